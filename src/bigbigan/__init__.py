@@ -1,0 +1,20 @@
+"""Learn image features without labels by learning to generate images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from bigbigan.model import Model, load
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `bigbigan --help` and `bigbigan list` do not wait for torch.
+    if name in ("Model", "load"):
+        from bigbigan import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'bigbigan' has no attribute {name!r}")

@@ -1,0 +1,290 @@
+"""The command line: `bigbigan VERB ...`. Exit codes: 0 done, 1 a run failed, 2 a mistake in what was asked,
+128 + n ended by signal n with the state saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bigbigan.errors import RunError, UserError
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"bigbigan: {message}; see: {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    options.command = shlex.join(["bigbigan", *argv])
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return options.verb(options) or 0
+        except UserError as error:
+            print(f"bigbigan: {error}", file=sys.stderr)
+            return 2
+        except RunError as error:
+            print(f"bigbigan: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("bigbigan: interrupted", file=sys.stderr)
+            return 130
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    print(f"bigbigan: warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="bigbigan", description="Learn image features without labels by learning to generate images.")
+    parser.add_argument("--version", action="version", version=_version())
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, function: Callable[[argparse.Namespace], int | None], under: Any = verbs) -> argparse.ArgumentParser:
+        summary = (function.__doc__ or "").strip()
+        sub = under.add_parser(name, help=summary.splitlines()[0], description=summary)
+        sub.set_defaults(verb=function)
+        return sub
+
+    def run_and_data(sub: argparse.ArgumentParser, data: str | None, out: str | None) -> None:
+        sub.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out)")
+        if data:
+            sub.add_argument("--data", metavar="SOURCE", help=data)
+        if out:
+            sub.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
+
+    own = "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz"
+    quiet = {"action": "store_true", "help": "no progress bar"}
+    as_json = {"action": "store_true", "help": "print the result as JSON"}
+
+    sub = verb("list", _list)
+    sub.add_argument("--json", **as_json)
+
+    sub = verb("train", _train)
+    sub.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
+    sub.add_argument("--data", metavar="SOURCE", help=own.replace("those of the run", "those the experiment is named for"))
+    sub.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
+    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
+    sub.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
+    sub.add_argument("--dry-run", action="store_true", help="print settings and costs, and stop")
+    sub.add_argument("--json", **as_json)
+    sub.add_argument("--quiet", **quiet)
+
+    sub = verb("evaluate", _evaluate)
+    run_and_data(sub, own, None)
+    sub.add_argument("--metrics", metavar="NAME,...", help="default: all that the run and data allow")
+    sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    sub.add_argument("--json", **as_json)
+    sub.add_argument("--quiet", **quiet)
+
+    sub = verb("encode", _encode)
+    run_and_data(sub, own, "FILE .npz, .csv or .parquet")
+    sub.add_argument(
+        "--features", default="avepool_feat,bn_crelu_feat,z_mean", metavar="NAME,...", help="default: %(default)s"
+    )
+
+    sub = verb("generate", _generate)
+    run_and_data(sub, None, "DIR_OR_GRID.png folder for single images, or one picture of all")
+    sub.add_argument("--count", type=int, default=64, metavar="N", help="how many images (default 64)")
+    sub.add_argument("--truncation", type=float, default=1.0, metavar="T", help="scale of z, above 0 to 1 (default 1)")
+    sub.add_argument("--seed", type=int, default=0, metavar="S", help="of the latents (default 0)")
+
+    sub = verb("reconstruct", _reconstruct)
+    run_and_data(sub, own, "GRID.png picture to write")
+    sub.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
+
+    sub = verb("report", _report)
+    run_and_data(sub, own, None)
+
+    data = verbs.add_parser("data", help="look at a source of images", description="Look at a source of images.")
+    data_verbs = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    sub = verb("inspect", _data_inspect, data_verbs)
+    sub.add_argument("source", metavar="SOURCE", help=own.replace("images; by default those of the run.", "such as"))
+    sub.add_argument("--out", type=Path, metavar="SHEET.png", help="write a contact sheet")
+    sub.add_argument("--json", **as_json)
+    return parser
+
+
+def _version() -> str:
+    import bigbigan
+
+    return f"bigbigan {bigbigan.__version__}"
+
+
+# Each verb imports what it needs, so that --help and `list` do not wait for torch.
+
+
+def _list(options: argparse.Namespace) -> None:
+    """Show the experiments, the table row each stands for and its published numbers."""
+    from bigbigan.experiments import EXPERIMENTS
+
+    if options.json:
+        entries = [
+            {"name": e.name, "summary": e.summary, "data": e.data, "table_row": e.table_row, "published": e.published}
+            for e in EXPERIMENTS.values()
+        ]
+        print(json.dumps(entries, indent=2))
+        return
+    width = max(map(len, EXPERIMENTS))
+    for e in EXPERIMENTS.values():
+        row = f"  [{e.table_row}: {', '.join(f'{k} {v}' for k, v in e.published.items())}]" if e.table_row else ""
+        print(f"{e.name:{width}}  {e.summary}{row}")
+
+
+def _train(options: argparse.Namespace) -> int | None:
+    """Train an experiment; the same command again continues where it stopped."""
+    from bigbigan.config import override
+    from bigbigan.experiments import find
+
+    experiment = find(options.experiment)
+    steps = [] if options.steps is None else [f"training.steps={options.steps}"]
+    config = override(experiment.config(), [*options.set, *steps])
+    if options.dry_run:
+        from bigbigan.cost import step_cost
+
+        cost = step_cost(config)
+        if options.json:
+            print(json.dumps({"config": config.to_dict(), **cost}, indent=2))
+            return None
+        print(json.dumps(config.to_dict(), indent=2))
+        for name, count in cost["parameters"].items():
+            print(f"{name:10} {count:>14,} parameters")
+        print(f"one step of {config.training.batch_size} images: {cost['flops_per_step'] / 1e9:,.1f} GFLOP, "
+              f"about {cost['memory_bytes'] / 2**20:,.0f} MiB")  # fmt: skip
+        return None
+    if options.out is None:
+        raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
+    data = options.data or _spec_of(options.out) or experiment.data
+    if data is None:
+        raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
+    from bigbigan.train import train
+
+    ended = train(config, data, options.out, progress=not options.quiet)
+    if ended is not None:
+        return 128 + ended
+    print(f"trained {config.training.steps} steps; next: bigbigan evaluate {options.out}; bigbigan report {options.out}")
+    return None
+
+
+def _spec_of(run: Path) -> str | None:
+    """The source a run was trained on, if it has begun."""
+    try:
+        return json.loads((run / "data.json").read_text())["spec"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    """Measure a run beside raw pixels and the untrained encoder; writes result lines."""
+    from bigbigan.evaluation import evaluate, results_table
+    from bigbigan.evaluation.results import append_results
+
+    metrics = options.metrics.split(",") if options.metrics else None
+    lines = evaluate(options.run, options.data, metrics, options.command, progress=not options.quiet)
+    if options.results:
+        append_results(options.results, lines)
+    print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))
+
+
+def _encode(options: argparse.Namespace) -> None:
+    """Write features of every image of a source, with file names and labels."""
+    from bigbigan.export_features import encode
+
+    count = encode(options.run, options.data or _spec_of(options.run), options.out, options.features.split(","))
+    print(f"{options.out}: {count} images")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    """Draw samples, as a grid (a name ending in .png) or as single images into a folder."""
+    from bigbigan.model import load
+    from bigbigan.pictures import grid, save_image
+
+    if options.count < 1:
+        raise UserError(f"--count {options.count}: expected at least 1")
+    images = load(options.run).generate(options.count, options.truncation, options.seed)
+    if options.out.suffix == ".png":
+        _writable(options.out)
+        save_image(grid(images), options.out)
+    else:
+        _writable(options.out / "x")
+        for i, image in enumerate(images):
+            save_image(grid(image[None], least_side=1), options.out / f"{i:05d}.png")
+    print(options.out)
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    """Draw x above G(E(x)) for images of a source."""
+    from bigbigan.data import load_pixels, open_source
+    from bigbigan.model import load
+    from bigbigan.pictures import pairs_grid, save_image
+
+    if options.out.suffix != ".png":
+        raise UserError(f"--out {options.out}: expected a name ending in .png")
+    model = load(options.run)
+    source = open_source(options.data or _spec_of(options.run) or "digits")
+    images = source.splits.get("test", source.splits["train"])
+    chosen = images.subset(_spread(len(images), options.count))
+    c = model.config
+    import torch
+
+    pixels = torch.from_numpy(load_pixels(chosen, c.encoder.resolution, c.data.channels, source)[0])
+    from bigbigan.data.batches import pool_to
+
+    x = pool_to(model.prepare(pixels), c.generator.resolution)
+    _writable(options.out)
+    save_image(pairs_grid(x, model.reconstruct(pixels)), options.out)
+    print(options.out)
+
+
+def _spread(total: int, count: int) -> Any:
+    """`count` indices spread evenly over `total`."""
+    import numpy as np
+
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
+    from bigbigan.report import write_report
+
+    print(write_report(options.run, options.data))
+
+
+def _data_inspect(options: argparse.Namespace) -> None:
+    """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
+    from bigbigan.data import contact_sheet, inspect, open_source
+    from bigbigan.data.inspect import describe
+
+    source = open_source(options.source)
+    facts = inspect(source)
+    print(json.dumps(facts, indent=2) if options.json else describe(facts))
+    if options.out:
+        _writable(options.out)
+        contact_sheet(source).save(options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""What a run is made of, as data: frozen dataclasses shaped like the column groups of the paper's Table 1.
+
+A `Config` is complete and resolved; nothing else decides what a run does. It goes to JSON and back, refuses
+unknown keys, and checks what can be checked before any work is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from bigbigan.errors import UserError
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DiscriminatorConfig",
+    "EncoderConfig",
+    "GeneratorConfig",
+    "LatentConfig",
+    "LogConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "TrainingConfig",
+    "config_from_dict",
+    "override",
+]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
+    augment: Literal["none", "flip"] = "none"  # of training images; flips are left to right
+    max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """P_z (Table 1, column P_z)."""
+
+    dim: int = 120
+    prior: Literal["normal", "uniform"] = "normal"  # N(0, I) or U(-1, 1)
+
+    def __post_init__(self) -> None:
+        _require(self.dim > 0, "latent.dim must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    channels: tuple[int, ...] = (64, 64, 32, 16)  # of the 4×4 seed, then after each ×2 block
+    shared_dim: int = 32  # length of the class embedding; with one class a learned vector
+
+    def __post_init__(self) -> None:
+        _require(len(self.channels) >= 2, "generator.channels needs the seed's width and one for each block")
+        _require(min(self.channels) > 0 and self.shared_dim > 0, "generator widths must be positive")
+
+    @property
+    def resolution(self) -> int:
+        """Side of G's images in pixels, which is what D sees."""
+        return 4 * 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks; they halve the image down to 4×4
+    mlp_width: int = 128  # of H and of J
+    mlp_layers: int = 4  # likewise; two to a residual block
+
+    def __post_init__(self) -> None:
+        _require(min(self.channels) > 0, "discriminator.channels must be positive")
+        _require(self.mlp_width > 0, "discriminator.mlp_width must be positive")
+        _require(
+            self.mlp_layers >= 2 and self.mlp_layers % 2 == 0, "discriminator.mlp_layers must be even, 2 or more"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Table 1, column Encoder (E)."""
+
+    resolution: int = 32  # of the images E sees; D sees them average-pooled to G's resolution
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # channels of each stage of the ResNet-v2 trunk
+    blocks: int = 1  # residual blocks a stage
+    head_width: int = 128
+    head_layers: int = 4
+    stochastic: bool = True  # z sampled from N(mu, sigma²), or z = the linear output
+    stdev_bias: float = -3.0  # where sigma-hat starts: sigma = softplus(-3) = 0.05
+    lr_multiplier: float = 1.0  # of G's learning rate (column eta)
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) > 0 and min(self.widths) > 0, "encoder.widths must be positive")
+        _require(self.blocks > 0, "encoder.blocks must be positive")
+        _require(self.head_width > 0, "encoder.head_width must be positive")
+        _require(self.head_layers >= 2 and self.head_layers % 2 == 0, "encoder.head_layers must be even, 2 or more")
+        _require(
+            self.resolution % 2 ** (len(self.widths) - 1) == 0,
+            f"encoder.resolution = {self.resolution} cannot be halved {len(self.widths) - 1} times",
+        )
+        _require(self.lr_multiplier > 0, "encoder.lr_multiplier must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Which scores D has (Table 1, columns Loss)."""
+
+    s_x: bool = True
+    s_z: bool = True
+    s_xz: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.s_xz or self.s_x or self.s_z, "loss: at least one of s_x, s_z, s_xz must be on")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return tuple(name for name in ("x", "z", "xz") if getattr(self, f"s_{name}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam for all three networks."""
+
+    lr_g: float = 2e-4  # of G, and of E times encoder.lr_multiplier
+    lr_d: float = 2e-4
+    betas: tuple[float, float] = (0.0, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _require(self.lr_g > 0 and self.lr_d > 0, "optimizer.lr_g and optimizer.lr_d must be positive")
+        _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas must lie in [0, 1)")
+        _require(self.eps > 0, "optimizer.eps must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    steps: int = 10_000  # joint G and E steps; each is preceded by d_steps of D
+    batch_size: int = 64
+    d_steps: int = 2
+    ema_decay: float = 0.999  # of G's and E's weights
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.steps > 0, "training.steps must be positive")
+        _require(self.batch_size > 1, "training.batch_size must be at least 2: batch norm needs a batch")
+        _require(self.d_steps > 0, "training.d_steps must be positive")
+        _require(0 <= self.ema_decay < 1, "training.ema_decay must lie in [0, 1)")
+        _require(self.seed >= 0, "training.seed must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written along the way, in steps. None of it changes the weights."""
+
+    every: int = 50  # a line of metrics.jsonl and TensorBoard
+    pictures_every: int = 500  # sample and reconstruction grids
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2  # newest kept, besides the best
+    probe_every: int = 0  # few-label probe on part of the training set, if it has labels; 0 is never
+    standing_batches: int = 16  # forward passes that fill the batch norm statistics used in evaluation
+
+    def __post_init__(self) -> None:
+        _require(
+            min(self.every, self.pictures_every, self.checkpoint_every) > 0, "log: intervals must be positive"
+        )
+        _require(self.keep_checkpoints >= 1, "log.keep_checkpoints must be at least 1")
+        _require(self.probe_every >= 0, "log.probe_every must not be negative")
+        _require(self.standing_batches > 0, "log.standing_batches must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    experiment: str = "custom"
+    data: DataConfig = field(default_factory=DataConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        chunks = len(self.generator.channels)
+        _require(
+            self.latent.dim % chunks == 0,
+            f"latent.dim = {self.latent.dim} must divide into {chunks} equal chunks, one for the seed of G and "
+            f"one for each of its blocks; the nearest that does is {max(1, round(self.latent.dim / chunks)) * chunks}",
+        )
+        r_e, r_g = self.encoder.resolution, self.generator.resolution
+        _require(
+            r_e >= r_g and r_e % r_g == 0,
+            f"encoder.resolution = {r_e} must be a multiple of the generator's {r_g}: D sees E's image pooled",
+        )
+        halvings = int(math.log2(r_g // 4))
+        _require(
+            len(self.discriminator.channels) >= halvings,
+            f"discriminator.channels has {len(self.discriminator.channels)} blocks; "
+            f"images of {r_g} px need at least {halvings} to reach 4×4",
+        )
+        _require(
+            not (self.latent.prior == "uniform" and self.encoder.stochastic),
+            "latent.prior=uniform goes with encoder.stochastic=false (z = tanh of the linear output)",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names: list[str] = []
+    for key, value in tree.items():
+        names += _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [prefix + key]
+    return names
+
+
+def _resolve(tree: Mapping[str, Any], arguments: list[str], origin: str) -> Config:
+    """Typed settings from a tree and from "--config.a.b=value" arguments; jsonargparse checks the types."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=Config)
+    try:
+        namespace = parser.parse_object({"config": dict(tree)})
+        namespace = parser.parse_args(arguments, namespace=namespace)
+        return parser.instantiate(namespace).config
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(f"{origin}: {' '.join(str(error).replace('config.', '').split())}") from None
+
+
+def override(config: Config, settings: list[str]) -> Config:
+    """`config` with settings such as "training.steps=500" put in.
+
+    Raises:
+        UserError: unknown setting (the nearest known one is named), a value of the wrong type or range, or
+            settings that do not go together.
+    """
+    known = _leaves(config.to_dict())
+    for setting in settings:
+        name, equals, _ = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: expected name=value, for example training.steps=500")
+        if name not in known or name == "experiment":
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "--dry-run prints all settings"
+            raise UserError(f"--set {setting}: there is no setting {name}; {hint}")
+    arguments = [f"--config.{setting}" for setting in settings]
+    return _resolve(config.to_dict(), arguments, "--set " + " ".join(settings))
+
+
+def config_from_dict(tree: Any, origin: str) -> Config:
+    """The `Config` that `Config.to_dict` wrote; `origin` names the file in messages.
+
+    Raises:
+        UserError: not such a tree: unknown keys, wrong types, values out of range.
+    """
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{origin}: expected a JSON object with the settings of a run")
+    return _resolve(tree, [], origin)

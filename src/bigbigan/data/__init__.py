@@ -1,0 +1,20 @@
+"""Images in: a SOURCE string -> splits -> pixels, with every loss and conversion counted."""
+
+from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
+from bigbigan.data.inspect import contact_sheet, inspect
+from bigbigan.data.sources import ImageSet, Source, fingerprint, load_pixels, open_source
+
+__all__ = [
+    "DecodeLimits",
+    "ImageSet",
+    "Source",
+    "Unreadable",
+    "contact_sheet",
+    "decode",
+    "fingerprint",
+    "inspect",
+    "load_pixels",
+    "open_source",
+    "resize_square",
+    "to_channels",
+]

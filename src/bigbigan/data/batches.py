@@ -1,0 +1,68 @@
+"""Training batches: which images come when, and how they reach the networks.
+
+The order is a function of (seed, position), so a run can be continued at any batch. Images of a set that fits
+in memory are decoded once and stay on the device as uint8; labels are not part of it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigbigan.randomness import keyed_generator
+
+__all__ = ["Batches", "pool_to", "to_float"]
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] to float in [-1, 1]: x / 127.5 - 1."""
+    return pixels.float().div_(127.5).sub_(1)
+
+
+def pool_to(x: Tensor, resolution: int) -> Tensor:
+    """[N, C, R', R'] average-pooled to [N, C, R, R]: D's view of the crop E sees."""
+    factor = x.shape[-1] // resolution
+    return x if factor == 1 else F.avg_pool2d(x, factor)
+
+
+class Batches:
+    """Endless shuffled batches of a resident image set.
+
+    Batch number b holds positions b·n .. b·n + n - 1 of the concatenation of one permutation an epoch; no
+    image is left out or seen twice within an epoch.
+
+    Args:
+        pixels: uint8 [N, C, R, R], on the device that trains.
+        batch_size: n; may exceed N, then a batch spans epochs.
+        seed: of the permutations and flips.
+        flip: mirror each image left to right with probability one half.
+    """
+
+    def __init__(self, pixels: Tensor, batch_size: int, seed: int, flip: bool) -> None:
+        self.pixels, self.batch_size, self.seed, self.flip = pixels, batch_size, seed, flip
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def indices(self, number: int) -> Tensor:
+        """Which images are in batch `number`: int64 [n]."""
+        start, end, count = number * self.batch_size, (number + 1) * self.batch_size, len(self.pixels)
+        parts = []
+        for epoch in range(start // count, (end - 1) // count + 1):
+            if epoch != self._epoch:
+                generator = keyed_generator(self.seed, "order", epoch)
+                self._epoch, self._order = epoch, torch.randperm(count, generator=generator)
+            parts.append(self._order[max(0, start - epoch * count) : end - epoch * count])
+        return torch.cat(parts)
+
+    def batch(self, number: int) -> Tensor:
+        """Batch `number` as float [n, C, R, R] in [-1, 1]."""
+        x = self.images(self.indices(number).to(self.pixels.device))
+        if self.flip:
+            generator = keyed_generator(self.seed, "flip", number, str(x.device))
+            mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(3), x)
+        return x
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The images of these indices as they are, float [n, C, R, R] in [-1, 1]."""
+        return to_float(self.pixels[indices]).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,117 @@
+"""Inspect: what a source holds, as a JSON-able summary and as a picture, before anything is trained on it."""
+
+import hashlib
+from collections import Counter
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bigbigan.data.decode import Unreadable, resize_square, to_channels
+from bigbigan.data.sources import ImageSet, Source, fingerprint
+from bigbigan.errors import UserError
+
+__all__ = ["contact_sheet", "inspect"]
+
+
+def inspect(source: Source) -> dict[str, Any]:
+    """Reads every image of a source once and describes it. Never stops for unreadable images: it counts them.
+
+    Returns:
+        A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `classes`,
+        `sizes` as [width, height], `channels`, `unreadable`, `duplicates`, `fingerprint`), `shared` (images
+        that two splits have in common, such as {"train, test": 3}), `skipped_count`, `skipped` (the first 20,
+        [file, reason]) and `notes`. Images are duplicates when all their pixels are equal.
+    """
+    splits: dict[str, Any] = {}
+    hashes: dict[str, set[bytes]] = {}
+    for name, images in source.splits.items():
+        splits[name], hashes[name] = _split(images, source)
+    shared = {f"{a}, {b}": len(hashes[a] & hashes[b]) for a, b in combinations(hashes, 2)}
+    return {
+        "spec": source.spec,
+        "name": source.name,
+        "splits": splits,
+        "shared": {pair: n for pair, n in shared.items() if n},
+        "skipped_count": len(source.skipped),
+        "skipped": [[file, reason] for file, reason in source.skipped[:20]],
+        "notes": dict(sorted(source.notes.items())),
+    }
+
+
+def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]]:
+    """One split's description, and the hashes of its images' pixels."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    channels: Counter[str] = Counter(grey=0, colour=0)
+    hashes: set[bytes] = set()
+    for i, file in enumerate(images.files):
+        try:
+            array, notes = images.load_noted(i)
+        except Unreadable as e:
+            source.refuse(file, e)
+            continue
+        source.record(file, notes)
+        height, width, depth = array.shape
+        sizes[width, height] += 1
+        channels["grey" if depth == 1 else "colour"] += 1
+        hashes.add(hashlib.blake2b(array.tobytes(), digest_size=16, key=f"{array.shape}".encode()).digest())
+    read = sizes.total()
+    classes = None
+    if images.labels is not None and images.classes is not None:
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        classes = {c: int(k) for c, k in zip(images.classes, counts, strict=True)}
+    described = {
+        "count": len(images),
+        "labelled": images.labels is not None,
+        "classes": classes,
+        "sizes": _sizes(sizes) if read else None,
+        "channels": dict(channels),
+        "unreadable": len(images) - read,
+        "duplicates": read - len(hashes),  # copies beyond the first
+        "fingerprint": fingerprint(images),
+    }
+    return described, hashes
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
+    """Smallest, median and largest width and height, each side by itself, and the most common pair."""
+    table = np.array([(w, h, n) for (w, h), n in sizes.items()])
+    sides = [np.repeat(table[:, k], table[:, 2]) for k in (0, 1)]
+    (width, height), count = sizes.most_common(1)[0]
+    return {
+        "min": [int(s.min()) for s in sides],
+        "median": [int(np.median(s)) for s in sides],
+        "max": [int(s.max()) for s in sides],
+        "most_common": {"size": [width, height], "count": count},
+        "different": len(sizes),
+    }
+
+
+def contact_sheet(
+    source: Source, split: str = "train", rows: int = 8, cols: int = 12, tile: int = 64, seed: int = 0
+) -> Image.Image:
+    """A picture of rows x cols images drawn at random from a split, without repetition, as a model sees them.
+
+    Images that cannot be read give way to the next; cells that stay empty are grey.
+
+    Raises:
+        UserError: for a split that the source does not have.
+    """
+    if split not in source.splits:
+        raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
+    images = source.splits[split]
+    sheet = np.full((rows * tile, cols * tile, 3), 128, dtype=np.uint8)
+    cell = 0
+    for i in np.random.default_rng(seed).permutation(len(images)):
+        if cell == rows * cols:
+            break
+        try:
+            array = images.load(int(i))
+        except Unreadable:
+            continue
+        row, col = divmod(cell, cols)
+        square = to_channels(resize_square(array, tile), 3)
+        sheet[row * tile : (row + 1) * tile, col * tile : (col + 1) * tile] = square
+        cell += 1
+    return Image.fromarray(sheet)

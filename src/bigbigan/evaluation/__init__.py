@@ -1,0 +1,168 @@
+"""Measure a run: what its encoder learned, beside raw pixels and beside the same encoder untrained."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bigbigan.data import Source, load_pixels, open_source
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
+from bigbigan.evaluation.probe import Figure, probe
+from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.model import Model, load
+from bigbigan.models import build
+from bigbigan.run import commit, device_name, read_json
+
+__all__ = ["METRICS", "evaluate", "load_labelled", "results_table"]
+
+FEATURES = ("pixels", "avepool", "bn_crelu")
+METRICS = (
+    *(f"{kind}_{name}{suffix}" for name in FEATURES for kind in ("top1_linear", "knn5_l2") for suffix in ("", "_10perclass")),
+    "reconstruction_ratio",
+)
+
+
+class Split:
+    """Pixels and labels of one split, as an encoder takes them."""
+
+    def __init__(self, source: Source, name: str, resolution: int, channels: int) -> None:
+        self.name = name
+        images = source.splits[name]
+        self.pixels, kept = load_pixels(images, resolution, channels, source)
+        self.labels = None if images.labels is None else images.labels[kept]
+        self.files = [images.files[i] for i in kept]
+        self.classes = images.classes
+
+
+def load_labelled(source: Source, resolution: int, channels: int, seed: int) -> tuple[Split, Split]:
+    """Train and test split of a source; a fifth of train, drawn by `seed`, where there is no test split."""
+    train = Split(source, "train", resolution, channels)
+    name = next((n for n in ("test", "val") if n in source.splits), None)
+    if name is not None:
+        return train, Split(source, name, resolution, channels)
+    order = np.random.default_rng(seed).permutation(len(train.pixels))
+    cut = len(order) // 5
+    test = Split.__new__(Split)
+    test.name, test.classes = "train_val", train.classes
+    for part, picks in ((test, order[:cut]), (train, order[cut:])):
+        part.files = [train.files[i] for i in picks]
+        part.pixels = train.pixels[picks]
+        part.labels = None if train.labels is None else train.labels[picks]
+    return train, test
+
+
+def evaluate(
+    run: Path, data: str | None, metrics: list[str] | None, command: str, progress: bool = True
+) -> list[ResultLine]:
+    """Measure a run and append its result lines to results.jsonl in the run folder.
+
+    Args:
+        run: the run folder.
+        data: a labelled source; by default the one it was trained on.
+        metrics: names out of METRICS; by default all that the data allow (without labels, the reconstruction
+            ratio alone).
+        command: recorded in the lines.
+
+    Raises:
+        UserError: unknown metrics, no labels for a metric that needs them, no such run.
+    """
+    if unknown := sorted(set(metrics or ()) - set(METRICS)):
+        raise UserError(f"--metrics {','.join(unknown)}: unknown; known are {', '.join(METRICS)}")
+    model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    config, seed = model.config, model.config.training.seed
+    source = open_source(data or read_json(run / "data.json")["spec"], max_unreadable=config.data.max_unreadable)
+    train, test = load_labelled(source, config.encoder.resolution, config.data.channels, seed)
+    wanted = list(metrics or METRICS)
+    if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
+        if metrics and metrics != ["reconstruction_ratio"]:
+            raise UserError(f"{source.spec} has no labels of two or more classes; without them only reconstruction_ratio can be measured")
+        wanted = ["reconstruction_ratio"]
+    lines: list[ResultLine] = []
+
+    def note(figures: dict[str, Figure], steps: int, images_seen: int, seconds: float) -> None:
+        for metric, figure in figures.items():
+            if metric in wanted:
+                lines.append(
+                    ResultLine(
+                        experiment=config.experiment, table_row=None, dataset=source.name, split=test.name,
+                        metric=metric, value=round(figure.value, 4),
+                        std=None if figure.std is None else round(figure.std, 4),
+                        n=len(test.pixels), seed=seed, steps=steps, images_seen=images_seen,
+                        device=device_name(), seconds=round(seconds, 1), commit=commit(), command=command,
+                    )
+                )  # fmt: skip
+
+    untrained = build(config).E.to(model.device)
+    fill_statistics(untrained, train.pixels, seed)
+    bar = tqdm(total=6, disable=not progress, desc="evaluate", unit="part")
+    start = time.perf_counter()
+    note({"reconstruction_ratio": Figure(reconstruction_ratio(model, test.pixels))}, model.step, model.images_seen, time.perf_counter() - start)
+    bar.update()
+    if wanted != ["reconstruction_ratio"]:
+        assert train.labels is not None
+        assert test.labels is not None
+        y, y_test = train.labels, test.labels
+        start = time.perf_counter()
+        if any("pixels" in m for m in wanted):
+            note(probe("pixels", pixel_features(train.pixels), y, pixel_features(test.pixels), y_test, seed), 0, 0, time.perf_counter() - start)
+        bar.update()
+        for encoder, steps, seen in ((untrained, 0, 0), (model.encoder, model.step, model.images_seen)):
+            with unchanged(encoder):
+                known, new = encoder_features(encoder, train.pixels), encoder_features(encoder, test.pixels)
+                for name in ("avepool", "bn_crelu"):
+                    start = time.perf_counter()
+                    if any(name in m for m in wanted):
+                        note(probe(name, known[name], y, new[name], y_test, seed), steps, seen, time.perf_counter() - start)
+                    bar.update()
+    bar.close()
+    append_results(run / "results.jsonl", lines)
+    return lines
+
+
+def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> float:
+    """Mean ‖x − G(E(x))‖ over that of x with another image's reconstruction; 1 means nothing learned."""
+    error = shuffled = 0.0
+    for chunk in torch.from_numpy(pixels[:most]).split(500):
+        if len(chunk) < 2:
+            continue
+        x_hat = model.reconstruct(chunk).cpu()
+        x = torch.nn.functional.adaptive_avg_pool2d(model.prepare(chunk).cpu(), x_hat.shape[-1])
+        error += float((x - x_hat).flatten(1).norm(dim=1).sum())
+        shuffled += float((x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).sum())
+    return error / shuffled
+
+
+def results_table(lines: list[ResultLine]) -> str:
+    """Probe figures as a text table: a row a feature, baselines first."""
+    by_metric: dict[tuple[str, bool], ResultLine] = {(line.metric, line.steps > 0): line for line in lines}
+    rows = [
+        ("raw pixels", "pixels", False),
+        ("untrained E, AvePool", "avepool", False),
+        ("untrained E, BN+CReLU", "bn_crelu", False),
+        ("trained E, AvePool", "avepool", True),
+        ("trained E, BN+CReLU", "bn_crelu", True),
+    ]
+    columns = [
+        ("linear, all labels", "top1_linear_{}"),
+        ("linear, 10 a class", "top1_linear_{}_10perclass"),
+        ("5-NN, all labels", "knn5_l2_{}"),
+        ("5-NN, 10 a class", "knn5_l2_{}_10perclass"),
+    ]
+    out = ["top-1 accuracy, %".ljust(24) + "".join(title.rjust(21) for title, _ in columns)]
+    for title, name, trained in rows:
+        cells = []
+        for _, pattern in columns:
+            line = by_metric.get((pattern.format(name), trained))
+            spread = "" if line is None or line.std is None else f" ± {line.std:.1f}"
+            cells.append("-" if line is None else f"{line.value:.1f}{spread}")
+        if any(cell != "-" for cell in cells):
+            out.append(title.ljust(24) + "".join(cell.rjust(21) for cell in cells))
+    for line in lines:
+        if line.metric == "reconstruction_ratio":
+            out.append(f"reconstruction error over that of shuffled pairs: {line.value:.3f} (1 = nothing learned)")
+    return "\n".join(out)

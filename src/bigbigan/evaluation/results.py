@@ -1,0 +1,48 @@
+"""Result lines: one JSON object a measured number. A number without such a line does not exist."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ResultLine", "append_results", "read_results"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultLine:
+    """One number and all it takes to say what it is.
+
+    `metric` carries the protocol (see bigbigan.evaluation.probe). `steps` 0 with `images_seen` 0 is the same
+    network untrained; metrics of raw pixels have it too. `std` is over draws, where there were several.
+    """
+
+    experiment: str
+    table_row: str | None
+    dataset: str
+    split: str
+    metric: str
+    value: float
+    std: float | None
+    n: int
+    seed: int
+    steps: int
+    images_seen: int
+    device: str
+    seconds: float
+    commit: str
+    command: str
+
+
+def append_results(path: Path, lines: list[ResultLine]) -> None:
+    """Add lines to a file of result lines, made if missing."""
+    with path.open("a") as file:
+        file.write("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, oldest first; an empty list where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

@@ -1,0 +1,23 @@
+"""The experiments: importing this package fills `EXPERIMENTS`, one module a group."""
+
+from __future__ import annotations
+
+import difflib
+
+from bigbigan.errors import UserError
+from bigbigan.experiments import small as small
+from bigbigan.experiments.registry import EXPERIMENTS, Experiment
+
+__all__ = ["EXPERIMENTS", "Experiment", "find"]
+
+
+def find(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        UserError: there is none; the nearest is suggested.
+    """
+    if name not in EXPERIMENTS:
+        near = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.4)
+        raise UserError(f"there is no experiment {name}; " + (f"did you mean {near[0]}?" if near else "see: bigbigan list"))
+    return EXPERIMENTS[name]

@@ -1,0 +1,52 @@
+"""What an experiment is, and the one table of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from bigbigan.config import Config
+
+__all__ = ["EXPERIMENTS", "Experiment", "register"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named set of settings and what is known of it.
+
+    Attributes:
+        name: such as "small/mnist".
+        make: returns its settings.
+        data: the source it is meant for, when none is given; None where the user must name one.
+        table_row: the row of a published table it stands for, such as "Table 1, Base".
+        published: that row's numbers by column.
+    """
+
+    name: str
+    make: Callable[[], Config]
+    data: str | None = None
+    table_row: str | None = None
+    published: dict[str, str] = field(default_factory=dict)
+
+    def config(self) -> Config:
+        return replace(self.make(), experiment=self.name)
+
+    @property
+    def summary(self) -> str:
+        return (self.make.__doc__ or "").strip().splitlines()[0]
+
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def register(
+    group: str, data: str | None = None, table_row: str | None = None, published: dict[str, str] | None = None
+) -> Callable[[Callable[[], Config]], Callable[[], Config]]:
+    """Decorator: enters a function as experiment "group/function_name"."""
+
+    def enter(make: Callable[[], Config]) -> Callable[[], Config]:
+        name = f"{group}/{make.__name__}"
+        EXPERIMENTS[name] = Experiment(name, make, data, table_row, published or {})
+        return make
+
+    return enter

@@ -1,0 +1,87 @@
+"""BigBiGAN at sizes one computer can train. What was tried to get here: docs/experiments.md.
+
+All share one shape: narrow BigGAN blocks that thin out towards the image, a small ResNet-v2 encoder, and E
+learning faster than G (the paper's "up E LR" rows), without which E lags for thousands of steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bigbigan.config import (
+    Config,
+    DataConfig,
+    DiscriminatorConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    LatentConfig,
+    LogConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from bigbigan.experiments.registry import register
+
+__all__: list[str] = []
+
+
+@register("small", data="digits")
+def digits() -> Config:
+    """8×8 handwritten digits that ship with scikit-learn: two minutes on two cores."""
+    return Config(
+        data=DataConfig(channels=1),
+        latent=LatentConfig(dim=20),
+        generator=GeneratorConfig(channels=(64, 64)),
+        discriminator=DiscriminatorConfig(channels=(64, 64)),
+        encoder=EncoderConfig(resolution=8, widths=(64, 128, 256), head_width=256, lr_multiplier=5),
+        training=TrainingConfig(steps=1000),
+        log=LogConfig(every=20, pictures_every=200, checkpoint_every=250, probe_every=250),
+    )
+
+
+@register("small", data="mnist")
+def mnist() -> Config:
+    """MNIST, zero-padded to 32 px: an hour or two on two cores."""
+    return Config(
+        data=DataConfig(channels=1),
+        latent=LatentConfig(dim=40),
+        generator=GeneratorConfig(channels=(64, 64, 32, 16)),
+        discriminator=DiscriminatorConfig(channels=(16, 32, 64, 64)),
+        encoder=EncoderConfig(resolution=32, widths=(16, 32, 64, 128), lr_multiplier=5),
+        optimizer=OptimizerConfig(lr_g=2e-4, lr_d=2e-4),
+        training=TrainingConfig(steps=10_000),
+        log=LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=1000),
+    )
+
+
+@register("small", data="fashion-mnist")
+def fashion_mnist() -> Config:
+    """Fashion-MNIST, zero-padded to 32 px: as small/mnist."""
+    return mnist()
+
+
+@register("small", data="cifar10")
+def cifar10() -> Config:
+    """CIFAR-10 in colour at 32 px: twice the width of small/mnist; a GPU, or a night on two cores."""
+    base = mnist()
+    return replace(
+        base,
+        data=DataConfig(channels=3, augment="flip"),
+        latent=LatentConfig(dim=80),
+        generator=GeneratorConfig(channels=(128, 128, 64, 32)),
+        discriminator=DiscriminatorConfig(channels=(32, 64, 128, 128), mlp_width=256),
+        encoder=EncoderConfig(widths=(32, 64, 128, 256), head_width=256, lr_multiplier=5),
+        training=TrainingConfig(steps=50_000),
+    )
+
+
+@register("small")
+def folder64() -> Config:
+    """Any folder or archive of images, in colour at 64 px."""
+    base = cifar10()
+    return replace(
+        base,
+        generator=GeneratorConfig(channels=(128, 128, 64, 32, 16)),
+        discriminator=DiscriminatorConfig(channels=(16, 32, 64, 128, 128), mlp_width=256),
+        encoder=EncoderConfig(resolution=64, widths=(16, 32, 64, 128, 256), head_width=256, lr_multiplier=5),
+        training=TrainingConfig(steps=20_000),
+    )

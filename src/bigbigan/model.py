@@ -1,0 +1,178 @@
+"""A trained model as people use it: encode, generate, reconstruct, discriminate.
+
+The names are those of the authors' published modules. Images are float tensors [N, C, H, W] in [-1, 1]; uint8
+is accepted and converted. Networks are the averaged ones with standing statistics, in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigbigan import checkpoint as ck
+from bigbigan.config import Config
+from bigbigan.data.batches import pool_to, to_float
+from bigbigan.errors import UserError
+from bigbigan.models import Networks, build
+from bigbigan.randomness import keyed_generator
+from bigbigan.run import read_config
+from bigbigan.system import sample_prior
+
+__all__ = ["Encoding", "Model", "Scores", "load"]
+
+
+@dataclass
+class Encoding:
+    """What E says of N images."""
+
+    z_mean: Tensor  # [N, dim_z]
+    z_stdev: Tensor  # [N, dim_z], zero for a deterministic E
+    z_sample: Tensor  # [N, dim_z]
+    avepool_feat: Tensor  # [N, num_features], the pooled trunk
+    bn_crelu_feat: Tensor  # [N, 2·num_features], the paper's feature for linear classification
+
+
+@dataclass
+class Scores:
+    """What D says of N pairs, each [N] or None where the model was trained without it."""
+
+    score_x: Tensor | None
+    score_z: Tensor | None
+    score_xz: Tensor | None
+
+
+class Model:
+    """Averaged G and E, and D, of one training run.
+
+    Attributes:
+        encoder: E as a plain nn.Module with `num_features`, `features(x)` and `bn_crelu(features)`.
+        generator: G, z [N, dim_z] to images in [-1, 1].
+        discriminator: D.
+        config: the settings it was trained with.
+        step: training steps behind these weights; 0 is untrained.
+    """
+
+    def __init__(self, config: Config, networks: Networks, step: int, images_seen: int) -> None:
+        self.config, self.step, self.images_seen = config, step, images_seen
+        self.generator, self.encoder, self.discriminator = (n.eval().requires_grad_(False) for n in networks)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    def to(self, device: str | torch.device) -> Model:
+        for network in (self.generator, self.encoder, self.discriminator):
+            network.to(device)
+        return self
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 or float images [N, C, H, W] as E takes them: float in [-1, 1], on the model's device.
+
+        Raises:
+            UserError: wrong shape, channels or value range, with what was expected.
+        """
+        channels, side = self.config.data.channels, self.config.encoder.resolution
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
+        x = to_float(images) if images.dtype == torch.uint8 else images.float()
+        if len(x) and (x.min() < -1.01 or x.max() > 1.01):
+            raise UserError(
+                f"float images lie in [{x.min():.3g}, {x.max():.3g}]; expected [-1, 1] (or uint8): scale x / 127.5 - 1"
+            )
+        if x.shape[1] != channels:
+            weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
+            x = x.expand(-1, 3, -1, -1) if channels == 3 else (x * weights).sum(1, keepdim=True)
+        if x.shape[2:] != (side, side):
+            if x.shape[2] != x.shape[3]:
+                raise UserError(f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first")
+            x = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+        return x.to(self.device)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, seed: int = 0) -> Encoding:
+        """E's outputs for images [N, C, H, W]; `seed` is of z_sample's noise."""
+        q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images))
+        noise = keyed_generator(seed, "encode", 0, str(self.device))
+        eps = torch.randn(q.mean.shape, generator=noise, device=self.device)
+        return Encoding(q.mean, q.stdev, q.sample(eps), avepool, bn_crelu)
+
+    @torch.no_grad()
+    def generate(self, z_or_count: Tensor | int, truncation: float = 1.0, seed: int = 0) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] from latents [N, dim_z], or from a count of latents drawn from P_z.
+
+        Args:
+            z_or_count: latents, or how many to draw.
+            truncation: scale of drawn latents, in (0, 1]; below 1 a normal prior is also cut at two standard
+                deviations, as the released modules are used.
+            seed: of the drawn latents.
+
+        Raises:
+            UserError: latents of another length, or truncation out of range.
+        """
+        if isinstance(z_or_count, Tensor):
+            z = z_or_count.to(self.device, torch.float32)
+            if z.ndim != 2 or z.shape[1] != self.config.latent.dim:
+                raise UserError(f"z has shape {list(z.shape)}; expected [N, {self.config.latent.dim}]")
+        else:
+            z = self.sample_prior(z_or_count, truncation, seed)
+        return self.generator(z)
+
+    def sample_prior(self, count: int, truncation: float = 1.0, seed: int = 0) -> Tensor:
+        """`count` latents from P_z, [count, dim_z]; see `generate` for the truncation."""
+        if not 0 < truncation <= 1:
+            raise UserError(f"truncation is {truncation}; expected a number above 0 and up to 1")
+        noise = keyed_generator(seed, "generate", 0, str(self.device))
+        z = sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
+        if truncation < 1 and self.config.latent.prior == "normal":
+            while (beyond := z.abs() > 2).any():
+                z = torch.where(beyond, torch.randn(z.shape, generator=noise, device=z.device), z)
+        return truncation * z
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
+        return self.generator(self.encoder(self.prepare(images)).mean)
+
+    @torch.no_grad()
+    def discriminate(self, images: Tensor, z: Tensor) -> Scores:
+        """D's scores of pairs: high where D takes them for encoder pairs (x, E(x))."""
+        x = pool_to(self.prepare(images), self.config.generator.resolution)
+        s = self.discriminator(x, z.to(self.device))
+        return Scores(s.get("s_x"), s.get("s_z"), s.get("s_xz"))
+
+
+def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device = "cpu") -> Model:
+    """The model of a run folder.
+
+    Args:
+        run: folder made by `bigbigan train --out`.
+        checkpoint: "newest", or "best" by the figure in checkpoints/best.json.
+        device: where the networks go.
+
+    Raises:
+        UserError: no such run, no sound checkpoint, or a checkpoint that does not fit.
+    """
+    run = Path(run)
+    config = read_config(run)
+    chosen = ck.newest_checkpoint(run)
+    if checkpoint == "best" and (best := ck.best_record(run)) is not None:
+        chosen = next((c for c in ck.checkpoints(run) if c.step == best["step"]), chosen)
+    if chosen is None:
+        raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
+    networks = build(config, "cpu")
+    _fill(networks.G, chosen.tensors("weights.safetensors", "G_ema."), "G_ema.", chosen)
+    _fill(networks.E, chosen.tensors("weights.safetensors", "E_ema."), "E_ema.", chosen)
+    _fill(networks.D, chosen.tensors("weights.safetensors", "D."), "D.", chosen)
+    return Model(config, networks, chosen.step, chosen.info()["images_seen"]).to(device)
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], prefix: str, checkpoint: ck.Checkpoint) -> None:
+    try:
+        network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items()})
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{checkpoint.path} does not fit the networks of its config.json: {first}") from None

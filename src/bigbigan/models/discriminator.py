@@ -1,0 +1,99 @@
+"""D: the joint discriminator, made of F (images), H (latents), J (pairs) and three linear scores.
+
+    s_x = a_x·F(x)      s_z = a_z·H(z)      s_xz = a_xz·J(F(x), H(z))        (Section 2)
+
+Scores are high on encoder pairs (x, E(x)) and low on generator pairs (G(z), z).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigbigan.models.layers import ResidualMLP, SNConv2d, SNLinear
+
+__all__ = ["DBlock", "Discriminator", "ImageTrunk"]
+
+
+class DBlock(nn.Module):
+    """(ReLU), 3×3 conv, ReLU, 3×3 conv, 2×2 average pool; skip: pool and 1×1 conv (BigGAN's D)."""
+
+    def __init__(self, in_channels: int, out_channels: int, first: bool, downsample: bool) -> None:
+        super().__init__()
+        self.first, self.downsample = first, downsample
+        self.conv1 = SNConv2d(in_channels, out_channels, 3)
+        self.conv2 = SNConv2d(out_channels, out_channels, 3)
+        needs_conv = downsample or in_channels != out_channels
+        self.skip = SNConv2d(in_channels, out_channels, 1) if needs_conv else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', H/2, W/2], or the same size in a block that does not downsample."""
+        h = F.relu(self.conv1(x if self.first else F.relu(x)))
+        if not self.downsample:
+            return self.conv2(h) + self.skip(x)
+        return self.conv2.then_pool(h) + self.skip(F.avg_pool2d(x, 2))
+
+
+class ImageTrunk(nn.Module):
+    """F: the BigGAN discriminator's trunk, images [N, C, R, R] in [-1, 1] to sum-pooled features [N, C'].
+
+    Args:
+        image_channels: 1 or 3.
+        channels: width of each block.
+        downsamples: how many of the first blocks halve the size; the rest keep it.
+    """
+
+    def __init__(self, image_channels: int, channels: tuple[int, ...], downsamples: int) -> None:
+        super().__init__()
+        self.out_features = channels[-1]
+        self.blocks = nn.Sequential(
+            *(
+                DBlock(a, b, first=i == 0, downsample=i < downsamples)
+                for i, (a, b) in enumerate(zip((image_channels, *channels[:-1]), channels, strict=True))
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.blocks(x)).sum(dim=(2, 3))
+
+
+class Discriminator(nn.Module):
+    """The scores of pairs of images and latents. A network is built only for the scores that use it.
+
+    Args:
+        f: the image trunk F, with `out_features`.
+        dim_z: latent dimension.
+        mlp_width, mlp_layers: of H and of J alike ("J: same shape as H").
+        scores: which of "x", "z", "xz" are in use (Table 1's loss columns).
+    """
+
+    def __init__(
+        self, f: ImageTrunk, dim_z: int, mlp_width: int, mlp_layers: int, scores: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.scores = scores
+        if "x" in scores or "xz" in scores:
+            self.F = f
+        if "z" in scores or "xz" in scores:
+            self.H = ResidualMLP(dim_z, mlp_width, mlp_layers, spectral_norm=True)
+        if "xz" in scores:
+            self.J = ResidualMLP(f.out_features + mlp_width, mlp_width, mlp_layers, spectral_norm=True)
+            self.head_xz = SNLinear(mlp_width, 1)
+        if "x" in scores:
+            self.head_x = SNLinear(f.out_features, 1)
+        if "z" in scores:
+            self.head_z = SNLinear(mlp_width, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use."""
+        s: dict[str, Tensor] = {}
+        f = self.F(x) if "x" in self.scores or "xz" in self.scores else None
+        h = self.H(z) if "z" in self.scores or "xz" in self.scores else None
+        if "x" in self.scores:
+            s["s_x"] = self.head_x(f).squeeze(1)
+        if "z" in self.scores:
+            s["s_z"] = self.head_z(h).squeeze(1)
+        if f is not None and h is not None and "xz" in self.scores:
+            s["s_xz"] = self.head_xz(self.J(torch.cat([f, h], dim=1))).squeeze(1)
+        return s

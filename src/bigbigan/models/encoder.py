@@ -1,0 +1,79 @@
+"""E: image to a distribution over latents, and to the features that are evaluated (Sections 2 and 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigbigan.models.layers import ResidualMLP
+
+__all__ = ["Encoder", "Posterior"]
+
+
+@dataclass
+class Posterior:
+    """q(z|x) = N(mean, stdev²), of shape [N, dim_z] each; stdev is zero for a deterministic E."""
+
+    mean: Tensor
+    stdev: Tensor
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """z = mean + stdev·eps with eps ~ N(0, I): the reparametrisation of Section 2."""
+        return self.mean + self.stdev * eps
+
+
+class Encoder(nn.Module):
+    """E(x): a convolutional trunk, a residual MLP, and a linear layer giving mu and sigma-hat.
+
+    Args:
+        trunk: images to pooled features [N, trunk.num_features].
+        dim_z: latent dimension.
+        head_width, head_layers: of the MLP.
+        output: "normal" (sampled, sigma = softplus(sigma-hat)), "deterministic", or "uniform" (tanh, to
+            match a U(-1, 1) prior).
+        stdev_bias: where sigma-hat's bias starts.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, dim_z: int, head_width: int, head_layers: int, output: str, stdev_bias: float
+    ) -> None:
+        super().__init__()
+        self.trunk, self.output, self.stdev_bias = trunk, output, stdev_bias
+        self.num_features: int = trunk.num_features  # type: ignore[assignment]
+        self.head = ResidualMLP(self.num_features, head_width, head_layers, spectral_norm=False)
+        self.latent = nn.Linear(head_width, 2 * dim_z if output == "normal" else dim_z)
+        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only
+
+    def features(self, x: Tensor) -> Tensor:
+        """AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]."""
+        return self.trunk(x)
+
+    def bn_crelu(self, features: Tensor) -> Tensor:
+        """BN+CReLU (Section 3.2): h = BatchNorm(a) without gain or bias, then [relu(h), relu(-h)].
+
+        AvePool features [N, num_features] to [N, 2·num_features]. Nothing in it is learned; its statistics are
+        filled together with the standing statistics.
+        """
+        h = self.feature_norm(features)
+        return torch.cat([F.relu(h), F.relu(-h)], dim=1)
+
+    def all_outputs(self, x: Tensor) -> tuple[Posterior, Tensor, Tensor]:
+        """q(z|x), AvePool and BN+CReLU from one pass through the trunk."""
+        features = self.features(x)
+        return self.posterior(features), features, self.bn_crelu(features)
+
+    def posterior(self, features: Tensor) -> Posterior:
+        """The latent distribution from the features of `features`."""
+        out = self.latent(self.head(features))
+        if self.output == "normal":
+            mean, stdev_hat = out.chunk(2, dim=1)
+            return Posterior(mean, F.softplus(stdev_hat + self.stdev_bias))
+        if self.output == "uniform":
+            out = torch.tanh(out)
+        return Posterior(out, torch.zeros_like(out))
+
+    def forward(self, x: Tensor) -> Posterior:
+        return self.posterior(self.features(x))

@@ -1,0 +1,172 @@
+"""The building blocks G, D and E share: spectral normalisation, conditional batch norm, residual MLP.
+
+Letters in shapes: N batch, C channels, H W space, D latent dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "BN_EPS",
+    "ConditionalBatchNorm2d",
+    "ResidualMLP",
+    "SNConv2d",
+    "SNLinear",
+    "init_orthogonal",
+    "upsample",
+]
+
+BN_EPS = 1e-4  # of DeepMind's released generators
+SN_EPS = 1e-4  # likewise
+
+
+class SpectralNorm(nn.Module):
+    """Mix-in: divides `weight` by an estimate of its largest singular value.
+
+    The estimate is one power iteration a forward pass (Miyato et al. 2018), made only while training *with
+    gradients*: passes under `no_grad` (G and E inside the discriminator's step) reuse the last vectors, so a
+    weight is iterated once for each value it takes and no more.
+    """
+
+    weight: nn.Parameter
+    u: Tensor
+
+    def _init_u(self) -> None:
+        # A fixed start keeps construction free of hidden random draws; any vector not orthogonal to the
+        # leading singular vector serves, and the iteration runs from the first training step on.
+        rows = self.weight.shape[0]
+        u = torch.cos(torch.arange(rows, dtype=torch.float32) * 12.9898 + 0.5)
+        self.register_buffer("u", F.normalize(u, dim=0))
+
+    def normalised_weight(self) -> Tensor:
+        matrix = self.weight.flatten(1)
+        with torch.no_grad():
+            v = F.normalize(matrix.t() @ self.u, dim=0, eps=SN_EPS)
+            if self.training and torch.is_grad_enabled():
+                self.u.copy_(F.normalize(matrix @ v, dim=0, eps=SN_EPS))
+            u = self.u.clone()
+        sigma = torch.dot(u, matrix @ v)
+        return self.weight / sigma
+
+
+class SNLinear(SpectralNorm, nn.Linear):
+    """Linear layer with spectral norm: [N, in] -> [N, out]."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        self._init_u()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normalised_weight(), self.bias)
+
+
+class SNConv2d(SpectralNorm, nn.Conv2d):
+    """Stride-1 'same' convolution with spectral norm: [N, C, H, W] -> [N, C', H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+        self._init_u()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
+
+    def then_pool(self, x: Tensor) -> Tensor:
+        """This 3×3 convolution followed by 2×2 average pooling, [N, C, H, W] -> [N, C', H/2, W/2].
+
+        Computed as the one 4×4 convolution of stride 2 that it equals, at less than half the arithmetic.
+        The spectral norm is that of the 3×3 weight: the function is unchanged.
+        """
+        w = _spread(self.normalised_weight()) / 4
+        return F.conv2d(x, w, self.bias, stride=2, padding=1)
+
+    def after_upsample(self, x: Tensor) -> Tensor:
+        """This 3×3 convolution after nearest-neighbour ×2, [N, C, H, W] -> [N, C', 2H, 2W].
+
+        Computed as the one 4×4 transposed convolution that it equals, at 4/9 of the arithmetic.
+        """
+        w = _spread(self.normalised_weight()).flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x, w, self.bias, stride=2, padding=1)
+
+
+def _spread(w: Tensor) -> Tensor:
+    """Sum of a 3×3 kernel at its four shifts in a 4×4 window: [O, I, 3, 3] -> [O, I, 4, 4]."""
+    rows = F.pad(w, (0, 0, 0, 1)) + F.pad(w, (0, 0, 1, 0))
+    return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest-neighbour ×2: [N, C, H, W] -> [N, C, 2H, 2W]."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class ConditionalBatchNorm2d(nn.Module):
+    """Batch norm whose gain and bias are linear in a condition vector (BigGAN).
+
+    gain = 1 + W_g c, bias = W_b c, both spectrally normalised and without offset.
+    """
+
+    def __init__(self, channels: int, condition_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, eps=BN_EPS, affine=False)
+        self.gain = SNLinear(condition_dim, channels, bias=False)
+        self.bias = SNLinear(condition_dim, channels, bias=False)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x [N, C, H, W], c [N, condition_dim] -> [N, C, H, W]."""
+        gain, bias = 1 + self.gain(c), self.bias(c)
+        return torch.addcmul(bias[:, :, None, None], self.norm(x), gain[:, :, None, None])
+
+
+class ResidualMLP(nn.Module):
+    """Residual blocks of two linear layers each, the MLP of H, J and E's head (Section 3.1).
+
+    The paper gives depth and width and no more. Ours are pre-activation blocks, the first one without the
+    activation on its raw input, a linear projection on the skip where widths differ, and a closing ReLU:
+    with spectral norm and no batch norm inside D, with batch norm and no spectral norm inside E, like the
+    network each belongs to (docs/deviations.md).
+    """
+
+    def __init__(self, in_features: int, width: int, layers: int, spectral_norm: bool) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, width
+        widths = [in_features] + [width] * (layers // 2)
+        self.blocks = nn.ModuleList(
+            ResidualMLPBlock(a, b, first=i == 0, spectral_norm=spectral_norm)
+            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.norm = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=BN_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_features] -> [N, width], not negative."""
+        for block in self.blocks:
+            x = block(x)
+        return F.relu(self.norm(x))
+
+
+class ResidualMLPBlock(nn.Module):
+    def __init__(self, in_features: int, width: int, first: bool, spectral_norm: bool) -> None:
+        super().__init__()
+        linear: type[nn.Linear] = SNLinear if spectral_norm else nn.Linear
+        self.first = first
+        self.norm1 = nn.Identity() if spectral_norm or first else nn.BatchNorm1d(in_features, eps=BN_EPS)
+        self.linear1 = linear(in_features, width)
+        self.norm2 = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=BN_EPS)
+        self.linear2 = linear(width, width)
+        self.skip = nn.Identity() if in_features == width else linear(in_features, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.first else F.relu(self.norm1(x))
+        h = self.linear2(F.relu(self.norm2(self.linear1(h))))
+        return self.skip(x) + h
+
+
+def init_orthogonal(module: nn.Module, generator: torch.Generator) -> None:
+    """Orthogonal weights, zero biases (BigGAN's initialisation), drawn from `generator`."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding):
+            nn.init.orthogonal_(m.weight, generator=generator)
+            if getattr(m, "bias", None) is not None:
+                nn.init.zeros_(m.bias)

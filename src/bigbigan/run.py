@@ -1,0 +1,178 @@
+"""The run folder: what lies where, and how a run is opened, held and continued.
+
+    config.json       complete, resolved settings        environment.json  versions, device, commit
+    data.json         the data card: source, counts      metrics.jsonl     one line a log step
+    results.jsonl     result lines of evaluations        checkpoints/      see bigbigan.checkpoint
+    samples/          grids by step                      tensorboard/      the same curves
+    report.html       everything on one page
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import bigbigan
+from bigbigan.config import Config, config_from_dict
+from bigbigan.errors import UserError
+
+__all__ = ["Stop", "environment", "open_for_training", "read_config", "read_json", "write_json"]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); restore it from a copy") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that the file is whole or not there."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def read_config(run: Path) -> Config:
+    """The settings of a run.
+
+    Raises:
+        UserError: there is no such run, or its config.json is not one.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
+    return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
+
+
+# May differ when a run is continued: they do not change what a step does.
+CHANGEABLE = ("training.steps", "log.")
+
+
+@contextmanager
+def open_for_training(run: Path, config: Config) -> Iterator[None]:
+    """Make the run folder, or go on in the one that is there; no two processes train in one folder.
+
+    Raises:
+        UserError: another process trains here, the folder holds something else, or a run of other settings.
+    """
+    if run.exists() and not run.is_dir():
+        raise UserError(f"--out {run} is a file; expected a folder for the run")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--out {run} cannot be written to: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {run}; wait for it or choose another --out") from None
+        if (run / "config.json").exists():
+            _refuse_changes(read_config(run), config, run)
+        elif any(p.name != ".lock" for p in run.iterdir()):
+            raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
+        write_json(run / "config.json", config.to_dict())
+        write_json(run / "environment.json", environment())
+        (run / "samples").mkdir(exist_ok=True)
+        yield
+
+
+def _refuse_changes(before: Config, now: Config, run: Path) -> None:
+    old, new = _flat(before.to_dict()), _flat(now.to_dict())
+    changed = [
+        f"{name} was {old.get(name)}, now {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(CHANGEABLE)
+    ]
+    if changed:
+        raise UserError(f"{run} holds a run of other settings ({'; '.join(changed)}); choose another --out")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and commit, without names of users, hosts or folders."""
+    return {
+        "bigbigan": bigbigan.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+
+
+def commit() -> str:
+    """The commit of the source tree this package runs from, "-dirty" when changed; "" when installed without git."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10)
+        if tracked.returncode:
+            return ""
+        text = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+        return text.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+class Stop:
+    """Turns SIGINT and SIGTERM into a request to save and end; a second one ends at once.
+
+    Use as a context manager. `signal` is the number of the signal received, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            sys.exit(128 + number)
+        self.signal = number
+
+    def __enter__(self) -> Stop:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        except ValueError:  # not in the main thread: signals stay the caller's business
+            pass
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,234 @@
+"""The training loop, top to bottom: data, state, step, log, pictures, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bigbigan import checkpoint as ck
+from bigbigan.averaging import batch_statistics
+from bigbigan.config import Config
+from bigbigan.data import fingerprint, load_pixels, open_source
+from bigbigan.data.batches import Batches, pool_to
+from bigbigan.errors import RunError, UserError
+from bigbigan.evaluation.probe import quick_probe
+from bigbigan.losses import Scores
+from bigbigan.monitor import Monitor
+from bigbigan.pictures import grid, pairs_grid, save_image
+from bigbigan.randomness import keyed_generator
+from bigbigan.run import Stop, open_for_training, read_json, write_json
+from bigbigan.state import TrainingState
+
+__all__ = ["default_device", "train", "training_step"]
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train(config: Config, data: str, run: Path, progress: bool = True) -> int | None:
+    """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
+
+    Labels are used by nothing but the optional probe (`log.probe_every`), which changes no weight.
+
+    Returns:
+        None when all steps are done, or the number of the signal that ended it early, with its state saved.
+
+    Raises:
+        UserError: data, settings or folder cannot be used; nothing was trained.
+        RunError: a loss or gradient was not finite, or a checkpoint could not be saved.
+    """
+    device = default_device()
+    with Stop() as stop, open_for_training(run, config):
+        # Data: decoded once, on the device as uint8
+        source = open_source(data, max_unreadable=config.data.max_unreadable)
+        images = source.splits["train"]
+        pixels, kept = load_pixels(
+            images, config.encoder.resolution, config.data.channels, source, progress=progress
+        )
+        if len(pixels) < 2:
+            raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
+        batches = Batches(
+            torch.from_numpy(pixels).to(device),
+            config.training.batch_size,
+            config.training.seed,
+            flip=config.data.augment == "flip",
+        )
+        labels = None if images.labels is None else images.labels[kept]
+        card = {
+            "spec": data,
+            "name": source.name,
+            "images": len(pixels),
+            "fingerprint": fingerprint(images.subset(kept)),
+            "skipped": source.skipped,
+            "notes": source.notes,
+        }
+        _same_data(run, card)
+
+        # State: new, or the newest checkpoint
+        state = TrainingState(config, device)
+        newest = ck.newest_checkpoint(run, set_aside=True)
+        if newest is not None:
+            ck.load_state(state, newest)
+        write_json(run / "data.json", card)
+        steps = config.training.steps
+        monitor = Monitor(run, state.step, steps, progress)
+        if newest is not None:
+            monitor.say(f"continuing from step {state.step}")
+        elif progress:
+            monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; labels are not used")
+        if newest is None:
+            save_image(grid(batches.images(torch.arange(min(64, len(pixels)), device=device))), run / "samples" / "data.png")
+
+        # Loop
+        started, since = time.perf_counter(), state.step
+        try:
+            while state.step < steps and stop.signal is None:
+                values = training_step(state, batches)
+                done = state.step == steps
+                if state.step % config.log.every == 0 or done:
+                    now = time.perf_counter()
+                    rate = (state.step - since) * config.training.batch_size * (config.training.d_steps + 1)
+                    values = {k: float(v) for k, v in values.items()}
+                    values |= {"images_seen": state.images_seen, "images_per_second": rate / (now - started)}
+                    monitor.log(state.step, values)
+                    started, since = now, state.step
+                monitor.bar.update()
+                due = {
+                    name: done or state.step % every == 0 if every else False
+                    for name, every in (
+                        ("pictures", config.log.pictures_every),
+                        ("probe", config.log.probe_every),
+                        ("checkpoint", config.log.checkpoint_every),
+                    )
+                }
+                if any(due.values()):
+                    state.fill_standing_statistics(batches)
+                if due["pictures"]:
+                    write_pictures(state, batches, run)
+                if due["checkpoint"] or due["probe"]:
+                    _save(state, run, card)
+                if due["probe"] and labels is not None:
+                    accuracy = quick_probe(state.E_ema, pixels, labels)
+                    monitor.log(state.step, {"probe_top1_10perclass": accuracy})
+                    _note_best(state, run, "probe_top1_10perclass", accuracy)
+            if stop.signal is not None:
+                state.fill_standing_statistics(batches)
+                _save(state, run, card)
+                monitor.say(f"stopped at step {state.step}, saved; the same command continues")
+        finally:
+            monitor.close()
+        return stop.signal
+
+
+def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor | float]:
+    """d_steps steps of D, then one joint step of G and E, then the averages. Returns what is worth logging.
+
+    Raises:
+        RunError: a loss or gradient is not finite; the weights are those of before the offending update.
+    """
+    t, system = state.config.training, state.system
+    G, E, D = state.networks
+    noise = keyed_generator(t.seed, "noise", state.step, str(state.device))
+    number = state.step * (t.d_steps + 1)
+
+    # D
+    for i in range(t.d_steps):
+        x = batches.batch(number + i)
+        loss_d, enc, gen = system.discriminator_loss(x, noise)
+        norm_d = _update(state.optimizer_d, loss_d, [D], state.step, "discriminator")[0]
+    values = {"loss_d": loss_d.detach(), "grad_norm_d": norm_d} | _means(enc, gen)
+
+    # G and E
+    x = batches.batch(number + t.d_steps)
+    loss_eg, enc, gen, q = system.encoder_generator_loss(x, noise)
+    norm_g, norm_e = _update(state.optimizer_eg, loss_eg, [G, E], state.step, "encoder and generator")
+    state.step += 1
+    state.update_averages()
+
+    # What shows whether E learns
+    if state.step % state.config.log.every == 0 or state.step == t.steps:
+        mean = q.mean.detach()
+        values |= {"loss_eg": loss_eg.detach(), "grad_norm_g": norm_g, "grad_norm_e": norm_e}
+        values |= {"z_mean_spread": mean.std(0).mean(), "z_stdev": q.stdev.detach().mean()}
+        values |= reconstruction_errors(state, pool_to(x, system.resolution), mean)
+    return values
+
+
+def _update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, networks: list[torch.nn.Module], step: int, whose: str
+) -> list[Tensor]:
+    """One optimiser step if the loss and every gradient are finite; the gradient norm of each network."""
+    optimizer.zero_grad()
+    loss.backward()
+    norms = [torch.nn.utils.get_total_norm(p.grad for p in n.parameters() if p.grad is not None) for n in networks]
+    if not math.isfinite(loss.item() + sum(norm.item() for norm in norms)):
+        sizes = ", ".join(f"{norm.item():.3g}" for norm in norms)
+        raise RunError(
+            f"step {step + 1}: {whose} loss is {loss.item():.4g}, gradient norm {sizes}; stopped before any weight "
+            "was touched. The last checkpoint is good; lower optimizer.lr_g, optimizer.lr_d or encoder.lr_multiplier"
+        )
+    optimizer.step()
+    return norms
+
+
+def _means(enc: Scores, gen: Scores) -> dict[str, Tensor]:
+    """Mean of each score on both kinds of pairs, for example s_xz_enc and s_xz_gen."""
+    return {f"{name}_{kind}": s.detach().mean() for kind, pairs in (("enc", enc), ("gen", gen)) for name, s in pairs.items()}
+
+
+@torch.no_grad()
+def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> dict[str, Tensor]:
+    """Mean ‖x − G(E(x))‖ against the same with x and G(E(x)) of different images; a ratio near 1 means that E
+    has learned nothing yet. Leaves no trace in the networks."""
+    G = state.networks.G
+    with batch_statistics(G):
+        x_hat = G(z_mean)
+    error = (x - x_hat).flatten(1).norm(dim=1).mean()
+    shuffled = (x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).mean()
+    return {
+        "reconstruction_error": error,
+        "reconstruction_error_shuffled": shuffled,
+        "reconstruction_ratio": error / shuffled,
+    }
+
+
+def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
+    """Samples of the same z each time, and x above G(E(x)) for the same images each time."""
+    noise = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
+    z = state.system.sample_prior(64, noise)
+    picks = torch.randint(len(batches.pixels), (32,), generator=noise, device=state.device)
+    x = batches.images(picks)
+    with torch.no_grad():
+        samples, x_hat = state.G_ema(z), state.G_ema(state.E_ema(x).mean)
+    samples_path = run / "samples" / f"samples-{state.step:08d}.png"
+    save_image(grid(samples), samples_path)
+    below = pool_to(x, state.system.resolution)
+    save_image(pairs_grid(below, x_hat), run / "samples" / f"reconstructions-{state.step:08d}.png")
+
+
+def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
+    info = {"experiment": state.config.experiment, "fingerprint": card["fingerprint"], "torch": torch.__version__}
+    ck.save_checkpoint(state, run, info, keep=state.config.log.keep_checkpoints)
+
+
+def _note_best(state: TrainingState, run: Path, metric: str, value: float) -> None:
+    best = ck.best_record(run)
+    if best is None or value > best["value"]:
+        ck.save_best(run, state.step, metric, value)
+
+
+def _same_data(run: Path, card: dict[str, Any]) -> None:
+    """Refuse to continue a run on other images than it began with."""
+    if (run / "data.json").exists():
+        before = read_json(run / "data.json")
+        if before.get("fingerprint") != card["fingerprint"]:
+            raise UserError(
+                f"the images are not those {run} was trained on ({before.get('spec')}); "
+                "continue with the same --data, or choose another --out"
+            )

@@ -1,0 +1,366 @@
+"""decode: every odd or broken image has one stated outcome, pixel by pixel where that can be said."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from bigbigan.data.decode import DecodeLimits, Unreadable, decode, fit, resize_square, sniff, to_channels
+from bigbigan.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+DEEP = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)  # 1,024 levels, which become all 256
+SMOOTH = np.asarray(Image.fromarray(RGB).resize((48, 32), Image.Resampling.BICUBIC))  # survives JPEG
+
+
+def save(image, format, **options):
+    out = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(out, format, **options)
+    return out.getvalue()
+
+
+def png(header, rows, *chunks):
+    """A PNG by hand: `header` is (width, height, bits, colour type), `rows` the unfiltered bytes of each row."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    ihdr = chunk(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
+    idat = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + r for r in rows)))
+    return b"\x89PNG\r\n\x1a\n" + ihdr + b"".join(chunk(*c) for c in chunks) + idat + chunk(b"IEND", b"")
+
+
+def tiff(width, height, bits, photometric, data, sample_format=1, **tags):
+    """An uncompressed grey little-endian TIFF by hand."""
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height}
+    entries |= {279: len(data), 339: sample_format, **{int(k[1:]): v for k, v in tags.items()}}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    body = b"".join(struct.pack("<HHII", k, 4, 1, v) for k, v in sorted(entries.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0) + data
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def alpha_grey():
+    return Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(np.full_like(GREY, 128))])
+
+
+def alpha_rgb(alpha):
+    image = Image.fromarray(RGB).convert("RGBA")
+    image.putalpha(alpha)
+    return image
+
+
+def on_white(values, alpha):
+    return np.rint((values.astype(float) * alpha + 255 * (255 - alpha)) / 255).astype(np.uint8)
+
+
+def palette(**options):
+    image = Image.fromarray(np.array([[0, 1], [2, 3]], dtype=np.uint8), "L").convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    return save(image, "PNG", **options)
+
+
+COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]], dtype=np.uint8)
+BE16 = [row.astype(">u2").tobytes() for row in DEEP]
+RGB16 = np.stack([DEEP, DEEP[::-1], DEEP.T], axis=-1)
+DEEP8 = (DEEP >> 8).astype(np.uint8)[..., None]
+GREY1 = GREY[..., None]
+
+# name: (file, pixels exactly, notes)
+EXACT = {
+    "grey png": (save(GREY, "PNG"), GREY1, ()),
+    "rgb png": (save(RGB, "PNG"), RGB, ()),
+    "rgb bmp": (save(RGB, "BMP"), RGB, ()),
+    "rgb tiff": (save(RGB, "TIFF"), RGB, ()),
+    "rgb tiff, lzw": (save(RGB, "TIFF", compression="tiff_lzw"), RGB, ()),
+    "lossless webp": (save(RGB, "WEBP", lossless=True), RGB, ()),
+    "grey gif": (save(GREY, "GIF"), GREY1, ()),
+    "16-bit grey png": (save(DEEP, "PNG"), DEEP8, ("16-bit scaled to 8",)),
+    "16-bit grey png by hand": (png((32, 32, 16, 0), BE16), DEEP8, ("16-bit scaled to 8",)),
+    "16-bit grey tiff": (save(DEEP, "TIFF"), DEEP8, ("16-bit scaled to 8",)),
+    "16-bit big-endian tiff": (
+        save(Image.frombytes("I;16B", (32, 32), b"".join(BE16)), "TIFF"),
+        DEEP8,
+        ("16-bit scaled to 8",),
+    ),
+    "16-bit tiff, white is zero": (
+        tiff(32, 32, 16, 0, (65535 - DEEP).astype("<u2").tobytes()),
+        DEEP8,
+        ("16-bit scaled to 8",),
+    ),
+    "16-bit rgb png": (
+        png((32, 32, 16, 2), [r.astype(">u2").tobytes() for r in RGB16]),
+        (RGB16 >> 8).astype(np.uint8),
+        ("16-bit scaled to 8",),
+    ),
+    "16-bit grey png with opaque alpha": (
+        png((32, 32, 16, 4), [np.stack([r, r * 0 + 65535], -1).astype(">u2").tobytes() for r in DEEP]),
+        DEEP8,
+        ("16-bit scaled to 8",),
+    ),
+    "12-bit camera in a 16-bit file": (
+        save(DEEP >> 4, "PNG"),
+        DEEP8 >> 4,
+        ("16-bit scaled to 8", "16-bit, but values under 4096: dark, 16 levels or fewer"),
+    ),
+    "12-bit tiff": (  # two values in three bytes
+        tiff(2, 1, 12, 1, bytes((0x80, 0x0F, 0xF0))),
+        np.array([[[0x80], [0xFF]]], dtype=np.uint8),
+        ("12-bit scaled to 8",),
+    ),
+    "1-bit png": (save(Image.fromarray(GREY > 99), "PNG"), np.where(GREY1 > 99, 255, 0), ("1-bit",)),
+    "palette": (palette(), COLOURS, ("palette",)),
+    "palette with a transparent entry": (
+        palette(transparency=1),
+        np.array([[[255, 0, 0], [255, 255, 255]], [[0, 0, 255], [9, 9, 9]]]),
+        ("palette", "alpha composited on white"),
+    ),
+    "grey + alpha": (save(alpha_grey(), "PNG"), on_white(GREY1, 128), ("alpha composited on white",)),
+    "rgb + alpha": (save(alpha_rgb(64), "PNG"), on_white(RGB, 64), ("alpha composited on white",)),
+    "rgb + opaque alpha": (save(alpha_rgb(255), "PNG"), RGB, ()),
+    "rgb + zero alpha": (
+        save(alpha_rgb(0), "PNG"),
+        np.full_like(RGB, 255),
+        ("wholly transparent: all white",),
+    ),
+    "exif: turned right": (save(RGB, "PNG", exif=turned(6)), np.rot90(RGB, -1), ("EXIF rotated",)),
+    "exif: upside down": (save(RGB, "PNG", exif=turned(3)), RGB[::-1, ::-1], ("EXIF rotated",)),
+    "exif: mirrored": (save(RGB, "PNG", exif=turned(2)), RGB[:, ::-1], ("EXIF rotated",)),
+    "exif: nonsense value": (save(RGB, "PNG", exif=turned(77)), RGB, ()),
+    "tiff turned by its own tag": (
+        tiff(9, 6, 8, 1, GREY.tobytes(), t274=6),
+        np.rot90(GREY1, -1),
+        ("EXIF rotated",),
+    ),
+    "16-bit, turned": (save(DEEP[:16], "PNG", exif=turned(8)), np.rot90(DEEP8[:16]), ("16-bit scaled to 8",)),
+    "damaged exif": (save(RGB, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), RGB, None),
+    "animated gif": (
+        save(Image.fromarray(GREY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+        GREY1,
+        ("first of several frames",),
+    ),
+    "tiff of two pages": (
+        save(Image.fromarray(RGB), "TIFF", save_all=True, append_images=[Image.fromarray(GREY)]),
+        RGB,
+        ("first of several frames",),
+    ),
+    "one pixel": (save(GREY[:1, :1], "PNG"), GREY1[:1, :1], ()),
+    "colour profile of garbage": (save(RGB, "PNG", icc_profile=b"garbage"), RGB, ()),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_pixels(name):
+    data, wanted, notes = EXACT[name]
+    array, got = decode(data)
+    assert array.dtype == np.uint8
+    assert array.flags.c_contiguous
+    np.testing.assert_array_equal(array, wanted)
+    if name == "16-bit, turned":
+        assert set(got) == {"16-bit scaled to 8", "EXIF rotated"}
+    elif notes is not None:
+        assert got == notes
+
+
+def test_16_bit_keeps_256_levels():
+    array, _ = decode(EXACT["16-bit grey png"][0])
+    assert len(np.unique(array)) == 256
+
+
+def test_jpeg_kinds_come_near():
+    for image, notes in (
+        (Image.fromarray(SMOOTH), ()),
+        (Image.fromarray(SMOOTH).convert("CMYK"), ("CMYK converted",)),
+    ):
+        array, got = decode(save(image, "JPEG", quality=95, subsampling=0))
+        assert got == notes
+        assert np.abs(array.astype(int) - SMOOTH).mean() < 3
+    array, got = decode(save(SMOOTH, "JPEG", quality=95, subsampling=0, exif=turned(6)))
+    assert got == ("EXIF rotated",)
+    assert array.shape == (48, 32, 3)
+    assert np.abs(array.astype(int) - np.rot90(SMOOTH, -1)).mean() < 3
+    assert decode(save(GREY, "JPEG"))[0].shape == (6, 9, 1)
+
+
+def test_exif_that_raises_keeps_the_pixels(monkeypatch):
+    def explode(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Image.Image, "getexif", explode)
+    array, notes = decode(save(RGB, "PNG"))
+    np.testing.assert_array_equal(array, RGB)
+    assert notes == ("EXIF unreadable",)
+
+
+JPEG, PNG = save(SMOOTH, "JPEG"), save(SMOOTH, "PNG")
+
+
+def flipped(data, at):
+    return data[:at] + bytes((data[at] ^ 0x55,)) + data[at + 1 :]
+
+
+# name: (file, reason)
+REFUSED = {
+    "empty": (b"", "empty file"),
+    "text": (b"hello, this is not an image at all", "not an image"),
+    "html error page": (b"<!DOCTYPE html><html>404</html>", "not an image"),
+    "zeros": (bytes(5000), "not an image"),
+    "png signature alone": (PNG[:8], "damaged PNG"),
+    "png header alone": (PNG[:33], "damaged PNG"),
+    "png cut in half": (PNG[: len(PNG) // 2], "truncated PNG"),
+    "png with a flipped bit": (flipped(PNG, len(PNG) // 2), "damaged PNG"),
+    "jpeg start alone": (JPEG[:4], "damaged JPEG"),
+    "jpeg cut in half": (JPEG[: len(JPEG) // 2], "truncated JPEG"),
+    "jpeg 2 bytes short": (JPEG[:-2], "truncated JPEG"),
+    "gif header alone": (save(GREY, "GIF")[:13], "damaged GIF"),
+    "webp cut": (save(RGB, "WEBP")[:40], "damaged WEBP"),
+    "bmp cut": (save(RGB, "BMP")[:60], "truncated BMP"),
+    "tiff cut": (save(RGB, "TIFF")[:80], "damaged TIFF"),
+    "float tiff": (
+        save(GREY.astype(np.float32), "TIFF"),
+        "float pixels (no fixed range to scale from; save as 8 or 16 bits)",
+    ),
+    "32-bit tiff": (
+        tiff(9, 6, 32, 1, GREY.astype("<u4").tobytes()),
+        "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)",
+    ),
+    "signed 16-bit tiff": (
+        tiff(9, 6, 16, 1, (GREY.astype("<i2") - 100).tobytes(), sample_format=2),
+        "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)",
+    ),
+    "ppm, a format not read": (save(RGB, "PPM"), "not an image"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC or AVIF (convert to JPEG or PNG)"),
+    "dicom": (bytes(128) + b"DICM" + bytes(100), "DICOM (convert to PNG)"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
+    "photoshop": (b"8BPS\0\1" + bytes(100), "not an image"),
+    "too narrow": (save(np.zeros((1, 21), np.uint8), "PNG"), "21x1: sides 21 to 1, limit 20"),
+    "no width": (png((0, 5, 8, 0), []), None),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_a_reason(name):
+    data, reason = REFUSED[name]
+    with pytest.raises(Unreadable) as e:
+        decode(data)
+    assert reason is None or str(e.value) == reason
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (5001, 5001, "25.0 megapixels, limit 25"),
+        (9500, 9500, "90.2 megapixels, limit 25"),  # Pillow only warns of these
+        (20000, 10000, "200.0 megapixels, limit 25"),  # Pillow refuses these itself
+        (2**31 - 1, 2**31 - 1, "4611686014132.4 megapixels, limit 25"),
+        (65535, 1, "65535x1: sides 65535 to 1, limit 20"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_bombs_are_refused_from_the_header(monkeypatch, width, height, reason):
+    def never(self):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", never)
+    start = time.perf_counter()
+    with pytest.raises(Unreadable) as e:
+        decode(png((width, height, 8, 0), [bytes(100)]))
+    assert str(e.value) == reason
+    assert time.perf_counter() - start < 0.2
+
+
+def test_real_bomb_of_a_few_kilobytes():
+    bomb = png((6000, 6000, 1, 0), [bytes(750)] * 6000)
+    assert len(bomb) < 10_000
+    with pytest.raises(Unreadable, match="36.0 megapixels"):
+        decode(bomb)
+    assert decode(bomb, DecodeLimits(max_pixels=36_000_000))[0].shape == (6000, 6000, 1)
+
+
+def test_too_many_bytes():
+    with pytest.raises(Unreadable, match=r"0\.\d MiB, limit 0\.0009"):
+        decode(PNG, DecodeLimits(max_bytes=1000))
+
+
+def test_bomb_in_a_text_chunk_is_no_harm():
+    text = b"k\0\0" + zlib.compress(bytes(80 * 2**20), 9)
+    start = time.perf_counter()
+    try:
+        array, _ = decode(png((9, 6, 8, 0), [r.tobytes() for r in GREY], (b"zTXt", text)))
+        np.testing.assert_array_equal(array, GREY1)
+    except Unreadable:
+        pass
+    assert time.perf_counter() - start < 0.5
+
+
+SEEDS = [JPEG, PNG] + [EXACT[k][0] for k in ("16-bit tiff, white is zero", "animated gif", "lossless webp", "rgb bmp", "palette with a transparent entry", "exif: turned right", "rgb tiff, lzw")]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+    st.integers(0, 10**6),
+)
+def test_mutated_bytes_only_raise_unreadable(data, changes, cut):
+    data = bytearray(data)
+    for at, value in changes:
+        data[at % len(data)] = value
+    if cut % 3 == 0:
+        del data[cut % len(data) :]
+    try:
+        array, notes = decode(bytes(data), DecodeLimits(max_pixels=10**6))
+    except Unreadable as e:
+        assert str(e)
+        assert "\n" not in str(e)
+    else:
+        assert array.dtype == np.uint8
+        assert array.ndim == 3
+        assert array.shape[2] in (1, 3)
+        assert all(isinstance(n, str) for n in notes)
+
+
+def test_sniff_knows_all_formats():
+    for format in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"):
+        assert sniff(save(GREY, format)) == format
+
+
+def test_to_channels_is_pillows_luma():
+    wanted = np.asarray(Image.fromarray(RGB).convert("L"))
+    np.testing.assert_array_equal(to_channels(RGB, 1)[..., 0], wanted)
+    np.testing.assert_array_equal(to_channels(GREY1, 3), np.stack([GREY] * 3, -1))
+    assert to_channels(RGB, 3) is RGB
+    with pytest.raises(UserError):
+        to_channels(RGB, 2)
+
+
+def test_resize_square():
+    digit = RNG.integers(1, 256, (28, 28, 1), dtype=np.uint8)
+    padded = resize_square(digit, 32)
+    np.testing.assert_array_equal(padded[2:30, 2:30], digit)  # exact, and zeros around it
+    assert padded.sum() == digit.sum(dtype=np.uint64)
+    assert fit(28, 28, 32) == "padded"
+    assert fit(25, 25, 32) == "enlarged"  # 0.78 of 32
+    assert fit(28, 27, 32) == "enlarged"
+    np.testing.assert_array_equal(resize_square(RGB, 6), RGB[:, 1:7])  # the centre square, untouched
+    assert resize_square(RGB, 6, crop="stretch").shape == (6, 6, 3)
+    assert resize_square(GREY1, 24).shape == (24, 24, 1)
+    # A checkerboard finer than the result becomes grey: reduction does not alias.
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
+    assert np.abs(resize_square(board, 16).astype(int) - 127)[2:-2, 2:-2].max() < 4
+    with pytest.raises(UserError, match="crop"):
+        resize_square(RGB, 6, crop="left")
