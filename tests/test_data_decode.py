@@ -28,7 +28,7 @@ def save(image, format, **options):
 
 
 def png(header, rows, *chunks):
-    """A PNG by hand: `header` is (width, height, bits, colour type), `rows` the unfiltered bytes of each row."""
+    """A PNG by hand: `header` is (width, height, bits, colour type), `rows` the bytes of each row."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -87,7 +87,7 @@ EXACT = {
     "rgb tiff": (save(RGB, "TIFF"), RGB, ()),
     "rgb tiff, lzw": (save(RGB, "TIFF", compression="tiff_lzw"), RGB, ()),
     "lossless webp": (save(RGB, "WEBP", lossless=True), RGB, ()),
-    "grey gif": (save(GREY, "GIF"), GREY1, ()),
+    "grey gif": (save(GREY, "GIF"), GREY1, ("palette",)),
     "16-bit grey png": (save(DEEP, "PNG"), DEEP8, ("16-bit scaled to 8",)),
     "16-bit grey png by hand": (png((32, 32, 16, 0), BE16), DEEP8, ("16-bit scaled to 8",)),
     "16-bit grey tiff": (save(DEEP, "TIFF"), DEEP8, ("16-bit scaled to 8",)),
@@ -150,7 +150,7 @@ EXACT = {
     "animated gif": (
         save(Image.fromarray(GREY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
         GREY1,
-        ("first of several frames",),
+        ("palette", "first of several frames"),
     ),
     "tiff of two pages": (
         save(Image.fromarray(RGB), "TIFF", save_all=True, append_images=[Image.fromarray(GREY)]),
@@ -286,7 +286,7 @@ def test_bombs_are_refused_from_the_header(monkeypatch, width, height, reason):
 def test_real_bomb_of_a_few_kilobytes():
     bomb = png((6000, 6000, 1, 0), [bytes(750)] * 6000)
     assert len(bomb) < 10_000
-    with pytest.raises(Unreadable, match="36.0 megapixels"):
+    with pytest.raises(Unreadable, match=r"36\.0 megapixels"):
         decode(bomb)
     assert decode(bomb, DecodeLimits(max_pixels=36_000_000))[0].shape == (6000, 6000, 1)
 
@@ -307,7 +307,18 @@ def test_bomb_in_a_text_chunk_is_no_harm():
     assert time.perf_counter() - start < 0.5
 
 
-SEEDS = [JPEG, PNG] + [EXACT[k][0] for k in ("16-bit tiff, white is zero", "animated gif", "lossless webp", "rgb bmp", "palette with a transparent entry", "exif: turned right", "rgb tiff, lzw")]  # fmt: skip
+SEEDS = [JPEG, PNG] + [
+    EXACT[name][0]
+    for name in (
+        "16-bit tiff, white is zero",
+        "animated gif",
+        "lossless webp",
+        "rgb bmp",
+        "palette with a transparent entry",
+        "exif: turned right",
+        "rgb tiff, lzw",
+    )
+]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -325,8 +336,9 @@ def test_mutated_bytes_only_raise_unreadable(data, changes, cut):
     try:
         array, notes = decode(bytes(data), DecodeLimits(max_pixels=10**6))
     except Unreadable as e:
-        assert str(e)
-        assert "\n" not in str(e)
+        reason = str(e)
+        assert reason
+        assert "\n" not in reason
     else:
         assert array.dtype == np.uint8
         assert array.ndim == 3

@@ -225,10 +225,10 @@ def _check_png(data: bytes) -> None:
     at = 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        # A chunk that is cut short is left to Pillow, which says so.
-        if data[at + 4 : at + 8] == b"IDAT" and end + 4 <= len(data):
-            if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-                raise Unreadable("damaged PNG")
+        whole = end + 4 <= len(data)  # a chunk that is cut short is left to Pillow, which says so
+        checksum = int.from_bytes(data[end : end + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT" and whole and zlib.crc32(data[at + 4 : end]) != checksum:
+            raise Unreadable("damaged PNG")
         at = end + 4
 
 

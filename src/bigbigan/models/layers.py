@@ -43,9 +43,10 @@ class SpectralNorm(nn.Module):
 
     def normalised_weight(self) -> Tensor:
         matrix = self.weight.flatten(1)
+        iterate = self.training and torch.is_grad_enabled()
         with torch.no_grad():
             v = F.normalize(matrix.t() @ self.u, dim=0, eps=SN_EPS)
-            if self.training and torch.is_grad_enabled():
+            if iterate:
                 self.u.copy_(F.normalize(matrix @ v, dim=0, eps=SN_EPS))
             u = self.u.clone()
         sigma = torch.dot(u, matrix @ v)
