@@ -9,7 +9,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data sets beside the repository; tests that need it are skipped where it is absent."""
+    """The folder of real data sets beside the repository; where it is absent, tests of it are skipped."""
     if not SHARED.is_dir():
         pytest.skip(f"real data sets are not at {SHARED}")
     return SHARED

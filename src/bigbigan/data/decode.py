@@ -134,7 +134,7 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarr
     except Exception as e:
         # Decoders meet damaged data with OSError, ValueError, SyntaxError, struct.error, ZeroDivisionError,
         # MemoryError and more. All of them mean the same here.
-        raise Unreadable(_reason(kind, e), kind=f"damaged {kind}") from e
+        raise Unreadable(_reason(kind, e)) from e
 
 
 def too_many_bytes(size: int, limits: DecodeLimits) -> Unreadable:
@@ -221,14 +221,15 @@ def _pixels(image: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Checks the checksums of the pixel data, which Pillow does not: flipped bits would become pixels."""
+    """Checks that the pixel data is whole, by length and checksum: Pillow takes flipped bits for pixels."""
     at = 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        whole = end + 4 <= len(data)  # a chunk that is cut short is left to Pillow, which says so
-        checksum = int.from_bytes(data[end : end + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT" and whole and zlib.crc32(data[at + 4 : end]) != checksum:
-            raise Unreadable("damaged PNG")
+        if data[at + 4 : at + 8] == b"IDAT":
+            if end + 4 > len(data):
+                raise Unreadable("truncated PNG")
+            if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+                raise Unreadable("damaged PNG")
         at = end + 4
 
 

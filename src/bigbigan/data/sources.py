@@ -468,7 +468,8 @@ def _list_zip(
         raise UserError(f"{shown} has {len(members):,} members, limit {_MAX_MEMBERS:,}")
     entries: dict[tuple[str, ...], Any] = {}
     for member in members:
-        parts = None if member.is_dir() else _member_parts(member.filename.replace("\\", "/"), skipped)
+        name = member.filename.replace("\\", "/")
+        parts = None if name.endswith("/") else _member_parts(name, skipped)
         if parts is None:
             continue
         if _is_junk(parts):
@@ -611,6 +612,8 @@ def _after_last_member(stream: _Forward) -> str:
         if chunk.count(0) != len(chunk):
             return "damaged header, what follows is lost"
         seen += len(chunk)
+    if stream.at % 512:
+        return "its length is no multiple of 512, bytes are missing"
     return "" if seen else "no end mark"
 
 
@@ -675,9 +678,10 @@ def _arrange(
         class_of[split] = of if sum(c is not None for c in of) * 2 > len(of) else [None] * len(of)
     found = sorted({c for of in class_of.values() for c in of if c is not None})
     labelled = len(found) > 1
-    if nested and not labelled:
+    usual = packed and base == 1  # one folder around everything is how archives are made
+    if nested and not labelled and not usual:
         notes[f"every image lies in one folder, '{_shown(nested[-1])}': read without labels"] += 1
-    elif nested and not (packed and base == 1):  # one folder around everything is usual in an archive
+    elif nested and not usual:
         notes[f"classes found further down, in '{'/'.join(_shown(n) for n in nested)}'"] += 1
     elif found and not labelled:
         notes[f"only one class folder, '{_shown(found[0])}': read without labels"] += 1
@@ -837,13 +841,16 @@ def _open_npz(path: Path, notes: Notes) -> dict[str, ImageSet]:
         raise UserError(f"{shown} is not a readable npz file (cut short or damaged?)") from e
     arrays: _Arrays = {}
     for split, x, y in read:
-        x = x[..., None] if x.ndim == 3 else x
-        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape[1:]:
+        shape = (*x.shape, 1) if x.ndim == 3 else x.shape
+        if x.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape[1:]:
             raise UserError(
                 f"{shown}: {split} images are {x.dtype} {list(x.shape)}; "
                 "expected uint8 [N, H, W] or [N, H, W, 1 or 3]"
             )
-        arrays[split] = (x, None if y is None else _npz_labels(y, len(x), f"{shown}: {split}", notes))
+        arrays[split] = (
+            x.reshape(shape),
+            None if y is None else _npz_labels(y, len(x), f"{shown}: {split}", notes),
+        )
     if not any(len(x) for x, _ in arrays.values()):
         raise UserError(f"{shown} holds no images")
     return _from_arrays(arrays)

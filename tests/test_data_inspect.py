@@ -1,0 +1,85 @@
+"""inspect and contact_sheet: what is said about a source is true, and can be written as JSON."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigbigan.data import contact_sheet, fingerprint, inspect, open_source
+from bigbigan.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two splits, classes and sizes, grey and colour, a duplicate, a shared and a broken image."""
+
+    def image(colour, size=(8, 8)):
+        out = io.BytesIO()
+        Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(out, "PNG")
+        return out.getvalue()
+
+    files = {
+        "train/cat/1.png": image(1),
+        "train/cat/2.png": image(1),
+        "train/cat/3.png": image(9, (20, 10)),
+        "train/dog/1.png": image((1, 2, 3)),
+        "train/dog/2.png": b"broken",
+        "test/cat/1.png": image((1, 2, 3)),
+        "test/dog/1.png": image(77),
+    }
+    for name, data in files.items():
+        path = tmp_path / "pets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return open_source(str(tmp_path / "pets"))
+
+
+def test_inspect(source):
+    found = inspect(source)
+    assert json.loads(json.dumps(found)) == found
+    train = found["splits"]["train"]
+    assert train == {
+        "count": 5,
+        "labelled": True,
+        "classes": {"cat": 3, "dog": 2},
+        "sizes": {
+            "min": [8, 8],
+            "median": [8, 8],
+            "max": [20, 10],
+            "most_common": {"size": [8, 8], "count": 3},
+            "different": 2,
+        },
+        "channels": {"grey": 3, "colour": 1},
+        "unreadable": 1,
+        "duplicates": 1,
+        "fingerprint": fingerprint(source.splits["train"]),
+    }
+    assert (found["name"], found["shared"]) == ("pets", {"train, test": 1})
+    assert (found["skipped_count"], found["skipped"]) == (1, [["train/dog/2.png", "not an image"]])
+    assert found["notes"] == {"not an image": 1}
+    assert inspect(source) == found  # counted once, however often it is read
+
+
+def test_inspect_lists_at_most_20(tmp_path):
+    for i in range(30):
+        (tmp_path / f"{i}.png").write_bytes(b"x")
+    found = inspect(open_source(str(tmp_path)))
+    assert (len(found["skipped"]), found["skipped_count"]) == (20, 30)
+    assert found["splits"]["train"]["sizes"] is None
+    assert found["splits"]["train"]["labelled"] is False
+
+
+def test_contact_sheet(source):
+    sheet = contact_sheet(source, rows=2, cols=3, tile=8)
+    assert (sheet.size, sheet.mode) == ((24, 16), "RGB")
+    cells = np.asarray(sheet).reshape(2, 8, 3, 8, 3).transpose(0, 2, 1, 3, 4).reshape(6, -1, 3)
+    colours = sorted(tuple(int(v) for v in c[0]) for c in cells)
+    # The broken image gives way; two cells stay grey.
+    assert colours == [(1, 1, 1), (1, 1, 1), (1, 2, 3), (9, 9, 9), (128, 128, 128), (128, 128, 128)]
+    digits = open_source("digits")
+    sheets = [contact_sheet(digits, "test", 3, 4, 16, seed).tobytes() for seed in (0, 0, 1)]
+    assert sheets[0] == sheets[1] != sheets[2]
+    with pytest.raises(UserError, match="no split 'val'; it has train, test"):
+        contact_sheet(source, "val")

@@ -1,0 +1,165 @@
+"""Networks: shapes, gradients, the exact resampling identities, spectral norm, every variant of Table 1's columns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_config
+from torch import nn
+
+from bigbigan.models import build
+from bigbigan.models.layers import SNConv2d, SNLinear, upsample
+from bigbigan.system import BigBiGAN, sample_prior
+
+VARIANTS = {
+    "plain": [],
+    "no_x": ["loss.s_x=false"],
+    "no_z": ["loss.s_z=false"],
+    "joint_only": ["loss.s_x=false", "loss.s_z=false"],
+    "unary_only": ["loss.s_xz=false"],
+    "deterministic": ["encoder.stochastic=false"],
+    "uniform": ["latent.prior=uniform", "encoder.stochastic=false"],
+    "high_res_e": ["encoder.resolution=16"],
+    "colour": ["data.channels=3"],
+    "deeper": ["generator.channels=[16,8,8]", "latent.dim=9", "encoder.resolution=16", "discriminator.channels=[4,8,8]"],
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+def test_every_variant_has_right_shapes_and_finite_gradients(settings):
+    config = tiny_config(*settings)
+    networks = build(config)
+    system = BigBiGAN(config, networks)
+    noise = torch.Generator().manual_seed(0)
+    x = torch.rand(6, config.data.channels, config.encoder.resolution, config.encoder.resolution) * 2 - 1
+
+    loss, enc, gen = system.discriminator_loss(x, noise)
+    assert set(enc) == set(gen) == {f"s_{s}" for s in config.loss.scores}
+    assert all(s.shape == (6,) for s in [*enc.values(), *gen.values()])
+    loss.backward()
+    for name, p in networks.D.named_parameters():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+    assert all(p.grad is None for n in (networks.G, networks.E) for p in n.parameters())
+
+    networks.D.zero_grad()
+    loss, *_, q = system.encoder_generator_loss(x, noise)
+    assert q.mean.shape == q.stdev.shape == (6, config.latent.dim)
+    assert (q.stdev > 0).all() if config.encoder.stochastic else (q.stdev == 0).all()
+    loss.backward()
+    assert all(p.grad is None for p in networks.D.parameters()), "D must get no gradient in the step of G and E"
+    assert all(p.requires_grad for p in networks.D.parameters())
+    # Without s_x and s_xz nothing reaches G, without s_z and s_xz nothing reaches E.
+    for network, reached in ((networks.G, {"x", "xz"}), (networks.E, {"z", "xz"})):
+        for name, p in network.named_parameters():
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), name
+        assert bool(reached & set(config.loss.scores)) == any(p.grad.any() for p in network.parameters())
+
+
+def test_images_lie_in_range_and_have_g_resolution():
+    config = tiny_config()
+    x = build(config).G(torch.randn(5, config.latent.dim))
+    assert x.shape == (5, 1, 8, 8)
+    assert x.abs().max() <= 1
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    a, b, c = (build(tiny_config(f"training.seed={s}")) for s in (1, 1, 2))
+    for name, tensor in a.G.state_dict().items():
+        assert torch.equal(tensor, b.G.state_dict()[name])
+    assert not torch.equal(a.G.seed.weight, c.G.seed.weight)
+
+
+def test_building_networks_is_deaf_to_the_global_generator():
+    torch.manual_seed(1)
+    a = build(tiny_config())
+    torch.manual_seed(2)
+    b = build(tiny_config())
+    for one, other in zip(a, b, strict=True):
+        assert all(torch.equal(t, other.state_dict()[n]) for n, t in one.state_dict().items())
+
+
+def test_convolution_then_pool_and_after_upsample_equal_the_plain_forms():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8, 6, dtype=torch.float64, requires_grad=True)
+    conv = SNConv2d(5, 7, 3).double()
+    conv.eval()
+    for ours, plain in (
+        (conv.then_pool(x), F.avg_pool2d(conv(x), 2)),
+        (conv.after_upsample(x), conv(upsample(x))),
+    ):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-13)
+        weight = torch.randn_like(plain)
+        grads = [torch.autograd.grad((y * weight).sum(), [x, conv.weight, conv.bias]) for y in (ours, plain)]
+        for g, h in zip(*grads, strict=True):
+            torch.testing.assert_close(g, h, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [SNLinear(12, 7), SNConv2d(4, 6, 3)], ids=["linear", "conv"])
+def test_spectral_norm_converges_to_the_largest_singular_value(layer):
+    nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(3))
+    layer.train()
+    for _ in range(200):
+        normalised = layer.normalised_weight()
+    top = torch.linalg.matrix_norm(normalised.detach().flatten(1), ord=2)
+    torch.testing.assert_close(top, torch.ones(()), rtol=0, atol=1e-4)
+
+
+def test_spectral_norm_iterates_once_a_weight_value_and_never_under_no_grad():
+    layer = SNLinear(12, 7)
+    u = layer.u.clone()
+    with torch.no_grad():
+        layer(torch.randn(2, 12))
+    assert torch.equal(u, layer.u)
+    layer.eval()(torch.randn(2, 12))
+    assert torch.equal(u, layer.u)
+    layer.train()(torch.randn(2, 12))
+    assert not torch.equal(u, layer.u)
+
+
+def test_spectral_norm_gradient_matches_torch_parametrization():
+    ours = SNLinear(6, 5, bias=False)
+    reference = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 5, bias=False), eps=1e-4)
+    with torch.no_grad():
+        reference.parametrizations.weight.original.copy_(ours.weight)
+        reference.parametrizations.weight[0]._u.copy_(ours.u)
+        v = F.normalize(ours.weight.t() @ ours.u, dim=0)
+        reference.parametrizations.weight[0]._v.copy_(v)
+    ours.eval(), reference.eval()
+    x = torch.randn(3, 6)
+    a, b = ours(x), reference(x)
+    torch.testing.assert_close(a, b)
+    a.square().sum().backward(), b.square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, reference.parametrizations.weight.original.grad)
+
+
+def test_d_sees_the_pooled_crop_of_a_high_resolution_encoder():
+    config = tiny_config("encoder.resolution=16")
+    networks = build(config)
+    seen = []
+    networks.D.F.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.rand(4, 1, 16, 16) * 2 - 1
+    BigBiGAN(config, networks).discriminator_loss(x, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(seen[0][:4], F.avg_pool2d(x, 2))
+
+
+def test_priors():
+    g = torch.Generator().manual_seed(0)
+    normal, uniform = sample_prior(4000, 5, "normal", g), sample_prior(4000, 5, "uniform", g)
+    assert abs(normal.mean()) < 0.02
+    assert abs(normal.std() - 1) < 0.02
+    assert uniform.min() >= -1
+    assert uniform.max() <= 1
+    assert abs(uniform.std() - 3**-0.5) < 0.01
+
+
+def test_bn_crelu_is_parameter_free_and_splits_signs():
+    E = build(tiny_config()).E
+    assert not list(E.feature_norm.parameters())
+    a = torch.randn(32, E.num_features)
+    out = E.bn_crelu(a)
+    positive, negative = out.chunk(2, dim=1)
+    assert (out >= 0).all()
+    assert not (positive * negative).any()
+    expected = (a - a.mean(0)) / (a.var(0, unbiased=False) + E.feature_norm.eps).sqrt()
+    torch.testing.assert_close(positive - negative, expected)
