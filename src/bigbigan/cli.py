@@ -204,7 +204,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _encode(options: argparse.Namespace) -> None:
     """Write features of every image of a source, with file names and labels."""
-    from bigbigan.export_features import encode
+    from bigbigan.encode import encode
 
     count = encode(options.run, options.data or _spec_of(options.run), options.out, options.features.split(","))
     print(f"{options.out}: {count} images")
@@ -276,14 +276,37 @@ def _report(options: argparse.Namespace) -> None:
 def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
-    from bigbigan.data.inspect import describe
 
     source = open_source(options.source)
     facts = inspect(source)
-    print(json.dumps(facts, indent=2) if options.json else describe(facts))
+    print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     if options.out:
         _writable(options.out)
         contact_sheet(source).save(options.out)
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    """What `inspect` found, as lines for a person."""
+    lines = [f"{facts['spec']}"]
+    for name, split in facts["splits"].items():
+        sizes, kinds = split["sizes"], [f"{n} {kind}" for kind, n in split["channels"].items() if n]
+        if sizes is None:
+            lines.append(f"{name}: {split['count']} files, none readable")
+            continue
+        width, height = sizes["most_common"]["size"]
+        others = f", {sizes['different'] - 1} other sizes" if sizes["different"] > 1 else ""
+        lines.append(f"{name}: {split['count']} images ({', '.join(kinds)}), most {width}x{height}{others}, "
+                     f"{split['duplicates']} duplicates, {split['unreadable']} unreadable")  # fmt: skip
+        if split["classes"]:
+            counts = [f"{label} {n}" for label, n in split["classes"].items()]
+            more = f", ... {len(counts)} classes" if len(counts) > 12 else ""
+            lines.append("  labels: " + ", ".join(counts[:12]) + more)
+        else:
+            lines.append("  no labels")
+    lines += [f"{n} images stand in both of {pair}" for pair, n in facts["shared"].items()]
+    lines += [f"note: {note}: {n}" for note, n in facts["notes"].items()]
+    lines += [f"skipped: {file}: {reason}" for file, reason in facts["skipped"]]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

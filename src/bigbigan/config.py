@@ -229,7 +229,8 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of all settings."""
     names: list[str] = []
     for key, value in tree.items():
-        names += _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [prefix + key]
+        inner = _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
+        names += inner or [prefix + key]
     return names
 
 
@@ -273,4 +274,7 @@ def config_from_dict(tree: Any, origin: str) -> Config:
     """
     if not isinstance(tree, Mapping):
         raise UserError(f"{origin}: expected a JSON object with the settings of a run")
+    whole = Config().to_dict()
+    if unknown := sorted(set(_leaves(tree)) - set(_leaves(whole))):
+        raise UserError(f"{origin}: there is no setting {unknown[0]}, or it is not of the right shape")
     return _resolve(tree, [], origin)

@@ -466,6 +466,13 @@ def _list_zip(
         raise UserError(f"{shown} is not a readable zip file (cut short or damaged?)") from e
     if len(members) > _MAX_MEMBERS:
         raise UserError(f"{shown} has {len(members):,} members, limit {_MAX_MEMBERS:,}")
+    with open(path, "rb") as f:  # zipfile takes what it finds; the end record says how many there should be
+        f.seek(-min(path.stat().st_size, 66_000), os.SEEK_END)
+        end = f.read().rpartition(b"PK\5\6")[2]
+    count = int.from_bytes(end[6:8], "little")
+    if count not in (len(members), 0xFFFF):  # which stands for "more, see the zip64 record"
+        skipped.append((shown, f"archive damaged: lists {len(members):,} of its {count:,} members"))
+        notes["archive damaged or cut short"] += 1
     entries: dict[tuple[str, ...], Any] = {}
     for member in members:
         name = member.filename.replace("\\", "/")

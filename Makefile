@@ -1,0 +1,39 @@
+# make demo: train, measure, report on embedded data.   make test: the default test suite.
+# Both make the virtual environment first if it is not there; nothing else is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= runs/digits
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup: $(VENV)/.ready
+
+# torch first and by version: with it in place no other package asks for another build of it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/bigbigan train small/digits --out $(RUN)
+	$(BIN)/bigbigan evaluate $(RUN)
+	$(BIN)/bigbigan report $(RUN)
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python tools/bench.py
+
+clean:
+	rm -rf $(VENV) runs build dist

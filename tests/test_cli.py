@@ -1,0 +1,313 @@
+"""The command line as a user meets it: every verb does its work, every mistake ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY, write_npz
+
+import bigbigan
+from bigbigan.cli import main
+from bigbigan.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_npz(tmp_path_factory.mktemp("data") / "rows.npz", count=90)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished tiny run, made by the real command."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    code = main(["train", "small/digits", "--data", str(data), "--out", str(run), "--quiet", "--steps", "6",
+                 "--set", *TINY, "log.pictures_every=3"])  # fmt: skip
+    assert code == 0
+    return run
+
+
+def call(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# -- verbs --------------------------------------------------------------------------------------------------
+
+
+def test_run_folder_has_its_fixed_parts(run):
+    for name in ("config.json", "metrics.jsonl", "environment.json", "data.json", "tensorboard", "samples"):
+        assert (run / name).exists(), name
+    assert sorted(p.name for p in (run / "checkpoints").iterdir() if p.is_dir()) == ["step-00000004", "step-00000006"]
+    pictures = {p.name for p in (run / "samples").iterdir()}
+    assert {"data.png", "samples-00000003.png", "reconstructions-00000006.png"} <= pictures
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    expected = {"loss_d", "loss_eg", "s_x_enc", "s_x_gen", "s_z_enc", "s_z_gen", "s_xz_enc", "s_xz_gen", "grad_norm_d",
+                "grad_norm_g", "grad_norm_e", "reconstruction_error", "reconstruction_error_shuffled",
+                "reconstruction_ratio", "z_mean_spread", "z_stdev", "images_seen", "images_per_second", "step"}  # fmt: skip
+    assert expected <= set(line)
+    assert line["images_seen"] == 6 * 16 * 3
+
+
+def test_list(capsys):
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert "small/mnist" in out
+    entries = json.loads(call(capsys, "list", "--json")[1])
+    assert {"small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10", "small/folder64"} <= {
+        e["name"] for e in entries
+    }
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["data", "inspect", "--help"], ["--version"]])
+def test_help_everywhere(capsys, arguments):
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert "bigbigan" in out
+
+
+def test_dry_run_prints_settings_and_costs_and_writes_nothing(capsys, tmp_path):
+    out = tmp_path / "run"
+    code, text, _ = call(capsys, "train", "small/mnist", "--out", out, "--dry-run", "--json", "--steps", "7")
+    assert code == 0
+    result = json.loads(text)
+    assert result["config"]["training"]["steps"] == 7
+    assert result["parameters"]["D"] == sum(v for k, v in result["parameters"].items() if k.startswith("D."))
+    assert result["flops_per_step"] > 1e9
+    assert result["memory_bytes"] > 1e7
+    assert not out.exists()
+    double = json.loads(call(capsys, "train", "small/mnist", "--dry-run", "--json", "--set", "training.batch_size=128")[1])
+    assert double["flops_per_step"] == 2 * result["flops_per_step"]
+
+
+def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    results = tmp_path / "results.jsonl"
+    code, out, _ = call(capsys, "evaluate", copy, "--quiet", "--results", results)
+    assert code == 0
+    assert "raw pixels" in out
+    assert "untrained E" in out
+    lines = [json.loads(line) for line in (copy / "results.jsonl").read_text().splitlines()]
+    assert results.read_text() == (copy / "results.jsonl").read_text()
+    fields = {"experiment", "table_row", "dataset", "split", "metric", "value", "n", "seed", "steps", "images_seen",
+              "device", "seconds", "commit", "command"}  # fmt: skip
+    assert all(fields <= set(line) for line in lines)
+    assert {(line["metric"], line["steps"]) for line in lines} >= {
+        ("top1_linear_pixels", 0),
+        ("top1_linear_bn_crelu", 0),
+        ("top1_linear_bn_crelu", 6),
+        ("top1_linear_avepool_10perclass", 6),
+        ("knn5_l2_bn_crelu_10perclass", 6),
+        ("reconstruction_ratio", 6),
+    }
+    assert all(line["command"].startswith("bigbigan evaluate") and line["split"] == "test" for line in lines)
+    pixels = next(line for line in lines if line["metric"] == "top1_linear_pixels")
+    assert pixels["value"] == 100  # the bright row gives the class away
+    assert next(line for line in lines if line["metric"].endswith("10perclass"))["std"] is not None
+
+
+def test_evaluate_takes_chosen_metrics(run, capsys, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    code, out, _ = call(capsys, "evaluate", copy, "--quiet", "--json", "--metrics", "knn5_l2_avepool")
+    assert code == 0
+    assert {line["metric"] for line in json.loads(out)} == {"knn5_l2_avepool"}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_encode(run, data, capsys, tmp_path, suffix):
+    out = tmp_path / f"features.{suffix}"
+    code, _, _ = call(capsys, "encode", run, "--data", data, "--out", out, "--features", "z_mean,avepool_feat")
+    assert code == 0
+    if suffix == "npz":
+        with np.load(out) as arrays:
+            assert arrays["z_mean"].shape == (180, 8)
+            assert arrays["avepool_feat"].shape == (180, 8)
+            assert list(arrays["filename"][:1]) == ["train/00000"]
+            assert set(arrays["split"]) == {"train", "test"}
+            assert arrays["label"].tolist()[:4] == [0, 1, 2, 0]
+    else:
+        header, first, *rest = out.read_text().splitlines()
+        assert header.split(",")[:4] == ["filename", "split", "label", "z_mean_0"]
+        assert first.startswith("train/00000,train,0,")
+        assert len(rest) == 179
+
+
+def test_encode_parquet_or_says_what_to_install(run, capsys, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="the parquet extra is not installed")
+    pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    out = tmp_path / "features.parquet"
+    assert call(capsys, "encode", run, "--out", out)[0] == 0
+    assert len(pandas.read_parquet(out)) == 180
+
+
+def test_generate_grid_and_folder(run, capsys, tmp_path):
+    assert call(capsys, "generate", run, "--count", 5, "--out", tmp_path / "grid.png", "--truncation", 0.5)[0] == 0
+    assert Image.open(tmp_path / "grid.png").size == (3 * 34 - 2, 2 * 34 - 2)
+    assert call(capsys, "generate", run, "--count", 3, "--out", tmp_path / "many")[0] == 0
+    assert [Image.open(p).size for p in sorted((tmp_path / "many").iterdir())] == [(8, 8)] * 3
+
+
+def test_generate_depends_on_its_seed_alone(run, capsys, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        call(capsys, "generate", run, "--count", 4, "--seed", seed, "--out", tmp_path / f"{name}.png")
+    a, b, c = ((tmp_path / f"{n}.png").read_bytes() for n in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_reconstruct(run, capsys, tmp_path):
+    assert call(capsys, "reconstruct", run, "--count", 4, "--out", tmp_path / "r.png")[0] == 0
+    assert Image.open(tmp_path / "r.png").size == (4 * 34 - 2, 2 * 34 - 2)
+
+
+def test_data_inspect(data, capsys, tmp_path):
+    code, out, _ = call(capsys, "data", "inspect", data, "--out", tmp_path / "sheet.png")
+    assert code == 0
+    assert "90" in out
+    assert (tmp_path / "sheet.png").exists()
+    assert json.loads(call(capsys, "data", "inspect", data, "--json")[1])["splits"]["train"]["count"] == 90
+
+
+def test_report(run, capsys, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    code, out, _ = call(capsys, "report", copy)
+    assert code == 0
+    assert out.strip() == str(copy / "report.html")
+
+
+def test_a_finished_run_started_again_is_left_alone(run, data, capsys):
+    before = (run / "metrics.jsonl").read_text()
+    code, _, _ = call(capsys, "train", "small/digits", "--out", run, "--quiet", "--steps", 6, "--set", *TINY,
+                      "log.pictures_every=3")  # fmt: skip
+    assert code == 0
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+# -- mistakes -----------------------------------------------------------------------------------------------
+
+
+def broken_run(tmp_path, run, damage):
+    copy = shutil.copytree(run, tmp_path / "broken")
+    damage(copy)
+    return copy
+
+
+MISTAKES = {
+    "no verb": lambda t, r: ([], "required: VERB"),
+    "unknown verb": lambda t, r: (["trian"], "invalid choice: 'trian'"),
+    "unknown experiment": lambda t, r: (["train", "small/mnits", "--out", t / "x"], "did you mean small/mnist?"),
+    "no --out": lambda t, r: (["train", "small/digits"], "--out RUN is missing"),
+    "no --data": lambda t, r: (["train", "small/folder64", "--out", t / "x"], "--data SOURCE is missing"),
+    "unknown source": lambda t, r: (["train", "small/digits", "--out", t / "x", "--data", "mnits"], "mnist"),
+    "missing folder": lambda t, r: (["train", "small/folder64", "--out", t / "x", "--data", t / "none"], "none"),
+    "unknown setting": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.step=3"], "did you mean training.steps?"),
+    "setting without value": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.steps"], "expected name=value"),
+    "word for a number": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.steps=many"], "many"),
+    "nan rate": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "optimizer.lr_g=nan"], "nan"),
+    "negative rate": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "optimizer.lr_d=-1"], "must be positive"),
+    "zero steps": lambda t, r: (["train", "small/digits", "--out", t / "x", "--steps", "0"], "training.steps must be positive"),
+    "batch of one": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.batch_size=1"], "at least 2"),
+    "chunks do not divide": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.dim=21"], "2 equal chunks"),
+    "unknown prior": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.prior=gauss"], "gauss"),
+    "uniform but sampled": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.prior=uniform"], "encoder.stochastic=false"),
+    "resolutions do not fit": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "encoder.resolution=12"], "multiple"),
+    "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
+    "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]"], "at least 3"),
+    "out is a file": lambda t, r: ((t / "f").write_text("x") and ["train", "small/digits", "--out", t / "f"], "is a file"),
+    "out holds other things": lambda t, r: ((t / "d").mkdir() or (t / "d" / "thesis.txt").write_text("x") and ["train", "small/digits", "--out", t / "d"], "is not empty"),
+    "other settings than before": lambda t, r: (["train", "small/digits", "--out", r, "--steps", "9"], "holds a run of other settings"),
+    "evaluate nothing": lambda t, r: (["evaluate", t / "none"], "is not a folder"),
+    "evaluate a folder that is no run": lambda t, r: (["evaluate", t], "config.json does not exist"),
+    "unknown metric": lambda t, r: (["evaluate", r, "--metrics", "accuracy"], "known are"),
+    "config is not JSON": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text("{"))], "cannot be read as JSON"),
+    "config is a list": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text("[]"))], "expected a JSON object"),
+    "config has unknown keys": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text('{"optimiser": {}}'))], "optimiser"),
+    "config has null": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text('{"training": null}'))], "training"),
+    "no checkpoint": lambda t, r: (["generate", broken_run(t, r, lambda c: shutil.rmtree(c / "checkpoints")), "--out", t / "g.png"], "no checkpoint yet"),
+    "all checkpoints damaged": lambda t, r: (["generate", broken_run(t, r, lambda c: [p.write_bytes(b"") for p in c.glob("checkpoints/*/weights.safetensors")]), "--out", t / "g.png"], "is sound"),
+    "checkpoint of other networks": lambda t, r: (["generate", broken_run(t, r, lambda c: (c / "config.json").write_text((c / "config.json").read_text().replace('"mlp_width": 16', '"mlp_width": 24'))), "--out", t / "g.png"], "does not fit"),
+    "truncation of zero": lambda t, r: (["generate", r, "--out", t / "g.png", "--truncation", "0"], "truncation is 0"),
+    "no images": lambda t, r: (["generate", r, "--out", t / "g.png", "--count", "0"], "at least 1"),
+    "count is a word": lambda t, r: (["generate", r, "--out", t / "g.png", "--count", "few"], "invalid int value: 'few'"),
+    "unknown feature": lambda t, r: (["encode", r, "--out", t / "f.npz", "--features", "fc7"], "known are"),
+    "unknown format": lambda t, r: (["encode", r, "--out", t / "f.xlsx"], ".npz, .csv or .parquet"),
+    "picture without .png": lambda t, r: (["reconstruct", r, "--out", t / "r.jpeg"], "ending in .png"),
+    "report of nothing": lambda t, r: (["report", t / "none"], "is not a folder"),
+    "inspect nothing": lambda t, r: (["data", "inspect", t / "none"], "none"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_line_and_exit_code_2(mistake, run, capsys, tmp_path):
+    arguments, expected = MISTAKES[mistake](tmp_path, run)
+    files = {p for p in run.rglob("*")}
+    code, out, err = call(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line]
+    assert code == 2
+    assert len(lines) == 1, err
+    assert lines[0].startswith("bigbigan: ")
+    assert expected in lines[0], lines[0]
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "x").exists() or not any((tmp_path / "x").glob("checkpoints")), "something was half made"
+    assert {p for p in run.rglob("*")} == files
+
+
+def test_evaluate_without_labels_measures_what_it_can(run, capsys, tmp_path):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(folder / f"{i}.png")
+    copy = shutil.copytree(run, tmp_path / "run")
+    code, out, _ = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--json")
+    assert code == 0
+    assert [line["metric"] for line in json.loads(out)] == ["reconstruction_ratio"]
+    code, _, err = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--metrics", "top1_linear_pixels")
+    assert code == 2
+    assert "has no labels" in err
+
+
+# -- Python -------------------------------------------------------------------------------------------------
+
+
+def test_the_model_in_python(run):
+    import torch
+
+    model = bigbigan.load(run)
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    out = model.encode(images)
+    n = model.encoder.num_features
+    shapes = {"z_mean": 8, "z_stdev": 8, "z_sample": 8, "avepool_feat": n, "bn_crelu_feat": 2 * n}
+    for name, width in shapes.items():
+        assert getattr(out, name).shape == (5, width), name
+    floats = images.float() / 127.5 - 1
+    torch.testing.assert_close(model.encode(floats).z_mean, out.z_mean)
+    x_hat = model.reconstruct(images)
+    assert x_hat.shape == (5, 1, 8, 8)
+    torch.testing.assert_close(x_hat, model.generate(out.z_mean))
+    assert model.generate(3, truncation=0.7).abs().max() <= 1
+    scores = model.discriminate(images, out.z_mean)
+    assert scores.score_x.shape == scores.score_z.shape == scores.score_xz.shape == (5,)
+    # Batch statistics play no part: an image's features do not depend on its company.
+    torch.testing.assert_close(model.encode(images[:2]).avepool_feat, out.avepool_feat[:2], rtol=1e-4, atol=1e-5)
+    assert model.encode(images.expand(-1, 3, -1, -1)).z_mean.shape == (5, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda m, t: m.encode(t.zeros(1, 8, 8)), r"shape \[1, 8, 8\]; expected \[N, 1, 8, 8\]"),
+        (lambda m, t: m.encode(t.full((1, 1, 8, 8), 255.0)), r"expected \[-1, 1\]"),
+        (lambda m, t: m.encode(t.zeros(1, 1, 8, 9)), "expected square"),
+        (lambda m, t: m.generate(t.zeros(2, 7)), r"expected \[N, 8\]"),
+        (lambda m, t: m.generate(2, truncation=2.0), "truncation is 2"),
+    ],
+)
+def test_wrong_arguments_in_python_say_what_was_expected(run, call, expected):
+    import torch
+
+    with pytest.raises(UserError, match=expected):
+        call(bigbigan.load(run), torch)
