@@ -65,6 +65,14 @@ def user_error(*args, **kwargs):
     return str(e.value)
 
 
+def info(kind, target=""):
+    member = tarfile.TarInfo()
+    member.type, member.linkname = kind, target
+    member.devmajor = member.devminor = 1
+    member.mode = 0o6777
+    return member
+
+
 TWO_CLASSES = {f"{c}/{i}.png": png(10 * k + i) for k, c in enumerate(("cat", "dog")) for i in range(3)}
 SPLITS = {f"{s}/{name}": data for s in ("train", "val", "test") for name, data in TWO_CLASSES.items()}
 PACKED = ["set.zip", "set.tar", "set.tar.gz", "set.tgz"]
@@ -350,6 +358,7 @@ MISTAKES = {
     "mnist:nowhere": "no such file or folder: nowhere",
     "hf:ylecun/mnist": "not supported in this version",
     "shards-{000..099}.tar": "not supported in this version",
+    "~nobody-of-this-name/set": "no such file or folder: ~nobody-of-this-name/set",
     "two\nlines": "no such file or folder: two\\nlines",
     "a\0b": "data source is empty",
 }
@@ -429,6 +438,12 @@ BROKEN = {
     "idx, not gz": (folder({IMAGES + ".gz": idx(X)}), "damaged or cut short"),
     "idx, label count": (folder({IMAGES: idx(X), LABELS: idx(X[0, 0, :3])}), "3 labels for 4 images"),
     "idx, no images": (folder({IMAGES: idx(X[:0])}), "hold no images"),
+    "cifar10, links": (
+        lambda p: (
+            f"cifar10:{pack(p / 'a.tar', dict.fromkeys(sources._CIFAR10_FILES, info(tarfile.SYMTYPE, 'x')))}"
+        ),
+        "does not hold cifar10",
+    ),
     "mnist of nothing": (
         named("mnist", {"a.txt": b""}),
         "mnist needs train-images-idx3-ubyte.gz, train-labels",
@@ -539,14 +554,6 @@ def test_tilde_and_named_path(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------------
 # Hostile and damaged archives
-
-
-def info(kind, target=""):
-    member = tarfile.TarInfo()
-    member.type, member.linkname = kind, target
-    member.devmajor = member.devminor = 1
-    member.mode = 0o6777
-    return member
 
 
 GOOD = {f"cat/{i:03}.png": png(i) for i in range(100)} | {"dog/1.png": png(200)}
@@ -706,6 +713,29 @@ def test_damaged_gzip_is_noticed(how, tmp_path):
     source = open_source(str(path))
     assert source.notes["archive damaged or cut short"] == 1
     assert len(source.splits["train"]) == 20 if how == "trailer" else len(source.splits["train"]) >= 8
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip"])
+def test_mutated_archives_never_lose_images_silently(ending, tmp_path):
+    rng = np.random.default_rng(0)
+    whole = pack(
+        tmp_path / f"whole.{ending}", {f"{i % 3}/{i:02}.png": png(i) + rng.bytes(300) for i in range(20)}
+    )
+    path = tmp_path / f"set.{ending}"
+    told = 0
+    for how in range(150):
+        data = bytearray(whole.read_bytes())
+        for at in rng.integers(0, len(data), rng.integers(1, 6)):
+            data[at] = rng.integers(256)
+        path.write_bytes(data[: rng.integers(1, len(data))] if how % 3 == 0 else data)
+        try:
+            source = open_source(str(path), max_unreadable=1.0)
+            kept = sum(len(load_pixels(images, 8, 1, source)[1]) for images in source.splits.values())
+        except UserError:
+            continue
+        told += bool(source.skipped or source.notes)
+        assert kept == 20 or source.skipped or source.notes
+    assert told > 20
 
 
 def test_long_and_unicode_names_in_tars(tmp_path):

@@ -1,7 +1,7 @@
-"""One self-contained page about a run, for people: did it work, what does it draw, what did the encoder learn.
+"""One page about a run, for people: did it work, what does G draw, what has E learned.
 
-Each section is a function from `_Run`, what is known of the run, to HTML. What is missing is said, with the
-command that makes it; nothing missing stops the page. All text is escaped unless it is `Html`.
+Each section is a function from `_Run`, all that is known of the run, to HTML. What is missing is said, with the
+command that makes it, and stops nothing. Every text is escaped on its way into the page unless it is `Html`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -33,6 +33,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.experiments import find
 from bigbigan.model import Model, load
+from bigbigan.models import Encoder
 from bigbigan.monitor import read_metrics
 from bigbigan.run import read_config
 
@@ -43,42 +44,48 @@ INSPECTED = 100_000  # a source of more images is described without reading them
 
 
 class Html(str):
-    """Text that is HTML already; every other text is escaped on its way into the page."""
+    """Text that is HTML already."""
 
 
 def _e(value: object) -> Html:
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
-def _join(parts: Iterable[object], separator: str = "\n") -> Html:
-    return Html(separator.join(map(_e, parts)))
-
-
 def _tag(name: str, *content: object, **attributes: object) -> Html:
-    """<name attributes>content</name>; `classes` is class, `aria_label` is aria-label and so on."""
-    names = {key: "class" if key == "classes" else key.replace("_", "-") for key in attributes}
-    text = "".join(f' {names[key]}="{_e(str(value))}"' for key, value in attributes.items() if value != "")
-    return Html(f"<{name}{text}>" + ("" if name in ("img", "br") else f"{_join(content, '')}</{name}>"))
+    """<name ...>content</name>; `classes=` is class="", `aria_label=` is aria-label=""; empty ones are left out."""
+    named = {k.replace("classes", "class").replace("_", "-"): v for k, v in attributes.items() if v != ""}
+    start = f"<{name}" + "".join(f' {k}="{_e(v)}"' for k, v in named.items()) + ">"
+    return Html(start if name in ("img", "meta") else start + "".join(map(_e, content)) + f"</{name}>")
+
+
+def _join(*parts: object) -> Html:
+    return Html("\n".join(map(_e, parts)))
+
+
+def _p(*content: object, classes: str = "") -> Html:
+    return _tag("p", *content, classes=classes)
+
+
+def _command(*words: object) -> Html:
+    return _tag("code", shlex.join(["bigbigan", *map(str, words)]))
+
+
+def _missing(*content: object) -> Html:
+    """A line for what is not there."""
+    return _p(*content, classes="missing")
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]], classes: str = "") -> Html:
-    top = _tag("thead", _tag("tr", *(_tag("th", cell, scope="col") for cell in head))) if head else Html()
-    body = (
-        _tag("tr", _tag("th", first, scope="row"), *(_tag("td", c) for c in rest)) for first, *rest in rows
-    )
+    top = _tag("thead", _tag("tr", *(_tag("th", cell, scope="col") for cell in head))) if head else ""
+    body = [_tag("tr", _tag("th", row[0], scope="row"), *(_tag("td", c) for c in row[1:])) for row in rows]
     return _tag("div", _tag("table", top, _tag("tbody", *body), classes=classes), classes="scroll")
-
-
-def _missing(text: str, *command: object) -> Html:
-    """A line for what is not there, with the command that makes it."""
-    line = _tag("code", shlex.join(["bigbigan", *map(str, command)])) if command else ""
-    return _tag("p", text, " " if command else "", line, classes="missing")
 
 
 # ---------------------------------------------------------------------------------------------------------
 # What is known of a run
 
-Results = dict[tuple[str, bool], dict[str, Any]]  # newest line by (metric, of a trained network)
+Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
+Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
 
 
 @dataclass
@@ -86,44 +93,39 @@ class _Run:
     path: Path
     config: Config
     card: dict[str, Any]  # data.json
-    metrics: list[dict[str, Any]]
+    metrics: list[Line]
     own: Results  # on the run's own data
-    others: list[Results]  # on other data
-    unread: int  # result lines that are damaged
-    model: Model | None
+    others: list[Line]  # newest of each kind on other data
+    damaged_results: int
+    spec: str | None  # of the source that is looked at: the run's own, or the one asked for
     source: Source | None
-    problems: dict[str, str]  # why there is no model, no source
-    spec: str | None  # of the source that is shown: the run's own, or the one asked for
+    no_source: str  # why there is none
+    model: Model | None
+    no_model: str
 
     @property
-    def step(self) -> int:
-        return max([line["step"] for line in self.metrics] + [self.model.step if self.model else 0])
-
-    @property
-    def resume(self) -> list[object]:
+    def resume(self) -> Html:
         """The command that trains on."""
-        spec = ["--data", self.card["spec"]] if "spec" in self.card else []
-        return ["train", self.config.experiment, *spec, "--out", self.path]
+        data = ["--data", self.card["spec"]] if "spec" in self.card else []
+        return _command("train", self.config.experiment, *data, "--out", self.path)
 
 
 def _gather(path: Path, data: str | None) -> _Run:
     config = read_config(path)
     card = _json(path / "data.json")
-    problems: dict[str, str] = {}
-    model = source = None
+    spec = data or card.get("spec")
+    source, model, no_source, no_model = None, None, "the run has no data.json", ""
+    try:
+        # Unreadable images are for the data card to show: here they stop nothing.
+        source = open_source(spec, max_unreadable=1.0) if spec else None
+    except (UserError, OSError) as error:
+        no_source = str(error)
     try:
         model = load(path, device="cuda" if torch.cuda.is_available() else "cpu")
     except (UserError, OSError) as error:
-        problems["model"] = str(error)
-    spec = data or card.get("spec")
-    try:
-        # Damaged images are the data card's subject here: they stop nothing.
-        source = open_source(str(spec), max_unreadable=1.0) if spec else None
-    except (UserError, OSError) as error:
-        problems["source"] = str(error)
-    metrics = [line for line in read_metrics(path) if isinstance(line.get("step"), int)]
-    own, others, unread = _results(path / "results.jsonl", str(card.get("name", "")))
-    return _Run(path, config, card, metrics, own, others, unread, model, source, problems, spec)
+        no_model = str(error)
+    results = _results(path / "results.jsonl", card.get("name"))
+    return _Run(path, config, card, read_metrics(path), *results, spec, source, no_source, model, no_model)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -135,22 +137,28 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _results(path: Path, name: str) -> tuple[Results, list[Results], int]:
-    """The newest result line of each kind: on data set `name` (its split measured last), on others, and how
-    many lines could not be read."""
+def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
+    """Newest lines on data set `name` (on the split measured last), those on other data, number of damaged lines."""
     groups: dict[tuple[str, str], Results] = {}
-    unread = 0
+    damaged = 0
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
-            line["value"], line["std"] = float(line["value"]), None if line["std"] is None else float(line["std"])
-            place = str(line["dataset"]), str(line["split"])
+            line["value"] = float(line["value"])
+            place = line["dataset"], line["split"]
             group = groups[place] = groups.pop(place, {})  # the one measured last comes last
-            group[str(line["metric"]), line["steps"] > 0] = line
+            group[line["metric"], line["steps"] > 0] = line
         except (ValueError, KeyError, TypeError):
-            unread += bool(text.strip())
+            damaged += bool(text.strip())
     own = next((place for place in reversed(groups) if place[0] == name), None)
-    return groups.pop(own, {}) if own else {}, list(groups.values()), unread
+    results = groups.pop(own) if own else {}
+    return results, [line for group in groups.values() for line in group.values()], damaged
+
+
+def _figure(line: Line) -> str:
+    """Value and deviation of a result line: percentages with one place, others with four digits."""
+    percent = line["metric"].startswith(("top1", "top5", "knn"))
+    return " ± ".join(f"{v:.1f}" if percent else f"{v:.4g}" for v in (line["value"], line.get("std")) if v is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -158,97 +166,79 @@ def _results(path: Path, name: str) -> tuple[Results, list[Results], int]:
 
 
 def _header(run: _Run) -> Html:
-    c, steps = run.config, run.config.training.steps
-    name = run.card.get("name", "data not known yet")
-    images = max([line.get("images_seen", 0) for line in run.metrics] + [run.model.images_seen if run.model else 0])
-    count = run.card.get("images")
-    epochs = f" ({images / count:,.1f} times each image)" if isinstance(count, int) and count else ""
+    c, model, count = run.config, run.model, run.card.get("images")
+    step = max([m["step"] for m in run.metrics] + [model.step if model else 0])
+    seen = max([m.get("images_seen", 0) for m in run.metrics] + [model.images_seen if model else 0])
     facts = {
-        "steps": f"{run.step:,} of {steps:,}" + ("" if run.step >= steps else " so far"),
-        "images seen": f"{images:,}{epochs}",
+        "steps": f"{step:,} of {c.training.steps:,}",
+        "images seen": f"{seen:,}" + (f", each about {seen / count:,.3g} times" if count else ""),
         "training time": _duration(run.metrics),
         "device": _json(run.path / "environment.json").get("device", "not recorded"),
-        "data": f"{count:,} images" if isinstance(count, int) else "not recorded",
-        "networks": f"G draws {c.generator.resolution} px, E sees {c.encoder.resolution} px, z has {c.latent.dim} numbers",
+        "training images": f"{count:,}" if count else "not recorded",
+        "sizes": f"G {c.generator.resolution} px, E {c.encoder.resolution} px, z {c.latent.dim} numbers",
     }
-    if run.model is not None:
-        networks = {"G": run.model.generator, "E": run.model.encoder, "D": run.model.discriminator}
-        sizes = (f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in networks.items())
-        facts["parameters"] = ", ".join(sizes)
+    if model is not None:
+        networks = {"G": model.generator, "E": model.encoder, "D": model.discriminator}
+        counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+        facts["parameters"] = ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    title = _tag("h1", c.experiment, " ", _tag("small", "on ", run.card.get("name", "data not known yet")))
     tiles = (_tag("div", _tag("dt", key), _tag("dd", value)) for key, value in facts.items())
-    return _join(
-        [
-            _tag("h1", c.experiment, " ", _tag("small", "on ", name)),
-            _verdict(run),
-            _tag("dl", *tiles, classes="facts"),
-        ]
-    )
+    return _join(title, _verdict(run), _tag("dl", *tiles, classes="facts"))
 
 
-def _duration(metrics: list[dict[str, Any]]) -> str:
+def _duration(metrics: list[Line]) -> str:
     """Time spent in the loop, from the images between log lines and their rate."""
-    lines = [m for m in metrics if m.get("images_per_second")]
-    before = [0, *(m["images_seen"] for m in lines)]
-    seconds = sum((m["images_seen"] - b) / m["images_per_second"] for m, b in zip(lines, before, strict=False))
+    seconds, before = 0.0, 0
+    for line in metrics:
+        if line.get("images_per_second"):
+            seconds += (line["images_seen"] - before) / line["images_per_second"]
+            before = line["images_seen"]
     hours, minutes = divmod(round(seconds / 60), 60)
-    if not lines:
-        return "not known yet"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if seconds > 120 else f"{seconds:.0f} s"
+
+
+FEW = "top1_linear_{}_10perclass"
 
 
 def _verdict(run: _Run) -> Html:
-    """Whether it worked, in a sentence computed from result lines; of BN+CReLU, the paper's feature, if measured."""
-    evaluate = _tag("code", shlex.join(["bigbigan", "evaluate", str(run.path)]))
-    ratio = run.own.get(("reconstruction_ratio", True))
-    trained = next((t for n in ("bn_crelu", "avepool") if (t := run.own.get((FEW.format(n), True)))), None)
-    sentences: list[object] = []
-    kind = "unclear"
-    if trained is None and ratio is None:
-        kind, sentences = "none", [_tag("b", "Not evaluated yet."), Html(f"Measure what the encoder learned: {evaluate}.")]
-    elif trained is None:
-        sentences = [_tag("b", "Features not measured."), "Whether they are good takes labels, or was not asked for."]
-    else:
-        feature = trained["metric"].removeprefix("top1_linear_").removesuffix("_10perclass")
-        names = {"raw pixels": "pixels", "the untrained encoder": feature}
-        bases = {title: run.own.get((FEW.format(name), False)) for title, name in names.items()}
-        words, wins = [], []
-        for title, base in bases.items():
-            if base is not None:
-                gap, spread = trained["value"] - base["value"], math.hypot(trained["std"] or 0, base["std"] or 0)
-                clear = abs(gap) > 2 * spread
-                wins.append((gap > 0) + (gap > 0 and clear))
-                words.append(
-                    f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {title} ({base['value']:.1f} %), "
-                    f"{'more' if clear else 'less'} than two standard deviations"
-                )
-            else:
-                wins.append(1)
-                words.append(f"{title} not measured")
-        kind = {2: "good", 1: "unclear", 0: "bad"}[min(wins)]
+    """Whether it worked, in words computed from result lines; of BN+CReLU, the feature the paper probes."""
+    few, ratio = run.own.get((FEW.format("bn_crelu"), True)), run.own.get(("reconstruction_ratio", True))
+    evaluate = _command("evaluate", run.path)
+    kind, lead, words = "", "No verdict on the features.", list[object]()
+    if few is not None:
+        marks, against = [], []
+        for name, line in (("raw pixels", "pixels"), ("the untrained encoder", "bn_crelu")):
+            base = run.own.get((FEW.format(line), False))
+            mark, text = _compare(few, base, name)
+            marks.append(mark)
+            against.append(text)
+        kind = ("bad", "unclear", "good")[min(marks)]
         lead = {"good": "It worked.", "unclear": "Not clearly, so far.", "bad": "Not yet."}[kind]
-        sentences = [
-            _tag("b", lead),
-            f"With 10 labels a class, a linear classifier on the trained encoder's features is right for "
-            f"{_figure(trained)} % of the images it has not seen: {'; '.join(words)}.",
-        ]
-    if ratio is not None:
-        sentences.append(
-            f"A reconstruction is off by {ratio['value']:.3f} of what another image's would be (1 = nothing learned)."
+        words.append(
+            "With 10 labels a class, a linear classifier on the trained encoder's features is right for "
+            f"{_figure(few)} % of {few['n']:,} images it has not seen: {'; '.join(against)}."
         )
-    elif trained is None and (logged := _series(run.metrics, "reconstruction_ratio")[1]).size:
-        sentences.append(f"While training, the reconstruction ratio stood at {logged[-1]:.3f} (1 = nothing learned).")
-    measured = (trained or ratio or {}).get("steps")
-    if measured is not None and run.model is not None and measured != run.model.step:
-        sentences.append(Html(f"Measured at step {measured:,}, the newest checkpoint is of step "
-                              f"{run.model.step:,}: {evaluate}."))  # fmt: skip
-    return _tag("p", _join(sentences, " "), classes=f"verdict {kind}")
+    elif ratio is None:
+        lead = "Not evaluated yet."
+        words += ["To measure what the encoder learned: ", evaluate, "."]
+    else:
+        words.append("The probe with 10 labels a class has no result: the data has no labels, or it was not asked for.")
+    if ratio is not None:
+        words.append(f" Reconstructions: {ratio['value']:.3f} of the error of mismatched ones (1 = nothing learned).")
+    measured = (few or ratio or {}).get("steps")
+    if measured and run.model is not None and measured != run.model.step:
+        words += [f" Measured at step {measured:,}; the newest checkpoint is of step {run.model.step:,}: ", evaluate, "."]
+    return _p(_tag("b", lead), " ", *words, classes=f"verdict {kind}")
 
 
-def _figure(line: dict[str, Any]) -> str:
-    """The value of a result line and its deviation: percentages with one place, others with four digits."""
-    percent = str(line["metric"]).startswith(("top1", "top5", "knn"))
-    texts = [f"{v:.1f}" if percent else f"{v:.4g}" for v in (line["value"], line["std"]) if v is not None]
-    return " ± ".join(texts)
+def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
+    """0 below or equal, 1 above, 2 above by more than two standard deviations of the difference; and in words."""
+    if base is None:
+        return 1, f"{name} not measured"
+    gap = round(ours["value"], 1) - round(base["value"], 1)  # as shown, so that a reader's sum comes out
+    clear = abs(gap) > 2 * math.hypot(ours["std"] or 0, base["std"] or 0)
+    text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"
+    return (gap > 0) * (1 + clear), f"{text}, {'more' if clear else 'less'} than two standard deviations"
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -256,332 +246,573 @@ def _figure(line: dict[str, Any]) -> str:
 
 
 def _img(image: Image.Image, alt: str, most: int = 900) -> Html:
-    """A picture as a data URI, at most `most` pixels a side; photographs as JPEG, where that is much smaller."""
+    """A picture as a data URI, at most `most` pixels a side; large ones, which are photographs, as JPEG."""
     image = image.convert("RGB")
-    if max(image.size) > most:
-        image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    best, kind = io.BytesIO(), "png"
-    image.save(best, "PNG", optimize=True)
-    if len(best.getvalue()) > 60_000:
-        best, kind = io.BytesIO(), "jpeg"
-        image.save(best, "JPEG", quality=88)
-    data = base64.b64encode(best.getvalue()).decode()
-    # Tiny images are enlarged with sharp edges; what is shown smaller than it is should be smoothed.
-    sharp = "px" if max(image.size) <= 300 else ""
-    return _tag("img", src=f"data:image/{kind};base64,{data}", alt=alt, width=image.width, height=image.height,
-                classes=sharp)  # fmt: skip
-
-
-def _grids(run: _Run, kind: str) -> list[tuple[int, Image.Image]]:
-    """The readable grids `samples/KIND-STEP.png`, oldest first."""
-    found = []
-    for path in sorted((run.path / "samples").glob(f"{kind}-*.png")):
-        step = path.stem.removeprefix(f"{kind}-")
-        try:
-            if step.isdigit():
-                found.append((int(step), Image.open(path).convert("RGB")))
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # a damaged picture: the others tell the story
-    return found
-
-
-def _spread[T](items: list[T], most: int) -> list[T]:
-    """At most `most` of the items, evenly spread, with the first and the last."""
-    return [items[i] for i in sorted({round(k) for k in np.linspace(0, len(items) - 1, min(most, len(items)))})]
-
-
-def _samples(run: _Run) -> Html:
-    grids = _spread(_grids(run, "samples"), 6)
-    if not grids:
-        return _missing("No samples drawn yet; training draws them every "
-                        f"{run.config.log.pictures_every:,} steps. To train on:", *run.resume)  # fmt: skip
-    *early, (step, last) = grids
-    large = [_picture(last, f"G(z) at step {step:,}", f"64 images drawn by the generator at step {step}")]
-    try:
-        data = Image.open(run.path / "samples" / "data.png")
-        large.append(_picture(data, "training images, to compare", "64 images of the training set"))
-    except (OSError, ValueError, Image.DecompressionBombError):
-        pass
-    small = [_picture(g, f"step {s:,}", f"the same 64 latents drawn at step {s}", 400) for s, g in early]
-    return _join(
-        [
-            _tag("p", "Images G draws from random z; the same 64 z each time. Look for images one could take for the "
-                 "training set's, and for variety: many alike mean that G has collapsed."),
-            _tag("div", *large, classes="pair"),
-            _tag("div", *small, classes="strip") if small else "",
-        ]
-    )  # fmt: skip
+    image.thumbnail((most, most), Image.Resampling.LANCZOS)
+    kind = "png" if max(image.size) <= 300 else "jpeg"
+    data = io.BytesIO()
+    image.save(data, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
+    uri = f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+    # Small pictures are enlarged, with sharp edges; large ones are made smaller, smoothly.
+    classes = "px" if kind == "png" else ""
+    return _tag("img", src=uri, alt=alt, width=image.width, height=image.height, classes=classes)
 
 
 def _picture(image: Image.Image, caption: str, alt: str, most: int = 900) -> Html:
     return _tag("figure", _img(image, alt, most), _tag("figcaption", caption))
 
 
-def _reconstructions(run: _Run) -> Html:
-    grids = _spread(_grids(run, "reconstructions"), 4)
+def _open(path: Path) -> Image.Image | None:
+    """A picture; None where it is missing or damaged."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _over_time(run: _Run, kind: str, most: int, alt: str, beside: Image.Image | None = None) -> Html:
+    """The last grid samples/KIND-STEP.png large, and earlier ones small: at most `most`, the first among them."""
+    paths = {int(s): p for p in (run.path / "samples").glob(f"{kind}-*.png") if (s := p.stem.split("-")[-1]).isdigit()}
+    grids = [(step, image) for step in sorted(paths) if (image := _open(paths[step])) is not None]
     if not grids:
-        return _missing("No reconstructions drawn yet. To draw some from the newest checkpoint:",
-                        "reconstruct", run.path, "--out", run.path / "reconstructions.png")  # fmt: skip
-    *early, (step, last) = grids
-    alt = "rows of images, each above its reconstruction, at step {}"
-    large = [_picture(half, f"step {step:,}{note}", alt.format(step)) for half, note in
-             zip(_halves(last), ("", ", more"), strict=False)]  # fmt: skip
-    small = [_picture(_halves(g)[0], f"step {s:,}", alt.format(s), 400) for s, g in early]
-    return _join(
-        [
-            _tag("p", "Training images x, each above G(E(x)): what survives the way through z. No loss asks for a match of "
-                 "pixels, so look for the same kind of thing, pose and style. The same picture under every image means "
-                 "that E has learned nothing."),
-            _tag("div", *large, classes="pair"),
-            _tag("div", *small, classes="strip") if small else "",
-        ]
-    )  # fmt: skip
+        every = run.config.log.pictures_every
+        return _missing(f"None drawn yet; training draws them every {every:,} steps: ", run.resume)
+    picks = sorted({round(i) for i in np.linspace(0, len(grids) - 1, most)})
+    *early, (step, last) = (grids[i] for i in picks)
+    large = [_picture(half, f"step {step:,}", f"{alt} at step {step:,}") for half in _halves(last)]
+    if beside is not None:
+        large.append(_picture(beside, "training images, to compare", "images of the training set"))
+    small = [_picture(_halves(grid)[0], f"step {s:,}", f"{alt} at step {s:,}", 400) for s, grid in early]
+    return _join(_tag("div", *large, classes="pair"), _tag("div", *small, classes="strip") if small else "")
 
 
-def _halves(image: Image.Image) -> list[Image.Image]:
-    """A grid of 16 columns with gaps of 2 as two of 8, which fit a phone; others as they are."""
-    if (image.width + 2) % 16 or image.width < 2 * image.height:
-        return [image]
-    half = (image.width + 2) // 2
-    return [image.crop((0, 0, half - 2, image.height)), image.crop((half, 0, image.width, image.height))]
+def _halves(grid: Image.Image) -> list[Image.Image]:
+    """A wide grid of 16 columns with gaps of 2 as two of 8, which fit a phone; others as they are."""
+    half = (grid.width + 2) // 2
+    if (grid.width + 2) % 16 or grid.width < 2 * grid.height:
+        return [grid]
+    return [grid.crop((0, 0, half - 2, grid.height)), grid.crop((half, 0, grid.width, grid.height))]
+
+
+def _samples(run: _Run) -> Html:
+    how = (
+        "What G draws from random z, the same z each time. Look for images that could be of the training set, and for "
+        "variety: many alike mean that G has collapsed."
+    )
+    return _join(_p(how), _over_time(run, "samples", 6, "images drawn by G", _open(run.path / "samples" / "data.png")))
+
+
+def _reconstructions(run: _Run) -> Html:
+    how = (
+        "Training images x, each above its G(E(x)): what survives the way through z. No loss asks for equal pixels, so look "
+        "for the same kind of thing, pose and style. One picture under all images means that E has learned nothing."
+    )
+    return _join(_p(how), _over_time(run, "reconstructions", 4, "images, each above its reconstruction,"))
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Charts: matplotlib's SVG, with its colours replaced by those of the page
+# Charts: matplotlib's SVG with its colours replaced by the page's, so that they follow light and dark
 
 COLOURS = {
     "#000001": "currentColor", "#000002": "var(--line)", "#000003": "var(--muted)", "#000004": "var(--on)",
     "#000005": "var(--c0)", "#000006": "var(--c1)", "#000007": "var(--c2)",
 }  # fmt: skip
 INK, LINE, MUTED, ON, *SERIES = COLOURS
-STYLE = {
-    "svg.fonttype": "none", "font.size": 10, "axes.edgecolor": LINE, "text.color": INK, "axes.labelcolor": MUTED,
-    "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": INK,
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.size": 10, "text.color": INK, "axes.edgecolor": LINE, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
+    "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": INK,
+    "path.simplify_threshold": 0.4,
 }  # fmt: skip
 
 
 def _svg(draw: Callable[[Any], None], label: str, height: float) -> Html:
-    """What `draw` puts on axes, as inline SVG 4.4 inches wide; `label` is read to who cannot see it."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}):
-        figure = Figure(figsize=(4.4, height), layout="constrained")
+    """What `draw` puts on axes 5 inches wide, as inline SVG; `label` is read to those who cannot see it."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}):  # marks get names that no other chart uses
+        figure = Figure(figsize=(5, height), layout="constrained")
         draw(figure.add_subplot())
         out = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    text = out.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
-    text = re.sub(r"(?<=<g) id=\"[^\"]*\"", "", text)  # they repeat from chart to chart; nothing refers to them
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
+    opening, text = out.getvalue().partition("<svg")[2].split(">", 1)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'(?<=<g) id="[^"]*"', "", text)  # the same in every chart, and referred to by nothing
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
-    for colour, variable in COLOURS.items():
-        text = text.replace(colour, variable)
-    box = re.search(r'viewBox="[^"]*"', text)
-    content = text[text.index(">") + 1 :]
-    return Html(f'<svg role="img" aria-label="{_e(label)}" {box.group() if box else ""}>{content}')
+    for colour, replacement in COLOURS.items():
+        text = text.replace(colour, replacement)
+    box = " ".join(re.findall(r'viewBox="[^"]*"', opening))
+    return Html(f'<svg role="img" aria-label="{_e(label)}" {box}>{text}')
 
 
-FEW = "top1_linear_{}_10perclass"
 COLUMNS = {
     "linear, all labels": "top1_linear_{}", "linear, 10 labels a class": FEW,
     "5-NN, all labels": "knn5_l2_{}", "5-NN, 10 labels a class": "knn5_l2_{}_10perclass",
 }  # fmt: skip
 ROWS = {
     "raw pixels": ("pixels", False),
-    "untrained E, AvePool": ("avepool", False),
-    "untrained E, BN+CReLU": ("bn_crelu", False),
-    "trained E, AvePool": ("avepool", True),
-    "trained E, BN+CReLU": ("bn_crelu", True),
-}
+    "untrained E, AvePool": ("avepool", False), "untrained E, BN+CReLU": ("bn_crelu", False),
+    "trained E, AvePool": ("avepool", True), "trained E, BN+CReLU": ("bn_crelu", True),
+}  # fmt: skip
 
 
 def _probe(run: _Run) -> Html:
-    notes = [_tag("p", f"{run.unread} damaged lines of results.jsonl were passed over.", classes="warn")] if run.unread else []
-    if not run.own and not run.others:
-        return _join([_missing("Nothing measured yet. To measure:", "evaluate", run.path), *notes])
     parts: list[object] = []
-    if not run.own:
-        parts.append(_missing("Not measured on the run's own data. To measure:", "evaluate", run.path))
-    used = {pattern.format(name) for pattern in COLUMNS.values() for name, _ in ROWS.values()}
-    if any(metric in used for metric, _ in run.own):
-        line = next(line for (metric, _), line in run.own.items() if metric in used)
-        parts += [
-            _tag("p", f"Top-1 accuracy in percent on {line['n']:,} images of the {line['split']} split of {line['dataset']}, "
-                 "from frozen features: a linear classifier, or 5 nearest neighbours. With 10 labels a class: mean and "
-                 "standard deviation over 5 draws of the labelled images. Bars are of BN+CReLU, the feature the paper "
-                 "probes; the line is at raw pixels. An encoder that learned something is right of it, above all "
-                 "with few labels."),
-            _tag("div", *(_bars(run.own, title, pattern) for title, pattern in COLUMNS.items()), classes="charts"),
-            _probe_table(run.own),
-        ]  # fmt: skip
-    parts += [_tag("h3", "Other figures"), _lines_table(run.own, used)] if run.own.keys() - _keys(used) else []
-    for results in run.others:
-        line = next(iter(results.values()))
-        parts += [_tag("h3", f"On {line['dataset']}, {line['split']} split"), _probe_table(results), _lines_table(results, used)]
-    return _join([*parts, *notes])
-
-
-def _keys(metrics: Iterable[str]) -> set[tuple[str, bool]]:
-    return {(metric, trained) for metric in metrics for trained in (False, True)}
+    known = {pattern.format(name) for pattern in COLUMNS.values() for name, _ in ROWS.values()}
+    line = next((line for (metric, _), line in run.own.items() if metric in known), None)
+    if line is None:
+        parts.append(_missing("Not measured on the run's own data. To measure: ", _command("evaluate", run.path)))
+    else:
+        how = (
+            f"Right answers in percent on {line['n']:,} images (the {line['split']} split of {line['dataset']}), from frozen "
+            "features: by a linear classifier, or by the 5 nearest neighbours. With 10 labels a class: mean and standard "
+            "deviation over draws of the labelled images. Bars are of BN+CReLU, the feature the paper probes. An encoder "
+            "that has learned something passes the dotted line of the raw pixels, above all with few labels."
+        )
+        bars = [_bars(run.own, title, pattern) for title, pattern in COLUMNS.items()]
+        parts += [_p(how), _tag("div", *bars, classes="charts"), _probe_table(run.own)]
+    rest = [line for line in run.own.values() if line["metric"] not in known] + run.others
+    if rest:
+        head = ("metric", "value", "images", "data", "of step")
+        rows = [
+            (v["metric"], _figure(v), f"{v['n']:,}", f"{v['dataset']} {v['split']}", f"{v['steps']:,}") for v in rest
+        ]
+        parts += [_tag("h3", "Other figures"), _table(head, rows, "numbers")]
+    if run.damaged_results:
+        parts.append(_p(f"{run.damaged_results} damaged lines of results.jsonl were passed over.", classes="warn"))
+    return _join(*parts)
 
 
 def _bars(results: Results, title: str, pattern: str) -> Html:
     rows = {"raw pixels": ("pixels", False), "untrained E": ("bn_crelu", False), "trained E": ("bn_crelu", True)}
-    found = {t: line for t, (name, trained) in rows.items() if (line := results.get((pattern.format(name), trained)))}
+    found = {row: line for row, (name, on) in rows.items() if (line := results.get((pattern.format(name), on)))}
     if not found:
         return Html()
 
     def draw(axes: Any) -> None:
-        for place, (name, line) in enumerate(found.items()):
-            axes.barh(place, line["value"], height=0.72, color=SERIES[0] if name == "trained E" else MUTED)
-            axes.errorbar(line["value"], place, xerr=line["std"] or 0, color=INK, capsize=3 if line["std"] else 0, lw=1.2)
-            inside = line["value"] > 30
-            axes.text(2 if inside else line["value"] + 2, place, _figure(line), va="center", weight="bold",
-                      color=ON if inside else INK)  # fmt: skip
+        for place, (row, line) in enumerate(found.items()):
+            value, std = line["value"], line.get("std") or 0
+            axes.barh(place, value, 0.72, color=SERIES[0] if row == "trained E" else MUTED)
+            if std:
+                axes.errorbar(value, place, xerr=std, color=INK, capsize=3, lw=1.2)
+            start, colour = (2, ON) if value > 30 else (value + std + 2, INK)
+            axes.text(start, place, _figure(line), color=colour, va="center", weight="bold")
         if "raw pixels" in found:
-            axes.axvline(found["raw pixels"]["value"], color=INK, lw=0.8, ls=":")
+            axes.axvline(found["raw pixels"]["value"], color=INK, lw=0.9, ls=":")
         axes.set(xlim=(0, 102), yticks=range(len(found)), yticklabels=list(found))
+        axes.tick_params(length=0)
+        axes.grid(visible=False, axis="y")
         axes.invert_yaxis()
-        axes.grid(False, axis="y")
-        axes.tick_params(axis="y", length=0)
 
-    label = f"{title}: " + ", ".join(f"{name} {_figure(line)} %" for name, line in found.items())
-    return _tag("figure", _tag("figcaption", _tag("b", title)), _svg(draw, label, 1.5), classes="chart")
+    label = f"{title}: " + ", ".join(f"{row} {_figure(line)}" for row, line in found.items())
+    return _tag("figure", _tag("figcaption", _tag("b", title)), _svg(draw, label, 1.5))
 
 
 def _probe_table(results: Results) -> Html:
-    """Features by protocols; the best of each column is bold."""
-    used = {t: p for t, p in COLUMNS.items() if any((p.format(n), s) in results for n, s in ROWS.values())}
-    best = {p: max(results[k]["value"] for n, s in ROWS.values() if (k := (p.format(n), s)) in results) for p in used.values()}
-    rows: list[list[object]] = []
-    for title, (name, trained) in ROWS.items():
-        lines = {p: results.get((p.format(name), trained)) for p in used.values()}
-        if any(lines.values()):
-            rows.append([title] + ["not run" if v is None else _tag("b", _figure(v)) if v["value"] == best[p] else _figure(v)
-                                   for p, v in lines.items()])  # fmt: skip
-    return _table(["", *used], rows, "numbers") if rows else Html()
+    """Features by protocols; the highest of each column is bold."""
+    cells = {
+        (row, column): line
+        for row, (name, trained) in ROWS.items()
+        for column, pattern in COLUMNS.items()
+        if (line := results.get((pattern.format(name), trained)))
+    }
 
+    def cell(row: str, column: str) -> object:
+        if (row, column) not in cells:
+            return "not run"
+        highest = max(line["value"] for (_, c), line in cells.items() if c == column)
+        text = _figure(cells[row, column])
+        return _tag("b", text) if cells[row, column]["value"] == highest else text
 
-def _lines_table(results: Results, without: set[str]) -> Html:
-    rows = [
-        [m, _figure(v), f"{v['n']:,}", f"{v['steps']:,}" if trained else "untrained"]
-        for (m, trained), v in results.items()
-        if m not in without
-    ]
-    return _table(["metric", "value", "images", "step"], rows, "numbers") if rows else Html()
+    return _table(["", *COLUMNS], ([row, *(cell(row, column) for column in COLUMNS)] for row in ROWS), "numbers")
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Curves
 
 
-@dataclass(frozen=True)
-class _Chart:
+class Chart(NamedTuple):
     title: str
-    keys: dict[str, str]  # of metrics.jsonl, with their names in the legend
-    how: str  # how to read it, and what bad looks like
-    lines: tuple[float, ...] = ()  # dashed, across
-    log: bool = False
-    alarm: Callable[[float], bool] | None = None  # of the last smoothed value of the first key
-    alarm_text: str = ""
+    keys: dict[str, str]  # of metrics.jsonl, and what the legend calls them
+    how: str  # how to read it and what bad looks like
+    dashed: tuple[float, ...] = ()
+    scale: str = "zero"  # the axis: "zero" starts there, "free" need not, "log"
+    alarm: tuple[float, float, str] = (-math.inf, math.inf, "")  # said when the first line ends outside these bounds
 
 
-PAIRS = "Solid above the upper dashed line and below the lower: D tells the two apart with ease"
+def _score(name: str, what: str, bad: str) -> Chart:
+    keys = {f"{name}_enc": "encoder pairs (x, E(x))", f"{name}_gen": "generator pairs (G(z), z)"}
+    how = "D pushes the first above +1 and the second below −1 (dashed); G and E push back. Far apart for long: "
+    return Chart(f"Score {name}, {what}", keys, how + bad, (-1, 1), "free")
+
+
 CHARTS = (
-    _Chart("Reconstruction ratio", {"reconstruction_ratio": "matched / shuffled"},
-           "Error of G(E(x)) over that of another image's reconstruction. It should fall below 1 and keep falling. "
-           "Stuck at 1: E has learned nothing.", (1.0,), alarm=lambda v: v > 0.97,
-           alarm_text="It is close to 1: E tells images apart hardly or not at all."),
-    _Chart("Reconstruction error", {"reconstruction_error": "of x", "reconstruction_error_shuffled": "of another image"},
-           "Mean distance between x and G(E(x)). The two lines should part. On top of each other: the reconstruction "
-           "has nothing to do with its image."),
-    _Chart("Latents of E", {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},
-           "Spread of E's answers over a batch, and the noise it adds. The spread should come to that of z (dashed) with "
-           "sigma well below it. Spread near 0: all images go to one z.", alarm=lambda v: v < 0.1,
-           alarm_text="The spread is close to 0: E sends nearly all images to one z."),
-    _Chart("Losses", {"loss_d": "D", "loss_eg": "G and E"},
-           "D's is 2 (dashed) when it cannot tell pairs apart, 0 when it always can. A game in balance wavers somewhere "
-           "between. D near 0 for good: it has won, and G and E get no guidance.", (2.0,), alarm=lambda v: v < 0.1,
-           alarm_text="D's loss is close to 0: G and E learn little from it."),
-    *(_Chart(f"Score {name}: {what}", {f"{name}_enc": "encoder pairs (x, E(x))", f"{name}_gen": "generator pairs (G(z), z)"},
-             f"D pushes encoder pairs above +1 and generator pairs below −1 (dashed), G and E push back. {bad}", (-1.0, 1.0))
-      for name, what, bad in (
-          ("s_x", "images", "Far apart and staying so: G's images are easily told from real ones."),
-          ("s_z", "latents", "Far apart and staying so: E's latents are not distributed as z is."),
-          ("s_xz", "both together", "Far apart and staying so: image and latent of a pair do not belong together."),
-      )),
-    _Chart("Gradient norms", {"grad_norm_d": "D", "grad_norm_g": "G", "grad_norm_e": "E"},
-           "On a logarithmic scale. They should settle. Rising without end: training is about to break; E's near 0: it is "
-           "told nothing.", log=True),
-    _Chart("Probe while training", {"probe_top1_10perclass": "top-1, %"},
-           "Linear probe with 10 labels a class within the training set. Labels are used for this only; it changes no "
-           "weight. It should rise. Falling for long: later checkpoints are worse features."),
-    _Chart("Speed", {"images_per_second": "images/s"},
-           "Images drawn from the data each second. Dips that last: something else uses the machine."),
-)  # fmt: skip
-
-
-def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one key."""
-    points = [(m["step"], m[key]) for m in metrics if isinstance(m.get(key), int | float) and math.isfinite(m[key])]
-    table = np.array(points, dtype=float).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a twentieth of the points; the window shrinks at the ends."""
-    half = len(values) // 40
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    reach = np.minimum(half, np.minimum(np.arange(len(values)), np.arange(len(values))[::-1]))
-    low, high = np.arange(len(values)) - reach, np.arange(len(values)) + reach + 1
-    return (sums[high] - sums[low]) / (high - low)
-
-
-def _thin(steps: np.ndarray, values: np.ndarray, bins: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Long series as the lowest and highest point of each of `bins` stretches, so that no spike is lost."""
-    if len(values) <= 2 * bins:
-        return steps, values
-    picks = {int(s[f(values[s])]) for s in np.array_split(np.arange(len(values)), bins) for f in (np.argmin, np.argmax)}
-    chosen = sorted(picks | {len(values) - 1})
-    return steps[chosen], values[chosen]
+    Chart(
+        "Reconstruction ratio",
+        {"reconstruction_ratio": "matched over mismatched"},
+        "Error of G(E(x)) over that of another image's reconstruction. Below 1 and falling is good. Stuck at 1: E has "
+        "learned nothing.",
+        (1,),
+        alarm=(0, 0.97, "It is near 1: E hardly tells images apart."),
+    ),
+    Chart(
+        "Reconstruction error",
+        {"reconstruction_error": "matched", "reconstruction_error_shuffled": "mismatched"},
+        "Mean distance of x from G(E(x)), and from another image's. The lines should part. One on the other: a "
+        "reconstruction has nothing to do with its image.",
+    ),
+    Chart(
+        "Latents of E",
+        {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},
+        "How far E's answers lie apart within a batch, and the noise it adds. The spread should come near that of z "
+        "(dashed), sigma stay well below. Spread near 0: all images go to one z.",
+        alarm=(0.1, math.inf, "The spread is near 0: nearly all images go to one z."),
+    ),
+    Chart(
+        "Losses",
+        {"loss_d": "D", "loss_eg": "G and E"},
+        "D's is 2 (dashed) where it cannot tell pairs apart, 0 where it always can; a fair game stays between. D near "
+        "0 for long: it has won, and G and E learn little.",
+        (2,),
+        "free",
+        (0.1, math.inf, "D's loss is near 0: G and E learn little from it."),
+    ),
+    _score("s_x", "of images", "G's images are easily told from real ones."),
+    _score("s_z", "of latents", "E's latents are not spread as z is."),
+    _score("s_xz", "of both together", "image and latent do not belong together."),
+    Chart(
+        "Gradient norms",
+        {"grad_norm_d": "D", "grad_norm_g": "G", "grad_norm_e": "E"},
+        "Logarithmic. They should settle. Rising without end: training is about to break. E's near 0: E is told nothing.",
+        scale="log",
+    ),
+    Chart(
+        "Probe while training",
+        {"probe_top1_10perclass": "top-1, %"},
+        "Linear probe with 10 labels a class, within the training set; it changes no weight. Falling for long: newer "
+        "checkpoints have worse features.",
+    ),
+    Chart("Speed", {"images_per_second": "images/s"}, "Lasting dips: something else uses the machine."),
+)
 
 
 def _curves(run: _Run) -> Html:
     if not run.metrics:
-        return _missing(f"No curves yet; training writes a point every {run.config.log.every:,} steps. To train on:", *run.resume)
-    prior = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
-    charts = [_chart(run.metrics, c, (prior,) if c.title == "Latents of E" else c.lines) for c in CHARTS]
-    intro = "Strong lines are smoothed, faint ones as logged; steps run to the right."
-    return _join([_tag("p", intro), _tag("div", *charts, classes="charts")])
+        return _missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
+    z_spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
+    charts = [_curve(run.metrics, c._replace(dashed=(z_spread,)) if c.title == "Latents of E" else c) for c in CHARTS]
+    intro = "Over steps; faint lines as logged, strong ones smoothed, with their last value in the legend."
+    return _join(_p(intro), _tag("div", *charts, classes="charts"))
 
 
-def _chart(metrics: list[dict[str, Any]], chart: _Chart, dashed: tuple[float, ...]) -> Html:
-    series = {name: s for key, name in chart.keys.items() if len((s := _series(metrics, key))[0])}
+def _curve(metrics: list[Line], chart: Chart) -> Html:
+    series = {}
+    for key, name in chart.keys.items():
+        points = np.array([(m["step"], m[key]) for m in metrics if key in m], dtype=float).reshape(-1, 2)
+        if len(points := points[np.isfinite(points[:, 1])]):
+            series[name] = points[:, 0], points[:, 1], _smooth(points[:, 1])
     if not series:
         return Html()
-    smooth = {name: _smooth(values) for name, (_, values) in series.items()}
 
     def draw(axes: Any) -> None:
-        for colour, (name, (steps, values)) in zip(SERIES, series.items(), strict=False):
-            mark = "o" if len(steps) < 12 else ""
-            axes.plot(*_thin(steps, values), color=colour, lw=0.8, alpha=0.35)
-            axes.plot(*_thin(steps, smooth[name]), color=colour, lw=1.8, marker=mark, ms=3)
-        for level in dashed:
+        for colour, (steps, values, smooth) in zip(SERIES, series.values(), strict=False):
+            axes.plot(steps, values, color=colour, lw=0.8, alpha=0.35)
+            axes.plot(steps, smooth, color=colour, lw=1.8, marker="o" if len(steps) < 12 else "", ms=3)
+        for level in chart.dashed:
             axes.axhline(level, color=MUTED, lw=0.9, ls="--")
-        if chart.log:
+        if chart.scale == "log":
             axes.set_yscale("log")
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(lambda v, _: f"{v / 1000:g}k" if abs(v) >= 1000 else f"{v:g}")
+        elif chart.scale == "zero":
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
+        axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
 
-    last = {name: f"{values[-1]:.4g}" for name, values in smooth.items()}
-    legend = (_tag("span", name, " ", _tag("b", last[name]), classes=f"key k{i}") for i, name in enumerate(series))
-    alarmed = chart.alarm is not None and chart.alarm(next(iter(smooth.values()))[-1])
-    label = f"{chart.title} over steps; last values: " + ", ".join(f"{n} {v}" for n, v in last.items())
+    last = {name: smooth[-1] for name, (_, _, smooth) in series.items()}
+    keys = [_tag("span", n, " ", _tag("b", f"{v:.3g}"), classes=f"key k{i}") for i, (n, v) in enumerate(last.items())]
+    low, high, warning = chart.alarm
+    label = f"{chart.title}; last: " + ", ".join(f"{name} {value:.3g}" for name, value in last.items())
     return _tag(
         "figure",
-        _tag("figcaption", _tag("b", chart.title), _tag("div", *legend, classes="legend")),
+        _tag("figcaption", _tag("b", chart.title), _tag("div", *keys, classes="legend")),
         _svg(draw, label, 2.3),
-        _tag("p", chart.how),
-        _tag("p", chart.alarm_text, classes="warn") if alarmed else "",
-        classes="chart",
+        _p(chart.how),
+        "" if low <= next(iter(last.values())) <= high else _p(warning, classes="warn"),
     )
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred moving average over a twentieth of the points; the window shrinks towards the ends."""
+    place, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
+    reach = np.minimum(len(values) // 40, np.minimum(place, place[::-1]))
+    return (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Nearest neighbours
+
+
+def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
+    if run.model is None:
+        return _missing(f"Left out: {run.no_model}.")
+    if run.source is None:
+        other = _command("report", run.path, "--data", "SOURCE")
+        return _missing(f"Left out, as the images were not found: {run.no_source}. With images elsewhere: ", other)
+    # Read through a source of its own, so that the data card counts each image once.
+    source = Source(run.source.spec, run.source.name, run.source.splits, max_unreadable=1.0)
+    splits, draw, size = source.splits, np.random.default_rng(0), (run.config.encoder.resolution, run.config.data.channels)
+    held = next((name for name in ("test", "val") if name in splits), None)
+    order, most = draw.permutation(len(splits["train"])), 2 * queries  # twice: some may be unreadable
+    if held:
+        asked, known = splits[held].subset(draw.permutation(len(splits[held]))[:most]), splits["train"].subset(order[:REFERENCES])
+    else:
+        asked, known = splits["train"].subset(order[:most]), splits["train"].subset(order[most:][:REFERENCES])
+    x, kept = load_pixels(asked, *size, source)
+    x, asked = x[:queries], asked.subset(kept[:queries])
+    y, kept = load_pixels(known, *size, source)
+    known = known.subset(kept)
+
+    def closest(of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+        cosine = normalize(torch.from_numpy(of_x)) @ normalize(torch.from_numpy(of_y)).t()
+        return cosine.topk(min(nearest, len(of_y))).indices.numpy()
+
+    E = run.model.encoder
+    assert isinstance(E, Encoder)
+    found = closest(*(encoder_features(E, pixels, batch_size=100)["bn_crelu"] for pixels in (x, y)))
+    whose = f"Images of the {held} split" if held else "Images set apart for this (training has seen them)"
+    text = (
+        f"{whose}, left, and the nearest to each among {len(y):,} training images, by the angle between BN+CReLU features. "
+        "Look for the same kind of thing, not only the same brightness or place."
+    )
+    same = np.zeros(found.shape, dtype=bool)
+    if asked.labels is not None and known.labels is not None and len(np.unique(known.labels)) > 1:
+        shared = known.labels[None, :] == asked.labels[:, None]  # [queries, references]
+        same = np.take_along_axis(shared, found, 1)
+        raw = np.take_along_axis(shared, closest(pixel_features(x), pixel_features(y)), 1)
+        text += (
+            f" {same.sum()} of {same.size} neighbours are of their query's class (framed); of those nearest by raw pixels "
+            f"{raw.sum()}, by chance {shared.mean() * same.size:.0f}. Labels are used for this count only."
+        )
+    rows = [
+        _tag("div", _tile(x[i], f"query {i + 1}"),
+             *(_tile(y[j], "of the same class" if same[i, k] else f"neighbour {k + 1}", "same" if same[i, k] else "")
+               for k, j in enumerate(row)), classes="neighbours")
+        for i, row in enumerate(found)
+    ]  # fmt: skip
+    return _join(_p(text), *rows)
+
+
+def _tile(pixels: np.ndarray, alt: str, classes: str = "") -> Html:
+    image = Image.fromarray(pixels.transpose(1, 2, 0).squeeze())
+    return _tag("div", _img(image, alt, 64), classes=f"tile {classes}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Settings and data
+
+
+def _settings(run: _Run) -> Html:
+    now = run.config.to_dict()
+    try:
+        usual, intro = find(run.config.experiment).config().to_dict(), "Marked: other than the experiment's own settings."
+    except UserError:
+        usual, intro = now, f"{run.config.experiment} is not an experiment of this version: nothing to compare with."
+    blocks = {}
+    for group in (g for g in now if g != "experiment"):
+        rows = []
+        for key, value in now[group].items():
+            shown, was = json.dumps(value), json.dumps(usual[group][key])
+            rows.append((key, *((shown,) if shown == was else (_join(_tag("mark", shown), f"instead of {was}"),))))
+        blocks[group] = _table([], rows)
+    environment = _json(run.path / "environment.json")
+    blocks["environment"] = _table([], environment.items()) if environment else _missing("Not recorded.")
+    rows = _checkpoints(run.path)
+    blocks["checkpoints"] = _table([], rows) if rows else _missing("None yet; to train on: ", run.resume)
+    sections = (_tag("section", _tag("h3", name), block) for name, block in blocks.items())
+    return _join(_p(intro), _tag("div", *sections, classes="settings"))
+
+
+def _checkpoints(run: Path) -> list[tuple[object, ...]]:
+    best = ck.best_record(run) or {}
+    rows: list[tuple[object, ...]] = []
+    for checkpoint in ck.checkpoints(run):
+        size = sum(file.stat().st_size for file in checkpoint.path.iterdir()) / 2**20
+        note: object = "best: {metric} {value:.4g}".format_map(best) if checkpoint.step == best.get("step") else ""
+        if problem := checkpoint.problem():
+            note = _tag("mark", f"damaged: {problem}")
+        rows.append((f"step {checkpoint.step:,}", f"{size:.1f} MiB", note))
+    return rows
+
+
+def _data(run: _Run) -> Html:
+    card = run.card
+    notes, skipped, total = card.get("notes", {}), card.get("skipped", []), len(card.get("skipped", []))
+    rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
+    parts: list[object] = []
+    if run.source is None:
+        parts.append(_missing(f"The images cannot be looked at now: {run.no_source}. This is what the run noted of them."))
+        rows.append(("training images", card.get("images", "not recorded")))
+    elif sum(map(len, run.source.splits.values())) > INSPECTED:
+        rows += [(f"{name} split", f"{len(images):,} images") for name, images in run.source.splits.items()]
+        parts.append(_missing("Too many to look at each here: ", _command("data", "inspect", run.spec)))
+    else:
+        facts = inspect(run.source)
+        notes, skipped, total = facts["notes"], facts["skipped"], facts["skipped_count"]
+        rows += [(f"{name} split", _describe(split)) for name, split in facts["splits"].items()]
+        rows += [(f"in both {pair}", _tag("mark", f"{n:,} images")) for pair, n in facts["shared"].items()]
+        parts.append(_classes(facts["splits"]))
+        train = facts["splits"]["train"]
+        if not train["unreadable"] and card.get("fingerprint", train["fingerprint"]) != train["fingerprint"]:
+            parts.append(_p("These are not the images the run was trained on.", classes="warn"))
+    if skipped:
+        files = _table(("file", "reason"), skipped[:20])
+        parts.append(_tag("details", _tag("summary", f"{total:,} files skipped, the first of them"), files, open=""))
+    if run.source is not None:
+        caption = "drawn at random from the training split"
+        parts.append(_picture(contact_sheet(run.source), caption, "a sheet of training images"))
+    labels = "Training used no labels; evaluation did"
+    labels += ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
+    return _join(_p(labels), _table([], rows + [(kind, f"{n:,}") for kind, n in notes.items()]), *parts)
+
+
+def _describe(split: dict[str, Any]) -> str:
+    """A line on one split of `bigbigan.data.inspect`."""
+    text = [f"{split['count']:,} images"]
+    if split["sizes"]:
+        low, high = ("×".join(map(str, split["sizes"][key])) for key in ("min", "max"))
+        text.append(f"{low} px" if low == high else f"{low} to {high} px")
+    text += [f"{n:,} {kind}" for kind, n in split["channels"].items() if n]
+    text += [f"{split[key]:,} {key}" for key in ("unreadable", "duplicates") if split[key]]
+    return ", ".join([*text, "labelled" if split["labelled"] else "no labels"])
+
+
+def _classes(splits: dict[str, Any], most: int = 20) -> Html:
+    """Images of each class in each split; of more than `most` classes the largest and the smallest."""
+    counts = splits["train"]["classes"] or {}
+    names, left = list(counts), len(counts) - most
+    if left > 0:
+        names.sort(key=lambda name: -counts[name])
+        names[most // 2 : -most // 2] = []
+    rows = [
+        (
+            name,
+            *(f"{(split['classes'] or {}).get(name, 0):,}" for split in splits.values()),
+            _tag("div", classes="bar", style=f"width:{100 * counts[name] / max(1, *counts.values()):.1f}%"),
+        )
+        for name in names
+    ]
+    between = _p(f"Left out: {left} classes of sizes in between.") if left > 0 else ""
+    return _join(_table(("class", *splits, ""), rows, "classes"), between) if rows else Html()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The page
+
+SECTIONS: dict[str, Callable[[_Run], Html]] = {
+    "Samples over time": _samples, "Reconstructions": _reconstructions, "What the encoder learned": _probe,
+    "Nearest neighbours": _neighbours, "Curves": _curves, "Settings": _settings, "Data": _data,
+}  # fmt: skip
+
+
+def write_report(run: Path, data: str | None = None) -> Path:
+    """Write report.html into a run folder from whatever is there.
+
+    Args:
+        run: the run folder; training may be at any step, or going on.
+        data: source of the images to look at; by default the one the run was trained on.
+
+    Returns:
+        The path of the page: one file that needs no other, no network and no script.
+
+    Raises:
+        UserError: not a run folder, or not writable.
+    """
+    known = _gather(run, data)
+    links, sections = [], []
+    for number, (title, section) in enumerate(SECTIONS.items()):
+        try:
+            content = section(known)
+        except (UserError, OSError) as error:  # such as images that went away meanwhile; the rest still stands
+            content = _missing(f"Left out: {error}.")
+        links.append(_tag("a", title, href=f"#s{number}"))
+        sections.append(_tag("section", _tag("h2", title), content, id=f"s{number}"))
+    written = f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by bigbigan report."
+    body = _join(_header(known), _tag("nav", *links), *sections, _tag("footer", written))
+    page = PAGE.format(title=_e(f"{known.config.experiment}: report"), style=STYLESHEET, body=body)
+    aside = run / ".report.html"
+    try:
+        aside.write_text(page, encoding="utf-8", errors="backslashreplace")
+        return aside.replace(run / "report.html")
+    except OSError as error:
+        raise UserError(f"{run / 'report.html'} cannot be written: {error.strerror}") from None
+
+
+# The policy holds even if a hostile file name found its way into the page: nothing is run, nothing is fetched.
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,"><title>{title}</title><style>{style}</style></head>
+<body>{body}</body></html>
+"""
+
+STYLESHEET = """
+:root { color-scheme: light dark; --bg: #fff; --soft: #f3f5f7; --ink: #1c2128; --muted: #5c6672; --line: #d5dae0;
+  --on: #fff; --c0: #1f66b0; --c1: #b8500f; --c2: #2b7a4b; --good: #2b7a4b; --unclear: #9a6400; --bad: #b3303b; }
+@media screen and (prefers-color-scheme: dark) { :root { --bg: #14181d; --soft: #1f262e; --ink: #e6e9ed;
+  --muted: #9ba6b2; --line: #39424d; --on: #10151a; --c0: #6cacf0; --c1: #f0955a; --c2: #66c492; --good: #66c492;
+  --unclear: #e0b050; --bad: #f0808a; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--bg); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { margin: .5rem 0; line-height: 1.2; }
+h1 small { color: var(--muted); font-weight: normal; font-size: 1.1rem; }
+h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
+h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; }
+p { margin: .5rem 0; max-width: 48rem; }
+a { color: var(--c0); }
+code { background: var(--soft); font-size: .9em; }
+mark { background: none; color: var(--unclear); font-weight: 600; }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+dt, figcaption, figure p, footer { color: var(--muted); font-size: .875rem; }
+dd { margin: 0; }
+figure { margin: 0; }
+figcaption b { color: var(--ink); }
+footer { margin-top: 3rem; }
+img { display: block; max-width: 100%; height: auto; }
+.px { image-rendering: pixelated; }
+svg { display: block; width: 100%; }
+.verdict { padding: .75rem 1rem; max-width: none; font-size: 1.1rem; background: var(--soft);
+  border-left: 5px solid var(--muted); }
+.good { border-color: var(--good); }
+.unclear { border-color: var(--unclear); }
+.bad { border-color: var(--bad); }
+.missing { padding-left: .75rem; color: var(--muted); border-left: 3px solid var(--line); }
+.warn, figure p.warn { color: var(--bad); font-weight: 600; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .5rem 1.5rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem 1.5rem; }
+.pair img { width: 100%; max-width: 36rem; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; margin-top: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem 2rem; margin: 1rem 0; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+.key::before { content: "■ "; }
+.k0::before { color: var(--c0); }
+.k1::before { color: var(--c1); }
+.k2::before { color: var(--c2); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; font-weight: normal; }
+th { color: var(--muted); }
+thead th { border-bottom: 1px solid var(--line); }
+tr + tr > * { border-top: 1px solid var(--line); }
+.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.classes td:last-child { width: 12rem; }
+.bar { height: .8rem; min-width: 1px; margin-top: .35rem; background: var(--c0); }
+.settings { columns: 19rem; column-gap: 2rem; }
+.settings section { break-inside: avoid; }
+.neighbours { display: grid; grid-template-columns: 1fr .3fr repeat(8, 1fr); gap: .25rem; max-width: 36rem;
+  margin-bottom: .25rem; }
+.tile { border: 3px solid transparent; }
+.tile img { width: 100%; }
+.tile:nth-child(2) { grid-column: 3; }
+.tile.same { border-color: var(--good); }
+@media print { nav { display: none; } figure, tr, .neighbours { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  * { print-color-adjust: exact; } }
+"""

@@ -246,7 +246,7 @@ def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[st
     """Modes I, I;16 and its kin: the upper 8 bits of a 16-bit (or 12-bit) grey image, [H, W, 1]."""
     if image.mode == "F":
         raise Unreadable("float pixels (no fixed range to scale from; save as 8 or 16 bits)")
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)  # 32-bit unsigned wraps below 0, and is refused
     if bits == 32 or values.min() < 0 or values.max() > 65_535:
         raise Unreadable("32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)")
     depth = 12 if bits == 12 else 16

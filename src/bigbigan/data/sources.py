@@ -7,6 +7,8 @@
     FOLDER of idx files             train-images-idx3-ubyte and so on, plain or .gz
     FILE.npz                        MedMNIST keys {train,val,test}_{images,labels}, or images and labels
 
+A known name wins over a folder of that name: write ./mnist for the folder.
+
 Data flows `open_source` -> `Source.splits["train"]` (an `ImageSet`) -> `load_pixels`. File-backed sets keep
 paths or encoded bytes, never pixels, and decode on `load`.
 
@@ -203,6 +205,8 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
             splits = _open_path(path, name, notes, skipped, limits)
     except OSError as e:
         raise UserError(f"cannot read {_shown(spec)}: {e.strerror or type(e).__name__}") from e
+    except Unreadable as e:  # an archive that holds arrays, cut short
+        raise UserError(f"cannot read {_shown(spec)}: {e}") from e
     if "train" not in splits:
         # A source has a "train" split; where the data names none, the first split there is takes that part.
         first = next(s for s in ("val", "test") if s in splits)
@@ -250,9 +254,9 @@ def _parse(spec: str) -> tuple[str, Path | None]:
             )
         if colon and not tail:
             raise UserError(f"{head}: has no path behind the colon; write {head} or {head}:PATH")
-        path = Path(tail).expanduser() if colon else None
+        path = Path(os.path.expanduser(tail)) if colon else None
     else:
-        head, path = "", Path(spec).expanduser()
+        head, path = "", Path(os.path.expanduser(spec))
     if path is not None and not os.path.lexists(path):
         word = spec.partition(":")[0]
         close = difflib.get_close_matches(word.lower(), _NAMES, n=1)
@@ -269,7 +273,7 @@ def _open_path(
     mode = path.stat().st_mode  # follows links; an OSError (dangling, loop) is the caller's to word
     if stat.S_ISDIR(mode):
         names = set(os.listdir(path))
-        for inner in _INNER_FOLDERS.get(name, ()):  # as other libraries lay out their caches
+        for inner in _INNER_FOLDERS.get(name, ()):  # where the files may lie within PATH
             if not _holds_binary(names) and (path / inner).exists():
                 return _open_path(path / inner, name, notes, skipped, limits)
         if any(_idx_file(path, part, "images") for part in ("train", "t10k")):
@@ -298,6 +302,7 @@ def _open_path(
             )
         entries, read = _list_tar(path, notes, skipped, limits)
         batches = {parts[-1]: handle for parts, handle in entries if parts[-1] in _CIFAR10_FILES}
+        batches = {n: handle for n, handle in batches.items() if not isinstance(handle, Unreadable)}
         if "data_batch_1.bin" in batches:
             return _open_cifar10({n: read(handle) for n, handle in batches.items()}, shown)
     else:
@@ -947,7 +952,7 @@ _MAX_DOWNLOAD = 2**30
 
 def _cached(name: str) -> Path:
     """The cache folder of a known data set, its files downloaded if absent."""
-    root = Path(os.environ.get("BIGBIGAN_CACHE") or "~/.cache/bigbigan").expanduser()
+    root = Path(os.path.expanduser(os.environ.get("BIGBIGAN_CACHE") or "~/.cache/bigbigan"))
     folder = root / name
     base, files = _REMOTE[name]
     for file, digest in files.items():

@@ -8,8 +8,8 @@ Scores are high on encoder pairs (x, E(x)) and low on generator pairs (G(z), z).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, layer_norm, relu
 
 from bigbigan.models.layers import ResidualMLP, SNConv2d, SNLinear
 
@@ -29,10 +29,10 @@ class DBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', H/2, W/2], or the same size in a block that does not downsample."""
-        h = F.relu(self.conv1(x if self.first else F.relu(x)))
+        h = relu(self.conv1(x if self.first else relu(x)))
         if not self.downsample:
             return self.conv2(h) + self.skip(x)
-        return self.conv2.then_pool(h) + self.skip(F.avg_pool2d(x, 2))
+        return self.conv2.then_pool(h) + self.skip(avg_pool2d(x, 2))
 
 
 class ImageTrunk(nn.Module):
@@ -55,7 +55,7 @@ class ImageTrunk(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.blocks(x)).sum(dim=(2, 3))
+        return relu(self.blocks(x)).sum(dim=(2, 3))
 
 
 class Discriminator(nn.Module):
@@ -95,5 +95,7 @@ class Discriminator(nn.Module):
         if "z" in self.scores:
             s["s_z"] = self.head_z(h).squeeze(1)
         if f is not None and h is not None and "xz" in self.scores:
-            s["s_xz"] = self.head_xz(self.J(torch.cat([f, h], dim=1))).squeeze(1)
+            # F(x) is a sum over space and dwarfs H(z); on one scale J sees both (docs/deviations.md, 2).
+            pair = torch.cat([layer_norm(f, f.shape[1:]), layer_norm(h, h.shape[1:])], dim=1)
+            s["s_xz"] = self.head_xz(self.J(pair)).squeeze(1)
         return s

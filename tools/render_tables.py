@@ -1,0 +1,92 @@
+"""Write the result tables of README.md and docs/ from results/*.jsonl; nobody types a number by hand.
+
+    python tools/render_tables.py           rewrite
+    python tools/render_tables.py --check   exit 1 if a table is not what the result lines say
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bigbigan.evaluation.results import read_results
+
+ROOT = Path(__file__).parents[1]
+FILES = ["README.md", "docs/experiments.md"]
+
+
+def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
+    """The last line of this experiment, metric and state, or None where it was not run."""
+    found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == (experiment, metric, trained)]
+    return found[-1] if found else None
+
+
+def cell(line: dict[str, Any] | None, digits: int = 1) -> str:
+    if line is None:
+        return "not run"
+    return f"{line['value']:.{digits}f}" + (f" ± {line['std']:.{digits}f}" if line["std"] is not None else "")
+
+
+def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
+    """Accuracy of trained encoders beside raw pixels and untrained encoders."""
+    out = [
+        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [("raw pixels", "pixels", False), ("E untrained", "bn_crelu", False), ("**E trained**", "bn_crelu", True)]
+    for experiment in experiments:
+        for title, name, trained in rows:
+            metrics = [f"top1_linear_{name}", f"top1_linear_{name}_10perclass", f"knn5_l2_{name}_10perclass"]
+            cells = [cell(newest(lines, experiment, m, trained)) for m in metrics]
+            line = newest(lines, experiment, metrics[0], trained)
+            steps = f", {line['steps']:,} steps" if trained and line else ""
+            out.append(f"| `{experiment}` | {title}{steps} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def reconstruction_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
+    """Reconstruction error over that of shuffled pairs."""
+    out = ["| experiment | reconstruction error / that of shuffled pairs |", "|---|---|"]
+    out += [f"| `{e}` | {cell(newest(lines, e, 'reconstruction_ratio', True), 3)} |" for e in experiments]
+    return "\n".join(out)
+
+
+SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
+TABLES = {
+    "probe": lambda lines: probe_table(lines, SMALL),
+    "reconstruction": lambda lines: reconstruction_table(lines, SMALL),
+}
+
+
+def render(text: str, lines: list[dict[str, Any]]) -> str:
+    """`text` with each marked table written anew."""
+    return re.sub(
+        r"(<!-- table (\w+) -->\n).*?(<!-- end -->)",
+        lambda m: f"{m[1]}{TABLES[m[2]](lines)}\n{m[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> int:
+    lines = [line for path in sorted((ROOT / "results").glob("*.jsonl")) for line in read_results(path)]
+    stale = []
+    for name in FILES:
+        path = ROOT / name
+        before = path.read_text()
+        after = render(before, lines)
+        if after != before:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(after)
+    if stale:
+        print(("out of date: " if "--check" in sys.argv else "rewritten: ") + ", ".join(stale))
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
