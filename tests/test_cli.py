@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY, write_npz
 
 import bigbigan
 from bigbigan.cli import main
 from bigbigan.errors import UserError
+from tiny import TINY, write_npz
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,10 @@ def call(capsys, *arguments):
 def test_run_folder_has_its_fixed_parts(run):
     for name in ("config.json", "metrics.jsonl", "environment.json", "data.json", "tensorboard", "samples"):
         assert (run / name).exists(), name
-    assert sorted(p.name for p in (run / "checkpoints").iterdir() if p.is_dir()) == ["step-00000004", "step-00000006"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir() if p.is_dir()) == [
+        "step-00000004",
+        "step-00000006",
+    ]
     pictures = {p.name for p in (run / "samples").iterdir()}
     assert {"data.png", "samples-00000003.png", "reconstructions-00000006.png"} <= pictures
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -80,7 +83,9 @@ def test_dry_run_prints_settings_and_costs_and_writes_nothing(capsys, tmp_path):
     assert result["flops_per_step"] > 1e9
     assert result["memory_bytes"] > 1e7
     assert not out.exists()
-    double = json.loads(call(capsys, "train", "small/mnist", "--dry-run", "--json", "--set", "training.batch_size=128")[1])
+    double = json.loads(
+        call(capsys, "train", "small/mnist", "--dry-run", "--json", "--set", "training.batch_size=128")[1]
+    )
     assert double["flops_per_step"] == 2 * result["flops_per_step"]
 
 
@@ -218,7 +223,7 @@ MISTAKES = {
     "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
     "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]"], "at least 3"),
     "out is a file": lambda t, r: ((t / "f").write_text("x") and ["train", "small/digits", "--out", t / "f"], "is a file"),
-    "out holds other things": lambda t, r: ((t / "d").mkdir() or (t / "d" / "thesis.txt").write_text("x") and ["train", "small/digits", "--out", t / "d"], "is not empty"),
+    "out holds other things": lambda t, r: ((t / "d").mkdir() or ((t / "d" / "thesis.txt").write_text("x") and ["train", "small/digits", "--out", t / "d"]), "is not empty"),
     "other settings than before": lambda t, r: (["train", "small/digits", "--out", r, "--steps", "9"], "holds a run of other settings"),
     "evaluate nothing": lambda t, r: (["evaluate", t / "none"], "is not a folder"),
     "evaluate a folder that is no run": lambda t, r: (["evaluate", t], "config.json does not exist"),
@@ -244,7 +249,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_in_one_line_and_exit_code_2(mistake, run, capsys, tmp_path):
     arguments, expected = MISTAKES[mistake](tmp_path, run)
-    files = {p for p in run.rglob("*")}
+    files = set(run.rglob("*"))
     code, out, err = call(capsys, *arguments)
     lines = [line for line in err.splitlines() if line]
     assert code == 2
@@ -253,7 +258,7 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(mistake, run, capsys, tmp_pa
     assert expected in lines[0], lines[0]
     assert "Traceback" not in out + err
     assert not (tmp_path / "x").exists() or not any((tmp_path / "x").glob("checkpoints")), "something was half made"
-    assert {p for p in run.rglob("*")} == files
+    assert set(run.rglob("*")) == files
 
 
 def test_evaluate_without_labels_measures_what_it_can(run, capsys, tmp_path):

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config, write_npz
-from train_and_die import MOMENTS
 
 from bigbigan import checkpoint as ck
 from bigbigan.data.batches import Batches
 from bigbigan.errors import RunError, UserError
 from bigbigan.state import TrainingState
 from bigbigan.train import train, training_step
+from tiny import tiny_config, write_npz
+from train_and_die import MOMENTS
 
 STEPS = 12
 SCRIPT = Path(__file__).with_name("train_and_die.py")
@@ -223,7 +223,7 @@ def test_only_damaged_checkpoints_never_start_over_silently(data, tmp_path):
     run, config = tmp_path / "run", tiny_config("training.steps=4")
     train(config, data, run, progress=False)
     damage_truncate(run / "checkpoints" / "step-00000004")
-    with pytest.raises(UserError, match="no checkpoint in .* is sound"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is sound"):
         train(config, data, run, progress=False)
 
 

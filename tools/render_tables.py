@@ -20,8 +20,9 @@ FILES = ["README.md", "docs/experiments.md"]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
-    """The last line of this experiment, metric and state, or None where it was not run."""
-    found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == (experiment, metric, trained)]
+    """The last line of this experiment as defined, metric and state, or None where it was not run."""
+    wanted = (experiment, metric, trained)
+    found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == wanted and not x["settings"]]
     return found[-1] if found else None
 
 
@@ -37,7 +38,11 @@ def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
         "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class |",
         "|---|---|---|---|---|",
     ]
-    rows = [("raw pixels", "pixels", False), ("E untrained", "bn_crelu", False), ("**E trained**", "bn_crelu", True)]
+    rows = [
+        ("raw pixels", "pixels", False),
+        ("E untrained", "bn_crelu", False),
+        ("**E trained**", "bn_crelu", True),
+    ]
     for experiment in experiments:
         for title, name, trained in rows:
             metrics = [f"top1_linear_{name}", f"top1_linear_{name}_10perclass", f"knn5_l2_{name}_10perclass"]

@@ -28,7 +28,15 @@ from torch import Tensor
 from bigbigan.errors import RunError, UserError
 from bigbigan.state import TrainingState
 
-__all__ = ["Checkpoint", "best_record", "checkpoints", "load_state", "newest_checkpoint", "save_best", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "best_record",
+    "checkpoints",
+    "load_state",
+    "newest_checkpoint",
+    "save_best",
+    "save_checkpoint",
+]
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 SCHEMA = 1
@@ -83,7 +91,7 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
     Raises:
         UserError: there are checkpoints but none is sound.
     """
-    problems = []
+    problems: list[tuple[Checkpoint, str]] = []
     for checkpoint in reversed(checkpoints(run)):
         problem = checkpoint.problem()
         if problem is None:
@@ -144,7 +152,9 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         free = shutil.disk_usage(run).free / 2**20
-        raise RunError(f"checkpoint of step {state.step} not saved to {folder} ({free:.0f} MiB free): {error}") from error
+        raise RunError(
+            f"checkpoint of step {state.step} not saved to {folder} ({free:.0f} MiB free): {error}"
+        ) from error
     best = best_record(run)
     for old in checkpoints(run)[:-keep]:
         if best is None or old.step != best.get("step"):

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(end.code or 0)
     options.command = shlex.join(["bigbigan", *argv])
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             return options.verb(options) or 0
         except UserError as error:
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
 
-    def verb(name: str, function: Callable[[argparse.Namespace], int | None], under: Any = verbs) -> argparse.ArgumentParser:
+    def verb(
+        name: str, function: Callable[[argparse.Namespace], int | None], under: Any = verbs
+    ) -> argparse.ArgumentParser:
         summary = (function.__doc__ or "").strip()
         sub = under.add_parser(name, help=summary.splitlines()[0], description=summary)
         sub.set_defaults(verb=function)
@@ -70,15 +72,17 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
 
     own = "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz"
-    quiet = {"action": "store_true", "help": "no progress bar"}
-    as_json = {"action": "store_true", "help": "print the result as JSON"}
+    quiet: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
+    as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 
     sub = verb("list", _list)
     sub.add_argument("--json", **as_json)
 
     sub = verb("train", _train)
     sub.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
-    sub.add_argument("--data", metavar="SOURCE", help=own.replace("those of the run", "those the experiment is named for"))
+    sub.add_argument(
+        "--data", metavar="SOURCE", help=own.replace("those of the run", "those the experiment is named for")
+    )
     sub.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
     sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     sub.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
@@ -96,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("encode", _encode)
     run_and_data(sub, own, "FILE .npz, .csv or .parquet")
     sub.add_argument(
-        "--features", default="avepool_feat,bn_crelu_feat,z_mean", metavar="NAME,...", help="default: %(default)s"
+        "--features",
+        default="avepool_feat,bn_crelu_feat,z_mean",
+        metavar="NAME,...",
+        help="default: %(default)s",
     )
 
     sub = verb("generate", _generate)
@@ -136,7 +143,13 @@ def _list(options: argparse.Namespace) -> None:
 
     if options.json:
         entries = [
-            {"name": e.name, "summary": e.summary, "data": e.data, "table_row": e.table_row, "published": e.published}
+            {
+                "name": e.name,
+                "summary": e.summary,
+                "data": e.data,
+                "table_row": e.table_row,
+                "published": e.published,
+            }
             for e in EXPERIMENTS.values()
         ]
         print(json.dumps(entries, indent=2))
@@ -178,7 +191,9 @@ def _train(options: argparse.Namespace) -> int | None:
     ended = train(config, data, options.out, progress=not options.quiet)
     if ended is not None:
         return 128 + ended
-    print(f"trained {config.training.steps} steps; next: bigbigan evaluate {options.out}; bigbigan report {options.out}")
+    print(
+        f"trained {config.training.steps} steps; next: bigbigan evaluate {options.out}; bigbigan report {options.out}"
+    )
     return None
 
 

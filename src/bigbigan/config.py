@@ -31,6 +31,7 @@ __all__ = [
     "OptimizerConfig",
     "TrainingConfig",
     "config_from_dict",
+    "flat",
     "override",
 ]
 
@@ -86,7 +87,8 @@ class DiscriminatorConfig:
         _require(min(self.channels) > 0, "discriminator.channels must be positive")
         _require(self.mlp_width > 0, "discriminator.mlp_width must be positive")
         _require(
-            self.mlp_layers >= 2 and self.mlp_layers % 2 == 0, "discriminator.mlp_layers must be even, 2 or more"
+            self.mlp_layers >= 2 and self.mlp_layers % 2 == 0,
+            "discriminator.mlp_layers must be even, 2 or more",
         )
 
 
@@ -174,9 +176,7 @@ class LogConfig:
     standing_batches: int = 16  # forward passes that fill the batch norm statistics used in evaluation
 
     def __post_init__(self) -> None:
-        _require(
-            min(self.every, self.pictures_every, self.checkpoint_every) > 0, "log: intervals must be positive"
-        )
+        _require(min(self.every, self.pictures_every, self.checkpoint_every) > 0, "log: intervals must be positive")
         _require(self.keep_checkpoints >= 1, "log.keep_checkpoints must be at least 1")
         _require(self.probe_every >= 0, "log.probe_every must not be negative")
         _require(self.standing_batches > 0, "log.standing_batches must be positive")
@@ -225,13 +225,13 @@ class Config:
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of all settings."""
-    names: list[str] = []
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings by dotted name, such as {"training.steps": 500}."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        inner = _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
-        names += inner or [prefix + key]
-    return names
+        nested = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return leaves
 
 
 def _resolve(tree: Mapping[str, Any], arguments: list[str], origin: str) -> Config:
@@ -253,7 +253,7 @@ def override(config: Config, settings: list[str]) -> Config:
         UserError: unknown setting (the nearest known one is named), a value of the wrong type or range, or
             settings that do not go together.
     """
-    known = _leaves(config.to_dict())
+    known = list(flat(config.to_dict()))
     for setting in settings:
         name, equals, _ = setting.partition("=")
         if not equals:
@@ -275,6 +275,6 @@ def config_from_dict(tree: Any, origin: str) -> Config:
     if not isinstance(tree, Mapping):
         raise UserError(f"{origin}: expected a JSON object with the settings of a run")
     whole = Config().to_dict()
-    if unknown := sorted(set(_leaves(tree)) - set(_leaves(whole))):
+    if unknown := sorted(set(flat(tree)) - set(flat(whole))):
         raise UserError(f"{origin}: there is no setting {unknown[0]}, or it is not of the right shape")
     return _resolve(tree, [], origin)

@@ -55,9 +55,14 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
     aside = out.with_name(f".{out.name}")
     if out.suffix == ".npz":
         with aside.open("wb") as file:
-            np.savez(file, **table)
+            np.savez(file, **table)  # type: ignore[arg-type]
     elif out.suffix == ".csv":
-        names = ["filename", "split", "label", *(f"{f}_{i}" for f in features for i in range(table[f].shape[1]))]
+        names = [
+            "filename",
+            "split",
+            "label",
+            *(f"{f}_{i}" for f in features for i in range(table[f].shape[1])),
+        ]
         with aside.open("w", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)

@@ -58,7 +58,9 @@ class Model:
 
     def __init__(self, config: Config, networks: Networks, step: int, images_seen: int) -> None:
         self.config, self.step, self.images_seen = config, step, images_seen
-        self.generator, self.encoder, self.discriminator = (n.eval().requires_grad_(False) for n in networks)
+        self.generator, self.encoder, self.discriminator = networks
+        for network in networks:
+            network.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +90,9 @@ class Model:
             x = x.expand(-1, 3, -1, -1) if channels == 3 else (x * weights).sum(1, keepdim=True)
         if x.shape[2:] != (side, side):
             if x.shape[2] != x.shape[3]:
-                raise UserError(f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first")
+                raise UserError(
+                    f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first"
+                )
             x = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
         return x.to(self.device)
 

@@ -43,7 +43,13 @@ class Monitor:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        shown = {"loss_d": "D", "loss_eg": "EG", "s_xz_enc": "s_xz enc", "s_xz_gen": "gen", "reconstruction_ratio": "rec"}
+        shown = {
+            "loss_d": "D",
+            "loss_eg": "EG",
+            "s_xz_enc": "s_xz enc",
+            "s_xz_gen": "gen",
+            "reconstruction_ratio": "rec",
+        }
         short = {text: f"{values[name]:.2f}" for name, text in shown.items() if name in values}
         if "images_per_second" in values:
             short = {"img/s": f"{values['images_per_second']:.0f}"} | short

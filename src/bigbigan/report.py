@@ -227,7 +227,11 @@ def _verdict(run: _Run) -> Html:
         words.append(f" Reconstructions: {ratio['value']:.3f} of the error of mismatched ones (1 = nothing learned).")
     measured = (few or ratio or {}).get("steps")
     if measured and run.model is not None and measured != run.model.step:
-        words += [f" Measured at step {measured:,}; the newest checkpoint is of step {run.model.step:,}: ", evaluate, "."]
+        words += [
+            f" Measured at step {measured:,}; the newest checkpoint is of step {run.model.step:,}: ",
+            evaluate,
+            ".",
+        ]
     return _p(_tag("b", lead), " ", *words, classes=f"verdict {kind}")
 
 
@@ -383,7 +387,11 @@ def _probe(run: _Run) -> Html:
 
 
 def _bars(results: Results, title: str, pattern: str) -> Html:
-    rows = {"raw pixels": ("pixels", False), "untrained E": ("bn_crelu", False), "trained E": ("bn_crelu", True)}
+    rows = {
+        "raw pixels": ("pixels", False),
+        "untrained E": ("bn_crelu", False),
+        "trained E": ("bn_crelu", True),
+    }
     found = {row: line for row, (name, on) in rows.items() if (line := results.get((pattern.format(name), on)))}
     if not found:
         return Html()
@@ -436,7 +444,11 @@ class Chart(NamedTuple):
     how: str  # how to read it and what bad looks like
     dashed: tuple[float, ...] = ()
     scale: str = "zero"  # the axis: "zero" starts there, "free" need not, "log"
-    alarm: tuple[float, float, str] = (-math.inf, math.inf, "")  # said when the first line ends outside these bounds
+    alarm: tuple[float, float, str] = (
+        -math.inf,
+        math.inf,
+        "",
+    )  # said when the first line ends outside these bounds
 
 
 def _score(name: str, what: str, bad: str) -> Chart:
@@ -558,11 +570,18 @@ def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
         return _missing(f"Left out, as the images were not found: {run.no_source}. With images elsewhere: ", other)
     # Read through a source of its own, so that the data card counts each image once.
     source = Source(run.source.spec, run.source.name, run.source.splits, max_unreadable=1.0)
-    splits, draw, size = source.splits, np.random.default_rng(0), (run.config.encoder.resolution, run.config.data.channels)
+    splits, draw, size = (
+        source.splits,
+        np.random.default_rng(0),
+        (run.config.encoder.resolution, run.config.data.channels),
+    )
     held = next((name for name in ("test", "val") if name in splits), None)
     order, most = draw.permutation(len(splits["train"])), 2 * queries  # twice: some may be unreadable
     if held:
-        asked, known = splits[held].subset(draw.permutation(len(splits[held]))[:most]), splits["train"].subset(order[:REFERENCES])
+        asked, known = (
+            splits[held].subset(draw.permutation(len(splits[held]))[:most]),
+            splits["train"].subset(order[:REFERENCES]),
+        )
     else:
         asked, known = splits["train"].subset(order[:most]), splits["train"].subset(order[most:][:REFERENCES])
     x, kept = load_pixels(asked, *size, source)
@@ -612,9 +631,15 @@ def _tile(pixels: np.ndarray, alt: str, classes: str = "") -> Html:
 def _settings(run: _Run) -> Html:
     now = run.config.to_dict()
     try:
-        usual, intro = find(run.config.experiment).config().to_dict(), "Marked: other than the experiment's own settings."
+        usual, intro = (
+            find(run.config.experiment).config().to_dict(),
+            "Marked: other than the experiment's own settings.",
+        )
     except UserError:
-        usual, intro = now, f"{run.config.experiment} is not an experiment of this version: nothing to compare with."
+        usual, intro = (
+            now,
+            f"{run.config.experiment} is not an experiment of this version: nothing to compare with.",
+        )
     blocks = {}
     for group in (g for g in now if g != "experiment"):
         rows = []
@@ -648,7 +673,9 @@ def _data(run: _Run) -> Html:
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []
     if run.source is None:
-        parts.append(_missing(f"The images cannot be looked at now: {run.no_source}. This is what the run noted of them."))
+        parts.append(
+            _missing(f"The images cannot be looked at now: {run.no_source}. This is what the run noted of them.")
+        )
         rows.append(("training images", card.get("images", "not recorded")))
     elif sum(map(len, run.source.splits.values())) > INSPECTED:
         rows += [(f"{name} split", f"{len(images):,} images") for name, images in run.source.splits.items()]
@@ -730,7 +757,10 @@ def write_report(run: Path, data: str | None = None) -> Path:
     for number, (title, section) in enumerate(SECTIONS.items()):
         try:
             content = section(known)
-        except (UserError, OSError) as error:  # such as images that went away meanwhile; the rest still stands
+        except (
+            UserError,
+            OSError,
+        ) as error:  # such as images that went away meanwhile; the rest still stands
             content = _missing(f"Left out: {error}.")
         links.append(_tag("a", title, href=f"#s{number}"))
         sections.append(_tag("section", _tag("h2", title), content, id=f"s{number}"))

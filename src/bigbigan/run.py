@@ -1,15 +1,14 @@
 """The run folder: what lies where, and how a run is opened, held and continued.
 
-    config.json       complete, resolved settings        environment.json  versions, device, commit
-    data.json         the data card: source, counts      metrics.jsonl     one line a log step
-    results.jsonl     result lines of evaluations        checkpoints/      see bigbigan.checkpoint
-    samples/          grids by step                      tensorboard/      the same curves
-    report.html       everything on one page
+config.json       complete, resolved settings        environment.json  versions, device, commit
+data.json         the data card: source, counts      metrics.jsonl     one line a log step
+results.jsonl     result lines of evaluations        checkpoints/      see bigbigan.checkpoint
+samples/          grids by step                      tensorboard/      the same curves
+report.html       everything on one page
 """
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import platform
@@ -26,10 +25,19 @@ from typing import Any
 import torch
 
 import bigbigan
-from bigbigan.config import Config, config_from_dict
+from bigbigan.config import Config, config_from_dict, flat
 from bigbigan.errors import UserError
+from bigbigan.experiments import EXPERIMENTS
 
-__all__ = ["Stop", "environment", "open_for_training", "read_config", "read_json", "write_json"]
+__all__ = [
+    "Stop",
+    "changed_settings",
+    "environment",
+    "open_for_training",
+    "read_config",
+    "read_json",
+    "write_json",
+]
 
 
 def read_json(path: Path) -> Any:
@@ -98,7 +106,7 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
 
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
-    old, new = _flat(before.to_dict()), _flat(now.to_dict())
+    old, new = flat(before.to_dict()), flat(now.to_dict())
     changed = [
         f"{name} was {old.get(name)}, now {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
@@ -108,11 +116,14 @@ def _refuse_changes(before: Config, now: Config, run: Path) -> None:
         raise UserError(f"{run} holds a run of other settings ({'; '.join(changed)}); choose another --out")
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+def changed_settings(config: Config) -> dict[str, Any]:
+    """Settings in which a run differs from the experiment it is named for, leaving out those that a result line
+    states anyway (steps, seed) and those that change no weight (log)."""
+    if config.experiment not in EXPERIMENTS:
+        return {}
+    defined, ours = flat(EXPERIMENTS[config.experiment].config().to_dict()), flat(config.to_dict())
+    stated = (*CHANGEABLE, "training.seed")
+    return {k: v for k, v in ours.items() if defined.get(k) != v and not k.startswith(stated)}
 
 
 def environment() -> dict[str, Any]:

@@ -30,7 +30,10 @@ class TrainingState:
         self.step = 0
         self.networks = build(config, device)
         G, E, D = self.networks
-        self.G_ema, self.E_ema = copy.deepcopy(G).requires_grad_(False), copy.deepcopy(E).requires_grad_(False)
+        self.G_ema, self.E_ema = (
+            copy.deepcopy(G).requires_grad_(False),
+            copy.deepcopy(E).requires_grad_(False),
+        )
         self.system = BigBiGAN(config, self.networks)
         o = config.optimizer
         self.optimizer_d = torch.optim.Adam(D.parameters(), lr=o.lr_d, betas=o.betas, eps=o.eps, foreach=True)

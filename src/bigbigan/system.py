@@ -53,9 +53,7 @@ class BigBiGAN:
         gen = {name: s[len(x) :] for name, s in scores.items()}
         return discriminator_loss(enc, gen), enc, gen
 
-    def encoder_generator_loss(
-        self, x: Tensor, noise: torch.Generator
-    ) -> tuple[Tensor, Scores, Scores, Posterior]:
+    def encoder_generator_loss(self, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Scores, Scores, Posterior]:
         """L_EG of one batch, with the scores and q(z|x). D is used as it is and gets no gradient.
 
         E's gradient comes through encoder pairs only, G's through generator pairs only. As x and z are given,

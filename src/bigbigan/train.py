@@ -48,9 +48,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         # Data: decoded once, on the device as uint8
         source = open_source(data, max_unreadable=config.data.max_unreadable)
         images = source.splits["train"]
-        pixels, kept = load_pixels(
-            images, config.encoder.resolution, config.data.channels, source, progress=progress
-        )
+        pixels, kept = load_pixels(images, config.encoder.resolution, config.data.channels, source, progress=progress)
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
         batches = Batches(
@@ -83,7 +81,10 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         elif progress:
             monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; labels are not used")
         if newest is None:
-            save_image(grid(batches.images(torch.arange(min(64, len(pixels)), device=device))), run / "samples" / "data.png")
+            save_image(
+                grid(batches.images(torch.arange(min(64, len(pixels)), device=device))),
+                run / "samples" / "data.png",
+            )
 
         # Loop
         started, since = time.perf_counter(), state.step
@@ -94,9 +95,9 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                 if state.step % config.log.every == 0 or done:
                     now = time.perf_counter()
                     rate = (state.step - since) * config.training.batch_size * (config.training.d_steps + 1)
-                    values = {k: float(v) for k, v in values.items()}
-                    values |= {"images_seen": state.images_seen, "images_per_second": rate / (now - started)}
-                    monitor.log(state.step, values)
+                    logged = {k: float(v) for k, v in values.items()}
+                    logged |= {"images_seen": state.images_seen, "images_per_second": rate / (now - started)}
+                    monitor.log(state.step, logged)
                     started, since = now, state.step
                 monitor.bar.update()
                 due = {
@@ -126,7 +127,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         return stop.signal
 
 
-def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor | float]:
+def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     """d_steps steps of D, then one joint step of G and E, then the averages. Returns what is worth logging.
 
     Raises:
@@ -179,7 +180,9 @@ def _update(
 
 def _means(enc: Scores, gen: Scores) -> dict[str, Tensor]:
     """Mean of each score on both kinds of pairs, for example s_xz_enc and s_xz_gen."""
-    return {f"{name}_{kind}": s.detach().mean() for kind, pairs in (("enc", enc), ("gen", gen)) for name, s in pairs.items()}
+    return {
+        f"{name}_{kind}": s.detach().mean() for kind, pairs in (("enc", enc), ("gen", gen)) for name, s in pairs.items()
+    }
 
 
 @torch.no_grad()
@@ -213,7 +216,11 @@ def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
 
 
 def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
-    info = {"experiment": state.config.experiment, "fingerprint": card["fingerprint"], "torch": torch.__version__}
+    info = {
+        "experiment": state.config.experiment,
+        "fingerprint": card["fingerprint"],
+        "torch": torch.__version__,
+    }
     ck.save_checkpoint(state, run, info, keep=state.config.log.keep_checkpoints)
 
 

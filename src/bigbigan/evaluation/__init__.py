@@ -15,14 +15,21 @@ from bigbigan.evaluation.features import encoder_features, fill_statistics, pixe
 from bigbigan.evaluation.probe import Figure, probe
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.model import Model, load
-from bigbigan.models import build
-from bigbigan.run import commit, device_name, read_json
+from bigbigan.models import Encoder, build
+from bigbigan.run import changed_settings, commit, device_name, read_json
 
 __all__ = ["METRICS", "evaluate", "load_labelled", "results_table"]
 
 FEATURES = ("pixels", "avepool", "bn_crelu")
+# What is probed, baselines first: (feature, of the trained encoder).
+KINDS = (("pixels", False), ("avepool", False), ("bn_crelu", False), ("avepool", True), ("bn_crelu", True))
 METRICS = (
-    *(f"{kind}_{name}{suffix}" for name in FEATURES for kind in ("top1_linear", "knn5_l2") for suffix in ("", "_10perclass")),
+    *(
+        f"{kind}_{name}{suffix}"
+        for name in FEATURES
+        for kind in ("top1_linear", "knn5_l2")
+        for suffix in ("", "_10perclass")
+    ),
     "reconstruction_ratio",
 )
 
@@ -80,48 +87,67 @@ def evaluate(
     wanted = list(metrics or METRICS)
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         if metrics and metrics != ["reconstruction_ratio"]:
-            raise UserError(f"{source.spec} has no labels of two or more classes; without them only reconstruction_ratio can be measured")
+            raise UserError(
+                f"{source.spec} has no labels of two or more classes; "
+                "without them only reconstruction_ratio can be measured"
+            )
         wanted = ["reconstruction_ratio"]
     lines: list[ResultLine] = []
+    bar = tqdm(total=1 + len(KINDS), disable=not progress, desc="evaluate", unit="part")
 
-    def note(figures: dict[str, Figure], steps: int, images_seen: int, seconds: float) -> None:
-        for metric, figure in figures.items():
-            if metric in wanted:
-                lines.append(
-                    ResultLine(
-                        experiment=config.experiment, table_row=None, dataset=source.name, split=test.name,
-                        metric=metric, value=round(figure.value, 4),
-                        std=None if figure.std is None else round(figure.std, 4),
-                        n=len(test.pixels), seed=seed, steps=steps, images_seen=images_seen,
-                        device=device_name(), seconds=round(seconds, 1), commit=commit(), command=command,
-                    )
-                )  # fmt: skip
+    def note(start: float, trained: bool, figures: dict[str, Figure]) -> None:
+        for metric in sorted(figures.keys() & set(wanted)):
+            value, std = figures[metric]
+            lines.append(
+                ResultLine(
+                    experiment=config.experiment,
+                    settings=changed_settings(config),
+                    table_row=None,
+                    dataset=source.name,
+                    split=test.name,
+                    metric=metric,
+                    value=round(value, 4),
+                    std=None if std is None else round(std, 4),
+                    n=len(test.pixels),
+                    seed=seed,
+                    steps=model.step if trained else 0,
+                    images_seen=model.images_seen if trained else 0,
+                    device=device_name(),
+                    seconds=round(time.perf_counter() - start, 1),
+                    commit=commit(),
+                    command=command,
+                )
+            )
+        bar.update()
 
-    untrained = build(config).E.to(model.device)
-    fill_statistics(untrained, train.pixels, seed)
-    bar = tqdm(total=6, disable=not progress, desc="evaluate", unit="part")
     start = time.perf_counter()
-    note({"reconstruction_ratio": Figure(reconstruction_ratio(model, test.pixels))}, model.step, model.images_seen, time.perf_counter() - start)
-    bar.update()
-    if wanted != ["reconstruction_ratio"]:
+    if "reconstruction_ratio" in wanted:
+        note(start, True, {"reconstruction_ratio": Figure(reconstruction_ratio(model, test.pixels))})
+    for name, trained in KINDS:
+        asked = [m for m in wanted if m.endswith((f"_{name}", f"_{name}_10perclass"))]
+        if not asked:
+            continue
         assert train.labels is not None
         assert test.labels is not None
-        y, y_test = train.labels, test.labels
         start = time.perf_counter()
-        if any("pixels" in m for m in wanted):
-            note(probe("pixels", pixel_features(train.pixels), y, pixel_features(test.pixels), y_test, seed), 0, 0, time.perf_counter() - start)
-        bar.update()
-        for encoder, steps, seen in ((untrained, 0, 0), (model.encoder, model.step, model.images_seen)):
+        if name == "pixels":
+            known, new = pixel_features(train.pixels), pixel_features(test.pixels)
+        else:
+            encoder = model.encoder if trained else untrained_encoder(model, train.pixels)
             with unchanged(encoder):
-                known, new = encoder_features(encoder, train.pixels), encoder_features(encoder, test.pixels)
-                for name in ("avepool", "bn_crelu"):
-                    start = time.perf_counter()
-                    if any(name in m for m in wanted):
-                        note(probe(name, known[name], y, new[name], y_test, seed), steps, seen, time.perf_counter() - start)
-                    bar.update()
+                known = encoder_features(encoder, train.pixels)[name]
+                new = encoder_features(encoder, test.pixels)[name]
+        note(start, trained, probe(name, known, train.labels, new, test.labels, seed, asked))
     bar.close()
     append_results(run / "results.jsonl", lines)
     return lines
+
+
+def untrained_encoder(model: Model, pixels: np.ndarray) -> Encoder:
+    """The run's encoder as it was before the first step, with standing statistics from `pixels`."""
+    encoder = build(model.config).E.to(model.device)
+    fill_statistics(encoder, pixels, model.config.training.seed)
+    return encoder
 
 
 def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> float:

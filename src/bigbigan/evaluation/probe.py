@@ -13,6 +13,7 @@ F is avepool, bn_crelu or pixels. All are scored on the test split, in percent.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,9 @@ def knn(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np
     count, right = int(classes.max()) + 1, 0
     # A vote counts 1, plus a little that falls with rank so that the nearest decides a tie.
     votes = 1 + 1e-3 * torch.arange(k, 0, -1, dtype=torch.float32)
-    for queries, truth in zip(torch.from_numpy(test).split(1000), torch.from_numpy(test_labels).split(1000), strict=True):
+    for queries, truth in zip(
+        torch.from_numpy(test).split(1000), torch.from_numpy(test_labels).split(1000), strict=True
+    ):
         similarity = torch.nn.functional.normalize(queries, dim=1) @ reference.t()
         nearest = classes[similarity.topk(min(k, len(reference)), dim=1).indices]
         tally = torch.zeros(len(queries), count).scatter_add_(1, nearest, votes[: nearest.shape[1]].expand_as(nearest))
@@ -92,17 +95,25 @@ def few_label_draws(labels: np.ndarray, per_class: int, draws: int = DRAWS) -> l
 
 
 def probe(
-    name: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, seed: int
+    name: str,
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    seed: int,
+    metrics: Sequence[str],
 ) -> dict[str, Figure]:
-    """All four figures of one kind of feature, by metric name."""
-    figures = {
-        f"top1_linear_{name}": Figure(linear(train, labels, test, test_labels, seed)),
-        f"knn5_l2_{name}": Figure(knn(train, labels, test, test_labels)),
-    }
+    """The figures of one kind of feature: those of `metrics`, each ending in `name` or `name`_10perclass."""
+    figures = {}
+    if f"top1_linear_{name}" in metrics:
+        figures[f"top1_linear_{name}"] = Figure(linear(train, labels, test, test_labels, seed))
+    if f"knn5_l2_{name}" in metrics:
+        figures[f"knn5_l2_{name}"] = Figure(knn(train, labels, test, test_labels))
     draws = few_label_draws(labels, 10)
-    for metric, score in ((f"top1_linear_{name}", few_label_linear), (f"knn5_l2_{name}", knn)):
-        values = [score(train[picks], labels[picks], test, test_labels) for picks in draws]
-        figures[f"{metric}_10perclass"] = Figure(float(np.mean(values)), float(np.std(values, ddof=1)))
+    for metric, score in ((f"top1_linear_{name}_10perclass", few_label_linear), (f"knn5_l2_{name}_10perclass", knn)):
+        if metric in metrics:
+            values = [score(train[picks], labels[picks], test, test_labels) for picks in draws]
+            figures[metric] = Figure(float(np.mean(values)), float(np.std(values, ddof=1)))
     return figures
 
 

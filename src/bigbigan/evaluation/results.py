@@ -16,9 +16,11 @@ class ResultLine:
 
     `metric` carries the protocol (see bigbigan.evaluation.probe). `steps` 0 with `images_seen` 0 is the same
     network untrained; metrics of raw pixels have it too. `std` is over draws, where there were several.
+    `settings` are those in which the run differs from the experiment as defined; empty for the experiment itself.
     """
 
     experiment: str
+    settings: dict[str, Any]
     table_row: str | None
     dataset: str
     split: str
