@@ -12,7 +12,11 @@ def s(*values):
 
 def test_discriminator_loss_is_a_hinge_on_each_score():
     enc = {"s_x": s(2.0, 0.5), "s_z": s(-1.0, 0.0), "s_xz": s(1.0, 3.0)}  # relu(1-s): (0, .5), (2, 1), (0, 0)
-    gen = {"s_x": s(-2.0, 0.0), "s_z": s(1.0, -1.0), "s_xz": s(-3.0, -1.5)}  # relu(1+s): (0, 1), (2, 0), (0, 0)
+    gen = {
+        "s_x": s(-2.0, 0.0),
+        "s_z": s(1.0, -1.0),
+        "s_xz": s(-3.0, -1.5),
+    }  # relu(1+s): (0, 1), (2, 0), (0, 0)
     assert discriminator_loss(enc, gen).item() == pytest.approx((0.25 + 1.5 + 0 + 0.5 + 1.0 + 0) / 3)
 
 

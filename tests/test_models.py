@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_config
 from torch import nn
 
 from bigbigan.models import build
 from bigbigan.models.layers import SNConv2d, SNLinear, upsample
 from bigbigan.system import BigBiGAN, sample_prior
+from tiny import tiny_config
 
 VARIANTS = {
     "plain": [],
@@ -20,7 +20,12 @@ VARIANTS = {
     "uniform": ["latent.prior=uniform", "encoder.stochastic=false"],
     "high_res_e": ["encoder.resolution=16"],
     "colour": ["data.channels=3"],
-    "deeper": ["generator.channels=[16,8,8]", "latent.dim=9", "encoder.resolution=16", "discriminator.channels=[4,8,8]"],
+    "deeper": [
+        "generator.channels=[16,8,8]",
+        "latent.dim=9",
+        "encoder.resolution=16",
+        "discriminator.channels=[4,8,8]",
+    ],
 }
 
 

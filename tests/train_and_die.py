@@ -16,10 +16,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from tiny import tiny_config
 
 from bigbigan import checkpoint, system
 from bigbigan.train import train
+from tiny import tiny_config
 
 MOMENTS = {
     "step": (system.BigBiGAN, "encoder_generator_loss"),

@@ -33,7 +33,6 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.experiments import find
 from bigbigan.model import Model, load
-from bigbigan.models import Encoder
 from bigbigan.monitor import read_metrics
 from bigbigan.run import read_config
 
@@ -138,18 +137,19 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
-    """Newest lines on data set `name` (on the split measured last), those on other data, number of damaged lines."""
+    """The newest line of each kind on data set `name` (the split measured last), the same on other data, and the
+    number of damaged lines."""
     groups: dict[tuple[str, str], Results] = {}
     damaged = 0
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
+            place, key = (line["dataset"], line["split"]), (line["metric"], line["steps"] > 0)
             line["value"] = float(line["value"])
-            place = line["dataset"], line["split"]
-            group = groups[place] = groups.pop(place, {})  # the one measured last comes last
-            group[line["metric"], line["steps"] > 0] = line
         except (ValueError, KeyError, TypeError):
-            damaged += bool(text.strip())
+            damaged += 1
+            continue
+        groups[place] = groups.pop(place, {}) | {key: line}  # the place measured last comes last
     own = next((place for place in reversed(groups) if place[0] == name), None)
     results = groups.pop(own) if own else {}
     return results, [line for group in groups.values() for line in group.values()], damaged
@@ -157,8 +157,8 @@ def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
 
 def _figure(line: Line) -> str:
     """Value and deviation of a result line: percentages with one place, others with four digits."""
-    percent = line["metric"].startswith(("top1", "top5", "knn"))
-    return " ± ".join(f"{v:.1f}" if percent else f"{v:.4g}" for v in (line["value"], line.get("std")) if v is not None)
+    form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
+    return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def _header(run: _Run) -> Html:
     }
     if model is not None:
         networks = {"G": model.generator, "E": model.encoder, "D": model.discriminator}
-        counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
-        facts["parameters"] = ", ".join(f"{name} {n:,}" for name, n in counts.items())
+        counts = (f"{k} {sum(p.numel() for p in network.parameters()):,}" for k, network in networks.items())
+        facts["parameters"] = ", ".join(counts)
     title = _tag("h1", c.experiment, " ", _tag("small", "on ", run.card.get("name", "data not known yet")))
     tiles = (_tag("div", _tag("dt", key), _tag("dd", value)) for key, value in facts.items())
     return _join(title, _verdict(run), _tag("dl", *tiles, classes="facts"))
@@ -206,32 +206,26 @@ def _verdict(run: _Run) -> Html:
     evaluate = _command("evaluate", run.path)
     kind, lead, words = "", "No verdict on the features.", list[object]()
     if few is not None:
-        marks, against = [], []
-        for name, line in (("raw pixels", "pixels"), ("the untrained encoder", "bn_crelu")):
-            base = run.own.get((FEW.format(line), False))
-            mark, text = _compare(few, base, name)
-            marks.append(mark)
-            against.append(text)
-        kind = ("bad", "unclear", "good")[min(marks)]
+        pixels, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "bn_crelu"))
+        beats = [_compare(few, pixels, "raw pixels"), _compare(few, untrained, "the untrained encoder")]
+        kind = ("bad", "unclear", "good")[min(mark for mark, _ in beats)]
         lead = {"good": "It worked.", "unclear": "Not clearly, so far.", "bad": "Not yet."}[kind]
         words.append(
             "With 10 labels a class, a linear classifier on the trained encoder's features is right for "
-            f"{_figure(few)} % of {few['n']:,} images it has not seen: {'; '.join(against)}."
+            f"{_figure(few)} % of {few['n']:,} images it has not seen: {'; '.join(text for _, text in beats)}."
         )
-    elif ratio is None:
+    elif run.own:
+        words.append("The probe with 10 labels a class was not run: no labels, or other metrics were asked for.")
+    else:
         lead = "Not evaluated yet."
         words += ["To measure what the encoder learned: ", evaluate, "."]
-    else:
-        words.append("The probe with 10 labels a class has no result: the data has no labels, or it was not asked for.")
-    if ratio is not None:
-        words.append(f" Reconstructions: {ratio['value']:.3f} of the error of mismatched ones (1 = nothing learned).")
-    measured = (few or ratio or {}).get("steps")
-    if measured and run.model is not None and measured != run.model.step:
-        words += [
-            f" Measured at step {measured:,}; the newest checkpoint is of step {run.model.step:,}: ",
-            evaluate,
-            ".",
-        ]
+    logged = [m["reconstruction_ratio"] for m in run.metrics if "reconstruction_ratio" in m]
+    if ratio or logged:
+        value, when = (ratio["value"], "") if ratio else (logged[-1], " in the last batch logged")
+        words.append(f" Reconstructions: {value:.3f} of the error of mismatched ones{when} (1 = nothing learned).")
+    step = (few or ratio or {}).get("steps")
+    if step and run.model is not None and step != run.model.step:
+        words += [f" Measured at step {step:,}; the newest checkpoint is of step {run.model.step:,}: ", evaluate, "."]
     return _p(_tag("b", lead), " ", *words, classes=f"verdict {kind}")
 
 
@@ -240,7 +234,7 @@ def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
     if base is None:
         return 1, f"{name} not measured"
     gap = round(ours["value"], 1) - round(base["value"], 1)  # as shown, so that a reader's sum comes out
-    clear = abs(gap) > 2 * math.hypot(ours["std"] or 0, base["std"] or 0)
+    clear = abs(gap) > 2 * math.hypot(ours.get("std") or 0, base.get("std") or 0)
     text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"
     return (gap > 0) * (1 + clear), f"{text}, {'more' if clear else 'less'} than two standard deviations"
 
@@ -257,9 +251,8 @@ def _img(image: Image.Image, alt: str, most: int = 900) -> Html:
     data = io.BytesIO()
     image.save(data, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
     uri = f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
-    # Small pictures are enlarged, with sharp edges; large ones are made smaller, smoothly.
-    classes = "px" if kind == "png" else ""
-    return _tag("img", src=uri, alt=alt, width=image.width, height=image.height, classes=classes)
+    # Small pictures are shown enlarged, with sharp edges.
+    return _tag("img", src=uri, alt=alt, width=image.width, height=image.height, classes=kind)
 
 
 def _picture(image: Image.Image, caption: str, alt: str, most: int = 900) -> Html:
@@ -276,8 +269,8 @@ def _open(path: Path) -> Image.Image | None:
 
 def _over_time(run: _Run, kind: str, most: int, alt: str, beside: Image.Image | None = None) -> Html:
     """The last grid samples/KIND-STEP.png large, and earlier ones small: at most `most`, the first among them."""
-    paths = {int(s): p for p in (run.path / "samples").glob(f"{kind}-*.png") if (s := p.stem.split("-")[-1]).isdigit()}
-    grids = [(step, image) for step in sorted(paths) if (image := _open(paths[step])) is not None]
+    paths = sorted((run.path / "samples").glob(f"{kind}-" + "[0-9]" * 8 + ".png"))
+    grids = [(int(p.stem[-8:]), image) for p in paths if (image := _open(p)) is not None]
     if not grids:
         every = run.config.log.pictures_every
         return _missing(f"None drawn yet; training draws them every {every:,} steps: ", run.resume)
@@ -300,16 +293,17 @@ def _halves(grid: Image.Image) -> list[Image.Image]:
 
 def _samples(run: _Run) -> Html:
     how = (
-        "What G draws from random z, the same z each time. Look for images that could be of the training set, and for "
-        "variety: many alike mean that G has collapsed."
+        "What G draws from random z, the same z each time. Look for images that could be of the training set, and "
+        "for variety: many alike mean that G has collapsed."
     )
-    return _join(_p(how), _over_time(run, "samples", 6, "images drawn by G", _open(run.path / "samples" / "data.png")))
+    data = _open(run.path / "samples" / "data.png")
+    return _join(_p(how), _over_time(run, "samples", 6, "images drawn by G", data))
 
 
 def _reconstructions(run: _Run) -> Html:
     how = (
-        "Training images x, each above its G(E(x)): what survives the way through z. No loss asks for equal pixels, so look "
-        "for the same kind of thing, pose and style. One picture under all images means that E has learned nothing."
+        "Training images x, each above its G(E(x)): what survives the way through z. No loss asks for equal pixels, so "
+        "look for the same kind of thing, pose and style. One picture under all: E has learned nothing."
     )
     return _join(_p(how), _over_time(run, "reconstructions", 4, "images, each above its reconstruction,"))
 
@@ -367,20 +361,18 @@ def _probe(run: _Run) -> Html:
         parts.append(_missing("Not measured on the run's own data. To measure: ", _command("evaluate", run.path)))
     else:
         how = (
-            f"Right answers in percent on {line['n']:,} images (the {line['split']} split of {line['dataset']}), from frozen "
-            "features: by a linear classifier, or by the 5 nearest neighbours. With 10 labels a class: mean and standard "
-            "deviation over draws of the labelled images. Bars are of BN+CReLU, the feature the paper probes. An encoder "
-            "that has learned something passes the dotted line of the raw pixels, above all with few labels."
+            f"Right answers in percent on {line['n']:,} images (the {line['split']} split of {line['dataset']}) by a "
+            "linear classifier, or by 5 nearest neighbours, on frozen features; bars are of BN+CReLU, the feature the "
+            "paper probes. With 10 labels a class: mean and standard deviation over draws of the labelled images. An "
+            "encoder that has learned passes the dotted line of the raw pixels, above all with few labels."
         )
-        bars = [_bars(run.own, title, pattern) for title, pattern in COLUMNS.items()]
+        bars = (_bars(run.own, title, pattern) for title, pattern in COLUMNS.items())
         parts += [_p(how), _tag("div", *bars, classes="charts"), _probe_table(run.own)]
     rest = [line for line in run.own.values() if line["metric"] not in known] + run.others
     if rest:
-        head = ("metric", "value", "images", "data", "of step")
-        rows = [
-            (v["metric"], _figure(v), f"{v['n']:,}", f"{v['dataset']} {v['split']}", f"{v['steps']:,}") for v in rest
-        ]
-        parts += [_tag("h3", "Other figures"), _table(head, rows, "numbers")]
+        columns = ("metric", "dataset", "split", "n", "steps")
+        rows = [(v["metric"], _figure(v), *(v.get(key, "") for key in columns[1:])) for v in rest]
+        parts += [_tag("h3", "Other figures"), _table(("metric", "value", *columns[1:]), rows, "numbers")]
     if run.damaged_results:
         parts.append(_p(f"{run.damaged_results} damaged lines of results.jsonl were passed over.", classes="warn"))
     return _join(*parts)
@@ -444,11 +436,7 @@ class Chart(NamedTuple):
     how: str  # how to read it and what bad looks like
     dashed: tuple[float, ...] = ()
     scale: str = "zero"  # the axis: "zero" starts there, "free" need not, "log"
-    alarm: tuple[float, float, str] = (
-        -math.inf,
-        math.inf,
-        "",
-    )  # said when the first line ends outside these bounds
+    alarm: tuple[float, float, str] = (-math.inf, math.inf, "")  # said when the first line ends outside these bounds
 
 
 def _score(name: str, what: str, bad: str) -> Chart:
@@ -457,63 +445,43 @@ def _score(name: str, what: str, bad: str) -> Chart:
     return Chart(f"Score {name}, {what}", keys, how + bad, (-1, 1), "free")
 
 
+# fmt: off
 CHARTS = (
-    Chart(
-        "Reconstruction ratio",
-        {"reconstruction_ratio": "matched over mismatched"},
-        "Error of G(E(x)) over that of another image's reconstruction. Below 1 and falling is good. Stuck at 1: E has "
-        "learned nothing.",
-        (1,),
-        alarm=(0, 0.97, "It is near 1: E hardly tells images apart."),
-    ),
-    Chart(
-        "Reconstruction error",
-        {"reconstruction_error": "matched", "reconstruction_error_shuffled": "mismatched"},
-        "Mean distance of x from G(E(x)), and from another image's. The lines should part. One on the other: a "
-        "reconstruction has nothing to do with its image.",
-    ),
-    Chart(
-        "Latents of E",
-        {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},
-        "How far E's answers lie apart within a batch, and the noise it adds. The spread should come near that of z "
-        "(dashed), sigma stay well below. Spread near 0: all images go to one z.",
-        alarm=(0.1, math.inf, "The spread is near 0: nearly all images go to one z."),
-    ),
-    Chart(
-        "Losses",
-        {"loss_d": "D", "loss_eg": "G and E"},
-        "D's is 2 (dashed) where it cannot tell pairs apart, 0 where it always can; a fair game stays between. D near "
-        "0 for long: it has won, and G and E learn little.",
-        (2,),
-        "free",
-        (0.1, math.inf, "D's loss is near 0: G and E learn little from it."),
-    ),
+    Chart("Reconstruction ratio", {"reconstruction_ratio": "matched over mismatched"},
+          "Error of G(E(x)) over that of another image's reconstruction. Below 1 and falling is good. Stuck at 1: E "
+          "has learned nothing.", (1,), alarm=(0, 0.97, "It is near 1: E hardly tells images apart.")),
+    Chart("Reconstruction error", {"reconstruction_error": "matched", "reconstruction_error_shuffled": "mismatched"},
+          "Mean distance of x from G(E(x)), and from another image's. The lines should part. One on the other: a "
+          "reconstruction has nothing to do with its image."),
+    Chart("Latents of E", {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},
+          "How far E's answers lie apart within a batch, and the noise it adds. The spread should come near that of z "
+          "(dashed), sigma stay well below. Spread near 0: all images go to one z.",
+          alarm=(0.1, math.inf, "The spread is near 0: nearly all images go to one z.")),
+    Chart("Losses", {"loss_d": "D", "loss_eg": "G and E"},
+          "D's is 2 (dashed) where it cannot tell pairs apart, 0 where it always can; a fair game stays between. D "
+          "near 0 for long: it has won, and G and E learn little.", (2,), "free",
+          (0.1, math.inf, "D's loss is near 0: G and E learn little from it.")),
     _score("s_x", "of images", "G's images are easily told from real ones."),
     _score("s_z", "of latents", "E's latents are not spread as z is."),
     _score("s_xz", "of both together", "image and latent do not belong together."),
-    Chart(
-        "Gradient norms",
-        {"grad_norm_d": "D", "grad_norm_g": "G", "grad_norm_e": "E"},
-        "Logarithmic. They should settle. Rising without end: training is about to break. E's near 0: E is told nothing.",
-        scale="log",
-    ),
-    Chart(
-        "Probe while training",
-        {"probe_top1_10perclass": "top-1, %"},
-        "Linear probe with 10 labels a class, within the training set; it changes no weight. Falling for long: newer "
-        "checkpoints have worse features.",
-    ),
+    Chart("Gradient norms", {"grad_norm_d": "D", "grad_norm_g": "G", "grad_norm_e": "E"},
+          "Logarithmic. They should settle. Rising without end: training is about to break. E's near 0: E is told "
+          "nothing.", scale="log"),
+    Chart("Probe while training", {"probe_top1_10perclass": "top-1, %"},
+          "Linear probe with 10 labels a class, within the training set; it changes no weight. Falling for long: "
+          "newer checkpoints have worse features."),
     Chart("Speed", {"images_per_second": "images/s"}, "Lasting dips: something else uses the machine."),
 )
+# fmt: on
 
 
 def _curves(run: _Run) -> Html:
     if not run.metrics:
         return _missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
-    z_spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
-    charts = [_curve(run.metrics, c._replace(dashed=(z_spread,)) if c.title == "Latents of E" else c) for c in CHARTS]
-    intro = "Over steps; faint lines as logged, strong ones smoothed, with their last value in the legend."
-    return _join(_p(intro), _tag("div", *charts, classes="charts"))
+    spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
+    charts = (_curve(run.metrics, c._replace(dashed=(spread,)) if "z_stdev" in c.keys else c) for c in CHARTS)
+    how = "Over steps; faint lines as logged, strong ones smoothed, with their last value in the legend."
+    return _join(_p(how), _tag("div", *charts, classes="charts"))
 
 
 def _curve(metrics: list[Line], chart: Chart) -> Html:
@@ -539,15 +507,17 @@ def _curve(metrics: list[Line], chart: Chart) -> Html:
         axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
 
     last = {name: smooth[-1] for name, (_, _, smooth) in series.items()}
-    keys = [_tag("span", n, " ", _tag("b", f"{v:.3g}"), classes=f"key k{i}") for i, (n, v) in enumerate(last.items())]
     low, high, warning = chart.alarm
-    label = f"{chart.title}; last: " + ", ".join(f"{name} {value:.3g}" for name, value in last.items())
+    alarmed = not low <= next(iter(last.values())) <= high
+    last = {name: f"{value:.3g}" for name, value in last.items()}
+    keys = (_tag("span", k, " ", _tag("b", v), classes=f"key k{i}") for i, (k, v) in enumerate(last.items()))
+    label = f"{chart.title}; last: " + ", ".join(f"{name} {value}" for name, value in last.items())
     return _tag(
         "figure",
         _tag("figcaption", _tag("b", chart.title), _tag("div", *keys, classes="legend")),
         _svg(draw, label, 2.3),
         _p(chart.how),
-        "" if low <= next(iter(last.values())) <= high else _p(warning, classes="warn"),
+        _p(warning, classes="warn") if alarmed else "",
     )
 
 
@@ -570,22 +540,19 @@ def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
         return _missing(f"Left out, as the images were not found: {run.no_source}. With images elsewhere: ", other)
     # Read through a source of its own, so that the data card counts each image once.
     source = Source(run.source.spec, run.source.name, run.source.splits, max_unreadable=1.0)
-    splits, draw, size = (
-        source.splits,
-        np.random.default_rng(0),
-        (run.config.encoder.resolution, run.config.data.channels),
-    )
-    held = next((name for name in ("test", "val") if name in splits), None)
-    order, most = draw.permutation(len(splits["train"])), 2 * queries  # twice: some may be unreadable
+    train, size = source.splits["train"], (run.config.encoder.resolution, run.config.data.channels)
+    draw = np.random.default_rng(0)
+    order, most = draw.permutation(len(train)), 2 * queries  # twice, as some may be unreadable
+    held = next((name for name in ("test", "val") if name in source.splits), None)
     if held:
-        asked, known = (
-            splits[held].subset(draw.permutation(len(splits[held]))[:most]),
-            splits["train"].subset(order[:REFERENCES]),
-        )
+        whose = f"Images of the {held} split"
+        asked = source.splits[held].subset(draw.permutation(len(source.splits[held]))[:most])
     else:
-        asked, known = splits["train"].subset(order[:most]), splits["train"].subset(order[most:][:REFERENCES])
+        whose = "Images set apart for this (training has seen them)"
+        asked, order = train.subset(order[:most]), order[most:]
     x, kept = load_pixels(asked, *size, source)
     x, asked = x[:queries], asked.subset(kept[:queries])
+    known = train.subset(order[:REFERENCES])
     y, kept = load_pixels(known, *size, source)
     known = known.subset(kept)
 
@@ -594,12 +561,10 @@ def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
         return cosine.topk(min(nearest, len(of_y))).indices.numpy()
 
     E = run.model.encoder
-    assert isinstance(E, Encoder)
     found = closest(*(encoder_features(E, pixels, batch_size=100)["bn_crelu"] for pixels in (x, y)))
-    whose = f"Images of the {held} split" if held else "Images set apart for this (training has seen them)"
     text = (
-        f"{whose}, left, and the nearest to each among {len(y):,} training images, by the angle between BN+CReLU features. "
-        "Look for the same kind of thing, not only the same brightness or place."
+        f"{whose}, left, and the nearest to each among {len(y):,} training images, by the angle between BN+CReLU "
+        "features. Look for the same kind of thing, not only the same brightness or place."
     )
     same = np.zeros(found.shape, dtype=bool)
     if asked.labels is not None and known.labels is not None and len(np.unique(known.labels)) > 1:
@@ -607,15 +572,15 @@ def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
         same = np.take_along_axis(shared, found, 1)
         raw = np.take_along_axis(shared, closest(pixel_features(x), pixel_features(y)), 1)
         text += (
-            f" {same.sum()} of {same.size} neighbours are of their query's class (framed); of those nearest by raw pixels "
+            f" {same.sum()} of {same.size} are of their query's class (framed); of those nearest by raw pixels "
             f"{raw.sum()}, by chance {shared.mean() * same.size:.0f}. Labels are used for this count only."
         )
-    rows = [
-        _tag("div", _tile(x[i], f"query {i + 1}"),
-             *(_tile(y[j], "of the same class" if same[i, k] else f"neighbour {k + 1}", "same" if same[i, k] else "")
-               for k, j in enumerate(row)), classes="neighbours")
-        for i, row in enumerate(found)
-    ]  # fmt: skip
+    rows = []
+    for i, neighbours in enumerate(found):
+        tiles = [_tile(x[i], f"query {i + 1}")]
+        for j, shares in zip(neighbours, same[i], strict=True):
+            tiles.append(_tile(y[j], "neighbour, same class" if shares else "neighbour", "same" if shares else ""))
+        rows.append(_tag("div", *tiles, classes="neighbours"))
     return _join(_p(text), *rows)
 
 
@@ -631,73 +596,60 @@ def _tile(pixels: np.ndarray, alt: str, classes: str = "") -> Html:
 def _settings(run: _Run) -> Html:
     now = run.config.to_dict()
     try:
-        usual, intro = (
-            find(run.config.experiment).config().to_dict(),
-            "Marked: other than the experiment's own settings.",
-        )
+        usual, how = find(run.config.experiment).config().to_dict(), "Marked: other than in the experiment."
     except UserError:
-        usual, intro = (
-            now,
-            f"{run.config.experiment} is not an experiment of this version: nothing to compare with.",
-        )
+        usual, how = now, f"{run.config.experiment} is no experiment of this version; nothing to compare with."
     blocks = {}
-    for group in (g for g in now if g != "experiment"):
+    for group in (key for key in now if isinstance(now[key], dict)):
         rows = []
         for key, value in now[group].items():
-            shown, was = json.dumps(value), json.dumps(usual[group][key])
-            rows.append((key, *((shown,) if shown == was else (_join(_tag("mark", shown), f"instead of {was}"),))))
+            was = usual[group][key]
+            cell = [_tag("mark", json.dumps(value)), f" instead of {json.dumps(was)}"]
+            rows.append((key, json.dumps(value) if value == was else _tag("span", *cell)))
         blocks[group] = _table([], rows)
     environment = _json(run.path / "environment.json")
     blocks["environment"] = _table([], environment.items()) if environment else _missing("Not recorded.")
-    rows = _checkpoints(run.path)
-    blocks["checkpoints"] = _table([], rows) if rows else _missing("None yet; to train on: ", run.resume)
+    best, kept = ck.best_record(run.path) or {}, list[Sequence[object]]()
+    for checkpoint in ck.checkpoints(run.path):
+        problem, note = checkpoint.problem(), ""
+        if checkpoint.step == best.get("step"):
+            note = "best by {metric}: {value:.4g}".format_map(best)
+        kept.append((f"step {checkpoint.step:,}", _tag("mark", f"damaged: {problem}") if problem else note))
+    blocks["checkpoints"] = _table([], kept) if kept else _missing("None yet; to train on: ", run.resume)
     sections = (_tag("section", _tag("h3", name), block) for name, block in blocks.items())
-    return _join(_p(intro), _tag("div", *sections, classes="settings"))
-
-
-def _checkpoints(run: Path) -> list[tuple[object, ...]]:
-    best = ck.best_record(run) or {}
-    rows: list[tuple[object, ...]] = []
-    for checkpoint in ck.checkpoints(run):
-        size = sum(file.stat().st_size for file in checkpoint.path.iterdir()) / 2**20
-        note: object = "best: {metric} {value:.4g}".format_map(best) if checkpoint.step == best.get("step") else ""
-        if problem := checkpoint.problem():
-            note = _tag("mark", f"damaged: {problem}")
-        rows.append((f"step {checkpoint.step:,}", f"{size:.1f} MiB", note))
-    return rows
+    return _join(_p(how), _tag("div", *sections, classes="settings"))
 
 
 def _data(run: _Run) -> Html:
-    card = run.card
-    notes, skipped, total = card.get("notes", {}), card.get("skipped", []), len(card.get("skipped", []))
+    card, source = run.card, run.source
+    notes, skipped = card.get("notes", {}), card.get("skipped", [])
+    total = len(skipped)
+    labels = "Training used no labels; evaluation did"
+    labels += ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []
-    if run.source is None:
-        parts.append(
-            _missing(f"The images cannot be looked at now: {run.no_source}. This is what the run noted of them.")
-        )
+    if source is None:
         rows.append(("training images", card.get("images", "not recorded")))
-    elif sum(map(len, run.source.splits.values())) > INSPECTED:
-        rows += [(f"{name} split", f"{len(images):,} images") for name, images in run.source.splits.items()]
+        parts.append(_missing(f"Not looked at: {run.no_source}. The above is what the run noted."))
+    elif sum(map(len, source.splits.values())) > INSPECTED:
+        rows += [(f"{name} split", f"{len(images):,} images") for name, images in source.splits.items()]
         parts.append(_missing("Too many to look at each here: ", _command("data", "inspect", run.spec)))
     else:
-        facts = inspect(run.source)
-        notes, skipped, total = facts["notes"], facts["skipped"], facts["skipped_count"]
+        facts = inspect(source)
+        train, notes, skipped, total = (
+            facts["splits"]["train"], facts["notes"], facts["skipped"], facts["skipped_count"]
+        )  # fmt: skip
         rows += [(f"{name} split", _describe(split)) for name, split in facts["splits"].items()]
         rows += [(f"in both {pair}", _tag("mark", f"{n:,} images")) for pair, n in facts["shared"].items()]
         parts.append(_classes(facts["splits"]))
-        train = facts["splits"]["train"]
-        if not train["unreadable"] and card.get("fingerprint", train["fingerprint"]) != train["fingerprint"]:
+        if not train["unreadable"] and card.get("fingerprint") not in (None, train["fingerprint"]):
             parts.append(_p("These are not the images the run was trained on.", classes="warn"))
     if skipped:
-        files = _table(("file", "reason"), skipped[:20])
-        parts.append(_tag("details", _tag("summary", f"{total:,} files skipped, the first of them"), files, open=""))
-    if run.source is not None:
-        caption = "drawn at random from the training split"
-        parts.append(_picture(contact_sheet(run.source), caption, "a sheet of training images"))
-    labels = "Training used no labels; evaluation did"
-    labels += ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
-    return _join(_p(labels), _table([], rows + [(kind, f"{n:,}") for kind, n in notes.items()]), *parts)
+        summary = _tag("summary", f"{total:,} files skipped, the first of them:")
+        parts.append(_tag("details", summary, _table(("file", "reason"), skipped[:20]), open="open"))
+    if source is not None:
+        parts.append(_picture(contact_sheet(source), "drawn at random from the training split", "training images"))
+    return _join(_p(labels), _table([], [*rows, *((kind, f"{n:,}") for kind, n in notes.items())]), *parts)
 
 
 def _describe(split: dict[str, Any]) -> str:
@@ -792,57 +744,37 @@ STYLESHEET = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--bg); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { margin: .5rem 0; line-height: 1.2; }
-h1 small { color: var(--muted); font-weight: normal; font-size: 1.1rem; }
-h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; }
-p { margin: .5rem 0; max-width: 48rem; }
-a { color: var(--c0); }
-code { background: var(--soft); font-size: .9em; }
-mark { background: none; color: var(--unclear); font-weight: 600; }
-nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
-dt, figcaption, figure p, footer { color: var(--muted); font-size: .875rem; }
-dd { margin: 0; }
-figure { margin: 0; }
-figcaption b { color: var(--ink); }
-footer { margin-top: 3rem; }
-img { display: block; max-width: 100%; height: auto; }
-.px { image-rendering: pixelated; }
-svg { display: block; width: 100%; }
+h1 { margin: .5rem 0; line-height: 1.2; } h1 small { color: var(--muted); font-weight: normal; font-size: 1.1rem; }
+h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; }
+p { margin: .5rem 0; max-width: 48rem; } figure, dd { margin: 0; } a { color: var(--c0); }
+code { background: var(--soft); font-size: .9em; } mark { background: none; color: var(--unclear); font-weight: 600; }
+dt, figcaption, figure p, footer { color: var(--muted); font-size: .875rem; } figcaption b { color: var(--ink); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; } footer { margin-top: 3rem; }
+img, svg { display: block; max-width: 100%; height: auto; } svg { width: 100%; }
 .verdict { padding: .75rem 1rem; max-width: none; font-size: 1.1rem; background: var(--soft);
   border-left: 5px solid var(--muted); }
-.good { border-color: var(--good); }
-.unclear { border-color: var(--unclear); }
-.bad { border-color: var(--bad); }
+.good { border-color: var(--good); } .unclear { border-color: var(--unclear); } .bad { border-color: var(--bad); }
 .missing { padding-left: .75rem; color: var(--muted); border-left: 3px solid var(--line); }
 .warn, figure p.warn { color: var(--bad); font-weight: 600; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .5rem 1.5rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem 1.5rem; }
-.pair img { width: 100%; max-width: 36rem; }
-.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; margin-top: 1rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem 2rem; margin: 1rem 0; }
-.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; }
-.key::before { content: "■ "; }
-.k0::before { color: var(--c0); }
-.k1::before { color: var(--c1); }
-.k2::before { color: var(--c2); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
+.facts, .pair, .charts, .strip { display: grid; gap: 1rem 1.5rem; margin: 1rem 0; }
+.facts { grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
+.pair { grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem 2rem; }
+.strip { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+.pair img { width: 100%; max-width: 36rem; } .pair .png, .tile .png { image-rendering: pixelated; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; } .key::before { content: "■ "; }
+.k0::before { color: var(--c0); } .k1::before { color: var(--c1); } .k2::before { color: var(--c2); }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; font-weight: normal; }
-th { color: var(--muted); }
-thead th { border-bottom: 1px solid var(--line); }
+th { color: var(--muted); } thead th { border-bottom: 1px solid var(--line); }
 tr + tr > * { border-top: 1px solid var(--line); }
-.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.classes td:last-child { width: 12rem; }
+.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap; } .classes td:last-child { width: 12rem; }
 .bar { height: .8rem; min-width: 1px; margin-top: .35rem; background: var(--c0); }
-.settings { columns: 19rem; column-gap: 2rem; }
-.settings section { break-inside: avoid; }
-.neighbours { display: grid; grid-template-columns: 1fr .3fr repeat(8, 1fr); gap: .25rem; max-width: 36rem;
-  margin-bottom: .25rem; }
-.tile { border: 3px solid transparent; }
+.settings { columns: 19rem; column-gap: 2rem; } .settings h3 { margin-top: 0; }
+.settings section { break-inside: avoid; padding-bottom: 1rem; }
+.neighbours { display: grid; grid-template-columns: 1fr .3fr repeat(8, 1fr); gap: .25rem; max-width: 36rem; }
+.tile { border: 3px solid transparent; } .tile:nth-child(2) { grid-column: 3; } .same { border-color: var(--good); }
 .tile img { width: 100%; }
-.tile:nth-child(2) { grid-column: 3; }
-.tile.same { border-color: var(--good); }
 @media print { nav { display: none; } figure, tr, .neighbours { break-inside: avoid; } h2, h3 { break-after: avoid; }
   * { print-color-adjust: exact; } }
 """

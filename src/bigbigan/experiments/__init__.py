@@ -19,5 +19,7 @@ def find(name: str) -> Experiment:
     """
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.4)
-        raise UserError(f"there is no experiment {name}; " + (f"did you mean {near[0]}?" if near else "see: bigbigan list"))
+        raise UserError(
+            f"there is no experiment {name}; " + (f"did you mean {near[0]}?" if near else "see: bigbigan list")
+        )
     return EXPERIMENTS[name]

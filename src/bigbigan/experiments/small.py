@@ -46,10 +46,10 @@ def mnist() -> Config:
         latent=LatentConfig(dim=40),
         generator=GeneratorConfig(channels=(64, 64, 32, 16)),
         discriminator=DiscriminatorConfig(channels=(16, 32, 64, 64)),
-        encoder=EncoderConfig(resolution=32, widths=(16, 32, 64, 128), lr_multiplier=5),
-        optimizer=OptimizerConfig(lr_g=2e-4, lr_d=2e-4),
+        encoder=EncoderConfig(resolution=32, widths=(16, 32, 64, 256), head_width=256, lr_multiplier=2),
+        optimizer=OptimizerConfig(lr_g=1e-3, lr_d=1e-3),
         training=TrainingConfig(steps=10_000),
-        log=LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=1000),
+        log=LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=500),
     )
 
 

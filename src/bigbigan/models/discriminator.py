@@ -68,9 +68,7 @@ class Discriminator(nn.Module):
         scores: which of "x", "z", "xz" are in use (Table 1's loss columns).
     """
 
-    def __init__(
-        self, f: ImageTrunk, dim_z: int, mlp_width: int, mlp_layers: int, scores: tuple[str, ...]
-    ) -> None:
+    def __init__(self, f: ImageTrunk, dim_z: int, mlp_width: int, mlp_layers: int, scores: tuple[str, ...]) -> None:
         super().__init__()
         self.scores = scores
         if "x" in scores or "xz" in scores:

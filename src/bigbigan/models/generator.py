@@ -7,6 +7,8 @@ Single Label reading of the released BigBiGAN generator.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,9 +58,7 @@ class Generator(nn.Module):
         chunk = dim_z // self.chunks
         self.shared = nn.Embedding(1, shared_dim)
         self.seed = SNLinear(chunk, channels[0] * 16)
-        self.blocks = nn.ModuleList(
-            GBlock(a, b, shared_dim + chunk) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(GBlock(a, b, shared_dim + chunk) for a, b in pairwise(channels))
         self.norm = nn.BatchNorm2d(channels[-1], eps=BN_EPS)
         self.to_image = SNConv2d(channels[-1], image_channels, 3)
 

@@ -5,6 +5,8 @@ Letters in shapes: N batch, C channels, H W space, D latent dimension.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class SpectralNorm(nn.Module):
     weight is iterated once for each value it takes and no more.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     u: Tensor
 
     def _init_u(self) -> None:
@@ -136,7 +138,7 @@ class ResidualMLP(nn.Module):
         widths = [in_features] + [width] * (layers // 2)
         self.blocks = nn.ModuleList(
             ResidualMLPBlock(a, b, first=i == 0, spectral_norm=spectral_norm)
-            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, (a, b) in enumerate(pairwise(widths))
         )
         self.norm = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=BN_EPS)
 
@@ -169,5 +171,5 @@ def init_orthogonal(module: nn.Module, generator: torch.Generator) -> None:
     for m in module.modules():
         if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding):
             nn.init.orthogonal_(m.weight, generator=generator)
-            if getattr(m, "bias", None) is not None:
-                nn.init.zeros_(m.bias)
+            if isinstance(getattr(m, "bias", None), nn.Parameter):
+                nn.init.zeros_(m.bias)  # type: ignore[arg-type]
