@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bigbigan.data import Source, load_pixels, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
-from bigbigan.evaluation.probe import Figure, probe
+from bigbigan.evaluation.probe import Figure, probe_figures
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.model import Model, load
 from bigbigan.models import Encoder, build
@@ -137,7 +137,7 @@ def evaluate(
             with unchanged(encoder):
                 known = encoder_features(encoder, train.pixels)[name]
                 new = encoder_features(encoder, test.pixels)[name]
-        note(start, trained, probe(name, known, train.labels, new, test.labels, seed, asked))
+        note(start, trained, probe_figures(name, known, train.labels, new, test.labels, seed, asked))
     bar.close()
     append_results(run / "results.jsonl", lines)
     return lines

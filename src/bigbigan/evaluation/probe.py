@@ -25,7 +25,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedKFo
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.models.encoder import Encoder
 
-__all__ = ["Figure", "few_label_draws", "knn", "linear", "probe", "quick_probe"]
+__all__ = ["Figure", "few_label_draws", "knn", "linear", "probe_figures", "quick_probe"]
 
 STRENGTHS = [10.0**k for k in range(-3, 3)]
 DRAWS = 5
@@ -94,7 +94,7 @@ def few_label_draws(labels: np.ndarray, per_class: int, draws: int = DRAWS) -> l
     return sets
 
 
-def probe(
+def probe_figures(
     name: str,
     train: np.ndarray,
     labels: np.ndarray,

@@ -1,0 +1,107 @@
+"""Probes reach known answers, agree with references, and leave the encoder alone."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from bigbigan.evaluation import probe as p
+from bigbigan.evaluation.features import encoder_features, fill_statistics, unchanged
+from bigbigan.models import build
+from tiny import tiny_config
+
+
+def blobs(count: int, distance: float, seed: int, classes: int = 4, dim: int = 12):
+    """Gaussian blobs: class k sits at `distance` along axis k."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    x = rng.normal(size=(count, dim))
+    x[np.arange(count), labels] += distance
+    return x.astype(np.float32), labels
+
+
+def test_linear_probe_solves_separable_features_and_guesses_on_noise():
+    (x, y), (xt, yt) = blobs(400, 9, 0), blobs(400, 9, 1)
+    assert p.linear(x, y, xt, yt, seed=0) == 100
+    assert p.few_label_linear(x[:40], y[:40], xt, yt) > 99
+    noise, labels = blobs(400, 0, 2)
+    assert 15 < p.linear(noise, labels, blobs(4000, 0, 3)[0], blobs(4000, 0, 3)[1], seed=0) < 35
+
+
+def test_linear_probe_finds_the_bayes_rate():
+    """Two blobs at distance d: the best classifier is right with probability Phi(d / 2)."""
+    distance = 2.0
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 20_000)
+    x = rng.normal(size=(20_000, 5)).astype(np.float32)
+    x[:, 0] += distance * y
+    best = 100 * torch.distributions.Normal(0, 1).cdf(torch.tensor(distance / 2)).item()
+    assert p.linear(x[:10_000], y[:10_000], x[10_000:], y[10_000:], seed=0) == pytest.approx(best, abs=1)
+
+
+def test_linear_probe_does_not_mind_the_scale_of_features():
+    (x, y), (xt, yt) = blobs(300, 2.5, 0), blobs(2000, 2.5, 1)
+    values = [p.few_label_linear(s * x, y, s * xt, yt) for s in (1, 0.1)]
+    assert values[0] == pytest.approx(values[1], abs=1.5)
+
+
+def test_knn_agrees_with_scikit_learn():
+    (x, y), (xt, yt) = blobs(300, 2, 0), blobs(500, 2, 1)
+
+    def unit(v):
+        return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+    one = KNeighborsClassifier(1).fit(unit(x), y).score(unit(xt), yt) * 100
+    assert p.knn(x, y, xt, yt, k=1) == pytest.approx(one, abs=1e-6)
+    five = KNeighborsClassifier(5).fit(unit(x), y).score(unit(xt), yt) * 100
+    assert p.knn(x, y, xt, yt, k=5) == pytest.approx(five, abs=2)  # ties differ
+
+
+def test_knn_gives_a_tie_to_the_nearest():
+    train = np.array([[1, 0], [0.9, 0.1], [0.6, 0.5], [0, 1]], dtype=np.float32)
+    assert p.knn(train, np.array([2, 0, 0, 2]), np.array([[1, 0]], dtype=np.float32), np.array([2]), k=4) == 100
+
+
+def test_few_label_draws_are_fixed_distinct_and_balanced():
+    labels = np.repeat(np.arange(3), [50, 20, 4])
+    draws = p.few_label_draws(labels, 10)
+    assert len(draws) == 5
+    for picks in draws:
+        assert np.bincount(labels[picks]).tolist() == [10, 10, 4]
+        assert len(set(picks)) == 24
+    assert not np.array_equal(draws[0], draws[1])
+    assert all(np.array_equal(a, b) for a, b in zip(draws, p.few_label_draws(labels, 10), strict=True))
+
+
+def test_probe_reports_mean_and_sample_deviation_over_draws(monkeypatch):
+    x, y = blobs(200, 3, 0)
+    values = iter([10.0, 20.0, 30.0, 40.0, 50.0])
+    monkeypatch.setattr(p, "few_label_linear", lambda *a: next(values))
+    figure = p.probe_figures("avepool", x, y, x, y, 0, ["top1_linear_avepool_10perclass"])[
+        "top1_linear_avepool_10perclass"
+    ]
+    assert figure.value == 30
+    assert figure.std == pytest.approx(15.811, abs=1e-3)
+
+
+def test_unchanged_notices_a_weight_and_a_statistic():
+    E = build(tiny_config()).E
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    fill_statistics(E, pixels, seed=0, batches=2, size=8)
+    with unchanged(E):
+        encoder_features(E, pixels)
+        p.quick_probe(E, np.repeat(pixels, 4, axis=0), np.arange(80) % 3)
+    with pytest.raises(AssertionError, match="encoder changed"), unchanged(E), torch.no_grad():
+        E.latent.bias[0] += 1e-6
+    E.train()
+    with pytest.raises(AssertionError, match="encoder changed"), unchanged(E):
+        encoder_features(E, pixels)  # in training mode it moves its running statistics
+
+
+def test_features_do_not_depend_on_the_batch_size():
+    E = build(tiny_config()).E
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 1, 8, 8), dtype=np.uint8)
+    fill_statistics(E, pixels, seed=0, batches=2, size=16)
+    a, b = encoder_features(E, pixels, 33), encoder_features(E, pixels, 7)
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)

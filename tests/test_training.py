@@ -1,0 +1,225 @@
+"""Batches, averages, standing statistics, logs and pictures."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from bigbigan.averaging import batch_statistics, standing_statistics, update_average
+from bigbigan.config import Config, config_from_dict
+from bigbigan.data.batches import Batches, pool_to, to_float
+from bigbigan.experiments import EXPERIMENTS
+from bigbigan.models import build
+from bigbigan.monitor import Monitor, read_metrics
+from bigbigan.pictures import grid, pairs_grid, to_uint8
+from bigbigan.randomness import keyed_generator
+from bigbigan.state import TrainingState
+from bigbigan.train import reconstruction_errors, train, training_step
+from tiny import tiny_config, write_npz
+
+
+def numbered(count: int) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+
+
+# -- data ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (10, 10), (7, 16), (50, 8)])
+def test_every_image_comes_once_an_epoch_in_an_order_of_its_own(count, size):
+    batches = Batches(numbered(count), size, seed=0, flip=False)
+    stream = torch.cat([batches.indices(i) for i in range(math.ceil(3 * count / size))])
+    epochs = [stream[i * count : (i + 1) * count] for i in range(3)]
+    assert all(sorted(e.tolist()) == list(range(count)) for e in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_batches_do_not_depend_on_what_was_asked_before():
+    a, b = (Batches(numbered(20), 6, seed=3, flip=True) for _ in range(2))
+    for i in range(9):
+        a.batch(i)
+    assert torch.equal(a.batch(7), b.batch(7))
+    assert not torch.equal(Batches(numbered(20), 6, seed=4, flip=True).indices(0), b.indices(0))
+
+
+def test_flip_mirrors_about_half_of_the_images_left_to_right():
+    pixels = torch.zeros(200, 1, 2, 4, dtype=torch.uint8)
+    pixels[:, :, 0, 0] = 255
+    x = Batches(pixels, 200, seed=0, flip=True).batch(0)
+    left, right = x[:, 0, 0, 0] == 1, x[:, 0, 0, 3] == 1
+    assert torch.equal(left, ~right)
+    assert 70 < int(right.sum()) < 130
+
+
+def test_value_range_and_pooling():
+    x = to_float(torch.tensor([0, 127, 255], dtype=torch.uint8))
+    torch.testing.assert_close(x, torch.tensor([-1.0, -1 / 255, 1.0]))
+    assert torch.equal(to_uint8(torch.tensor([-1.0, 0.0, 1.0])), torch.tensor([0, 128, 255], dtype=torch.uint8))
+    y = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(pool_to(y, 4)[0, 0, 0, 0], y[0, 0, :2, :2].mean())
+    assert pool_to(y, 8) is y
+
+
+def test_keyed_generators_differ_by_every_key():
+    draws = {
+        torch.rand(1, generator=keyed_generator(*key)).item()
+        for key in [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
+    }
+    assert len(draws) == 4
+    assert torch.rand(1, generator=keyed_generator(0, "a", 0)).item() in draws
+
+
+# -- averages -----------------------------------------------------------------------------------------------
+
+
+def test_average_follows_its_recurrence_with_a_growing_decay():
+    network, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(average.weight)
+    expected = 0.0
+    for step in range(1, 40):
+        nn.init.constant_(network.weight, step)
+        update_average(average, network, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_standing_statistics_are_those_of_all_passes_together():
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.fill_(99)
+    batches = [torch.randn(50, 3, generator=torch.Generator().manual_seed(i)) * 2 + 5 for i in range(40)]
+    standing_statistics(norm, norm, (lambda b=b: norm(b) for b in batches))
+    assert not norm.training
+    assert norm.momentum == 0.1
+    everything = torch.cat(batches)
+    torch.testing.assert_close(norm.running_mean, everything.mean(0))
+    torch.testing.assert_close(norm.running_var, everything.var(0), rtol=0.02, atol=0)
+
+
+def test_batch_statistics_leave_no_trace():
+    norm = nn.BatchNorm1d(3)
+    before = {k: v.clone() for k, v in norm.state_dict().items()}
+    x = torch.randn(20, 3) * 4
+    with batch_statistics(norm):
+        y = norm(x)
+    torch.testing.assert_close(y.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
+    norm(x)
+    assert not torch.equal(norm.running_mean, before["running_mean"])
+
+
+# -- the step -----------------------------------------------------------------------------------------------
+
+
+def test_a_step_updates_each_network_by_its_own_optimiser_and_counts():
+    state = TrainingState(tiny_config("training.d_steps=3"), torch.device("cpu"))
+    batches = Batches(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), 16, 0, flip=False)
+    before = [{k: v.clone() for k, v in n.state_dict().items()} for n in state.networks]
+    values = training_step(state, batches)
+    for network, old in zip(state.networks, before, strict=True):
+        changed = [k for k, p in network.named_parameters() if not torch.equal(p, old[k])]
+        assert len(changed) > 0.9 * len(list(network.parameters()))
+    steps = (
+        {float(s["step"]) for s in state.optimizer_d.state.values()},
+        {float(s["step"]) for s in state.optimizer_eg.state.values()},
+    )
+    assert steps == ({3.0}, {1.0})
+    assert state.images_seen == 4 * 16
+    assert all(math.isfinite(float(v)) for v in values.values())
+
+
+def test_encoder_learning_rate_is_a_multiple_of_the_generators():
+    state = TrainingState(tiny_config("optimizer.lr_g=0.001", "encoder.lr_multiplier=10"), torch.device("cpu"))
+    rates = [(len(g["params"]), g["lr"]) for g in state.optimizer_eg.param_groups]
+    counts = [len(list(n.parameters())) for n in (state.networks.E, state.networks.G)]
+    assert rates == [(counts[0], pytest.approx(0.01)), (counts[1], pytest.approx(0.001))]
+
+
+def test_reconstruction_errors_tell_a_perfect_generator_from_a_constant_one():
+    state = TrainingState(tiny_config(), torch.device("cpu"))
+    x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    class Fixed(nn.Module):
+        def __init__(self, output):
+            super().__init__()
+            self.output = output
+
+        def forward(self, z):
+            return self.output
+
+    D, E = state.networks.D, state.networks.E
+    state.networks = type(state.networks)(Fixed(x), E, D)
+    assert reconstruction_errors(state, x, x)["reconstruction_ratio"] == 0
+    state.networks = type(state.networks)(Fixed(torch.zeros_like(x)), E, D)
+    assert reconstruction_errors(state, x, x)["reconstruction_ratio"] == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_digits_are_learned(tmp_path):
+    """The real experiment, shortened: the ratio falls well below 1 and the spread of z approaches the prior's."""
+    from bigbigan.config import override
+
+    config = override(EXPERIMENTS["small/digits"].config(), ["training.steps=400", "log.every=400"])
+    train(config, "digits", tmp_path / "run", progress=False)
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["reconstruction_ratio"] < 0.9
+    assert 0.4 < last["z_mean_spread"] < 1.5
+
+
+# -- what is written ----------------------------------------------------------------------------------------
+
+
+def test_monitor_drops_lines_after_the_resumed_step_and_torn_ones(tmp_path):
+    lines = [json.dumps({"step": s, "loss_d": 1.0}) for s in (2, 4, 6)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')
+    monitor = Monitor(tmp_path, step=4, steps=10, progress=False)
+    monitor.log(6, {"loss_d": 2.0})
+    monitor.close()
+    assert [(m["step"], m["loss_d"]) for m in read_metrics(tmp_path)] == [(2, 1.0), (4, 1.0), (6, 2.0)]
+
+
+def test_grid_places_and_enlarges():
+    images = torch.stack([torch.full((1, 8, 8), v) for v in (-1.0, 0.0, 1.0)])
+    picture = np.array(grid(images, columns=2))
+    assert picture.shape == (2 * 34 - 2, 2 * 34 - 2, 3)
+    assert (picture[0, 0] == 0).all()
+    assert (picture[0, 34] == 128).all()
+    assert (picture[34, 34] == 255).all()  # an empty cell is white
+
+
+def test_pairs_stand_above_each_other_even_in_a_short_last_row():
+    above = torch.stack([torch.full((1, 8, 8), v / 5) for v in range(5)])
+    picture = np.array(pairs_grid(above, -above, columns=3))
+    for i in range(5):
+        row, column = divmod(i, 3)
+        top, bottom = picture[2 * row * 34, column * 34, 0], picture[(2 * row + 1) * 34, column * 34, 0]
+        assert (top, bottom) == (min(255, int(128 * (1 + i / 5))), int(128 * (1 - i / 5)))
+
+
+def test_colour_and_higher_resolution_of_e_train_end_to_end(tmp_path):
+    data = write_npz(tmp_path / "colour.npz", side=16, channels=3)
+    config = tiny_config("data.channels=3", "encoder.resolution=16", "data.augment=flip", "training.steps=2")
+    train(config, str(data), tmp_path / "run", progress=False)
+    assert Image.open(tmp_path / "run" / "samples" / "reconstructions-00000002.png").mode == "RGB"
+
+
+# -- experiments --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_builds_and_survives_json(name):
+    config = EXPERIMENTS[name].config()
+    assert config.experiment == name
+    assert config_from_dict(json.loads(json.dumps(config.to_dict())), "test") == config
+    networks = build(config)
+    z = torch.randn(2, config.latent.dim)
+    assert networks.G(z).shape[-1] == config.generator.resolution
+    assert EXPERIMENTS[name].summary
+
+
+def test_config_round_trip_of_defaults():
+    assert config_from_dict(Config().to_dict(), "test") == Config()
