@@ -7,6 +7,7 @@ from torch import nn
 
 from bigbigan.models import build
 from bigbigan.models.layers import SNConv2d, SNLinear, upsample
+from bigbigan.models.resnet import BasicBlock
 from bigbigan.system import BigBiGAN, sample_prior
 from tiny import tiny_config
 
@@ -168,3 +169,15 @@ def test_bn_crelu_is_parameter_free_and_splits_signs():
     assert not (positive * negative).any()
     expected = (a - a.mean(0)) / (a.var(0, unbiased=False) + E.feature_norm.eps).sqrt()
     torch.testing.assert_close(positive - negative, expected)
+
+
+def test_projection_shortcut_equals_a_strided_convolution():
+    block = BasicBlock(8, 16, stride=2).eval()
+    with torch.no_grad():
+        block.conv2.weight.zero_()  # leaves the shortcut alone
+    x = torch.randn(16, 8, 64, 64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = block(x)
+    expected = F.conv2d(F.relu(block.norm1(x)), block.skip.weight, stride=2)
+    torch.testing.assert_close(y, expected)
+    y.sum().backward()  # at this shape a strided 1x1 convolution has crashed
+    assert torch.isfinite(x.grad).all()
