@@ -246,7 +246,7 @@ REFUSED = {
     "dicom": (bytes(128) + b"DICM" + bytes(100), "DICOM (convert to PNG)"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
     "photoshop": (b"8BPS\0\1" + bytes(100), "not an image"),
-    "too narrow": (save(np.zeros((1, 21), np.uint8), "PNG"), "21x1: sides 21 to 1, limit 20"),
+    "too narrow": (save(np.zeros((1, 21), np.uint8), "PNG"), "too narrow (21x1: 21 to 1, limit 20)"),
     "no width": (png((0, 5, 8, 0), []), None),
 }
 
@@ -263,11 +263,11 @@ def test_refused_with_a_reason(name):
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
     [
-        (5001, 5001, "25.0 megapixels, limit 25"),
-        (9500, 9500, "90.2 megapixels, limit 25"),  # Pillow only warns of these
-        (20000, 10000, "200.0 megapixels, limit 25"),  # Pillow refuses these itself
-        (2**31 - 1, 2**31 - 1, "4611686014132.4 megapixels, limit 25"),
-        (65535, 1, "65535x1: sides 65535 to 1, limit 20"),
+        (5001, 5001, "too many pixels (25.0 megapixels, limit 25)"),
+        (9500, 9500, "too many pixels (90.2 megapixels, limit 25)"),  # Pillow only warns of these
+        (20000, 10000, "too many pixels (over 179 megapixels)"),  # Pillow refuses these itself
+        (2**31 - 1, 2**31 - 1, "too many pixels (over 179 megapixels)"),
+        (65535, 1, "too narrow (65535x1: 65535 to 1, limit 20)"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -292,7 +292,7 @@ def test_real_bomb_of_a_few_kilobytes():
 
 
 def test_too_many_bytes():
-    with pytest.raises(Unreadable, match=r"0\.\d MiB, limit 0\.0009"):
+    with pytest.raises(Unreadable, match=r"over 0\.0009\d* MiB"):
         decode(PNG, DecodeLimits(max_bytes=1000))
 
 
@@ -362,12 +362,14 @@ def test_to_channels_is_pillows_luma():
 
 def test_resize_square():
     digit = RNG.integers(1, 256, (28, 28, 1), dtype=np.uint8)
-    padded = resize_square(digit, 32)
+    padded = resize_square(digit, 32, pad=True)
     np.testing.assert_array_equal(padded[2:30, 2:30], digit)  # exact, and zeros around it
     assert padded.sum() == digit.sum(dtype=np.uint64)
-    assert fit(28, 28, 32) == "padded"
-    assert fit(25, 25, 32) == "enlarged"  # 0.78 of 32
-    assert fit(28, 27, 32) == "enlarged"
+    assert resize_square(digit, 32)[:2].mean() > 50  # enlarged
+    ways = [fit((side, side, 1), 32, pad=True) for side in (25, 26, 31, 32, 33)]  # 25 is 0.78 of 32
+    assert ways == ["enlarged", "padded", "padded", "exact", "reduced"]
+    assert fit((28, 28, 1), 32) == "enlarged"
+    assert [fit((28, 27, 1), 32, crop, pad=True) for crop in ("center", "stretch")] == ["padded", "enlarged"]
     np.testing.assert_array_equal(resize_square(RGB, 6), RGB[:, 1:7])  # the centre square, untouched
     assert resize_square(RGB, 6, crop="stretch").shape == (6, 6, 3)
     assert resize_square(GREY1, 24).shape == (24, 24, 1)

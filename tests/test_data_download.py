@@ -9,14 +9,12 @@ import urllib.error
 import numpy as np
 import pytest
 
-from bigbigan.data import open_source, sources
+from bigbigan.data import download, open_source
 from bigbigan.errors import UserError
 
 
 def idx(array):
-    return (
-        bytes((0, 0, 8, array.ndim)) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
-    )
+    return bytes((0, 0, 8, array.ndim)) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
 
 LABELS = np.arange(10, dtype=np.uint8)
@@ -40,9 +38,9 @@ def server(tmp_path, monkeypatch):
     digests = {file: hashlib.sha256(data).hexdigest() for file, data in FILES.items()}
     # cifar10's digest is an md5; one file of this set takes that way.
     digests["t10k-labels-idx1-ubyte.gz"] = hashlib.md5(FILES["t10k-labels-idx1-ubyte.gz"]).hexdigest()
-    base = sources._REMOTE["fashion-mnist"][0]
-    monkeypatch.setitem(sources._REMOTE, "fashion-mnist", (base, digests))
-    monkeypatch.setattr(sources, "_open_url", open_url)
+    base = download.REMOTE["fashion-mnist"][0]
+    monkeypatch.setitem(download.REMOTE, "fashion-mnist", (base, digests))
+    monkeypatch.setattr(download, "_open_url", open_url)
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
     return fetched
 
@@ -74,7 +72,7 @@ def test_a_file_put_there_by_hand_is_not_fetched(server, tmp_path):
 
 
 def test_wrong_checksum_leaves_nothing(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_open_url", lambda url: io.BytesIO(b"<html>not found</html>"))
+    monkeypatch.setattr(download, "_open_url", lambda url: io.BytesIO(b"<html>not found</html>"))
     text = message()
     assert "cannot download train-images-idx3-ubyte.gz (wrong checksum after 22 bytes)" in text
     assert list((tmp_path / "cache" / "fashion-mnist").iterdir()) == []
@@ -95,7 +93,7 @@ def test_no_network_says_which_file_to_put_where(error, server, tmp_path, monkey
     def fail(url):
         raise error
 
-    monkeypatch.setattr(sources, "_open_url", fail)
+    monkeypatch.setattr(download, "_open_url", fail)
     text = message()
     for part in (
         "train-images-idx3-ubyte.gz",
@@ -108,7 +106,7 @@ def test_no_network_says_which_file_to_put_where(error, server, tmp_path, monkey
 
 
 def test_endless_download_is_cut(server, monkeypatch):
-    monkeypatch.setattr(sources, "_MAX_DOWNLOAD", 10)
+    monkeypatch.setattr(download, "_MAX_DOWNLOAD", 10)
     assert "more than" in message()
 
 
@@ -119,15 +117,15 @@ def test_cache_that_cannot_be_made(server, tmp_path):
 
 @pytest.mark.parametrize("target", ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd"])
 def test_redirects_stay_on_https(target):
-    request = sources.urllib.request.Request("https://example.org/a")
-    handler = sources._HttpsOnly()
+    request = download.urllib.request.Request("https://example.org/a")
+    handler = download._HttpsOnly()
     with pytest.raises(ValueError, match="away from https"):
         handler.redirect_request(request, None, 302, "Found", {}, target)
     assert handler.redirect_request(request, None, 302, "Found", {}, "https://example.org/b") is not None
 
 
 def test_all_addresses_are_https_and_all_digests_whole():
-    for base, files in sources._REMOTE.values():
+    for base, files in download.REMOTE.values():
         assert base.startswith("https://")
         assert base.endswith("/")
         assert {len(d) for d in files.values()} <= {32, 64}

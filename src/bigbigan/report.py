@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 
 from bigbigan import checkpoint as ck
 from bigbigan.config import Config
-from bigbigan.data import Source, contact_sheet, inspect, load_pixels, open_source
+from bigbigan.data import Source, contact_sheet, fingerprint, inspect, load_pixels, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.experiments import find
@@ -171,7 +171,7 @@ def _header(run: _Run) -> Html:
     seen = max([m.get("images_seen", 0) for m in run.metrics] + [model.images_seen if model else 0])
     facts = {
         "steps": f"{step:,} of {c.training.steps:,}",
-        "images seen": f"{seen:,}" + (f", each about {seen / count:,.3g} times" if count else ""),
+        "images seen": f"{seen:,}" + (f" ({seen / count:,.1f} epochs)" if count else ""),
         "training time": _duration(run.metrics),
         "device": _json(run.path / "environment.json").get("device", "not recorded"),
         "training images": f"{count:,}" if count else "not recorded",
@@ -642,7 +642,7 @@ def _data(run: _Run) -> Html:
         rows += [(f"{name} split", _describe(split)) for name, split in facts["splits"].items()]
         rows += [(f"in both {pair}", _tag("mark", f"{n:,} images")) for pair, n in facts["shared"].items()]
         parts.append(_classes(facts["splits"]))
-        if not train["unreadable"] and card.get("fingerprint") not in (None, train["fingerprint"]):
+        if card.get("fingerprint") not in (None, _fingerprint(source, train)):
             parts.append(_p("These are not the images the run was trained on.", classes="warn"))
     if skipped:
         summary = _tag("summary", f"{total:,} files skipped, the first of them:")
@@ -650,6 +650,14 @@ def _data(run: _Run) -> Html:
     if source is not None:
         parts.append(_picture(contact_sheet(source), "drawn at random from the training split", "training images"))
     return _join(_p(labels), _table([], [*rows, *((kind, f"{n:,}") for kind, n in notes.items())]), *parts)
+
+
+def _fingerprint(source: Source, train: dict[str, Any]) -> str:
+    """As a run records it: of the training images that can be read."""
+    images, bad = source.splits["train"], {file for file, _ in source.skipped}
+    if not train["unreadable"]:
+        return train["fingerprint"]
+    return fingerprint(images.subset([i for i, file in enumerate(images.files) if file not in bad]))
 
 
 def _describe(split: dict[str, Any]) -> str:
@@ -743,9 +751,10 @@ STYLESHEET = """
   --unclear: #e0b050; --bad: #f0808a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--bg); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { margin: .5rem 0; line-height: 1.2; } h1 small { color: var(--muted); font-weight: normal; font-size: 1.1rem; }
 h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; }
+section > figure { padding-top: 1rem; }
 p { margin: .5rem 0; max-width: 48rem; } figure, dd { margin: 0; } a { color: var(--c0); }
 code { background: var(--soft); font-size: .9em; } mark { background: none; color: var(--unclear); font-weight: 600; }
 dt, figcaption, figure p, footer { color: var(--muted); font-size: .875rem; } figcaption b { color: var(--ink); }
@@ -757,7 +766,7 @@ img, svg { display: block; max-width: 100%; height: auto; } svg { width: 100%; }
 .missing { padding-left: .75rem; color: var(--muted); border-left: 3px solid var(--line); }
 .warn, figure p.warn { color: var(--bad); font-weight: 600; }
 .facts, .pair, .charts, .strip { display: grid; gap: 1rem 1.5rem; margin: 1rem 0; }
-.facts { grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
+.facts { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
 .pair { grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem 2rem; }
 .strip { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
@@ -766,13 +775,14 @@ img, svg { display: block; max-width: 100%; height: auto; } svg { width: 100%; }
 .k0::before { color: var(--c0); } .k1::before { color: var(--c1); } .k2::before { color: var(--c2); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; font-weight: normal; }
-th { color: var(--muted); } thead th { border-bottom: 1px solid var(--line); }
+th { color: var(--muted); } tbody th { white-space: nowrap; } thead th { border-bottom: 1px solid var(--line); }
 tr + tr > * { border-top: 1px solid var(--line); }
 .numbers td { font-variant-numeric: tabular-nums; white-space: nowrap; } .classes td:last-child { width: 12rem; }
 .bar { height: .8rem; min-width: 1px; margin-top: .35rem; background: var(--c0); }
 .settings { columns: 19rem; column-gap: 2rem; } .settings h3 { margin-top: 0; }
 .settings section { break-inside: avoid; padding-bottom: 1rem; }
-.neighbours { display: grid; grid-template-columns: 1fr .3fr repeat(8, 1fr); gap: .25rem; max-width: 36rem; }
+.neighbours { display: grid; grid-template-columns: 1fr .3fr repeat(8, 1fr); gap: .25rem; max-width: 36rem;
+  margin-bottom: .25rem; }
 .tile { border: 3px solid transparent; } .tile:nth-child(2) { grid-column: 3; } .same { border-color: var(--good); }
 .tile img { width: 100%; }
 @media print { nav { display: none; } figure, tr, .neighbours { break-inside: avoid; } h2, h3 { break-after: avoid; }

@@ -1,8 +1,10 @@
 """Images in: a SOURCE string -> splits -> pixels, with every loss and conversion counted."""
 
 from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
+from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.inspect import contact_sheet, inspect
-from bigbigan.data.sources import ImageSet, Source, fingerprint, load_pixels, open_source
+from bigbigan.data.pixels import fingerprint, load_pixels
+from bigbigan.data.sources import open_source
 
 __all__ = [
     "DecodeLimits",

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from bigbigan.data.decode import Unreadable, resize_square, to_channels
-from bigbigan.data.sources import ImageSet, Source, fingerprint
+from bigbigan.data.image_set import ImageSet, Source
+from bigbigan.data.pixels import fingerprint
 from bigbigan.errors import UserError
 
 __all__ = ["contact_sheet", "inspect"]

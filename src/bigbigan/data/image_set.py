@@ -1,0 +1,134 @@
+"""Image sets: what a SOURCE is once opened, a `Source` of named splits, each of them an `ImageSet`.
+
+Where the images lie is a store's business: rows of an array, or encoded files in a folder or an archive, which
+are decoded one at a time on `load`; of files, paths or encoded bytes are kept, never pixels.
+
+Nothing is lost silently: every image that cannot be used is named in `Source.skipped`, everything ignored or
+converted is counted in `Source.notes`. Labels never reach training; they are read for evaluation alone.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, sniff
+
+__all__ = ["MAX_HELD", "ArrayStore", "FileStore", "ImageSet", "Source", "extension", "shown"]
+
+MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
+
+
+class ArrayStore:
+    """Images that are rows of one uint8 array [N, H, W, 1|3]."""
+
+    pads = True  # `load_pixels` pads small squares with zeros; files it resizes, whatever their size
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def raw(self, i: int) -> bytes:
+        """The bytes that identify image i."""
+        return f"{self.pixels.shape[1:]}".encode() + self.pixels[i].tobytes()
+
+    def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Pixels of image i, uint8 [H, W, 1|3], and notes on their conversion."""
+        return np.ascontiguousarray(self.pixels[i]), ()
+
+
+class FileStore:
+    """Encoded images: image i is what `read(handles[i])` returns. A handle that is Unreadable is raised.
+
+    The methods are those of `ArrayStore`, but may raise Unreadable.
+    """
+
+    pads = False
+
+    def __init__(self, names: list[str], handles: list[Any], read: Callable[[Any], bytes], limits: DecodeLimits):
+        self.names, self.handles, self.read, self.limits = names, handles, read, limits
+
+    def raw(self, i: int) -> bytes:
+        handle = self.handles[i]
+        if isinstance(handle, Unreadable):
+            raise handle
+        try:
+            return self.read(handle)
+        except Exception as e:  # OSError (no permission, dangling link); BadZipFile, zlib.error, ... from archives
+            raise Unreadable(f"cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})") from e
+
+    def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        data = self.raw(i)
+        array, notes = decode(data, self.limits)
+        if EXTENSIONS.get(extension(self.names[i]), sniff(data)) != sniff(data):
+            notes = (*notes, "extension does not match the format")
+        return array, notes
+
+
+@dataclass
+class ImageSet:
+    """One split: N images, decoded one at a time on `load`."""
+
+    name: str  # "train", "val" or "test"
+    files: list[str]  # one name an image; "train/00042" where images are rows of an array
+    labels: np.ndarray | None  # int64 [N], or None when unlabelled
+    classes: list[str] | None  # what label k means; shared by all splits of a source
+    store: ArrayStore | FileStore = field(repr=False)
+    index: np.ndarray = field(repr=False)  # int64 [N]: where in the store each image lies
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def load(self, i: int) -> np.ndarray:
+        """Pixels of image i, uint8 [H, W, 1] or [H, W, 3]. Raises Unreadable."""
+        return self.load_noted(i)[0]
+
+    def load_noted(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Like `load`, with notes on what was converted ("EXIF rotated", "palette", ...)."""
+        return self.store.get(int(self.index[i]))
+
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
+        """The images at `indices`, in that order, sharing this set's storage."""
+        picked = np.asarray(indices, dtype=np.int64).reshape(-1)
+        labels = None if self.labels is None else self.labels[picked]
+        files = [self.files[i] for i in picked]
+        return ImageSet(name or self.name, files, labels, self.classes, self.store, self.index[picked])
+
+
+@dataclass
+class Source:
+    """An opened SOURCE. `skipped` and `notes` fill as images are read; each image is counted once."""
+
+    spec: str  # as given
+    name: str  # short, for result lines: "digits", "mnist", or the base name of the path
+    splits: dict[str, ImageSet]  # at least "train"
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file name, reason)
+    notes: Counter[str] = field(default_factory=Counter)  # e.g. {"EXIF rotated": 3, "not an image": 2}
+    max_unreadable: float = 0.05  # share of a split
+    _counted: set[str] = field(default_factory=set, repr=False)
+
+    def record(self, file: str, notes: Iterable[str]) -> None:
+        """Counts the conversions of one image that was read."""
+        if file not in self._counted:
+            self._counted.add(file)
+            self.notes.update(notes)
+
+    def refuse(self, file: str, error: Unreadable) -> None:
+        """Lists one file that could not be read."""
+        if file not in self._counted:
+            self._counted.add(file)
+            self.skipped.append((file, str(error)))
+            self.notes[error.kind] += 1
+
+
+def extension(name: str) -> str:
+    """ ".jpg" of "a/B.JPG"; "" where there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def shown(name: object) -> str:
+    """A file name or path made fit to print: undecodable bytes and control characters escaped, one line."""
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

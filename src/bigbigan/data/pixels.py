@@ -1,0 +1,102 @@
+"""Pixels: a split decoded once into memory, at the one size and number of channels a network takes."""
+
+import hashlib
+
+import numpy as np
+from tqdm import tqdm
+
+from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
+from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
+from bigbigan.errors import UserError
+
+__all__ = ["fingerprint", "load_pixels"]
+
+_FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
+
+
+def load_pixels(
+    images: ImageSet,
+    resolution: int,
+    channels: int,
+    source: Source | None = None,
+    progress: bool = False,
+    *,
+    crop: str = "center",
+    max_bytes: int = MAX_HELD,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes a whole split once: (pixels uint8 [N', C, R, R], kept int64 [N']).
+
+    Images that cannot be read are left out; `kept` says which were not, as indices into `images`. They are
+    recorded in `source`, and so are conversions.
+
+    Sizes are brought to R by `resize_square`. Rows of arrays (digits, idx, npz, binary CIFAR-10) that are squares a
+    little smaller than R are padded with zeros, which keeps their pixels exact: MNIST's 28 to 32, as is usual.
+    Image files are photographs, whatever their size: they are always resized.
+
+    Args:
+        images: a split.
+        resolution: R, in pixels.
+        channels: 1 (grey) or 3 (colour).
+        source: where skips and notes are recorded, and whose `max_unreadable` holds (0.05 without).
+        progress: shows images/s and time left on stderr.
+        crop: "center" or "stretch", see `resize_square`.
+        max_bytes: the most that the pixels may take in memory.
+
+    Raises:
+        UserError: when more than `max_unreadable` of the split cannot be read, when nothing is left, or when
+            the pixels would not fit in `max_bytes`.
+    """
+    n, pad = len(images), images.store.pads
+    need = n * channels * resolution * resolution
+    if need > max_bytes:
+        raise UserError(
+            f"{n:,} images of {resolution}x{resolution}x{channels} take {need / 2**30:,.1f} GiB, limit "
+            f"{max_bytes / 2**30:,.1f}; lower the resolution or use fewer images"
+        )
+    out = np.empty((n, channels, resolution, resolution), dtype=np.uint8)
+    limit = source.max_unreadable if source is not None else Source.max_unreadable
+    refused: list[str] = []
+    kept: list[int] = []
+    for i in tqdm(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
+        try:
+            array, notes = images.load_noted(i)
+        except Unreadable as e:
+            refused.append(f"{images.files[i]} ({e})")
+            if source is not None:
+                source.refuse(images.files[i], e)
+            if len(refused) > limit * n:  # no need to read on
+                break
+            continue
+        out[len(kept)] = to_channels(resize_square(array, resolution, crop, pad), channels).transpose(2, 0, 1)
+        kept.append(i)
+        if source is not None:
+            way = fit(array.shape, resolution, crop, pad)
+            source.record(images.files[i], (*notes, _FITTED[way]) if way in _FITTED else notes)
+    first = ", ".join(refused[:5])
+    if len(refused) == n:
+        raise UserError(f"none of the {n:,} images in '{images.name}' can be read: {first}")
+    if len(refused) > limit * n:
+        seen = len(kept) + len(refused)
+        raise UserError(
+            f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
+            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}"
+        )
+    return out[: len(kept)], np.array(kept, dtype=np.int64)
+
+
+def fingerprint(images: ImageSet) -> str:
+    """sha256 (hex) over the names and the content of the images, in order.
+
+    It changes when an image is added, removed, renamed, reordered or edited. Content is a file's bytes, or a
+    row's pixels. Labels are not in it: training never sees them.
+    """
+    digest = hashlib.sha256()
+    for file, i in zip(images.files, images.index, strict=True):
+        try:
+            raw = images.store.raw(int(i))
+        except Unreadable as e:
+            raw = f"unreadable: {e}".encode()
+        name = file.encode()
+        digest.update(len(name).to_bytes(8, "little") + name + len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
