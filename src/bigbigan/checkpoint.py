@@ -113,9 +113,10 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
 def best_record(run: Path) -> dict[str, Any] | None:
     """The content of best.json: step, metric, value."""
     try:
-        return json.loads((run / "checkpoints" / "best.json").read_text())
+        record = json.loads((run / "checkpoints" / "best.json").read_text())
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and {"step", "metric", "value"} <= record.keys() else None
 
 
 def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep: int) -> Checkpoint:

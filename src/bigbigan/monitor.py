@@ -16,11 +16,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl in order; a torn last line is left out."""
     lines = []
     path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or "step" not in line:
+            break
+        lines.append(line)
     return lines
 
 

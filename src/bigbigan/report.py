@@ -31,6 +31,7 @@ from bigbigan.config import Config
 from bigbigan.data import Source, contact_sheet, fingerprint, inspect, load_pixels, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
+from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS
 from bigbigan.experiments import find
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
@@ -342,20 +343,9 @@ def _svg(draw: Callable[[Any], None], label: str, height: float) -> Html:
     return Html(f'<svg role="img" aria-label="{_e(label)}" {box}>{text}')
 
 
-COLUMNS = {
-    "linear, all labels": "top1_linear_{}", "linear, 10 labels a class": FEW,
-    "5-NN, all labels": "knn5_l2_{}", "5-NN, 10 labels a class": "knn5_l2_{}_10perclass",
-}  # fmt: skip
-ROWS = {
-    "raw pixels": ("pixels", False),
-    "untrained E, AvePool": ("avepool", False), "untrained E, BN+CReLU": ("bn_crelu", False),
-    "trained E, AvePool": ("avepool", True), "trained E, BN+CReLU": ("bn_crelu", True),
-}  # fmt: skip
-
-
 def _probe(run: _Run) -> Html:
     parts: list[object] = []
-    known = {pattern.format(name) for pattern in COLUMNS.values() for name, _ in ROWS.values()}
+    known = {pattern.format(name) for pattern in PROBE_COLUMNS.values() for name, _ in PROBE_ROWS.values()}
     line = next((line for (metric, _), line in run.own.items() if metric in known), None)
     if line is None:
         parts.append(_missing("Not measured on the run's own data. To measure: ", _command("evaluate", run.path)))
@@ -366,7 +356,7 @@ def _probe(run: _Run) -> Html:
             "paper probes. With 10 labels a class: mean and standard deviation over draws of the labelled images. An "
             "encoder that has learned passes the dotted line of the raw pixels, above all with few labels."
         )
-        bars = (_bars(run.own, title, pattern) for title, pattern in COLUMNS.items())
+        bars = (_bars(run.own, title, pattern) for title, pattern in PROBE_COLUMNS.items())
         parts += [_p(how), _tag("div", *bars, classes="charts"), _probe_table(run.own)]
     rest = [line for line in run.own.values() if line["metric"] not in known] + run.others
     if rest:
@@ -411,8 +401,8 @@ def _probe_table(results: Results) -> Html:
     """Features by protocols; the highest of each column is bold."""
     cells = {
         (row, column): line
-        for row, (name, trained) in ROWS.items()
-        for column, pattern in COLUMNS.items()
+        for row, (name, trained) in PROBE_ROWS.items()
+        for column, pattern in PROBE_COLUMNS.items()
         if (line := results.get((pattern.format(name), trained)))
     }
 
@@ -423,7 +413,9 @@ def _probe_table(results: Results) -> Html:
         text = _figure(cells[row, column])
         return _tag("b", text) if cells[row, column]["value"] == highest else text
 
-    return _table(["", *COLUMNS], ([row, *(cell(row, column) for column in COLUMNS)] for row in ROWS), "numbers")
+    return _table(
+        ["", *PROBE_COLUMNS], ([row, *(cell(row, column) for column in PROBE_COLUMNS)] for row in PROBE_ROWS), "numbers"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -608,6 +600,8 @@ def _settings(run: _Run) -> Html:
             rows.append((key, json.dumps(value) if value == was else _tag("span", *cell)))
         blocks[group] = _table([], rows)
     environment = _json(run.path / "environment.json")
+    if "earlier" in environment:
+        environment["earlier"] = ", ".join(e.get("started", "?") for e in environment["earlier"]) or "none"
     blocks["environment"] = _table([], environment.items()) if environment else _missing("Not recorded.")
     best, kept = ck.best_record(run.path) or {}, list[Sequence[object]]()
     for checkpoint in ck.checkpoints(run.path):

@@ -100,9 +100,18 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
         elif any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
         write_json(run / "config.json", config.to_dict())
-        write_json(run / "environment.json", environment())
+        write_json(run / "environment.json", environment() | {"earlier": _environments(run)})
         (run / "samples").mkdir(exist_ok=True)
         yield
+
+
+def _environments(run: Path) -> list[dict[str, Any]]:
+    """Where the run was trained before it was continued, oldest first; empty for a new run."""
+    try:
+        before = json.loads((run / "environment.json").read_text())
+        return [*before.pop("earlier", []), before]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
@@ -127,7 +136,7 @@ def changed_settings(config: Config) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and commit, without names of users, hosts or folders."""
+    """Versions, device, commit and time, without names of users, hosts or folders."""
     return {
         "bigbigan": bigbigan.__version__,
         "commit": commit(),

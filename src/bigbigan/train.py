@@ -81,10 +81,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         elif progress:
             monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; labels are not used")
         if newest is None:
-            save_image(
-                grid(batches.images(torch.arange(min(64, len(pixels)), device=device))),
-                run / "samples" / "data.png",
-            )
+            save_image(grid(some_images(state, batches, 64)), run / "samples" / "data.png")
 
         # Loop
         started, since = time.perf_counter(), state.step
@@ -201,12 +198,17 @@ def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> di
     }
 
 
+def some_images(state: TrainingState, batches: Batches, count: int) -> Tensor:
+    """The same training images each time, drawn by the seed: [count, C, R_E, R_E], fewer if there are fewer."""
+    order = torch.randperm(len(batches.pixels), generator=keyed_generator(state.config.training.seed, "show"))
+    return batches.images(order[:count].to(state.device))
+
+
 def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
     """Samples of the same z each time, and x above G(E(x)) for the same images each time."""
     noise = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
     z = state.system.sample_prior(64, noise)
-    picks = torch.randint(len(batches.pixels), (32,), generator=noise, device=state.device)
-    x = batches.images(picks)
+    x = some_images(state, batches, 32)
     with torch.no_grad():
         samples, x_hat = state.G_ema(z), state.G_ema(state.E_ema(x).mean)
     samples_path = run / "samples" / f"samples-{state.step:08d}.png"

@@ -13,7 +13,7 @@ from bigbigan.data import Source, load_pixels, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
 from bigbigan.evaluation.probe import Figure, probe_figures
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS, ResultLine, append_results
 from bigbigan.model import Model, load
 from bigbigan.models import Encoder, build
 from bigbigan.run import changed_settings, commit, device_name, read_json
@@ -21,8 +21,6 @@ from bigbigan.run import changed_settings, commit, device_name, read_json
 __all__ = ["METRICS", "evaluate", "load_labelled", "results_table"]
 
 FEATURES = ("pixels", "avepool", "bn_crelu")
-# What is probed, baselines first: (feature, of the trained encoder).
-KINDS = (("pixels", False), ("avepool", False), ("bn_crelu", False), ("avepool", True), ("bn_crelu", True))
 METRICS = (
     *(
         f"{kind}_{name}{suffix}"
@@ -93,7 +91,7 @@ def evaluate(
             )
         wanted = ["reconstruction_ratio"]
     lines: list[ResultLine] = []
-    bar = tqdm(total=1 + len(KINDS), disable=not progress, desc="evaluate", unit="part")
+    bar = tqdm(total=1 + len(PROBE_ROWS), disable=not progress, desc="evaluate", unit="part")
 
     def note(start: float, trained: bool, figures: dict[str, Figure]) -> None:
         for metric in sorted(figures.keys() & set(wanted)):
@@ -123,7 +121,7 @@ def evaluate(
     start = time.perf_counter()
     if "reconstruction_ratio" in wanted:
         note(start, True, {"reconstruction_ratio": Figure(reconstruction_ratio(model, test.pixels))})
-    for name, trained in KINDS:
+    for name, trained in PROBE_ROWS.values():
         asked = [m for m in wanted if m.endswith((f"_{name}", f"_{name}_10perclass"))]
         if not asked:
             continue
@@ -166,29 +164,18 @@ def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> 
 def results_table(lines: list[ResultLine]) -> str:
     """Probe figures as a text table: a row a feature, baselines first."""
     by_metric: dict[tuple[str, bool], ResultLine] = {(line.metric, line.steps > 0): line for line in lines}
-    rows = [
-        ("raw pixels", "pixels", False),
-        ("untrained E, AvePool", "avepool", False),
-        ("untrained E, BN+CReLU", "bn_crelu", False),
-        ("trained E, AvePool", "avepool", True),
-        ("trained E, BN+CReLU", "bn_crelu", True),
-    ]
-    columns = [
-        ("linear, all labels", "top1_linear_{}"),
-        ("linear, 10 a class", "top1_linear_{}_10perclass"),
-        ("5-NN, all labels", "knn5_l2_{}"),
-        ("5-NN, 10 a class", "knn5_l2_{}_10perclass"),
-    ]
-    out = ["top-1 accuracy, %".ljust(24) + "".join(title.rjust(21) for title, _ in columns)]
-    for title, name, trained in rows:
-        cells = []
-        for _, pattern in columns:
-            line = by_metric.get((pattern.format(name), trained))
-            spread = "" if line is None or line.std is None else f" ± {line.std:.1f}"
-            cells.append("-" if line is None else f"{line.value:.1f}{spread}")
-        if any(cell != "-" for cell in cells):
-            out.append(title.ljust(24) + "".join(cell.rjust(21) for cell in cells))
+    out = ["top-1 accuracy, %".ljust(24) + "".join(title.rjust(26) for title in PROBE_COLUMNS)]
+    for title, (name, trained) in PROBE_ROWS.items():
+        found = [by_metric.get((pattern.format(name), trained)) for pattern in PROBE_COLUMNS.values()]
+        if any(found):
+            out.append(title.ljust(24) + "".join(_figure(line).rjust(26) for line in found))
     for line in lines:
         if line.metric == "reconstruction_ratio":
             out.append(f"reconstruction error over that of shuffled pairs: {line.value:.3f} (1 = nothing learned)")
     return "\n".join(out)
+
+
+def _figure(line: ResultLine | None) -> str:
+    if line is None:
+        return "-"
+    return f"{line.value:.1f}" + ("" if line.std is None else f" ± {line.std:.1f}")

@@ -7,7 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ResultLine", "append_results", "read_results"]
+__all__ = ["PROBE_COLUMNS", "PROBE_ROWS", "ResultLine", "append_results", "read_results"]
+
+# How probe figures are laid out wherever they are shown: (feature, of the trained encoder) by row, baselines first.
+PROBE_ROWS = {
+    "raw pixels": ("pixels", False),
+    "untrained E, AvePool": ("avepool", False),
+    "untrained E, BN+CReLU": ("bn_crelu", False),
+    "trained E, AvePool": ("avepool", True),
+    "trained E, BN+CReLU": ("bn_crelu", True),
+}
+PROBE_COLUMNS = {
+    "linear, all labels": "top1_linear_{}",
+    "linear, 10 labels a class": "top1_linear_{}_10perclass",
+    "5-NN, all labels": "knn5_l2_{}",
+    "5-NN, 10 labels a class": "knn5_l2_{}_10perclass",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
