@@ -19,6 +19,7 @@ VARIANTS = {
     "unary_only": ["loss.s_xz=false"],
     "deterministic": ["encoder.stochastic=false"],
     "uniform": ["latent.prior=uniform", "encoder.stochastic=false"],
+    "no_pair_norm": ["discriminator.pair_norm=false"],
     "high_res_e": ["encoder.resolution=16"],
     "colour": ["data.channels=3"],
     "deeper": [

@@ -223,3 +223,9 @@ def test_every_experiment_builds_and_survives_json(name):
 
 def test_config_round_trip_of_defaults():
     assert config_from_dict(Config().to_dict(), "test") == Config()
+
+
+def test_a_config_of_an_older_version_gets_todays_defaults_for_what_it_lacks():
+    tree = Config().to_dict()
+    del tree["discriminator"]["pair_norm"], tree["log"]
+    assert config_from_dict(tree, "test") == Config()

@@ -8,6 +8,7 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -60,9 +61,27 @@ def reconstruction_table(lines: list[dict[str, Any]], experiments: list[str]) ->
     return "\n".join(out)
 
 
+def ablation_table(lines: list[dict[str, Any]]) -> str:
+    """Every measured variant: what it changes, its few-label probe and its reconstruction ratio."""
+    few, ratio = "top1_linear_bn_crelu_10perclass", "reconstruction_ratio"
+    groups: dict[tuple[str, int, str], dict[str, dict[str, Any]]] = {}
+    for line in lines:
+        if line["steps"] and (line["settings"] or line["steps"] < 1000):
+            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
+            key = (line["experiment"], line["steps"], settings)
+            groups.setdefault(key, {})[line["metric"]] = line
+    out = ["| experiment | steps | changed | 10 labels a class | reconstruction ratio |", "|---|---|---|---|---|"]
+    for (experiment, steps, settings), found in groups.items():
+        changed = f"`{settings}`" if settings else "nothing"
+        cells = f"{cell(found.get(few))} | {cell(found.get(ratio), 3)}"
+        out.append(f"| `{experiment}` | {steps:,} | {changed} | {cells} |")
+    return "\n".join(out)
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
+    "ablations": ablation_table,
     "reconstruction": lambda lines: reconstruction_table(lines, SMALL),
 }
 

@@ -82,6 +82,7 @@ class DiscriminatorConfig:
     channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks; they halve the image down to 4×4
     mlp_width: int = 128  # of H and of J
     mlp_layers: int = 4  # likewise; two to a residual block
+    pair_norm: bool = True  # layer normalisation of F(x) and H(z) before J (docs/deviations.md, 2)
 
     def __post_init__(self) -> None:
         _require(min(self.channels) > 0, "discriminator.channels must be positive")

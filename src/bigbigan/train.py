@@ -88,8 +88,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         try:
             while state.step < steps and stop.signal is None:
                 values = training_step(state, batches)
-                done = state.step == steps
-                if state.step % config.log.every == 0 or done:
+                if _due(config.log.every, state.step, steps):
                     now = time.perf_counter()
                     rate = (state.step - since) * config.training.batch_size * (config.training.d_steps + 1)
                     logged = {k: float(v) for k, v in values.items()}
@@ -97,21 +96,16 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                     monitor.log(state.step, logged)
                     started, since = now, state.step
                 monitor.bar.update()
-                due = {
-                    name: done or state.step % every == 0 if every else False
-                    for name, every in (
-                        ("pictures", config.log.pictures_every),
-                        ("probe", config.log.probe_every),
-                        ("checkpoint", config.log.checkpoint_every),
-                    )
-                }
-                if any(due.values()):
+                pictures = _due(config.log.pictures_every, state.step, steps)
+                probe = labels is not None and _due(config.log.probe_every, state.step, steps)
+                save = probe or _due(config.log.checkpoint_every, state.step, steps)
+                if pictures or save:
                     state.fill_standing_statistics(batches)
-                if due["pictures"]:
+                if pictures:
                     write_pictures(state, batches, run)
-                if due["checkpoint"] or due["probe"]:
+                if save:
                     _save(state, run, card)
-                if due["probe"] and labels is not None:
+                if probe and labels is not None:
                     accuracy = quick_probe(state.E_ema, pixels, labels)
                     monitor.log(state.step, {"probe_top1_10perclass": accuracy})
                     _note_best(state, run, "probe_top1_10perclass", accuracy)
@@ -122,6 +116,11 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         finally:
             monitor.close()
         return stop.signal
+
+
+def _due(every: int, step: int, steps: int) -> bool:
+    """Whether something done `every` so many steps (0 is never), and after the last one, is due after `step`."""
+    return every > 0 and (step == steps or step % every == 0)
 
 
 def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
@@ -150,7 +149,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     state.update_averages()
 
     # What shows whether E learns
-    if state.step % state.config.log.every == 0 or state.step == t.steps:
+    if _due(state.config.log.every, state.step, t.steps):
         mean = q.mean.detach()
         values |= {"loss_eg": loss_eg.detach(), "grad_norm_g": norm_g, "grad_norm_e": norm_e}
         values |= {"z_mean_spread": mean.std(0).mean(), "z_stdev": q.stdev.detach().mean()}
@@ -227,8 +226,8 @@ def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
 
 
 def _note_best(state: TrainingState, run: Path, metric: str, value: float) -> None:
-    best = ck.best_record(run)
-    if best is None or value > best["value"]:
+    best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
+    if best is None or best["step"] not in kept or value > best["value"]:
         ck.save_best(run, state.step, metric, value)
 
 

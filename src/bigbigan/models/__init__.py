@@ -41,6 +41,7 @@ def build(config: Config, device: str | torch.device = "cpu") -> Networks:
         c.discriminator.mlp_width,
         c.discriminator.mlp_layers,
         c.loss.scores,
+        c.discriminator.pair_norm,
     )
     networks = Networks(G, E, D)
     for name, network in networks._asdict().items():

@@ -66,11 +66,20 @@ class Discriminator(nn.Module):
         dim_z: latent dimension.
         mlp_width, mlp_layers: of H and of J alike ("J: same shape as H").
         scores: which of "x", "z", "xz" are in use (Table 1's loss columns).
+        pair_norm: whether F(x) and H(z) are brought to one scale, by layer normalisation, before J.
     """
 
-    def __init__(self, f: ImageTrunk, dim_z: int, mlp_width: int, mlp_layers: int, scores: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        f: ImageTrunk,
+        dim_z: int,
+        mlp_width: int,
+        mlp_layers: int,
+        scores: tuple[str, ...],
+        pair_norm: bool = True,
+    ) -> None:
         super().__init__()
-        self.scores = scores
+        self.scores, self.pair_norm = scores, pair_norm
         if "x" in scores or "xz" in scores:
             self.F = f
         if "z" in scores or "xz" in scores:
@@ -93,7 +102,7 @@ class Discriminator(nn.Module):
         if "z" in self.scores:
             s["s_z"] = self.head_z(h).squeeze(1)
         if f is not None and h is not None and "xz" in self.scores:
-            # F(x) is a sum over space and dwarfs H(z); on one scale J sees both (docs/deviations.md, 2).
-            pair = torch.cat([layer_norm(f, f.shape[1:]), layer_norm(h, h.shape[1:])], dim=1)
-            s["s_xz"] = self.head_xz(self.J(pair)).squeeze(1)
+            if self.pair_norm:  # F(x) is a sum over space and dwarfs H(z) (docs/deviations.md, 2)
+                f, h = layer_norm(f, f.shape[1:]), layer_norm(h, h.shape[1:])
+            s["s_xz"] = self.head_xz(self.J(torch.cat([f, h], dim=1))).squeeze(1)
         return s
