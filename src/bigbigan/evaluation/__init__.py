@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ def evaluate(
             )
         bar.update()
 
+    @cache  # one pass through an encoder serves both of its features
+    def features(split: Split, kind: str) -> dict[str, np.ndarray]:
+        if kind == "pixels":
+            return {"pixels": pixel_features(split.pixels)}
+        encoder = model.encoder if kind == "trained" else untrained_encoder(model, train.pixels)
+        with unchanged(encoder):
+            return encoder_features(encoder, split.pixels)
+
     start = time.perf_counter()
     if "reconstruction_ratio" in wanted:
         note(start, True, {"reconstruction_ratio": Figure(reconstruction_ratio(model, test.pixels))})
@@ -128,13 +137,8 @@ def evaluate(
         assert train.labels is not None
         assert test.labels is not None
         start = time.perf_counter()
-        if name == "pixels":
-            known, new = pixel_features(train.pixels), pixel_features(test.pixels)
-        else:
-            encoder = model.encoder if trained else untrained_encoder(model, train.pixels)
-            with unchanged(encoder):
-                known = encoder_features(encoder, train.pixels)[name]
-                new = encoder_features(encoder, test.pixels)[name]
+        kind = "pixels" if name == "pixels" else "trained" if trained else "untrained"
+        known, new = (features(split, kind)[name] for split in (train, test))
         note(start, trained, probe_figures(name, known, train.labels, new, test.labels, seed, asked))
     bar.close()
     append_results(run / "results.jsonl", lines)
