@@ -186,9 +186,10 @@ def test_report(run, capsys, tmp_path):
 
 def test_a_finished_run_started_again_is_left_alone(run, data, capsys):
     before = (run / "metrics.jsonl").read_text()
-    code, _, _ = call(capsys, "train", "small/digits", "--out", run, "--quiet", "--steps", 6, "--set", *TINY,
-                      "log.pictures_every=3")  # fmt: skip
+    code, out, _ = call(capsys, "train", "small/digits", "--out", run, "--quiet", "--steps", 6, "--set", *TINY,
+                      "log.pictures_every=3", "--json")  # fmt: skip
     assert code == 0
+    assert json.loads(out) == {"run": str(run), "steps": 6, "ended_by_signal": None}
     assert (run / "metrics.jsonl").read_text() == before
 
 

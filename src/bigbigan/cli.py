@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
     sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     sub.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
-    sub.add_argument("--dry-run", action="store_true", help="print settings and costs, and stop")
+    sub.add_argument("--dry-run", action="store_true", help="print settings and costs of a step, and stop")
     sub.add_argument("--json", **as_json)
     sub.add_argument("--quiet", **quiet)
 
@@ -189,12 +189,12 @@ def _train(options: argparse.Namespace) -> int | None:
     from bigbigan.train import train
 
     ended = train(config, data, options.out, progress=not options.quiet)
-    if ended is not None:
-        return 128 + ended
-    print(
-        f"trained {config.training.steps} steps; next: bigbigan evaluate {options.out}; bigbigan report {options.out}"
-    )
-    return None
+    if options.json:
+        print(json.dumps({"run": str(options.out), "steps": config.training.steps, "ended_by_signal": ended}))
+    elif ended is None:
+        run = options.out
+        print(f"trained {config.training.steps} steps; next: bigbigan evaluate {run}; bigbigan report {run}")
+    return None if ended is None else 128 + ended
 
 
 def _spec_of(run: Path) -> str | None:

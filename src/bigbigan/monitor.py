@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ class Monitor:
         self.bar.set_postfix(short, refresh=False)
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        tqdm.write(text)
+        """A line above the bar, on standard error."""
+        tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()
