@@ -242,6 +242,8 @@ MISTAKES = {
     "unknown feature": lambda t, r: (["encode", r, "--out", t / "f.npz", "--features", "fc7"], "known are"),
     "unknown format": lambda t, r: (["encode", r, "--out", t / "f.xlsx"], ".npz, .csv or .parquet"),
     "picture without .png": lambda t, r: (["reconstruct", r, "--out", t / "r.jpeg"], "ending in .png"),
+    "no images to reconstruct": lambda t, r: (["reconstruct", r, "--out", t / "r.png", "--count", "0"], "at least 1"),
+    "reconstruct what": lambda t, r: (["reconstruct", broken_run(t, r, lambda c: (c / "data.json").unlink()), "--out", t / "r.png"], "give --data"),
     "report of nothing": lambda t, r: (["report", t / "none"], "is not a folder"),
     "inspect nothing": lambda t, r: (["data", "inspect", t / "none"], "none"),
 }  # fmt: skip

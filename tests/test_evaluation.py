@@ -5,10 +5,12 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
+from bigbigan.data import open_source
+from bigbigan.evaluation import load_labelled
 from bigbigan.evaluation import probe as p
 from bigbigan.evaluation.features import encoder_features, fill_statistics, unchanged
 from bigbigan.models import build
-from tiny import tiny_config
+from tiny import tiny_config, write_npz
 
 
 def blobs(count: int, distance: float, seed: int, classes: int = 4, dim: int = 12):
@@ -105,3 +107,14 @@ def test_features_do_not_depend_on_the_batch_size():
     a, b = encoder_features(E, pixels, 33), encoder_features(E, pixels, 7)
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_test_split_a_fifth_of_train_is_held_out_and_never_shared(tmp_path):
+    arrays = np.load(write_npz(tmp_path / "both.npz", count=50))
+    np.savez(tmp_path / "train.npz", images=arrays["train_images"], labels=arrays["train_labels"])
+    train, test = load_labelled(open_source(str(tmp_path / "train.npz")), 8, 1, seed=0)
+    assert (test.name, len(test.pixels), len(train.pixels)) == ("train_val", 10, 40)
+    seen = {x.tobytes() for x in train.pixels}
+    assert not any(x.tobytes() in seen for x in test.pixels)
+    again = load_labelled(open_source(str(tmp_path / "train.npz")), 8, 1, seed=0)[1]
+    assert np.array_equal(test.pixels, again.pixels)

@@ -251,8 +251,13 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
     if options.out.suffix != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
+    if options.count < 1:
+        raise UserError(f"--count {options.count}: expected at least 1")
     model = load(options.run)
-    source = open_source(options.data or _spec_of(options.run) or "digits")
+    data = options.data or _spec_of(options.run)
+    if data is None:
+        raise UserError(f"{options.run} does not say what it was trained on; give --data SOURCE")
+    source = open_source(data)
     images = source.splits.get("test", source.splits["train"])
     chosen = images.subset(_spread(len(images), options.count))
     c = model.config

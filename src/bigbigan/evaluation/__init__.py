@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from bigbigan.data import Source, load_pixels, open_source
+from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
 from bigbigan.evaluation.probe import Figure, probe_figures
@@ -33,33 +35,33 @@ METRICS = (
 )
 
 
+@dataclass(eq=False)  # compared and hashed by identity
 class Split:
-    """Pixels and labels of one split, as an encoder takes them."""
+    """Pixels uint8 [N, C, R, R] and labels [N] of one split, as an encoder takes them."""
 
-    def __init__(self, source: Source, name: str, resolution: int, channels: int) -> None:
-        self.name = name
-        images = source.splits[name]
-        self.pixels, kept = load_pixels(images, resolution, channels, source)
-        self.labels = None if images.labels is None else images.labels[kept]
-        self.files = [images.files[i] for i in kept]
-        self.classes = images.classes
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray | None
+
+    def pick(self, name: str, indices: np.ndarray) -> Split:
+        return Split(name, self.pixels[indices], None if self.labels is None else self.labels[indices])
+
+
+def read_split(source: Source, name: str, resolution: int, channels: int) -> Split:
+    images = source.splits[name]
+    pixels, kept = load_pixels(images, resolution, channels, source)
+    return Split(name, pixels, None if images.labels is None else images.labels[kept])
 
 
 def load_labelled(source: Source, resolution: int, channels: int, seed: int) -> tuple[Split, Split]:
     """Train and test split of a source; a fifth of train, drawn by `seed`, where there is no test split."""
-    train = Split(source, "train", resolution, channels)
+    train = read_split(source, "train", resolution, channels)
     name = next((n for n in ("test", "val") if n in source.splits), None)
     if name is not None:
-        return train, Split(source, name, resolution, channels)
+        return train, read_split(source, name, resolution, channels)
     order = np.random.default_rng(seed).permutation(len(train.pixels))
     cut = len(order) // 5
-    test = Split.__new__(Split)
-    test.name, test.classes = "train_val", train.classes
-    for part, picks in ((test, order[:cut]), (train, order[cut:])):
-        part.files = [train.files[i] for i in picks]
-        part.pixels = train.pixels[picks]
-        part.labels = None if train.labels is None else train.labels[picks]
-    return train, test
+    return train.pick("train", order[cut:]), train.pick("train_val", order[:cut])
 
 
 def evaluate(
@@ -159,7 +161,7 @@ def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> 
         if len(chunk) < 2:
             continue
         x_hat = model.reconstruct(chunk).cpu()
-        x = torch.nn.functional.adaptive_avg_pool2d(model.prepare(chunk).cpu(), x_hat.shape[-1])
+        x = pool_to(model.prepare(chunk).cpu(), x_hat.shape[-1])
         error += float((x - x_hat).flatten(1).norm(dim=1).sum())
         shuffled += float((x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).sum())
     return error / shuffled
