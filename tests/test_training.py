@@ -139,6 +139,15 @@ def test_encoder_learning_rate_is_a_multiple_of_the_generators():
     assert rates == [(counts[0], pytest.approx(0.01)), (counts[1], pytest.approx(0.001))]
 
 
+def test_learning_rates_fall_geometrically_over_the_second_half():
+    settings = ("optimizer.lr_final=0.01", "optimizer.lr_d=1", "optimizer.lr_g=2", "encoder.lr_multiplier=3")
+    state = TrainingState(tiny_config(*settings, "training.steps=100"), torch.device("cpu"))
+    for state.step, factor in [(0, 1), (50, 1), (75, 0.1), (100, 0.01)]:
+        state.set_learning_rates()
+        groups = [*state.optimizer_d.param_groups, *state.optimizer_eg.param_groups]
+        assert [g["lr"] for g in groups] == pytest.approx([factor, 6 * factor, 2 * factor])
+
+
 def test_reconstruction_errors_tell_a_perfect_generator_from_a_constant_one():
     state = TrainingState(tiny_config(), torch.device("cpu"))
     x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

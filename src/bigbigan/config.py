@@ -142,8 +142,10 @@ class OptimizerConfig:
     lr_d: float = 2e-4
     betas: tuple[float, float] = (0.0, 0.999)
     eps: float = 1e-8
+    lr_final: float = 1.0  # share of the rates left at the end: constant for half the steps, then geometric to this
 
     def __post_init__(self) -> None:
+        _require(0 < self.lr_final <= 1, "optimizer.lr_final must lie in (0, 1]")
         _require(self.lr_g > 0 and self.lr_d > 0, "optimizer.lr_g and optimizer.lr_d must be positive")
         _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas must lie in [0, 1)")
         _require(self.eps > 0, "optimizer.eps must be positive")

@@ -36,22 +36,30 @@ class TrainingState:
         )
         self.system = BigBiGAN(config, self.networks)
         o = config.optimizer
-        self.optimizer_d = torch.optim.Adam(D.parameters(), lr=o.lr_d, betas=o.betas, eps=o.eps, foreach=True)
+        self.optimizer_d = torch.optim.Adam(D.parameters(), betas=o.betas, eps=o.eps, foreach=True)
         self.optimizer_eg = torch.optim.Adam(
-            [
-                {"params": list(E.parameters()), "lr": o.lr_g * config.encoder.lr_multiplier},
-                {"params": list(G.parameters()), "lr": o.lr_g},
-            ],
+            [{"params": list(E.parameters())}, {"params": list(G.parameters())}],
             betas=o.betas,
             eps=o.eps,
             foreach=True,
         )
+        self.set_learning_rates()
 
     @property
     def images_seen(self) -> int:
         """Images drawn from the data so far, counted once for each step of D and of G and E."""
         t = self.config.training
         return self.step * t.batch_size * (t.d_steps + 1)
+
+    def set_learning_rates(self) -> None:
+        """Those of the step about to be taken: constant for half the steps, then falling by an equal factor each
+        step towards `lr_final` of where they began."""
+        o, progress = self.config.optimizer, self.step / self.config.training.steps
+        factor = o.lr_final ** max(0.0, 2 * progress - 1)
+        encoder, generator = self.optimizer_eg.param_groups
+        encoder["lr"] = factor * o.lr_g * self.config.encoder.lr_multiplier
+        generator["lr"] = factor * o.lr_g
+        self.optimizer_d.param_groups[0]["lr"] = factor * o.lr_d
 
     def update_averages(self) -> None:
         G, E, _ = self.networks

@@ -133,6 +133,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     G, E, D = state.networks
     noise = keyed_generator(t.seed, "noise", state.step, str(state.device))
     number = state.step * (t.d_steps + 1)
+    state.set_learning_rates()
 
     # D
     for i in range(t.d_steps):
