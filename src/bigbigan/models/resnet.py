@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from bigbigan.models.layers import BN_EPS
 
-__all__ = ["BasicBlock", "ResNetV2"]
+__all__ = ["BasicBlock", "Bottleneck", "ResNetV2", "root"]
 
 
 class BasicBlock(nn.Module):
     """BN, ReLU, 3×3 conv (stride), BN, ReLU, 3×3 conv, plus the skip."""
+
+    root_share = 1  # of the first stage's width that the root convolution has
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -24,37 +26,86 @@ class BasicBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels, eps=BN_EPS)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.project = stride != 1 or in_channels != out_channels
+        self.skip = projection(in_channels, out_channels, stride)
         self.stride = stride
-        if self.project:
-            self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def residual(self, h: Tensor) -> Tensor:
+        """The branch, from its first norm and ReLU on."""
+        return self.conv2(F.relu(self.norm2(self.conv1(h))))
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm1(x))
         # The stride is taken by slicing: some CPU builds of torch 2.13 crash in the backward pass of a 1×1
         # convolution of stride 2 on channels-last images.
-        shortcut = self.skip(h[:, :, :: self.stride, :: self.stride]) if self.project else x
-        return shortcut + self.conv2(F.relu(self.norm2(self.conv1(h))))
+        shortcut = x if self.skip is None else self.skip(h[:, :, :: self.stride, :: self.stride])
+        return shortcut + self.residual(h)
+
+
+class Bottleneck(BasicBlock):
+    """BN, ReLU, 1×1 conv to a quarter, BN, ReLU, 3×3 conv (stride), BN, ReLU, 1×1 conv, plus the skip."""
+
+    root_share = 4
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        nn.Module.__init__(self)
+        hidden = out_channels // 4
+        self.norm1 = nn.BatchNorm2d(in_channels, eps=BN_EPS)
+        self.conv1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.conv3 = nn.Conv2d(hidden, out_channels, 1, bias=False)
+        self.skip = projection(in_channels, out_channels, stride)
+        self.stride = stride
+
+    def residual(self, h: Tensor) -> Tensor:
+        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
+        return self.conv3(F.relu(self.norm3(h)))
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | None:
+    """The 1×1 convolution on a skip that changes size or width; the stride is taken before it."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+
+def root(image_channels: int, width: int, stem: str) -> nn.Module:
+    """What comes before the first stage: "imagenet", 7×7 conv and 3×3 max pool, a quarter of the size; or
+    "small", a 3×3 conv that keeps it."""
+    if stem == "small":
+        return nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
+    conv = nn.Conv2d(image_channels, width, 7, stride=2, padding=3, bias=False)
+    return nn.Sequential(conv, nn.MaxPool2d(3, stride=2, padding=1))
 
 
 class ResNetV2(nn.Module):
-    """A small ResNet-v2: 3×3 root at full resolution, then stages of basic blocks, each halving the size.
+    """ResNet-50 is `Bottleneck`, widths (256, 512, 1024, 2048), blocks (3, 4, 6, 3), stem "imagenet".
 
     Args:
         image_channels: 1 or 3.
-        widths: channels of each stage; the first stage keeps the size, each later one halves it.
+        widths: output channels of each stage; the first stage keeps the size, each later one halves it.
         blocks: blocks of each stage.
+        block: `BasicBlock` or `Bottleneck`.
+        stem: see `root`.
     """
 
-    def __init__(self, image_channels: int, widths: tuple[int, ...], blocks: int) -> None:
+    def __init__(
+        self,
+        image_channels: int,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        block: type[BasicBlock] = BasicBlock,
+        stem: str = "small",
+    ) -> None:
         super().__init__()
         self.num_features = widths[-1]
-        self.root = nn.Conv2d(image_channels, widths[0], 3, padding=1, bias=False)
+        previous = widths[0] // block.root_share
+        self.root = root(image_channels, previous, stem)
         layers: list[nn.Module] = []
-        previous = widths[0]
-        for stage, width in enumerate(widths):
-            for block in range(blocks):
-                layers.append(BasicBlock(previous, width, stride=2 if stage and not block else 1))
+        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            for i in range(count):
+                layers.append(block(previous, width, stride=2 if stage and not i else 1))
                 previous = width
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(previous, eps=BN_EPS)

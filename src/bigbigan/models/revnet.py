@@ -1,0 +1,201 @@
+"""RevNet trunks (Gomez et al. 2017, as in google/revisiting-self-supervised): activations are not kept but
+recomputed from the output of a stage.
+
+A block halves the channels into (x1, x2) and gives (x2, x1 + f(x2)): one coupling and a swap. From its output
+(a, b) its input is (b - f(a), a), and the f(a) that the inversion needs is the one whose graph gives the
+gradients: the backward pass costs one extra forward pass and no more.
+
+Inverting in float32 loses digits, block after block. The stream that the f's are added to is therefore kept in
+float64, at two tensors a stage; f itself computes in whatever precision it would otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from bigbigan.averaging import batch_statistics
+from bigbigan.models.layers import BN_EPS
+from bigbigan.models.resnet import root
+
+__all__ = ["BottleneckBranch", "ReversibleStage", "RevNet"]
+
+
+class ReversibleStage(nn.Module):
+    """Reversible blocks of equal width: [N, C, H, W] -> [N, C, H, W], C even.
+
+    Gradients are those of plain autograd; batch norm statistics are updated once a step; dropout draws the same
+    numbers in the recomputation. Parameters reach the autograd function as arguments, so that data-parallel
+    wrappers see their gradients arrive. `torch.compile` runs a stage as it is and compiles around it.
+
+    Args:
+        branches: f of each block, a module from [N, C/2, H, W] to the same shape.
+        recompute: False keeps activations as ordinary autograd does, with the same arithmetic.
+    """
+
+    def __init__(self, branches: Sequence[nn.Module], recompute: bool = True) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.recompute = recompute
+        self.draws = any(isinstance(m, _DropoutNd) for m in self.modules())
+
+    def forward(self, x: Tensor) -> Tensor:
+        parameters = tuple(self.parameters())
+        if self.recompute and torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
+            return _recomputed(x, self, parameters)
+        a, b = stream(x)
+        for f in self.branches:
+            a, b = b, a + f(b.to(x.dtype))
+        return torch.cat([a, b], dim=1).to(x.dtype)
+
+
+def stream(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies of the two halves of x in the precision that blocks add up in."""
+    dtype = x.dtype if x.device.type == "mps" else torch.float64  # mps has no float64
+    a, b = (half.to(dtype, copy=True) for half in x.chunk(2, dim=1))
+    return a, b
+
+
+@torch.compiler.disable
+def _recomputed(x: Tensor, stage: ReversibleStage, parameters: tuple[nn.Parameter, ...]) -> Tensor:
+    out: Tensor = _Recompute.apply(x, stage, *parameters)
+    return out
+
+
+class _Recompute(torch.autograd.Function):
+    """One node for a whole stage. Kept for the backward pass: the two halves of its output, in float64."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stage: ReversibleStage, *parameters: nn.Parameter) -> Tensor:
+        ctx.stage, ctx.dtype = stage, x.dtype
+        ctx.autocast = _autocast_settings(x.device.type)
+        ctx.random: list[_RandomState | None] = []
+        a, b = stream(x)
+        for f in stage.branches:
+            ctx.random.append(_RandomState(x) if stage.draws else None)
+            a, b = b, a.add_(f(b.to(x.dtype)))
+        ctx.save_for_backward(a, b)
+        return torch.cat([a, b], dim=1).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        stage, dtype = ctx.stage, ctx.dtype
+        # All that outlives a block is made here and updated in place: allocated among the large, short-lived tensors
+        # of a block it would fragment the heap, and memory would grow with depth after all.
+        a, b = (t.clone() for t in ctx.saved_tensors)
+        grad_a, grad_b = (g.to(torch.promote_types(dtype, torch.float32), copy=True) for g in grad.chunk(2, dim=1))
+        gradients = {p: torch.zeros_like(p) if p.requires_grad else None for p in stage.parameters()}
+        for f, random in zip(reversed(stage.branches), reversed(ctx.random), strict=True):
+            parameters = [p for p in f.parameters() if p.requires_grad]
+            x2 = a.to(dtype).detach().requires_grad_()
+            with torch.enable_grad(), batch_statistics(f), _autocast(ctx.autocast), random or nullcontext():
+                fx2 = f(x2)
+            # (a, b) = (x2, x1 + f(x2)), so f's gradient is that of b, and x2's is that of a plus f's share
+            a, b = b.sub_(fx2.detach()), a
+            g2, *of_parameters = torch.autograd.grad(fx2, [x2, *parameters], grad_b.to(fx2.dtype), allow_unused=True)
+            grad_a, grad_b = grad_b, grad_a.add_(g2)
+            for p, g in zip(parameters, of_parameters, strict=True):
+                if g is not None:
+                    gradients[p].add_(g)
+            del fx2, x2, g2, of_parameters
+        grad_x = torch.cat([grad_a, grad_b], dim=1).to(dtype) if ctx.needs_input_grad[0] else None
+        return grad_x, None, *gradients.values()
+
+
+class _RandomState:
+    """The random numbers of a block, to be drawn again: CPU and device state, put back after use."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.cpu, self.devices = torch.get_rng_state(), get_device_states(x)
+
+    def __enter__(self) -> None:
+        self.fork = torch.random.fork_rng(devices=self.devices[0])
+        self.fork.__enter__()
+        torch.set_rng_state(self.cpu)
+        set_device_states(*self.devices)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.fork.__exit__(*exception)
+
+
+def _autocast_settings(device: str) -> dict[str, Any]:
+    return {
+        "device_type": device,
+        "enabled": torch.is_autocast_enabled(device),
+        "dtype": torch.get_autocast_dtype(device),
+        "cache_enabled": torch.is_autocast_cache_enabled(),
+    }
+
+
+def _autocast(settings: dict[str, Any]) -> AbstractContextManager[Any]:
+    return torch.autocast(**settings) if settings["enabled"] else nullcontext()
+
+
+class BottleneckBranch(nn.Module):
+    """f of RevNet-50: BN, ReLU, 1×1 conv to a quarter; BN, ReLU, 3×3 conv; BN, ReLU, 1×1 conv back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = width // 4
+        self.norm1 = nn.BatchNorm2d(width, eps=BN_EPS)
+        self.conv1 = nn.Conv2d(width, hidden, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.conv3 = nn.Conv2d(hidden, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C/2, H, W] -> the same shape."""
+        h = self.conv1(F.relu(self.norm1(x)))
+        h = self.conv2(F.relu(self.norm2(h)))
+        return self.conv3(F.relu(self.norm3(h)))
+
+
+class RevNet(nn.Module):
+    """RevNet-50 ×m is widths (256, 512, 1024, 2048)·m, blocks (3, 4, 6, 3), stem "imagenet".
+
+    Between stages: 2×2 average pooling, and zeros on both sides up to the next width; no weights.
+
+    Args:
+        image_channels: 1 or 3.
+        widths: total channels of each stage, even and not falling; the first one's is also the root's.
+        blocks: blocks of each stage.
+        stem: see `resnet.root`.
+        recompute: see `ReversibleStage`.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        stem: str = "small",
+        recompute: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.widths = widths[-1], widths
+        self.root = root(image_channels, widths[0], stem)
+        self.stages = nn.ModuleList(
+            ReversibleStage([BottleneckBranch(width // 2) for _ in range(count)], recompute)
+            for width, count in zip(widths, blocks, strict=True)
+        )
+        self.norm = nn.BatchNorm2d(widths[-1], eps=BN_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
+        h = self.root(x)
+        for i, (stage, width) in enumerate(zip(self.stages, self.widths, strict=True)):
+            if i:
+                missing = width - h.shape[1]
+                h = F.pad(F.avg_pool2d(h, 2), (0, 0, 0, 0, missing // 2, missing - missing // 2))
+            h = stage(h)
+        return F.relu(self.norm(h)).mean(dim=(2, 3))
