@@ -76,6 +76,7 @@ class Page(HTMLParser):
 
 def line(metric, value, std=None, steps=6, dataset="rows", split="test"):
     return ResultLine(
+        scale=0,
         experiment="small/digits", settings={}, table_row=None, dataset=dataset, split=split, metric=metric,
         value=value, std=std, n=60, seed=0, steps=steps, images_seen=48 * steps, device="cpu", seconds=1.0,
         commit="", command="bigbigan evaluate",

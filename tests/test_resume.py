@@ -348,7 +348,7 @@ def _two_steps(tmp_path: Path, data: str, mutant=None) -> dict[str, torch.Tensor
         warnings.simplefilter("error")
         mutant(state, load) if mutant else load()
     pixels = torch.arange(30 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).view(30, 1, 8, 8)
-    batches = Batches(pixels, 16, state.config.training.seed, flip=False)
+    batches = Batches(pixels, 16, state.config.training.seed, augment="none")
     for _ in range(2):
         training_step(state, batches)
     state.fill_standing_statistics(batches)
@@ -432,7 +432,7 @@ def test_two_processes_do_not_train_in_one_folder(data, tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_not_finite_stops_before_a_weight_is_touched(where, value, tmp_path):
     state = TrainingState(tiny_config(), torch.device("cpu"))
-    batches = Batches(torch.randint(0, 255, (30, 1, 8, 8), dtype=torch.uint8), 16, 0, flip=False)
+    batches = Batches(torch.randint(0, 255, (30, 1, 8, 8), dtype=torch.uint8), 16, 0, augment="none")
     training_step(state, batches)
     G, E, D = state.networks
     if where == "image":

@@ -13,7 +13,6 @@ from bigbigan.averaging import batch_statistics, standing_statistics, update_ave
 from bigbigan.config import Config, config_from_dict
 from bigbigan.data.batches import Batches, pool_to, to_float
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.models import build
 from bigbigan.monitor import Monitor, read_metrics
 from bigbigan.pictures import grid, pairs_grid, to_uint8
 from bigbigan.randomness import keyed_generator
@@ -31,7 +30,7 @@ def numbered(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (10, 10), (7, 16), (50, 8)])
 def test_every_image_comes_once_an_epoch_in_an_order_of_its_own(count, size):
-    batches = Batches(numbered(count), size, seed=0, flip=False)
+    batches = Batches(numbered(count), size, seed=0, augment="none")
     stream = torch.cat([batches.indices(i) for i in range(math.ceil(3 * count / size))])
     epochs = [stream[i * count : (i + 1) * count] for i in range(3)]
     assert all(sorted(e.tolist()) == list(range(count)) for e in epochs)
@@ -39,17 +38,17 @@ def test_every_image_comes_once_an_epoch_in_an_order_of_its_own(count, size):
 
 
 def test_batches_do_not_depend_on_what_was_asked_before():
-    a, b = (Batches(numbered(20), 6, seed=3, flip=True) for _ in range(2))
+    a, b = (Batches(numbered(20), 6, seed=3, augment="flip") for _ in range(2))
     for i in range(9):
         a.batch(i)
     assert torch.equal(a.batch(7), b.batch(7))
-    assert not torch.equal(Batches(numbered(20), 6, seed=4, flip=True).indices(0), b.indices(0))
+    assert not torch.equal(Batches(numbered(20), 6, seed=4, augment="flip").indices(0), b.indices(0))
 
 
 def test_flip_mirrors_about_half_of_the_images_left_to_right():
     pixels = torch.zeros(200, 1, 2, 4, dtype=torch.uint8)
     pixels[:, :, 0, 0] = 255
-    x = Batches(pixels, 200, seed=0, flip=True).batch(0)
+    x = Batches(pixels, 200, seed=0, augment="flip").batch(0)
     left, right = x[:, 0, 0, 0] == 1, x[:, 0, 0, 3] == 1
     assert torch.equal(left, ~right)
     assert 70 < int(right.sum()) < 130
@@ -117,7 +116,7 @@ def test_batch_statistics_leave_no_trace():
 
 def test_a_step_updates_each_network_by_its_own_optimiser_and_counts():
     state = TrainingState(tiny_config("training.d_steps=3"), torch.device("cpu"))
-    batches = Batches(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), 16, 0, flip=False)
+    batches = Batches(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), 16, 0, augment="none")
     before = [{k: v.clone() for k, v in n.state_dict().items()} for n in state.networks]
     values = training_step(state, batches)
     for network, old in zip(state.networks, before, strict=True):
@@ -135,8 +134,8 @@ def test_a_step_updates_each_network_by_its_own_optimiser_and_counts():
 def test_encoder_learning_rate_is_a_multiple_of_the_generators():
     state = TrainingState(tiny_config("optimizer.lr_g=0.001", "encoder.lr_multiplier=10"), torch.device("cpu"))
     rates = [(len(g["params"]), g["lr"]) for g in state.optimizer_eg.param_groups]
-    counts = [len(list(n.parameters())) for n in (state.networks.E, state.networks.G)]
-    assert rates == [(counts[0], pytest.approx(0.01)), (counts[1], pytest.approx(0.001))]
+    counts = [len(list(n.parameters())) for n in (state.networks.G, state.networks.E)]
+    assert rates == [(counts[0], pytest.approx(0.001)), (counts[1], pytest.approx(0.01))]
 
 
 def test_learning_rates_fall_geometrically_over_the_second_half():
@@ -145,7 +144,7 @@ def test_learning_rates_fall_geometrically_over_the_second_half():
     for state.step, factor in [(0, 1), (50, 1), (75, 0.1), (100, 0.01)]:
         state.set_learning_rates()
         groups = [*state.optimizer_d.param_groups, *state.optimizer_eg.param_groups]
-        assert [g["lr"] for g in groups] == pytest.approx([factor, 6 * factor, 2 * factor])
+        assert [g["lr"] for g in groups] == pytest.approx([factor, 2 * factor, 6 * factor])
 
 
 def test_reconstruction_errors_tell_a_perfect_generator_from_a_constant_one():
@@ -217,17 +216,6 @@ def test_colour_and_higher_resolution_of_e_train_end_to_end(tmp_path):
 
 
 # -- experiments --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_builds_and_survives_json(name):
-    config = EXPERIMENTS[name].config()
-    assert config.experiment == name
-    assert config_from_dict(json.loads(json.dumps(config.to_dict())), "test") == config
-    networks = build(config)
-    z = torch.randn(2, config.latent.dim)
-    assert networks.G(z).shape[-1] == config.generator.resolution
-    assert EXPERIMENTS[name].summary
 
 
 def test_config_round_trip_of_defaults():

@@ -44,7 +44,7 @@ def main() -> None:
         r, c, t = config.encoder.resolution, config.data.channels, config.training
         state = TrainingState(config, device)
         pixels = torch.randint(0, 256, (4 * t.batch_size, c, r, r), dtype=torch.uint8, device=device)
-        batches = Batches(pixels, t.batch_size, 0, flip=config.data.augment == "flip")
+        batches = Batches(pixels, t.batch_size, 0, config.data.augment)
         training_step(state, batches)
         seconds = statistics.median(timed(lambda s=state, b=batches: training_step(s, b), device) for _ in range(5))
         rate = step_cost(config)["flops_per_step"] / seconds / 1e9

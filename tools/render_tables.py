@@ -23,7 +23,8 @@ FILES = ["README.md", "docs/experiments.md"]
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
     """The last line of this experiment as defined, metric and state, or None where it was not run."""
     wanted = (experiment, metric, trained)
-    found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == wanted and not x["settings"]]
+    found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == wanted]
+    found = [x for x in found if not x["settings"] and not x.get("scale")]
     return found[-1] if found else None
 
 

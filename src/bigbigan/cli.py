@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "--data", metavar="SOURCE", help=own.replace("those of the run", "those the experiment is named for")
     )
     sub.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
+    sub.add_argument(
+        "--scale", type=int, default=0, metavar="S", help="a Table 1 row made smaller: S px (32 or 64) stand for 128"
+    )
     sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     sub.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
     sub.add_argument("--dry-run", action="store_true", help="print settings and costs of a step, and stop")
@@ -149,6 +152,7 @@ def _list(options: argparse.Namespace) -> None:
                 "data": e.data,
                 "table_row": e.table_row,
                 "published": e.published,
+                "scales": e.scales,
             }
             for e in EXPERIMENTS.values()
         ]
@@ -156,7 +160,8 @@ def _list(options: argparse.Namespace) -> None:
         return
     width = max(map(len, EXPERIMENTS))
     for e in EXPERIMENTS.values():
-        row = f"  [{e.table_row}: {', '.join(f'{k} {v}' for k, v in e.published.items())}]" if e.table_row else ""
+        numbers = ", ".join(f"{k} {v}" for k, v in e.published.items())
+        row = f"  [{e.table_row}{': ' + numbers if numbers else ''}]" if e.table_row else ""
         print(f"{e.name:{width}}  {e.summary}{row}")
 
 
@@ -167,7 +172,7 @@ def _train(options: argparse.Namespace) -> int | None:
 
     experiment = find(options.experiment)
     steps = [] if options.steps is None else [f"training.steps={options.steps}"]
-    config = override(experiment.config(), [*options.set, *steps])
+    config = override(experiment.config(options.scale), [*options.set, *steps])
     if options.dry_run:
         from bigbigan.cost import step_cost
 

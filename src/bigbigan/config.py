@@ -41,10 +41,20 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _check_attention(network: str, attention: tuple[int, ...], widths: dict[int, int]) -> None:
+    for side in attention:
+        _require(side in widths, f"{network}.attention = {side}: its maps have sides {', '.join(map(str, widths))}")
+        _require(
+            widths[side] >= 8, f"{network}.attention needs 8 channels or more; at {side} px there are {widths[side]}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
-    augment: Literal["none", "flip"] = "none"  # of training images; flips are left to right
+    # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
+    # (Table 1). square_crop: a square of 50-100 % of the area (Table 3).
+    augment: Literal["none", "flip", "resnet_crop", "square_crop"] = "none"
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
@@ -65,11 +75,15 @@ class LatentConfig:
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     channels: tuple[int, ...] = (64, 64, 32, 16)  # of the 4×4 seed, then after each ×2 block
+    attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
+    skip_z: bool = True  # a chunk of z to the seed and to each block; or all of z to the seed alone
     shared_dim: int = 32  # length of the class embedding; with one class a learned vector
 
     def __post_init__(self) -> None:
         _require(len(self.channels) >= 2, "generator.channels needs the seed's width and one for each block")
         _require(min(self.channels) > 0 and self.shared_dim > 0, "generator widths must be positive")
+        widths = {8 * 2**i: width for i, width in enumerate(self.channels[1:])}
+        _check_attention("generator", self.attention, widths)
 
     @property
     def resolution(self) -> int:
@@ -79,13 +93,16 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks; they halve the image down to 4×4
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks; the first ones halve the image
+    final_size: int = 4  # side of the map, in pixels, at which they stop halving
+    attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
     mlp_width: int = 128  # of H and of J
     mlp_layers: int = 4  # likewise; two to a residual block
     pair_norm: bool = True  # layer normalisation of F(x) and H(z) before J (docs/deviations.md, 2)
 
     def __post_init__(self) -> None:
         _require(min(self.channels) > 0, "discriminator.channels must be positive")
+        _require(self.final_size > 0, "discriminator.final_size must be positive")
         _require(self.mlp_width > 0, "discriminator.mlp_width must be positive")
         _require(
             self.mlp_layers >= 2 and self.mlp_layers % 2 == 0,
@@ -98,8 +115,11 @@ class EncoderConfig:
     """Table 1, column Encoder (E)."""
 
     resolution: int = 32  # of the images E sees; D sees them average-pooled to G's resolution
-    widths: tuple[int, ...] = (16, 32, 64, 128)  # channels of each stage of the ResNet-v2 trunk
-    blocks: int = 1  # residual blocks a stage
+    block: Literal["basic", "bottleneck", "reversible"] = "basic"  # of the trunk: ResNet-v2 or RevNet
+    stem: Literal["small", "imagenet"] = "small"  # 3×3 conv; or 7×7 conv of stride 2 and max pool, a quarter the size
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; each after the first halves the size
+    blocks: int | tuple[int, ...] = 1  # residual blocks of each stage; one number for all
+    keep_activations: bool = False  # of reversible blocks, rather than recompute them from their outputs
     head_width: int = 128
     head_layers: int = 4
     stochastic: bool = True  # z sampled from N(mu, sigma²), or z = the linear output
@@ -108,14 +128,30 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.widths) > 0 and min(self.widths) > 0, "encoder.widths must be positive")
-        _require(self.blocks > 0, "encoder.blocks must be positive")
+        counts = self.blocks_per_stage
+        _require(len(counts) == len(self.widths), f"encoder.blocks must be one number, or {len(self.widths)}")
+        _require(min(counts) > 0, "encoder.blocks must be positive")
+        if self.block == "bottleneck":
+            _require(all(w % 4 == 0 for w in self.widths), "encoder.widths of bottleneck blocks must be multiples of 4")
+        if self.block == "reversible":
+            _require(all(w % 8 == 0 for w in self.widths), "encoder.widths of reversible blocks must be multiples of 8")
+            _require(list(self.widths) == sorted(self.widths), "encoder.widths of reversible stages must not fall")
+        _require(
+            self.block == "reversible" or not self.keep_activations,
+            "encoder.keep_activations is for encoder.block=reversible; others always keep theirs",
+        )
         _require(self.head_width > 0, "encoder.head_width must be positive")
         _require(self.head_layers >= 2 and self.head_layers % 2 == 0, "encoder.head_layers must be even, 2 or more")
+        halvings = len(self.widths) - 1 + (2 if self.stem == "imagenet" else 0)
         _require(
-            self.resolution % 2 ** (len(self.widths) - 1) == 0,
-            f"encoder.resolution = {self.resolution} cannot be halved {len(self.widths) - 1} times",
+            self.resolution % 2**halvings == 0,
+            f"encoder.resolution = {self.resolution} cannot be halved {halvings} times",
         )
         _require(self.lr_multiplier > 0, "encoder.lr_multiplier must be positive")
+
+    @property
+    def blocks_per_stage(self) -> tuple[int, ...]:
+        return (self.blocks,) * len(self.widths) if isinstance(self.blocks, int) else self.blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +161,7 @@ class LossConfig:
     s_x: bool = True
     s_z: bool = True
     s_xz: bool = True
+    hinge: Literal["each", "sum"] = "each"  # on each score, or on their sum: tried by the authors, and worse
 
     def __post_init__(self) -> None:
         _require(self.s_xz or self.s_x or self.s_z, "loss: at least one of s_x, s_z, s_xz must be on")
@@ -132,6 +169,11 @@ class LossConfig:
     @property
     def scores(self) -> tuple[str, ...]:
         return tuple(name for name in ("x", "z", "xz") if getattr(self, f"s_{name}"))
+
+    @property
+    def has_encoder(self) -> bool:
+        """Without s_z and s_xz nothing looks at z, and there is no E: a GAN (Table 1, "No E")."""
+        return self.s_z or self.s_xz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +230,7 @@ class LogConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     experiment: str = "custom"
+    scale: int = 0  # of a row made smaller: the resolution that stands for the paper's 128 px; 0 is as published
     data: DataConfig = field(default_factory=DataConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -199,7 +242,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        chunks = len(self.generator.channels)
+        chunks = len(self.generator.channels) if self.generator.skip_z else 1
         _require(
             self.latent.dim % chunks == 0,
             f"latent.dim = {self.latent.dim} must divide into {chunks} equal chunks, one for the seed of G and "
@@ -210,12 +253,19 @@ class Config:
             r_e >= r_g and r_e % r_g == 0,
             f"encoder.resolution = {r_e} must be a multiple of the generator's {r_g}: D sees E's image pooled",
         )
-        halvings = int(math.log2(r_g // 4))
+        d = self.discriminator
+        halvings = math.log2(r_g / d.final_size)
         _require(
-            len(self.discriminator.channels) >= halvings,
-            f"discriminator.channels has {len(self.discriminator.channels)} blocks; "
-            f"images of {r_g} px need at least {halvings} to reach 4×4",
+            halvings.is_integer() and halvings >= 0,
+            f"discriminator.final_size = {d.final_size}: {r_g} px cannot be halved to it",
         )
+        _require(
+            len(d.channels) >= halvings,
+            f"discriminator.channels has {len(d.channels)} blocks; "
+            f"images of {r_g} px need at least {halvings:.0f} to reach {d.final_size}×{d.final_size}",
+        )
+        sides = {r_g // 2 ** (i + 1): width for i, width in enumerate(d.channels[: int(halvings)])}
+        _check_attention("discriminator", d.attention, sides)
         _require(
             not (self.latent.prior == "uniform" and self.encoder.stochastic),
             "latent.prior=uniform goes with encoder.stochastic=false (z = tanh of the linear output)",
@@ -261,7 +311,7 @@ def override(config: Config, settings: list[str]) -> Config:
         name, equals, _ = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: expected name=value, for example training.steps=500")
-        if name not in known or name == "experiment":
+        if name not in known or name in ("experiment", "scale"):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "--dry-run prints all settings"
             raise UserError(f"--set {setting}: there is no setting {name}; {hint}")

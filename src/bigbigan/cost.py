@@ -1,4 +1,4 @@
-"""What a training step costs, found by running a small one and scaling: parameters, FLOPs, memory."""
+"""What a training step costs, found without doing it: parameters, FLOPs, memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigbigan.config import Config
-from bigbigan.data.batches import Batches
-from bigbigan.state import TrainingState
-from bigbigan.train import training_step
+from bigbigan.models import construct
+from bigbigan.system import BigBiGAN
 
 __all__ = ["step_cost"]
 
@@ -19,43 +19,45 @@ __all__ = ["step_cost"]
 def step_cost(config: Config) -> dict[str, Any]:
     """Parameters of each network, FLOPs and estimated peak memory of a step at the config's batch size.
 
-    FLOPs are counted (2 a multiply-add) on a real step of two images and scaled to the batch. Memory is that of
-    weights, gradients, Adam's moments and averages, plus what autograd keeps for the costlier of the two
-    backward passes, likewise scaled; a framework's own overhead comes on top.
+    The losses and their gradients are followed through tensors without content, for a batch of two, and scaled.
+    FLOPs are 2 a multiply-add, of matrix products and convolutions. Memory is that of weights, gradients, Adam's
+    moments and averages, plus what autograd keeps for the costliest of the backward passes; a framework's own
+    overhead comes on top.
     """
-    small = 2
-    state = TrainingState(config, torch.device("cpu"))
-    G, E, D = state.networks
-    parameters = {
-        "G": _count(G), "E": _count(E), "D": _count(D),
-        **{f"D.{name}": _count(part) for name, part in D.named_children()},
-    }  # fmt: skip
-    r, c = config.encoder.resolution, config.data.channels
-    batches = Batches(torch.zeros(small, c, r, r, dtype=torch.uint8), small, seed=0, flip=False)
-    held: list[int] = [0]
-    seen: set[int] = set()
+    small, t = 2, config.training
+    held: dict[int, int] = {}
     peak = 0
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in seen and not isinstance(tensor, torch.nn.Parameter):
-            seen.add(tensor.data_ptr())
-            held[0] += tensor.numel() * tensor.element_size()
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            held[storage._cdata] = storage.nbytes()
         return tensor
 
     def use(tensor: Tensor) -> Tensor:
         nonlocal peak
-        peak = max(peak, held[0])
-        held[0] = 0  # a backward pass has begun; the next forward counts afresh
-        seen.clear()
+        peak = max(peak, sum(held.values()))
+        held.clear()  # a backward pass has begun; the next forward counts afresh
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
-        training_step(state, batches)
-    scale = config.training.batch_size / small
-    fixed = sum(parameters[n] for n in "GED") * 4 * 4 + (parameters["G"] + parameters["E"]) * 4
+    with FakeTensorMode():
+        networks = construct(config)
+        system, noise = BigBiGAN(config, networks), torch.Generator()
+        r, c = config.encoder.resolution, config.data.channels
+        x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
+        flops = []
+        for loss in (system.discriminator_loss, system.encoder_generator_loss):
+            with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
+                loss(x, noise)[0].backward()
+            flops.append(counter.get_total_flops())
+    parameters = {name: _count(network) for name, network in networks._asdict().items() if network is not None}
+    parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
+    averaged = sum(parameters.get(name, 0) for name in "GE")
+    fixed = 4 * (4 * sum(parameters.get(name, 0) for name in "GED") + averaged)
+    scale = t.batch_size / small
     return {
         "parameters": parameters,
-        "flops_per_step": int(counter.get_total_flops() * scale),
+        "flops_per_step": int((flops[0] * t.d_steps + flops[1]) * scale),
         "memory_bytes": int(fixed + peak * scale),
     }
 

@@ -17,7 +17,7 @@ from bigbigan import checkpoint as ck
 from bigbigan.config import Config
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
-from bigbigan.models import Networks, build
+from bigbigan.models import Encoder, Networks, build
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import read_config
 from bigbigan.system import sample_prior
@@ -49,7 +49,8 @@ class Model:
     """Averaged G and E, and D, of one training run.
 
     Attributes:
-        encoder: E as a plain nn.Module with `num_features`, `features(x)` and `bn_crelu(features)`.
+        encoder: E as a plain nn.Module with `num_features`, `features(x)` and `bn_crelu(features)`; asking for it
+            raises a UserError where the run is of a GAN.
         generator: G, z [N, dim_z] to images in [-1, 1].
         discriminator: D.
         config: the settings it was trained with.
@@ -58,16 +59,23 @@ class Model:
 
     def __init__(self, config: Config, networks: Networks, step: int, images_seen: int) -> None:
         self.config, self.step, self.images_seen = config, step, images_seen
-        self.generator, self.encoder, self.discriminator = networks
-        for network in networks:
+        self.networks = networks
+        self.generator, self.discriminator = networks.G, networks.D
+        for network in filter(None, networks):
             network.eval().requires_grad_(False)
 
     @property
+    def encoder(self) -> Encoder:
+        if self.networks.E is None:
+            raise UserError(f"{self.config.experiment} is a GAN: it has no encoder to encode or to reconstruct with")
+        return self.networks.E
+
+    @property
     def device(self) -> torch.device:
-        return next(self.encoder.parameters()).device
+        return next(self.generator.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
-        for network in (self.generator, self.encoder, self.discriminator):
+        for network in filter(None, self.networks):
             network.to(device)
         return self
 
@@ -142,10 +150,10 @@ class Model:
         return self.generator(self.encoder(self.prepare(images)).mean)
 
     @torch.no_grad()
-    def discriminate(self, images: Tensor, z: Tensor) -> Scores:
+    def discriminate(self, images: Tensor, z: Tensor | None) -> Scores:
         """D's scores of pairs: high where D takes them for encoder pairs (x, E(x))."""
         x = pool_to(self.prepare(images), self.config.generator.resolution)
-        s = self.discriminator(x, z.to(self.device))
+        s = self.discriminator(x, None if z is None else z.to(self.device))
         return Scores(s.get("s_x"), s.get("s_z"), s.get("s_xz"))
 
 
@@ -169,7 +177,8 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
         raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
     networks = build(config, "cpu")
     _fill(networks.G, chosen.tensors("weights.safetensors", "G_ema."), "G_ema.", chosen)
-    _fill(networks.E, chosen.tensors("weights.safetensors", "E_ema."), "E_ema.", chosen)
+    if networks.E is not None:
+        _fill(networks.E, chosen.tensors("weights.safetensors", "E_ema."), "E_ema.", chosen)
     _fill(networks.D, chosen.tensors("weights.safetensors", "D."), "D.", chosen)
     return Model(config, networks, chosen.step, chosen.info()["images_seen"]).to(device)
 

@@ -35,7 +35,7 @@ from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS
 from bigbigan.experiments import find
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
-from bigbigan.run import read_config
+from bigbigan.run import changed_settings, read_config
 
 __all__ = ["write_report"]
 
@@ -106,8 +106,12 @@ class _Run:
     @property
     def resume(self) -> Html:
         """The command that trains on."""
+        c = self.config
         data = ["--data", self.card["spec"]] if "spec" in self.card else []
-        return _command("train", self.config.experiment, *data, "--out", self.path)
+        scale = ["--scale", str(c.scale)] if c.scale else []
+        changed = [f"{name}={json.dumps(value)}" for name, value in changed_settings(c).items()]
+        settings = ["--set", *changed] if changed else []
+        return _command("train", c.experiment, *data, *scale, *settings, "--out", self.path)
 
 
 def _gather(path: Path, data: str | None) -> _Run:
@@ -176,10 +180,12 @@ def _header(run: _Run) -> Html:
         "training time": _duration(run.metrics),
         "device": _json(run.path / "environment.json").get("device", "not recorded"),
         "training images": f"{count:,}" if count else "not recorded",
-        "sizes": f"G {c.generator.resolution} px, E {c.encoder.resolution} px, z {c.latent.dim} numbers",
+        "sizes": f"G {c.generator.resolution} px, "
+        + (f"E {c.encoder.resolution} px, " if c.loss.has_encoder else "")
+        + f"z {c.latent.dim} numbers",
     }
     if model is not None:
-        networks = {"G": model.generator, "E": model.encoder, "D": model.discriminator}
+        networks = {k: network for k, network in model.networks._asdict().items() if network is not None}
         counts = (f"{k} {sum(p.numel() for p in network.parameters()):,}" for k, network in networks.items())
         facts["parameters"] = ", ".join(counts)
     title = _tag("h1", c.experiment, " ", _tag("small", "on ", run.card.get("name", "data not known yet")))
@@ -206,7 +212,9 @@ def _verdict(run: _Run) -> Html:
     few, ratio = run.own.get((FEW.format("bn_crelu"), True)), run.own.get(("reconstruction_ratio", True))
     evaluate = _command("evaluate", run.path)
     kind, lead, words = "", "No verdict on the features.", list[object]()
-    if few is not None:
+    if not run.config.loss.has_encoder:
+        lead, words = "No encoder.", ["This is a GAN: it learns to generate images and no features."]
+    elif few is not None:
         pixels, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "bn_crelu"))
         beats = [_compare(few, pixels, "raw pixels"), _compare(few, untrained, "the untrained encoder")]
         kind = ("bad", "unclear", "good")[min(mark for mark, _ in beats)]
@@ -588,7 +596,10 @@ def _tile(pixels: np.ndarray, alt: str, classes: str = "") -> Html:
 def _settings(run: _Run) -> Html:
     now = run.config.to_dict()
     try:
-        usual, how = find(run.config.experiment).config().to_dict(), "Marked: other than in the experiment."
+        usual, how = (
+            find(run.config.experiment).config(run.config.scale).to_dict(),
+            "Marked: other than in the experiment.",
+        )
     except UserError:
         usual, how = now, f"{run.config.experiment} is no experiment of this version; nothing to compare with."
     blocks = {}
@@ -691,6 +702,7 @@ SECTIONS: dict[str, Callable[[_Run], Html]] = {
     "Samples over time": _samples, "Reconstructions": _reconstructions, "What the encoder learned": _probe,
     "Nearest neighbours": _neighbours, "Curves": _curves, "Settings": _settings, "Data": _data,
 }  # fmt: skip
+OF_ENCODER = ("Reconstructions", "What the encoder learned", "Nearest neighbours")
 
 
 def write_report(run: Path, data: str | None = None) -> Path:
@@ -709,6 +721,8 @@ def write_report(run: Path, data: str | None = None) -> Path:
     known = _gather(run, data)
     links, sections = [], []
     for number, (title, section) in enumerate(SECTIONS.items()):
+        if title in OF_ENCODER and not known.config.loss.has_encoder:
+            continue
         try:
             content = section(known)
         except (

@@ -130,7 +130,7 @@ def changed_settings(config: Config) -> dict[str, Any]:
     states anyway (steps, seed) and those that change no weight (log)."""
     if config.experiment not in EXPERIMENTS:
         return {}
-    defined, ours = flat(EXPERIMENTS[config.experiment].config().to_dict()), flat(config.to_dict())
+    defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
     stated = (*CHANGEABLE, "training.seed")
     return {k: v for k, v in ours.items() if defined.get(k) != v and not k.startswith(stated)}
 

@@ -30,15 +30,13 @@ class TrainingState:
         self.step = 0
         self.networks = build(config, device)
         G, E, D = self.networks
-        self.G_ema, self.E_ema = (
-            copy.deepcopy(G).requires_grad_(False),
-            copy.deepcopy(E).requires_grad_(False),
-        )
+        self.G_ema = copy.deepcopy(G).requires_grad_(False)
+        self.E_ema = None if E is None else copy.deepcopy(E).requires_grad_(False)
         self.system = BigBiGAN(config, self.networks)
         o = config.optimizer
         self.optimizer_d = torch.optim.Adam(D.parameters(), betas=o.betas, eps=o.eps, foreach=True)
         self.optimizer_eg = torch.optim.Adam(
-            [{"params": list(E.parameters())}, {"params": list(G.parameters())}],
+            [{"params": list(G.parameters())}, *([{"params": list(E.parameters())}] if E is not None else [])],
             betas=o.betas,
             eps=o.eps,
             foreach=True,
@@ -56,15 +54,17 @@ class TrainingState:
         step towards `lr_final` of where they began."""
         o, progress = self.config.optimizer, self.step / self.config.training.steps
         factor = o.lr_final ** max(0.0, 2 * progress - 1)
-        encoder, generator = self.optimizer_eg.param_groups
-        encoder["lr"] = factor * o.lr_g * self.config.encoder.lr_multiplier
+        generator, *encoder = self.optimizer_eg.param_groups
         generator["lr"] = factor * o.lr_g
+        for group in encoder:
+            group["lr"] = factor * o.lr_g * self.config.encoder.lr_multiplier
         self.optimizer_d.param_groups[0]["lr"] = factor * o.lr_d
 
     def update_averages(self) -> None:
         G, E, _ = self.networks
         update_average(self.G_ema, G, self.config.training.ema_decay, self.step)
-        update_average(self.E_ema, E, self.config.training.ema_decay, self.step)
+        if E is not None and self.E_ema is not None:
+            update_average(self.E_ema, E, self.config.training.ema_decay, self.step)
 
     def fill_standing_statistics(self, batches: Batches) -> None:
         """Make G_ema and E_ema ready for use: a function of the weights and the step, nothing else."""
@@ -79,13 +79,15 @@ class TrainingState:
         standing_statistics(
             self.G_ema, G, (lambda: self.G_ema(self.system.sample_prior(size, noise)) for _ in range(count))
         )
-        standing_statistics(self.E_ema, E, (lambda: self.E_ema.all_outputs(images()) for _ in range(count)))
+        if E is not None and (E_ema := self.E_ema) is not None:
+            standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
 
     # -- to and from named tensors ---------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
         G, E, D = self.networks
-        return {"G": G, "E": E, "D": D, "G_ema": self.G_ema, "E_ema": self.E_ema}
+        modules = {"G": G, "E": E, "D": D, "G_ema": self.G_ema, "E_ema": self.E_ema}
+        return {name: module for name, module in modules.items() if module is not None}
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer of the five networks by name, the live tensors themselves."""
@@ -106,6 +108,8 @@ class TrainingState:
 
     def _parameters(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         for letter, network in self.networks._asdict().items():
+            if network is None:
+                continue
             optimizer = self.optimizer_d if letter == "D" else self.optimizer_eg
             for name, parameter in network.named_parameters():
                 yield f"{letter}.{name}", optimizer, parameter

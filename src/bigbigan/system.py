@@ -27,7 +27,10 @@ def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -
 
 
 class BigBiGAN:
-    """The two losses of a training step. Both take x [N, C, R_E, R_E] in [-1, 1] and a random generator."""
+    """The two losses of a training step. Both take x [N, C, R_E, R_E] in [-1, 1] and a random generator.
+
+    Without E (a GAN) there are scores of images alone: encoder pairs are (x, nothing).
+    """
 
     def __init__(self, config: Config, networks: Networks) -> None:
         self.config = config
@@ -37,8 +40,12 @@ class BigBiGAN:
     def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
         return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
 
-    def _pairs(self, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Posterior]:
+    def _pairs(
+        self, x: Tensor, noise: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Posterior | None]:
         z = self.sample_prior(len(x), noise)
+        if self.E is None:
+            return self.G(z), None, None, None
         q = self.E(x)
         z_hat = q.sample(torch.randn(q.mean.shape, generator=noise, device=x.device))
         return self.G(z), z, z_hat, q
@@ -48,12 +55,15 @@ class BigBiGAN:
         with torch.no_grad():  # pairs are made without gradient to G and E
             x_hat, z, z_hat, _ = self._pairs(x, noise)
         images = torch.cat([pool_to(x, self.resolution), x_hat])
-        scores = self.D(images, torch.cat([z_hat, z]))  # no batch norm in D: one pass equals two
+        latents = None if z is None or z_hat is None else torch.cat([z_hat, z])
+        scores = self.D(images, latents)  # no batch norm in D: one pass equals two
         enc = {name: s[: len(x)] for name, s in scores.items()}
         gen = {name: s[len(x) :] for name, s in scores.items()}
-        return discriminator_loss(enc, gen), enc, gen
+        return discriminator_loss(enc, gen, self.config.loss.hinge == "sum"), enc, gen
 
-    def encoder_generator_loss(self, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Scores, Scores, Posterior]:
+    def encoder_generator_loss(
+        self, x: Tensor, noise: torch.Generator
+    ) -> tuple[Tensor, Scores, Scores, Posterior | None]:
         """L_EG of one batch, with the scores and q(z|x). D is used as it is and gets no gradient.
 
         E's gradient comes through encoder pairs only, G's through generator pairs only. As x and z are given,
@@ -61,7 +71,7 @@ class BigBiGAN:
         """
         self.D.eval().requires_grad_(False)  # eval: the power iteration belongs to D's own steps
         x_hat, z, z_hat, q = self._pairs(x, noise)
-        enc = self.D(pool_to(x, self.resolution), z_hat)
+        enc = {} if z_hat is None else self.D(pool_to(x, self.resolution), z_hat)
         gen = self.D(x_hat, z)
         self.D.train().requires_grad_(True)
         return encoder_generator_loss(enc, gen), enc, gen, q

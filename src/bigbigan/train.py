@@ -14,7 +14,7 @@ from bigbigan import checkpoint as ck
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
 from bigbigan.data import fingerprint, load_pixels, open_source
-from bigbigan.data.batches import Batches, pool_to
+from bigbigan.data.batches import Batches, pool_to, stored_side
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.probe import quick_probe
 from bigbigan.losses import Scores
@@ -48,14 +48,16 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         # Data: decoded once, on the device as uint8
         source = open_source(data, max_unreadable=config.data.max_unreadable)
         images = source.splits["train"]
-        pixels, kept = load_pixels(images, config.encoder.resolution, config.data.channels, source, progress=progress)
+        side = stored_side(config.encoder.resolution, config.data.augment, photographs=not images.store.pads)
+        pixels, kept = load_pixels(images, side, config.data.channels, source, progress=progress)
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
         batches = Batches(
             torch.from_numpy(pixels).to(device),
             config.training.batch_size,
             config.training.seed,
-            flip=config.data.augment == "flip",
+            config.data.augment,
+            config.encoder.resolution,
         )
         labels = None if images.labels is None else images.labels[kept]
         card = {
@@ -97,7 +99,8 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                     started, since = now, state.step
                 monitor.bar.update()
                 pictures = _due(config.log.pictures_every, state.step, steps)
-                probe = labels is not None and _due(config.log.probe_every, state.step, steps)
+                probe = state.E_ema is not None and labels is not None
+                probe = probe and _due(config.log.probe_every, state.step, steps)
                 save = probe or _due(config.log.checkpoint_every, state.step, steps)
                 if pictures or save:
                     state.fill_standing_statistics(batches)
@@ -105,8 +108,8 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                     write_pictures(state, batches, run)
                 if save:
                     _save(state, run, card)
-                if probe and labels is not None:
-                    accuracy = quick_probe(state.E_ema, pixels, labels)
+                if probe and state.E_ema is not None and labels is not None:
+                    accuracy = quick_probe(state.E_ema, batches.whole().cpu().numpy(), labels)
                     monitor.log(state.step, {"probe_top1_10perclass": accuracy})
                     _note_best(state, run, "probe_top1_10perclass", accuracy)
             if stop.signal is not None:
@@ -145,16 +148,19 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     # G and E
     x = batches.batch(number + t.d_steps)
     loss_eg, enc, gen, q = system.encoder_generator_loss(x, noise)
-    norm_g, norm_e = _update(state.optimizer_eg, loss_eg, [G, E], state.step, "encoder and generator")
+    learners = {"g": G} | ({"e": E} if E is not None else {})
+    norms_eg = _update(state.optimizer_eg, loss_eg, list(learners.values()), state.step, "encoder and generator")
     state.step += 1
     state.update_averages()
 
     # What shows whether E learns
     if _due(state.config.log.every, state.step, t.steps):
-        mean = q.mean.detach()
-        values |= {"loss_eg": loss_eg.detach(), "grad_norm_g": norm_g, "grad_norm_e": norm_e}
-        values |= {"z_mean_spread": mean.std(0).mean(), "z_stdev": q.stdev.detach().mean()}
-        values |= reconstruction_errors(state, pool_to(x, system.resolution), mean)
+        values |= {"loss_eg": loss_eg.detach()}
+        values |= {f"grad_norm_{name}": norm for name, norm in zip(learners, norms_eg, strict=True)}
+        if q is not None:
+            mean = q.mean.detach()
+            values |= {"z_mean_spread": mean.std(0).mean(), "z_stdev": q.stdev.detach().mean()}
+            values |= reconstruction_errors(state, pool_to(x, system.resolution), mean)
     return values
 
 
@@ -208,13 +214,12 @@ def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
     """Samples of the same z each time, and x above G(E(x)) for the same images each time."""
     noise = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
     z = state.system.sample_prior(64, noise)
-    x = some_images(state, batches, 32)
     with torch.no_grad():
-        samples, x_hat = state.G_ema(z), state.G_ema(state.E_ema(x).mean)
-    samples_path = run / "samples" / f"samples-{state.step:08d}.png"
-    save_image(grid(samples), samples_path)
-    below = pool_to(x, state.system.resolution)
-    save_image(pairs_grid(below, x_hat), run / "samples" / f"reconstructions-{state.step:08d}.png")
+        save_image(grid(state.G_ema(z)), run / "samples" / f"samples-{state.step:08d}.png")
+        if state.E_ema is not None:
+            x = some_images(state, batches, 32)
+            pairs = pairs_grid(pool_to(x, state.system.resolution), state.G_ema(state.E_ema(x).mean))
+            save_image(pairs, run / "samples" / f"reconstructions-{state.step:08d}.png")
 
 
 def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:

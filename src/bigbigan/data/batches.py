@@ -10,9 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigbigan.data.crops import CENTRAL, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["Batches", "pool_to", "to_float"]
+__all__ = ["Batches", "pool_to", "stored_side", "to_float"]
+
+
+BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes}
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -20,10 +24,20 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1)
 
 
+def _to_float(pixels: Tensor) -> Tensor:
+    return to_float(pixels).contiguous(memory_format=torch.channels_last)
+
+
 def pool_to(x: Tensor, resolution: int) -> Tensor:
     """[N, C, R', R'] average-pooled to [N, C, R, R]: D's view of the crop E sees."""
     factor = x.shape[-1] // resolution
     return x if factor == 1 else F.avg_pool2d(x, factor)
+
+
+def stored_side(resolution: int, augment: str, photographs: bool) -> int:
+    """At which side images are kept for crops to R = `resolution`: evaluation sees the central 87.5 % of it. Rows of
+    arrays, which have few pixels to spare, are kept and seen whole."""
+    return round(resolution / CENTRAL) if augment.endswith("_crop") and photographs else resolution
 
 
 class Batches:
@@ -33,14 +47,18 @@ class Batches:
     image is left out or seen twice within an epoch.
 
     Args:
-        pixels: uint8 [N, C, R, R], on the device that trains.
+        pixels: uint8 [N, C, S, S], S at least R, on the device that trains.
         batch_size: n; may exceed N, then a batch spans epochs.
-        seed: of the permutations and flips.
-        flip: mirror each image left to right with probability one half.
+        seed: of the permutations and of augmentation.
+        augment: see `DataConfig.augment`.
+        resolution: R; S without it.
     """
 
-    def __init__(self, pixels: Tensor, batch_size: int, seed: int, flip: bool) -> None:
-        self.pixels, self.batch_size, self.seed, self.flip = pixels, batch_size, seed, flip
+    def __init__(
+        self, pixels: Tensor, batch_size: int, seed: int, augment: str = "none", resolution: int | None = None
+    ) -> None:
+        self.pixels, self.batch_size, self.seed, self.augment = pixels, batch_size, seed, augment
+        self.resolution = resolution or pixels.shape[-1]
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def indices(self, number: int) -> Tensor:
@@ -56,13 +74,22 @@ class Batches:
 
     def batch(self, number: int) -> Tensor:
         """Batch `number` as float [n, C, R, R] in [-1, 1]."""
-        x = self.images(self.indices(number).to(self.pixels.device))
-        if self.flip:
-            generator = keyed_generator(self.seed, "flip", number, str(x.device))
+        indices = self.indices(number).to(self.pixels.device)
+        generator = keyed_generator(self.seed, self.augment, number, str(self.pixels.device))
+        if self.augment in BOXES:
+            boxes = BOXES[self.augment](len(indices), self.pixels.shape[-1], generator)
+            return _to_float(resize_boxes(self.pixels[indices], boxes, self.resolution))
+        x = self.images(indices)
+        if self.augment == "flip":
             mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(3), x)
         return x
 
     def images(self, indices: Tensor) -> Tensor:
-        """The images of these indices as they are, float [n, C, R, R] in [-1, 1]."""
-        return to_float(self.pixels[indices]).contiguous(memory_format=torch.channels_last)
+        """The images of these indices as evaluation sees them, float [n, C, R, R] in [-1, 1]."""
+        return _to_float(self.whole()[indices])
+
+    def whole(self) -> Tensor:
+        """The whole set as evaluation sees it, uint8 [N, C, R, R]: the middle of what is kept."""
+        edge = (self.pixels.shape[-1] - self.resolution) // 2
+        return self.pixels[..., edge : edge + self.resolution, edge : edge + self.resolution]

@@ -17,6 +17,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
 from bigbigan.evaluation.probe import Figure, probe_figures
 from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS, ResultLine, append_results
+from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import Model, load
 from bigbigan.models import Encoder, build
 from bigbigan.run import changed_settings, commit, device_name, read_json
@@ -82,6 +83,7 @@ def evaluate(
     if unknown := sorted(set(metrics or ()) - set(METRICS)):
         raise UserError(f"--metrics {','.join(unknown)}: unknown; known are {', '.join(METRICS)}")
     model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    _ = model.encoder  # a GAN ends here
     config, seed = model.config, model.config.training.seed
     source = open_source(data or read_json(run / "data.json")["spec"], max_unreadable=config.data.max_unreadable)
     train, test = load_labelled(source, config.encoder.resolution, config.data.channels, seed)
@@ -102,8 +104,9 @@ def evaluate(
             lines.append(
                 ResultLine(
                     experiment=config.experiment,
+                    scale=config.scale,
                     settings=changed_settings(config),
-                    table_row=None,
+                    table_row=EXPERIMENTS[config.experiment].table_row if config.experiment in EXPERIMENTS else None,
                     dataset=source.name,
                     split=test.name,
                     metric=metric,
@@ -149,7 +152,9 @@ def evaluate(
 
 def untrained_encoder(model: Model, pixels: np.ndarray) -> Encoder:
     """The run's encoder as it was before the first step, with standing statistics from `pixels`."""
-    encoder = build(model.config).E.to(model.device)
+    encoder = build(model.config).E
+    assert encoder is not None  # its trained twin was evaluated before
+    encoder.to(model.device)
     fill_statistics(encoder, pixels, model.config.training.seed)
     return encoder
 

@@ -31,10 +31,12 @@ class ResultLine:
 
     `metric` carries the protocol (see bigbigan.evaluation.probe). `steps` 0 with `images_seen` 0 is the same
     network untrained; metrics of raw pixels have it too. `std` is over draws, where there were several.
+    `scale` is 0 for an experiment at its own size; 32 or 64 is the resolution that stands for the paper's 128 px.
     `settings` are those in which the run differs from the experiment as defined; empty for the experiment itself.
     """
 
     experiment: str
+    scale: int
     settings: dict[str, Any]
     table_row: str | None
     dataset: str

@@ -6,6 +6,7 @@ import difflib
 
 from bigbigan.errors import UserError
 from bigbigan.experiments import small as small
+from bigbigan.experiments import table1 as table1
 from bigbigan.experiments.registry import EXPERIMENTS, Experiment
 
 __all__ = ["EXPERIMENTS", "Experiment", "find"]

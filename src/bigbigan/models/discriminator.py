@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, layer_norm, relu
 
-from bigbigan.models.layers import ResidualMLP, SNConv2d, SNLinear
+from bigbigan.models.layers import ResidualMLP, SelfAttention, SNConv2d, SNEmbedding, SNLinear
 
 __all__ = ["DBlock", "Discriminator", "ImageTrunk"]
 
@@ -41,18 +41,30 @@ class ImageTrunk(nn.Module):
     Args:
         image_channels: 1 or 3.
         channels: width of each block.
-        downsamples: how many of the first blocks halve the size; the rest keep it.
+        resolution: R.
+        final_size: side of the map that is summed; the first log2(R / final_size) blocks halve, the rest keep it.
+        attention: sides, in pixels, of the maps that self-attention follows.
     """
 
-    def __init__(self, image_channels: int, channels: tuple[int, ...], downsamples: int) -> None:
+    def __init__(
+        self,
+        image_channels: int,
+        channels: tuple[int, ...],
+        resolution: int,
+        final_size: int = 4,
+        attention: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.out_features = channels[-1]
-        self.blocks = nn.Sequential(
-            *(
-                DBlock(a, b, first=i == 0, downsample=i < downsamples)
-                for i, (a, b) in enumerate(zip((image_channels, *channels[:-1]), channels, strict=True))
-            )
-        )
+        layers: list[nn.Module] = []
+        size = resolution
+        for i, (a, b) in enumerate(zip((image_channels, *channels[:-1]), channels, strict=True)):
+            downsample = size > final_size
+            size = size // 2 if downsample else size
+            layers.append(DBlock(a, b, first=i == 0, downsample=downsample))
+            if size in attention and downsample:
+                layers.append(SelfAttention(b))
+        self.blocks = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return relu(self.blocks(x)).sum(dim=(2, 3))
@@ -67,6 +79,7 @@ class Discriminator(nn.Module):
         mlp_width, mlp_layers: of H and of J alike ("J: same shape as H").
         scores: which of "x", "z", "xz" are in use (Table 1's loss columns).
         pair_norm: whether F(x) and H(z) are brought to one scale, by layer normalisation, before J.
+        classes: of a conditional D, whose s_x gets the projection term embed(y)·F(x) (BigGAN); 0 for none.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Discriminator(nn.Module):
         mlp_layers: int,
         scores: tuple[str, ...],
         pair_norm: bool = True,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.scores, self.pair_norm = scores, pair_norm
@@ -89,16 +103,22 @@ class Discriminator(nn.Module):
             self.head_xz = SNLinear(mlp_width, 1)
         if "x" in scores:
             self.head_x = SNLinear(f.out_features, 1)
+            self.embed = SNEmbedding(classes, f.out_features) if classes else None
         if "z" in scores:
             self.head_z = SNLinear(mlp_width, 1)
 
-    def forward(self, x: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use."""
+    def forward(self, x: Tensor, z: Tensor | None, y: Tensor | None = None) -> dict[str, Tensor]:
+        """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use.
+
+        z may be None when only s_x is in use; y int64 [N] are the classes of a conditional D.
+        """
         s: dict[str, Tensor] = {}
         f = self.F(x) if "x" in self.scores or "xz" in self.scores else None
         h = self.H(z) if "z" in self.scores or "xz" in self.scores else None
         if "x" in self.scores:
             s["s_x"] = self.head_x(f).squeeze(1)
+            if self.embed is not None:
+                s["s_x"] = s["s_x"] + (self.embed(y) * f).sum(1)
         if "z" in self.scores:
             s["s_z"] = self.head_z(h).squeeze(1)
         if f is not None and h is not None and "xz" in self.scores:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.models.layers import BN_EPS, ConditionalBatchNorm2d, SNConv2d, SNLinear, upsample
+from bigbigan.models.layers import BN_EPS, ConditionalBatchNorm2d, SelfAttention, SNConv2d, SNLinear, upsample
 
 __all__ = ["GBlock", "Generator"]
 
@@ -21,16 +21,16 @@ __all__ = ["GBlock", "Generator"]
 class GBlock(nn.Module):
     """Up-block: (cBN, ReLU, ×2, 3×3 conv), (cBN, ReLU, 3×3 conv), plus ×2 and a 1×1 conv on the skip."""
 
-    def __init__(self, in_channels: int, out_channels: int, condition_dim: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, condition_dim: int, of_class: bool = False) -> None:
         super().__init__()
-        self.norm1 = ConditionalBatchNorm2d(in_channels, condition_dim)
+        self.norm1 = ConditionalBatchNorm2d(in_channels, condition_dim, of_class)
         self.conv1 = SNConv2d(in_channels, out_channels, 3)
-        self.norm2 = ConditionalBatchNorm2d(out_channels, condition_dim)
+        self.norm2 = ConditionalBatchNorm2d(out_channels, condition_dim, of_class)
         self.conv2 = SNConv2d(out_channels, out_channels, 3)
         self.skip = SNConv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x [N, C, H, W], c [N, condition_dim] -> [N, C', 2H, 2W]."""
+        """x [N, C, H, W], c [N, condition_dim] or classes [N] -> [N, C', 2H, 2W]."""
         h = self.conv1.after_upsample(F.relu(self.norm1(x, c)))
         h = self.conv2(F.relu(self.norm2(h, c)))
         return h + upsample(self.skip(x))  # the 1×1 conv and nearest ×2 commute: convolve the small one
@@ -40,32 +40,59 @@ class Generator(nn.Module):
     """G(z): latents [N, dim_z] to images [N, image_channels, R, R] in [-1, 1], R = 4·2^blocks.
 
     Args:
-        dim_z: latent dimension; must divide into one chunk for the seed and one for each block.
-        channels: widths, of the 4×4 seed and then after each block (Table of BigGAN appendix B).
+        dim_z: latent dimension.
+        channels: widths, of the 4×4 seed and then after each block (BigGAN, appendix B).
         image_channels: 1 or 3.
-        shared_dim: length of the class embedding.
+        shared_dim: length of the class embedding that all blocks share.
+        attention: sides, in pixels, of the maps that self-attention follows.
+        classes: 1 without labels.
+        skip_z: True cuts z into chunks, one for the seed and one for each block. False gives all of it to the seed,
+            and each batch norm a class embedding of its own (BigGAN's PyTorch code at 32 px).
 
     Raises:
         ValueError: dim_z is not a multiple of the number of chunks.
     """
 
-    def __init__(self, dim_z: int, channels: tuple[int, ...], image_channels: int, shared_dim: int) -> None:
+    def __init__(
+        self,
+        dim_z: int,
+        channels: tuple[int, ...],
+        image_channels: int,
+        shared_dim: int,
+        attention: tuple[int, ...] = (),
+        classes: int = 1,
+        skip_z: bool = True,
+    ) -> None:
         super().__init__()
-        self.chunks = len(channels)  # one for the seed, one for each block
+        self.chunks = len(channels) if skip_z else 1
         if dim_z % self.chunks:
             raise ValueError(f"dim_z = {dim_z} does not divide into {self.chunks} chunks")
-        self.dim_z, self.channels = dim_z, channels
+        self.dim_z, self.channels, self.classes, self.skip_z = dim_z, channels, classes, skip_z
         chunk = dim_z // self.chunks
-        self.shared = nn.Embedding(1, shared_dim)
+        condition = shared_dim + chunk if skip_z else classes
+        if skip_z:
+            self.shared = nn.Embedding(classes, shared_dim)
         self.seed = SNLinear(chunk, channels[0] * 16)
-        self.blocks = nn.ModuleList(GBlock(a, b, shared_dim + chunk) for a, b in pairwise(channels))
+        self.blocks = nn.ModuleList(GBlock(a, b, condition, of_class=not skip_z) for a, b in pairwise(channels))
+        self.attention = nn.ModuleDict(
+            {str(i): SelfAttention(c) for i, c in enumerate(channels[1:]) if 8 * 2**i in attention}
+        )
         self.norm = nn.BatchNorm2d(channels[-1], eps=BN_EPS)
         self.to_image = SNConv2d(channels[-1], image_channels, 3)
 
-    def forward(self, z: Tensor) -> Tensor:
-        seed, *skips = z.chunk(self.chunks, dim=1)
-        embedding = self.shared.weight.expand(len(z), -1)
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of latents z [N, dim_z] and classes y int64 [N]; y may be left out when there is one class."""
+        if y is None:
+            y = z.new_zeros(len(z), dtype=torch.long)
+        if self.skip_z:
+            seed, *skips = z.chunk(self.chunks, dim=1)
+            embedding = self.shared(y)
+            conditions = [torch.cat([skip, embedding], dim=1) for skip in skips]  # chunk first, as in the released G
+        else:
+            seed, conditions = z, [y] * len(self.blocks)
         h = self.seed(seed).view(len(z), self.channels[0], 4, 4)
-        for block, skip in zip(self.blocks, skips, strict=True):
-            h = block(h, torch.cat([skip, embedding], dim=1))  # chunk first, as in the released G
+        for i, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
+            h = block(h, condition)
+            if str(i) in self.attention:
+                h = self.attention[str(i)](h)
         return torch.tanh(self.to_image(F.relu(self.norm(h))))

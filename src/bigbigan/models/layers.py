@@ -16,7 +16,9 @@ __all__ = [
     "ConditionalBatchNorm2d",
     "ResidualMLP",
     "SNConv2d",
+    "SNEmbedding",
     "SNLinear",
+    "SelfAttention",
     "init_orthogonal",
     "upsample",
 ]
@@ -66,6 +68,17 @@ class SNLinear(SpectralNorm, nn.Linear):
         return F.linear(x, self.normalised_weight(), self.bias)
 
 
+class SNEmbedding(SpectralNorm, nn.Embedding):
+    """Embedding with spectral norm: classes [N] -> [N, dim]."""
+
+    def __init__(self, classes: int, dim: int) -> None:
+        nn.Embedding.__init__(self, classes, dim)
+        self._init_u()
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.embedding(y, self.normalised_weight())
+
+
 class SNConv2d(SpectralNorm, nn.Conv2d):
     """Stride-1 'same' convolution with spectral norm: [N, C, H, W] -> [N, C', H, W]."""
 
@@ -106,21 +119,52 @@ def upsample(x: Tensor) -> Tensor:
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """Batch norm whose gain and bias are linear in a condition vector (BigGAN).
+    """Batch norm whose gain and bias depend on a condition (BigGAN).
 
-    gain = 1 + W_g c, bias = W_b c, both spectrally normalised and without offset.
+    gain = 1 + W_g c, bias = W_b c: of a vector c, spectrally normalised and without offset; or of a class c, rows
+    of a plain embedding.
+
+    Args:
+        channels: C.
+        condition_dim: length of the vector, or number of classes.
+        of_class: c is a class.
     """
 
-    def __init__(self, channels: int, condition_dim: int) -> None:
+    def __init__(self, channels: int, condition_dim: int, of_class: bool = False) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, eps=BN_EPS, affine=False)
-        self.gain = SNLinear(condition_dim, channels, bias=False)
-        self.bias = SNLinear(condition_dim, channels, bias=False)
+        self.gain, self.bias = (
+            nn.Embedding(condition_dim, channels) if of_class else SNLinear(condition_dim, channels, bias=False)
+            for _ in range(2)
+        )
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x [N, C, H, W], c [N, condition_dim] -> [N, C, H, W]."""
+        """x [N, C, H, W], c [N, condition_dim] or classes [N] -> [N, C, H, W]."""
         gain, bias = 1 + self.gain(c), self.bias(c)
         return torch.addcmul(bias[:, :, None, None], self.norm(x), gain[:, :, None, None])
+
+
+class SelfAttention(nn.Module):
+    """Every place looks at all others (SAGAN, as BigGAN uses it): [N, C, H, W] -> the same shape.
+
+    Queries and keys have C/8 channels, values C/2; keys and values are 2×2 max-pooled; the result is added with a
+    learned weight that starts at zero. Products are not divided by a square root of C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = SNConv2d(channels, channels // 8, 1, bias=False)
+        self.key = SNConv2d(channels, channels // 8, 1, bias=False)
+        self.value = SNConv2d(channels, channels // 2, 1, bias=False)
+        self.out = SNConv2d(channels // 2, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (self.query(x), F.max_pool2d(self.key(x), 2), F.max_pool2d(self.value(x), 2))
+        q, k, v = (t.flatten(2).transpose(1, 2) for t in parts)  # [N, HW or HW/4, channels]
+        attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        attended = attended.transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + self.gamma * self.out(attended)
 
 
 class ResidualMLP(nn.Module):

@@ -26,7 +26,7 @@ from bigbigan.averaging import batch_statistics
 from bigbigan.models.layers import BN_EPS
 from bigbigan.models.resnet import root
 
-__all__ = ["BottleneckBranch", "ReversibleStage", "RevNet"]
+__all__ = ["BottleneckBranch", "RevNet", "ReversibleStage"]
 
 
 class ReversibleStage(nn.Module):
@@ -77,7 +77,7 @@ class _Recompute(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, stage: ReversibleStage, *parameters: nn.Parameter) -> Tensor:
         ctx.stage, ctx.dtype = stage, x.dtype
         ctx.autocast = _autocast_settings(x.device.type)
-        ctx.random: list[_RandomState | None] = []
+        ctx.random = []
         a, b = stream(x)
         for f in stage.branches:
             ctx.random.append(_RandomState(x) if stage.draws else None)
@@ -93,7 +93,7 @@ class _Recompute(torch.autograd.Function):
         # of a block it would fragment the heap, and memory would grow with depth after all.
         a, b = (t.clone() for t in ctx.saved_tensors)
         grad_a, grad_b = (g.to(torch.promote_types(dtype, torch.float32), copy=True) for g in grad.chunk(2, dim=1))
-        gradients = {p: torch.zeros_like(p) if p.requires_grad else None for p in stage.parameters()}
+        gradients = {p: torch.zeros_like(p) for p in stage.parameters() if p.requires_grad}
         for f, random in zip(reversed(stage.branches), reversed(ctx.random), strict=True):
             parameters = [p for p in f.parameters() if p.requires_grad]
             x2 = a.to(dtype).detach().requires_grad_()
@@ -108,7 +108,7 @@ class _Recompute(torch.autograd.Function):
                     gradients[p].add_(g)
             del fx2, x2, g2, of_parameters
         grad_x = torch.cat([grad_a, grad_b], dim=1).to(dtype) if ctx.needs_input_grad[0] else None
-        return grad_x, None, *gradients.values()
+        return grad_x, None, *(gradients.get(p) for p in stage.parameters())
 
 
 class _RandomState:
@@ -128,6 +128,8 @@ class _RandomState:
 
 
 def _autocast_settings(device: str) -> dict[str, Any]:
+    if not torch.amp.is_autocast_available(device):
+        return {"enabled": False}
     return {
         "device_type": device,
         "enabled": torch.is_autocast_enabled(device),

@@ -1,0 +1,247 @@
+"""Table 1 of the paper: 19 systems on ImageNet, `base` complete and each other row its difference.
+
+A `Row` has the columns of the table. `config` turns it into settings: as published, or scaled down
+(`--scale 32`), where 32 px stand for 128, 64 for 256, and widths, batch and rates follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bigbigan.config import (
+    Config,
+    DataConfig,
+    DiscriminatorConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    LatentConfig,
+    LogConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from bigbigan.experiments.biggan import CHUNK, biggan_discriminator, biggan_generator
+from bigbigan.experiments.registry import register
+
+__all__ = ["BASE", "Row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of Table 1. Defaults are those of its first line, Base."""
+
+    # Encoder (E): A., D., C., R., Var., eta
+    architecture: Literal["resnet", "revnet"] = "resnet"
+    depth: Literal[50, 101] = 50
+    width: int = 1
+    encoder_resolution: int = 128
+    stochastic: bool = True
+    lr_multiplier: float = 1
+    # Generator (G): C., R.
+    ch: int = 96
+    resolution: int = 128
+    # Loss: s_xz, s_x, s_z, and not in the table whether the hinge is on each or on their sum
+    s_xz: bool = True
+    s_x: bool = True
+    s_z: bool = True
+    hinge: Literal["each", "sum"] = "each"
+    prior: Literal["normal", "uniform"] = "normal"
+
+
+BASE = Row()
+
+
+def config(row: Row, scale: int) -> Config:
+    """The settings of a row: as published (`scale` 0), or with `scale` px (32 or 64) standing for 128."""
+    loss = LossConfig(s_x=row.s_x, s_z=row.s_z, s_xz=row.s_xz, hinge=row.hinge)
+    as_published = not scale
+    encoder = EncoderConfig(
+        resolution=row.encoder_resolution if as_published else row.encoder_resolution * scale // 128,
+        block="reversible" if row.architecture == "revnet" else "bottleneck",
+        stem="imagenet" if as_published else "small",
+        widths=tuple(row.width * (w if as_published else w * scale // 256) for w in (256, 512, 1024, 2048)),
+        blocks=(3, 4, 6, 3) if row.depth == 50 else (3, 4, 23, 3),
+        head_width=4096 if as_published else 16 * scale,
+        head_layers=4,
+        stochastic=row.stochastic,
+        lr_multiplier=row.lr_multiplier,
+    )
+    if as_published:
+        generator, discriminator = biggan_generator(row.resolution, row.ch), biggan_discriminator(row.resolution, 96)
+        data = DataConfig(channels=3, augment="resnet_crop")
+        optimizer = OptimizerConfig(lr_g=5e-5, lr_d=2e-4)
+        training = TrainingConfig(steps=500_000, batch_size=2048, ema_decay=0.9999)
+        log = LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, probe_every=5000)
+    else:
+        generator, discriminator = small_networks(row.resolution * scale // 128, scale, row.ch / 96)
+        data = DataConfig(channels=3, augment="flip")
+        optimizer = OptimizerConfig(lr_g=2e-4, lr_d=8e-4)
+        training = TrainingConfig(steps=20_000, batch_size=4 * scale, ema_decay=0.999)
+        log = LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=1000)
+    return Config(
+        scale=scale,
+        data=data,
+        latent=LatentConfig(dim=CHUNK * len(generator.channels), prior=row.prior),
+        generator=generator,
+        discriminator=discriminator,
+        encoder=encoder,
+        loss=loss,
+        optimizer=optimizer,
+        training=training,
+        log=log,
+    )
+
+
+def small_networks(resolution: int, scale: int, share: float) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """G and D of a row scaled down. Like BigGAN's, G thins out by half towards the image, and F ends 16 times as wide
+    as it begins; the widest maps of G have 2·scale channels, `share` of that in the rows with a small G."""
+    blocks = (resolution // 4).bit_length() - 1
+    top = 2 * scale
+    G = ([top] * max(2, blocks - 1) + [top // 2, top // 4])[-blocks - 1 :]
+    F = [min(top // 4 * 2**i, 4 * top) for i in range(blocks)] + [4 * top]
+    return (
+        GeneratorConfig(channels=tuple(max(4, 4 * round(share * w / 4)) for w in G), shared_dim=scale),
+        DiscriminatorConfig(channels=tuple(F), mlp_width=8 * scale, mlp_layers=8),
+    )
+
+
+def row(title: str, inception: str = "", fid: str = "", cls: str = "") -> Callable[[Callable[[], Row]], Any]:
+    """Decorator: enters a function giving a `Row` as the experiment table1/FUNCTION, with its published numbers; a
+    title of "" is for what Table 1 has no line of."""
+    published = {k: v for k, v in (("IS", inception), ("FID", fid), ("Cls.", cls)) if v}
+
+    def enter(make: Callable[[], Row]) -> Any:
+        def settings(scale: int = 0) -> Config:
+            return config(make(), scale)
+
+        settings.__name__, settings.__doc__ = make.__name__, make.__doc__
+        title_in_full = f"Table 1, {title}" if title else None
+        register("table1", table_row=title_in_full, published=published, scales=(32, 64))(settings)
+        return make
+
+    return enter
+
+
+@row("Base", "22.66 ± 0.18", "31.19 ± 0.37", "48.10 ± 0.13")
+def base() -> Row:
+    """ResNet-50 encoder and BigGAN-128, all at 128 px, three scores."""
+    return BASE
+
+
+@row("Deterministic E", "22.79 ± 0.27", "31.31 ± 0.30", "46.97 ± 0.35")
+def deterministic_encoder() -> Row:
+    """z is E's linear output, not a sample."""
+    return replace(BASE, stochastic=False)
+
+
+@row("Uniform P_z", "22.83 ± 0.24", "31.52 ± 0.28", "45.11 ± 0.93")
+def uniform_prior() -> Row:
+    """z ~ U(-1, 1), and E deterministic with a closing tanh."""
+    return replace(BASE, stochastic=False, prior="uniform")
+
+
+@row("x Unary Only", "23.19 ± 0.28", "30.99 ± 0.34", "47.74 ± 0.20")
+def x_unary_only() -> Row:
+    """s_xz and s_x."""
+    return replace(BASE, s_z=False)
+
+
+@row("z Unary Only")  # its published numbers are not at hand
+def z_unary_only() -> Row:
+    """s_xz and s_z."""
+    return replace(BASE, s_x=False)
+
+
+@row("No Unaries (BiGAN)", "19.70 ± 0.30", "42.92 ± 0.92", "46.71 ± 0.88")
+def no_unaries() -> Row:
+    """s_xz alone: BiGAN with a modern G and D."""
+    return replace(BASE, s_x=False, s_z=False)
+
+
+@row("Small G (32)", "3.28 ± 0.18", "247.30 ± 10.31", "43.59 ± 0.34")
+def small_g_32() -> Row:
+    """A third of G's width."""
+    return replace(BASE, ch=32)
+
+
+@row("Small G (64)", "19.96 ± 0.15", "38.93 ± 0.39", "47.54 ± 0.33")
+def small_g_64() -> Row:
+    """Two thirds of G's width."""
+    return replace(BASE, ch=64)
+
+
+@row("No E (GAN)", "23.56 ± 0.37", "30.91 ± 0.23", "")
+def no_encoder() -> Row:
+    """s_x alone, and no encoder: an unconditional BigGAN."""
+    return replace(BASE, s_xz=False, s_z=False)
+
+
+HIGH_RES_E = replace(BASE, encoder_resolution=256)  # all rows below see 256 px
+
+
+@row("High Res E (256)", "23.45 ± 0.14", "27.86 ± 0.13", "50.80 ± 0.30")
+def high_res_e() -> Row:
+    """E sees 256 px, D the same crop at 128."""
+    return HIGH_RES_E
+
+
+@row("Low Res G (64)", "19.40 ± 0.19", "15.82 ± 0.06", "47.51 ± 0.09")
+def low_res_g() -> Row:
+    """G and D at 64 px; its FID is of 64-px images and not to be compared with the others."""
+    return replace(HIGH_RES_E, resolution=64)
+
+
+@row("High Res G (256)", "24.70", "38.58", "51.49")
+def high_res_g() -> Row:
+    """G, D and E at 256 px."""
+    return replace(HIGH_RES_E, resolution=256)
+
+
+@row("ResNet-101", "23.29", "28.01", "51.21")
+def resnet101() -> Row:
+    """A deeper E."""
+    return replace(HIGH_RES_E, depth=101)
+
+
+@row("ResNet ×2", "23.68", "27.81", "52.66")
+def resnet_x2() -> Row:
+    """An E twice as wide."""
+    return replace(HIGH_RES_E, width=2)
+
+
+@row("RevNet", "23.33 ± 0.09", "27.78 ± 0.06", "49.42 ± 0.18")
+def revnet() -> Row:
+    """E is a RevNet-50, a quarter of ResNet-50's parameters."""
+    return replace(HIGH_RES_E, architecture="revnet")
+
+
+@row("RevNet ×2", "23.21", "27.96", "54.40")
+def revnet_x2() -> Row:
+    """E is a RevNet-50 of twice the width."""
+    return replace(HIGH_RES_E, architecture="revnet", width=2)
+
+
+@row("RevNet ×4", "23.23", "28.15", "57.15")
+def revnet_x4() -> Row:
+    """E is a RevNet-50 of four times the width."""
+    return replace(HIGH_RES_E, architecture="revnet", width=4)
+
+
+@row("ResNet (↑ E LR)", "23.27 ± 0.22", "28.51 ± 0.44", "53.70 ± 0.15")
+def resnet_up_encoder_lr() -> Row:
+    """E learns ten times as fast as G."""
+    return replace(HIGH_RES_E, lr_multiplier=10)
+
+
+@row("RevNet ×4 (↑ E LR)", "23.08", "28.54", "60.15")
+def revnet_x4_up_encoder_lr() -> Row:
+    """The widest E, learning ten times as fast as G: the paper's best."""
+    return replace(HIGH_RES_E, architecture="revnet", width=4, lr_multiplier=10)
+
+
+@row("")
+def hinge_of_sum() -> Row:
+    """One hinge on the sum of the three scores, which the authors tried and found clearly worse."""
+    return replace(BASE, hinge="sum")

@@ -1,0 +1,195 @@
+"""The experiments: each builds, differs from its base as its name says, and trains; published parameter counts."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bigbigan.config import config_from_dict, flat, override
+from bigbigan.cost import step_cost
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.experiments import EXPERIMENTS, find
+from bigbigan.experiments.biggan import biggan_discriminator, biggan_generator, pytorch_32, studiogan_32
+from bigbigan.models import Discriminator, Generator, construct
+from bigbigan.models.discriminator import ImageTrunk
+from bigbigan.models.resnet import Bottleneck, ResNetV2
+from bigbigan.models.revnet import RevNet
+from bigbigan.state import TrainingState
+from bigbigan.train import training_step
+
+TABLE1 = [name for name in EXPERIMENTS if name.startswith("table1/")]
+SIZES = [(name, scale) for name, e in EXPERIMENTS.items() for scale in (0, *e.scales)]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("name", "scale"), SIZES, ids=[f"{n}@{s}" for n, s in SIZES])
+def test_every_experiment_builds_and_survives_json(name, scale):
+    config = find(name).config(scale)
+    assert (config.experiment, config.scale) == (name, scale)
+    assert config_from_dict(json.loads(json.dumps(config.to_dict())), "test") == config
+    with torch.device("meta"):
+        networks = construct(config)
+        z = torch.empty(2, config.latent.dim)
+        x = torch.empty(2, config.data.channels, config.encoder.resolution, config.encoder.resolution)
+    images = networks.G(z)
+    assert images.shape == (2, config.data.channels, config.generator.resolution, config.generator.resolution)
+    assert networks.E is None or networks.E(x).mean.shape == z.shape
+    assert set(networks.D(images, z)) == {f"s_{s}" for s in config.loss.scores}
+    assert find(name).summary
+
+
+def test_table_1_has_its_19_rows():
+    rows = [e for e in EXPERIMENTS.values() if e.table_row]
+    assert len(rows) == 19
+    assert {len(e.published) for e in rows if e.name != "table1/z_unary_only"} == {2, 3}
+    assert find("table1/hinge_of_sum").table_row is None
+
+
+# What each row changes, and nothing else; the rows below High Res E are compared with it.
+GENERATOR = {"generator.channels"}
+RESOLUTION = {
+    "generator.channels", "generator.attention", "discriminator.channels", "discriminator.attention", "latent.dim",
+}  # fmt: skip
+DIFFERENCES = {
+    "deterministic_encoder": ("base", {"encoder.stochastic"}),
+    "uniform_prior": ("base", {"encoder.stochastic", "latent.prior"}),
+    "x_unary_only": ("base", {"loss.s_z"}),
+    "z_unary_only": ("base", {"loss.s_x"}),
+    "no_unaries": ("base", {"loss.s_x", "loss.s_z"}),
+    "small_g_32": ("base", GENERATOR),
+    "small_g_64": ("base", GENERATOR),
+    "no_encoder": ("base", {"loss.s_z", "loss.s_xz"}),
+    "hinge_of_sum": ("base", {"loss.hinge"}),
+    "high_res_e": ("base", {"encoder.resolution"}),
+    "low_res_g": ("high_res_e", RESOLUTION),
+    "high_res_g": ("high_res_e", RESOLUTION),
+    "resnet101": ("high_res_e", {"encoder.blocks"}),
+    "resnet_x2": ("high_res_e", {"encoder.widths"}),
+    "revnet": ("high_res_e", {"encoder.block"}),
+    "revnet_x2": ("revnet", {"encoder.widths"}),
+    "revnet_x4": ("revnet", {"encoder.widths"}),
+    "resnet_up_encoder_lr": ("high_res_e", {"encoder.lr_multiplier"}),
+    "revnet_x4_up_encoder_lr": ("revnet_x4", {"encoder.lr_multiplier"}),
+}
+
+
+@pytest.mark.parametrize("scale", [0, 32, 64])
+@pytest.mark.parametrize("row", DIFFERENCES)
+def test_a_row_differs_from_its_base_only_in_what_it_is_named_for(row, scale):
+    base, expected = DIFFERENCES[row]
+    ours, theirs = (flat(find(f"table1/{name}").config(scale).to_dict()) for name in (row, base))
+    differing = {k for k in ours if ours[k] != theirs[k]} - {"experiment"}
+    assert differing
+    assert differing <= expected
+    if not scale:
+        assert differing >= expected - {"generator.attention"}  # G attends at 64 px, at 128 and at 64 px alike
+
+
+def test_every_row_but_base_is_in_the_table_of_differences():
+    assert {f"table1/{row}" for row in DIFFERENCES} | {"table1/base"} == set(TABLE1)
+
+
+@pytest.mark.parametrize("name", TABLE1)
+def test_every_row_of_table_1_takes_a_step_at_scale_32(name):
+    config = override(find(name).config(32), ["training.batch_size=4", "log.every=1"])
+    state = TrainingState(config, torch.device("cpu"))
+    r = config.encoder.resolution
+    pixels = torch.randint(0, 256, (8, 3, r, r), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    before = {k: v.clone() for k, v in state.weights().items()}
+    values = training_step(state, Batches(pixels, 4, 0, config.data.augment))
+    assert all(torch.isfinite(torch.as_tensor(float(v))) for v in values.values())
+    assert ("reconstruction_ratio" in values) == config.loss.has_encoder == any(k.startswith("E.") for k in before)
+    after = state.weights()
+    for network in ("G", "D") + (("E",) if config.loss.has_encoder else ()):
+        weights = [k for k in before if k.startswith(f"{network}.") and k.endswith("weight")]
+        changed = sum(not torch.equal(before[k], after[k]) for k in weights)
+        assert changed > 0.9 * len(weights), network
+
+
+def test_scale_is_refused_where_there_is_none():
+    with pytest.raises(UserError, match="has one size only"):
+        find("small/mnist").config(32)
+    with pytest.raises(UserError, match="scales to 32 or 64"):
+        find("table1/base").config(48)
+
+
+# -- parameter counts -----------------------------------------------------------------------------------------
+
+
+def counts(resolution, classes, dim_z, ch=96):
+    """Parameters of BigGAN's conditional G and D; D is F, the linear score and the class projection."""
+    g, d = biggan_generator(resolution, ch), biggan_discriminator(resolution, ch)
+    with torch.device("meta"):
+        G = Generator(dim_z, g.channels, 3, g.shared_dim, g.attention, classes)
+        F = ImageTrunk(3, d.channels, resolution, d.final_size, d.attention)
+        return count(G), count(Discriminator(F, 1, 1, 2, ("x",), classes=classes))
+
+
+def test_published_counts_of_biggan():
+    """Those of ajbrock/BigGAN-PyTorch. DeepMind's D at 256 and 512 px are given as 98.64 and 98.80 million: with
+    attention at 64 px, and without the 1×1 convolution on the skip of blocks that keep their width."""
+    assert counts(128, 1000, 120) == (70_433_988, 87_982_370)
+    assert counts(128, 1, 120) == (70_306_116, 86_447_906)
+    assert counts(256, 1000, 140) == (82_097_604, 99_191_330)
+    skip = lambda width: width * width + width  # noqa: E731
+    with torch.device("meta"):
+        d = replace(biggan_discriminator(256, 96), attention=(64,))
+        F = ImageTrunk(3, d.channels, 256, 4, d.attention)
+        assert count(Discriminator(F, 1, 1, 2, ("x",), classes=1000)) - skip(768) == 98_635_298
+    G, D = counts(512, 1000, 160)
+    assert (G, D - skip(768) - skip(96)) == (82_468_068, 98_801_378)
+
+
+def test_published_counts_of_the_32_px_variants():
+    for classes, expected in ((10, (4_304_387, 4_207_361)), (1, (4_276_739, 4_205_057))):
+        g, d = pytorch_32(64)
+        with torch.device("meta"):
+            G = Generator(128, g.channels, 3, g.shared_dim, g.attention, classes, g.skip_z)
+            F = ImageTrunk(3, d.channels, 32, d.final_size, d.attention)
+            assert (count(G), count(Discriminator(F, 1, 1, 2, ("x",), classes=classes))) == expected
+
+
+def test_the_32_px_variants_generate_and_judge():
+    for (g, d), dim in ((pytorch_32(4), 128), (studiogan_32(4), 80)):
+        G = Generator(dim, g.channels, 3, g.shared_dim, g.attention, 10, g.skip_z)
+        y = torch.tensor([0, 3, 9])
+        images = G(torch.randn(3, dim), y)
+        assert images.shape == (3, 3, 32, 32)
+        F = ImageTrunk(3, d.channels, 32, d.final_size, d.attention)
+        assert F.blocks(images).shape[-1] == 8
+        D = Discriminator(F, 1, 1, 2, ("x",), classes=10)
+        s = D(images, None, y)["s_x"]
+        assert s.shape == (3,)
+        assert not torch.equal(s, D(images, None, y.flip(0))["s_x"])
+        assert not torch.equal(images, G(torch.zeros(3, dim), y))
+
+
+def test_published_counts_of_encoder_trunks():
+    widths, blocks = (256, 512, 1024, 2048), (3, 4, 6, 3)
+    with torch.device("meta"):
+        assert count(ResNetV2(3, widths, blocks, Bottleneck, "imagenet")) == 23_500_352
+        for m, expected in ((1, 5_408_640), (2, 21_505_792), (4, 85_765_632)):
+            trunk = RevNet(3, tuple(m * w for w in widths), blocks, "imagenet")
+            assert (count(trunk), trunk.num_features) == (expected, 2048 * m)
+
+
+def test_base_has_the_paper_s_sizes():
+    with torch.device("meta"):
+        G, E, D = construct(find("table1/base").config())
+    assert (D.F.out_features, E.num_features, E.dim_z if hasattr(E, "dim_z") else 120) == (1536, 2048, 120)
+    # 29.6, 36.7 and 59.7 million without the projections on skips (paper-facts)
+    assert count(D.H) - 120 * 2048 == pytest.approx(29.6e6, rel=0.01)
+    assert count(D.J) - (1536 + 2048) * 2048 == pytest.approx(36.7e6, rel=0.01)
+    assert count(G) == 70_306_116
+
+
+def test_cost_of_a_full_size_step_is_found_without_doing_it():
+    cost = step_cost(find("table1/base").config())
+    assert cost["parameters"]["G"] == 70_306_116
+    assert 5e14 < cost["flops_per_step"] < 1e15
+    assert cost["memory_bytes"] > 100 * 2**30
