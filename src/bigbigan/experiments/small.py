@@ -48,7 +48,7 @@ def mnist() -> Config:
         discriminator=DiscriminatorConfig(channels=(16, 32, 64, 256), mlp_width=256),
         encoder=EncoderConfig(resolution=32, widths=(16, 32, 64, 256), head_width=256, lr_multiplier=2),
         optimizer=OptimizerConfig(lr_g=1e-3, lr_d=1e-3, lr_final=0.1),
-        training=TrainingConfig(steps=7_000),
+        training=TrainingConfig(steps=6_000),
         log=LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=500),
     )
 
