@@ -223,6 +223,15 @@ MISTAKES = {
     "resolutions do not fit": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "encoder.resolution=12"], "multiple"),
     "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
     "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]"], "at least 3"),
+    "scale of what has none": lambda t, r: (["train", "small/digits", "--out", t / "x", "--scale", "32"], "has one size only"),
+    "unknown scale": lambda t, r: (["train", "table1/base", "--out", t / "x", "--scale", "48"], "scales to 32 or 64"),
+    "scale as a setting": lambda t, r: (["train", "table1/base", "--out", t / "x", "--set", "scale=32"], "there is no setting scale"),
+    "attention at no map": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "generator.attention=[64]"], "its maps have sides 8, 16, 32"),
+    "attention for narrow maps": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "generator.attention=[16]", "generator.channels=[8,8,4,4]"], "8 channels or more"),
+    "blocks of other stages": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "encoder.blocks=[1,2]"], "must be one number, or 4"),
+    "kept activations of a ResNet": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "encoder.keep_activations=true"], "encoder.block=reversible"),
+    "reversible stages that narrow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "encoder.block=reversible", "encoder.widths=[32,16,64,64]"], "must not fall"),
+    "final size that is none": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.final_size=5"], "cannot be halved to it"),
     "out is a file": lambda t, r: ((t / "f").write_text("x") and ["train", "small/digits", "--out", t / "f"], "is a file"),
     "out holds other things": lambda t, r: ((t / "d").mkdir() or ((t / "d" / "thesis.txt").write_text("x") and ["train", "small/digits", "--out", t / "d"]), "is not empty"),
     "other settings than before": lambda t, r: (["train", "small/digits", "--out", r, "--steps", "9"], "holds a run of other settings"),
@@ -276,6 +285,84 @@ def test_evaluate_without_labels_measures_what_it_can(run, capsys, tmp_path):
     code, _, err = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--metrics", "top1_linear_pixels")
     assert code == 2
     assert "has no labels" in err
+
+
+def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
+    run = tmp_path / "gan"
+    scores = ["loss.s_z=false", "loss.s_xz=false"]
+    train = ["train", "small/digits", "--data", data, "--out", run, "--quiet", "--steps", "4", "--set", *TINY, *scores]
+    assert call(capsys, *train)[0] == 0
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["grad_norm_g"] > 0
+    assert not list((run / "samples").glob("reconstructions*"))
+    assert call(capsys, "generate", run, "--out", tmp_path / "g.png")[0] == 0
+    for verb in (
+        ["evaluate", run],
+        ["encode", run, "--out", tmp_path / "f.npz"],
+        ["reconstruct", run, "--out", tmp_path / "r.png"],
+    ):
+        code, _, err = call(capsys, *verb)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "is a GAN: it has no encoder" in err
+    assert call(capsys, "report", run)[0] == 0
+    page = (run / "report.html").read_text()
+    assert "it learns to generate images and no features" in page
+    assert "Nearest neighbours" not in page
+    assert "E None" not in page
+
+
+def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path):
+    data, run = write_npz(tmp_path / "colour.npz", side=32, channels=3), tmp_path / "run"
+    small = ["training.batch_size=8", "log.every=1", "log.standing_batches=1", "log.probe_every=0"]
+    train = [
+        "train",
+        "table1/revnet",
+        "--scale",
+        "32",
+        "--data",
+        data,
+        "--out",
+        run,
+        "--quiet",
+        "--steps",
+        "1",
+        "--set",
+        *small,
+    ]
+    assert call(capsys, *train)[0] == 0
+    code, out, _ = call(capsys, "evaluate", run, "--quiet", "--json", "--metrics", "knn5_l2_avepool")
+    assert code == 0
+    trained = json.loads(out)[-1]
+    assert (trained["scale"], trained["table_row"], trained["steps"]) == (32, "Table 1, RevNet", 1)
+    assert trained["settings"] == {"training.batch_size": 8}
+    shutil.rmtree(run / "checkpoints")  # the page then says how to train on
+    assert call(capsys, "report", run)[0] == 0
+    assert "--scale 32 --set training.batch_size=8 --out" in (run / "report.html").read_text()
+
+
+def test_photographs_are_cropped_from_a_larger_copy(capsys, tmp_path):
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+    settings = ["data.channels=3", "data.augment=resnet_crop", "encoder.resolution=16", "training.batch_size=8"]
+    train = [
+        "train",
+        "small/digits",
+        "--data",
+        folder,
+        "--out",
+        run,
+        "--quiet",
+        "--steps",
+        "1",
+        "--set",
+        *TINY,
+        *settings,
+    ]
+    code, _, err = call(capsys, *train)
+    assert (code, err) == (0, "")
+    assert (run / "samples" / "reconstructions-00000001.png").exists()
 
 
 # -- Python -------------------------------------------------------------------------------------------------

@@ -1,7 +1,11 @@
 """The experiments: each builds, differs from its base as its name says, and trains; published parameter counts."""
 
 import json
+import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from bigbigan.config import config_from_dict, flat, override
 from bigbigan.cost import step_cost
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
+from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.experiments.biggan import biggan_discriminator, biggan_generator, pytorch_32, studiogan_32
 from bigbigan.models import Discriminator, Generator, construct
@@ -102,7 +107,7 @@ def test_every_row_of_table_1_takes_a_step_at_scale_32(name):
     pixels = torch.randint(0, 256, (8, 3, r, r), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     before = {k: v.clone() for k, v in state.weights().items()}
     values = training_step(state, Batches(pixels, 4, 0, config.data.augment))
-    assert all(torch.isfinite(torch.as_tensor(float(v))) for v in values.values())
+    assert all(math.isfinite(float(v)) for v in values.values())
     assert ("reconstruction_ratio" in values) == config.loss.has_encoder == any(k.startswith("E.") for k in before)
     after = state.weights()
     for network in ("G", "D") + (("E",) if config.loss.has_encoder else ()):
@@ -193,3 +198,18 @@ def test_cost_of_a_full_size_step_is_found_without_doing_it():
     assert cost["parameters"]["G"] == 70_306_116
     assert 5e14 < cost["flops_per_step"] < 1e15
     assert cost["memory_bytes"] > 100 * 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table1/base", "table1/revnet_x4_up_encoder_lr"])
+def test_full_size_rows_take_a_real_step_on_photographs(name, shared, tmp_path):
+    archive, results = shared / "caltech101" / "caltech101-128.tar.gz", tmp_path / "lines.jsonl"
+    tool = Path(__file__).parents[1] / "tools" / "full_size_step.py"
+    done = subprocess.run(
+        [sys.executable, tool, "--data", archive, "--results", results, name], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    values = {line["metric"]: line["value"] for line in read_results(results)}
+    assert values["peak_memory_mib"] < 16 * 1024
+    assert all(math.isfinite(v) for v in values.values())
+    assert values["reconstruction_error"] > 0

@@ -25,6 +25,15 @@ def test_hinge_is_on_each_score_and_not_on_their_sum():
     assert discriminator_loss(enc, gen).item() == 4.0  # the sums are 0: hinge of the sum would be 2
 
 
+def test_hinge_of_the_sum_is_the_variant_that_was_left():
+    enc, gen = {"s_x": s(3.0), "s_z": s(-3.0)}, {"s_x": s(-3.0), "s_z": s(3.0)}
+    assert discriminator_loss(enc, gen, of_sum=True).item() == 2.0
+
+
+def test_a_gan_has_the_generators_part_alone():
+    assert encoder_generator_loss({}, {"s_x": s(-4.0)}).item() == 4.0
+
+
 def test_encoder_generator_loss_has_opposite_signs_and_no_hinge():
     enc, gen = {"s_x": s(5.0), "s_xz": s(1.0)}, {"s_x": s(-4.0), "s_xz": s(2.0)}
     assert encoder_generator_loss(enc, gen).item() == 3.0 - (-1.0)

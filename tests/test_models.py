@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bigbigan.models import build
-from bigbigan.models.layers import SNConv2d, SNLinear, upsample
+from bigbigan.models.layers import SelfAttention, SNConv2d, SNLinear, upsample
 from bigbigan.models.resnet import BasicBlock
 from bigbigan.system import BigBiGAN, sample_prior
 from tiny import tiny_config
@@ -20,6 +20,13 @@ VARIANTS = {
     "deterministic": ["encoder.stochastic=false"],
     "uniform": ["latent.prior=uniform", "encoder.stochastic=false"],
     "no_pair_norm": ["discriminator.pair_norm=false"],
+    "hinge_of_sum": ["loss.hinge=sum"],
+    "attention": ["generator.attention=[8]", "discriminator.attention=[4]"],
+    "bottleneck": ["encoder.block=bottleneck", "encoder.blocks=[2,1]"],
+    "reversible": ["encoder.block=reversible", "encoder.blocks=[2,1]", "encoder.widths=[8,16]"],
+    "imagenet_stem": ["encoder.stem=imagenet", "encoder.resolution=16"],
+    "z_to_the_seed": ["generator.skip_z=false", "latent.dim=7"],
+    "sum_at_8": ["discriminator.final_size=8"],
     "high_res_e": ["encoder.resolution=16"],
     "colour": ["data.channels=3"],
     "deeper": [
@@ -122,6 +129,19 @@ def test_spectral_norm_iterates_once_a_weight_value_and_never_under_no_grad():
     assert torch.equal(u, layer.u)
     layer.train()(torch.randn(2, 12))
     assert not torch.equal(u, layer.u)
+
+
+def test_attention_is_the_textbook_formula():
+    torch.manual_seed(0)
+    layer = SelfAttention(16).eval()
+    x = torch.randn(2, 16, 4, 6)
+    assert torch.equal(layer(x), x)  # gamma starts at 0
+    nn.init.constant_(layer.gamma, 0.7)
+    q, k, v = (conv(x) for conv in (layer.query, layer.key, layer.value))
+    k, v = (F.max_pool2d(t, 2).flatten(2) for t in (k, v))
+    weights = torch.softmax(torch.einsum("ncq,nck->nqk", q.flatten(2), k), dim=2)
+    seen = torch.einsum("nqk,nck->ncq", weights, v).view(2, 8, 4, 6)
+    torch.testing.assert_close(layer(x), x + 0.7 * layer.out(seen))
 
 
 def test_spectral_norm_gradient_matches_torch_parametrization():

@@ -1,8 +1,10 @@
 """Reversible stages: the gradients of plain autograd, from recomputed activations."""
 
 import copy
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,3 +201,18 @@ def test_every_branch_sees_what_the_earlier_ones_made():
     changed = stage(x) != y
     assert changed[:, 16:].any()
     assert changed[:, :16].any()
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_depth_and_time_close_to_plain():
+    """The benchmark's own points, with room for a noisy machine; its figures are in results/reversible.jsonl."""
+    tool = Path(__file__).parents[1] / "tools" / "bench_reversible.py"
+
+    def point(blocks, recompute):
+        command = [sys.executable, tool, str(blocks), str(recompute)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    shallow, deep, plain = point(4, True), point(16, True), point(16, False)
+    assert deep["extra_memory_mib"] < shallow["extra_memory_mib"] + 60
+    assert deep["extra_memory_mib"] < plain["extra_memory_mib"] / 4
+    assert deep["forward_backward_seconds"] < 1.6 * plain["forward_backward_seconds"]

@@ -1,6 +1,6 @@
-"""Memory and time of reversible stages against plain autograd over depth, at the setting other libraries were measured at.
+"""Memory and time of reversible stages against plain autograd, over depth.
 
-    python tools/bench_reversible.py       some ten minutes; writes results/reversible.jsonl and docs/pictures/reversible.png
+    python tools/bench_reversible.py    some ten minutes; results/reversible.jsonl and docs/pictures/reversible.png
 
 Blocks of input (16, 128, 32, 32), each two couplings of BN-ReLU-3×3 conv twice at half the width; one process a point;
 memory is the peak resident size less that before the first pass, time the best of three forward and backward passes.

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bigbigan.evaluation.results import read_results
+from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
-FILES = ["README.md", "docs/experiments.md"]
+FILES = ["README.md", "docs/experiments.md", "docs/table1.md"]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
@@ -79,10 +80,64 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def newest_by(lines: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], float]:
+    """Value of the last line for each combination of these fields or settings."""
+    return {tuple(x[k] if k in x else x["settings"].get(k) for k in keys): x["value"] for x in lines}
+
+
+def table1(lines: list[dict[str, Any]]) -> str:
+    """The rows of Table 1: published numbers, parameters of each network, arithmetic of a step."""
+    found = newest_by([x for x in lines if x["command"].endswith("table1_costs.py")], "experiment", "metric")
+    parts = ("G", "E", "D.F", "D.H", "D.J")
+    out = [
+        f"| experiment | IS | FID | Cls. | {' | '.join(p.removeprefix('D.') for p in parts)} | TFLOP a step |",
+        "|---|---|---|---|" + "---|" * (len(parts) + 1),
+    ]
+    for name, e in EXPERIMENTS.items():
+        if e.table_row is None:
+            continue
+        cells = [e.published.get(column, "–") for column in ("IS", "FID", "Cls.")]
+        for part in parts:
+            count = found.get((name, f"parameters_{part}"))
+            cells.append("–" if count is None else f"{count / 1e6:.1f}")
+        flops = found.get((name, "flops_per_step"))
+        cells.append("not counted" if flops is None else f"{flops / 1e12:,.0f}")
+        out.append(f"| `{name.removeprefix('table1/')}` | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def full_size_table(lines: list[dict[str, Any]]) -> str:
+    """Time and memory of one real step of full-size rows."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/full_size_step.py")]
+    found, devices = newest_by(chosen, "experiment", "metric"), {x["experiment"]: x["device"] for x in chosen}
+    out = ["| experiment | device | seconds | peak memory, GiB | loss of D |", "|---|---|---|---|---|"]
+    for name, device in devices.items():
+        seconds, memory, loss = (found[name, m] for m in ("seconds_per_step", "peak_memory_mib", "loss_d"))
+        out.append(f"| `{name}` | {device} | {seconds:.0f} | {memory / 1024:.1f} | {loss:.2f} |")
+    return "\n".join(out if devices else [*out, "| not run | | | | |"])
+
+
+def reversible_table(lines: list[dict[str, Any]]) -> str:
+    """Memory and time of reversible blocks, activations kept and recomputed."""
+    chosen = [x for x in lines if x["experiment"] == "bench/reversible"]
+    found = newest_by(chosen, "metric", "encoder.keep_activations", "blocks")
+    out = ["| blocks | kept: MiB, s | recomputed: MiB, s | time |", "|---|---|---|---|"]
+    for blocks in sorted({x["settings"]["blocks"] for x in chosen}):
+        (m0, t0), (m1, t1) = (
+            [found.get((m, keep, blocks), float("nan")) for m in ("extra_memory_mib", "forward_backward_seconds")]
+            for keep in (True, False)
+        )
+        out.append(f"| {blocks} | {m0:,.0f}, {t0:.2f} | {m1:,.0f}, {t1:.2f} | ×{t1 / t0:.2f} |")
+    return "\n".join(out)
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
     "ablations": ablation_table,
+    "table1": table1,
+    "full_size": full_size_table,
+    "reversible": reversible_table,
     "reconstruction": lambda lines: reconstruction_table(lines, SMALL),
 }
 

@@ -1,6 +1,6 @@
 """Count what each row of Table 1 costs at full size, without running it: writes results/table1_costs.jsonl.
 
-    python tools/table1_costs.py       three minutes; docs/table1.md shows them
+python tools/table1_costs.py       three minutes; docs/table1.md shows them
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from bigbigan.config import Config
 from bigbigan.models import construct
@@ -47,9 +48,9 @@ def step_cost(config: Config) -> dict[str, Any]:
         x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
         flops = []
         for loss in (system.discriminator_loss, system.encoder_generator_loss):
-            with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
+            with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
                 loss(x, noise)[0].backward()
-            flops.append(counter.get_total_flops())
+            flops.append(counter.total)
     parameters = {name: _count(network) for name, network in networks._asdict().items() if network is not None}
     parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
     averaged = sum(parameters.get(name, 0) for name in "GE")
@@ -60,6 +61,19 @@ def step_cost(config: Config) -> dict[str, Any]:
         "flops_per_step": int((flops[0] * t.d_steps + flops[1]) * scale),
         "memory_bytes": int(fixed + peak * scale),
     }
+
+
+class _Flops(TorchDispatchMode):
+    """Adds up the FLOPs of all that is computed within it. torch's own counter also tracks modules, which fails where a
+    backward pass runs modules again, as reversible stages do."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def _count(module: torch.nn.Module) -> int:
