@@ -68,7 +68,7 @@ def test_photographs_are_kept_larger_and_evaluation_sees_their_middle():
     assert stored_side(32, "resnet_crop", photographs=False) == 32
     pixels = torch.arange(10, dtype=torch.uint8).view(1, 1, 1, 10).expand(4, 1, 10, 10).contiguous()
     batches = Batches(pixels, 2, 0, "resnet_crop", resolution=8)
-    assert torch.equal(batches.whole()[0, 0, 0], torch.arange(1, 9, dtype=torch.uint8))
+    assert torch.equal(batches.middle(torch.tensor([2]))[0, 0, 0], torch.arange(1, 9, dtype=torch.uint8))
     assert batches.batch(0).shape == (2, 1, 8, 8)
 
 

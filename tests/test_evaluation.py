@@ -6,6 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from bigbigan.data import open_source
+from bigbigan.data.batches import Batches
 from bigbigan.evaluation import load_labelled
 from bigbigan.evaluation import probe as p
 from bigbigan.evaluation.features import encoder_features, fill_statistics, unchanged
@@ -92,7 +93,8 @@ def test_unchanged_notices_a_weight_and_a_statistic():
     fill_statistics(E, pixels, seed=0, batches=2, size=8)
     with unchanged(E):
         encoder_features(E, pixels)
-        p.quick_probe(E, np.repeat(pixels, 4, axis=0), np.arange(80) % 3)
+        batches = Batches(torch.from_numpy(pixels).repeat_interleave(4, dim=0), 8, seed=0)
+        p.quick_probe(E, batches, np.arange(80) % 3)
     with pytest.raises(AssertionError, match="encoder changed"), unchanged(E), torch.no_grad():
         E.latent.bias[0] += 1e-6
     E.train()

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import EXPERIMENTS
 
@@ -106,6 +108,32 @@ def table1(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def table1_small(lines: list[dict[str, Any]]) -> str:
+    """Rows of Table 1 trained scaled down: the published accuracy beside ours, and whether the order agrees."""
+    metrics = ("top1_linear_avepool", "top1_linear_bn_crelu_10perclass", "reconstruction_ratio")
+    chosen = [x for x in lines if x.get("scale") and x["experiment"].startswith("table1/") and x["steps"]]
+    titles = ("experiment", "data", "steps", "published Cls.", "linear, AvePool", "linear, 10 labels a class", "ratio")
+    out = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    groups: dict[tuple[str, int, str, int], dict[str, dict[str, Any]]] = {}
+    for x in chosen:
+        groups.setdefault((x["dataset"], x["scale"], x["experiment"], x["steps"]), {})[x["metric"]] = x
+    pairs: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
+    for (data, scale, name, steps), found in groups.items():
+        published = EXPERIMENTS[name].published.get("Cls.", "–")
+        cells = [cell(found.get(m), 3 if m == metrics[-1] else 1) for m in metrics]
+        out.append(f"| `{name}` at {scale} | {data} | {steps:,} | {published} | {' | '.join(cells)} |")
+        if published != "–" and metrics[0] in found:
+            both = (float(published.split(" ")[0]), found[metrics[0]]["value"])
+            pairs.setdefault((data, scale, steps), []).append(both)
+    for (data, _, steps), both in pairs.items():
+        if len(both) > 2:
+            rho = spearmanr(*zip(*both, strict=True)).statistic
+            out.append(
+                f"\nRank correlation of the two columns over {len(both)} rows ({data}, {steps:,} steps): {rho:.2f}."
+            )
+    return "\n".join(out if groups else [*out, "| not run | | | | | | |"])
+
+
 def full_size_table(lines: list[dict[str, Any]]) -> str:
     """Time and memory of one real step of full-size rows."""
     chosen = [x for x in lines if x["command"].startswith("python tools/full_size_step.py")]
@@ -136,6 +164,7 @@ TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
     "ablations": ablation_table,
     "table1": table1,
+    "table1_small": table1_small,
     "full_size": full_size_table,
     "reversible": reversible_table,
     "reconstruction": lambda lines: reconstruction_table(lines, SMALL),

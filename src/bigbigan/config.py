@@ -55,9 +55,11 @@ class DataConfig:
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
     # (Table 1). square_crop: a square of 50-100 % of the area (Table 3).
     augment: Literal["none", "flip", "resnet_crop", "square_crop"] = "none"
+    memory_gib: float = 8.0  # sets whose pixels take more are decoded anew for each batch
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
+        _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from bigbigan import checkpoint as ck
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
-from bigbigan.data import fingerprint, load_pixels, open_source
+from bigbigan.data import open_source
 from bigbigan.data.batches import Batches, pool_to, stored_side
+from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.probe import quick_probe
 from bigbigan.losses import Scores
@@ -45,15 +46,17 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
     """
     device = default_device()
     with Stop() as stop, open_for_training(run, config):
-        # Data: decoded once, on the device as uint8
+        # Data: on the device as uint8, or too large for that and decoded as needed
         source = open_source(data, max_unreadable=config.data.max_unreadable)
         images = source.splits["train"]
         side = stored_side(config.encoder.resolution, config.data.augment, photographs=not images.store.pads)
-        pixels, kept = load_pixels(images, side, config.data.channels, source, progress=progress)
+        pixels, kept, fingerprint = training_pixels(
+            images, side, config.data.channels, source, config.data.memory_gib, device, progress
+        )
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
         batches = Batches(
-            torch.from_numpy(pixels).to(device),
+            pixels,
             config.training.batch_size,
             config.training.seed,
             config.data.augment,
@@ -64,7 +67,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
             "spec": data,
             "name": source.name,
             "images": len(pixels),
-            "fingerprint": fingerprint(images.subset(kept)),
+            "fingerprint": fingerprint,
             "skipped": source.skipped,
             "notes": source.notes,
         }
@@ -109,7 +112,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                 if save:
                     _save(state, run, card)
                 if probe and state.E_ema is not None and labels is not None:
-                    accuracy = quick_probe(state.E_ema, batches.whole().cpu().numpy(), labels)
+                    accuracy = quick_probe(state.E_ema, batches, labels)
                     monitor.log(state.step, {"probe_top1_10perclass": accuracy})
                     _note_best(state, run, "probe_top1_10perclass", accuracy)
             if stop.signal is not None:
@@ -118,6 +121,8 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                 monitor.say(f"stopped at step {state.step}, saved; the same command continues")
         finally:
             monitor.close()
+            if isinstance(pixels, StreamedPixels):
+                pixels.close()
         return stop.signal
 
 
@@ -223,6 +228,7 @@ def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
 
 
 def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
+    write_json(run / "data.json", card)  # streamed images are found unreadable along the way
     info = {
         "experiment": state.config.experiment,
         "fingerprint": card["fingerprint"],

@@ -1,7 +1,6 @@
 """Training batches: which images come when, and how they reach the networks.
 
-The order is a function of (seed, position), so a run can be continued at any batch. Images of a set that fits
-in memory are decoded once and stay on the device as uint8; labels are not part of it.
+The order is a function of (seed, position), so a run can be continued at any batch. Labels are not part of it.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.data.crops import CENTRAL, resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data.stream import StreamedPixels
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["Batches", "pool_to", "stored_side", "to_float"]
 
 
+AHEAD = 4  # batches that are decoded ahead where images are streamed
 BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes}
 
 
@@ -41,13 +42,13 @@ def stored_side(resolution: int, augment: str, photographs: bool) -> int:
 
 
 class Batches:
-    """Endless shuffled batches of a resident image set.
+    """Endless shuffled batches of an image set.
 
     Batch number b holds positions b·n .. b·n + n - 1 of the concatenation of one permutation an epoch; no
     image is left out or seen twice within an epoch.
 
     Args:
-        pixels: uint8 [N, C, S, S], S at least R, on the device that trains.
+        pixels: uint8 [N, C, S, S], S at least R, on the device that trains; or what decodes as it is asked.
         batch_size: n; may exceed N, then a batch spans epochs.
         seed: of the permutations and of augmentation.
         augment: see `DataConfig.augment`.
@@ -55,26 +56,39 @@ class Batches:
     """
 
     def __init__(
-        self, pixels: Tensor, batch_size: int, seed: int, augment: str = "none", resolution: int | None = None
+        self,
+        pixels: Tensor | StreamedPixels,
+        batch_size: int,
+        seed: int,
+        augment: str = "none",
+        resolution: int | None = None,
     ) -> None:
         self.pixels, self.batch_size, self.seed, self.augment = pixels, batch_size, seed, augment
         self.resolution = resolution or pixels.shape[-1]
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+        self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
 
     def indices(self, number: int) -> Tensor:
         """Which images are in batch `number`: int64 [n]."""
         start, end, count = number * self.batch_size, (number + 1) * self.batch_size, len(self.pixels)
         parts = []
         for epoch in range(start // count, (end - 1) // count + 1):
-            if epoch != self._epoch:
-                generator = keyed_generator(self.seed, "order", epoch)
-                self._epoch, self._order = epoch, torch.randperm(count, generator=generator)
-            parts.append(self._order[max(0, start - epoch * count) : end - epoch * count])
+            order = self._order(epoch)
+            parts.append(order[max(0, start - epoch * count) : end - epoch * count])
         return torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            generator = keyed_generator(self.seed, "order", epoch)
+            self._orders[epoch] = torch.randperm(len(self.pixels), generator=generator)
+        return self._orders[epoch]
 
     def batch(self, number: int) -> Tensor:
         """Batch `number` as float [n, C, R, R] in [-1, 1]."""
         indices = self.indices(number).to(self.pixels.device)
+        if isinstance(self.pixels, StreamedPixels):
+            for following in range(AHEAD + 1):
+                self.pixels.prefetch(self.indices(number + following))
         generator = keyed_generator(self.seed, self.augment, number, str(self.pixels.device))
         if self.augment in BOXES:
             boxes = BOXES[self.augment](len(indices), self.pixels.shape[-1], generator)
@@ -87,9 +101,9 @@ class Batches:
 
     def images(self, indices: Tensor) -> Tensor:
         """The images of these indices as evaluation sees them, float [n, C, R, R] in [-1, 1]."""
-        return _to_float(self.whole()[indices])
+        return _to_float(self.middle(indices))
 
-    def whole(self) -> Tensor:
-        """The whole set as evaluation sees it, uint8 [N, C, R, R]: the middle of what is kept."""
+    def middle(self, indices: Tensor) -> Tensor:
+        """The images of these indices as evaluation sees them, uint8 [n, C, R, R]: the middle of what is kept."""
         edge = (self.pixels.shape[-1] - self.resolution) // 2
-        return self.pixels[..., edge : edge + self.resolution, edge : edge + self.resolution]
+        return self.pixels[indices][..., edge : edge + self.resolution, edge : edge + self.resolution]

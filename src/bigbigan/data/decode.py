@@ -10,6 +10,7 @@ because of a file's content is `Unreadable`.
 
 import io
 import re
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -94,14 +95,12 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarr
     if kind is None:
         raise Unreadable(_other_format(data))
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of damaged EXIF, and of 89 to 179 megapixels, which `limits` judges here instead.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=[kind]) as image:
-                _check_header(image.size, limits)
-                if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
-                    Image.open(io.BytesIO(data)).verify()
-                return _pixels(image, data)
+        # Pillow warns of damaged EXIF, and of 89 to 179 megapixels, which `limits` judges here instead.
+        with _without_warnings, Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _check_header(image.size, limits)
+            if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
+                Image.open(io.BytesIO(data)).verify()
+            return _pixels(image, data)
     except Unreadable:
         raise
     except Image.DecompressionBombError as e:  # Pillow refuses before we see the size
@@ -111,6 +110,31 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarr
         # MemoryError and more. All of them mean the same here.
         cut = isinstance(e, EOFError) or any(w in str(e).lower() for w in ("truncated", "unexpected end"))
         raise Unreadable(f"{'truncated' if cut else 'damaged'} {kind}") from e
+
+
+class _WithoutWarnings:
+    """`warnings.catch_warnings` for several threads at once: the first to enter changes the filters, and the last to
+    leave puts them back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.caught = warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.simplefilter("ignore")
+            self.inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.caught.__exit__(None, None, None)
+
+
+_without_warnings = _WithoutWarnings()
 
 
 def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:

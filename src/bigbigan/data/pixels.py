@@ -9,7 +9,7 @@ from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
 from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
 from bigbigan.errors import UserError
 
-__all__ = ["fingerprint", "load_pixels"]
+__all__ = ["fingerprint", "load_pixels", "read_pixels"]
 
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
@@ -84,16 +84,24 @@ def load_pixels(
     return out[: len(kept)], np.array(kept, dtype=np.int64)
 
 
-def fingerprint(images: ImageSet) -> str:
+def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarray:
+    """One image as `load_pixels` gives it: uint8 [C, R, R]. Raises Unreadable."""
+    array = resize_square(images.load(i), side, pad=images.store.pads)
+    return np.ascontiguousarray(to_channels(array, channels).transpose(2, 0, 1))
+
+
+def fingerprint(images: ImageSet, most: int | None = None) -> str:
     """sha256 (hex) over the names and the content of the images, in order.
 
     It changes when an image is added, removed, renamed, reordered or edited. Content is a file's bytes, or a
-    row's pixels. Labels are not in it: training never sees them.
+    row's pixels. Labels are not in it: training never sees them. Of sets larger than `most` the content of so many,
+    spread evenly, goes in, and of the others the names.
     """
     digest = hashlib.sha256()
-    for file, i in zip(images.files, images.index, strict=True):
+    every = 1 if most is None else max(1, len(images) // most)
+    for number, (file, i) in enumerate(zip(images.files, images.index, strict=True)):
         try:
-            raw = images.store.raw(int(i))
+            raw = images.store.raw(int(i)) if number % every == 0 else b""
         except Unreadable as e:
             raw = f"unreadable: {e}".encode()
         name = file.encode()

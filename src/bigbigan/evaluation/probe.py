@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedKFold
 
+from bigbigan.data.batches import Batches
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.models.encoder import Encoder
 
@@ -117,12 +118,13 @@ def probe_figures(
     return figures
 
 
-def quick_probe(encoder: Encoder, pixels: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
+def quick_probe(encoder: Encoder, batches: Batches, labels: np.ndarray, seed: int = 0) -> float:
     """top1_linear_bn_crelu_10perclass within the training set: 10 labels a class from one half of at most 4,000
     images, scored on the other half. For watching a run and choosing its best step; the test split stays unseen."""
-    order = np.random.default_rng(seed).permutation(len(pixels))[:4_000]
+    order = np.random.default_rng(seed).permutation(len(labels))[:4_000]
+    pixels = batches.middle(torch.from_numpy(order).to(batches.pixels.device)).cpu().numpy()
     with unchanged(encoder):
-        features = encoder_features(encoder, pixels[order])["bn_crelu"]
+        features = encoder_features(encoder, pixels)["bn_crelu"]
     half = len(order) // 2
     known, rest, y = features[:half], features[half:], labels[order]
     values = [few_label_linear(known[p], y[:half][p], rest, y[half:]) for p in few_label_draws(y[:half], 10)]
