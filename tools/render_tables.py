@@ -70,7 +70,7 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
     few, ratio = "top1_linear_bn_crelu_10perclass", "reconstruction_ratio"
     groups: dict[tuple[str, int, str], dict[str, dict[str, Any]]] = {}
     for line in lines:
-        if line["steps"] and (line["settings"] or line["steps"] < 1000):
+        if line["experiment"].startswith("small/") and line["steps"] and (line["settings"] or line["steps"] < 1000):
             settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
             key = (line["experiment"], line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
