@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bigbigan.data.batches import Batches, stored_side
+from bigbigan.data import load_pixels, load_view, open_source
+from bigbigan.data.batches import Batches
 from bigbigan.data.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data.pixels import stored_side
 
 
 def generator(seed=0):
@@ -62,10 +64,18 @@ def test_square_boxes_hold_at_least_half_of_the_image():
     assert b.top.min() == 0
 
 
-def test_photographs_are_kept_larger_and_evaluation_sees_their_middle():
-    assert stored_side(128, "resnet_crop", photographs=True) == 146
-    assert stored_side(128, "flip", photographs=True) == 128
-    assert stored_side(32, "resnet_crop", photographs=False) == 32
+def test_photographs_are_kept_larger_and_evaluation_sees_their_middle(tmp_path):
+    for i in range(2):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
+    photographs, rows = (open_source(s).splits["train"] for s in (str(tmp_path), "digits"))
+    assert stored_side(photographs, 128, "resnet_crop") == 146
+    assert stored_side(photographs, 128, "flip") == 128
+    assert stored_side(rows, 32, "resnet_crop") == 32
+    seen, _ = load_view(photographs, 28, 3, "square_crop")
+    whole, _ = load_pixels(photographs, 32, 3)
+    assert np.array_equal(seen, whole[:, :, 2:30, 2:30])
     pixels = torch.arange(10, dtype=torch.uint8).view(1, 1, 1, 10).expand(4, 1, 10, 10).contiguous()
     batches = Batches(pixels, 2, 0, "resnet_crop", resolution=8)
     assert torch.equal(batches.middle(torch.tensor([2]))[0, 0, 0], torch.arange(1, 9, dtype=torch.uint8))

@@ -114,9 +114,9 @@ def test_features_do_not_depend_on_the_batch_size():
 def test_without_a_test_split_a_fifth_of_train_is_held_out_and_never_shared(tmp_path):
     arrays = np.load(write_npz(tmp_path / "both.npz", count=50))
     np.savez(tmp_path / "train.npz", images=arrays["train_images"], labels=arrays["train_labels"])
-    train, test = load_labelled(open_source(str(tmp_path / "train.npz")), 8, 1, seed=0)
+    train, test = load_labelled(open_source(str(tmp_path / "train.npz")), tiny_config())
     assert (test.name, len(test.pixels), len(train.pixels)) == ("train_val", 10, 40)
     seen = {x.tobytes() for x in train.pixels}
     assert not any(x.tobytes() in seen for x in test.pixels)
-    again = load_labelled(open_source(str(tmp_path / "train.npz")), 8, 1, seed=0)[1]
+    again = load_labelled(open_source(str(tmp_path / "train.npz")), tiny_config())[1]
     assert np.array_equal(test.pixels, again.pixels)

@@ -20,7 +20,8 @@ import torch
 
 from bigbigan.config import override
 from bigbigan.data import load_pixels, open_source
-from bigbigan.data.batches import Batches, stored_side
+from bigbigan.data.batches import Batches
+from bigbigan.data.pixels import stored_side
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.run import changed_settings, commit, device_name
@@ -36,7 +37,7 @@ def measure(name: str, data: str, command: str) -> list[ResultLine]:
     source = open_source(data)
     images = source.splits["train"]
     chosen = images.subset(np.linspace(0, len(images) - 1, IMAGES).astype(np.int64))
-    side = stored_side(config.encoder.resolution, config.data.augment, photographs=not images.store.pads)
+    side = stored_side(images, config.encoder.resolution, config.data.augment)
     pixels, _ = load_pixels(chosen, side, config.data.channels, source)
     device = default_device()
     state = TrainingState(config, device)

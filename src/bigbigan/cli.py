@@ -250,7 +250,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _reconstruct(options: argparse.Namespace) -> None:
     """Draw x above G(E(x)) for images of a source."""
-    from bigbigan.data import load_pixels, open_source
+    from bigbigan.data import load_view, open_source
     from bigbigan.model import load
     from bigbigan.pictures import pairs_grid, save_image
 
@@ -268,7 +268,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     c = model.config
     import torch
 
-    pixels = torch.from_numpy(load_pixels(chosen, c.encoder.resolution, c.data.channels, source)[0])
+    pixels = torch.from_numpy(load_view(chosen, c.encoder.resolution, c.data.channels, c.data.augment, source)[0])
     from bigbigan.data.batches import pool_to
 
     x = pool_to(model.prepare(pixels), c.generator.resolution)

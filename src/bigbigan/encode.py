@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigbigan.data import load_pixels, open_source
+from bigbigan.data import load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import load
@@ -43,7 +43,8 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
     source = open_source(data, max_unreadable=model.config.data.max_unreadable)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("filename", "split", "label", *features)}
     for name, images in source.splits.items():
-        pixels, kept = load_pixels(images, model.config.encoder.resolution, model.config.data.channels, source)
+        c = model.config
+        pixels, kept = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, source)
         found = encoder_features(model.encoder, pixels)
         columns["filename"].append(np.array([images.files[i] for i in kept]))
         columns["split"].append(np.full(len(kept), name))

@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 
 from bigbigan import checkpoint as ck
 from bigbigan.config import Config
-from bigbigan.data import Source, contact_sheet, fingerprint, inspect, load_pixels, open_source
+from bigbigan.data import Source, contact_sheet, fingerprint, inspect, load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS
@@ -184,6 +184,8 @@ def _header(run: _Run) -> Html:
         + (f"E {c.encoder.resolution} px, " if c.loss.has_encoder else "")
         + f"z {c.latent.dim} numbers",
     }
+    if c.scale:
+        facts["scaled down"] = f"{c.scale} px stand for the paper's 128"
     if model is not None:
         networks = {k: network for k, network in model.networks._asdict().items() if network is not None}
         counts = (f"{k} {sum(p.numel() for p in network.parameters()):,}" for k, network in networks.items())
@@ -540,7 +542,8 @@ def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
         return _missing(f"Left out, as the images were not found: {run.no_source}. With images elsewhere: ", other)
     # Read through a source of its own, so that the data card counts each image once.
     source = Source(run.source.spec, run.source.name, run.source.splits, max_unreadable=1.0)
-    train, size = source.splits["train"], (run.config.encoder.resolution, run.config.data.channels)
+    train, c = source.splits["train"], run.config
+    view = (c.encoder.resolution, c.data.channels, c.data.augment, source)
     draw = np.random.default_rng(0)
     order, most = draw.permutation(len(train)), 2 * queries  # twice, as some may be unreadable
     held = next((name for name in ("test", "val") if name in source.splits), None)
@@ -550,10 +553,10 @@ def _neighbours(run: _Run, queries: int = 8, nearest: int = 8) -> Html:
     else:
         whose = "Images set apart for this (training has seen them)"
         asked, order = train.subset(order[:most]), order[most:]
-    x, kept = load_pixels(asked, *size, source)
+    x, kept = load_view(asked, *view)
     x, asked = x[:queries], asked.subset(kept[:queries])
     known = train.subset(order[:REFERENCES])
-    y, kept = load_pixels(known, *size, source)
+    y, kept = load_view(known, *view)
     known = known.subset(kept)
 
     def closest(of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from bigbigan import checkpoint as ck
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
 from bigbigan.data import open_source
-from bigbigan.data.batches import Batches, pool_to, stored_side
+from bigbigan.data.batches import Batches, pool_to
+from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.probe import quick_probe
@@ -49,7 +50,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         # Data: on the device as uint8, or too large for that and decoded as needed
         source = open_source(data, max_unreadable=config.data.max_unreadable)
         images = source.splits["train"]
-        side = stored_side(config.encoder.resolution, config.data.augment, photographs=not images.store.pads)
+        side = stored_side(images, config.encoder.resolution, config.data.augment)
         pixels, kept, fingerprint = training_pixels(
             images, side, config.data.channels, source, config.data.memory_gib, device, progress
         )

@@ -3,7 +3,7 @@
 from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
 from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.inspect import contact_sheet, inspect
-from bigbigan.data.pixels import fingerprint, load_pixels
+from bigbigan.data.pixels import fingerprint, load_pixels, load_view
 from bigbigan.data.sources import open_source
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "fingerprint",
     "inspect",
     "load_pixels",
+    "load_view",
     "open_source",
     "resize_square",
     "to_channels",

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigbigan.data.crops import CENTRAL, resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data.crops import resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data.pixels import middle
 from bigbigan.data.stream import StreamedPixels
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["Batches", "pool_to", "stored_side", "to_float"]
+__all__ = ["Batches", "pool_to", "to_float"]
 
 
 AHEAD = 4  # batches that are decoded ahead where images are streamed
@@ -33,12 +34,6 @@ def pool_to(x: Tensor, resolution: int) -> Tensor:
     """[N, C, R', R'] average-pooled to [N, C, R, R]: D's view of the crop E sees."""
     factor = x.shape[-1] // resolution
     return x if factor == 1 else F.avg_pool2d(x, factor)
-
-
-def stored_side(resolution: int, augment: str, photographs: bool) -> int:
-    """At which side images are kept for crops to R = `resolution`: evaluation sees the central 87.5 % of it. Rows of
-    arrays, which have few pixels to spare, are kept and seen whole."""
-    return round(resolution / CENTRAL) if augment.endswith("_crop") and photographs else resolution
 
 
 class Batches:
@@ -105,5 +100,4 @@ class Batches:
 
     def middle(self, indices: Tensor) -> Tensor:
         """The images of these indices as evaluation sees them, uint8 [n, C, R, R]: the middle of what is kept."""
-        edge = (self.pixels.shape[-1] - self.resolution) // 2
-        return self.pixels[indices][..., edge : edge + self.resolution, edge : edge + self.resolution]
+        return middle(self.pixels[indices], self.resolution)

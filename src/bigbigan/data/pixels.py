@@ -1,15 +1,17 @@
 """Pixels: a split decoded once into memory, at the one size and number of channels a network takes."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from bigbigan.data.crops import CENTRAL
 from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
 from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
 from bigbigan.errors import UserError
 
-__all__ = ["fingerprint", "load_pixels", "read_pixels"]
+__all__ = ["fingerprint", "load_pixels", "load_view", "middle", "read_pixels", "stored_side"]
 
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
@@ -82,6 +84,26 @@ def load_pixels(
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}"
         )
     return out[: len(kept)], np.array(kept, dtype=np.int64)
+
+
+def stored_side(images: ImageSet, resolution: int, augment: str) -> int:
+    """At which side images are kept for networks of R = `resolution`. Where training crops photographs, evaluation sees
+    the central 87.5 % of what is kept; rows of arrays, which have few pixels to spare, are kept and seen whole."""
+    return round(resolution / CENTRAL) if augment.endswith("_crop") and not images.store.pads else resolution
+
+
+def load_view(
+    images: ImageSet, resolution: int, channels: int, augment: str, source: Source | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images as evaluation sees them, after training with `augment`; otherwise as `load_pixels`."""
+    pixels, kept = load_pixels(images, stored_side(images, resolution, augment), channels, source)
+    return np.ascontiguousarray(middle(pixels, resolution)), kept
+
+
+def middle(pixels: Any, resolution: int) -> Any:
+    """The central [..., R, R] of an array or tensor [..., S, S]."""
+    edge = (pixels.shape[-1] - resolution) // 2
+    return pixels[..., edge : edge + resolution, edge : edge + resolution]
 
 
 def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bigbigan.data import Source, load_pixels, open_source
+from bigbigan.config import Config
+from bigbigan.data import Source, load_view, open_source
 from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
@@ -48,19 +49,20 @@ class Split:
         return Split(name, self.pixels[indices], None if self.labels is None else self.labels[indices])
 
 
-def read_split(source: Source, name: str, resolution: int, channels: int) -> Split:
+def read_split(source: Source, name: str, config: Config) -> Split:
     images = source.splits[name]
-    pixels, kept = load_pixels(images, resolution, channels, source)
+    pixels, kept = load_view(images, config.encoder.resolution, config.data.channels, config.data.augment, source)
     return Split(name, pixels, None if images.labels is None else images.labels[kept])
 
 
-def load_labelled(source: Source, resolution: int, channels: int, seed: int) -> tuple[Split, Split]:
-    """Train and test split of a source; a fifth of train, drawn by `seed`, where there is no test split."""
-    train = read_split(source, "train", resolution, channels)
+def load_labelled(source: Source, config: Config) -> tuple[Split, Split]:
+    """Train and test split of a source, as the config's encoder takes them; a fifth of train, drawn by its seed, where
+    there is no test split."""
+    train = read_split(source, "train", config)
     name = next((n for n in ("test", "val") if n in source.splits), None)
     if name is not None:
-        return train, read_split(source, name, resolution, channels)
-    order = np.random.default_rng(seed).permutation(len(train.pixels))
+        return train, read_split(source, name, config)
+    order = np.random.default_rng(config.training.seed).permutation(len(train.pixels))
     cut = len(order) // 5
     return train.pick("train", order[cut:]), train.pick("train_val", order[:cut])
 
@@ -86,7 +88,7 @@ def evaluate(
     _ = model.encoder  # a GAN ends here
     config, seed = model.config, model.config.training.seed
     source = open_source(data or read_json(run / "data.json")["spec"], max_unreadable=config.data.max_unreadable)
-    train, test = load_labelled(source, config.encoder.resolution, config.data.channels, seed)
+    train, test = load_labelled(source, config)
     wanted = list(metrics or METRICS)
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         if metrics and metrics != ["reconstruction_ratio"]:
