@@ -10,6 +10,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.evaluation import load_labelled
 from bigbigan.evaluation import probe as p
 from bigbigan.evaluation.features import encoder_features, fill_statistics, unchanged
+from bigbigan.evaluation.results import paired_lead
 from bigbigan.models import build
 from tiny import tiny_config, write_npz
 
@@ -85,6 +86,14 @@ def test_probe_reports_mean_and_sample_deviation_over_draws(monkeypatch):
     ]
     assert figure.value == 30
     assert figure.std == pytest.approx(15.811, abs=1e-3)
+    assert figure.draws == [10, 20, 30, 40, 50]
+
+
+def test_a_lead_is_taken_draw_by_draw():
+    ours, base = {"draws": [71.0, 73.0, 75.0]}, {"draws": [70.0, 71.0, 74.0]}
+    assert paired_lead(ours, base) == pytest.approx((4 / 3, 0.5774), abs=1e-4)
+    assert paired_lead(ours, {"draws": None}) is None
+    assert paired_lead({}, base) is None
 
 
 def test_unchanged_notices_a_weight_and_a_statistic():

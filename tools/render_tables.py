@@ -16,7 +16,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from bigbigan.evaluation.results import read_results
+from bigbigan.evaluation.results import paired_lead, read_results
 from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +40,8 @@ def cell(line: dict[str, Any] | None, digits: int = 1) -> str:
 def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
     """Accuracy of trained encoders beside raw pixels and untrained encoders."""
     out = [
-        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class |",
-        "|---|---|---|---|---|",
+        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class | lead |",
+        "|---|---|---|---|---|---|",
     ]
     rows = [
         ("raw pixels", "pixels", False),
@@ -54,8 +54,17 @@ def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
             cells = [cell(newest(lines, experiment, m, trained)) for m in metrics]
             line = newest(lines, experiment, metrics[0], trained)
             steps = f", {line['steps']:,} steps" if trained and line else ""
+            cells.append(lead(lines, experiment, metrics[1]) if trained else "")
             out.append(f"| `{experiment}` | {title}{steps} | {' | '.join(cells)} |")
     return "\n".join(out)
+
+
+def lead(lines: list[dict[str, Any]], experiment: str, metric: str) -> str:
+    """By how much a trained encoder is above raw pixels, over draws of the same labelled images."""
+    ours = newest(lines, experiment, metric, True)
+    base = newest(lines, experiment, "top1_linear_pixels_10perclass", False)
+    found = paired_lead(ours, base) if ours and base else None
+    return f"{found[0]:+.1f} ± {found[1]:.1f}" if found else "–"
 
 
 def reconstruction_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:

@@ -31,7 +31,7 @@ from bigbigan.config import Config
 from bigbigan.data import Source, contact_sheet, fingerprint, inspect, load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
-from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS
+from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS, paired_lead
 from bigbigan.experiments import find
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
@@ -241,11 +241,13 @@ def _verdict(run: _Run) -> Html:
 
 
 def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
-    """0 below or equal, 1 above, 2 above by more than two standard deviations of the difference; and in words."""
+    """0 below or equal, 1 above, 2 above by more than two standard deviations of the difference; and in words. The
+    difference is taken draw by draw where the draws are known."""
     if base is None:
         return 1, f"{name} not measured"
     gap = round(ours["value"], 1) - round(base["value"], 1)  # as shown, so that a reader's sum comes out
-    clear = abs(gap) > 2 * math.hypot(ours.get("std") or 0, base.get("std") or 0)
+    paired = paired_lead(ours, base)
+    clear = abs(gap) > 2 * (paired[1] if paired else math.hypot(ours.get("std") or 0, base.get("std") or 0))
     text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"
     return (gap > 0) * (1 + clear), f"{text}, {'more' if clear else 'less'} than two standard deviations"
 

@@ -102,7 +102,7 @@ def evaluate(
 
     def note(start: float, trained: bool, figures: dict[str, Figure]) -> None:
         for metric in sorted(figures.keys() & set(wanted)):
-            value, std = figures[metric]
+            value, std, draws = figures[metric]
             lines.append(
                 ResultLine(
                     experiment=config.experiment,
@@ -114,6 +114,7 @@ def evaluate(
                     metric=metric,
                     value=round(value, 4),
                     std=None if std is None else round(std, 4),
+                    draws=None if draws is None else [round(draw, 4) for draw in draws],
                     n=len(test.pixels),
                     seed=seed,
                     steps=model.step if trained else 0,

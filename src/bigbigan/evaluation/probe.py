@@ -33,10 +33,12 @@ DRAWS = 5
 
 
 class Figure(NamedTuple):
-    """A measured percentage; `std` over draws where there were several."""
+    """A measured percentage; `std` over draws where there were several, and each draw. Draw k is of the same labelled
+    images for all features, so that features are compared draw by draw."""
 
     value: float
     std: float | None = None
+    draws: list[float] | None = None
 
 
 def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, seed: int) -> float:
@@ -114,7 +116,7 @@ def probe_figures(
     for metric, score in ((f"top1_linear_{name}_10perclass", few_label_linear), (f"knn5_l2_{name}_10perclass", knn)):
         if metric in metrics:
             values = [score(train[picks], labels[picks], test, test_labels) for picks in draws]
-            figures[metric] = Figure(float(np.mean(values)), float(np.std(values, ddof=1)))
+            figures[metric] = Figure(float(np.mean(values)), float(np.std(values, ddof=1)), values)
     return figures
 
 
