@@ -79,7 +79,8 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
     few, ratio = "top1_linear_bn_crelu_10perclass", "reconstruction_ratio"
     groups: dict[tuple[str, int, str], dict[str, dict[str, Any]]] = {}
     for line in lines:
-        if line["experiment"].startswith("small/") and line["steps"] and (line["settings"] or line["steps"] < 1000):
+        short = line["experiment"] == "small/digits" and line["steps"] < 1000
+        if line["experiment"].startswith("small/") and line["steps"] and (line["settings"] or short):
             settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
             key = (line["experiment"], line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
@@ -171,6 +172,7 @@ def reversible_table(lines: list[dict[str, Any]]) -> str:
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
+    "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
     "table1": table1,
     "table1_small": table1_small,
