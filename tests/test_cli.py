@@ -329,6 +329,11 @@ def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path):
         *small,
     ]
     assert call(capsys, *train)[0] == 0
+    forgotten = [word for word in train if word not in ("--scale", "32")]
+    code, _, err = call(capsys, *forgotten)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "(scale was 32, now 0; " in err
+    assert " more); choose another --out" in err
     code, out, _ = call(capsys, "evaluate", run, "--quiet", "--json", "--metrics", "knn5_l2_avepool")
     assert code == 0
     trained = json.loads(out)[-1]

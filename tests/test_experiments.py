@@ -186,7 +186,7 @@ def test_published_counts_of_encoder_trunks():
 def test_base_has_the_paper_s_sizes():
     with torch.device("meta"):
         G, E, D = construct(find("table1/base").config())
-    assert (D.F.out_features, E.num_features, E.dim_z if hasattr(E, "dim_z") else 120) == (1536, 2048, 120)
+    assert (D.F.out_features, E.num_features, E.latent.out_features) == (1536, 2048, 240)
     # 29.6, 36.7 and 59.7 million without the projections on skips (paper-facts)
     assert count(D.H) - 120 * 2048 == pytest.approx(29.6e6, rel=0.01)
     assert count(D.J) - (1536 + 2048) * 2048 == pytest.approx(36.7e6, rel=0.01)

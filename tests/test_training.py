@@ -12,6 +12,7 @@ from torch import nn
 from bigbigan.averaging import batch_statistics, standing_statistics, update_average
 from bigbigan.config import Config, config_from_dict
 from bigbigan.data.batches import Batches, pool_to, to_float
+from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.monitor import Monitor, read_metrics
 from bigbigan.pictures import grid, pairs_grid, to_uint8
@@ -145,6 +146,15 @@ def test_learning_rates_fall_geometrically_over_the_second_half():
         state.set_learning_rates()
         groups = [*state.optimizer_d.param_groups, *state.optimizer_eg.param_groups]
         assert [g["lr"] for g in groups] == pytest.approx([factor, 2 * factor, 6 * factor])
+
+
+def test_the_length_of_a_run_may_change_only_where_rates_do_not_depend_on_it(tmp_path):
+    data = str(write_npz(tmp_path / "rows.npz"))
+    for final, run in ((1, tmp_path / "constant"), (0.1, tmp_path / "falling")):
+        train(tiny_config(f"optimizer.lr_final={final}", "training.steps=2"), data, run, progress=False)
+    train(tiny_config("training.steps=3"), data, tmp_path / "constant", progress=False)
+    with pytest.raises(UserError, match=r"training\.steps was 2, now 3"):
+        train(tiny_config("optimizer.lr_final=0.1", "training.steps=3"), data, tmp_path / "falling", progress=False)
 
 
 def test_reconstruction_errors_tell_a_perfect_generator_from_a_constant_one():

@@ -11,6 +11,7 @@ import argparse
 import math
 import resource
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/full_size.jsonl"), metavar="FILE")
     options = parser.parse_args()
     command = "python tools/full_size_step.py " + shlex.join(sys.argv[1:])
+    if len(options.experiments) > 1:  # a process each: peak memory is that of a process
+        rest = ["--data", options.data, "--results", str(options.results)]
+        for name in options.experiments:
+            subprocess.run([sys.executable, __file__, *rest, name], check=True)
+        return
     for name in options.experiments:
         lines = measure(name, options.data, command)
         append_results(options.results, lines)

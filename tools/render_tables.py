@@ -39,10 +39,15 @@ def cell(line: dict[str, Any] | None, digits: int = 1) -> str:
 
 def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
     """Accuracy of trained encoders beside raw pixels and untrained encoders."""
+    leads = {e: lead(lines, e, "top1_linear_bn_crelu_10perclass") for e in experiments}
+    if set(leads.values()) == {"–"}:  # lines older than the record of draws
+        leads = {}
     out = [
-        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class | lead |",
-        "|---|---|---|---|---|---|",
+        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class |",
+        "|---|---|---|---|---|",
     ]
+    if leads:
+        out = [out[0] + " lead over pixels |", out[1] + "---|"]
     rows = [
         ("raw pixels", "pixels", False),
         ("E untrained", "bn_crelu", False),
@@ -54,7 +59,8 @@ def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
             cells = [cell(newest(lines, experiment, m, trained)) for m in metrics]
             line = newest(lines, experiment, metrics[0], trained)
             steps = f", {line['steps']:,} steps" if trained and line else ""
-            cells.append(lead(lines, experiment, metrics[1]) if trained else "")
+            if leads:
+                cells.append(leads[experiment] if trained else "")
             out.append(f"| `{experiment}` | {title}{steps} | {' | '.join(cells)} |")
     return "\n".join(out)
 

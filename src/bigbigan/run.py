@@ -72,7 +72,7 @@ def read_config(run: Path) -> Config:
     return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
 
 
-# May differ when a run is continued: they do not change what a step does.
+# May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
 CHANGEABLE = ("training.steps", "log.")
 
 
@@ -119,10 +119,14 @@ def _refuse_changes(before: Config, now: Config, run: Path) -> None:
     changed = [
         f"{name} was {old.get(name)}, now {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(CHANGEABLE)
+        if old.get(name) != new.get(name)
+        and (not name.startswith(CHANGEABLE) or (name == "training.steps" and now.optimizer.lr_final < 1))
     ]
     if changed:
-        raise UserError(f"{run} holds a run of other settings ({'; '.join(changed)}); choose another --out")
+        # "scale" first: forgotten, it changes most others
+        changed.sort(key=lambda text: not text.startswith("scale "))
+        more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise UserError(f"{run} holds a run of other settings ({'; '.join(changed[:4])}{more}); choose another --out")
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
