@@ -12,6 +12,7 @@ from PIL import Image
 import bigbigan
 from bigbigan.cli import main
 from bigbigan.errors import UserError
+from bigbigan.evaluation import linear, samples
 from tiny import TINY, write_npz
 
 
@@ -89,7 +90,11 @@ def test_dry_run_prints_settings_and_costs_and_writes_nothing(capsys, tmp_path):
     assert double["flops_per_step"] == 2 * result["flops_per_step"]
 
 
-def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_path):
+def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_path, monkeypatch):
+    for protocol in ("table1", "sweep5k"):
+        monkeypatch.setitem(linear.PROTOCOLS, protocol, 100)
+    few = samples.draw_samples
+    monkeypatch.setattr(samples, "draw_samples", lambda G, config, count, seed: few(G, config, 200, seed))
     copy = shutil.copytree(run, tmp_path / "run")
     results = tmp_path / "results.jsonl"
     code, out, _ = call(capsys, "evaluate", copy, "--quiet", "--results", results)
@@ -107,9 +112,19 @@ def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_p
         ("top1_linear_bn_crelu", 6),
         ("top1_linear_avepool_10perclass", 6),
         ("knn5_l2_bn_crelu_10perclass", 6),
+        ("top1_table1_avepool", 6),
+        ("top1_sweep5k_bn_crelu", 0),
+        ("knn50_cosine_avepool", 6),
+        ("fid10k_train_encoder", 6),
         ("reconstruction_ratio", 6),
     }
-    assert all(line["command"].startswith("bigbigan evaluate") and line["split"] == "test" for line in lines)
+    assert len({(line["metric"], line["steps"]) for line in lines}) == len(lines)
+    assert all(line["command"].startswith("bigbigan evaluate") for line in lines)
+    kinds = {"table1": "train_val", "10k_train": "train"}
+    for line in lines:
+        expected = next((split for kind, split in kinds.items() if kind in line["metric"]), "test")
+        assert line["split"] == expected, line["metric"]
+    assert json.loads((copy / "train_val.json").read_text())["of"] > 0
     pixels = next(line for line in lines if line["metric"] == "top1_linear_pixels")
     assert pixels["value"] == 100  # the bright row gives the class away
     assert next(line for line in lines if line["metric"].endswith("10perclass"))["std"] is not None
@@ -281,7 +296,9 @@ def test_evaluate_without_labels_measures_what_it_can(run, capsys, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     code, out, _ = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--json")
     assert code == 0
-    assert [line["metric"] for line in json.loads(out)] == ["reconstruction_ratio"]
+    measures = ("fid", "kid", "precision", "recall")
+    without_labels = {"reconstruction_ratio", *(f"{m}10k_train_encoder" for m in measures)}
+    assert {line["metric"] for line in json.loads(out)} == without_labels
     code, _, err = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--metrics", "top1_linear_pixels")
     assert code == 2
     assert "has no labels" in err
@@ -296,13 +313,16 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
     assert not list((run / "samples").glob("reconstructions*"))
     assert call(capsys, "generate", run, "--out", tmp_path / "g.png")[0] == 0
     for verb in (
-        ["evaluate", run],
+        ["evaluate", run, "--metrics", "top1_linear_avepool"],
         ["encode", run, "--out", tmp_path / "f.npz"],
         ["reconstruct", run, "--out", tmp_path / "r.png"],
     ):
         code, _, err = call(capsys, *verb)
         assert (code, err.count("\n")) == (2, 1)
         assert "is a GAN: it has no encoder" in err
+    code, _, err = call(capsys, "evaluate", run)
+    assert code == 2
+    assert "train one: bigbigan feature-network" in err
     assert call(capsys, "report", run)[0] == 0
     page = (run / "report.html").read_text()
     assert "it learns to generate images and no features" in page

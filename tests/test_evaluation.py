@@ -1,16 +1,16 @@
 """Probes reach known answers, agree with references, and leave the encoder alone."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 
 from bigbigan.data import open_source
-from bigbigan.data.batches import Batches
-from bigbigan.evaluation import load_labelled
 from bigbigan.evaluation import probe as p
-from bigbigan.evaluation.features import encoder_features, fill_statistics, unchanged
+from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
 from bigbigan.evaluation.results import paired_lead
+from bigbigan.evaluation.splits import View, load_labelled, train_val
 from bigbigan.models import build
 from tiny import tiny_config, write_npz
 
@@ -49,23 +49,6 @@ def test_linear_probe_does_not_mind_the_scale_of_features():
     assert values[0] == pytest.approx(values[1], abs=1.5)
 
 
-def test_knn_agrees_with_scikit_learn():
-    (x, y), (xt, yt) = blobs(300, 2, 0), blobs(500, 2, 1)
-
-    def unit(v):
-        return v / np.linalg.norm(v, axis=1, keepdims=True)
-
-    one = KNeighborsClassifier(1).fit(unit(x), y).score(unit(xt), yt) * 100
-    assert p.knn(x, y, xt, yt, k=1) == pytest.approx(one, abs=1e-6)
-    five = KNeighborsClassifier(5).fit(unit(x), y).score(unit(xt), yt) * 100
-    assert p.knn(x, y, xt, yt, k=5) == pytest.approx(five, abs=2)  # ties differ
-
-
-def test_knn_gives_a_tie_to_the_nearest():
-    train = np.array([[1, 0], [0.9, 0.1], [0.6, 0.5], [0, 1]], dtype=np.float32)
-    assert p.knn(train, np.array([2, 0, 0, 2]), np.array([[1, 0]], dtype=np.float32), np.array([2]), k=4) == 100
-
-
 def test_few_label_draws_are_fixed_distinct_and_balanced():
     labels = np.repeat(np.arange(3), [50, 20, 4])
     draws = p.few_label_draws(labels, 10)
@@ -77,13 +60,10 @@ def test_few_label_draws_are_fixed_distinct_and_balanced():
     assert all(np.array_equal(a, b) for a, b in zip(draws, p.few_label_draws(labels, 10), strict=True))
 
 
-def test_probe_reports_mean_and_sample_deviation_over_draws(monkeypatch):
+def test_figures_over_draws_are_mean_and_sample_deviation():
     x, y = blobs(200, 3, 0)
     values = iter([10.0, 20.0, 30.0, 40.0, 50.0])
-    monkeypatch.setattr(p, "few_label_linear", lambda *a: next(values))
-    figure = p.probe_figures("avepool", x, y, x, y, 0, ["top1_linear_avepool_10perclass"])[
-        "top1_linear_avepool_10perclass"
-    ]
+    figure = p.over_draws(lambda *a: next(values), x, y, x, y)
     assert figure.value == 30
     assert figure.std == pytest.approx(15.811, abs=1e-3)
     assert figure.draws == [10, 20, 30, 40, 50]
@@ -102,8 +82,6 @@ def test_unchanged_notices_a_weight_and_a_statistic():
     fill_statistics(E, pixels, seed=0, batches=2, size=8)
     with unchanged(E):
         encoder_features(E, pixels)
-        batches = Batches(torch.from_numpy(pixels).repeat_interleave(4, dim=0), 8, seed=0)
-        p.quick_probe(E, batches, np.arange(80) % 3)
     with pytest.raises(AssertionError, match="encoder changed"), unchanged(E), torch.no_grad():
         E.latent.bias[0] += 1e-6
     E.train()
@@ -120,12 +98,48 @@ def test_features_do_not_depend_on_the_batch_size():
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
+def test_mirrored_features_are_those_of_mirrored_images():
+    E = build(tiny_config()).E
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    fill_statistics(E, pixels, seed=0, batches=2, size=16)
+    flipped = np.ascontiguousarray(pixels[..., ::-1])
+    np.testing.assert_allclose(
+        encoder_features(E, pixels, mirrored=True)["avepool"], encoder_features(E, flipped)["avepool"], rtol=1e-5
+    )
+    np.testing.assert_array_equal(pixel_features(pixels, mirrored=True), pixel_features(flipped))
+
+
+def test_pixel_features_of_large_images_are_averaged_down():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 128, 128), dtype=np.uint8)
+    found = pixel_features(pixels).reshape(3, 1, 64, 64)
+    np.testing.assert_allclose(found[0, 0, 5, 7], pixels[0, 0, 10:12, 14:16].mean() / 255, rtol=1e-5)
+    assert pixel_features(pixels[..., :64, :64]).shape == (3, 64 * 64)
+
+
 def test_without_a_test_split_a_fifth_of_train_is_held_out_and_never_shared(tmp_path):
     arrays = np.load(write_npz(tmp_path / "both.npz", count=50))
     np.savez(tmp_path / "train.npz", images=arrays["train_images"], labels=arrays["train_labels"])
-    train, test = load_labelled(open_source(str(tmp_path / "train.npz")), tiny_config())
-    assert (test.name, len(test.pixels), len(train.pixels)) == ("train_val", 10, 40)
+    train, test = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))
+    assert (test.name, len(test), len(train)) == ("held_out", 10, 40)
     seen = {x.tobytes() for x in train.pixels}
     assert not any(x.tobytes() in seen for x in test.pixels)
-    again = load_labelled(open_source(str(tmp_path / "train.npz")), tiny_config())[1]
+    assert not set(train.files) & set(test.files)
+    again = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))[1]
     assert np.array_equal(test.pixels, again.pixels)
+
+
+@pytest.mark.parametrize(("count", "held"), [(60_000, 6_000), (1_300_000, 10_000), (25, 2), (3, 1)])
+def test_train_val_is_ten_thousand_or_a_tenth(count, held):
+    picks = train_val(count)
+    assert len(set(picks.tolist())) == held
+    assert picks.min() >= 0
+    assert picks.max() < count
+
+
+def test_train_val_is_recorded_and_taken_from_the_record(tmp_path):
+    first = train_val(100, tmp_path)
+    record = json.loads((tmp_path / "train_val.json").read_text())
+    assert record == {"seed": 0, "of": 100, "indices": first.tolist()}
+    (tmp_path / "train_val.json").write_text(json.dumps(record | {"indices": [5, 6]}))
+    assert train_val(100, tmp_path).tolist() == [5, 6]
+    assert len(train_val(200, tmp_path)) == 20  # another source than the one recorded

@@ -144,7 +144,7 @@ def test_facts_are_those_of_the_run(run, no_charts):
     assert re.search(r"parametersG [\d,]+, E [\d,]+, D [\d,]+", text)
     assert "step 2" in page.text("Samples over time")
     assert "step 6" in page.text("Reconstructions")
-    assert "best by probe_top1_10perclass" in page.text("Settings")
+    assert "best by top1_linear_bn_crelu_10perclass" in page.text("Settings")
     assert ["0", "20", "20", ""] in page.rows  # a class, its images in train and test
     assert "60 images, 8×8 px, 60 grey, labelled" in page.text("Data")
     assert "Training used no labels" in page.text("Data")

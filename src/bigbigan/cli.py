@@ -94,10 +94,30 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--quiet", **quiet)
 
     sub = verb("evaluate", _evaluate)
-    run_and_data(sub, own, None)
-    sub.add_argument("--metrics", metavar="NAME,...", help="default: all that the run and data allow")
+    sub.add_argument(
+        "run",
+        metavar="RUN",
+        help="run folder (train --out), or any frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME",
+    )
+    sub.add_argument("--data", metavar="SOURCE", help=own)
+    sub.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; "
+        "* fits any part; default: all that the run and data allow, but for those that take hours",
+    )
+    sub.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="of a run (default newest)")
+    sub.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
+    sub.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     sub.add_argument("--json", **as_json)
+    sub.add_argument("--quiet", **quiet)
+
+    sub = verb("feature-network", _feature_network)
+    sub.add_argument("name", metavar="NAME", help="mnist-cnn or cifar-resnet18")
+    sub.add_argument("--data", required=True, metavar="SOURCE", help="labelled images with a train and a test split")
+    sub.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 3 and 15)")
+    sub.add_argument("--results", type=Path, metavar="FILE", help="append the result line to this file")
     sub.add_argument("--quiet", **quiet)
 
     sub = verb("encode", _encode)
@@ -119,8 +139,32 @@ def _parser() -> argparse.ArgumentParser:
     run_and_data(sub, own, "GRID.png picture to write")
     sub.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
 
+    sub = verb("classify", _classify)
+    run_and_data(sub, own.replace("images;", "images, labelled;"), "FILE.csv predictions, with their confidence")
+    count = sub.add_mutually_exclusive_group(required=True)
+    count.add_argument(
+        "--labels-per-class", type=int, metavar="N", help="how many labelled images of each class are used"
+    )
+    count.add_argument("--label-fraction", type=float, metavar="P", help="or which share of each class, above 0 to 1")
+    sub.add_argument("--finetune", action="store_true", help="train the encoder too, beside the frozen one")
+    sub.add_argument("--draws", type=int, default=5, metavar="K", help="of labelled images to measure over (default 5)")
+    sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    sub.add_argument("--json", **as_json)
+    sub.add_argument("--quiet", **quiet)
+
     sub = verb("report", _report)
     run_and_data(sub, own, None)
+
+    sub = verb("table", _table)
+    sub.add_argument("name", metavar="NAME", help="1, 2, 3 or bigan")
+    sub.add_argument(
+        "--scale", type=int, default=0, metavar="S", help="of rows trained smaller: S px (32 or 64) stand for 128"
+    )
+    sub.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of result lines (default results)"
+    )
+    sub.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="default text")
+    sub.add_argument("--json", **as_json)
 
     data = verbs.add_parser("data", help="look at a source of images", description="Look at a source of images.")
     data_verbs = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
@@ -212,14 +256,43 @@ def _spec_of(run: Path) -> str | None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Measure a run beside raw pixels and the untrained encoder; writes result lines."""
-    from bigbigan.evaluation import evaluate, results_table
-    from bigbigan.evaluation.results import append_results
+    from bigbigan.evaluation.evaluate import evaluate
+    from bigbigan.evaluation.results import append_results, results_table
 
     metrics = options.metrics.split(",") if options.metrics else None
-    lines = evaluate(options.run, options.data, metrics, options.command, progress=not options.quiet)
+    lines = evaluate(
+        options.run,
+        options.data,
+        metrics,
+        options.command,
+        progress=not options.quiet,
+        resolution=options.resolution,
+        channels=options.channels,
+        checkpoint=options.checkpoint,
+    )
     if options.results:
         append_results(options.results, lines)
     print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))
+
+
+def _feature_network(options: argparse.Namespace) -> None:
+    """Train a small classifier to compare images of its kind by: FID and others where Inception is no judge."""
+    import torch
+
+    from bigbigan.data import open_source
+    from bigbigan.evaluation.networks import train_classifier
+    from bigbigan.evaluation.results import append_results
+
+    if options.epochs is not None and options.epochs < 1:
+        raise UserError(f"--epochs {options.epochs}: expected at least 1")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = open_source(options.data)
+    path, line = train_classifier(
+        options.name, source, options.epochs, device, options.command, progress=not options.quiet
+    )
+    if options.results:
+        append_results(options.results, [line])
+    print(f"{path}: {line.value:.1f} % of {line.n:,} test images right")
 
 
 def _encode(options: argparse.Namespace) -> None:
@@ -291,11 +364,52 @@ def _writable(path: Path) -> None:
         raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
 
 
+def _classify(options: argparse.Namespace) -> None:
+    """Train a classifier on a few labels; writes predictions, measures accuracy beside baselines."""
+    from bigbigan.classify import Labels, classify
+    from bigbigan.evaluation.results import append_results, results_table
+
+    if options.labels_per_class is not None and options.labels_per_class < 1:
+        raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
+    if options.label_fraction is not None and not 0 < options.label_fraction <= 1:
+        raise UserError(f"--label-fraction {options.label_fraction}: expected a number above 0 and up to 1")
+    if options.draws < 1:
+        raise UserError(f"--draws {options.draws}: expected at least 1")
+    lines = classify(
+        str(options.run),
+        options.data,
+        Labels(options.labels_per_class, options.label_fraction),
+        options.out,
+        options.command,
+        finetune=options.finetune,
+        draws=options.draws,
+        progress=not options.quiet,
+    )
+    if options.results:
+        append_results(options.results, lines)
+    print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))
+    if not options.json:
+        print(options.out)
+
+
 def _report(options: argparse.Namespace) -> None:
     """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
     from bigbigan.report import write_report
 
     print(write_report(options.run, options.data))
+
+
+def _table(options: argparse.Namespace) -> None:
+    """Fill a published table from result lines: published beside ours, "not run" where not run."""
+    from bigbigan.evaluation.results import read_results
+    from bigbigan.evaluation.tables import FORMATS, fill
+
+    folder = options.results
+    if not folder.is_dir():
+        raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
+    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in read_results(path)]
+    table = fill(options.name, lines, options.scale)
+    print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
 
 
 def _data_inspect(options: argparse.Namespace) -> None:

@@ -219,7 +219,8 @@ class LogConfig:
     pictures_every: int = 500  # sample and reconstruction grids
     checkpoint_every: int = 500
     keep_checkpoints: int = 2  # newest kept, besides the best
-    probe_every: int = 0  # few-label probe on part of the training set, if it has labels; 0 is never
+    probe_every: int = 0  # how often `watch` is measured; 0 is never
+    watch: str = "top1_linear_bn_crelu_10perclass"  # or top1_table1_F, fid10k_train_NETWORK: names the best step
     standing_batches: int = 16  # forward passes that fill the batch norm statistics used in evaluation
 
     def __post_init__(self) -> None:

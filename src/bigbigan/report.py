@@ -471,9 +471,9 @@ CHARTS = (
     Chart("Gradient norms", {"grad_norm_d": "D", "grad_norm_g": "G", "grad_norm_e": "E"},
           "Logarithmic. They should settle. Rising without end: training is about to break. E's near 0: E is told "
           "nothing.", scale="log"),
-    Chart("Probe while training", {"probe_top1_10perclass": "top-1, %"},
-          "Linear probe with 10 labels a class, within the training set; it changes no weight. Falling for long: "
-          "newer checkpoints have worse features."),
+    Chart("Watched while training", {"log.watch": ""},
+          "Measured without touching a weight or the test split; it names the best step. Worse for long: an older "
+          "checkpoint is the better one (--checkpoint best).", scale="free"),
     Chart("Speed", {"images_per_second": "images/s"}, "Lasting dips: something else uses the machine."),
 )
 # fmt: on
@@ -483,7 +483,14 @@ def _curves(run: _Run) -> Html:
     if not run.metrics:
         return _missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
     spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
-    charts = (_curve(run.metrics, c._replace(dashed=(spread,)) if "z_stdev" in c.keys else c) for c in CHARTS)
+    watch = run.config.log.watch
+
+    def of_run(chart: Chart) -> Chart:
+        if "log.watch" in chart.keys:
+            return chart._replace(keys={watch: watch})
+        return chart._replace(dashed=(spread,)) if "z_stdev" in chart.keys else chart
+
+    charts = (_curve(run.metrics, of_run(c)) for c in CHARTS)
     how = "Over steps; faint lines as logged, strong ones smoothed, with their last value in the legend."
     return _join(_p(how), _tag("div", *charts, classes="charts"))
 

@@ -18,7 +18,7 @@ from bigbigan.data.batches import Batches, pool_to
 from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
-from bigbigan.evaluation.probe import quick_probe
+from bigbigan.evaluation.along import Watch
 from bigbigan.losses import Scores
 from bigbigan.monitor import Monitor
 from bigbigan.pictures import grid, pairs_grid, save_image
@@ -36,7 +36,7 @@ def default_device() -> torch.device:
 def train(config: Config, data: str, run: Path, progress: bool = True) -> int | None:
     """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
 
-    Labels are used by nothing but the optional probe (`log.probe_every`), which changes no weight.
+    Labels are used by nothing but what is watched (`log.probe_every`, `log.watch`), which changes no weight.
 
     Returns:
         None when all steps are done, or the number of the signal that ended it early, with its state saved.
@@ -64,6 +64,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
             config.encoder.resolution,
         )
         labels = None if images.labels is None else images.labels[kept]
+        watch = Watch(config, batches, labels, source, run) if config.log.probe_every else None
         card = {
             "spec": data,
             "name": source.name,
@@ -103,8 +104,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                     started, since = now, state.step
                 monitor.bar.update()
                 pictures = _due(config.log.pictures_every, state.step, steps)
-                probe = state.E_ema is not None and labels is not None
-                probe = probe and _due(config.log.probe_every, state.step, steps)
+                probe = watch is not None and watch.possible and _due(config.log.probe_every, state.step, steps)
                 save = probe or _due(config.log.checkpoint_every, state.step, steps)
                 if pictures or save:
                     state.fill_standing_statistics(batches)
@@ -112,10 +112,10 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                     write_pictures(state, batches, run)
                 if save:
                     _save(state, run, card)
-                if probe and state.E_ema is not None and labels is not None:
-                    accuracy = quick_probe(state.E_ema, batches, labels)
-                    monitor.log(state.step, {"probe_top1_10perclass": accuracy})
-                    _note_best(state, run, "probe_top1_10perclass", accuracy)
+                if probe and watch is not None:
+                    figure = watch(state)
+                    monitor.log(state.step, {config.log.watch: figure})
+                    _note_best(state, run, watch, figure)
             if stop.signal is not None:
                 state.fill_standing_statistics(batches)
                 _save(state, run, card)
@@ -238,10 +238,12 @@ def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
     ck.save_checkpoint(state, run, info, keep=state.config.log.keep_checkpoints)
 
 
-def _note_best(state: TrainingState, run: Path, metric: str, value: float) -> None:
+def _note_best(state: TrainingState, run: Path, watch: Watch, value: float) -> None:
     best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
-    if best is None or best["step"] not in kept or value > best["value"]:
-        ck.save_best(run, state.step, metric, value)
+    sign = -1 if watch.less_is_better else 1
+    comparable = best is not None and best["step"] in kept and best["metric"] == watch.metric.name
+    if best is None or not comparable or sign * value > sign * best["value"]:
+        ck.save_best(run, state.step, watch.metric.name, value)
 
 
 def _same_data(run: Path, card: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ class Batches:
         seed: of the permutations and of augmentation.
         augment: see `DataConfig.augment`.
         resolution: R; S without it.
+        only: indices of the images to use; all without it.
     """
 
     def __init__(
@@ -57,14 +58,17 @@ class Batches:
         seed: int,
         augment: str = "none",
         resolution: int | None = None,
+        only: Tensor | None = None,
     ) -> None:
         self.pixels, self.batch_size, self.seed, self.augment = pixels, batch_size, seed, augment
         self.resolution = resolution or pixels.shape[-1]
+        self.only = only
         self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
 
     def indices(self, number: int) -> Tensor:
         """Which images are in batch `number`: int64 [n]."""
-        start, end, count = number * self.batch_size, (number + 1) * self.batch_size, len(self.pixels)
+        start, end = number * self.batch_size, (number + 1) * self.batch_size
+        count = len(self.pixels if self.only is None else self.only)
         parts = []
         for epoch in range(start // count, (end - 1) // count + 1):
             order = self._order(epoch)
@@ -75,7 +79,8 @@ class Batches:
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
             generator = keyed_generator(self.seed, "order", epoch)
-            self._orders[epoch] = torch.randperm(len(self.pixels), generator=generator)
+            order = torch.randperm(len(self.pixels if self.only is None else self.only), generator=generator)
+            self._orders[epoch] = order if self.only is None else self.only[order]
         return self._orders[epoch]
 
     def batch(self, number: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from bigbigan.data.image_set import shown
 from bigbigan.errors import UserError
 
-__all__ = ["REMOTE", "cached"]
+__all__ = ["REMOTE", "cache_folder", "cached", "fetch_file"]
 
 # Each data set: where its files are, and the digest (sha256 or md5, told apart by length) each must have.
 REMOTE = {
@@ -45,20 +45,34 @@ REMOTE = {
 _MAX_DOWNLOAD = 2**30
 
 
+def cache_folder() -> Path:
+    return Path(os.path.expanduser(os.environ.get("BIGBIGAN_CACHE") or "~/.cache/bigbigan"))
+
+
 def cached(name: str) -> Path:
     """The cache folder of a known data set, its files downloaded if absent."""
-    folder = Path(os.path.expanduser(os.environ.get("BIGBIGAN_CACHE") or "~/.cache/bigbigan")) / name
+    folder = cache_folder() / name
     base, files = REMOTE[name]
     for file, digest in files.items():
-        if not (folder / file).exists():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                _download(base + file, folder / file, digest)
-            except (OSError, ValueError, http.client.HTTPException) as e:  # URLErrors and timeouts are OSErrors
-                reason = " ".join(str(getattr(e, "reason", None) or e).split()) or type(e).__name__
-                ways = f"put {base}{file} into {shown(folder)}, or give {name}:PATH"
-                raise UserError(f"cannot download {file} ({reason}); {ways}") from e
+        fetch_file(base + file, folder / file, digest, f", or give {name}:PATH")
     return folder
+
+
+def fetch_file(url: str, target: Path, digest: str, instead: str = "") -> Path:
+    """`target`, downloaded from `url` and checked against `digest` (hex of sha256, sha1 or md5) if it is not there.
+
+    Raises:
+        UserError: it cannot be had; says what to put where, `instead` being another way out.
+    """
+    if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _download(url, target, digest)
+        except (OSError, ValueError, http.client.HTTPException) as e:  # URLErrors and timeouts are OSErrors
+            reason = " ".join(str(getattr(e, "reason", None) or e).split()) or type(e).__name__
+            ways = f"put {url} into {shown(target.parent)}{instead}"
+            raise UserError(f"cannot download {target.name} ({reason}); {ways}") from e
+    return target
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
@@ -75,7 +89,8 @@ def _open_url(url: str) -> IO[bytes]:
 
 def _download(url: str, target: Path, wanted: str) -> None:
     """Downloads to a temporary file beside the target, checks it, and only then gives it its name."""
-    digest = hashlib.sha256() if len(wanted) == 64 else hashlib.md5(usedforsecurity=False)
+    kind = {64: "sha256", 40: "sha1", 32: "md5"}[len(wanted)]
+    digest = hashlib.new(kind, usedforsecurity=kind == "sha256")
     print(f"downloading {url} to {target.parent}", file=sys.stderr)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as out:
         try:

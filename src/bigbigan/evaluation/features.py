@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.averaging import standing_statistics
@@ -17,23 +19,40 @@ from bigbigan.randomness import keyed_generator
 
 __all__ = ["encoder_features", "fill_statistics", "pixel_features", "unchanged"]
 
+PIXELS_SIDE = 64
+
 
 @torch.no_grad()
-def encoder_features(encoder: Encoder, pixels: np.ndarray, batch_size: int = 500) -> dict[str, np.ndarray]:
-    """AvePool, BN+CReLU and z_mean of uint8 images [N, C, R, R], each float32 [N, d]."""
-    device = next(encoder.parameters()).device
-    parts: dict[str, list[Tensor]] = {"avepool": [], "bn_crelu": [], "z_mean": []}
+def encoder_features(
+    encoder: Any, pixels: np.ndarray, batch_size: int = 500, mirrored: bool = False
+) -> dict[str, np.ndarray]:
+    """AvePool, BN+CReLU and z_mean of uint8 images [N, C, R, R], or of their mirror images; each float32 [N, d].
+
+    `encoder` has `features`, `bn_crelu` and, if it has latents, `posterior`.
+    """
+    device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
+    parts: dict[str, list[Tensor]] = {}
     for chunk in torch.from_numpy(pixels).split(batch_size):
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
-        q, avepool, bn_crelu = encoder.all_outputs(x)
-        for name, value in (("avepool", avepool), ("bn_crelu", bn_crelu), ("z_mean", q.mean)):
-            parts[name].append(value.cpu())
+        for name, value in outputs(encoder, x.flip(3) if mirrored else x).items():
+            parts.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
 
-def pixel_features(pixels: np.ndarray) -> np.ndarray:
-    """Raw pixels as features: float32 [N, C·R·R] in [0, 1]."""
-    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255
+def outputs(encoder: Any, x: Tensor) -> dict[str, Tensor]:
+    """What `encoder_features` gives, of images float [N, C, R, R] in [-1, 1]."""
+    avepool = encoder.features(x)
+    out = {"avepool": avepool, "bn_crelu": encoder.bn_crelu(avepool)}
+    return out | {"z_mean": encoder.posterior(avepool).mean} if hasattr(encoder, "posterior") else out
+
+
+def pixel_features(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
+    """Raw pixels as features: float32 [N, C·R·R] in [0, 1]; images of more than 64 px averaged down to 64."""
+    x = pixels[..., ::-1] if mirrored else pixels
+    if x.shape[-1] > PIXELS_SIDE:
+        chunks = torch.from_numpy(np.ascontiguousarray(x)).split(500)
+        x = torch.cat([F.adaptive_avg_pool2d(c.float(), PIXELS_SIDE) for c in chunks]).numpy()
+    return x.reshape(len(x), -1).astype(np.float32) / 255
 
 
 def fill_statistics(encoder: Encoder, pixels: np.ndarray, seed: int, batches: int = 16, size: int = 256) -> None:

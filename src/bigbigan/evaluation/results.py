@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["PROBE_COLUMNS", "PROBE_ROWS", "ResultLine", "append_results", "paired_lead", "read_results"]
+__all__ = [
+    "PROBE_COLUMNS",
+    "PROBE_ROWS",
+    "Figure",
+    "ResultLine",
+    "append_results",
+    "paired_lead",
+    "read_results",
+    "results_table",
+]
 
 # How probe figures are laid out wherever they are shown: (feature, of the trained encoder) by row, baselines first.
 PROBE_ROWS = {
@@ -26,6 +35,16 @@ PROBE_COLUMNS = {
 }
 
 
+class Figure(NamedTuple):
+    """A measured number; `std` over draws (or parts) where there were several, and each draw. Draw k is of the same
+    labelled images for all features, so that features are compared draw by draw."""
+
+    value: float
+    std: float | None = None
+    draws: list[float] | None = None
+    protocol: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultLine:
     """One number and all it takes to say what it is.
@@ -34,6 +53,8 @@ class ResultLine:
     network untrained; metrics of raw pixels have it too. `std` is over `draws`, where there were several; draw k is
     of the same labelled images in all lines of an evaluation.
     `scale` is 0 for an experiment at its own size; 32 or 64 is the resolution that stands for the paper's 128 px.
+    `protocol` says what the name cannot: of image quality the network's digest and how many references there were; of
+    a sweep the rate that was chosen.
     `settings` are those in which the run differs from the experiment as defined; empty for the experiment itself.
     """
 
@@ -47,6 +68,7 @@ class ResultLine:
     value: float
     std: float | None
     draws: list[float] | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
     n: int
     seed: int
     steps: int
@@ -78,3 +100,38 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def results_table(lines: list[ResultLine]) -> str:
+    """Lines as text: probe figures as a table, a row a feature, baselines first; then image quality."""
+    by_metric: dict[tuple[str, bool], ResultLine] = {(line.metric, line.steps > 0): line for line in lines}
+    frozen = all(line.steps == 0 for line in lines)  # an encoder made elsewhere, with no untrained twin
+    patterns = PROBE_COLUMNS | {"Table 1's classifier": "top1_table1_{}", "Table 2's, 5k steps": "top1_sweep5k_{}"}
+    columns = {
+        title: pattern
+        for title, pattern in patterns.items()
+        if any(line.metric == pattern.format(name) for line in lines for name, _ in PROBE_ROWS.values())
+    }
+    out = ["top-1 accuracy, %".ljust(24) + "".join(title.rjust(26) for title in columns)] if columns else []
+    for title, (name, trained) in PROBE_ROWS.items():
+        if frozen and trained:
+            continue
+        found = [by_metric.get((pattern.format(name), trained)) for pattern in columns.values()]
+        if any(found):
+            shown = title.removeprefix("untrained E, ") if frozen else title
+            out.append(shown.ljust(24) + "".join(_figure(line).rjust(26) for line in found))
+    for line in lines:
+        if line.metric == "reconstruction_ratio":
+            out.append(f"reconstruction error over that of shuffled pairs: {line.value:.3f} (1 = nothing learned)")
+    shown_above = {pattern.format(name) for pattern in columns.values() for name, _ in PROBE_ROWS.values()}
+    rest = [line for line in lines if line.metric not in {*shown_above, "reconstruction_ratio"}]
+    for line in rest:
+        whose = "" if line.steps or frozen or line.metric.endswith("_pixels") else " (untrained)"
+        out.append(f"{line.metric}{whose}: {_figure(line, 1 if line.value >= 10 else 3)}")
+    return "\n".join(out)
+
+
+def _figure(line: ResultLine | None, digits: int = 1) -> str:
+    if line is None:
+        return "-"
+    return f"{line.value:.{digits}f}" + ("" if line.std is None else f" ± {line.std:.{digits}f}")

@@ -1,0 +1,121 @@
+"""What is measured along the way of a training run, and which step is the best by it (early stopping, Appendix A).
+
+Accuracies are on train_val, training images held out of the labels; the test split stays unseen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bigbigan.config import Config
+from bigbigan.data import Source
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, unchanged
+from bigbigan.evaluation.linear import (
+    BATCH,
+    PROTOCOLS,
+    TABLE1_RATE,
+    FeatureBatches,
+    cached_batches,
+    live_batches,
+    top_accuracy,
+    train_heads,
+)
+from bigbigan.evaluation.metrics import Metric, parse_metrics
+from bigbigan.evaluation.probe import few_label_draws, few_label_linear
+from bigbigan.evaluation.samples import quality_figures
+from bigbigan.evaluation.splits import train_val
+from bigbigan.models.encoder import Encoder
+from bigbigan.state import TrainingState
+
+__all__ = ["Watch"]
+
+MOST = 4_000  # images of train_val that few-label accuracy is taken over
+
+
+class Watch:
+    """Measures `log.watch` on the averaged networks of a training state; changes no weight.
+
+    Args:
+        config: of the run; `log.watch` is a few-label or Table 1 accuracy, or image quality.
+        batches: of the training images.
+        labels: of the training images, int64 [N], or None.
+        source: of the images.
+        run: the run folder.
+
+    Raises:
+        UserError: the metric cannot be watched, or not with this system or data.
+    """
+
+    def __init__(self, config: Config, batches: Batches, labels: np.ndarray | None, source: Source, run: Path) -> None:
+        (self.metric,) = parse_metrics([config.log.watch])
+        m = self.metric
+        self.config, self.batches, self.labels, self.source = config, batches, labels, source
+        if m.kind == "quality":
+            if m.reference == "test":
+                raise UserError(f"log.watch={m.name}: a step is not chosen by the test split; expected ..._train_...")
+        elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature == "pixels":
+            raise UserError(
+                f"log.watch={m.name}: expected top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK"
+            )
+        self.held = train_val(len(batches.pixels), run)
+        self.rest = np.setdiff1d(np.arange(len(batches.pixels)), self.held)
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is what it takes: labels and an encoder, or a feature network that does without."""
+        if self.metric.kind == "quality":
+            return self.config.loss.has_encoder or self.metric.network != "encoder"
+        return self.labels is not None and self.config.loss.has_encoder and len(np.unique(self.labels)) > 1
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.metric.measure in ("fid", "kid")
+
+    def __call__(self, state: TrainingState) -> float:
+        """The figure of the averaged networks, whose standing statistics are filled."""
+        m = self.metric
+        if m.kind == "quality":
+            return quality_figures(state.G_ema, state.E_ema, self.config, self.source, [m])[m.name].value
+        E = state.E_ema
+        assert E is not None
+        assert self.labels is not None
+        with unchanged(E):
+            return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
+
+    def _features(self, E: Encoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
+        parts = []
+        for part in np.array_split(indices, max(1, len(indices) // 5_000)):
+            pixels = self.batches.middle(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
+            parts.append(encoder_features(E, pixels, mirrored=mirrored))
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def _few(self, E: Encoder, m: Metric, labels: np.ndarray) -> float:
+        draws = [self.rest[picks] for picks in few_label_draws(labels[self.rest], 10)]
+        used = np.unique(np.concatenate(draws))
+        scored = self.held[:: max(1, len(self.held) // MOST)]
+        known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
+        values = [
+            few_label_linear(known[np.searchsorted(used, picks)], labels[picks], new, labels[scored]) for picks in draws
+        ]
+        return float(np.mean(values))
+
+    def _table1(self, E: Encoder, m: Metric, labels: np.ndarray) -> float:
+        device, augment = next(E.parameters()).device, self.config.data.augment
+        batches: FeatureBatches
+        if augment.endswith("_crop"):
+            b = self.batches
+            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only=torch.from_numpy(self.rest))
+            batches = live_batches(E, crops, labels, device)
+        else:
+            views = [self._features(E, self.rest)]
+            views += [self._features(E, self.rest, mirrored=True)] if augment == "flip" else []
+            batches = cached_batches(views, labels[self.rest], 0, device)
+        new = {m.feature: self._features(E, self.held)[m.feature]}
+        sizes = {m.feature: new[m.feature].shape[1]}
+        heads = train_heads(batches, sizes, int(labels.max()) + 1, (TABLE1_RATE,), PROTOCOLS["table1"], device)
+        return top_accuracy(heads, new, labels[self.held], m.top, device)[m.feature, TABLE1_RATE]

@@ -1,0 +1,264 @@
+"""Measure a run, or any frozen encoder, beside raw pixels and beside the same encoder untrained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from bigbigan.data import Source, open_source
+from bigbigan.data.batches import Batches, pool_to
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
+from bigbigan.evaluation.knn import knn, knn_accuracies
+from bigbigan.evaluation.linear import (
+    BATCH,
+    PROTOCOLS,
+    TABLE1_RATE,
+    TABLE2_RATES,
+    FeatureBatches,
+    cached_batches,
+    live_batches,
+    top_accuracy,
+    train_heads,
+)
+from bigbigan.evaluation.metrics import Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.networks import ready_networks
+from bigbigan.evaluation.probe import few_label_linear, linear, over_draws
+from bigbigan.evaluation.results import Figure, ResultLine, append_results
+from bigbigan.evaluation.samples import quality_figures
+from bigbigan.evaluation.splits import Split, load_labelled, train_val
+from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
+from bigbigan.model import Model
+
+__all__ = ["evaluate"]
+
+
+@dataclass
+class Evaluation:
+    """A subject on a data set, and the result lines so far."""
+
+    subject: Subject
+    source: Source
+    train: Split
+    test: Split
+    command: str
+    progress: bool
+    lines: list[ResultLine] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> bool:
+        labels = self.train.labels
+        return labels is not None and self.test.labels is not None and len(np.unique(labels)) > 1
+
+    def note(self, start: float, trained: bool, split: str, figures: dict[str, Figure], n: int | None = None) -> None:
+        """Turn figures that took since `start` into result lines."""
+        count = len(self.test) if n is None else n
+        self.lines += result_lines(self.subject, self.source, split, count, figures, trained, start, self.command)
+
+
+def evaluate(
+    spec: str,
+    data: str | None,
+    metrics: list[str] | None,
+    command: str,
+    progress: bool = True,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    checkpoint: str = "newest",
+) -> list[ResultLine]:
+    """Measure a run or a frozen encoder. Of a run, the lines are added to results.jsonl in its folder.
+
+    Args:
+        spec: a run folder, or see `bigbigan.evaluation.subjects`.
+        data: a labelled source; by default the one a run was trained on.
+        metrics: names, see `bigbigan.evaluation.metrics`; by default all that the subject and the data allow, but for
+            those that take hours.
+        command: recorded in the lines.
+        progress: show what is being measured.
+        resolution, channels: of the images a frozen encoder takes.
+        checkpoint: of a run, "newest" or "best".
+
+    Raises:
+        UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
+    """
+    chosen = parse_metrics(metrics) if metrics else None
+    subject = open_subject(spec, resolution, channels, checkpoint)
+    data = data or subject.data
+    if data is None:
+        raise UserError(f"evaluate {spec}: --data SOURCE is missing: labelled images to measure it on")
+    source = open_source(data, max_unreadable=subject.max_unreadable)
+    train, test = load_labelled(source, subject.view, subject.seed)
+    e = Evaluation(subject, source, train, test, command, progress)
+    wanted = _allowed(e, chosen)
+    parts = [(kind, [m for m in wanted if kind in _kinds(m, subject)]) for kind in subject.kinds]
+    images = [m for m in wanted if m.kind in ("quality", "reconstruction")]
+    bar = tqdm(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
+    for kind, ours in parts:
+        if ours:
+            _measure_features(e, kind, ours)
+        bar.update()
+    if images:
+        _measure_images(e, images)
+    bar.update()
+    bar.close()
+    if subject.run is not None:
+        append_results(subject.run / "results.jsonl", e.lines)
+    return e.lines
+
+
+def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
+    if metric.kind in ("quality", "reconstruction"):
+        return ()
+    return ("pixels",) if metric.feature == "pixels" else subject.kinds[1:]
+
+
+def _allowed(e: Evaluation, chosen: list[Metric] | None) -> list[Metric]:
+    """The metrics to measure: the chosen ones, if they can be; by default those that can."""
+    model, has_encoder = e.subject.model, e.subject.model is None or e.subject.model.networks.E is not None
+    needs: dict[str, Callable[[Metric], bool]] = {
+        f"an encoder; {e.subject.experiment} is a GAN: it has no encoder": lambda m: (
+            has_encoder or (m.kind == "quality" and m.network != "encoder")
+        ),
+        "a generator; an encoder made elsewhere has none": lambda m: (
+            model is not None or m.kind not in ("quality", "reconstruction")
+        ),
+        f"labels of two or more classes, which {e.source.spec} has not": lambda m: (
+            e.labelled or m.kind in ("quality", "reconstruction")
+        ),
+        f"a test split, which {e.source.spec} has not": lambda m: m.reference != "test" or "test" in e.source.splits,
+    }
+    if chosen is None:
+        found = default_metrics(ready_networks(e.source.name, has_encoder and model is not None))
+        found = [m for m in found if all(fits(m) for fits in needs.values())]
+        if not found:
+            raise UserError(
+                f"{e.subject.experiment}: nothing can be measured without an encoder and without a feature network; "
+                "train one: bigbigan feature-network mnist-cnn --data SOURCE"
+            )
+        return found
+    for what, fits in needs.items():
+        if lacking := [m.name for m in chosen if not fits(m)]:
+            raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}")
+    return chosen
+
+
+def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
+    """The probes of one encoder (or of raw pixels): each kind of probe for all its features at once."""
+    train, test, device = e.train, e.test, e.subject.device
+    assert train.labels is not None
+    assert test.labels is not None
+    y, truth = train.labels, test.labels
+    names = list(dict.fromkeys(m.feature for m in metrics))
+    encoder = None if kind == "pixels" else e.subject.encoder(kind, train.pixels)
+    trained = kind == "trained"
+
+    def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
+        if encoder is None:
+            return {"pixels": pixel_features(split.pixels, mirrored)}
+        with unchanged(encoder):
+            return encoder_features(encoder, split.pixels, mirrored=mirrored)
+
+    start = time.perf_counter()
+    known, new = features(train), features(test)
+    for name in names:
+        start = time.perf_counter()
+        arrays = (known[name], y, new[name], truth)
+        ours = [m for m in metrics if m.feature == name]
+        for m in ours:
+            if m.kind == "linear":
+                e.note(start, trained, test.name, {m.name: Figure(linear(*arrays, e.subject.seed))})
+            elif m.kind in ("few_linear", "few_knn"):
+                score = few_label_linear if m.kind == "few_linear" else knn
+                e.note(start, trained, test.name, {m.name: over_draws(score, *arrays)})
+            start = time.perf_counter()
+        if by_rank := {(m.k, m.distance): m.name for m in ours if m.kind == "knn"}:
+            found = knn_accuracies(*arrays, by_rank, device)
+            e.note(start, trained, test.name, {by_rank[key]: Figure(value) for key, value in found.items()})
+    # Longer first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
+    for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
+        ours = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
+        _measure_heads(e, encoder, trained, steps, ours, known, new, features)
+
+
+def _measure_heads(
+    e: Evaluation,
+    encoder: nn.Module | None,
+    trained: bool,
+    steps: int,
+    metrics: list[Metric],
+    known: dict[str, np.ndarray],
+    new: dict[str, np.ndarray],
+    features: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    """The paper's linear classifiers of all rates and features, trained together, without the images of train_val."""
+    train, test, device = e.train, e.test, e.subject.device
+    assert train.labels is not None
+    assert test.labels is not None
+    start = time.perf_counter()
+    names = list(dict.fromkeys(m.feature for m in metrics))
+    held = train_val(len(train), e.subject.run)
+    rest = np.setdiff1d(np.arange(len(train)), held)
+    augment = e.subject.view.augment
+    batches: FeatureBatches
+    if augment.endswith("_crop") and encoder is not None:
+        stored, only = torch.from_numpy(train.stored), torch.from_numpy(rest)
+        crops = Batches(stored, BATCH, 0, augment, train.resolution, only)
+        batches = live_batches(encoder, crops, train.labels, device)
+    else:
+        views = [known] + ([features(train, mirrored=True)] if augment == "flip" else [])
+        kept = [{name: view[name][rest] for name in names} for view in views]
+        batches = cached_batches(kept, train.labels[rest], e.subject.seed, device)
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    rates = TABLE2_RATES if any(m.protocol != "table1" for m in metrics) else (TABLE1_RATE,)
+    sizes = {name: known[name].shape[1] for name in names}
+    heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
+    chosen = {name: known[name][held] for name in names}
+    by_top = {
+        top: top_accuracy(heads, chosen, train.labels[held], top, device) for top in {1, *(m.top for m in metrics)}
+    }
+    final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
+    for m in metrics:
+        if m.protocol == "table1":
+            figure = Figure(by_top[m.top][m.feature, TABLE1_RATE], protocol={"rate": TABLE1_RATE, "batch": BATCH})
+            e.note(start, trained, "train_val", {m.name: figure}, n=len(held))
+        else:
+            rate = max(rates, key=lambda r: by_top[1][m.feature, r])
+            figure = Figure(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
+            e.note(start, trained, test.name, {m.name: figure})
+
+
+def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
+    """What the generator makes: reconstructions, and samples by every feature network asked for."""
+    model = e.subject.model
+    assert model is not None
+    start = time.perf_counter()
+    if any(m.kind == "reconstruction" for m in metrics):
+        figure = Figure(reconstruction_ratio(model, e.test.pixels))
+        e.note(start, True, e.test.name, {"reconstruction_ratio": figure})
+    quality = [m for m in metrics if m.kind == "quality"]
+    for network in dict.fromkeys(m.network for m in quality):
+        start = time.perf_counter()
+        ours = [m for m in quality if m.network == network]
+        for metric, figure in quality_figures(model.generator, model.networks.E, model.config, e.source, ours).items():
+            m = next(m for m in ours if m.name == metric)
+            e.note(start, True, m.reference or "samples", {metric: figure}, n=m.samples)
+
+
+def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> float:
+    """Mean ‖x − G(E(x))‖ over that of x with another image's reconstruction; 1 means nothing learned."""
+    error = shuffled = 0.0
+    for chunk in torch.from_numpy(pixels[:most]).split(500):
+        if len(chunk) < 2:
+            continue
+        x_hat = model.reconstruct(chunk).cpu()
+        x = pool_to(model.prepare(chunk).cpu(), x_hat.shape[-1])
+        error += float((x - x_hat).flatten(1).norm(dim=1).sum())
+        shuffled += float((x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).sum())
+    return error / shuffled

@@ -1,0 +1,157 @@
+"""The paper's linear classifiers on frozen features (Section 3.1 and Appendix A).
+
+table1     zero initialisation, Adam at 0.01, average of the weights with decay 0.9999, 5,000 steps on training crops;
+           scored on train_val, training images held out
+sweepNk    the same at each of Table 2's five rates, N thousand steps (the paper's: 100); rate chosen on train_val,
+           scored once on the test split
+
+All rates and both features are trained in one pass over the features. A batch has 512 images, the paper's size is not
+known (docs/deviations.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bigbigan.data.batches import Batches
+from bigbigan.evaluation.features import outputs
+
+__all__ = ["PROTOCOLS", "TABLE1_RATE", "TABLE2_RATES", "Heads", "cached_batches", "top_accuracy", "train_heads"]
+
+TABLE1_RATE = 1e-2
+TABLE2_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+PROTOCOLS = {"table1": 5_000, "sweep5k": 5_000, "sweep100k": 100_000}  # steps
+DECAY = 0.9999
+BATCH = 512
+
+FeatureBatches = Iterator[tuple[Mapping[str, Tensor], Tensor]]
+
+
+class Heads:
+    """Linear classifiers by (feature, rate): weights [d, classes] and biases [classes], zero to begin with."""
+
+    def __init__(self, sizes: Mapping[str, int], classes: int, rates: tuple[float, ...], device: torch.device) -> None:
+        self.classes = classes
+        self.keys = [(name, rate) for name in sizes for rate in rates]
+        self.weights = [torch.zeros(sizes[name], classes, device=device) for name, _ in self.keys]
+        self.biases = [torch.zeros(classes, device=device) for _ in self.keys]
+
+    def logits(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[N, heads, classes] for features by name, each [N, d]."""
+        out = []
+        for name in dict.fromkeys(name for name, _ in self.keys):
+            mine = [i for i, (n, _) in enumerate(self.keys) if n == name]
+            # side by side, so that all rates are one product
+            weight = torch.cat([self.weights[i] for i in mine], dim=1)
+            bias = torch.cat([self.biases[i] for i in mine])
+            out.append(torch.addmm(bias, features[name], weight).unflatten(1, (len(mine), self.classes)))
+        return torch.cat(out, dim=1)
+
+
+def train_heads(
+    batches: FeatureBatches,
+    sizes: Mapping[str, int],
+    classes: int,
+    rates: tuple[float, ...],
+    steps: int,
+    device: torch.device,
+    progress: bool = False,
+) -> Heads:
+    """Heads trained on batches of (features by name, each [n, d], labels int64 [n]), with averaged weights.
+
+    The average begins at the zero initialisation; its shrinking of the weights changes no arg max.
+
+    Args:
+        batches: endless.
+        sizes: d of each feature.
+        classes: number of classes.
+        rates: learning rates of Adam.
+        steps: how many batches are used.
+        device: where the heads are trained.
+        progress: show steps/s and time left.
+    """
+    heads, average = (Heads(sizes, classes, rates, device) for _ in range(2))
+    live, averaged = heads.weights + heads.biases, average.weights + average.biases
+    groups = [
+        {"params": [w.requires_grad_(), b.requires_grad_()], "lr": rate}
+        for (_, rate), w, b in zip(heads.keys, heads.weights, heads.biases, strict=True)
+    ]
+    optimizer = torch.optim.Adam(groups, fused=True)
+    for _ in tqdm(range(steps), "linear heads", disable=not progress, leave=False, unit="step"):
+        features, labels = next(batches)
+        logits = heads.logits(features)
+        # Summed over heads: each has the gradient it would have alone.
+        targets = labels.repeat_interleave(logits.shape[1])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum") / len(labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, live, 1 - DECAY)
+    return average
+
+
+def cached_batches(
+    views: Sequence[Mapping[str, np.ndarray]], labels: np.ndarray, seed: int, device: torch.device
+) -> FeatureBatches:
+    """Endless batches of features that were computed once.
+
+    Args:
+        views: features of the same images under each augmentation there is (as they are; mirrored), one of which is
+            drawn for each image of a batch.
+        labels: [N].
+        seed: of the order and of the views.
+        device: where the features are kept.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    data = [{name: torch.from_numpy(f).to(device) for name, f in view.items()} for view in views]
+    y = torch.from_numpy(labels).to(device)
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        if len(order) < min(BATCH, len(y)):
+            order = torch.randperm(len(y), generator=generator)
+        picks, order = order[:BATCH].to(device), order[BATCH:]
+        features = {name: f[picks] for name, f in data[0].items()}
+        if len(data) > 1:
+            which = torch.randint(len(data), (len(picks), 1), generator=generator).to(device)
+            for i, view in enumerate(data[1:], 1):
+                features = {name: torch.where(which == i, view[name][picks], f) for name, f in features.items()}
+        yield features, y[picks]
+
+
+@torch.no_grad()
+def top_accuracy(
+    heads: Heads, features: Mapping[str, np.ndarray], labels: np.ndarray, top: int, device: torch.device
+) -> dict[tuple[str, float], float]:
+    """Percent of images whose label is among the `top` best classes, by (feature, rate)."""
+    right = torch.zeros(len(heads.keys), dtype=torch.long, device=device)
+    for start in range(0, len(labels), 2_000):
+        chunk = {name: torch.from_numpy(f[start : start + 2_000]).to(device) for name, f in features.items()}
+        y = torch.from_numpy(labels[start : start + 2_000]).to(device)
+        best = heads.logits(chunk).topk(min(top, heads.classes), dim=2).indices
+        right += (best == y[:, None, None]).any(2).sum(0)
+    return {key: 100 * int(count) / len(labels) for key, count in zip(heads.keys, right, strict=True)}
+
+
+def live_batches(encoder: nn.Module, crops: Batches, labels: np.ndarray, device: torch.device) -> FeatureBatches:
+    """Endless batches of features of fresh training crops, for augmentations too many to keep.
+
+    Args:
+        encoder: with `features` and `bn_crelu`.
+        crops: batches of the images.
+        labels: [N], of those images.
+        device: the encoder's.
+    """
+    y = torch.from_numpy(labels)
+    number = 0
+    while True:
+        with torch.no_grad():
+            features = outputs(encoder, crops.batch(number).to(device))
+        yield features, y[crops.indices(number)].to(device)
+        number += 1

@@ -1,0 +1,139 @@
+"""Image quality of a run's samples: features of samples and of real images, compared.
+
+Samples are drawn at truncation 1 and rounded to uint8 first. References are all images of the split at G's resolution
+(short side resized, centre crop; Appendix A); their statistics are kept in the cache under the data's fingerprint and
+the network's digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bigbigan.config import Config
+from bigbigan.data import Source, fingerprint
+from bigbigan.data.download import cache_folder
+from bigbigan.evaluation.metrics import Metric
+from bigbigan.evaluation.networks import FeatureNetwork, open_network
+from bigbigan.evaluation.quality import (
+    Moments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from bigbigan.evaluation.results import Figure
+from bigbigan.evaluation.splits import View, read_split
+from bigbigan.randomness import keyed_generator
+from bigbigan.system import sample_prior
+
+__all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference"]
+
+MOST = 50_000  # reference features kept for what needs more than their moments
+
+
+@dataclass
+class Reference:
+    """What is known of real images: moments over all `n`, and features of at most 50,000 of them."""
+
+    moments: Moments
+    features: Tensor  # float32 [M, d]
+
+
+@torch.no_grad()
+def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0, batch_size: int = 500) -> Tensor:
+    """`count` samples of G at truncation 1, as uint8 [N, C, R, R]."""
+    device = next(G.parameters()).device
+    noise = keyed_generator(seed, "samples", 0, str(device))
+    parts = []
+    for start in range(0, count, batch_size):
+        x = G(sample_prior(min(batch_size, count - start), config.latent.dim, config.latent.prior, noise))
+        parts.append(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+    return torch.cat(parts)
+
+
+def reference(source: Source, split: str, view: View, network: FeatureNetwork) -> Reference:
+    """Features of a split's images at the resolution and channels of G, from the cache if they are there."""
+    images = source.splits[split]
+    name = f"{fingerprint(images)[:16]}-{view.resolution}px{view.channels}-{network.name}-{network.digest}.safetensors"
+    path = cache_folder() / "statistics" / name
+    lasting = network.name != "encoder"  # a run's own encoder is another one with each step
+    try:
+        if not lasting:
+            raise FileNotFoundError
+        kept = load_file(path)
+        moments = Moments(int(kept["n"]), kept["mean"].numpy(), kept["scatter"].numpy())
+        return Reference(moments, kept["features"])
+    except (FileNotFoundError, SafetensorError, KeyError):
+        pass
+    pixels = torch.from_numpy(read_split(source, images, view).stored)
+    moments, parts = Moments(), []
+    for chunk in pixels.split(5_000):
+        features = network(chunk)[0]
+        moments.update(features)
+        parts.append(features)
+    features = torch.cat(parts)
+    picks = np.sort(np.random.default_rng(0).permutation(len(features))[:MOST])
+    found = Reference(moments, features[picks].contiguous())
+    if not lasting:
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    tensors = {
+        "n": torch.tensor(moments.n),
+        "mean": torch.from_numpy(moments.mean),
+        "scatter": torch.from_numpy(moments.scatter),
+        "features": found.features,
+    }
+    save_file(tensors, aside)
+    aside.replace(path)
+    return found
+
+
+def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Figure]:
+    """fid, kid, precision and recall of features float32 [N, d] of samples against real ones; precision and recall
+    (k = 3) take as many real images as there are samples."""
+    found: dict[str, Figure] = {}
+    protocol = {"references": real.moments.n}
+    if "fid" in measures:
+        moments = Moments()
+        moments.update(fake)
+        found["fid"] = Figure(frechet_distance(real.moments, moments), protocol=protocol)
+    if "kid" in measures:
+        value, std = kernel_distance(real.features, fake)
+        found["kid"] = Figure(value, std, protocol={"references": len(real.features), "subsets": 100, "size": 1000})
+    if measures & {"precision", "recall"}:
+        picks = torch.randperm(len(real.features), generator=torch.Generator().manual_seed(0))[: len(fake)]
+        both = precision_recall(real.features[picks], fake, k=3)
+        for name, value in zip(("precision", "recall"), both, strict=True):
+            found[name] = Figure(value, protocol={"references": len(picks), "k": 3})
+    return {name: figure for name, figure in found.items() if name in measures}
+
+
+def quality_figures(
+    G: nn.Module, E: nn.Module | None, config: Config, source: Source, metrics: list[Metric]
+) -> dict[str, Figure]:
+    """Figures by metric name, for quality metrics of one feature network; G and E are the averaged networks."""
+    device = next(G.parameters()).device
+    network = open_network(metrics[0].network, source.name, E, config.encoder.resolution, device)
+    view = View(config.generator.resolution, config.data.channels)
+    features, logits = network(draw_samples(G, config, max(m.samples for m in metrics), config.training.seed))
+    out: dict[str, Figure] = {}
+    for samples in {m.samples for m in metrics}:
+        for split in dict.fromkeys(m.reference for m in metrics):
+            ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
+            if split:
+                found = compare(reference(source, split, view, network), features[:samples], set(ours))
+            elif ours and logits is not None:
+                found = {"is": Figure(*inception_score(logits[:samples]))}
+            else:
+                continue
+            for measure, figure in found.items():
+                protocol = {"network": network.digest, **(figure.protocol or {})}
+                out[ours[measure]] = figure._replace(protocol=protocol)
+    return out

@@ -1,0 +1,333 @@
+"""The published tables beside what was measured here: `bigbigan table 1|2|3|bigan`.
+
+Ours is the median over seeds, with mean ± standard deviation where there are several; published figures are as printed.
+A column compares like with like: all its figures are of one metric, data set, number of steps and change of settings,
+the group that fills most rows.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median, stdev
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from bigbigan.errors import UserError
+from bigbigan.experiments import EXPERIMENTS
+
+__all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
+
+Line = dict[str, Any]
+NOT_RUN = "not run"
+FROZEN = ("timm:", "hub:", "python:")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a published table; `experiment` is ours for it, None where there is none to be."""
+
+    title: str
+    experiment: str | None
+    published: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a published table, and the metrics of ours that stand for it, the nearest to its protocol first."""
+
+    title: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def _quality(measure: str, split: str = "") -> tuple[str, ...]:
+    networks = ("inception", "cifar-resnet18", "mnist-cnn", "encoder")
+    return tuple(
+        "_".join(filter(None, (f"{measure}{count}", split, network)))
+        for network in networks
+        for count in ("50k", "10k")
+    )  # fmt: skip
+
+
+def _top(k: int, feature: str) -> tuple[str, ...]:
+    return tuple(f"top{k}_{protocol}_{feature}" for protocol in ("sweep100k", "sweep5k", "linear"))
+
+
+TABLES = {
+    "1": Table(
+        "Table 1: the systems, on ImageNet",
+        (
+            Column("IS", _quality("is")),
+            Column("FID", _quality("fid", "train")),
+            Column("Cls.", ("top1_table1_avepool", "top1_sweep5k_avepool", "top1_linear_avepool")),
+        ),
+        tuple(
+            Row(e.table_row.removeprefix("Table 1, "), e.name, e.published)
+            for e in EXPERIMENTS.values()
+            if e.table_row and e.table_row.startswith("Table 1, ")
+        ),
+    ),
+    "2": Table(
+        "Table 2: linear classification on frozen features, ImageNet",
+        (
+            Column("AvePool top-1", _top(1, "avepool")),
+            Column("AvePool top-5", _top(5, "avepool")),
+            Column("BN+CReLU top-1", _top(1, "bn_crelu")),
+            Column("BN+CReLU top-5", _top(5, "bn_crelu")),
+        ),
+        (
+            Row("BiGAN, AlexNet, conv3", "bigan/imagenet", {"AvePool top-1": "31.0"}),
+            Row("SS-GAN, ResNet-19, block 6", None, {"AvePool top-1": "38.3"}),
+            Row("Motion Segmentation, ResNet-101", None, {"AvePool top-1": "27.6", "AvePool top-5": "48.3"}),
+            Row("Exemplar, ResNet-101", "pretext/exemplar", {"AvePool top-1": "31.5", "AvePool top-5": "53.1"}),
+            Row(
+                "Relative Position, ResNet-101",
+                "pretext/relative_position",
+                {"AvePool top-1": "36.2", "AvePool top-5": "59.2"},
+            ),
+            Row("Colorization, ResNet-101", "pretext/colorization", {"AvePool top-1": "39.6", "AvePool top-5": "62.5"}),
+            Row("Combination of the four, ResNet-101", None, {"AvePool top-5": "69.3"}),
+            Row("CPC, ResNet-101", "pretext/cpc", {"AvePool top-1": "48.7", "AvePool top-5": "73.6"}),
+            Row("Rotation, RevNet-50 ×4", "pretext/rotation", {"AvePool top-1": "55.4"}),
+            Row("Efficient CPC, ResNet-170", None, {"AvePool top-1": "61.0", "AvePool top-5": "83.0"}),
+            Row(
+                "BigBiGAN, ResNet-50",
+                "table1/resnet_up_encoder_lr",
+                {
+                    "AvePool top-1": "55.4",
+                    "AvePool top-5": "77.4",
+                    "BN+CReLU top-1": "56.6",
+                    "BN+CReLU top-5": "78.6",
+                },
+            ),
+            Row(
+                "BigBiGAN, RevNet-50 ×4",
+                "table1/revnet_x4_up_encoder_lr",
+                {
+                    "AvePool top-1": "60.8",
+                    "AvePool top-5": "81.4",
+                    "BN+CReLU top-1": "61.3",
+                    "BN+CReLU top-5": "81.9",
+                },
+            ),
+        ),
+    ),
+    "3": Table(
+        "Table 3: unsupervised image generation, ImageNet at 128 px",
+        (
+            Column("IS", _quality("is")),
+            Column("FID train", _quality("fid", "train")),
+            Column("FID val", _quality("fid", "test")),
+        ),
+        (
+            Row(
+                "BigGAN + SL, 500K steps",
+                "table3/biggan_sl",
+                {"IS": "20.4 (15.4 ± 7.57)", "FID train": "25.3 (71.7 ± 66.32)"},
+            ),
+            Row(
+                "BigGAN + Clustering, 500K steps",
+                "table3/biggan_clustering",
+                {"IS": "22.7 (22.8 ± 0.42)", "FID train": "23.2 (22.7 ± 0.80)"},
+            ),
+            Row(
+                "BigBiGAN + SL, 500K steps",
+                "table3/bigbigan_sl",
+                {"IS": "25.38 (25.33 ± 0.17)", "FID train": "22.78 (22.63 ± 0.23)", "FID val": "23.60 (23.56 ± 0.12)"},
+            ),
+            Row(
+                "BigBiGAN, high-res E + SL, 500K steps",
+                "table3/bigbigan_high_res_e_sl",
+                {"IS": "25.43 (25.45 ± 0.04)", "FID train": "22.34 (22.36 ± 0.04)", "FID val": "22.94 (23.00 ± 0.15)"},
+            ),
+        ),
+    ),
+    "bigan": Table(
+        "BiGAN's table: 1-NN on permutation-invariant MNIST",
+        (Column("1-NN", ("knn1_euclidean_avepool",)),),
+        (
+            Row("BiGAN", "bigan/mnist", {"1-NN": "97.39"}),
+            Row("D", "bigan/discriminator", {"1-NN": "97.30"}),
+            Row("LR", "bigan/latent_regressor", {"1-NN": "97.44"}),
+            Row("JLR", "bigan/joint_latent_regressor", {"1-NN": "97.13"}),
+            Row("AE l2", "bigan/autoencoder_l2", {"1-NN": "97.58"}),
+            Row("AE l1", "bigan/autoencoder_l1", {"1-NN": "97.63"}),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    published: str  # "" where the table has none
+    values: list[float] = field(default_factory=list)  # ours, one a seed
+
+    @property
+    def ours(self) -> str:
+        if not self.values:
+            return NOT_RUN
+        shown = f"{median(self.values):.2f}"
+        if len(self.values) > 1:
+            shown += f" ({mean(self.values):.2f} ± {stdev(self.values):.2f})"
+        return shown
+
+
+@dataclass(frozen=True)
+class FilledTable:
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, str | None, list[Cell]]]  # title, experiment, cells
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "rows": [
+                {
+                    "row": title,
+                    "experiment": experiment,
+                    "columns": {
+                        column: {"published": cell.published or None, "ours": cell.values or None}
+                        for column, cell in zip(self.columns, cells, strict=True)
+                    },
+                }
+                for title, experiment, cells in self.rows
+            ],
+            "notes": self.notes,
+        }
+
+
+def fill(name: str, lines: Iterable[Line], scale: int = 0) -> FilledTable:
+    """A published table with what the result lines say of its rows.
+
+    Args:
+        name: 1, 2, 3 or bigan.
+        lines: result lines, oldest first.
+        scale: which size of the experiments; 0 as published.
+
+    Raises:
+        UserError: no such table.
+    """
+    if name not in TABLES:
+        raise UserError(f"table {name}: unknown; expected one of {', '.join(TABLES)}")
+    table = TABLES[name]
+    known = {row.experiment for row in table.rows}
+    lines = list(lines)
+    ours = [x for x in lines if x["experiment"] in known and x.get("scale", 0) == scale and x["steps"]]
+    extra: tuple[Row, ...] = ()
+    if name == "2":  # encoders made elsewhere, measured by the same protocol
+        frozen = dict.fromkeys(x["experiment"] for x in lines if x["experiment"].startswith(FROZEN))
+        extra = tuple(Row(experiment, experiment, {}) for experiment in frozen)
+        ours += [x for x in lines if x["experiment"] in frozen and "pixels" not in x["metric"]]
+    notes: list[str] = []
+    by_column = []
+    for column in table.columns:
+        group = _fullest(column, ours)
+        by_column.append(_by_experiment(group))
+        if group:
+            x = group[0]
+            changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+            notes.append(
+                f"{column.title}: ours is {x['metric']} on {x['dataset']} ({x['split']}), {x['steps']:,} steps"
+                + (f", {changed}" if changed else "")
+            )
+    rows = []
+    for row in (*table.rows, *extra):
+        cells = [
+            Cell(row.published.get(column.title, ""), values.get(row.experiment, []))
+            for column, values in zip(table.columns, by_column, strict=True)
+        ]
+        rows.append((row.title, row.experiment, cells))
+    for i, column in enumerate(table.columns):
+        if (rho := rank_correlation(cells[i] for _, _, cells in rows)) is not None:
+            count = sum(bool(c[i].published and c[i].values) for _, _, c in rows)
+            notes.append(f"{column.title}: rank correlation of published and ours over {count} rows {rho:.2f}")
+    title = table.title + (f"; ours at scale {scale}" if scale else "")
+    return FilledTable(title, [c.title for c in table.columns], rows, notes)
+
+
+def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
+    """The lines for a column that can be compared: of one metric, data set, length and change of settings."""
+    groups: dict[tuple[Any, ...], list[Line]] = {}
+    for x in lines:
+        if x["metric"] in column.metrics:
+            settings = json.dumps(x["settings"], sort_keys=True)
+            groups.setdefault((x["metric"], x["dataset"], x["split"], x["steps"], settings), []).append(x)
+
+    def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, int]:
+        key, found = item
+        return len({x["experiment"] for x in found}), -column.metrics.index(key[0]), key[3]
+
+    if not groups:
+        return []
+    key, found = max(groups.items(), key=rank)
+    # the steps of an encoder made elsewhere are not known (0): it joins whatever is shown of its metric and data
+    return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
+
+
+def _by_experiment(lines: Iterable[Line]) -> dict[str | None, list[float]]:
+    """The newest value of each seed."""
+    newest: dict[str, dict[int, float]] = {}
+    for x in lines:
+        newest.setdefault(x["experiment"], {})[x["seed"]] = x["value"]
+    return {name: list(seeds.values()) for name, seeds in newest.items()}
+
+
+def rank_correlation(cells: Iterable[Cell]) -> float | None:
+    """Spearman's correlation of the published and our column, None of fewer than three rows or a constant column."""
+    both = [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
+    if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
+        return None
+    return float(spearmanr(*zip(*both, strict=True)).statistic)
+
+
+def _grid(table: FilledTable) -> list[list[str]]:
+    """Published and ours side by side for each column."""
+    head = ["", *(text for column in table.columns for text in (column, "ours"))]
+    body = [
+        [title, *(text for c in cells for text in (c.published or "–", c.ours if experiment else "–"))]
+        for title, experiment, cells in table.rows
+    ]
+    return [head, *body]
+
+
+def as_text(table: FilledTable) -> str:
+    grid = _grid(table)
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    lines = [
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in grid
+    ]
+    return "\n".join([table.title, "", *lines, *([""] if table.notes else []), *table.notes])
+
+
+def as_markdown(table: FilledTable) -> str:
+    head, *body = _grid(table)
+    rows = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+    return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}." for note in table.notes)])
+
+
+def as_html(table: FilledTable) -> str:
+    head, *body = _grid(table)
+
+    def row(tag: str, cells: list[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    rows = "\n".join([row("th", head), *(row("td", cells) for cells in body)])
+    notes = "\n".join(f"<p>{html.escape(note)}.</p>" for note in table.notes)
+    return f"<table>\n<caption>{html.escape(table.title)}</caption>\n{rows}\n</table>\n{notes}"
+
+
+FORMATS: dict[str, Callable[[FilledTable], str]] = {"text": as_text, "markdown": as_markdown, "html": as_html}

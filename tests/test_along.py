@@ -1,0 +1,87 @@
+"""What is watched along the way: it changes no weight, sees no test image, and names the best step."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bigbigan import checkpoint as ck
+from bigbigan.data import open_source
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.evaluation import along, linear
+from bigbigan.evaluation.along import Watch
+from bigbigan.state import TrainingState
+from bigbigan.train import train
+from tiny import tiny_config, write_npz
+
+
+def watched(tmp_path, metric, *settings):
+    source = open_source(str(write_npz(tmp_path / "d.npz", count=120)))
+    config = tiny_config(f"log.watch={metric}", "log.probe_every=2", *settings)
+    images = source.splits["train"]
+    stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
+    batches = Batches(torch.from_numpy(stored), 16, 0, config.data.augment, 8)
+    state = TrainingState(config, torch.device("cpu"))
+    state.fill_standing_statistics(batches)
+    return Watch(config, batches, images.labels, source, tmp_path), state
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])
+@pytest.mark.parametrize("metric", ["top1_linear_bn_crelu_10perclass", "top1_table1_avepool"])
+def test_accuracies_are_on_train_val_and_leave_no_trace(tmp_path, monkeypatch, metric, augment):
+    monkeypatch.setitem(along.PROTOCOLS, "table1", 60)
+    monkeypatch.setattr(linear, "BATCH", 32)
+    watch, state = watched(tmp_path, metric, f"data.augment={augment}")
+    assert len(watch.held) == 12
+    assert not set(watch.held) & set(watch.rest)
+    before = {k: v.clone() for k, v in state.E_ema.state_dict().items()}
+    first = watch(state)
+    assert first == watch(state)
+    assert 0 <= first <= 100
+    assert (first * 12 / 100) % 1 == pytest.approx(0, abs=1e-6) or "few" in watch.metric.kind  # twelve images
+    after = state.E_ema.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_generator_can_be_watched_by_the_encoders_own_features(tmp_path):
+    watch, state = watched(tmp_path, "fid10k_train_encoder")
+    value = watch(state)
+    assert value > 0
+    assert watch.less_is_better
+    assert watch(state) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize(("metric", "told"), [
+    ("fid10k_test_encoder", "not chosen by the test split"),
+    ("knn5_l2_avepool", "expected top1_linear_F_10perclass"),
+    ("top1_table1_pixels", "expected top1_linear_F_10perclass"),
+    ("accuracy", "known are names such as"),
+])  # fmt: skip
+def test_what_cannot_be_watched(tmp_path, metric, told):
+    with pytest.raises(UserError, match=told):
+        watched(tmp_path, metric)
+
+
+@pytest.mark.parametrize(("metric", "values", "best"), [
+    ("top1_linear_avepool_10perclass", [50.0, 70.0, 60.0], 4), ("fid10k_train_encoder", [9.0, 3.0, 5.0], 4),
+])  # fmt: skip
+def test_the_best_step_is_the_highest_accuracy_or_the_lowest_distance(tmp_path, monkeypatch, metric, values, best):
+    measured = iter(values)
+    monkeypatch.setattr(Watch, "__call__", lambda self, state: next(measured))
+    data = str(write_npz(tmp_path / "d.npz"))
+    settings = ["training.steps=6", "log.probe_every=2", f"log.watch={metric}", "log.checkpoint_every=6"]
+    train(tiny_config(*settings), data, tmp_path / "run", progress=False)
+    record = ck.best_record(tmp_path / "run")
+    assert (record["step"], record["metric"], record["value"]) == (best, metric, values[1])
+    lines = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line[metric] for line in lines if metric in line] == values
+
+
+def test_without_labels_or_an_encoder_nothing_is_watched(tmp_path):
+    watch, _ = watched(tmp_path, "top1_table1_avepool")
+    watch.labels = None
+    assert not watch.possible
+    watch, _ = watched(tmp_path, "fid10k_train_mnist-cnn")
+    assert watch.possible

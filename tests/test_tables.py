@@ -1,0 +1,100 @@
+"""Published tables beside ours: what is compared, how seeds are summed up, and what was not run says so."""
+
+import json
+
+import pytest
+
+from bigbigan.cli import main
+from bigbigan.errors import UserError
+from bigbigan.evaluation.tables import FORMATS, TABLES, fill
+
+
+def line(experiment, value, metric="top1_table1_avepool", scale=32, seed=0, steps=600, dataset="mnist", **more):
+    return {
+        "experiment": experiment if set(experiment) & set("/:") else f"table1/{experiment}",
+        "metric": metric, "value": value, "scale": scale, "seed": seed, "steps": steps, "dataset": dataset,
+        "split": "train_val", "settings": {},
+    } | more  # fmt: skip
+
+
+def ours(table, column):
+    at = table.columns.index(column)
+    return {experiment: cells[at].ours for _, experiment, cells in table.rows}
+
+
+def test_table_1_has_all_rows_and_says_what_was_not_run():
+    table = fill("1", [])
+    assert len(table.rows) == 19
+    assert {cell.ours for _, _, cells in table.rows for cell in cells} == {"not run"}
+    for form in FORMATS.values():
+        assert form(table).count("not run") == 3 * 19
+
+
+def test_seeds_are_summed_up_as_median_and_mean():
+    lines = [line("base", v, seed=s) for s, v in enumerate([10.0, 20.0, 60.0])] + [line("base", 30.0, seed=2)]
+    assert ours(fill("1", lines, 32), "Cls.")["table1/base"] == "20.00 (20.00 ± 10.00)"
+
+
+def test_a_column_shows_one_metric_data_set_and_length():
+    lines = [line(row, 50.0 + i) for i, row in enumerate(("base", "revnet", "low_res_g"))]
+    lines += [line("base", 99.0, steps=900), line("revnet", 98.0, dataset="cifar10")]
+    lines += [line("base", 97.0, metric="top1_linear_avepool"), line("base", 96.0, scale=64)]
+    table = fill("1", lines, 32)
+    shown = ours(table, "Cls.")
+    assert [shown[f"table1/{row}"] for row in ("base", "revnet", "low_res_g")] == ["50.00", "51.00", "52.00"]
+    assert table.notes[0] == "Cls.: ours is top1_table1_avepool on mnist (train_val), 600 steps"
+    assert ours(fill("1", lines, 64), "Cls.")["table1/base"] == "96.00"
+    assert set(ours(fill("1", lines), "Cls.").values()) == {"not run"}
+
+
+def test_changed_settings_are_told():
+    table = fill("1", [line("base", 1.0, settings={"training.batch_size": 64})], 32)
+    assert "training.batch_size=64" in table.notes[0]
+
+
+def test_untrained_lines_do_not_count():
+    assert set(ours(fill("1", [line("base", 1.0, steps=0)], 32), "Cls.").values()) == {"not run"}
+
+
+def test_the_rank_correlation_is_of_the_rows_that_were_run():
+    order = ["uniform_prior", "deterministic_encoder", "base", "revnet"]  # by published accuracy
+    table = fill("1", [line(row, float(i)) for i, row in enumerate(order)], 32)
+    assert any("over 4 rows 1.00" in note for note in table.notes)
+    table = fill("1", [line(row, float(-i)) for i, row in enumerate(order)], 32)
+    assert any("over 4 rows -1.00" in note for note in table.notes)
+    assert not any("rank" in note for note in fill("1", [line(r, 1.0) for r in order[:2]], 32).notes)
+
+
+def test_encoders_made_elsewhere_stand_in_table_2():
+    lines = [
+        line("table1/resnet_up_encoder_lr", 60.0, "top1_sweep5k_avepool", scale=0, split="test"),
+        line("timm:resnet50", 70.0, "top1_sweep5k_avepool", scale=0, steps=0, split="test"),
+        line("timm:resnet50", 20.0, "top1_sweep5k_pixels", scale=0, steps=0, split="test"),
+    ]
+    shown = ours(fill("2", lines), "AvePool top-1")
+    assert shown["timm:resnet50"] == "70.00"
+    assert shown["table1/resnet_up_encoder_lr"] == "60.00"
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_every_table_is_rendered_in_every_form(name, tmp_path, capsys):
+    for form in FORMATS:
+        assert main(["table", name, "--results", str(tmp_path), "--format", form]) == 0
+        out = capsys.readouterr().out
+        assert all(row.title in out.replace("&amp;", "&") for row in TABLES[name].rows)
+    assert main(["table", name, "--results", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["row"] for row in rows] == [row.title for row in TABLES[name].rows]
+
+
+def test_the_cli_reads_the_result_lines_of_a_folder(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps(line("base", 12.34)) + "\n")
+    assert main(["table", "1", "--scale", "32", "--results", str(tmp_path)]) == 0
+    assert "12.34" in capsys.readouterr().out
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    with pytest.raises(UserError, match="expected one of 1, 2, 3, bigan"):
+        fill("4", [])
+    assert main(["table", "1", "--results", str(tmp_path / "none")]) == 2
+    assert "is not a folder" in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""ResNets with random weights, as frozen encoders to try the evaluation on:
+
+PYTHONPATH=tools bigbigan evaluate python:frozen_random:grey --data mnist --results results/frozen_random.jsonl
+PYTHONPATH=tools bigbigan evaluate python:frozen_random:colour --data cifar10 --results results/frozen_random.jsonl
+
+The trunk is that of the small experiments' encoder at its initialisation; batch norms take the statistics of each
+batch of images, as they have none of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bigbigan.models.layers import init_orthogonal
+from bigbigan.models.resnet import ResNetV2
+
+
+class RandomResNet(torch.nn.Module):
+    resolution = 32
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.trunk = ResNetV2(channels, (16, 32, 64, 256), (1, 1, 1, 1))
+        init_orthogonal(self.trunk, torch.Generator().manual_seed(0))
+        for module in self.trunk.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.trunk(x)
+
+
+grey, colour = RandomResNet(1), RandomResNet(3)
