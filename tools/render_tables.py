@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import spearmanr
-
 from bigbigan.evaluation.results import paired_lead, read_results
+from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
-FILES = ["README.md", "docs/experiments.md", "docs/table1.md"]
+FILES = ["README.md", "docs/evaluation.md", "docs/experiments.md", "docs/table1.md"]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
@@ -125,29 +124,45 @@ def table1(lines: list[dict[str, Any]]) -> str:
 
 
 def table1_small(lines: list[dict[str, Any]]) -> str:
-    """Rows of Table 1 trained scaled down: the published accuracy beside ours, and whether the order agrees."""
-    metrics = ("top1_linear_avepool", "top1_linear_bn_crelu_10perclass", "reconstruction_ratio")
-    chosen = [x for x in lines if x.get("scale") and x["experiment"].startswith("table1/") and x["steps"]]
-    titles = ("experiment", "data", "steps", "published Cls.", "linear, AvePool", "linear, 10 labels a class", "ratio")
-    out = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    groups: dict[tuple[str, int, str, int], dict[str, dict[str, Any]]] = {}
-    for x in chosen:
-        groups.setdefault((x["dataset"], x["scale"], x["experiment"], x["steps"]), {})[x["metric"]] = x
-    pairs: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
-    for (data, scale, name, steps), found in groups.items():
-        published = EXPERIMENTS[name].published.get("Cls.", "–")
-        cells = [cell(found.get(m), 3 if m == metrics[-1] else 1) for m in metrics]
-        out.append(f"| `{name}` at {scale} | {data} | {steps:,} | {published} | {' | '.join(cells)} |")
-        if published != "–" and metrics[0] in found:
-            both = (float(published.split(" ")[0]), found[metrics[0]]["value"])
-            pairs.setdefault((data, scale, steps), []).append(both)
-    for (data, _, steps), both in pairs.items():
-        if len(both) > 2:
-            rho = spearmanr(*zip(*both, strict=True)).statistic
-            out.append(
-                f"\nRank correlation of the two columns over {len(both)} rows ({data}, {steps:,} steps): {rho:.2f}."
-            )
+    """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it."""
+    return as_markdown(fill("1", lines, 32))
+
+
+def quality_table(lines: list[dict[str, Any]]) -> str:
+    """FID, KID, precision and recall of real, blurred and random images."""
+    out = ["| data | images | network | FID | KID | precision | recall |", "|---|---|---|---|---|---|---|"]
+    kinds = {"test_images": "test images", "blurred_test_images": "blurred", "noise": "noise"}
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for x in lines:
+        if x["experiment"].startswith("reference/"):
+            measure, _, network = x["metric"].split("_", 2)
+            groups.setdefault((x["dataset"], x["experiment"], network), {})[measure] = x
+    for (dataset, experiment, network), found in groups.items():
+        digits = {"fid": 2, "kid": 4, "precision": 3, "recall": 3}
+        cells = [cell(found.get(f"{measure}10k"), n) for measure, n in digits.items()]
+        out.append(f"| {dataset} | {kinds[experiment.removeprefix('reference/')]} | {network} | {' | '.join(cells)} |")
     return "\n".join(out if groups else [*out, "| not run | | | | | | |"])
+
+
+def frozen_table(lines: list[dict[str, Any]]) -> str:
+    """Every kind of probe on raw pixels and on a random ResNet."""
+    chosen = [x for x in lines if x["experiment"].startswith("python:frozen_random")]
+    columns = {
+        "Table 1's": "top1_table1_{}",
+        "sweep, 5k": "top1_sweep5k_{}",
+        "logistic": "top1_linear_{}",
+        "10 labels a class": "top1_linear_{}_10perclass",
+        "1-NN": "knn1_l2_{}",
+        "5-NN": "knn5_l2_{}",
+        "25-NN, cosine": "knn25_cosine_{}",
+    }
+    out = [f"| data | features | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    for dataset in dict.fromkeys(x["dataset"] for x in chosen):
+        for title, feature in (("raw pixels", "pixels"), ("AvePool", "avepool"), ("BN+CReLU", "bn_crelu")):
+            found = {x["metric"]: x for x in chosen if x["dataset"] == dataset}
+            cells = [cell(found.get(pattern.format(feature))) for pattern in columns.values()]
+            out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else [*out, "| not run |" + " |" * (len(columns) + 1)])
 
 
 def full_size_table(lines: list[dict[str, Any]]) -> str:
@@ -184,6 +199,8 @@ TABLES = {
     "table1_small": table1_small,
     "full_size": full_size_table,
     "reversible": reversible_table,
+    "quality": quality_table,
+    "frozen": frozen_table,
     "reconstruction": lambda lines: reconstruction_table(lines, SMALL),
 }
 

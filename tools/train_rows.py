@@ -18,7 +18,7 @@ ROWS = [
     "base", "deterministic_encoder", "uniform_prior", "x_unary_only", "z_unary_only", "no_unaries", "small_g_32",
     "resnet_up_encoder_lr", "hinge_of_sum",
 ]  # fmt: skip
-METRICS = ",".join(f"top1_linear_{f}{few}" for f in ("avepool", "bn_crelu") for few in ("", "_10perclass"))
+METRICS = "top1_table1_avepool,top1_table1_bn_crelu,top1_linear_avepool_10perclass,top1_linear_bn_crelu_10perclass"
 
 
 def main() -> None:

@@ -374,7 +374,9 @@ def _probe(run: _Run) -> Html:
     if rest:
         columns = ("metric", "dataset", "split", "n", "steps")
         rows = [(v["metric"], _figure(v), *(v.get(key, "") for key in columns[1:])) for v in rest]
-        parts += [_tag("h3", "Other figures"), _table(("metric", "value", *columns[1:]), rows, "numbers")]
+        table = _table(("metric", "value", *columns[1:]), rows, "numbers")
+        summary = _tag("summary", f"Other figures ({len(rows)}): other protocols, neighbours, image quality")
+        parts.append(_tag("details", summary, table, **({"open": ""} if len(rows) < 12 else {})))
     if run.damaged_results:
         parts.append(_p(f"{run.damaged_results} damaged lines of results.jsonl were passed over.", classes="warn"))
     return _join(*parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,6 +40,17 @@ from bigbigan.model import Model
 __all__ = ["evaluate"]
 
 
+PARTS = {
+    "linear": "logistic regression",
+    "few_linear": "few labels",
+    "few_knn": "few labels",
+    "heads": "linear heads",
+    "knn": "nearest neighbours",
+    "quality": "image quality",
+    "reconstruction": "image quality",
+}
+
+
 @dataclass
 class Evaluation:
     """A subject on a data set, and the result lines so far."""
@@ -50,6 +62,7 @@ class Evaluation:
     command: str
     progress: bool
     lines: list[ResultLine] = field(default_factory=list)
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
 
     @property
     def labelled(self) -> bool:
@@ -58,6 +71,10 @@ class Evaluation:
 
     def note(self, start: float, trained: bool, split: str, figures: dict[str, Figure], n: int | None = None) -> None:
         """Turn figures that took since `start` into result lines."""
+        if not figures:
+            return
+        part = parse_metrics(figures)[0]
+        self.spent[PARTS[part.kind]] += time.perf_counter() - start
         count = len(self.test) if n is None else n
         self.lines += result_lines(self.subject, self.source, split, count, figures, trained, start, self.command)
 
@@ -88,6 +105,7 @@ def evaluate(
     Raises:
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
     """
+    began = time.perf_counter()
     chosen = parse_metrics(metrics) if metrics else None
     subject = open_subject(spec, resolution, channels, checkpoint)
     data = data or subject.data
@@ -96,6 +114,7 @@ def evaluate(
     source = open_source(data, max_unreadable=subject.max_unreadable)
     train, test = load_labelled(source, subject.view, subject.seed)
     e = Evaluation(subject, source, train, test, command, progress)
+    e.spent["reading"] = time.perf_counter() - began
     wanted = _allowed(e, chosen)
     parts = [(kind, [m for m in wanted if kind in _kinds(m, subject)]) for kind in subject.kinds]
     images = [m for m in wanted if m.kind in ("quality", "reconstruction")]
@@ -108,6 +127,10 @@ def evaluate(
         _measure_images(e, images)
     bar.update()
     bar.close()
+    if chosen is None:
+        went = {part: round(seconds, 1) for part, seconds in e.spent.items()}
+        total = {"evaluation_seconds": Figure(time.perf_counter() - began, protocol=went)}
+        e.lines += result_lines(subject, source, test.name, len(test), total, True, began, command)
     if subject.run is not None:
         append_results(subject.run / "results.jsonl", e.lines)
     return e.lines
@@ -129,7 +152,7 @@ def _allowed(e: Evaluation, chosen: list[Metric] | None) -> list[Metric]:
         "a generator; an encoder made elsewhere has none": lambda m: (
             model is not None or m.kind not in ("quality", "reconstruction")
         ),
-        f"labels of two or more classes, which {e.source.spec} has not": lambda m: (
+        f"labels; {e.source.spec} has no labels of two or more classes": lambda m: (
             e.labelled or m.kind in ("quality", "reconstruction")
         ),
         f"a test split, which {e.source.spec} has not": lambda m: m.reference != "test" or "test" in e.source.splits,
@@ -167,6 +190,7 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
 
     start = time.perf_counter()
     known, new = features(train), features(test)
+    e.spent["features"] += time.perf_counter() - start
     for name in names:
         start = time.perf_counter()
         arrays = (known[name], y, new[name], truth)
@@ -224,14 +248,16 @@ def _measure_heads(
         top: top_accuracy(heads, chosen, train.labels[held], top, device) for top in {1, *(m.top for m in metrics)}
     }
     final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
+    held_out, tested = {}, {}
     for m in metrics:
         if m.protocol == "table1":
-            figure = Figure(by_top[m.top][m.feature, TABLE1_RATE], protocol={"rate": TABLE1_RATE, "batch": BATCH})
-            e.note(start, trained, "train_val", {m.name: figure}, n=len(held))
+            accuracy = by_top[m.top][m.feature, TABLE1_RATE]
+            held_out[m.name] = Figure(accuracy, protocol={"rate": TABLE1_RATE, "batch": BATCH})
         else:
             rate = max(rates, key=lambda r: by_top[1][m.feature, r])
-            figure = Figure(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
-            e.note(start, trained, test.name, {m.name: figure})
+            tested[m.name] = Figure(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
+    e.note(start, trained, "train_val", held_out, n=len(held))
+    e.note(start if not held_out else time.perf_counter(), trained, test.name, tested)
 
 
 def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
@@ -246,9 +272,11 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
     for network in dict.fromkeys(m.network for m in quality):
         start = time.perf_counter()
         ours = [m for m in quality if m.network == network]
-        for metric, figure in quality_figures(model.generator, model.networks.E, model.config, e.source, ours).items():
-            m = next(m for m in ours if m.name == metric)
-            e.note(start, True, m.reference or "samples", {metric: figure}, n=m.samples)
+        found = quality_figures(model.generator, model.networks.E, model.config, e.source, ours)
+        for reference, samples in dict.fromkeys((m.reference, m.samples) for m in ours):
+            figures = {m.name: found[m.name] for m in ours if (m.reference, m.samples) == (reference, samples)}
+            e.note(start, True, reference or "samples", figures, n=samples)
+            start = time.perf_counter()
 
 
 def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> float:

@@ -36,6 +36,7 @@ from bigbigan.evaluation.inception import inception_file, load_inception
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.models.resnet import BasicBlock, ResNetV2
+from bigbigan.randomness import keyed_generator
 from bigbigan.run import commit, device_name
 
 __all__ = ["CLASSIFIERS", "FeatureNetwork", "classifier_file", "open_network", "ready_networks", "train_classifier"]
@@ -123,13 +124,15 @@ def train_classifier(
     if images.labels is None or "test" not in source.splits or source.splits["test"].labels is None:
         raise UserError(f"{source.spec} has no labelled train and test split; {name} is trained on labels")
     start = time.perf_counter()
-    torch.manual_seed(0)
     channels = channels_of(source)
     train, test = (read_split(source, source.splits[s], View(recipe.resolution, channels)) for s in ("train", "test"))
     assert train.labels is not None
     assert test.labels is not None
     classes = int(train.labels.max()) + 1
-    network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
+    draws = keyed_generator(0, name)
+    with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
+        torch.manual_seed(0)
+        network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
     x, y = torch.from_numpy(train.stored).to(device), torch.from_numpy(train.labels).to(device)
     epochs = epochs or recipe.epochs
     batch = 128
@@ -139,9 +142,9 @@ def train_classifier(
     order = torch.empty(0, dtype=torch.long)
     for _ in tqdm(range(steps), f"training {name}", unit="step", disable=not progress):
         if len(order) < batch:
-            order = torch.randperm(len(x))
+            order = torch.randperm(len(x), generator=draws)
         picks, order = order[:batch].to(device), order[batch:]
-        images_now = augmented(x[picks]) if recipe.augment == "shift_flip" else x[picks]
+        images_now = augmented(x[picks], draws) if recipe.augment == "shift_flip" else x[picks]
         loss = F.cross_entropy(network(to_float(images_now).contiguous(memory_format=torch.channels_last))[1], y[picks])
         optimizer.zero_grad()
         loss.backward()
@@ -181,14 +184,15 @@ def train_classifier(
     return path, line
 
 
-def augmented(x: Tensor) -> Tensor:
-    """uint8 [N, C, R, R], shifted by up to 4 px and mirrored, each image on its own."""
-    side = x.shape[-1]
+def augmented(x: Tensor, draws: torch.Generator) -> Tensor:
+    """uint8 [N, C, R, R] as float of the same range, shifted by up to 4 px and mirrored, each image on its own."""
+    side, n = x.shape[-1], len(x)
     padded = F.pad(x.float(), (4, 4, 4, 4), mode="reflect")
-    rows, columns = (torch.randint(9, (len(x), 1), device=x.device) + torch.arange(side, device=x.device) for _ in "yx")
-    mirrored = torch.rand(len(x), 1, device=x.device) < 0.5
+    place = torch.arange(side, device=x.device)
+    rows, columns = (torch.randint(9, (n, 1), generator=draws).to(x.device) + place for _ in "yx")
+    mirrored = (torch.rand(n, 1, generator=draws) < 0.5).to(x.device)
     columns = torch.where(mirrored, columns.flip(1), columns)
-    each = torch.arange(len(x), device=x.device).view(-1, 1, 1)
+    each = torch.arange(n, device=x.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 

@@ -113,13 +113,14 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, part: int = 2_000) 
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"{len(real)} real and {len(fake)} fake features; expected more than k = {k}")
+    real, fake = real.double(), fake.double()
     reach_real, reach_fake = (_reach(x, k, part) for x in (real, fake))
     return _within(fake, real, reach_real, part), _within(real, fake, reach_fake, part)
 
 
 def _reach(x: Tensor, k: int, part: int) -> Tensor:
-    """Distance of each feature to its k-th nearest other one; itself is the nearest of all."""
-    return torch.cat([_distances(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split(part)])
+    """Squared distance of each feature to its k-th nearest other one; itself is the nearest of all."""
+    return torch.cat([_distances(rows, x).topk(k + 1, dim=1, largest=False).values[:, -1] for rows in x.split(part)])
 
 
 def _within(queries: Tensor, centres: Tensor, reach: Tensor, part: int) -> float:
@@ -128,5 +129,7 @@ def _within(queries: Tensor, centres: Tensor, reach: Tensor, part: int) -> float
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # without the matrix-product shortcut equal features would lie apart by rounding, or not, as it falls
-    return torch.cdist(a.float(), b.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    """Squared distances; those of rounding alone are zero, so that equal features are at one place."""
+    sizes = (a * a).sum(1)[:, None] + (b * b).sum(1)
+    squared = sizes - 2 * (a @ b.T)
+    return torch.where(squared < 1e-9 * sizes, 0.0, squared)

@@ -124,10 +124,14 @@ def results_table(lines: list[ResultLine]) -> str:
         if line.metric == "reconstruction_ratio":
             out.append(f"reconstruction error over that of shuffled pairs: {line.value:.3f} (1 = nothing learned)")
     shown_above = {pattern.format(name) for pattern in columns.values() for name, _ in PROBE_ROWS.values()}
-    rest = [line for line in lines if line.metric not in {*shown_above, "reconstruction_ratio"}]
+    rest = [line for line in lines if line.metric not in {*shown_above, "reconstruction_ratio", "evaluation_seconds"}]
     for line in rest:
         whose = "" if line.steps or frozen or line.metric.endswith("_pixels") else " (untrained)"
         out.append(f"{line.metric}{whose}: {_figure(line, 1 if line.value >= 10 else 3)}")
+    for line in lines:
+        if line.metric == "evaluation_seconds":
+            parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in line.protocol.items())
+            out.append(f"took {line.value:.0f} s: {parts}")
     return "\n".join(out)
 
 
