@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/digits
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint figures bench clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +31,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+figures: setup
+	$(BIN)/python docs/figures.py
 
 bench: setup
 	$(BIN)/python tools/bench.py

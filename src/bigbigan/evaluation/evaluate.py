@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class Evaluation:
 
 
 def evaluate(
-    spec: str,
+    spec: str | Path,
     data: str | None,
     metrics: list[str] | None,
     command: str,
@@ -107,7 +108,7 @@ def evaluate(
     """
     began = time.perf_counter()
     chosen = parse_metrics(metrics) if metrics else None
-    subject = open_subject(spec, resolution, channels, checkpoint)
+    subject = open_subject(str(spec), resolution, channels, checkpoint)
     data = data or subject.data
     if data is None:
         raise UserError(f"evaluate {spec}: --data SOURCE is missing: labelled images to measure it on")
