@@ -84,6 +84,11 @@ def test_a_download_of_other_content_is_refused(tmp_path, monkeypatch):
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserError, match="does not exist; expected the weights"):
+        load_inception(CPU, tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "other"])
 def test_a_file_that_is_not_it_is_told(network, tmp_path, damage):
     path = tmp_path / "w.pth"

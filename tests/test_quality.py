@@ -123,3 +123,19 @@ def test_precision_and_recall_at_their_ends():
     assert recall < 0.4
     with pytest.raises(ValueError, match="more than k"):
         precision_recall(x[:3], x)
+
+
+def test_equal_features_are_at_one_place_beside_one_of_great_length():
+    """Reach and membership must agree on what is rounding, whatever else is in a part."""
+    g = torch.Generator().manual_seed(0)
+    real = torch.randn(30, 4, generator=g)[:5].repeat(6, 1)
+    real[-1] = 1e4
+    for part in (3, 500):
+        assert precision_recall(real, real[:-1], part=part) == pytest.approx((1, 29 / 30), abs=1e-9)
+
+
+def test_too_few_to_measure():
+    with pytest.raises(ValueError, match="two or more"):
+        kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="as many images as parts"):
+        inception_score(torch.zeros(5, 3), splits=10)

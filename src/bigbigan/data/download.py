@@ -59,7 +59,7 @@ def cached(name: str) -> Path:
 
 
 def fetch_file(url: str, target: Path, digest: str, instead: str = "") -> Path:
-    """`target`, downloaded from `url` and checked against `digest` (hex of sha256, sha1 or md5) if it is not there.
+    """`target`, downloaded from `url` and checked against `digest` (hex of sha256 or md5) if it is not there.
 
     Raises:
         UserError: it cannot be had; says what to put where, `instead` being another way out.
@@ -89,8 +89,7 @@ def _open_url(url: str) -> IO[bytes]:
 
 def _download(url: str, target: Path, wanted: str) -> None:
     """Downloads to a temporary file beside the target, checks it, and only then gives it its name."""
-    kind = {64: "sha256", 40: "sha1", 32: "md5"}[len(wanted)]
-    digest = hashlib.new(kind, usedforsecurity=kind == "sha256")
+    digest = hashlib.sha256() if len(wanted) == 64 else hashlib.md5(usedforsecurity=False)
     print(f"downloading {url} to {target.parent}", file=sys.stderr)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as out:
         try:

@@ -20,7 +20,7 @@ __all__ = ["Inception", "inception_file", "load_inception", "resize_tf1"]
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
-SHA1 = "bd836944fd6db519dfd8d924aa457f5b3c8357ff"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SIDE = 299
 
 
@@ -246,8 +246,10 @@ def load_inception(device: torch.device, path: Path | None = None) -> Inception:
     Raises:
         UserError: the file cannot be had, or is another one.
     """
+    if path is not None and not path.exists():
+        raise UserError(f"{path} does not exist; expected the weights of FID's Inception, as from {URL}")
     if path is None:
-        path = fetch_file(URL, inception_file(), SHA1)
+        path = fetch_file(URL, inception_file(), SHA256)
     network = Inception()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -102,8 +102,10 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
 
 def default_metrics(networks: Iterable[str]) -> list[Metric]:
     """What `evaluate` measures when not told: everything but what takes long on a CPU (100,000 steps, 50,000 samples,
-    l1 neighbours) and top-5 accuracies; image quality by `networks`."""
+    l1 neighbours) and top-5 accuracies; image quality against the training images, by those of `networks` that can be
+    compared with other runs, or by the run's own encoder where there is no other."""
     networks = set(networks)
+    networks = networks - {"encoder"} or networks
     return [
         m
         for m in KNOWN.values()
@@ -111,5 +113,6 @@ def default_metrics(networks: Iterable[str]) -> list[Metric]:
         and m.top == 1
         and m.distance not in BY_NAME_ONLY
         and m.samples <= 10_000
+        and m.reference != "test"
         and (m.kind != "quality" or m.network in networks)
     ]

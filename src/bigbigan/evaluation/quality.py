@@ -75,6 +75,8 @@ def kernel_distance(
     `subsets` pairs of random subsets of `size` (at most as many as there are) features [N, d]."""
     rng = np.random.default_rng(seed)
     size = min(size, len(real), len(fake))
+    if size < 2:
+        raise ValueError(f"{len(real)} real and {len(fake)} fake features; expected two or more of each")
     values = []
     for _ in range(subsets):
         x = real[rng.choice(len(real), size, replace=False)].double()
@@ -88,6 +90,8 @@ def kernel_distance(
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """Inception Score (Salimans et al. 2016) of logits [N, classes]: exp of the mean KL(p(y|x) ‖ p(y)), as mean and
     standard deviation over `splits` parts of the images, shuffled first."""
+    if len(logits) < splits:
+        raise ValueError(f"{len(logits)} images in {splits} parts; expected as many images as parts, or more")
     order = np.random.default_rng(0).permutation(len(logits))
     log_p = torch.log_softmax(logits[order].double(), dim=1)
     scores = []
@@ -97,7 +101,7 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3, part: int = 2_000) -> tuple[float, float]:
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3, part: int = 500) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019), each in [0, 1].
 
     Precision is the share of fake features within reach of a real one, recall that of real ones within reach of a fake
@@ -114,22 +118,25 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, part: int = 2_000) 
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"{len(real)} real and {len(fake)} fake features; expected more than k = {k}")
     real, fake = real.double(), fake.double()
-    reach_real, reach_fake = (_reach(x, k, part) for x in (real, fake))
-    return _within(fake, real, reach_real, part), _within(real, fake, reach_fake, part)
+    # What rounding leaves of the distance of equal features counts as none; one bound for all pairs, or a feature could
+    # be at a place for its own reach and beside it for others.
+    least = 1e-9 * float(max((x * x).sum(1).max() for x in (real, fake)))
+    reach_real, reach_fake = (_reach(x, k, part, least) for x in (real, fake))
+    return _within(fake, real, reach_real, part, least), _within(real, fake, reach_fake, part, least)
 
 
-def _reach(x: Tensor, k: int, part: int) -> Tensor:
+def _reach(x: Tensor, k: int, part: int, least: float) -> Tensor:
     """Squared distance of each feature to its k-th nearest other one; itself is the nearest of all."""
-    return torch.cat([_distances(rows, x).topk(k + 1, dim=1, largest=False).values[:, -1] for rows in x.split(part)])
+    rows = (_distances(r, x, least).topk(k + 1, dim=1, largest=False).values[:, -1] for r in torch.split(x, part))
+    return torch.cat(list(rows))
 
 
-def _within(queries: Tensor, centres: Tensor, reach: Tensor, part: int) -> float:
-    inside = [(_distances(rows, centres) <= reach).any(1) for rows in queries.split(part)]
+def _within(queries: Tensor, centres: Tensor, reach: Tensor, part: int, least: float) -> float:
+    inside = [(_distances(rows, centres, least) <= reach).any(1) for rows in torch.split(queries, part)]
     return float(torch.cat(inside).double().mean())
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances; those of rounding alone are zero, so that equal features are at one place."""
-    sizes = (a * a).sum(1)[:, None] + (b * b).sum(1)
-    squared = sizes - 2 * (a @ b.T)
-    return torch.where(squared < 1e-9 * sizes, 0.0, squared)
+def _distances(a: Tensor, b: Tensor, least: float) -> Tensor:
+    """Squared distances [len(a), len(b)], zero below `least`."""
+    squared = torch.addmm((b * b).sum(1), a, b.T, alpha=-2).add_((a * a).sum(1)[:, None])
+    return torch.threshold_(squared, least, 0.0)

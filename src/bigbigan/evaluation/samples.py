@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
 from bigbigan.data.download import cache_folder
+from bigbigan.errors import UserError
 from bigbigan.evaluation.metrics import Metric
 from bigbigan.evaluation.networks import FeatureNetwork, open_network
 from bigbigan.evaluation.quality import (
@@ -123,6 +124,8 @@ def quality_figures(
     network = open_network(metrics[0].network, source.name, E, config.encoder.resolution, device)
     view = View(config.generator.resolution, config.data.channels)
     features, logits = network(draw_samples(G, config, max(m.samples for m in metrics), config.training.seed))
+    if not torch.isfinite(features).all():
+        raise UserError(f"{network.name} gives features that are not finite for this generator's samples: look at them")
     out: dict[str, Figure] = {}
     for samples in {m.samples for m in metrics}:
         for split in dict.fromkeys(m.reference for m in metrics):
