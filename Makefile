@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/bigbigan train small/digits --out $(RUN)
-	$(BIN)/bigbigan evaluate $(RUN)
+	$(BIN)/bigbigan evaluate $(RUN) --metrics 'top1_linear_*,knn5_l2_*,reconstruction_ratio'
 	$(BIN)/bigbigan report $(RUN)
 
 test: setup
