@@ -144,14 +144,6 @@ def quality_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if groups else [*out, "| not run | | | | | | |"])
 
 
-def curve_table(lines: list[dict[str, Any]]) -> str:
-    """Few-label accuracy along the way of small/fashion_mnist."""
-    chosen = [x for x in lines if x["metric"].startswith("watched_") and x["experiment"] == "small/fashion_mnist"]
-    head = ["steps", *(f"{x['steps']:,}" for x in chosen)]
-    row = ["10 labels a class", *(cell(x) for x in chosen)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), row))
-
-
 def frozen_table(lines: list[dict[str, Any]]) -> str:
     """Every kind of probe on raw pixels and on a random ResNet."""
     chosen = [x for x in lines if x["experiment"].startswith("python:frozen_random")]
@@ -209,7 +201,6 @@ TABLES = {
     "reversible": reversible_table,
     "quality": quality_table,
     "frozen": frozen_table,
-    "curve": curve_table,
     "reconstruction": lambda lines: reconstruction_table(lines, SMALL),
 }
 

@@ -17,7 +17,7 @@ from bigbigan.data.batches import to_float
 from bigbigan.models.encoder import Encoder
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["encoder_features", "fill_statistics", "pixel_features", "unchanged"]
+__all__ = ["digest", "encoder_features", "fill_statistics", "pixel_features", "unchanged"]
 
 PIXELS_SIDE = 64
 
@@ -70,15 +70,16 @@ def fill_statistics(encoder: Encoder, pixels: np.ndarray, seed: int, batches: in
 @contextmanager
 def unchanged(network: nn.Module) -> Iterator[None]:
     """Raises AssertionError on leaving when any weight or buffer of `network` is not what it was on entering."""
-    before = _digest(network)
+    before = digest(network)
     yield
-    if _digest(network) != before:
+    if digest(network) != before:
         raise AssertionError("the encoder changed while it was being evaluated")
 
 
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
+def digest(network: nn.Module) -> str:
+    """SHA-256 of all weights and buffers, hex."""
+    found = hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -11,7 +11,6 @@ of the result line.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -32,6 +30,7 @@ from bigbigan.data import Source, fingerprint
 from bigbigan.data.batches import to_float
 from bigbigan.data.download import cache_folder
 from bigbigan.errors import UserError
+from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.inception import inception_file, load_inception
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.evaluation.splits import View, read_split
@@ -171,7 +170,7 @@ def train_classifier(
         metric="top1",
         value=round(right, 4),
         std=None,
-        protocol={"network": digest(network), "epochs": epochs},
+        protocol={"network": digest(network)[:12], "epochs": epochs},
         n=len(test),
         seed=0,
         steps=steps,
@@ -220,12 +219,14 @@ def open_network(
     """
     if name == "inception":
         inception = load_inception(device)
-        return FeatureNetwork(name, digest(inception), lambda pixels: inception(pixels.to(device)))
+        return FeatureNetwork(name, digest(inception)[:12], lambda pixels: inception(pixels.to(device)))
     if name == "encoder":
         if encoder is None:
             raise UserError("a GAN has no encoder to compare images by; name another feature network")
         E: Any = encoder
-        return FeatureNetwork(name, digest(E), lambda p: (E.features(_sized(to_float(p.to(device)), resolution)), None))
+        return FeatureNetwork(
+            name, digest(E)[:12], lambda p: (E.features(_sized(to_float(p.to(device)), resolution)), None)
+        )
     path = classifier_file(name, dataset)
     try:
         with safe_open(path, "pt") as file:
@@ -242,7 +243,7 @@ def open_network(
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} anew") from None
     outputs = _outputs(network.to(device).eval(), device)
     channels, resolution = facts["channels"], recipe.resolution
-    return FeatureNetwork(name, digest(network), lambda p: outputs(_as_trained(p, channels, resolution)))
+    return FeatureNetwork(name, digest(network)[:12], lambda p: outputs(_as_trained(p, channels, resolution)))
 
 
 def _outputs(network: Classifier, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -267,11 +268,3 @@ def _sized(x: Tensor, side: int | None) -> Tensor:
     if side is None or x.shape[-1] == side:
         return x
     return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
-
-
-def digest(network: nn.Module) -> str:
-    """First 12 hex digits of the SHA-256 of a network's weights."""
-    found = hashlib.sha256()
-    for key, tensor in network.state_dict().items():
-        found.update(key.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    return found.hexdigest()[:12]
