@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan import report
 from bigbigan.errors import UserError
 from bigbigan.evaluation.results import ResultLine, append_results
-from bigbigan.report import write_report
+from bigbigan.experiments import find
+from bigbigan.report import curves, data_card, neighbours, probe, samples, write_report
+from bigbigan.report.gathered import gather
+from bigbigan.report.markup import Html
+from bigbigan.report.page import SECTIONS
+from bigbigan.report.verdict import verdict
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
 
@@ -105,7 +109,8 @@ def run(trained, tmp_path):
 @pytest.fixture
 def no_charts(monkeypatch):
     """Charts take most of the time; where they are not what is tested, they are left out."""
-    monkeypatch.setattr(report, "_svg", lambda draw, label, height: report.Html())
+    for section in (curves, probe):
+        monkeypatch.setattr(section, "svg", lambda draw, label, height: Html())
 
 
 # -- the page -----------------------------------------------------------------------------------------------
@@ -118,7 +123,7 @@ def test_page_is_whole_and_needs_nothing_else(run):
     path = write_report(run)
     assert path == run / "report.html"
     page = Page(path)
-    assert list(page.texts)[1:] == list(report.SECTIONS)
+    assert list(page.texts)[1:] == list(SECTIONS)
     assert "://" not in page.source
     assert page.named("script") == []
     for image in page.named("img"):
@@ -152,7 +157,7 @@ def test_facts_are_those_of_the_run(run, no_charts):
 
 def test_settings_that_differ_are_marked_and_no_others(run, no_charts):
     marked = [row[0] for row in Page(write_report(run)).rows if len(row) == 2 and "instead of" in row[1]]
-    config, usual = tiny_config(*SETTINGS).to_dict(), report.find("small/digits").config().to_dict()
+    config, usual = tiny_config(*SETTINGS).to_dict(), find("small/digits").config().to_dict()
     differ = [key for group in config if isinstance(config[group], dict) for key in config[group]
               if config[group][key] != usual[group][key]]  # fmt: skip
     assert marked == differ
@@ -174,9 +179,9 @@ def test_at_most_six_samples_from_first_to_last(run, no_charts):
 
 def test_wide_grids_fall_into_halves_that_fit_a_phone():
     wide = Image.new("RGB", (16 * 34 - 2, 4 * 34 - 2))
-    assert [half.size for half in report._halves(wide)] == [(8 * 34 - 2, 4 * 34 - 2)] * 2
+    assert [half.size for half in samples._halves(wide)] == [(8 * 34 - 2, 4 * 34 - 2)] * 2
     square = Image.new("RGB", (270, 270))
-    assert report._halves(square) == [square]
+    assert samples._halves(square) == [square]
 
 
 # -- numbers ------------------------------------------------------------------------------------------------
@@ -223,14 +228,14 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
 )  # fmt: skip
 def test_verdict_follows_from_the_numbers(run, lines, expected):
     append_results(run / "results.jsonl", lines)
-    verdict = re.sub("<[^>]*>", "", report._verdict(report._gather(run, None)))
-    assert re.search(expected, " ".join(verdict.split())), verdict
+    text = re.sub("<[^>]*>", "", verdict(gather(run, None)))
+    assert re.search(expected, " ".join(text.split())), text
 
 
 def test_neighbours_are_the_nearest_and_counted(run, monkeypatch):
     # Features that are the rows' brightness: then the neighbours are of the query's class, all of them.
-    monkeypatch.setattr(report, "encoder_features", lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) ** 8})
-    text = report._neighbours(report._gather(run, None))
+    monkeypatch.setattr(neighbours, "encoder_features", lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) ** 8})
+    text = neighbours.neighbours(gather(run, None))
     assert "Images of the test split, left, and the nearest to each among 60 training images" in text
     assert "64 of 64 are of their query" in text
     assert "by chance 21" in text
@@ -243,33 +248,33 @@ def test_neighbours_without_labels_and_without_test_split(run, tmp_path):
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
         Image.fromarray(pixels).save(folder / f"{i}.png")
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:40])
-    known = report._gather(run, str(folder))
-    text = report._neighbours(known)
+    known = gather(run, str(folder))
+    text = neighbours.neighbours(known)
     assert "Images set apart for this (training has seen them), left" in text
     assert "class" not in re.sub("class=|<[^>]*>", "", text)
-    card = report._data(known)
+    card = data_card.data_card(known)
     assert "torn.png" in card
     assert "These are not the images the run was trained on" in card
 
 
 def test_smoothing_keeps_level_and_slope():
     values = 3 + 0.5 * np.arange(200.0)
-    np.testing.assert_allclose(report._smooth(values), values)
+    np.testing.assert_allclose(curves._smooth(values), values)
     noise = np.random.default_rng(0).normal(size=2000)
-    assert report._smooth(noise).std() < 0.2
-    assert report._smooth(np.array([2.0])) == [2.0]
+    assert curves._smooth(noise).std() < 0.2
+    assert curves._smooth(np.array([2.0])) == [2.0]
 
 
 def test_curves_of_a_long_run_stay_small():
     noise = np.random.default_rng(0).normal(size=20_000)
     metrics = [{"step": 50 * i, "loss_d": v, "loss_eg": -v} for i, v in enumerate(noise)]
-    assert 5_000 < len(report._curve(metrics, next(c for c in report.CHARTS if c.title == "Losses"))) < 300_000
+    assert 5_000 < len(curves._curve(metrics, next(c for c in curves.CHARTS if c.title == "Losses"))) < 300_000
 
 
 @pytest.mark.parametrize(("ratio", "warned"), [(0.99, True), (0.8, False)])
 def test_a_curve_that_ends_badly_is_said(ratio, warned, no_charts):
     metrics = [{"step": i, "reconstruction_ratio": ratio} for i in range(5)]
-    assert ("E hardly tells images apart" in report._curve(metrics, report.CHARTS[0])) == warned
+    assert ("E hardly tells images apart" in curves._curve(metrics, curves.CHARTS[0])) == warned
 
 
 # -- what is missing or damaged -----------------------------------------------------------------------------
@@ -319,17 +324,17 @@ def test_what_is_missing_is_said(run, no_charts, change, section, expected):
     change(run)
     page = Page(write_report(run))
     assert re.search(expected, page.text(section)), page.text(section)
-    assert list(page.texts)[1:] == list(report.SECTIONS)
+    assert list(page.texts)[1:] == list(SECTIONS)
 
 
 def test_more_images_than_are_looked_at(run, no_charts, monkeypatch):
-    monkeypatch.setattr(report, "INSPECTED", 100)
+    monkeypatch.setattr(data_card, "INSPECTED", 100)
     assert "Too many to look at each here: bigbigan data inspect" in Page(write_report(run)).text("Data")
 
 
 def test_many_classes_are_cut_down_and_counted():
     counts = {f"c{i}": i for i in range(50)}
-    text = report._classes({"train": {"classes": counts}, "test": {"classes": None}})
+    text = data_card._classes({"train": {"classes": counts}, "test": {"classes": None}})
     assert "Left out: 30 classes" in text
     assert text.count("<tr>") == 1 + 20
     assert "c49" in text

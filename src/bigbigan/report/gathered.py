@@ -1,0 +1,99 @@
+"""All that is known of a run. Its config must be there; what else is missing stays empty or leaves its reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bigbigan.config import Config
+from bigbigan.data import Source, open_source
+from bigbigan.errors import UserError
+from bigbigan.model import Model, load
+from bigbigan.monitor import read_metrics
+from bigbigan.report.markup import Html, command
+from bigbigan.run import changed_settings, read_config
+
+Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
+Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
+
+
+@dataclass
+class Run:
+    path: Path
+    config: Config
+    card: dict[str, Any]  # data.json
+    metrics: list[Line]
+    own: Results  # on the run's own data
+    others: list[Line]  # newest of each kind on other data
+    damaged_results: int
+    spec: str | None  # of the source that is looked at: the run's own, or the one asked for
+    source: Source | None
+    no_source: str  # why there is none
+    model: Model | None
+    no_model: str
+
+    @property
+    def resume(self) -> Html:
+        """The command that trains on."""
+        c = self.config
+        data = ["--data", self.card["spec"]] if "spec" in self.card else []
+        scale = ["--scale", str(c.scale)] if c.scale else []
+        changed = [f"{name}={json.dumps(value)}" for name, value in changed_settings(c).items()]
+        settings = ["--set", *changed] if changed else []
+        return command("train", c.experiment, *data, *scale, *settings, "--out", self.path)
+
+
+def gather(path: Path, data: str | None) -> Run:
+    config = read_config(path)
+    card = read_json(path / "data.json")
+    spec = data or card.get("spec")
+    source, model, no_source, no_model = None, None, "the run has no data.json", ""
+    try:
+        # Unreadable images are for the data card to show: here they stop nothing.
+        source = open_source(spec, max_unreadable=1.0) if spec else None
+    except (UserError, OSError) as error:
+        no_source = str(error)
+    try:
+        model = load(path, device="cuda" if torch.cuda.is_available() else "cpu")
+    except (UserError, OSError) as error:
+        no_model = str(error)
+    results = _results(path / "results.jsonl", card.get("name"))
+    return Run(path, config, card, read_metrics(path), *results, spec, source, no_source, model, no_model)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file; empty where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
+    """The newest line of each kind on data set `name` (the split measured last), the same on other data, and the
+    number of damaged lines."""
+    groups: dict[tuple[str, str], Results] = {}
+    damaged = 0
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+            place, key = (line["dataset"], line["split"]), (line["metric"], line["steps"] > 0)
+            line["value"] = float(line["value"])
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+            continue
+        groups[place] = groups.pop(place, {}) | {key: line}  # the place measured last comes last
+    own = next((place for place in reversed(groups) if place[0] == name), None)
+    results = groups.pop(own) if own else {}
+    return results, [line for group in groups.values() for line in group.values()], damaged
+
+
+def formatted(line: Line) -> str:
+    """Value and deviation of a result line: percentages with one place, others with four digits."""
+    form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
+    return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)

@@ -1,0 +1,71 @@
+"""The page: its sections in their order, put together and written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bigbigan.errors import UserError
+from bigbigan.report.curves import curves
+from bigbigan.report.data_card import data_card
+from bigbigan.report.gathered import Run, gather
+from bigbigan.report.header import header
+from bigbigan.report.markup import Html, escape, join, missing, tag
+from bigbigan.report.neighbours import neighbours
+from bigbigan.report.probe import probe
+from bigbigan.report.samples import reconstructions, samples
+from bigbigan.report.settings import settings
+
+SECTIONS: dict[str, Callable[[Run], Html]] = {
+    "Samples over time": samples, "Reconstructions": reconstructions, "What the encoder learned": probe,
+    "Nearest neighbours": neighbours, "Curves": curves, "Settings": settings, "Data": data_card,
+}  # fmt: skip
+OF_ENCODER = ("Reconstructions", "What the encoder learned", "Nearest neighbours")
+
+
+def write_report(run: Path, data: str | None = None) -> Path:
+    """Write report.html into a run folder from whatever is there.
+
+    Args:
+        run: the run folder; training may be at any step, or going on.
+        data: source of the images to look at; by default the one the run was trained on.
+
+    Returns:
+        The path of the page: one file that needs no other, no network and no script.
+
+    Raises:
+        UserError: not a run folder, or not writable.
+    """
+    known = gather(run, data)
+    links, sections = [], []
+    for number, (title, section) in enumerate(SECTIONS.items()):
+        if title in OF_ENCODER and not known.config.loss.has_encoder:
+            continue
+        try:
+            content = section(known)
+        except (UserError, OSError) as error:
+            # Such as images that went away meanwhile; the rest still stands.
+            content = missing(f"Left out: {error}.")
+        links.append(tag("a", title, href=f"#s{number}"))
+        sections.append(tag("section", tag("h2", title), content, id=f"s{number}"))
+    written = f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by bigbigan report."
+    body = join(header(known), tag("nav", *links), *sections, tag("footer", written))
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    page = PAGE.format(title=escape(f"{known.config.experiment}: report"), style=style, body=body)
+    aside = run / ".report.html"
+    try:
+        aside.write_text(page, encoding="utf-8", errors="backslashreplace")
+        return aside.replace(run / "report.html")
+    except OSError as error:
+        raise UserError(f"{run / 'report.html'} cannot be written: {error.strerror}") from None
+
+
+# The policy holds even if a hostile file name found its way into the page: nothing is run, nothing is fetched.
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,"><title>{title}</title><style>
+{style}</style></head>
+<body>{body}</body></html>
+"""
