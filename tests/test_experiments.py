@@ -44,12 +44,13 @@ def test_every_experiment_builds_and_survives_json(name, scale):
     images = networks.G(z)
     assert images.shape == (2, config.data.channels, config.generator.resolution, config.generator.resolution)
     assert networks.E is None or networks.E(x).mean.shape == z.shape
-    assert set(networks.D(images, z)) == {f"s_{s}" for s in config.loss.scores}
+    if networks.D is not None:
+        assert set(networks.D(images, z if config.has_encoder else None)) == {f"s_{s}" for s in config.loss.scores}
     assert find(name).summary
 
 
 def test_table_1_has_its_19_rows():
-    rows = [e for e in EXPERIMENTS.values() if e.table_row]
+    rows = [e for e in EXPERIMENTS.values() if e.table_row and e.table_row.startswith("Table 1, ")]
     assert len(rows) == 19
     assert {len(e.published) for e in rows if e.name != "table1/z_unary_only"} == {2, 3}
     assert find("table1/hinge_of_sum").table_row is None
@@ -108,9 +109,9 @@ def test_every_row_of_table_1_takes_a_step_at_scale_32(name):
     before = {k: v.clone() for k, v in state.weights().items()}
     values = training_step(state, Batches(pixels, 4, 0, config.data.augment))
     assert all(math.isfinite(float(v)) for v in values.values())
-    assert ("reconstruction_ratio" in values) == config.loss.has_encoder == any(k.startswith("E.") for k in before)
+    assert ("reconstruction_ratio" in values) == config.has_encoder == any(k.startswith("E.") for k in before)
     after = state.weights()
-    for network in ("G", "D") + (("E",) if config.loss.has_encoder else ()):
+    for network in ("G", "D") + (("E",) if config.has_encoder else ()):
         weights = [k for k in before if k.startswith(f"{network}.") and k.endswith("weight")]
         changed = sum(not torch.equal(before[k], after[k]) for k in weights)
         assert changed > 0.9 * len(weights), network

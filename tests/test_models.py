@@ -8,7 +8,7 @@ from torch import nn
 from bigbigan.models import build
 from bigbigan.models.layers import SelfAttention, SNConv2d, SNLinear, upsample
 from bigbigan.models.resnet import BasicBlock
-from bigbigan.system import BigBiGAN, sample_prior
+from bigbigan.systems import BigBiGAN, sample_prior
 from tiny import tiny_config
 
 VARIANTS = {
@@ -46,20 +46,22 @@ def test_every_variant_has_right_shapes_and_finite_gradients(settings):
     noise = torch.Generator().manual_seed(0)
     x = torch.rand(6, config.data.channels, config.encoder.resolution, config.encoder.resolution) * 2 - 1
 
-    loss, enc, gen = system.discriminator_loss(x, noise)
+    outcome = system.discriminator_move(x, noise)
+    enc, gen = outcome.enc, outcome.gen
     assert set(enc) == set(gen) == {f"s_{s}" for s in config.loss.scores}
     assert all(s.shape == (6,) for s in [*enc.values(), *gen.values()])
-    loss.backward()
+    system.backward(outcome.losses)
     for name, p in networks.D.named_parameters():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
     assert all(p.grad is None for n in (networks.G, networks.E) for p in n.parameters())
 
     networks.D.zero_grad()
-    loss, *_, q = system.encoder_generator_loss(x, noise)
+    outcome = system.encoder_generator_move(x, noise)
+    q = outcome.posterior
     assert q.mean.shape == q.stdev.shape == (6, config.latent.dim)
     assert (q.stdev > 0).all() if config.encoder.stochastic else (q.stdev == 0).all()
-    loss.backward()
+    system.backward(outcome.losses)
     assert all(p.grad is None for p in networks.D.parameters()), "D must get no gradient in the step of G and E"
     assert all(p.requires_grad for p in networks.D.parameters())
     # Without s_x and s_xz nothing reaches G, without s_z and s_xz nothing reaches E.
@@ -166,7 +168,7 @@ def test_d_sees_the_pooled_crop_of_a_high_resolution_encoder():
     seen = []
     networks.D.F.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = torch.rand(4, 1, 16, 16) * 2 - 1
-    BigBiGAN(config, networks).discriminator_loss(x, torch.Generator().manual_seed(0))
+    BigBiGAN(config, networks).discriminator_move(x, torch.Generator().manual_seed(0))
     torch.testing.assert_close(seen[0][:4], F.avg_pool2d(x, 2))
 
 

@@ -281,10 +281,10 @@ def _forget(*names: str):
     return mutant
 
 
-def _forget_moment(optimizer: str, key: str):
+def _forget_moment(learner: str, key: str):
     def mutant(state, load):
         load()
-        for slot in getattr(state, optimizer).state.values():
+        for slot in state.optimizers[learner].state.values():
             slot[key].zero_()
 
     return mutant
@@ -292,8 +292,8 @@ def _forget_moment(optimizer: str, key: str):
 
 def _forget_all_moments(state, load):
     load()
-    state.optimizer_d.state.clear()
-    state.optimizer_eg.state.clear()
+    for optimizer in state.optimizers.values():
+        optimizer.state.clear()
 
 
 def _forget_step(state, load):
@@ -321,12 +321,12 @@ MUTANTS = {
     "batch norm means of G": _forget("G.running_mean"),
     "batch norm variances of E": _forget("E.running_var"),
     "batch norm counters of E": _forget("E.num_batches_tracked"),
-    "D's first moments": _forget_moment("optimizer_d", "exp_avg"),
-    "D's second moments": _forget_moment("optimizer_d", "exp_avg_sq"),
-    "D's Adam step": _forget_moment("optimizer_d", "step"),
-    "G's and E's first moments": _forget_moment("optimizer_eg", "exp_avg"),
-    "G's and E's second moments": _forget_moment("optimizer_eg", "exp_avg_sq"),
-    "G's and E's Adam step": _forget_moment("optimizer_eg", "step"),
+    "D's first moments": _forget_moment("d", "exp_avg"),
+    "D's second moments": _forget_moment("d", "exp_avg_sq"),
+    "D's Adam step": _forget_moment("d", "step"),
+    "G's and E's first moments": _forget_moment("eg", "exp_avg"),
+    "G's and E's second moments": _forget_moment("eg", "exp_avg_sq"),
+    "G's and E's Adam step": _forget_moment("eg", "step"),
     "all moments": _forget_all_moments,
     "step": _forget_step,
     "seed": _other_seed,

@@ -27,6 +27,9 @@ def maps(x):
 def words(x):
     return "features"
 
+def picky(x):
+    raise ValueError("of 32\\npixels only")
+
 broken = None.encoder if False else 3
 """
 HUB = """
@@ -110,6 +113,10 @@ def test_an_encoder_that_gives_no_features(encoders, capsys):
     call = ["evaluate", "python:my_encoders:words", "--data", data, "--resolution", "8", "--quiet"]
     assert main([*call, "--metrics", "knn1_l2_avepool"]) == 2
     assert "expected a tensor [N, d]" in capsys.readouterr().err
+    call[1] = "python:my_encoders:picky"
+    assert main([*call, "--metrics", "knn1_l2_avepool"]) == 2
+    assert "fails on images [60, 3, 8, 8]: ValueError: of 32 pixels only;" in capsys.readouterr().err
+    call[1] = "python:my_encoders:words"
     assert main(["evaluate", "python:my_encoders:rows", "--quiet"]) == 2
     assert "--data SOURCE is missing" in capsys.readouterr().err
     assert main([*call, "--metrics", "fid10k_train_encoder"]) == 2

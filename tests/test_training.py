@@ -124,8 +124,8 @@ def test_a_step_updates_each_network_by_its_own_optimiser_and_counts():
         changed = [k for k, p in network.named_parameters() if not torch.equal(p, old[k])]
         assert len(changed) > 0.9 * len(list(network.parameters()))
     steps = (
-        {float(s["step"]) for s in state.optimizer_d.state.values()},
-        {float(s["step"]) for s in state.optimizer_eg.state.values()},
+        {float(s["step"]) for s in state.optimizers["d"].state.values()},
+        {float(s["step"]) for s in state.optimizers["eg"].state.values()},
     )
     assert steps == ({3.0}, {1.0})
     assert state.images_seen == 4 * 16
@@ -134,7 +134,7 @@ def test_a_step_updates_each_network_by_its_own_optimiser_and_counts():
 
 def test_encoder_learning_rate_is_a_multiple_of_the_generators():
     state = TrainingState(tiny_config("optimizer.lr_g=0.001", "encoder.lr_multiplier=10"), torch.device("cpu"))
-    rates = [(len(g["params"]), g["lr"]) for g in state.optimizer_eg.param_groups]
+    rates = [(len(g["params"]), g["lr"]) for g in state.optimizers["eg"].param_groups]
     counts = [len(list(n.parameters())) for n in (state.networks.G, state.networks.E)]
     assert rates == [(counts[0], pytest.approx(0.001)), (counts[1], pytest.approx(0.01))]
 
@@ -144,7 +144,7 @@ def test_learning_rates_fall_geometrically_over_the_second_half():
     state = TrainingState(tiny_config(*settings, "training.steps=100"), torch.device("cpu"))
     for state.step, factor in [(0, 1), (50, 1), (75, 0.1), (100, 0.01)]:
         state.set_learning_rates()
-        groups = [*state.optimizer_d.param_groups, *state.optimizer_eg.param_groups]
+        groups = [*state.optimizers["d"].param_groups, *state.optimizers["eg"].param_groups]
         assert [g["lr"] for g in groups] == pytest.approx([factor, 2 * factor, 6 * factor])
 
 

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-from bigbigan import checkpoint, system
+from bigbigan import checkpoint, systems
 from bigbigan.train import train
 from tiny import tiny_config
 
 MOMENTS = {
-    "step": (system.BigBiGAN, "encoder_generator_loss"),
+    "step": (systems.BigBiGAN, "encoder_generator_move"),
     "tensors": (checkpoint, "save_file"),
     "hash": (checkpoint, "_sha256"),
     "sync": (checkpoint, "_sync"),

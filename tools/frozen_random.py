@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigbigan.models.layers import init_orthogonal
+from bigbigan.models.layers import init_weights
 from bigbigan.models.resnet import ResNetV2
 
 
@@ -23,7 +23,7 @@ class RandomResNet(torch.nn.Module):
         super().__init__()
         self.channels = channels
         self.trunk = ResNetV2(channels, (16, 32, 64, 256), (1, 1, 1, 1))
-        init_orthogonal(self.trunk, torch.Generator().manual_seed(0))
+        init_weights(self.trunk, torch.Generator().manual_seed(0))
         for module in self.trunk.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.track_running_stats = False

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batch_statistics", "standing_statistics", "update_average"]
+__all__ = ["batch_norms", "batch_statistics", "standing_statistics", "update_average"]
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:

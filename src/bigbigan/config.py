@@ -53,8 +53,8 @@ def _check_attention(network: str, attention: tuple[int, ...], widths: dict[int,
 class DataConfig:
     channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
-    # (Table 1). square_crop: a square of 50-100 % of the area (Table 3).
-    augment: Literal["none", "flip", "resnet_crop", "square_crop"] = "none"
+    # (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side (BiGAN).
+    augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop"] = "none"
     memory_gib: float = 8.0  # sets whose pixels take more are decoded anew for each batch
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
@@ -76,12 +76,25 @@ class LatentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    channels: tuple[int, ...] = (64, 64, 32, 16)  # of the 4×4 seed, then after each ×2 block
+    network: Literal["biggan", "mlp", "conv"] = "biggan"  # BigGAN's blocks; or BiGAN's two kinds of networks
+    # biggan: of the 4×4 seed, then after each ×2 block. conv: the same, and one more ×2 leads to the image. mlp: of the
+    # hidden layers.
+    channels: tuple[int, ...] = (64, 64, 32, 16)
+    side: int = 0  # of the image in pixels, where the network is an mlp
     attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
     skip_z: bool = True  # a chunk of z to the seed and to each block; or all of z to the seed alone
     shared_dim: int = 32  # length of the class embedding; with one class a learned vector
 
     def __post_init__(self) -> None:
+        if self.network != "biggan":
+            _require(len(self.channels) > 0 and min(self.channels) > 0, "generator widths must be positive")
+            _require(not self.attention, f"generator.attention is for generator.network=biggan, not {self.network}")
+        if self.network == "mlp":
+            _require(self.side > 0, "generator.side must be positive: an mlp's widths do not tell the size of images")
+        else:
+            _require(not self.side, "generator.side is for generator.network=mlp; others make 4·2^n px, n blocks")
+        if self.network != "biggan":
+            return
         _require(len(self.channels) >= 2, "generator.channels needs the seed's width and one for each block")
         _require(min(self.channels) > 0 and self.shared_dim > 0, "generator widths must be positive")
         widths = {8 * 2**i: width for i, width in enumerate(self.channels[1:])}
@@ -90,12 +103,13 @@ class GeneratorConfig:
     @property
     def resolution(self) -> int:
         """Side of G's images in pixels, which is what D sees."""
-        return 4 * 2 ** (len(self.channels) - 1)
+        return self.side or 4 * 2 ** (len(self.channels) - (self.network == "biggan"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks; the first ones halve the image
+    network: Literal["biggan", "mlp", "conv"] = "biggan"  # F, H and J; or BiGAN's two, which have widths alone
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks, the first ones halve the image; or of the layers
     final_size: int = 4  # side of the map, in pixels, at which they stop halving
     attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
     mlp_width: int = 128  # of H and of J
@@ -117,13 +131,14 @@ class EncoderConfig:
     """Table 1, column Encoder (E)."""
 
     resolution: int = 32  # of the images E sees; D sees them average-pooled to G's resolution
-    block: Literal["basic", "bottleneck", "reversible"] = "basic"  # of the trunk: ResNet-v2 or RevNet
+    # Of the trunk: ResNet-v2's two, RevNet's; or BiGAN's trunks, whose layers have the widths below.
+    block: Literal["basic", "bottleneck", "reversible", "mlp", "alexnet"] = "basic"
     stem: Literal["small", "imagenet"] = "small"  # 3×3 conv; or 7×7 conv of stride 2 and max pool, a quarter the size
     widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; each after the first halves the size
     blocks: int | tuple[int, ...] = 1  # residual blocks of each stage; one number for all
     keep_activations: bool = False  # of reversible blocks, rather than recompute them from their outputs
     head_width: int = 128
-    head_layers: int = 4
+    head_layers: int = 4  # 0: none, z is read off the trunk's features
     stochastic: bool = True  # z sampled from N(mu, sigma²), or z = the linear output
     stdev_bias: float = -3.0  # where sigma-hat starts: sigma = softplus(-3) = 0.05
     lr_multiplier: float = 1.0  # of G's learning rate (column eta)
@@ -143,13 +158,18 @@ class EncoderConfig:
             "encoder.keep_activations is for encoder.block=reversible; others always keep theirs",
         )
         _require(self.head_width > 0, "encoder.head_width must be positive")
-        _require(self.head_layers >= 2 and self.head_layers % 2 == 0, "encoder.head_layers must be even, 2 or more")
+        _require(self.head_layers >= 0 and self.head_layers % 2 == 0, "encoder.head_layers must be even, or 0 for none")
+        _require(self.lr_multiplier > 0, "encoder.lr_multiplier must be positive")
+        if self.block == "alexnet":
+            fits = len(self.widths) == 5 and all(w % 2 == 0 for w in self.widths)
+            _require(fits, "encoder.widths of alexnet must be five even numbers, as in its two groups")
+        if self.block in ("mlp", "alexnet"):
+            return
         halvings = len(self.widths) - 1 + (2 if self.stem == "imagenet" else 0)
         _require(
             self.resolution % 2**halvings == 0,
             f"encoder.resolution = {self.resolution} cannot be halved {halvings} times",
         )
-        _require(self.lr_multiplier > 0, "encoder.lr_multiplier must be positive")
 
     @property
     def blocks_per_stage(self) -> tuple[int, ...]:
@@ -158,24 +178,22 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Which scores D has (Table 1, columns Loss)."""
+    """Which scores D has (Table 1, columns Loss), and what is particular to some systems."""
 
     s_x: bool = True
     s_z: bool = True
     s_xz: bool = True
     hinge: Literal["each", "sum"] = "each"  # on each score, or on their sum: tried by the authors, and worse
+    regression_of_g: float = 0.0  # of a latent regressor: weight of E's error in G's loss; the joint one has 0.25
+    pixel: Literal["l1", "l2"] = "l2"  # of an autoencoder
 
     def __post_init__(self) -> None:
+        _require(self.regression_of_g >= 0, "loss.regression_of_g must not be negative")
         _require(self.s_xz or self.s_x or self.s_z, "loss: at least one of s_x, s_z, s_xz must be on")
 
     @property
     def scores(self) -> tuple[str, ...]:
         return tuple(name for name in ("x", "z", "xz") if getattr(self, f"s_{name}"))
-
-    @property
-    def has_encoder(self) -> bool:
-        """Without s_z and s_xz nothing looks at z, and there is no E: a GAN (Table 1, "No E")."""
-        return self.s_z or self.s_xz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +204,7 @@ class OptimizerConfig:
     lr_d: float = 2e-4
     betas: tuple[float, float] = (0.0, 0.999)
     eps: float = 1e-8
+    weight_decay: float = 0.0  # this share of each weight is added to its gradient; gains of batch norms are spared
     lr_final: float = 1.0  # share of the rates left at the end: constant for half the steps, then geometric to this
 
     def __post_init__(self) -> None:
@@ -193,14 +212,15 @@ class OptimizerConfig:
         _require(self.lr_g > 0 and self.lr_d > 0, "optimizer.lr_g and optimizer.lr_d must be positive")
         _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas must lie in [0, 1)")
         _require(self.eps > 0, "optimizer.eps must be positive")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     steps: int = 10_000  # joint G and E steps; each is preceded by d_steps of D
     batch_size: int = 64
-    d_steps: int = 2
-    ema_decay: float = 0.999  # of G's and E's weights
+    d_steps: int = 2  # of a BigBiGAN; in the other systems all networks step at once
+    ema_decay: float = 0.999  # of G's and E's weights; 0 is no averaging
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -233,6 +253,7 @@ class LogConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     experiment: str = "custom"
+    system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder"] = "bigbigan"  # bigbigan.systems
     scale: int = 0  # of a row made smaller: the resolution that stands for the paper's 128 px; 0 is as published
     data: DataConfig = field(default_factory=DataConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
@@ -245,34 +266,71 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        chunks = len(self.generator.channels) if self.generator.skip_z else 1
+        self._check_generator()
+        r_e, r_g = self.encoder.resolution, self.generator.resolution
+        _require(r_e >= r_g, f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image")
+        if self.has_discriminator:
+            self._check_discriminator()
+        if self.has_encoder:
+            self._check_encoder()
+
+    def _check_generator(self) -> None:
+        g = self.generator
+        if g.network != "biggan":
+            return
+        chunks = len(g.channels) if g.skip_z else 1
+        nearest = max(1, round(self.latent.dim / chunks)) * chunks
         _require(
             self.latent.dim % chunks == 0,
             f"latent.dim = {self.latent.dim} must divide into {chunks} equal chunks, one for the seed of G and "
-            f"one for each of its blocks; the nearest that does is {max(1, round(self.latent.dim / chunks)) * chunks}",
+            f"one for each of its blocks; the nearest that does is {nearest}",
         )
-        r_e, r_g = self.encoder.resolution, self.generator.resolution
+
+    def _check_discriminator(self) -> None:
+        d, r_g, scores = self.discriminator, self.generator.resolution, self.loss.scores
+        if self.system == "latent_regressor":
+            _require(scores == ("x",), "system=latent_regressor: D sees images alone; set loss.s_z, loss.s_xz to false")
+        if d.network != "biggan":
+            _require(
+                scores in (("x",), ("xz",)),
+                f"discriminator.network={d.network} has one score: loss.s_xz alone (BiGAN), or loss.s_x alone (a GAN)",
+            )
+        if d.network == "conv":
+            halvings = len(d.channels)
+            _require(r_g % 2**halvings == 0, f"discriminator.channels: {r_g} px cannot be halved {halvings} times")
+        if d.network != "biggan":
+            return
+        halvings_to_end = math.log2(r_g / d.final_size)
         _require(
-            r_e >= r_g and r_e % r_g == 0,
-            f"encoder.resolution = {r_e} must be a multiple of the generator's {r_g}: D sees E's image pooled",
-        )
-        d = self.discriminator
-        halvings = math.log2(r_g / d.final_size)
-        _require(
-            halvings.is_integer() and halvings >= 0,
+            halvings_to_end.is_integer() and halvings_to_end >= 0,
             f"discriminator.final_size = {d.final_size}: {r_g} px cannot be halved to it",
         )
         _require(
-            len(d.channels) >= halvings,
+            len(d.channels) >= halvings_to_end,
             f"discriminator.channels has {len(d.channels)} blocks; "
-            f"images of {r_g} px need at least {halvings:.0f} to reach {d.final_size}×{d.final_size}",
+            f"images of {r_g} px need at least {halvings_to_end:.0f} to reach {d.final_size}×{d.final_size}",
         )
-        sides = {r_g // 2 ** (i + 1): width for i, width in enumerate(d.channels[: int(halvings)])}
+        sides = {r_g // 2 ** (i + 1): width for i, width in enumerate(d.channels[: int(halvings_to_end)])}
         _check_attention("discriminator", d.attention, sides)
+
+    def _check_encoder(self) -> None:
+        r_e, r_g = self.encoder.resolution, self.generator.resolution
         _require(
             not (self.latent.prior == "uniform" and self.encoder.stochastic),
-            "latent.prior=uniform goes with encoder.stochastic=false (z = tanh of the linear output)",
+            "latent.prior=uniform goes with encoder.stochastic=false (z squashed to (-1, 1))",
         )
+        if self.system == "latent_regressor":
+            _require(self.latent.prior == "uniform", "system=latent_regressor needs latent.prior=uniform")
+            _require(r_e == r_g, f"encoder.resolution = {r_e} must be the generator's {r_g}: E learns from G's images")
+
+    @property
+    def has_encoder(self) -> bool:
+        """Where nothing looks at z there is no E: a GAN (Table 1, "No E"; BiGAN's table, "D")."""
+        return self.system in ("latent_regressor", "autoencoder") or self.loss.s_z or self.loss.s_xz
+
+    @property
+    def has_discriminator(self) -> bool:
+        return self.system != "autoencoder"
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import flop_registry
 
 from bigbigan.config import Config
 from bigbigan.models import construct
-from bigbigan.system import BigBiGAN
+from bigbigan.systems import make_system
+from bigbigan.systems.base import Move
 
 __all__ = ["step_cost"]
 
@@ -25,13 +26,14 @@ def step_cost(config: Config) -> dict[str, Any]:
     moments and averages, plus what autograd keeps for the costliest of the backward passes; a framework's own
     overhead comes on top.
     """
-    small, t = 2, config.training
+    small = 2
     held: dict[int, int] = {}
+    weights: set[int] = set()  # kept anyway, and views of them cost nothing
     peak = 0
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
             held[storage._cdata] = storage.nbytes()
         return tensor
 
@@ -43,22 +45,24 @@ def step_cost(config: Config) -> dict[str, Any]:
 
     with FakeTensorMode():
         networks = construct(config)
-        system, noise = BigBiGAN(config, networks), torch.Generator()
+        weights |= {p.untyped_storage()._cdata for n in filter(None, networks) for p in n.parameters()}
+        system, noise = make_system(config, networks), torch.Generator()
         r, c = config.encoder.resolution, config.data.channels
         x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
-        flops = []
-        for loss in (system.discriminator_loss, system.encoder_generator_loss):
+        flops: dict[Move, int] = {}  # of each kind of move
+        for move in dict.fromkeys(system.moves):
             with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
-                loss(x, noise)[0].backward()
-            flops.append(counter.total)
+                system.backward(move(x, noise).losses)
+            flops[move] = counter.total
     parameters = {name: _count(network) for name, network in networks._asdict().items() if network is not None}
-    parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
+    if networks.D is not None:
+        parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
     averaged = sum(parameters.get(name, 0) for name in "GE")
     fixed = 4 * (4 * sum(parameters.get(name, 0) for name in "GED") + averaged)
-    scale = t.batch_size / small
+    scale = config.training.batch_size / small
     return {
         "parameters": parameters,
-        "flops_per_step": int((flops[0] * t.d_steps + flops[1]) * scale),
+        "flops_per_step": int(sum(flops[move] for move in system.moves) * scale),
         "memory_bytes": int(fixed + peak * scale),
     }
 

@@ -1,10 +1,14 @@
-"""The losses of Section 2 as functions of scores: hinge on each score, then the mean over the scores.
+"""The losses as functions of scores, and of what companions of BiGAN minimise besides.
 
-`of_sum` is the variant the authors tried and left: one hinge on the sum of the scores.
+BigBiGAN (Section 2): hinge on each score, then the mean over the scores. `of_sum` is the variant the authors tried and
+left: one hinge on the sum of the scores. The paper sums over the scores, its authors' code takes the mean; so do we
+(docs/deviations.md).
+
+BiGAN (Donahue et al. 2017): the logistic loss of one score, halves for either kind of pairs; E and G minimise it with
+the labels exchanged.
 
 `enc` are scores of encoder pairs (x, E(x)), label y = +1; `gen` of generator pairs (G(z), z), y = -1. Each is
-a dictionary of [N] tensors, whichever of s_x, s_z, s_xz are in use. The paper sums over the scores, its
-authors' code takes the mean; so do we (docs/deviations.md).
+a dictionary of [N] tensors, whichever of s_x, s_z, s_xz are in use.
 """
 
 from __future__ import annotations
@@ -13,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["discriminator_loss", "encoder_generator_loss"]
+__all__ = [
+    "discriminator_loss",
+    "encoder_generator_loss",
+    "latent_regression_loss",
+    "logistic_discriminator_loss",
+    "logistic_encoder_generator_loss",
+    "pixel_loss",
+]
 
 Scores = dict[str, Tensor]
 
@@ -34,3 +45,30 @@ def encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
     """
     of_g = -torch.stack([s.mean() for s in gen.values()]).mean()
     return of_g + torch.stack([s.mean() for s in enc.values()]).mean() if enc else of_g
+
+
+def logistic_discriminator_loss(enc: Scores, gen: Scores) -> Tensor:
+    """L_D = (E[log(1 + exp(-s(x, E(x))))] + E[log(1 + exp(s(G(z), z)))]) / 2: cross-entropy of telling pairs apart."""
+    on_enc = [F.softplus(-s).mean() for s in enc.values()]
+    on_gen = [F.softplus(s).mean() for s in gen.values()]
+    return (torch.stack(on_enc).mean() + torch.stack(on_gen).mean()) / 2
+
+
+def logistic_encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
+    """L_EG: the cross-entropy of the exchanged labels, which unlike -L_D does not fade where D is sure.
+
+    `enc` is empty where there is no E; then it is G's loss alone, and not halved.
+    """
+    of_g = torch.stack([F.softplus(-s).mean() for s in gen.values()]).mean()
+    return (of_g + torch.stack([F.softplus(s).mean() for s in enc.values()]).mean()) / 2 if enc else of_g
+
+
+def latent_regression_loss(logits: Tensor, z: Tensor) -> Tensor:
+    """Cross-entropy of sigmoid(logits) [N, dim_z] and z in [-1, 1] brought to [0, 1], a mean over both."""
+    return F.binary_cross_entropy_with_logits(logits, (z + 1) / 2)
+
+
+def pixel_loss(x: Tensor, x_hat: Tensor, norm: str) -> Tensor:
+    """Mean over images of ‖x − x̂‖₁ ("l1") or ‖x − x̂‖₂² ("l2"), pixels in [0, 1] for images in [-1, 1]."""
+    difference = ((x - x_hat) / 2).flatten(1)
+    return (difference.abs() if norm == "l1" else difference.square()).sum(1).mean()

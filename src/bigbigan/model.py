@@ -20,7 +20,7 @@ from bigbigan.errors import UserError
 from bigbigan.models import Encoder, Networks, build
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import read_config
-from bigbigan.system import sample_prior
+from bigbigan.systems import sample_prior
 
 __all__ = ["Encoding", "Model", "Scores", "load"]
 
@@ -52,7 +52,7 @@ class Model:
         encoder: E as a plain nn.Module with `num_features`, `features(x)` and `bn_crelu(features)`; asking for it
             raises a UserError where the run is of a GAN.
         generator: G, z [N, dim_z] to images in [-1, 1].
-        discriminator: D.
+        discriminator: D; likewise where the run is of an autoencoder.
         config: the settings it was trained with.
         step: training steps behind these weights; 0 is untrained.
     """
@@ -60,15 +60,17 @@ class Model:
     def __init__(self, config: Config, networks: Networks, step: int, images_seen: int) -> None:
         self.config, self.step, self.images_seen = config, step, images_seen
         self.networks = networks
-        self.generator, self.discriminator = networks.G, networks.D
+        self.generator = networks.G
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
 
     @property
     def encoder(self) -> Encoder:
-        if self.networks.E is None:
-            raise UserError(f"{self.config.experiment} is a GAN: it has no encoder to encode or to reconstruct with")
-        return self.networks.E
+        return self.networks.encoder
+
+    @property
+    def discriminator(self) -> nn.Module:
+        return self.networks.discriminator
 
     @property
     def device(self) -> torch.device:
@@ -176,10 +178,9 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
     if chosen is None:
         raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
     networks = build(config, "cpu")
-    _fill(networks.G, chosen.tensors("weights.safetensors", "G_ema."), "G_ema.", chosen)
-    if networks.E is not None:
-        _fill(networks.E, chosen.tensors("weights.safetensors", "E_ema."), "E_ema.", chosen)
-    _fill(networks.D, chosen.tensors("weights.safetensors", "D."), "D.", chosen)
+    for network, prefix in ((networks.G, "G_ema."), (networks.E, "E_ema."), (networks.D, "D.")):
+        if network is not None:
+            _fill(network, chosen.tensors("weights.safetensors", prefix), prefix, chosen)
     return Model(config, networks, chosen.step, chosen.info()["images_seen"]).to(device)
 
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bigbigan.averaging import standing_statistics, update_average
+from bigbigan.averaging import batch_norms, standing_statistics, update_average
 from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.models import build
 from bigbigan.randomness import keyed_generator
-from bigbigan.system import BigBiGAN
+from bigbigan.systems import make_system
 
 __all__ = ["TrainingState"]
 
@@ -29,36 +29,37 @@ class TrainingState:
         self.config, self.device = config, device
         self.step = 0
         self.networks = build(config, device)
-        G, E, D = self.networks
+        G, E, _ = self.networks
         self.G_ema = copy.deepcopy(G).requires_grad_(False)
         self.E_ema = None if E is None else copy.deepcopy(E).requires_grad_(False)
-        self.system = BigBiGAN(config, self.networks)
-        o = config.optimizer
-        self.optimizer_d = torch.optim.Adam(D.parameters(), betas=o.betas, eps=o.eps, foreach=True)
-        self.optimizer_eg = torch.optim.Adam(
-            [{"params": list(G.parameters())}, *([{"params": list(E.parameters())}] if E is not None else [])],
-            betas=o.betas,
-            eps=o.eps,
-            foreach=True,
-        )
+        self.system = make_system(config, self.networks)
+        self.optimizers = {learner: self._optimizer(learner) for learner in self.system.learners}
         self.set_learning_rates()
+
+    def _optimizer(self, learner: str) -> torch.optim.Adam:
+        o = self.config.optimizer
+        groups = []
+        for letter, network in self.system.members(learner).items():
+            gains = {id(m.weight) for m in batch_norms(network) if m.affine} if o.weight_decay else set()
+            for decay, spared in ((o.weight_decay, False), (0.0, True)):
+                if parameters := [p for p in network.parameters() if (id(p) in gains) == spared]:
+                    groups.append({"params": parameters, "weight_decay": decay, "network": letter})
+        return torch.optim.Adam(groups, betas=o.betas, eps=o.eps, fused=True)
 
     @property
     def images_seen(self) -> int:
-        """Images drawn from the data so far, counted once for each step of D and of G and E."""
-        t = self.config.training
-        return self.step * t.batch_size * (t.d_steps + 1)
+        """Images drawn from the data so far, counted once for each move."""
+        return self.step * self.config.training.batch_size * len(self.system.moves)
 
     def set_learning_rates(self) -> None:
         """Those of the step about to be taken: constant for half the steps, then falling by an equal factor each
         step towards `lr_final` of where they began."""
         o, progress = self.config.optimizer, self.step / self.config.training.steps
         factor = o.lr_final ** max(0.0, 2 * progress - 1)
-        generator, *encoder = self.optimizer_eg.param_groups
-        generator["lr"] = factor * o.lr_g
-        for group in encoder:
-            group["lr"] = factor * o.lr_g * self.config.encoder.lr_multiplier
-        self.optimizer_d.param_groups[0]["lr"] = factor * o.lr_d
+        rates = {"G": o.lr_g, "E": o.lr_g * self.config.encoder.lr_multiplier, "D": o.lr_d}
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * rates[group["network"]]
 
     def update_averages(self) -> None:
         G, E, _ = self.networks
@@ -101,18 +102,15 @@ class TrainingState:
         for name, optimizer, parameter in self._parameters():
             slot = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {
-                "step": slot["step"].clone(),
+                "step": slot["step"].to(parameter.device, copy=True),  # where the fused optimiser keeps it
                 "exp_avg": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg"]),
                 "exp_avg_sq": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg_sq"]),
             }
 
     def _parameters(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        for letter, network in self.networks._asdict().items():
-            if network is None:
-                continue
-            optimizer = self.optimizer_d if letter == "D" else self.optimizer_eg
+        for learner, letter, network in self.system.named_members():
             for name, parameter in network.named_parameters():
-                yield f"{letter}.{name}", optimizer, parameter
+                yield f"{letter}.{name}", self.optimizers[learner], parameter
 
     def _slots(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         for name, optimizer, parameter in self._parameters():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.along import Watch
 from bigbigan.losses import Scores
+from bigbigan.models import Posterior
 from bigbigan.monitor import Monitor
 from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.randomness import keyed_generator
@@ -97,7 +97,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                 values = training_step(state, batches)
                 if _due(config.log.every, state.step, steps):
                     now = time.perf_counter()
-                    rate = (state.step - since) * config.training.batch_size * (config.training.d_steps + 1)
+                    rate = (state.step - since) * config.training.batch_size * len(state.system.moves)
                     logged = {k: float(v) for k, v in values.items()}
                     logged |= {"images_seen": state.images_seen, "images_per_second": rate / (now - started)}
                     monitor.log(state.step, logged)
@@ -133,57 +133,52 @@ def _due(every: int, step: int, steps: int) -> bool:
 
 
 def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
-    """d_steps steps of D, then one joint step of G and E, then the averages. Returns what is worth logging.
+    """The moves of a step, each on a batch of its own, then the averages. Returns what is worth logging.
 
     Raises:
         RunError: a loss or gradient is not finite; the weights are those of before the offending update.
     """
     t, system = state.config.training, state.system
-    G, E, D = state.networks
     noise = keyed_generator(t.seed, "noise", state.step, str(state.device))
-    number = state.step * (t.d_steps + 1)
     state.set_learning_rates()
-
-    # D
-    for i in range(t.d_steps):
+    moves = system.moves
+    number = state.step * len(moves)
+    values: dict[str, Tensor] = {}
+    for i, move in enumerate(moves):
         x = batches.batch(number + i)
-        loss_d, enc, gen = system.discriminator_loss(x, noise)
-        norm_d = _update(state.optimizer_d, loss_d, [D], state.step, "discriminator")[0]
-    values = {"loss_d": loss_d.detach(), "grad_norm_d": norm_d} | _means(enc, gen)
-
-    # G and E
-    x = batches.batch(number + t.d_steps)
-    loss_eg, enc, gen, q = system.encoder_generator_loss(x, noise)
-    learners = {"g": G} | ({"e": E} if E is not None else {})
-    norms_eg = _update(state.optimizer_eg, loss_eg, list(learners.values()), state.step, "encoder and generator")
+        outcome = move(x, noise)
+        norms = _update(state, outcome.losses)
+        values |= {f"loss_{learner}": loss.detach() for learner, loss in outcome.losses.items()}
+        values |= norms | _means(outcome.enc, outcome.gen)
     state.step += 1
     state.update_averages()
 
     # What shows whether E learns
-    if _due(state.config.log.every, state.step, t.steps):
-        values |= {"loss_eg": loss_eg.detach()}
-        values |= {f"grad_norm_{name}": norm for name, norm in zip(learners, norms_eg, strict=True)}
-        if q is not None:
-            mean = q.mean.detach()
-            values |= {"z_mean_spread": mean.std(0).mean(), "z_stdev": q.stdev.detach().mean()}
-            values |= reconstruction_errors(state, pool_to(x, system.resolution), mean)
+    if state.networks.E is not None and _due(state.config.log.every, state.step, t.steps):
+        values |= encoder_health(state, x, outcome.posterior)
     return values
 
 
-def _update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, networks: list[torch.nn.Module], step: int, whose: str
-) -> list[Tensor]:
-    """One optimiser step if the loss and every gradient are finite; the gradient norm of each network."""
-    optimizer.zero_grad()
-    loss.backward()
-    norms = [torch.nn.utils.get_total_norm(p.grad for p in n.parameters() if p.grad is not None) for n in networks]
-    if not math.isfinite(loss.item() + sum(norm.item() for norm in norms)):
-        sizes = ", ".join(f"{norm.item():.3g}" for norm in norms)
+def _update(state: TrainingState, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A step of each learner that has a loss, if all losses and gradients are finite; gradient norms by network."""
+    optimizers = [state.optimizers[learner] for learner in losses]
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    state.system.backward(losses)
+    norms = {}
+    for learner in losses:
+        for letter, network in state.system.members(learner).items():
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            norms[f"grad_norm_{letter.lower()}"] = torch.nn.utils.get_total_norm(gradients)
+    figures = {f"loss_{learner}": loss.detach() for learner, loss in losses.items()} | norms
+    if not torch.isfinite(torch.stack([*figures.values()])).all():
+        shown = ", ".join(f"{name} {value.item():.4g}" for name, value in figures.items())
         raise RunError(
-            f"step {step + 1}: {whose} loss is {loss.item():.4g}, gradient norm {sizes}; stopped before any weight "
-            "was touched. The last checkpoint is good; lower optimizer.lr_g, optimizer.lr_d or encoder.lr_multiplier"
+            f"step {state.step + 1}: not finite: {shown}; stopped before any weight was touched. The last "
+            "checkpoint is good; lower optimizer.lr_g, optimizer.lr_d or encoder.lr_multiplier"
         )
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return norms
 
 
@@ -192,6 +187,17 @@ def _means(enc: Scores, gen: Scores) -> dict[str, Tensor]:
     return {
         f"{name}_{kind}": s.detach().mean() for kind, pairs in (("enc", enc), ("gen", gen)) for name, s in pairs.items()
     }
+
+
+@torch.no_grad()
+def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict[str, Tensor]:
+    """Spread of z over a batch, mean sigma, and reconstruction errors; leaves no trace in the networks."""
+    E = state.networks.encoder
+    if q is None:  # an E that is not trained on images of the data
+        with batch_statistics(E):
+            q = E(x)
+    spread = {"z_mean_spread": q.mean.std(0).mean(), "z_stdev": q.stdev.mean()}
+    return spread | reconstruction_errors(state, pool_to(x, state.system.resolution), q.mean)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigbigan.data.crops import resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data.crops import fixed_boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.data.pixels import middle
 from bigbigan.data.stream import StreamedPixels
 from bigbigan.randomness import keyed_generator
@@ -18,7 +18,7 @@ __all__ = ["Batches", "pool_to", "to_float"]
 
 
 AHEAD = 4  # batches that are decoded ahead where images are streamed
-BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes}
+BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes, "random_crop": fixed_boxes}
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -31,9 +31,14 @@ def _to_float(pixels: Tensor) -> Tensor:
 
 
 def pool_to(x: Tensor, resolution: int) -> Tensor:
-    """[N, C, R', R'] average-pooled to [N, C, R, R]: D's view of the crop E sees."""
-    factor = x.shape[-1] // resolution
-    return x if factor == 1 else F.avg_pool2d(x, factor)
+    """[N, C, R', R'] brought to [N, C, R, R], D's view of the crop E sees: average-pooled, or resized (bicubic,
+    antialiased) where R' is no multiple of R."""
+    side = x.shape[-1]
+    if side == resolution:
+        return x
+    if side % resolution == 0:
+        return F.avg_pool2d(x, side // resolution)
+    return F.interpolate(x, size=(resolution, resolution), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 class Batches:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CENTRAL", "Boxes", "resize_boxes", "resnet_boxes", "square_boxes"]
+__all__ = ["CENTRAL", "Boxes", "fixed_boxes", "resize_boxes", "resnet_boxes", "square_boxes"]
 
 CENTRAL = 0.875  # share of the side that evaluation sees, and training's crops are drawn from all of (tpu/resnet)
 
@@ -51,6 +51,14 @@ def square_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
     """A square of 50-100 % of the area, not mirrored (Lucic et al. 2019, compare_gan's "distorted")."""
     area, place = _uniform(generator, (count,), (2, count))
     length = ((0.5 + 0.5 * area).sqrt() * side).round().long()
+    top, left = ((p * (side - length + 1)).long() for p in place)
+    return Boxes(top, left, length, length, torch.zeros_like(length, dtype=torch.bool))
+
+
+def fixed_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
+    """Squares of the size that evaluation sees, anywhere, not mirrored (BiGAN: 112 of 128 px)."""
+    (place,) = _uniform(generator, (2, count))
+    length = torch.full((count,), round(CENTRAL * side), device=generator.device)
     top, left = ((p * (side - length + 1)).long() for p in place)
     return Boxes(top, left, length, length, torch.zeros_like(length, dtype=torch.bool))
 

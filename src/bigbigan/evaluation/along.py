@@ -69,8 +69,8 @@ class Watch:
     def possible(self) -> bool:
         """Whether there is what it takes: labels and an encoder, or a feature network that does without."""
         if self.metric.kind == "quality":
-            return self.config.loss.has_encoder or self.metric.network != "encoder"
-        return self.labels is not None and self.config.loss.has_encoder and len(np.unique(self.labels)) > 1
+            return self.config.has_encoder or self.metric.network != "encoder"
+        return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels)) > 1
 
     @property
     def less_is_better(self) -> bool:

@@ -31,7 +31,7 @@ from bigbigan.evaluation.quality import (
 from bigbigan.evaluation.results import Figure
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.randomness import keyed_generator
-from bigbigan.system import sample_prior
+from bigbigan.systems import sample_prior
 
 __all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference"]
 

@@ -1,7 +1,7 @@
 """What is evaluated: a run, or any frozen encoder, so that methods made elsewhere stand on the same scale.
 
 RUN                       a run folder
-timm:NAME                 a model of timm with its published weights
+timm:NAME                 a model of timm with its published weights; timm:local-dir:FOLDER is one saved in timm's form
 hub:REPO:ENTRY            a torch.hub entry; REPO is owner/name on GitHub, or a folder with a hubconf.py
 python:MODULE:NAME        a callable: images float [N, C, R, R] in [-1, 1] to features [N, d]
 """
@@ -65,7 +65,13 @@ class Frozen(nn.Module):
         if self.mean is not None and self.std is not None:
             mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
             x = ((x + 1) / 2 - mean) / std
-        out = self.network(x)
+        try:
+            out = self.network(x)
+        except Exception as error:  # whatever a foreign network raises: images of this form are not for it
+            raise UserError(
+                f"the encoder fails on images {list(x.shape)}: {_in_one_line(error)}; "
+                "--resolution and --channels set what it is given"
+            ) from error
         if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != len(x):
             got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"the encoder gives {got} for {len(x)} images; expected a tensor [N, d] or [N, d, H, W]")
@@ -151,8 +157,11 @@ def open_subject(
         if kind == "timm":
             import timm
 
-            network = timm.create_model(name, pretrained=True, num_classes=0)
+            adapted = {} if channels is None else {"in_chans": channels}
+            network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
             expected = timm.data.resolve_model_data_config(network)
+            if resolution and resolution != expected["input_size"][-1] and hasattr(network, "set_input_size"):
+                network.set_input_size((resolution, resolution))  # its position embeddings are for one size
             resolution, channels = resolution or expected["input_size"][-1], channels or expected["input_size"][0]
             mean_std = (expected["mean"], expected["std"])
         elif kind == "hub":
@@ -166,12 +175,16 @@ def open_subject(
             channels = channels or getattr(network, "channels", None)
             mean_std = (None, None)
     except Exception as error:  # whatever a foreign module raises: the user named it
-        raise UserError(f"{spec} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{spec} cannot be loaded: {_in_one_line(error)}") from error
     channels = channels or 3
     if mean_std[0] is not None and channels != len(mean_std[0]):
         mean_std = (mean_std[0][:1] * channels, mean_std[1][:1] * channels)
     frozen = Frozen(network, device, *mean_std).to(device).eval().requires_grad_(False)
     return Subject(spec, View(resolution or 224, channels), device, frozen=frozen)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _of_run(run: Path, which: str, device: torch.device) -> Subject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from bigbigan.errors import UserError
+from bigbigan.experiments import bigan as bigan
 from bigbigan.experiments import small as small
 from bigbigan.experiments import table1 as table1
 from bigbigan.experiments.registry import EXPERIMENTS, Experiment

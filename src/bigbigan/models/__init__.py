@@ -7,11 +7,21 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bigbigan.config import Config, EncoderConfig
+from bigbigan.config import Config
+from bigbigan.errors import UserError
+from bigbigan.models.bigan import (
+    STD,
+    AlexNet,
+    ConvDiscriminator,
+    ConvGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    MLPTrunk,
+)
 from bigbigan.models.discriminator import Discriminator, ImageTrunk
 from bigbigan.models.encoder import Encoder, Posterior
 from bigbigan.models.generator import Generator
-from bigbigan.models.layers import init_orthogonal
+from bigbigan.models.layers import init_weights
 from bigbigan.models.resnet import BasicBlock, Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
 from bigbigan.randomness import keyed_generator
@@ -20,9 +30,25 @@ __all__ = ["Discriminator", "Encoder", "Generator", "Networks", "Posterior", "bu
 
 
 class Networks(NamedTuple):
-    G: Generator
+    """G: z [N, dim_z] to images in [-1, 1]. E: see `Encoder`. D: images and z (or None) to scores by name."""
+
+    G: nn.Module
     E: Encoder | None  # None in a GAN
-    D: Discriminator
+    D: nn.Module | None  # None in an autoencoder
+
+    @property
+    def encoder(self) -> Encoder:
+        """E. Raises UserError where there is none."""
+        if self.E is None:
+            raise UserError("this is a GAN: it has no encoder to encode or to reconstruct with")
+        return self.E
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """D. Raises UserError where there is none."""
+        if self.D is None:
+            raise UserError("this is an autoencoder: it has no discriminator")
+        return self.D
 
 
 def build(config: Config, device: str | torch.device = "cpu") -> Networks:
@@ -31,31 +57,55 @@ def build(config: Config, device: str | torch.device = "cpu") -> Networks:
     for name, network in networks._asdict().items():
         if network is not None:
             # Drawn on the CPU, so that a seed means the same weights on every device.
-            init_orthogonal(network, keyed_generator(config.training.seed, f"init/{name}"))
+            init_weights(network, keyed_generator(config.training.seed, f"init/{name}"))
             network.to(device=device, memory_format=torch.channels_last)
     return networks
 
 
-def construct(c: Config) -> Networks:
+def construct(config: Config) -> Networks:
     """The networks as the config describes them, weights not yet drawn."""
-    g, d = c.generator, c.discriminator
-    G = Generator(c.latent.dim, g.channels, c.data.channels, g.shared_dim, g.attention, skip_z=g.skip_z)
-    F = ImageTrunk(c.data.channels, d.channels, g.resolution, d.final_size, d.attention)
-    D = Discriminator(F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm)
-    if not c.loss.has_encoder:
-        return Networks(G, None, D)
-    E = Encoder(
-        _trunk(c.data.channels, c.encoder),
-        c.latent.dim,
-        c.encoder.head_width,
-        c.encoder.head_layers,
-        output="normal" if c.encoder.stochastic else "uniform" if c.latent.prior == "uniform" else "deterministic",
-        stdev_bias=c.encoder.stdev_bias,
+    return Networks(
+        _generator(config),
+        _encoder(config) if config.has_encoder else None,
+        _discriminator(config) if config.has_discriminator else None,
     )
-    return Networks(G, E, D)
 
 
-def _trunk(image_channels: int, e: EncoderConfig) -> nn.Module:
+def _generator(c: Config) -> nn.Module:
+    g = c.generator
+    if g.network == "mlp":
+        return MLPGenerator(c.latent.dim, g.channels, c.data.channels, g.resolution)
+    if g.network == "conv":
+        return ConvGenerator(c.latent.dim, g.channels, c.data.channels)
+    return Generator(c.latent.dim, g.channels, c.data.channels, g.shared_dim, g.attention, skip_z=g.skip_z)
+
+
+def _discriminator(c: Config) -> nn.Module:
+    d, resolution = c.discriminator, c.generator.resolution
+    if d.network == "biggan":
+        F = ImageTrunk(c.data.channels, d.channels, resolution, d.final_size, d.attention)
+        return Discriminator(F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm)
+    kind = MLPDiscriminator if d.network == "mlp" else ConvDiscriminator
+    return kind(c.data.channels, d.channels, resolution, c.latent.dim if c.loss.s_xz else 0)
+
+
+def _encoder(c: Config) -> Encoder:
+    e = c.encoder
+    of_bigan = c.system != "bigbigan"
+    if e.stochastic:
+        output = "normal"
+    else:
+        output = "deterministic" if c.latent.prior == "normal" else "sigmoid" if of_bigan else "tanh"
+    latent_std = (0.0 if c.system == "latent_regressor" else STD) if of_bigan else None
+    return Encoder(_trunk(c), c.latent.dim, e.head_width, e.head_layers, output, e.stdev_bias, latent_std)
+
+
+def _trunk(c: Config) -> nn.Module:
+    e, image_channels = c.encoder, c.data.channels
+    if e.block == "mlp":
+        return MLPTrunk(image_channels, e.widths, e.resolution)
+    if e.block == "alexnet":
+        return AlexNet(image_channels, e.widths, e.resolution)
     if e.block == "reversible":
         return RevNet(image_channels, e.widths, e.blocks_per_stage, e.stem, recompute=not e.keep_activations)
     block = Bottleneck if e.block == "bottleneck" else BasicBlock

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.models.layers import ResidualMLP
+from bigbigan.models.layers import ResidualMLP, normal
 
 __all__ = ["Encoder", "Posterior"]
 
@@ -31,20 +31,32 @@ class Encoder(nn.Module):
     Args:
         trunk: images to pooled features [N, trunk.num_features].
         dim_z: latent dimension.
-        head_width, head_layers: of the MLP.
-        output: "normal" (sampled, sigma = softplus(sigma-hat)), "deterministic", or "uniform" (tanh, to
-            match a U(-1, 1) prior).
+        head_width, head_layers: of the MLP; with no layers the features are what z is read off.
+        output: "normal" (sampled, sigma = softplus(sigma-hat)), "deterministic", "tanh" (to match a U(-1, 1) prior),
+            or "sigmoid" (likewise, 2·sigmoid - 1 and no bias: BiGAN's).
         stdev_bias: where sigma-hat's bias starts.
+        latent_std: of the last layer's initial weights; orthogonal without it.
     """
 
     def __init__(
-        self, trunk: nn.Module, dim_z: int, head_width: int, head_layers: int, output: str, stdev_bias: float
+        self,
+        trunk: nn.Module,
+        dim_z: int,
+        head_width: int,
+        head_layers: int,
+        output: str,
+        stdev_bias: float = 0.0,
+        latent_std: float | None = None,
     ) -> None:
         super().__init__()
         self.trunk, self.output, self.stdev_bias = trunk, output, stdev_bias
         self.num_features: int = trunk.num_features  # type: ignore[assignment]
-        self.head = ResidualMLP(self.num_features, head_width, head_layers, spectral_norm=False)
-        self.latent = nn.Linear(head_width, 2 * dim_z if output == "normal" else dim_z)
+        head = ResidualMLP(self.num_features, head_width, head_layers, spectral_norm=False) if head_layers else None
+        self.head = head or nn.Identity()
+        width, outputs = head_width if head else self.num_features, 2 * dim_z if output == "normal" else dim_z
+        self.latent = nn.Linear(width, outputs, bias=output != "sigmoid")
+        if latent_std is not None:
+            normal(self.latent, latent_std)
         self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only
 
     def features(self, x: Tensor) -> Tensor:
@@ -65,14 +77,20 @@ class Encoder(nn.Module):
         features = self.features(x)
         return self.posterior(features), features, self.bn_crelu(features)
 
+    def logits(self, x: Tensor) -> Tensor:
+        """What z is a nonlinear function of: images to [N, dim_z], or [N, 2·dim_z] of a "normal" output."""
+        return self.latent(self.head(self.features(x)))
+
     def posterior(self, features: Tensor) -> Posterior:
         """The latent distribution from the features of `features`."""
         out = self.latent(self.head(features))
         if self.output == "normal":
             mean, stdev_hat = out.chunk(2, dim=1)
             return Posterior(mean, F.softplus(stdev_hat + self.stdev_bias))
-        if self.output == "uniform":
+        if self.output == "tanh":
             out = torch.tanh(out)
+        elif self.output == "sigmoid":
+            out = 2 * torch.sigmoid(out) - 1
         return Posterior(out, torch.zeros_like(out))
 
     def forward(self, x: Tensor) -> Posterior:

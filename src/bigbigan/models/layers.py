@@ -6,6 +6,7 @@ Letters in shapes: N batch, C channels, H W space, D latent dimension.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,12 @@ __all__ = [
     "SNEmbedding",
     "SNLinear",
     "SelfAttention",
-    "init_orthogonal",
+    "init_weights",
+    "normal",
     "upsample",
 ]
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 BN_EPS = 1e-4  # of DeepMind's released generators
 SN_EPS = 1e-4  # likewise
@@ -210,10 +214,19 @@ class ResidualMLPBlock(nn.Module):
         return self.skip(x) + h
 
 
-def init_orthogonal(module: nn.Module, generator: torch.Generator) -> None:
-    """Orthogonal weights, zero biases (BigGAN's initialisation), drawn from `generator`."""
+def normal(layer: Layer, std: float) -> Layer:
+    """Marks a layer for `init_weights`: its weights are drawn from N(0, std²)."""
+    layer.init_std = std  # type: ignore[assignment]
+    return layer
+
+
+def init_weights(module: nn.Module, generator: torch.Generator) -> None:
+    """Orthogonal weights (BigGAN's initialisation), normal ones where a layer is marked so; biases are zero."""
     for m in module.modules():
-        if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding):
-            nn.init.orthogonal_(m.weight, generator=generator)
+        if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+            if (std := getattr(m, "init_std", None)) is None:
+                nn.init.orthogonal_(m.weight, generator=generator)
+            else:
+                nn.init.normal_(m.weight, std=std, generator=generator)
             if isinstance(getattr(m, "bias", None), nn.Parameter):
                 nn.init.zeros_(m.bias)  # type: ignore[arg-type]

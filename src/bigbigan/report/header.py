@@ -18,7 +18,7 @@ def header(run: Run) -> Html:
         "device": read_json(run.path / "environment.json").get("device", "not recorded"),
         "training images": f"{count:,}" if count else "not recorded",
         "sizes": f"G {c.generator.resolution} px, "
-        + (f"E {c.encoder.resolution} px, " if c.loss.has_encoder else "")
+        + (f"E {c.encoder.resolution} px, " if c.has_encoder else "")
         + f"z {c.latent.dim} numbers",
     }
     if c.scale:

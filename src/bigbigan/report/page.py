@@ -40,7 +40,7 @@ def write_report(run: Path, data: str | None = None) -> Path:
     known = gather(run, data)
     links, sections = [], []
     for number, (title, section) in enumerate(SECTIONS.items()):
-        if title in OF_ENCODER and not known.config.loss.has_encoder:
+        if title in OF_ENCODER and not known.config.has_encoder:
             continue
         try:
             content = section(known)

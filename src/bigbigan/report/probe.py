@@ -31,7 +31,7 @@ def probe(run: Run) -> Html:
         rows = [(v["metric"], formatted(v), *(v.get(key, "") for key in columns[1:])) for v in rest]
         figures = table(("metric", "value", *columns[1:]), rows, "numbers")
         summary = tag("summary", f"Other figures ({len(rows)}): other protocols, neighbours, image quality")
-        parts.append(tag("details", summary, figures, **({"open": ""} if len(rows) < 12 else {})))
+        parts.append(tag("details", summary, figures, **({"open": "open"} if len(rows) < 12 else {})))
     if run.damaged_results:
         parts.append(
             paragraph(f"{run.damaged_results} damaged lines of results.jsonl were passed over.", classes="warn")

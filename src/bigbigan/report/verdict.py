@@ -16,7 +16,7 @@ def verdict(run: Run) -> Html:
     few, ratio = run.own.get((FEW.format("bn_crelu"), True)), run.own.get(("reconstruction_ratio", True))
     evaluate = command("evaluate", run.path)
     kind, lead, words = "", "No verdict on the features.", list[object]()
-    if not run.config.loss.has_encoder:
+    if not run.config.has_encoder:
         lead, words = "No encoder.", ["This is a GAN: it learns to generate images and no features."]
     elif few is not None:
         pixels, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "bn_crelu"))

@@ -1,0 +1,23 @@
+"""The systems: who sees what, and what each side minimises. A module for each family, all trained by the one loop."""
+
+from __future__ import annotations
+
+from bigbigan.config import Config
+from bigbigan.models import Networks
+from bigbigan.systems.base import Outcome, System, sample_prior
+from bigbigan.systems.bigan import Autoencoder, BiGAN, LatentRegressor
+from bigbigan.systems.bigbigan import BigBiGAN
+
+__all__ = ["SYSTEMS", "BigBiGAN", "Outcome", "System", "make_system", "sample_prior"]
+
+SYSTEMS: dict[str, type[System]] = {
+    "bigbigan": BigBiGAN,
+    "bigan": BiGAN,
+    "latent_regressor": LatentRegressor,
+    "autoencoder": Autoencoder,
+}
+
+
+def make_system(config: Config, networks: Networks) -> System:
+    """The system that `config.system` names."""
+    return SYSTEMS[config.system](config, networks)

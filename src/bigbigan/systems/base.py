@@ -1,0 +1,78 @@
+"""What the training loop asks of a system: its learners, and the moves that make up a step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bigbigan.config import Config
+from bigbigan.losses import Scores
+from bigbigan.models import Networks, Posterior
+
+__all__ = ["Move", "Outcome", "System", "sample_prior"]
+
+
+def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -> Tensor:
+    """z ~ P_z: [count, dim], N(0, I) for "normal", U(-1, 1) for "uniform"."""
+    if prior == "normal":
+        return torch.randn(count, dim, generator=generator, device=generator.device)
+    return torch.rand(count, dim, generator=generator, device=generator.device) * 2 - 1
+
+
+@dataclass
+class Outcome:
+    """What a move gives: a loss for each learner that moves, and what is worth logging."""
+
+    losses: dict[str, Tensor]
+    enc: Scores = field(default_factory=dict)  # of encoder pairs, or of images alone in a GAN
+    gen: Scores = field(default_factory=dict)  # of generator pairs
+    posterior: Posterior | None = None  # q(z|x) of the batch
+
+
+Move = Callable[[Tensor, torch.Generator], Outcome]
+
+
+class System(ABC):
+    """Networks and what they play.
+
+    A *learner* is one or more networks that minimise one loss with one optimiser. A training step is a list of *moves*;
+    each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1] and a random generator, all that is random comes from it, and
+    gives the losses of the learners that it lets move.
+    """
+
+    learners: ClassVar[dict[str, str]]  # name: the letters of its networks
+
+    def __init__(self, config: Config, networks: Networks) -> None:
+        self.config, self.networks = config, networks
+        self.resolution = config.generator.resolution
+
+    @property
+    @abstractmethod
+    def moves(self) -> Sequence[Move]:
+        """The moves of a step, in order."""
+
+    def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
+        return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
+
+    def members(self, learner: str) -> dict[str, nn.Module]:
+        """The networks of a learner by letter."""
+        named = self.networks._asdict()
+        return {letter: named[letter] for letter in self.learners[learner] if named[letter] is not None}
+
+    def backward(self, losses: dict[str, Tensor]) -> None:
+        """Add the gradient of each loss to the parameters of its learner, and to no others."""
+        last = list(losses)[-1]
+        for learner, loss in losses.items():
+            inputs = [p for network in self.members(learner).values() for p in network.parameters()]
+            loss.backward(inputs=inputs, retain_graph=learner != last)
+
+    def named_members(self) -> Iterator[tuple[str, str, nn.Module]]:
+        """Learner, letter and network of all that is trained."""
+        for learner in self.learners:
+            for letter, network in self.members(learner).items():
+                yield learner, letter, network

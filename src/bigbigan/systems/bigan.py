@@ -1,0 +1,85 @@
+"""BiGAN and its companions (Donahue, Krähenbühl & Darrell 2017): logistic losses, all networks moving at once.
+
+Each batch gives every learner its gradient at the same weights, and then all of them step.
+
+    BiGAN                    D sees (x, E(x)) and (G(z), z)
+    its D without latents    a plain GAN, whose D is the feature extractor ("D" in their table)
+    latent regressor         the same GAN, and an E that learns z from G(z); jointly: G is to make z easy to find
+    autoencoder              G(E(x)) is to be x; no D
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bigbigan.data.batches import pool_to
+from bigbigan.losses import (
+    latent_regression_loss,
+    logistic_discriminator_loss,
+    logistic_encoder_generator_loss,
+    pixel_loss,
+)
+from bigbigan.models import Posterior
+from bigbigan.systems.base import Move, Outcome, System
+
+__all__ = ["Autoencoder", "BiGAN", "LatentRegressor"]
+
+
+class BiGAN(System):
+    """With s_xz a BiGAN, with s_x alone a GAN."""
+
+    learners: ClassVar = {"d": "D", "eg": "GE"}
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        return [self.move]
+
+    def move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+        """One pass through each network serves both losses: D's stops at D, the other one goes through it."""
+        G, E, _ = self.networks
+        D = self.networks.discriminator
+        z = self.sample_prior(len(x), noise)
+        q = None if E is None else E(x)
+        x_hat = G(z)
+        # Two passes: D has batch norm, and images of either kind are normalised among themselves.
+        enc = D(pool_to(x, self.resolution), None if q is None else q.mean)
+        gen = D(x_hat, None if q is None else z)
+        eg = logistic_encoder_generator_loss(enc if E is not None else {}, gen)
+        return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen, q)
+
+
+class LatentRegressor(System):
+    """A GAN, and E trained on its samples. With `loss.regression_of_g` (0.25 in the joint one) G sees E's error too."""
+
+    learners: ClassVar = {"d": "D", "eg": "GE"}
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        return [self.move]
+
+    def move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+        G, D, E = self.networks.G, self.networks.discriminator, self.networks.encoder
+        weight = self.config.loss.regression_of_g
+        z = self.sample_prior(len(x), noise)
+        x_hat = G(z)
+        enc, gen = D(pool_to(x, self.resolution), None), D(x_hat, None)
+        error = latent_regression_loss(E.logits(x_hat if weight else x_hat.detach()), z)
+        eg = logistic_encoder_generator_loss({}, gen) + (weight or 1.0) * error
+        return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen)
+
+
+class Autoencoder(System):
+    learners: ClassVar = {"eg": "GE"}
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        return [self.move]
+
+    def move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+        G, E = self.networks.G, self.networks.encoder
+        q: Posterior = E(x)
+        return Outcome({"eg": pixel_loss(pool_to(x, self.resolution), G(q.mean), self.config.loss.pixel)}, posterior=q)

@@ -1,0 +1,74 @@
+"""BigBiGAN's game (Donahue & Simonyan 2019, Section 2).
+
+    encoder pairs    (x, E(x))   x from the data
+    generator pairs  (G(z), z)   z from P_z
+
+D scores both kinds; the losses are in `bigbigan.losses`. A step is `d_steps` moves of D, then one of G and E together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bigbigan.data.batches import pool_to
+from bigbigan.losses import discriminator_loss, encoder_generator_loss
+from bigbigan.models import Posterior
+from bigbigan.systems.base import Move, Outcome, System
+
+__all__ = ["BigBiGAN"]
+
+
+class Pairs(NamedTuple):
+    """Without E (a GAN) there are images alone, and no latents."""
+
+    x_hat: Tensor  # G(z)
+    z: Tensor | None
+    z_hat: Tensor | None  # of E(x)
+    posterior: Posterior | None
+
+
+class BigBiGAN(System):
+    learners: ClassVar = {"d": "D", "eg": "GE"}
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        return [self.discriminator_move] * self.config.training.d_steps + [self.encoder_generator_move]
+
+    def _pairs(self, x: Tensor, noise: torch.Generator) -> Pairs:
+        G, E, _ = self.networks
+        z = self.sample_prior(len(x), noise)
+        if E is None:
+            return Pairs(G(z), None, None, None)
+        q = E(x)
+        z_hat = q.sample(torch.randn(q.mean.shape, generator=noise, device=x.device))
+        return Pairs(G(z), z, z_hat, q)
+
+    def discriminator_move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+        """L_D of one batch."""
+        D = self.networks.discriminator
+        with torch.no_grad():  # pairs are made without gradient to G and E
+            x_hat, z, z_hat, _ = self._pairs(x, noise)
+        images = torch.cat([pool_to(x, self.resolution), x_hat])
+        latents = None if z is None or z_hat is None else torch.cat([z_hat, z])
+        scores = D(images, latents)  # no batch norm in D: one pass equals two
+        enc = {name: s[: len(x)] for name, s in scores.items()}
+        gen = {name: s[len(x) :] for name, s in scores.items()}
+        return Outcome({"d": discriminator_loss(enc, gen, self.config.loss.hinge == "sum")}, enc, gen)
+
+    def encoder_generator_move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+        """L_EG of one batch. D is used as it is and gets no gradient.
+
+        E's gradient comes through encoder pairs only, G's through generator pairs only. As x and z are given,
+        F(x) and H(z) need no graph; two passes through D let autograd see that.
+        """
+        D = self.networks.discriminator
+        D.eval().requires_grad_(False)  # eval: the power iteration belongs to D's own moves
+        x_hat, z, z_hat, q = self._pairs(x, noise)
+        enc = {} if z_hat is None else D(pool_to(x, self.resolution), z_hat)
+        gen = D(x_hat, z)
+        D.train().requires_grad_(True)
+        return Outcome({"eg": encoder_generator_loss(enc, gen)}, posterior=q)
