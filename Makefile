@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+INTEROP = .venv-interop
 RUN ?= runs/digits
 
-.PHONY: setup demo test test-slow lint figures bench clean
+.PHONY: setup demo test test-slow test-interop lint figures bench clean
 
 setup: $(VENV)/.ready
 
@@ -27,6 +28,16 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# With timm and torchvision, in an environment of their own: the package and all other tests do without.
+test-interop: $(INTEROP)/.ready
+	$(INTEROP)/bin/python -m pytest tests/interop
+
+$(INTEROP)/.ready: pyproject.toml constraints.txt tests/interop/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r tests/interop/requirements.txt
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,4 +50,4 @@ bench: setup
 	$(BIN)/python tools/bench.py
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(INTEROP) runs build dist
