@@ -1,5 +1,8 @@
 """Nearest neighbours agree with scikit-learn, in every distance, however the references are cut."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -54,3 +57,48 @@ def test_cosine_votes_are_weighted_by_similarity():
 def test_more_neighbours_than_references():
     x, y = blobs(8, 5, 0)
     assert 0 <= knn_accuracies(x, y, x, y, [(50, "l2")])[50, "l2"] <= 100
+
+
+def memory(field: str) -> float:
+    """MiB this process holds (VmRSS), or has held at most since `forget_peak` (VmHWM)."""
+    found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_a_million_references_take_no_more_memory_than_a_part_of_them():
+    """Five neighbours of each query, at angles of 0.1 to 0.5 and of any length, are hidden in 1 GiB of noise."""
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((1_000_000, 256), dtype=np.float32)
+    queries = rng.standard_normal((1_000, 256), dtype=np.float32)
+    planted = rng.permutation(len(references))[:5_000].reshape(1_000, 5)
+    ahead = unit(queries, 2)
+    for rank, angle in enumerate((0.1, 0.2, 0.3, 0.4, 0.5)):
+        aside = rng.standard_normal(queries.shape, dtype=np.float32)
+        aside -= (aside * ahead).sum(1, keepdims=True) * ahead
+        near = np.cos(angle) * ahead + np.sin(angle) * unit(aside, 2)
+        references[planted[:, rank]] = near * rng.uniform(0.1, 10, (1_000, 1))
+    labels, truth = rng.integers(10, size=len(references)), rng.integers(10, size=len(queries))
+    labels[planted] = truth[:, None]
+
+    def grown(search):
+        forget_peak()
+        before = memory("VmRSS")
+        found = search()
+        return memory("VmHWM") - before, found
+
+    for distance in ("l2", "cosine"):
+        tensors = torch.from_numpy(queries), torch.from_numpy(references)
+        more, (_, found) = grown(lambda t=tensors, d=distance: nearest(*t, 5, d))
+        assert np.array_equal(found.numpy(), planted), distance
+        assert more < 300, distance
+    wanted = [(k, distance) for k in (1, 5) for distance in ("l2", "cosine")]
+    more, accuracies = grown(lambda: knn_accuracies(references, labels, queries, truth, wanted))
+    assert accuracies == dict.fromkeys(wanted, 100.0)
+    assert more < 300
