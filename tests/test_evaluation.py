@@ -79,7 +79,7 @@ def test_a_lead_is_taken_draw_by_draw():
 def test_unchanged_notices_a_weight_and_a_statistic():
     E = build(tiny_config()).E
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
-    fill_statistics(E, pixels, seed=0, batches=2, size=8)
+    fill_statistics(E, E.all_outputs, pixels, seed=0, batches=2)
     with unchanged(E):
         encoder_features(E, pixels)
     with pytest.raises(AssertionError, match="encoder changed"), unchanged(E), torch.no_grad():
@@ -92,8 +92,8 @@ def test_unchanged_notices_a_weight_and_a_statistic():
 def test_features_do_not_depend_on_the_batch_size():
     E = build(tiny_config()).E
     pixels = np.random.default_rng(0).integers(0, 256, (33, 1, 8, 8), dtype=np.uint8)
-    fill_statistics(E, pixels, seed=0, batches=2, size=16)
-    a, b = encoder_features(E, pixels, 33), encoder_features(E, pixels, 7)
+    fill_statistics(E, E.all_outputs, pixels, seed=0, batches=2)
+    a, b = encoder_features(E, pixels, batch_size=33), encoder_features(E, pixels, batch_size=7)
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_features_do_not_depend_on_the_batch_size():
 def test_mirrored_features_are_those_of_mirrored_images():
     E = build(tiny_config()).E
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
-    fill_statistics(E, pixels, seed=0, batches=2, size=16)
+    fill_statistics(E, E.all_outputs, pixels, seed=0, batches=2)
     flipped = np.ascontiguousarray(pixels[..., ::-1])
     np.testing.assert_allclose(
         encoder_features(E, pixels, mirrored=True)["avepool"], encoder_features(E, flipped)["avepool"], rtol=1e-5

@@ -14,6 +14,8 @@ CASES = {
     "cifar10": ("small/cifar10", "cifar10:{}/cifar10/cifar10-jpeg.tar.gz", 50_000),
     "medmnist npz": ("small/mnist", "{}/medical/pneumoniamnist.npz", 4_708),
     "blood cells, archive": ("small/folder64", "{}/medical/bccd-cells-64.tar.gz", 2_804),
+    "fully connected": ("bigan/mnist", "mnist:{}/mnist", 60_000),
+    "photographs, AlexNet": ("bigan/imagenet", "{}/caltech101/caltech101-128.tar.gz", 6_286),
     "photographs, archive": ("small/folder64", "{}/caltech101/caltech101-128.tar.gz", 6_286),
 }
 

@@ -19,7 +19,7 @@ from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
-FILES = ["README.md", "docs/evaluation.md", "docs/experiments.md", "docs/table1.md"]
+FILES = ["README.md", "docs/bigan.md", "docs/evaluation.md", "docs/experiments.md", "docs/table1.md"]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
@@ -111,7 +111,7 @@ def table1(lines: list[dict[str, Any]]) -> str:
         "|---|---|---|---|" + "---|" * (len(parts) + 1),
     ]
     for name, e in EXPERIMENTS.items():
-        if e.table_row is None:
+        if not name.startswith("table1/") or e.table_row is None:
             continue
         cells = [e.published.get(column, "–") for column in ("IS", "FID", "Cls.")]
         for part in parts:
@@ -190,11 +190,50 @@ def reversible_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def bigan(lines: list[dict[str, Any]], dataset: str) -> str:
+    """BiGAN's table as `bigbigan table bigan` prints it."""
+    return as_markdown(fill("bigan", lines, dataset=dataset))
+
+
+def bigan_more(lines: list[dict[str, Any]]) -> str:
+    """Raw pixels, and logistic regression on the same features, for each method and data set."""
+    rows = {"raw pixels": "pixels"} | {
+        e.table_row.removeprefix("BiGAN's table, "): "avepool" if e.config().has_encoder else "discriminator"
+        for e in EXPERIMENTS.values()
+        if e.table_row and e.table_row.startswith("BiGAN's table")
+    }
+    names = {e.table_row: e.name for e in EXPERIMENTS.values()}
+    columns = ("knn1_euclidean_{}", "top1_linear_{}", "top1_linear_{}_10perclass")
+    out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
+    for dataset in ("mnist", "fashion-mnist"):
+        for row, feature in rows.items():
+            experiment = names.get(f"BiGAN's table, {row}", "bigan/mnist")
+            found = [x for x in lines if x["experiment"] == experiment and x["dataset"] == dataset]
+            cells = [cell(newest(found, experiment, m.format(feature), row != "raw pixels")) for m in columns]
+            out.append(f"| {dataset} | {row} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def bigan_speed(lines: list[dict[str, Any]]) -> str:
+    """Steps a second of bigan/mnist and of a plain loop, by device."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/bench_bigan.py")]
+    found = newest_by(chosen, "device", "metric")
+    out = ["| device | ours, steps a second | plain | ratio |", "|---|---|---|---|"]
+    for device in dict.fromkeys(x["device"] for x in chosen):
+        ours, plain, ratio = (found[device, f"steps_per_second_{m}"] for m in ("ours", "plain", "over_plain"))
+        out.append(f"| {device} | {ours:.1f} | {plain:.1f} | {ratio:.2f} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | |"])
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
     "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
+    "bigan": lambda lines: bigan(lines, "mnist"),
+    "bigan_fashion": lambda lines: bigan(lines, "fashion-mnist"),
+    "bigan_more": bigan_more,
+    "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
     "full_size": full_size_table,

@@ -160,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--scale", type=int, default=0, metavar="S", help="of rows trained smaller: S px (32 or 64) stand for 128"
     )
+    sub.add_argument("--dataset", metavar="NAME", help="result lines of this data set alone, such as fashion-mnist")
     sub.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of result lines (default results)"
     )
@@ -408,7 +409,7 @@ def _table(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in read_results(path)]
-    table = fill(options.name, lines, options.scale)
+    table = fill(options.name, lines, options.scale, options.dataset)
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
 
 

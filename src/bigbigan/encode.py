@@ -45,7 +45,7 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
     for name, images in source.splits.items():
         c = model.config
         pixels, kept = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, source)
-        found = encoder_features(model.encoder, pixels)
+        found = encoder_features(model.encoder, pixels, [feature.removesuffix("_feat") for feature in features])
         columns["filename"].append(np.array([images.files[i] for i in kept]))
         columns["split"].append(np.full(len(kept), name))
         columns["label"].append(np.full(len(kept), -1) if images.labels is None else images.labels[kept])

@@ -91,7 +91,7 @@ class Watch:
         parts = []
         for part in np.array_split(indices, max(1, len(indices) // 5_000)):
             pixels = self.batches.middle(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
-            parts.append(encoder_features(E, pixels, mirrored=mirrored))
+            parts.append(encoder_features(E, pixels, [self.metric.feature], mirrored=mirrored))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _few(self, E: Encoder, m: Metric, labels: np.ndarray) -> float:
@@ -110,7 +110,7 @@ class Watch:
         if augment.endswith("_crop"):
             b = self.batches
             crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only=torch.from_numpy(self.rest))
-            batches = live_batches(E, crops, labels, device)
+            batches = live_batches(E, [m.feature], crops, labels, device)
         else:
             views = [self._features(E, self.rest)]
             views += [self._features(E, self.rest, mirrored=True)] if augment == "flip" else []

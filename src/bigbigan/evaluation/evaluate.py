@@ -29,7 +29,7 @@ from bigbigan.evaluation.linear import (
     top_accuracy,
     train_heads,
 )
-from bigbigan.evaluation.metrics import Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.metrics import FEATURES, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import few_label_linear, linear, over_draws
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
@@ -107,7 +107,8 @@ def evaluate(
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
     """
     began = time.perf_counter()
-    chosen = parse_metrics(metrics) if metrics else None
+    if metrics:
+        parse_metrics(metrics)  # a misspelt name is told before anything is read
     subject = open_subject(str(spec), resolution, channels, checkpoint)
     data = data or subject.data
     if data is None:
@@ -116,8 +117,12 @@ def evaluate(
     train, test = load_labelled(source, subject.view, subject.seed)
     e = Evaluation(subject, source, train, test, command, progress)
     e.spent["reading"] = time.perf_counter() - began
-    wanted = _allowed(e, chosen)
-    parts = [(kind, [m for m in wanted if kind in _kinds(m, subject)]) for kind in subject.kinds]
+    wanted = _allowed(e, metrics)
+    parts = [
+        (kind, [m for m in wanted if kind in _kinds(m, subject) and (m.feature == "discriminator") == of_d])
+        for kind in subject.kinds
+        for of_d in (False, True)
+    ]
     images = [m for m in wanted if m.kind in ("quality", "reconstruction")]
     bar = tqdm(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
     for kind, ours in parts:
@@ -128,7 +133,7 @@ def evaluate(
         _measure_images(e, images)
     bar.update()
     bar.close()
-    if chosen is None:
+    if not metrics:
         went = {part: round(seconds, 1) for part, seconds in e.spent.items()}
         total = {"evaluation_seconds": Figure(time.perf_counter() - began, protocol=went)}
         e.lines += result_lines(subject, source, test.name, len(test), total, True, began, command)
@@ -143,13 +148,23 @@ def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
     return ("pixels",) if metric.feature == "pixels" else subject.kinds[1:]
 
 
-def _allowed(e: Evaluation, chosen: list[Metric] | None) -> list[Metric]:
-    """The metrics to measure: the chosen ones, if they can be; by default those that can."""
-    model, has_encoder = e.subject.model, e.subject.model is None or e.subject.model.networks.E is not None
+def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
+    """The metrics to measure: those asked for by name, if they can be; of those that a `*` stands for, and by default,
+    the ones that can."""
+    model = e.subject.model
+    has_encoder = model is None or model.networks.E is not None
+    D = None if model is None else model.networks.D
+    layers = model is not None and model.networks.E is not None and hasattr(model.networks.E.trunk, "maps")
+    sees_images = D is not None and bool(D.sees_images_alone)
+
+    def of_encoder(m: Metric) -> bool:
+        return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
+
     needs: dict[str, Callable[[Metric], bool]] = {
-        f"an encoder; {e.subject.experiment} is a GAN: it has no encoder": lambda m: (
-            has_encoder or (m.kind == "quality" and m.network != "encoder")
-        ),
+        f"an encoder; {e.subject.experiment} is a GAN: it has no encoder": lambda m: has_encoder or not of_encoder(m),
+        "latents; an encoder made elsewhere has none": lambda m: model is not None or m.feature != "z_mean",
+        "a discriminator that looks at images alone": lambda m: sees_images or m.feature != "discriminator",
+        "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),
         "a generator; an encoder made elsewhere has none": lambda m: (
             model is not None or m.kind not in ("quality", "reconstruction")
         ),
@@ -158,19 +173,22 @@ def _allowed(e: Evaluation, chosen: list[Metric] | None) -> list[Metric]:
         ),
         f"a test split, which {e.source.spec} has not": lambda m: m.reference != "test" or "test" in e.source.splits,
     }
-    if chosen is None:
-        found = default_metrics(ready_networks(e.source.name, has_encoder and model is not None))
-        found = [m for m in found if all(fits(m) for fits in needs.values())]
-        if not found:
-            raise UserError(
-                f"{e.subject.experiment}: nothing can be measured without an encoder and without a feature network; "
-                "train one: bigbigan feature-network mnist-cnn --data SOURCE"
-            )
-        return found
+    if asked is None:
+        networks = ready_networks(e.source.name, has_encoder and model is not None)
+        found = default_metrics(networks, FEATURES if has_encoder else ("pixels", "discriminator"))
+    else:
+        found = parse_metrics(asked)
+    able = [m for m in found if all(fits(m) for fits in needs.values())]
     for what, fits in needs.items():
-        if lacking := [m.name for m in chosen if not fits(m)]:
+        lacking = [m.name for m in found if not fits(m)]
+        if asked is not None and lacking and (set(lacking) & set(asked) or not able):
             raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}")
-    return chosen
+    if not able:
+        raise UserError(
+            f"{e.subject.experiment}: nothing can be measured without an encoder and without a feature network; "
+            "train one: bigbigan feature-network mnist-cnn --data SOURCE"
+        )
+    return able
 
 
 def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
@@ -180,14 +198,19 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
     assert test.labels is not None
     y, truth = train.labels, test.labels
     names = list(dict.fromkeys(m.feature for m in metrics))
-    encoder = None if kind == "pixels" else e.subject.encoder(kind, train.pixels)
+    if kind == "pixels":
+        encoder = None
+    elif names == ["discriminator"]:
+        encoder = e.subject.discriminator(kind, train.pixels)
+    else:
+        encoder = e.subject.encoder(kind, train.pixels)
     trained = kind == "trained"
 
     def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
         if encoder is None:
             return {"pixels": pixel_features(split.pixels, mirrored)}
         with unchanged(encoder):
-            return encoder_features(encoder, split.pixels, mirrored=mirrored)
+            return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
 
     start = time.perf_counter()
     known, new = features(train), features(test)
@@ -205,7 +228,9 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
             start = time.perf_counter()
         if by_rank := {(m.k, m.distance): m.name for m in ours if m.kind == "knn"}:
             found = knn_accuracies(*arrays, by_rank, device)
-            e.note(start, trained, test.name, {by_rank[key]: Figure(value) for key, value in found.items()})
+            protocol = {"references": len(y)}
+            figures = {by_rank[key]: Figure(value, protocol=protocol) for key, value in found.items()}
+            e.note(start, trained, test.name, figures)
     # Longer first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
     for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
         ours = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
@@ -235,7 +260,7 @@ def _measure_heads(
     if augment.endswith("_crop") and encoder is not None:
         stored, only = torch.from_numpy(train.stored), torch.from_numpy(rest)
         crops = Batches(stored, BATCH, 0, augment, train.resolution, only)
-        batches = live_batches(encoder, crops, train.labels, device)
+        batches = live_batches(encoder, names, crops, train.labels, device)
     else:
         views = [known] + ([features(train, mirrored=True)] if augment == "flip" else [])
         kept = [{name: view[name][rest] for name in names} for view in views]
@@ -266,9 +291,9 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
     model = e.subject.model
     assert model is not None
     start = time.perf_counter()
-    if any(m.kind == "reconstruction" for m in metrics):
-        figure = Figure(reconstruction_ratio(model, e.test.pixels))
-        e.note(start, True, e.test.name, {"reconstruction_ratio": figure})
+    if wanted := {m.name for m in metrics if m.kind == "reconstruction"}:
+        errors = reconstruction_errors(model, e.test.pixels)
+        e.note(start, True, e.test.name, {name: Figure(v) for name, v in errors.items() if name in wanted})
     quality = [m for m in metrics if m.kind == "quality"]
     for network in dict.fromkeys(m.network for m in quality):
         start = time.perf_counter()
@@ -280,14 +305,18 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
             start = time.perf_counter()
 
 
-def reconstruction_ratio(model: Model, pixels: np.ndarray, most: int = 2000) -> float:
-    """Mean ‖x − G(E(x))‖ over that of x with another image's reconstruction; 1 means nothing learned."""
-    error = shuffled = 0.0
-    for chunk in torch.from_numpy(pixels[:most]).split(500):
-        if len(chunk) < 2:
-            continue
-        x_hat = model.reconstruct(chunk).cpu()
-        x = pool_to(model.prepare(chunk).cpu(), x_hat.shape[-1])
-        error += float((x - x_hat).flatten(1).norm(dim=1).sum())
-        shuffled += float((x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).sum())
-    return error / shuffled
+def reconstruction_errors(model: Model, pixels: np.ndarray, most: int = 10_000) -> dict[str, float]:
+    """Mean ‖x − G(E(x))‖₂ with pixels in [0, 1]; the same with another image's reconstruction; and their ratio, which
+    is 1 where nothing is learned. By name of metric."""
+    error = mismatched = 0.0
+    pixels = pixels[:most]
+    for chunk in np.array_split(pixels, max(1, len(pixels) // 500)):
+        x_hat = model.reconstruct(torch.from_numpy(chunk)).cpu()
+        x = pool_to(model.prepare(torch.from_numpy(chunk)).cpu(), x_hat.shape[-1])
+        error += float((x - x_hat).flatten(1).norm(dim=1).sum()) / 2
+        mismatched += float((x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).sum()) / 2
+    return {
+        "reconstruction_error": error / len(pixels),
+        "reconstruction_error_mismatched": mismatched / len(pixels),
+        "reconstruction_ratio": error / mismatched,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,36 +14,62 @@ from torch import Tensor, nn
 
 from bigbigan.averaging import standing_statistics
 from bigbigan.data.batches import to_float
-from bigbigan.models.encoder import Encoder
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["digest", "encoder_features", "fill_statistics", "pixel_features", "unchanged"]
+__all__ = ["digest", "encoder_features", "fill_statistics", "outputs", "pixel_features", "unchanged"]
 
 PIXELS_SIDE = 64
+LAYER_MOST = 9_216  # numbers that a layer's map is pooled to; AlexNet's own pool5 has as many
+USUAL = ("avepool", "bn_crelu")
 
 
 @torch.no_grad()
 def encoder_features(
-    encoder: Any, pixels: np.ndarray, batch_size: int = 500, mirrored: bool = False
+    encoder: Any,
+    pixels: np.ndarray,
+    names: Sequence[str] = USUAL,
+    *,
+    batch_size: int = 500,
+    mirrored: bool = False,
 ) -> dict[str, np.ndarray]:
-    """AvePool, BN+CReLU and z_mean of uint8 images [N, C, R, R], or of their mirror images; each float32 [N, d].
-
-    `encoder` has `features`, `bn_crelu` and, if it has latents, `posterior`.
-    """
+    """Features by name of uint8 images [N, C, R, R], or of their mirror images; each float32 [N, d]. See `outputs`."""
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     for chunk in torch.from_numpy(pixels).split(batch_size):
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
-        for name, value in outputs(encoder, x.flip(3) if mirrored else x).items():
+        for name, value in outputs(encoder, x.flip(3) if mirrored else x, names).items():
             parts.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
 
-def outputs(encoder: Any, x: Tensor) -> dict[str, Tensor]:
-    """What `encoder_features` gives, of images float [N, C, R, R] in [-1, 1]."""
-    avepool = encoder.features(x)
-    out = {"avepool": avepool, "bn_crelu": encoder.bn_crelu(avepool)}
-    return out | {"z_mean": encoder.posterior(avepool).mean} if hasattr(encoder, "posterior") else out
+def outputs(encoder: Any, x: Tensor, names: Sequence[str] = USUAL) -> dict[str, Tensor]:
+    """Features by name of images float [N, C, R, R] in [-1, 1], each [N, d].
+
+    avepool         what E's trunk gives; of BiGAN's E the last hidden layer
+    bn_crelu        of that, Section 3.2
+    z_mean          E(x)
+    conv1 .. conv5  of an AlexNet trunk, pooled to at most 9,216 numbers
+    discriminator   of a D that is handed in as `encoder`, the layer before its score
+    """
+    layers = [name for name in names if name.startswith("conv")]
+    maps = encoder.trunk.maps(x) if layers else []
+    out = {name: _pooled(maps[int(name.removeprefix("conv")) - 1]) for name in layers}
+    if len(layers) == len(names):
+        return out
+    features = encoder.features(x)
+    known: dict[str, Callable[[], Tensor]] = {
+        "avepool": lambda: features,
+        "discriminator": lambda: features,
+        "bn_crelu": lambda: encoder.bn_crelu(features),
+        "z_mean": lambda: encoder.posterior(features).mean,
+    }
+    return out | {name: known[name]() for name in names if name in known}
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    """[N, C, H, W] averaged over an even grid of places, the finest with no more than LAYER_MOST numbers."""
+    side = min(maps.shape[-1], int((LAYER_MOST / maps.shape[1]) ** 0.5))
+    return F.adaptive_avg_pool2d(maps, side).flatten(1)
 
 
 def pixel_features(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
@@ -55,16 +81,26 @@ def pixel_features(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float32) / 255
 
 
-def fill_statistics(encoder: Encoder, pixels: np.ndarray, seed: int, batches: int = 16, size: int = 256) -> None:
-    """Standing statistics for an encoder outside a run, such as an untrained one; from images, without labels."""
+def fill_statistics(
+    network: nn.Module, through: Callable[[Tensor], object], pixels: np.ndarray, seed: int, batches: int = 16
+) -> None:
+    """Standing statistics for a network outside a run, such as an untrained one; from images, without labels.
+
+    Args:
+        network: whose batch norms are filled.
+        through: takes images float [256, C, R, R] in [-1, 1] through it.
+        pixels: uint8 [N, C, R, R].
+        seed: which images.
+        batches: of 256 images.
+    """
     noise = keyed_generator(seed, "standing")
-    device = next(encoder.parameters()).device
+    device = next(network.parameters()).device
 
     def run() -> object:
-        picks = torch.randint(len(pixels), (size,), generator=noise)
-        return encoder.all_outputs(to_float(torch.from_numpy(pixels)[picks].to(device)))
+        picks = torch.randint(len(pixels), (256,), generator=noise)
+        return through(to_float(torch.from_numpy(pixels)[picks].to(device)))
 
-    standing_statistics(encoder, encoder, (run for _ in range(batches)))
+    standing_statistics(network, network, (run for _ in range(batches)))
 
 
 @contextmanager

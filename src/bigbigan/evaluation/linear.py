@@ -139,11 +139,13 @@ def top_accuracy(
     return {key: 100 * int(count) / len(labels) for key, count in zip(heads.keys, right, strict=True)}
 
 
-def live_batches(encoder: nn.Module, crops: Batches, labels: np.ndarray, device: torch.device) -> FeatureBatches:
+def live_batches(
+    encoder: nn.Module, names: Sequence[str], crops: Batches, labels: np.ndarray, device: torch.device
+) -> FeatureBatches:
     """Endless batches of features of fresh training crops, for augmentations too many to keep.
 
     Args:
-        encoder: with `features` and `bn_crelu`.
+        encoder, names: see `bigbigan.evaluation.features.outputs`.
         crops: batches of the images.
         labels: [N], of those images.
         device: the encoder's.
@@ -152,6 +154,6 @@ def live_batches(encoder: nn.Module, crops: Batches, labels: np.ndarray, device:
     number = 0
     while True:
         with torch.no_grad():
-            features = outputs(encoder, crops.batch(number).to(device))
+            features = outputs(encoder, crops.batch(number).to(device), names)
         yield features, y[crops.indices(number)].to(device)
         number += 1

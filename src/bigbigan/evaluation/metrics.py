@@ -10,10 +10,12 @@
     fid10k_SPLIT_NET          of 10,000 samples against all images of SPLIT (train or test)  bigbigan.evaluation.quality
     kid10k_, precision10k_, recall10k_SPLIT_NET     likewise; of 50,000 with 50k
     is10k_NET                 Inception Score, 10 parts
-    reconstruction_ratio      error of G(E(x)) over that of another image's
+    reconstruction_error      mean of ‖x - G(E(x))‖₂, pixels in [0, 1]; ..._mismatched: of x and another image's G(E(x))
+    reconstruction_ratio      the one over the other
 
-F is pixels, avepool or bn_crelu; NET is what gives features to compare images by: inception, encoder (the run's own),
-or an in-domain classifier (bigbigan.evaluation.networks).
+F is pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator (not by Table 1's and 2's
+classifiers), conv1 .. conv5 (bigbigan.evaluation.features). NET is what gives features to compare images by: inception,
+encoder (the run's own), or an in-domain classifier (bigbigan.evaluation.networks).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from bigbigan.errors import UserError
 __all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "Metric", "default_metrics", "parse_metrics"]
 
 FEATURES = ("pixels", "avepool", "bn_crelu")
+NAMED_FEATURES = ("z_mean", "discriminator", "conv1", "conv2", "conv3", "conv4", "conv5")
 NEIGHBOURS = (1, 5, 25, 50)
 DISTANCES = ("l1", "l2", "cosine", "euclidean")
 BY_NAME_ONLY = ("l1", "euclidean")  # l1 takes minutes for 60,000 references; euclidean is for BiGAN's table
@@ -55,11 +58,12 @@ class Metric:
 
 
 def _known() -> dict[str, Metric]:
-    found = [Metric("reconstruction_ratio", "reconstruction")]
-    for f in FEATURES:
+    reconstruction = ("reconstruction_ratio", "reconstruction_error", "reconstruction_error_mismatched")
+    found = [Metric(name, "reconstruction") for name in reconstruction]
+    for f in (*FEATURES, *NAMED_FEATURES):
         found.append(Metric(f"top1_linear_{f}", "linear", f))
         found.append(Metric(f"top1_linear_{f}_10perclass", "few_linear", f))
-        for protocol, top in product(("table1", "sweep5k", "sweep100k"), (1, 5)):
+        for protocol, top in product(("table1", "sweep5k", "sweep100k") if f != "discriminator" else (), (1, 5)):
             found.append(Metric(f"top{top}_{protocol}_{f}", "heads", f, top=top, protocol=protocol))
         for k, distance in product(NEIGHBOURS, DISTANCES):
             found.append(Metric(f"knn{k}_{distance}_{f}", "knn", f, k=k, distance=distance))
@@ -81,7 +85,8 @@ KNOWN = _known()
 
 
 def parse_metrics(names: Iterable[str]) -> list[Metric]:
-    """Metrics by name; `*` stands for any characters, as in "knn*_avepool" or "*_sweep5k_*".
+    """Metrics by name; `*` stands for any characters, as in "knn*_avepool" or "*_sweep5k_*", but not for features that
+    are measured only where named.
 
     Raises:
         UserError: a name that is not known, or a pattern nothing fits.
@@ -89,7 +94,11 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
     found: dict[str, Metric] = {}
     for name in names:
         pattern = re.compile(re.escape(name.strip()).replace(r"\*", ".*"))
-        fitting = {known: m for known, m in KNOWN.items() if pattern.fullmatch(known)}
+        fitting = {
+            known: m
+            for known, m in KNOWN.items()
+            if pattern.fullmatch(known) and (m.feature not in NAMED_FEATURES or m.feature in name)
+        }
         if not fitting:
             raise UserError(
                 f"--metrics {name}: unknown; known are names such as top1_linear_bn_crelu, top1_sweep5k_avepool, "
@@ -100,16 +109,17 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
     return list(found.values())
 
 
-def default_metrics(networks: Iterable[str]) -> list[Metric]:
-    """What `evaluate` measures when not told: everything but what takes long on a CPU (100,000 steps, 50,000 samples,
-    l1 neighbours) and top-5 accuracies; image quality against the training images, by those of `networks` that can be
-    compared with other runs, or by the run's own encoder where there is no other."""
+def default_metrics(networks: Iterable[str], features: Iterable[str] = FEATURES) -> list[Metric]:
+    """What `evaluate` measures of `features` when not told: everything but what takes long on a CPU (100,000 steps,
+    50,000 samples, l1 neighbours) and top-5 accuracies; image quality against the training images, by those of
+    `networks` that can be compared with other runs, or by the run's own encoder where there is no other."""
     networks = set(networks)
     networks = networks - {"encoder"} or networks
     return [
         m
         for m in KNOWN.values()
-        if m.protocol != "sweep100k"
+        if (not m.feature or m.feature in features)
+        and m.protocol != "sweep100k"
         and m.top == 1
         and m.distance not in BY_NAME_ONLY
         and m.samples <= 10_000

@@ -8,6 +8,7 @@ python:MODULE:NAME        a callable: images float [N, C, R, R] in [-1, 1] to fe
 
 from __future__ import annotations
 
+import copy
 import importlib
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.data import Source
-from bigbigan.data.batches import to_float
+from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.results import Figure, ResultLine
@@ -93,6 +94,17 @@ class Frozen(nn.Module):
         return torch.cat([F.relu(h), F.relu(-h)], dim=1)
 
 
+class DiscriminatorFeatures(nn.Module):
+    """D as a feature extractor (BiGAN's baseline "D"): `features` of images at E's resolution, in [-1, 1]."""
+
+    def __init__(self, D: nn.Module, resolution: int) -> None:
+        super().__init__()
+        self.D, self.resolution = D, resolution
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.D.features(pool_to(x, self.resolution))  # type: ignore[operator]
+
+
 @dataclass
 class Subject:
     """What is evaluated, and what its result lines say of it."""
@@ -118,7 +130,7 @@ class Subject:
         return ("pixels", "trained") if self.model is None else ("pixels", "untrained", "trained")
 
     def encoder(self, kind: str, pixels: np.ndarray) -> nn.Module:
-        """The encoder of a kind, in evaluation mode; `pixels` uint8 [N, C, R, R] fill an untrained one's statistics."""
+        """The encoder of a kind, in evaluation mode; training images, uint8 [N, C, R, R], fill its statistics."""
         if self.frozen is not None:
             if self.frozen.feature_mean is None:
                 self.frozen.fit(pixels)
@@ -126,11 +138,18 @@ class Subject:
         assert self.model is not None
         if kind == "trained":
             return self.model.encoder
-        encoder = build(self.model.config).E
-        assert encoder is not None  # its trained twin was asked for before
-        encoder.to(self.device)
-        fill_statistics(encoder, pixels, self.seed)
+        encoder = build(self.model.config, self.device).encoder
+        fill_statistics(encoder, encoder.all_outputs, pixels, self.seed)
         return encoder
+
+    def discriminator(self, kind: str, pixels: np.ndarray) -> nn.Module:
+        """Likewise the discriminator, for its features of images alone."""
+        assert self.model is not None
+        networks = self.model.networks if kind == "trained" else build(self.model.config, self.device)
+        D = DiscriminatorFeatures(networks.discriminator, self.model.config.generator.resolution)
+        D = copy.deepcopy(D) if kind == "trained" else D  # the run's own is left as it is
+        fill_statistics(D, D.features, pixels, self.seed, self.model.config.log.standing_batches)
+        return D
 
 
 def open_subject(

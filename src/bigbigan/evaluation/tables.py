@@ -2,14 +2,14 @@
 
 Ours is the median over seeds, with mean ± standard deviation where there are several; published figures are as printed.
 A column compares like with like: all its figures are of one metric, data set, number of steps and change of settings,
-the group that fills most rows.
+the group that fills most rows. Lines are of one data set where the caller says which.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 from typing import Any
@@ -28,11 +28,13 @@ FROZEN = ("timm:", "hub:", "python:")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a published table; `experiment` is ours for it, None where there is none to be."""
+    """A line of a published table; `experiment` is ours for it, None where there is none to be. `feature` is what is
+    scored of it instead of E's: its lines count as if they were of E's."""
 
     title: str
     experiment: str | None
     published: dict[str, str]
+    feature: str = "avepool"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Column:
 
     title: str
     metrics: tuple[str, ...]
+    untrained: bool = False  # a column of our own: the same of networks before their first step
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ def _quality(measure: str, split: str = "") -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _of_experiments(table: str) -> Iterator[Row]:
+    """The rows whose experiments say that they are of this table."""
+    for e in EXPERIMENTS.values():
+        if e.table_row and e.table_row.startswith(f"{table}, "):
+            feature = "avepool" if e.config().has_encoder else "discriminator"
+            yield Row(e.table_row.removeprefix(f"{table}, "), e.name, e.published, feature)
+
+
 def _top(k: int, feature: str) -> tuple[str, ...]:
     return tuple(f"top{k}_{protocol}_{feature}" for protocol in ("sweep100k", "sweep5k", "linear"))
 
@@ -71,11 +82,7 @@ TABLES = {
             Column("FID", _quality("fid", "train")),
             Column("Cls.", ("top1_table1_avepool", "top1_sweep5k_avepool", "top1_linear_avepool")),
         ),
-        tuple(
-            Row(e.table_row.removeprefix("Table 1, "), e.name, e.published)
-            for e in EXPERIMENTS.values()
-            if e.table_row and e.table_row.startswith("Table 1, ")
-        ),
+        tuple(_of_experiments("Table 1")),
     ),
     "2": Table(
         "Table 2: linear classification on frozen features, ImageNet",
@@ -86,7 +93,7 @@ TABLES = {
             Column("BN+CReLU top-5", _top(5, "bn_crelu")),
         ),
         (
-            Row("BiGAN, AlexNet, conv3", "bigan/imagenet", {"AvePool top-1": "31.0"}),
+            Row("BiGAN, AlexNet, conv3", "bigan/imagenet", {"AvePool top-1": "31.0"}, "conv3"),
             Row("SS-GAN, ResNet-19, block 6", None, {"AvePool top-1": "38.3"}),
             Row("Motion Segmentation, ResNet-101", None, {"AvePool top-1": "27.6", "AvePool top-5": "48.3"}),
             Row("Exemplar, ResNet-101", "pretext/exemplar", {"AvePool top-1": "31.5", "AvePool top-5": "53.1"}),
@@ -154,15 +161,14 @@ TABLES = {
     ),
     "bigan": Table(
         "BiGAN's table: 1-NN on permutation-invariant MNIST",
-        (Column("1-NN", ("knn1_euclidean_avepool",)),),
         (
-            Row("BiGAN", "bigan/mnist", {"1-NN": "97.39"}),
-            Row("D", "bigan/discriminator", {"1-NN": "97.30"}),
-            Row("LR", "bigan/latent_regressor", {"1-NN": "97.44"}),
-            Row("JLR", "bigan/joint_latent_regressor", {"1-NN": "97.13"}),
-            Row("AE l2", "bigan/autoencoder_l2", {"1-NN": "97.58"}),
-            Row("AE l1", "bigan/autoencoder_l1", {"1-NN": "97.63"}),
+            Column("1-NN", ("knn1_euclidean_avepool",)),
+            Column("untrained", ("knn1_euclidean_avepool",), untrained=True),
+            Column("1-NN on E(x)", ("knn1_euclidean_z_mean",)),
+            Column("‖x − G(E(x))‖", ("reconstruction_error",)),
+            Column("mismatched", ("reconstruction_error_mismatched",)),
         ),
+        tuple(_of_experiments("BiGAN's table")),
     ),
 }
 
@@ -207,13 +213,14 @@ class FilledTable:
         }
 
 
-def fill(name: str, lines: Iterable[Line], scale: int = 0) -> FilledTable:
+def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None = None) -> FilledTable:
     """A published table with what the result lines say of its rows.
 
     Args:
         name: 1, 2, 3 or bigan.
         lines: result lines, oldest first.
         scale: which size of the experiments; 0 as published.
+        dataset: lines of this one alone.
 
     Raises:
         UserError: no such table.
@@ -221,26 +228,34 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0) -> FilledTable:
     if name not in TABLES:
         raise UserError(f"table {name}: unknown; expected one of {', '.join(TABLES)}")
     table = TABLES[name]
-    known = {row.experiment for row in table.rows}
-    lines = list(lines)
-    ours = [x for x in lines if x["experiment"] in known and x.get("scale", 0) == scale and x["steps"]]
+    feature = {row.experiment: row.feature for row in table.rows}
+    lines = [x for x in lines if dataset in (None, x["dataset"])]
+    ours = [
+        x | {"metric": x["metric"].replace(feature[x["experiment"]], "avepool")}
+        for x in lines
+        if x["experiment"] in feature and x.get("scale", 0) == scale
+    ]
     extra: tuple[Row, ...] = ()
     if name == "2":  # encoders made elsewhere, measured by the same protocol
-        frozen = dict.fromkeys(x["experiment"] for x in lines if x["experiment"].startswith(FROZEN))
+        frozen = dict.fromkeys(x["experiment"] for x in lines if _frozen(x))
         extra = tuple(Row(experiment, experiment, {}) for experiment in frozen)
         ours += [x for x in lines if x["experiment"] in frozen and "pixels" not in x["metric"]]
     notes: list[str] = []
     by_column = []
     for column in table.columns:
-        group = _fullest(column, ours)
+        group = _fullest(column, [x for x in ours if column.untrained == (not x["steps"] and not _frozen(x))])
         by_column.append(_by_experiment(group))
         if group:
             x = group[0]
+            epochs = _epochs(x)
             changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
             notes.append(
                 f"{column.title}: ours is {x['metric']} on {x['dataset']} ({x['split']}), {x['steps']:,} steps"
+                + (f" ({epochs:g} epochs)" if epochs else "")
                 + (f", {changed}" if changed else "")
             )
+    others = [row for row in table.rows if row.feature != "avepool" and any(row.experiment in c for c in by_column)]
+    notes += [f"{row.title}: of {row.feature} instead of avepool" for row in others]
     rows = []
     for row in (*table.rows, *extra):
         cells = [
@@ -254,6 +269,16 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0) -> FilledTable:
             notes.append(f"{column.title}: rank correlation of published and ours over {count} rows {rho:.2f}")
     title = table.title + (f"; ours at scale {scale}" if scale else "")
     return FilledTable(title, [c.title for c in table.columns], rows, notes)
+
+
+def _frozen(x: Line) -> bool:
+    return x["experiment"].startswith(FROZEN)
+
+
+def _epochs(x: Line) -> float | None:
+    """How often each training image was seen, where the line says how many there are."""
+    references = x.get("protocol", {}).get("references")
+    return round(x["images_seen"] / references, 1) if references and x["images_seen"] else None
 
 
 def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:

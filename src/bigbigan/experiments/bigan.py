@@ -42,12 +42,14 @@ BIGAN = Config(
 GAN = LossConfig(s_z=False, s_xz=False)  # D sees images alone
 
 
-def row(title: str, one_nn: str) -> Callable[[Callable[[], Config]], Callable[..., Config]]:
-    """Decorator: enters bigan/FUNCTION as a row of BiGAN's table."""
-    return register("bigan", data="mnist", table_row=f"BiGAN's table, {title}", published={"1-NN": one_nn})
+def row(title: str, one_nn: str, **log: str) -> Callable[[Callable[[], Config]], Callable[..., Config]]:
+    """Decorator: enters bigan/FUNCTION as a row of BiGAN's table; `log` are figures of the authors' own run, which they
+    took on 10,000 of the training images left out."""
+    published = {"1-NN": one_nn} | log
+    return register("bigan", data="mnist", table_row=f"BiGAN's table, {title}", published=published)
 
 
-@row("BiGAN", "97.39")
+@row("BiGAN", "97.39", **{"1-NN on E(x)": "92.10", "‖x − G(E(x))‖": "5.95", "mismatched": "9.60"})
 def mnist() -> Config:
     """BiGAN of fully connected networks: 200 epochs, then 200 of falling rates."""
     return BIGAN

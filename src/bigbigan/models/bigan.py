@@ -132,6 +132,14 @@ class _OneScoreDiscriminator(nn.Module):
         self.trunk, self.name = trunk, name
         self.head = _zero_linear(trunk.num_features)
 
+    @property
+    def sees_images_alone(self) -> bool:
+        return self.name == "s_x"
+
+    def features(self, x: Tensor) -> Tensor:
+        """The layer before the score, of a D without latents: [N, C, R, R] in [-1, 1] to [N, num_features]."""
+        return self.trunk(x)
+
     def forward(self, x: Tensor, z: Tensor | None) -> dict[str, Tensor]:
         return {self.name: self.head(self.trunk(x, z)).squeeze(1)}
 

@@ -107,6 +107,14 @@ class Discriminator(nn.Module):
         if "z" in scores:
             self.head_z = SNLinear(mlp_width, 1)
 
+    @property
+    def sees_images_alone(self) -> bool:
+        return hasattr(self, "F")
+
+    def features(self, x: Tensor) -> Tensor:
+        """F(x): [N, C, R, R] in [-1, 1] to [N, C']."""
+        return self.F(x)
+
     def forward(self, x: Tensor, z: Tensor | None, y: Tensor | None = None) -> dict[str, Tensor]:
         """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use.
 

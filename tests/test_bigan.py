@@ -1,0 +1,323 @@
+"""BiGAN and its companions: the networks are the published ones, and each learner gets the gradient of its own loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bigbigan.config import override
+from bigbigan.data.batches import Batches, pool_to
+from bigbigan.data.crops import fixed_boxes
+from bigbigan.errors import UserError
+from bigbigan.experiments import find
+from bigbigan.losses import (
+    latent_regression_loss,
+    logistic_discriminator_loss,
+    logistic_encoder_generator_loss,
+    pixel_loss,
+)
+from bigbigan.models import build, construct
+from bigbigan.state import TrainingState
+from bigbigan.systems import make_system
+from bigbigan.train import training_step
+
+MNIST = [
+    "mnist", "discriminator", "latent_regressor", "joint_latent_regressor", "autoencoder_l2", "autoencoder_l1"
+]  # fmt: skip
+SMALL = ["training.batch_size=8", "log.every=1", "log.standing_batches=2"]
+NARROW = ["generator.channels=[16,16]", "discriminator.channels=[16,16]", "encoder.widths=[16,16]", "latent.dim=6"]
+
+
+def small(name, *settings):
+    return override(find(f"bigan/{name}").config(), [*SMALL, *NARROW, *settings])
+
+
+def images(count=8, side=28, channels=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, side, side, generator=generator) * 2 - 1
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+# -- networks -----------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_those_of_the_published_networks():
+    """jeffdonahue/bigan, train_mnist.sh: no biases, no gains; weights alone."""
+    with torch.device("meta"):
+        G, E, D = construct(find("bigan/mnist").config())
+        of_gan = construct(find("bigan/discriminator").config())
+        of_autoencoder = construct(find("bigan/autoencoder_l1").config())
+        of_imagenet = construct(find("bigan/imagenet").config())
+    square = 1024 * 1024
+    assert count(G) == 2 * 50 * 1024 + square + 1024 * 784
+    assert count(E) == 784 * 1024 + square + 1024 * 50
+    assert count(D) == 784 * 1024 + square + 50 * 1024 + 1024
+    assert of_gan.E is None
+    assert count(of_gan.D) == 784 * 1024 + square + 1024
+    assert of_autoencoder.D is None
+    assert [count(n) for n in of_autoencoder[:2]] == [count(G), count(E)]
+    assert [count(n) for n in of_imagenet] == [6_050_880, 4_844_064, 4_494_784]
+
+
+def test_initial_weights_are_normal_and_the_last_layers_of_d_and_of_regressors_zero():
+    G, E, D = build(find("bigan/mnist").config())
+    for weight in (G.layers[1].main.weight, G.layers[1].of_z.weight, E.trunk.layers[0].main.weight, E.latent.weight):
+        assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    assert not D.head.weight.any()
+    assert not build(find("bigan/latent_regressor").config()).E.latent.weight.any()
+    imagenet = build(find("bigan/imagenet").config())
+    assert float(imagenet.D.trunk.layers[1].of_z.weight.detach().std()) == pytest.approx(0.5, rel=0.02)
+
+
+def test_z_enters_at_every_layer_but_d_s_first():
+    G, _, D = build(small("mnist"))
+    torch.nn.init.normal_(D.head.weight)
+    x, z = images(), torch.rand(8, 6) * 2 - 1
+    assert D.trunk.layers[0].of_z is None
+    for network, layer, args in ((G, G.layers[1], (z,)), (D, D.trunk.layers[1], (x, z))):
+        before = network(*args)
+        with torch.no_grad():
+            layer.of_z.weight.zero_()
+        after = network(*args)
+        if isinstance(before, dict):
+            before, after = before["s_xz"], after["s_xz"]
+        assert not torch.allclose(before, after)
+
+
+def test_the_fully_connected_networks_are_permutation_invariant():
+    """Permuting pixels, and the weights that meet them alike, changes nothing: images have no geometry here."""
+    E = build(small("mnist")).E.eval()
+    x, order = images(), torch.randperm(784, generator=torch.Generator().manual_seed(1))
+    before = E(x).mean
+    with torch.no_grad():
+        E.trunk.layers[0].main.weight.copy_(E.trunk.layers[0].main.weight[:, order])
+    torch.testing.assert_close(E(x.flatten(1)[:, order].view_as(x)).mean, before)
+
+
+def test_ranges_of_images_and_latents():
+    G, E, _ = build(small("mnist"))
+    x = G(torch.rand(8, 6) * 2 - 1)
+    assert x.shape == (8, 1, 28, 28)
+    assert (x.abs() <= 1).all()
+    q = E(images())
+    assert q.mean.shape == (8, 6)
+    assert (q.mean.abs() < 1).all()
+    assert not q.stdev.any()
+    torch.testing.assert_close(q.mean, 2 * torch.sigmoid(E.logits(images())) - 1)
+
+
+# -- losses -------------------------------------------------------------------------------------------------
+
+
+def test_logistic_losses_are_cross_entropies():
+    enc, gen = {"s_xz": torch.tensor([2.0, -1.0])}, {"s_xz": torch.tensor([0.5, 3.0])}
+    scores, labels = torch.cat([enc["s_xz"], gen["s_xz"]]), torch.tensor([1.0, 1.0, 0.0, 0.0])
+    expected = F.binary_cross_entropy_with_logits(scores, labels)
+    torch.testing.assert_close(logistic_discriminator_loss(enc, gen), expected)
+    exchanged = F.binary_cross_entropy_with_logits(scores, 1 - labels)
+    torch.testing.assert_close(logistic_encoder_generator_loss(enc, gen), exchanged)
+    alone = F.binary_cross_entropy_with_logits(gen["s_xz"], torch.ones(2))
+    torch.testing.assert_close(logistic_encoder_generator_loss({}, gen), alone)
+
+
+def test_latent_and_pixel_losses():
+    logits, z = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    expected = (math.log(2) + math.log(1 + math.exp(-2))) / 2
+    assert latent_regression_loss(logits, z).item() == pytest.approx(expected)
+    x, x_hat = torch.ones(3, 1, 2, 2), -torch.ones(3, 1, 2, 2)
+    x_hat[:, :, 0] = 0
+    assert pixel_loss(x, x_hat, "l1").item() == pytest.approx(2 * 0.5 + 2 * 1)
+    assert pixel_loss(x, x_hat, "l2").item() == pytest.approx(2 * 0.25 + 2 * 1)
+
+
+# -- who learns from what -----------------------------------------------------------------------------------
+
+
+def gradients(networks):
+    return {
+        f"{letter}.{name}": p.grad.clone()
+        for letter, network in networks._asdict().items()
+        if network is not None
+        for name, p in network.named_parameters()
+        if p.grad is not None
+    }
+
+
+def plain_bigan(networks, x, z):
+    """BiGAN's gradients by two passes with everything recomputed, as one would write it down first."""
+    G, E, D = networks
+    pairs = D(x, E(x).mean.detach())["s_xz"], D(G(z).detach(), z)["s_xz"]
+    loss_d = (F.softplus(-pairs[0]).mean() + F.softplus(pairs[1]).mean()) / 2
+    loss_d.backward()
+    found = {k: v for k, v in gradients(networks).items() if k.startswith("D.")}
+    for network in networks:
+        network.zero_grad()
+    pairs = D(x, E(x).mean)["s_xz"], D(G(z), z)["s_xz"]
+    ((F.softplus(pairs[0]).mean() + F.softplus(-pairs[1]).mean()) / 2).backward()
+    return found | {k: v for k, v in gradients(networks).items() if not k.startswith("D.")}
+
+
+def test_one_pass_gives_both_players_their_gradients():
+    config = small("mnist")
+    networks, reference = build(config), build(config)
+    for n in (networks, reference):
+        torch.nn.init.normal_(n.D.head.weight, generator=torch.Generator().manual_seed(3))
+    system, x = make_system(config, networks), images()
+    outcome = system.move(x, torch.Generator().manual_seed(5))
+    system.backward(outcome.losses)
+    z = system.sample_prior(8, torch.Generator().manual_seed(5))
+    expected = plain_bigan(reference, x, z)
+    found = gradients(networks)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+        assert gradient.any(), name
+
+
+@pytest.mark.parametrize(("name", "reaches"), [("latent_regressor", False), ("joint_latent_regressor", True)])
+def test_e_s_error_reaches_g_only_in_the_joint_regressor(name, reaches):
+    config = small(name)
+    networks = build(config)
+    G, E, D = networks
+    torch.nn.init.normal_(E.latent.weight)  # it begins at zero, where nothing passes
+    system, x = make_system(config, networks), images()
+    losses = system.move(x, torch.Generator().manual_seed(5)).losses
+    system.backward(losses)
+    found = gradients(networks)
+    z = system.sample_prior(8, torch.Generator().manual_seed(5))
+    alone = torch.autograd.grad(F.softplus(-D(G(z), None)["s_x"]).mean(), list(G.parameters()))
+    of_g = [found[f"G.{name}"] for name, _ in G.named_parameters()]
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(of_g, alone, strict=True)) != reaches
+    error = latent_regression_loss(E.logits(G(z)), z)
+    of_e = torch.autograd.grad((0.25 if reaches else 1) * error, list(E.parameters()))
+    for (parameter, _), gradient in zip(E.named_parameters(), of_e, strict=True):
+        torch.testing.assert_close(found[f"E.{parameter}"], gradient, msg=parameter)
+
+
+@pytest.mark.parametrize("name", MNIST)
+def test_every_method_takes_steps_in_the_one_loop(name):
+    state = TrainingState(small(name), torch.device("cpu"))
+    pixels = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batches, before = Batches(pixels, 8, 0), {k: v.clone() for k, v in state.weights().items()}
+    for _ in range(3):  # D's first gradient stops at its zero layer
+        values = training_step(state, batches)
+    assert all(math.isfinite(float(v)) for v in values.values())
+    assert state.images_seen == 3 * 8
+    after = state.weights()
+    letters = {k.split(".")[0] for k in before}
+    assert letters >= {"G"} | ({"D"} if not name.startswith("auto") else set())
+    assert ("E" in letters) == ("reconstruction_ratio" in values) == (name != "discriminator")
+    for key in before:
+        if key.endswith("weight"):
+            assert not torch.equal(before[key], after[key]), key
+    for key in (k for k in after if k.startswith("G_ema.") and k.endswith("weight")):
+        assert torch.equal(after[key], after[key.replace("_ema", "")]), "without averaging the average is the network"
+
+
+@pytest.mark.parametrize("name", ["autoencoder_l2", "latent_regressor", "joint_latent_regressor", "mnist"])
+def test_e_learns_to_tell_sixteen_images_apart(name):
+    """The ratio of reconstruction errors falls from 1, whatever the method; at a rate for narrow networks."""
+    wide = ["generator.channels=[64,64]", "discriminator.channels=[64,64]", "encoder.widths=[64,64]", "latent.dim=4"]
+    rates = ["optimizer.lr_g=0.003", "optimizer.lr_d=0.003", "training.batch_size=32"]
+    state = TrainingState(small(name, *wide, *rates), torch.device("cpu"))
+    rows = torch.zeros(16, 1, 28, 28, dtype=torch.uint8)
+    for i in range(16):
+        rows[i, 0, i : i + 8] = 255
+    batches = Batches(rows, 32, 0)
+    ratios = [float(training_step(state, batches)["reconstruction_ratio"]) for _ in range(600)]
+    over_25 = torch.tensor(ratios).unfold(0, 25, 25).mean(1)
+    assert ratios[0] > 0.95
+    assert over_25.min() < 0.85  # so small a game sways; its best shows whether E learns
+
+
+def test_weight_decay_spares_the_gains_of_batch_norms():
+    state = TrainingState(override(find("bigan/imagenet").config(), ["training.batch_size=2"]), torch.device("cpu"))
+    groups = [g for o in state.optimizers.values() for g in o.param_groups]
+    gains = {
+        p for n in state.networks for m in n.modules() for k, p in m.named_parameters(recurse=False)
+        if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) and k == "weight"
+    }  # fmt: skip
+    assert gains
+    for group in groups:
+        assert group["weight_decay"] == (0 if set(group["params"]) <= gains else 2.5e-5)
+    assert sum(len(g["params"]) for g in groups) == sum(len(list(n.parameters())) for n in state.networks)
+
+
+# -- photographs --------------------------------------------------------------------------------------------
+
+
+def test_imagenet_takes_a_step_on_photographs(shared, tmp_path):
+    """Real photographs, the networks at their full size: E sees crops of 112 px, D the same ones at 64."""
+    from bigbigan.data import open_source
+    from bigbigan.data.pixels import load_pixels, stored_side
+
+    source = open_source(str(shared / "caltech101" / "caltech101-128.tar.gz"))
+    train = source.splits["train"]
+    side = stored_side(train, 112, "random_crop")
+    assert side == 128
+    picked = train.subset(range(12))
+    pixels, _ = load_pixels(picked, side, 3, source)
+    config = override(find("bigan/imagenet").config(), SMALL)
+    state = TrainingState(config, torch.device("cpu"))
+    batches = Batches(torch.from_numpy(pixels), 8, 0, config.data.augment, config.encoder.resolution)
+    seen = []
+    state.networks.D.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    state.networks.E.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    values = training_step(state, batches)
+    assert all(math.isfinite(float(v)) for v in values.values())
+    x, at_64 = seen[0], seen[1]
+    assert x.shape == (8, 3, 112, 112)
+    torch.testing.assert_close(at_64, pool_to(x, 64))
+
+
+def test_random_crops_are_exact_windows():
+    pixels = torch.randint(0, 256, (5, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = Batches(pixels, 5, 0, "random_crop", 112).batch(0)
+    assert x.shape == (5, 3, 112, 112)
+    restored = ((x + 1) * 127.5).round().to(torch.uint8)
+    for i, source in enumerate(Batches(pixels, 5, 0, "random_crop", 112).indices(0)):
+        windows = pixels[source].unfold(1, 112, 1).unfold(2, 112, 1)
+        assert (windows == restored[i][:, None, None]).flatten(3).all(3).all(0).any()
+    boxes = fixed_boxes(2000, 128, torch.Generator().manual_seed(0))
+    assert (boxes.top.min(), boxes.top.max()) == (0, 16)
+    assert not boxes.mirrored.any()
+
+
+def test_a_view_that_is_no_multiple_is_resized_without_aliasing():
+    stripes = torch.ones(1, 1, 112, 112)
+    stripes[..., ::2] = -1
+    assert pool_to(stripes, 64)[..., 8:-8].abs().max() < 0.35  # finer than 64 px can show: nearly grey
+    assert pool_to(stripes, 56).abs().max() == 0
+    x = F.interpolate(torch.rand(1, 1, 8, 8) * 2 - 1, size=(112, 112), mode="bicubic").clamp(-1, 1)
+    expected = F.interpolate(x, size=(64, 64), mode="area")
+    assert (pool_to(x, 64) - expected).abs().mean() < 0.02
+
+
+# -- settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mnist", ["loss.s_x=true"], "one score"),
+        ("mnist", ["generator.side=0"], "generator.side must be positive"),
+        ("mnist", ["encoder.resolution=14"], "must not be below the generator's 28"),
+        ("mnist", ["encoder.stochastic=true"], "encoder.stochastic=false"),
+        ("mnist", ["generator.attention=[16]"], "is for generator.network=biggan"),
+        ("latent_regressor", ["loss.s_xz=true", "loss.s_x=false"], "D sees images alone"),
+        ("latent_regressor", ["latent.prior=normal"], "needs latent.prior=uniform"),
+        ("imagenet", ["encoder.widths=[8,8]"], "five even numbers"),
+        ("imagenet", ["discriminator.channels=[8,8,8,8,8,8,8]"], "cannot be halved 7 times"),
+        ("imagenet", ["generator.side=64"], "is for generator.network=mlp"),
+        ("mnist", ["optimizer.weight_decay=-1"], "must not be negative"),
+    ],
+)
+def test_settings_that_do_not_go_together_end_in_one_line(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        override(find(f"bigan/{name}").config(), settings)

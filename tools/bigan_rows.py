@@ -1,0 +1,38 @@
+"""The picture of BiGAN's Figure 2 for a run: rows of G(z), of images x, and of their reconstructions G(E(x)).
+
+python tools/bigan_rows.py RUN OUT.png [--data SOURCE] [--columns N]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from bigbigan.data import load_view, open_source
+from bigbigan.data.batches import pool_to
+from bigbigan.model import load
+from bigbigan.pictures import grid, save_image
+from bigbigan.run import read_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", metavar="SOURCE", help="default: the run's own; its test images")
+    parser.add_argument("--columns", type=int, default=20)
+    options = parser.parse_args()
+    model, n = load(options.run), options.columns
+    c = model.config
+    source = open_source(options.data or read_json(options.run / "data.json")["spec"])
+    images = source.splits.get("test", source.splits["train"])
+    pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)
+    x = torch.from_numpy(pixels)
+    rows = [model.generate(n), pool_to(model.prepare(x), c.generator.resolution), model.reconstruct(x)]
+    save_image(grid(torch.cat(rows), n), options.out)
+
+
+if __name__ == "__main__":
+    main()
