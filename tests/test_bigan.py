@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bigbigan import checkpoint as ck
+from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.data.crops import fixed_boxes
@@ -22,7 +26,8 @@ from bigbigan.losses import (
 from bigbigan.models import build, construct
 from bigbigan.state import TrainingState
 from bigbigan.systems import make_system
-from bigbigan.train import training_step
+from bigbigan.train import train, training_step
+from tiny import write_npz
 
 MNIST = [
     "mnist", "discriminator", "latent_regressor", "joint_latent_regressor", "autoencoder_l2", "autoencoder_l1"
@@ -247,6 +252,51 @@ def test_weight_decay_spares_the_gains_of_batch_norms():
     for group in groups:
         assert group["weight_decay"] == (0 if set(group["params"]) <= gains else 2.5e-5)
     assert sum(len(g["params"]) for g in groups) == sum(len(list(n.parameters())) for n in state.networks)
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mnist", "joint_latent_regressor", "autoencoder_l2"])
+def test_a_continued_run_ends_as_an_uninterrupted_one(name, tmp_path):
+    """Falling rates, weight decay, batch norms in D and a step of one move, all across a checkpoint."""
+    data = str(write_npz(tmp_path / "rows.npz", side=28))
+    config = small(name, "training.steps=8", "log.checkpoint_every=4", "log.pictures_every=1000")
+    run = tmp_path / "run"
+    train(config, data, run, progress=False)
+    whole = {f: ck.newest_checkpoint(run).tensors(f) for f in ("weights.safetensors", "optimizer.safetensors")}
+    shutil.rmtree(run / "checkpoints" / "step-00000008")
+    train(config, data, run, progress=False)
+    for file, tensors in whole.items():
+        again = ck.newest_checkpoint(run).tensors(file)
+        assert tensors.keys() == again.keys()
+        assert all(torch.equal(tensors[k], again[k]) for k in tensors)
+
+
+@pytest.mark.parametrize("name", ["mnist", "autoencoder_l1"])
+def test_every_verb_works_on_a_run(name, tmp_path, capsys):
+    data, run = str(write_npz(tmp_path / "rows.npz", side=28)), str(tmp_path / "run")
+    settings = [*SMALL, *NARROW, "log.pictures_every=2"]
+    train = ["train", f"bigan/{name}", "--data", data, "--out", run, "--quiet", "--steps", "4", "--set", *settings]
+    assert main(train) == 0
+    assert main(["generate", run, "--count", "4", "--out", str(tmp_path / "g.png")]) == 0
+    assert main(["reconstruct", run, "--count", "4", "--out", str(tmp_path / "r.png")]) == 0
+    assert main(["encode", run, "--out", str(tmp_path / "f.npz")]) == 0
+    capsys.readouterr()
+    names = "knn1_euclidean_pixels,knn1_euclidean_avepool,knn1_euclidean_z_mean,reconstruction_*"
+    assert main(["evaluate", run, "--quiet", "--json", "--metrics", names]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert {line["metric"] for line in lines if line["metric"].startswith("recon")} == {
+        "reconstruction_error", "reconstruction_error_mismatched", "reconstruction_ratio"
+    }  # fmt: skip
+    nearest = {(line["metric"], line["steps"]): line for line in lines if line["metric"].startswith("knn")}
+    assert len(nearest) == 5  # pixels; two features, untrained and trained
+    assert nearest["knn1_euclidean_z_mean", 4]["protocol"] == {"references": 60}
+    assert main(["report", run]) == 0
+    capsys.readouterr()
+    for metric, what in (("knn1_l2_discriminator", "images alone"), ("knn1_l2_conv3", "AlexNet")):
+        assert main(["evaluate", run, "--metrics", metric]) == 2
+        assert what in capsys.readouterr().err
 
 
 # -- photographs --------------------------------------------------------------------------------------------

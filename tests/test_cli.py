@@ -235,7 +235,7 @@ MISTAKES = {
     "chunks do not divide": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.dim=21"], "2 equal chunks"),
     "unknown prior": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.prior=gauss"], "gauss"),
     "uniform but sampled": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.prior=uniform"], "encoder.stochastic=false"),
-    "resolutions do not fit": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "encoder.resolution=12"], "multiple"),
+    "resolutions do not fit": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "encoder.resolution=4"], "must not be below the generator's 8"),
     "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
     "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]"], "at least 3"),
     "scale of what has none": lambda t, r: (["train", "small/digits", "--out", t / "x", "--scale", "32"], "has one size only"),
@@ -297,7 +297,8 @@ def test_evaluate_without_labels_measures_what_it_can(run, capsys, tmp_path):
     code, out, _ = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--json")
     assert code == 0
     measures = ("fid", "kid", "precision", "recall")
-    without_labels = {"reconstruction_ratio", "evaluation_seconds", *(f"{m}10k_train_encoder" for m in measures)}
+    reconstruction = ("reconstruction_ratio", "reconstruction_error", "reconstruction_error_mismatched")
+    without_labels = {*reconstruction, "evaluation_seconds", *(f"{m}10k_train_encoder" for m in measures)}
     assert {line["metric"] for line in json.loads(out)} == without_labels
     code, _, err = call(capsys, "evaluate", copy, "--data", folder, "--quiet", "--metrics", "top1_linear_pixels")
     assert code == 2
@@ -320,12 +321,20 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
         code, _, err = call(capsys, *verb)
         assert (code, err.count("\n")) == (2, 1)
         assert "is a GAN: it has no encoder" in err
-    code, _, err = call(capsys, "evaluate", run)
+    code, out, _ = call(capsys, "evaluate", run, "--metrics", "knn1_l2_*,knn1_l2_discriminator", "--json", "--quiet")
+    assert code == 0
+    found = {(line["metric"], line["steps"]) for line in json.loads(out)}
+    assert found == {("knn1_l2_pixels", 0), ("knn1_l2_discriminator", 0), ("knn1_l2_discriminator", 4)}
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(folder / f"{i}.png")
+    code, _, err = call(capsys, "evaluate", run, "--data", folder)
     assert code == 2
     assert "train one: bigbigan feature-network" in err
     assert call(capsys, "report", run)[0] == 0
     page = (run / "report.html").read_text()
-    assert "it learns to generate images and no features" in page
+    assert "it learns to generate images, and its features are its discriminator's" in page
     assert "Nearest neighbours" not in page
     assert "E None" not in page
 

@@ -96,7 +96,7 @@ def test_live_batches_encode_fresh_crops_and_keep_their_labels():
     # flat images: whatever the crop, its brightness tells the image
     pixels = torch.arange(0, 200, 20, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 8, 8).contiguous()
     crops = Batches(pixels, 4, seed=0, augment="resnet_crop", resolution=4)
-    batches = live_batches(Encoder(), crops, np.arange(10), CPU)
+    batches = live_batches(Encoder(), ["avepool", "bn_crelu"], crops, np.arange(10), CPU)
     seen = []
     for _ in range(5):
         features, labels = next(batches)

@@ -98,3 +98,21 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
         fill("4", [])
     assert main(["table", "1", "--results", str(tmp_path / "none")]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_bigan_s_table_scores_the_gan_by_its_discriminator_and_shows_the_untrained():
+    more = {"scale": 0, "protocol": {"references": 60_000}}
+    lines = [
+        line("bigan/mnist", 97.0, "knn1_euclidean_avepool", steps=23_450, images_seen=3_001_600, **more),
+        line("bigan/mnist", 96.8, "knn1_euclidean_avepool", steps=0, images_seen=0, **more),
+        line("bigan/discriminator", 96.0, "knn1_euclidean_discriminator", steps=23_450, images_seen=3_001_600, **more),
+        line("bigan/mnist", 88.0, "knn1_euclidean_avepool", steps=9, dataset="fashion-mnist", images_seen=1, **more),
+    ]
+    table = fill("bigan", lines, dataset="mnist")
+    assert ours(table, "1-NN") | {"bigan/mnist": "97.00", "bigan/discriminator": "96.00"} == ours(table, "1-NN")
+    assert ours(table, "untrained")["bigan/mnist"] == "96.80"
+    assert ours(table, "untrained")["bigan/discriminator"] == "not run"
+    assert any("23,450 steps (50 epochs)" in note for note in table.notes)
+    assert "D: of discriminator instead of avepool" in table.notes
+    assert ours(fill("bigan", lines, dataset="fashion-mnist"), "1-NN")["bigan/mnist"] == "88.00"
+    assert [row[0] for row in table.rows] == ["BiGAN", "D", "LR", "JLR", "AE (l2)", "AE (l1)"]

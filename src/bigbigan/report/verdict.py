@@ -17,7 +17,10 @@ def verdict(run: Run) -> Html:
     evaluate = command("evaluate", run.path)
     kind, lead, words = "", "No verdict on the features.", list[object]()
     if not run.config.has_encoder:
-        lead, words = "No encoder.", ["This is a GAN: it learns to generate images and no features."]
+        lead, words = (
+            "No encoder.",
+            ["This is a GAN: it learns to generate images, and its features are its discriminator's."],
+        )
     elif few is not None:
         pixels, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "bn_crelu"))
         beats = [_compare(few, pixels, "raw pixels"), _compare(few, untrained, "the untrained encoder")]
