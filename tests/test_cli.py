@@ -334,7 +334,7 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
     assert "train one: bigbigan feature-network" in err
     assert call(capsys, "report", run)[0] == 0
     page = (run / "report.html").read_text()
-    assert "it learns to generate images, and its features are its discriminator's" in page
+    assert "it learns to generate images, and its features are" in page
     assert "Nearest neighbours" not in page
     assert "E None" not in page
 

@@ -203,7 +203,7 @@ def bigan_more(lines: list[dict[str, Any]]) -> str:
         if e.table_row and e.table_row.startswith("BiGAN's table")
     }
     names = {e.table_row: e.name for e in EXPERIMENTS.values()}
-    columns = ("knn1_euclidean_{}", "top1_linear_{}", "top1_linear_{}_10perclass")
+    columns = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
     out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
         for row, feature in rows.items():

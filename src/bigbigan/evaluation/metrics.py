@@ -13,8 +13,8 @@
     reconstruction_error      mean of ‖x - G(E(x))‖₂, pixels in [0, 1]; ..._mismatched: of x and another image's G(E(x))
     reconstruction_ratio      the one over the other
 
-F is pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator (not by Table 1's and 2's
-classifiers), conv1 .. conv5 (bigbigan.evaluation.features). NET is what gives features to compare images by: inception,
+F is pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator, conv1 .. conv5
+(bigbigan.evaluation.features). NET is what gives features to compare images by: inception,
 encoder (the run's own), or an in-domain classifier (bigbigan.evaluation.networks).
 """
 
@@ -63,7 +63,7 @@ def _known() -> dict[str, Metric]:
     for f in (*FEATURES, *NAMED_FEATURES):
         found.append(Metric(f"top1_linear_{f}", "linear", f))
         found.append(Metric(f"top1_linear_{f}_10perclass", "few_linear", f))
-        for protocol, top in product(("table1", "sweep5k", "sweep100k") if f != "discriminator" else (), (1, 5)):
+        for protocol, top in product(("table1", "sweep5k", "sweep100k"), (1, 5)):
             found.append(Metric(f"top{top}_{protocol}_{f}", "heads", f, top=top, protocol=protocol))
         for k, distance in product(NEIGHBOURS, DISTANCES):
             found.append(Metric(f"knn{k}_{distance}_{f}", "knn", f, k=k, distance=distance))
