@@ -138,6 +138,19 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("reconstruct", _reconstruct)
     run_and_data(sub, own, "GRID.png picture to write")
     sub.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
+    sub.add_argument("--refine", type=int, default=0, metavar="STEPS", help="optimise z from E(x) for so many steps")
+    sub.add_argument("--json", **as_json)
+
+    sub = verb("interpolate", _interpolate)
+    run_and_data(sub, own, "GRID.png picture to write")
+    sub.add_argument("--count", type=int, default=8, metavar="N", help="how many walks (default 8)")
+    sub.add_argument("--steps", type=int, default=8, metavar="K", help="images of a walk (default 8)")
+
+    sub = verb("neighbours", _neighbours)
+    run_and_data(sub, own, "GRID.png picture to write")
+    sub.add_argument("--count", type=int, default=8, metavar="N", help="how many images (default 8)")
+    sub.add_argument("--neighbours", type=int, default=8, metavar="K", help="of each image (default 8)")
+    sub.add_argument("--json", **as_json)
 
     sub = verb("classify", _classify)
     run_and_data(sub, own.replace("images;", "images, labelled;"), "FILE.csv predictions, with their confidence")
@@ -300,7 +313,7 @@ def _encode(options: argparse.Namespace) -> None:
     """Write features of every image of a source, with file names and labels."""
     from bigbigan.encode import encode
 
-    count = encode(options.run, options.data or _spec_of(options.run), options.out, options.features.split(","))
+    count = encode(options.run, options.data, options.out, options.features.split(","))
     print(f"{options.out}: {count} images")
 
 
@@ -309,8 +322,7 @@ def _generate(options: argparse.Namespace) -> None:
     from bigbigan.model import load
     from bigbigan.pictures import grid, save_image
 
-    if options.count < 1:
-        raise UserError(f"--count {options.count}: expected at least 1")
+    _at_least(1, count=options.count)
     images = load(options.run).generate(options.count, options.truncation, options.seed)
     if options.out.suffix == ".png":
         _writable(options.out)
@@ -323,39 +335,58 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    """Draw x above G(E(x)) for images of a source."""
-    from bigbigan.data import load_view, open_source
-    from bigbigan.model import load
-    from bigbigan.pictures import pairs_grid, save_image
+    """Draw x above G(E(x)) for images of a source; with --refine, G of z optimised from E(x) below."""
+    from bigbigan.galleries import reconstructions
 
-    if options.out.suffix != ".png":
-        raise UserError(f"--out {options.out}: expected a name ending in .png")
-    if options.count < 1:
-        raise UserError(f"--count {options.count}: expected at least 1")
-    model = load(options.run)
-    data = options.data or _spec_of(options.run)
-    if data is None:
-        raise UserError(f"{options.run} does not say what it was trained on; give --data SOURCE")
-    source = open_source(data)
-    images = source.splits.get("test", source.splits["train"])
-    chosen = images.subset(_spread(len(images), options.count))
-    c = model.config
-    import torch
+    _at_least(0, refine=options.refine)
+    _picture(options)
+    picture, errors = reconstructions(options.run, options.data, options.count, options.refine)
+    _save(picture, options)
+    if options.json:
+        print(json.dumps({"grid": str(options.out), "error": errors}))
+    else:
+        print(f"{options.out}: mean error " + ", ".join(f"{value:.2f} {name}" for name, value in errors.items()))
 
-    pixels = torch.from_numpy(load_view(chosen, c.encoder.resolution, c.data.channels, c.data.augment, source)[0])
-    from bigbigan.data.batches import pool_to
 
-    x = pool_to(model.prepare(pixels), c.generator.resolution)
-    _writable(options.out)
-    save_image(pairs_grid(x, model.reconstruct(pixels)), options.out)
+def _interpolate(options: argparse.Namespace) -> None:
+    """Draw walks between the encodings of images of a source, their ends beside them."""
+    from bigbigan.galleries import interpolations
+
+    _at_least(2, steps=options.steps)
+    _picture(options)
+    _save(interpolations(options.run, options.data, options.count, options.steps), options)
     print(options.out)
 
 
-def _spread(total: int, count: int) -> Any:
-    """`count` indices spread evenly over `total`."""
-    import numpy as np
+def _neighbours(options: argparse.Namespace) -> None:
+    """Draw images of a source and, beside each, the training images nearest to it in feature space."""
+    from bigbigan.galleries import neighbours
 
-    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+    _at_least(1, neighbours=options.neighbours)
+    _picture(options)
+    picture, found = neighbours(options.run, options.data, options.count, options.neighbours)
+    _save(picture, options)
+    print(json.dumps(found, indent=2) if options.json else options.out)
+
+
+def _at_least(least: int, **given: int) -> None:
+    for name, value in given.items():
+        if value < least:
+            raise UserError(f"--{name} {value}: expected at least {least}")
+
+
+def _picture(options: argparse.Namespace) -> None:
+    """Tell a mistake in what a picture is to be before anything is read."""
+    _at_least(1, count=options.count)
+    if options.out.suffix != ".png":
+        raise UserError(f"--out {options.out}: expected a name ending in .png")
+
+
+def _save(picture: Any, options: argparse.Namespace) -> None:
+    from bigbigan.pictures import save_image
+
+    _writable(options.out)
+    save_image(picture, options.out)
 
 
 def _writable(path: Path) -> None:

@@ -11,6 +11,7 @@ from bigbigan.data import load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import load
+from bigbigan.run import source_of
 
 __all__ = ["FEATURES", "encode"]
 
@@ -38,9 +39,7 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
         except ImportError:
             raise UserError("writing .parquet needs pandas and pyarrow: pip install 'bigbigan[parquet]'") from None
     model = load(run)
-    if data is None:
-        raise UserError(f"{run} does not say what it was trained on; give --data SOURCE")
-    source = open_source(data, max_unreadable=model.config.data.max_unreadable)
+    source = open_source(data or source_of(run), max_unreadable=model.config.data.max_unreadable)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("filename", "split", "label", *features)}
     for name, images in source.splits.items():
         c = model.config

@@ -17,6 +17,7 @@ from bigbigan import checkpoint as ck
 from bigbigan.config import Config
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
+from bigbigan.latents import Refined, interpolate, refine
 from bigbigan.models import Encoder, Networks, build
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import read_config
@@ -150,6 +151,52 @@ class Model:
     def reconstruct(self, images: Tensor) -> Tensor:
         """G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         return self.generator(self.encoder(self.prepare(images)).mean)
+
+    def refine(
+        self, images: Tensor, steps: int, z: Tensor | None = None, features: str = "", rate: float = 0.05
+    ) -> Refined:
+        """Reconstructions brought nearer to their images: z, from E(x), optimised with G fixed.
+
+        Args:
+            images: [N, C, H, W].
+            steps: of Adam on z.
+            z: where to begin instead, [N, dim_z]; an encoder is not needed then.
+            features: "" for pixels alone; "encoder" or "discriminator" adds the distance in AvePool or F(x) features.
+            rate: Adam's learning rate.
+
+        Raises:
+            UserError: latents of another shape, unknown features, or ones this model has not.
+        """
+        x, resolution = self.prepare(images), self.config.generator.resolution
+        if z is None:
+            with torch.no_grad():
+                z = self.encoder(x).mean
+        elif z.shape != (len(x), self.config.latent.dim):
+            raise UserError(f"z has shape {list(z.shape)}; expected [{len(x)}, {self.config.latent.dim}]")
+        known = {"": None, "encoder": self._encoder_features, "discriminator": self._discriminator_features}
+        if features not in known:
+            raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for pixels alone")
+        bounded = self.config.latent.prior == "uniform"
+        x = pool_to(x, resolution)
+        return refine(self.generator, x, z.to(self.device), steps, rate, bounded, known[features])
+
+    def _encoder_features(self, x: Tensor) -> Tensor:
+        side = self.config.encoder.resolution
+        if x.shape[-1] != side:
+            x = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+        return self.encoder.features(x)
+
+    def _discriminator_features(self, x: Tensor) -> Tensor:
+        if not self.discriminator.sees_images_alone:
+            raise UserError("this discriminator has no features of images alone; refine by the encoder's or by pixels")
+        return self.discriminator.features(x)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def interpolate(self, images: Tensor, others: Tensor, steps: int = 8) -> Tensor:
+        """Images along the way from E(images) to E(others), [N, C, H, W] each: [N, steps, C, R, R] in [-1, 1]."""
+        a, b = (self.encoder(self.prepare(x)).mean for x in (images, others))
+        walks = interpolate(a, b, steps, self.config.latent.prior)
+        return self.generator(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
 
     @torch.no_grad()
     def discriminate(self, images: Tensor, z: Tensor | None) -> Scores:

@@ -36,6 +36,7 @@ __all__ = [
     "open_for_training",
     "read_config",
     "read_json",
+    "source_of",
     "write_json",
 ]
 
@@ -70,6 +71,18 @@ def read_config(run: Path) -> Config:
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
     return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
+
+
+def source_of(run: Path) -> str:
+    """The source a run was trained on.
+
+    Raises:
+        UserError: it does not say.
+    """
+    try:
+        return str(json.loads((run / "data.json").read_text())["spec"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
 
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).

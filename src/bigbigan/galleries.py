@@ -1,0 +1,106 @@
+"""Pictures of what a trained model does with images of a source: reconstructions, walks, nearest neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bigbigan.data import ImageSet, Source, load_view, open_source
+from bigbigan.data.batches import pool_to
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features
+from bigbigan.evaluation.knn import nearest
+from bigbigan.model import Model, load
+from bigbigan.pictures import grid, pairs_grid
+from bigbigan.run import source_of
+
+__all__ = ["interpolations", "neighbours", "reconstructions"]
+
+REFERENCES = 20_000  # training images among which neighbours are sought, spread evenly over more
+
+
+def reconstructions(run: Path, data: str | None, count: int, refine: int = 0) -> tuple[Image.Image, dict[str, float]]:
+    """x above G(E(x)); with `refine`, G of z optimised for so many steps below. And the mean error ‖x − x̂‖₂ of each."""
+    model, source = _open(run, data)
+    pixels = torch.from_numpy(_images(model, source, _shown(source), count)[0])
+    x = pool_to(model.prepare(pixels), model.config.generator.resolution)
+    x_hat = model.reconstruct(pixels)
+    errors = {"G(E(x))": _error(x, x_hat)}
+    if not refine:
+        return pairs_grid(x, x_hat), errors
+    refined = model.generate(model.refine(pixels, refine).z)
+    errors[f"after {refine} steps"] = _error(x, refined)
+    columns = min(16, len(x))
+    rows = [
+        part for group in zip(*(t.cpu().split(columns) for t in (x, x_hat, refined)), strict=True) for part in group
+    ]
+    white = torch.ones(-len(x) % columns, *x.shape[1:])
+    return grid(torch.cat([torch.cat([r, white]) if len(r) < columns else r for r in rows]), columns), errors
+
+
+def interpolations(run: Path, data: str | None, count: int, steps: int) -> Image.Image:
+    """Rows from one image to another: x, G along the way from E(x) to E(x'), x'."""
+    model, source = _open(run, data)
+    pixels = torch.from_numpy(_images(model, source, _shown(source), 2 * count)[0])
+    if len(pixels) < 2:
+        raise UserError(f"{source.spec} has {len(pixels)} images to show; a walk needs two")
+    starts, ends = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :][: len(pixels) // 2]
+    walks = model.interpolate(starts, ends, steps)
+    x, y = (pool_to(model.prepare(p), model.config.generator.resolution)[:, None] for p in (starts, ends))
+    return grid(torch.cat([x, walks, y], dim=1).flatten(0, 1), steps + 2)
+
+
+def neighbours(run: Path, data: str | None, count: int, k: int) -> tuple[Image.Image, list[dict[str, object]]]:
+    """Rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features. And what they
+    are: for each image its file and the files and similarities of its neighbours, nearest first."""
+    model, source = _open(run, data)
+    split = _shown(source)
+    x, asked = _images(model, source, split, count)
+    train = source.splits["train"]
+    y, known = _images(model, source, train, REFERENCES + len(x))
+    if split is train:  # not an image's own neighbour
+        own = set(asked.files)
+        others = np.array([i for i, file in enumerate(known.files) if file not in own], dtype=np.int64)
+        y, known = y[others], known.subset(others)
+    if not len(y):
+        raise UserError(f"{source.spec} has no images left to be neighbours of those shown; give more than --count")
+    of_x, of_y = (torch.from_numpy(encoder_features(model.encoder, p, ["bn_crelu"])["bn_crelu"]) for p in (x, y))
+    close, found = nearest(of_x, of_y, k, "cosine")
+    tiles = np.concatenate([np.concatenate([x[i : i + 1], y[places]]) for i, places in enumerate(found.numpy())])
+    listed: list[dict[str, object]] = [
+        {
+            "file": asked.files[i],
+            "neighbours": [
+                {"file": known.files[j], "similarity": round(float(s), 4)} for j, s in zip(places, of, strict=True)
+            ],
+        }
+        for i, (places, of) in enumerate(zip(found.tolist(), close.tolist(), strict=True))
+    ]
+    return grid(torch.from_numpy(tiles).float() / 127.5 - 1, found.shape[1] + 1), listed
+
+
+def _open(run: Path, data: str | None) -> tuple[Model, Source]:
+    model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    _ = model.encoder  # a GAN's user is told before the images are read
+    return model, open_source(data or source_of(run), max_unreadable=model.config.data.max_unreadable)
+
+
+def _shown(source: Source) -> ImageSet:
+    return source.splits.get("test", source.splits["train"])
+
+
+def _images(model: Model, source: Source, images: ImageSet, count: int) -> tuple[np.ndarray, ImageSet]:
+    """`count` images spread evenly over a split, as the encoder sees them, uint8 [N, C, R, R]; and what they are."""
+    picks = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
+    c, chosen = model.config, images.subset(picks)
+    pixels, kept = load_view(chosen, c.encoder.resolution, c.data.channels, c.data.augment, source)
+    return pixels, chosen.subset(kept)
+
+
+def _error(x: Tensor, x_hat: Tensor) -> float:
+    """Mean ‖x − x̂‖₂, pixels in [0, 1]."""
+    return float((x - x_hat).flatten(1).norm(dim=1).mean()) / 2

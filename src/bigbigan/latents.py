@@ -1,0 +1,83 @@
+"""Moving through latent space: walks between latents, and latents refined by optimisation with G fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Refined", "interpolate", "refine"]
+
+
+def interpolate(a: Tensor, b: Tensor, steps: int, prior: str = "normal") -> Tensor:
+    """Walks of `steps` latents from a to b, ends included: [N, dim_z] each -> [N, steps, dim_z].
+
+    Under a normal prior along the arc between them (White 2016), with the length going evenly from that of a to that of
+    b: on a straight line latents would be shorter than any that G has seen. Under a uniform prior, straight.
+    """
+    t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
+    a, b = a[:, None], b[:, None]
+    straight = a + (b - a) * t
+    if prior == "uniform":
+        return straight
+    angle = torch.acos(F.cosine_similarity(a, b, dim=2).clamp(-1, 1))[..., None]
+    length = torch.lerp(a.norm(dim=2, keepdim=True), b.norm(dim=2, keepdim=True), t)
+    arc = torch.sin((1 - t) * angle) * F.normalize(a, dim=2) + torch.sin(t * angle) * F.normalize(b, dim=2)
+    return torch.where(angle.sin() < 1e-4, straight, F.normalize(arc, dim=2) * length)
+
+
+@dataclass
+class Refined:
+    """Latents [N, dim_z] that were optimised, and the error ‖x − G(z)‖₂ of each image, pixels in [0, 1], before the
+    first step and after each: [steps + 1, N]. Each z is the best one on its way."""
+
+    z: Tensor
+    errors: Tensor
+
+
+def refine(
+    generate: Callable[[Tensor], Tensor],
+    x: Tensor,
+    z: Tensor,
+    steps: int,
+    rate: float = 0.05,
+    bounded: bool = False,
+    features: Callable[[Tensor], Tensor] | None = None,
+    weight: float = 1.0,
+) -> Refined:
+    """Optimise z, each for its own image, so that G(z) comes near to x: Adam on the squared error of pixels.
+
+    Args:
+        generate: G.
+        x: images [N, C, R, R] in [-1, 1], R that of G.
+        z: where to begin [N, dim_z]: E(x), or drawn from the prior.
+        steps: of Adam.
+        rate: its learning rate.
+        bounded: keep z in [-1, 1], where the prior is uniform.
+        features: of images, [N, d]; their squared distance over d is added, for an error that is less about pixels.
+        weight: of the features.
+    """
+    z = z.detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=rate)
+    aim = None if features is None else features(x).detach()
+    best, least, errors = z.detach().clone(), torch.full((len(x),), torch.inf, device=x.device), []
+    for step in range(steps + 1):
+        x_hat = generate(z)
+        squared = (x - x_hat).square().flatten(1)
+        cost = squared.mean(1)
+        if features is not None and aim is not None:
+            cost = cost + weight * (features(x_hat) - aim).square().mean(1)
+        errors.append(squared.detach().sum(1).sqrt() / 2)
+        better = cost.detach() < least
+        least = torch.where(better, cost.detach(), least)
+        best = torch.where(better[:, None], z.detach(), best)
+        if step < steps:
+            optimizer.zero_grad()
+            cost.sum().backward()  # images do not meet: each z has the gradient it would have alone
+            optimizer.step()
+            if bounded:
+                z.data.clamp_(-1, 1)
+    return Refined(best, torch.stack(errors))
