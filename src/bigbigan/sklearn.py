@@ -1,0 +1,157 @@
+"""A run's encoder as a scikit-learn transformer: images in, features out, for pipelines, searches and cross-validation.
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+model = make_pipeline(BigBiGANFeatures("runs/cells"), LogisticRegression(max_iter=1000))
+model.fit(paths, labels)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor
+
+from bigbigan.data import ImageSet, Source, load_view
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.image_set import ArrayStore, FileStore
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features
+from bigbigan.model import Model, load
+
+__all__ = ["BigBiGANFeatures"]
+
+FEATURES = {"avepool_feat": "avepool", "bn_crelu_feat": "bn_crelu", "z_mean": "z_mean"}
+
+
+class BigBiGANFeatures(TransformerMixin, BaseEstimator):
+    """Features of images by the encoder of a run. `fit` learns nothing: the encoder was trained without labels before.
+
+    Takes, as X, a sequence of paths or of PIL images; or an array, uint8 [N, H, W] or [N, H, W, C], or a tensor or
+    float array [N, C, H, W] in [-1, 1] (tensors may be uint8 too). Files and PIL images are read as everywhere in this
+    package: EXIF rotation, palettes, 16 bits and transparency are taken care of.
+
+    Args:
+        run: run folder.
+        features: "bn_crelu_feat" (the paper's for linear classification), "avepool_feat" or "z_mean".
+        checkpoint: "newest", or "best" by what was measured along the way.
+        batch_size: images at a time.
+        device: "cpu", "cuda", ...; by default a GPU where there is one.
+
+    Raises:
+        UserError: in `fit` or `transform`: no such run, unknown features, images that cannot be read.
+    """
+
+    def __init__(
+        self,
+        run: str | PathLike[str],
+        features: str = "bn_crelu_feat",
+        checkpoint: str = "newest",
+        batch_size: int = 256,
+        device: str | None = None,
+    ) -> None:
+        self.run = run
+        self.features = features
+        self.checkpoint = checkpoint
+        self.batch_size = batch_size
+        self.device = device
+
+    def fit(self, X: Any = None, y: Any = None) -> BigBiGANFeatures:
+        """Load the encoder. X and y are not looked at."""
+        if self.features not in FEATURES:
+            raise UserError(f"features is {self.features}; expected one of {', '.join(FEATURES)}")
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model_: Model = load(Path(self.run), self.checkpoint, device)
+        self.n_features_out_ = {
+            "avepool_feat": self.model_.encoder.num_features,
+            "bn_crelu_feat": 2 * self.model_.encoder.num_features,
+            "z_mean": self.model_.config.latent.dim,
+        }[self.features]
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Features float32 [N, d], a row for each image in the order given."""
+        if not hasattr(self, "model_"):
+            self.fit()
+        pixels = self._pixels(X)
+        if not len(pixels):
+            return np.empty((0, self.n_features_out_), dtype=np.float32)
+        name = FEATURES[self.features]
+        return encoder_features(self.model_.encoder, pixels, [name], batch_size=self.batch_size)[name]
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Such as bn_crelu_feat_0, as in the files that `bigbigan encode` writes."""
+        if not hasattr(self, "model_"):
+            self.fit()
+        return np.array([f"{self.features}_{i}" for i in range(self.n_features_out_)], dtype=object)
+
+    def _pixels(self, X: Any) -> np.ndarray:
+        """X as the encoder sees it: uint8 [N, C, R, R]."""
+        c = self.model_.config
+        if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind == "f"):
+            x = self.model_.prepare(torch.as_tensor(X)).cpu()
+            return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+        if isinstance(X, np.ndarray) and X.dtype == np.uint8:
+            if X.ndim not in (3, 4) or (X.ndim == 4 and X.shape[3] not in (1, 3)):
+                raise UserError(
+                    f"an array of shape {list(X.shape)}; expected uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
+                )
+            rows = X if X.ndim == 4 else X[..., None]
+            images = _image_set([str(i) for i in range(len(rows))], ArrayStore(rows))
+        else:
+            images = _of_files(list(X))
+        if not len(images):
+            return np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), dtype=np.uint8)
+        strict = Source("X", "X", {}, max_unreadable=0.0)  # every image must have its row
+        return load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, strict)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The run folder is the model: copies and workers load it for themselves.
+        state: dict[str, Any] = super().__getstate__()
+        return {k: v for k, v in state.items() if k != "model_"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+
+def _of_files(items: Sequence[Any]) -> ImageSet:
+    names: list[str] = []
+    handles: list[bytes | Path] = []
+    for i, item in enumerate(items):
+        if isinstance(item, Image.Image):
+            names.append(f"image {i}")
+            handles.append(_as_png(item))
+        elif isinstance(item, str | PathLike):
+            names.append(str(item))
+            handles.append(Path(item))
+        else:
+            raise UserError(
+                f"X has a {type(item).__name__} at place {i}; expected paths, PIL images, or one array of all images"
+            )
+    store = FileStore(names, handles, lambda h: h if isinstance(h, bytes) else h.read_bytes(), DecodeLimits())
+    return _image_set(names, store)
+
+
+def _as_png(image: Image.Image) -> bytes:
+    """The image in a form that keeps its depth, for the one decoder there is."""
+    data = io.BytesIO()
+    lossless = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+    (image if lossless else image.convert("RGB")).save(data, "PNG", exif=image.getexif())
+    return data.getvalue()
+
+
+def _image_set(names: list[str], store: ArrayStore | FileStore) -> ImageSet:
+    return ImageSet("X", names, None, None, store, np.arange(len(names)))
