@@ -168,6 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("report", _report)
     run_and_data(sub, own, None)
 
+    sub = verb("export", _export)
+    run_and_data(sub, None, "DIR folder to write")
+    sub.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="of the run (default newest)")
+
     sub = verb("table", _table)
     sub.add_argument("name", metavar="NAME", help="1, 2, 3 or bigan")
     sub.add_argument(
@@ -429,6 +433,13 @@ def _report(options: argparse.Namespace) -> None:
     from bigbigan.report import write_report
 
     print(write_report(options.run, options.data))
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write the model as a folder to hand on: safetensors, settings and a model card."""
+    from bigbigan.export import export
+
+    print(export(options.run, options.out, options.checkpoint))
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -6,24 +6,29 @@ is accepted and converted. Networks are the averaged ones with standing statisti
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bigbigan import checkpoint as ck
-from bigbigan.config import Config
+from bigbigan.config import Config, config_from_dict
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
 from bigbigan.latents import Refined, interpolate, refine
 from bigbigan.models import Encoder, Networks, build
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import read_config
+from bigbigan.run import read_config, read_json
 from bigbigan.systems import sample_prior
 
-__all__ = ["Encoding", "Model", "Scores", "load"]
+__all__ = ["EXPORTED", "Encoding", "Model", "Scores", "load"]
+
+EXPORTED = "model.json"  # the file by which an exported folder is known
+PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # what of a checkpoint a model is made of
 
 
 @dataclass
@@ -207,33 +212,64 @@ class Model:
 
 
 def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device = "cpu") -> Model:
-    """The model of a run folder.
+    """The model of a run folder, or of an exported one.
 
     Args:
-        run: folder made by `bigbigan train --out`.
-        checkpoint: "newest", or "best" by the figure in checkpoints/best.json.
+        run: folder made by `bigbigan train --out` or by `bigbigan export`.
+        checkpoint: of a run, "newest", or "best" by the figure in checkpoints/best.json.
         device: where the networks go.
 
     Raises:
-        UserError: no such run, no sound checkpoint, or a checkpoint that does not fit.
+        UserError: no such folder, no sound checkpoint, or weights that do not fit.
     """
     run = Path(run)
+    if (run / EXPORTED).exists():
+        return _load_exported(run).to(device)
     config = read_config(run)
     chosen = ck.newest_checkpoint(run)
     if checkpoint == "best" and (best := ck.best_record(run)) is not None:
         chosen = next((c for c in ck.checkpoints(run) if c.step == best["step"]), chosen)
     if chosen is None:
         raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
-    networks = build(config, "cpu")
-    for network, prefix in ((networks.G, "G_ema."), (networks.E, "E_ema."), (networks.D, "D.")):
-        if network is not None:
-            _fill(network, chosen.tensors("weights.safetensors", prefix), prefix, chosen)
-    return Model(config, networks, chosen.step, chosen.info()["images_seen"]).to(device)
+    stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
+    named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
+    return Model(config, _filled(config, named, chosen.path), chosen.step, chosen.info()["images_seen"]).to(device)
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], prefix: str, checkpoint: ck.Checkpoint) -> None:
+def _load_exported(folder: Path) -> Model:
+    about = read_json(folder / EXPORTED)
+    config = config_from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    weights = folder / "model.safetensors"
     try:
-        network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items()})
+        if about["schema"] != 1:
+            raise UserError(f"{folder / EXPORTED} has schema {about['schema']}, this version reads 1")
+        with weights.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != about["weights_sha256"]:
+                raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
+        with safe_open(weights, framework="pt") as file:
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        step, images_seen = int(about["step"]), int(about["images_seen"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
+    named = {
+        letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
+        for letter in PREFIXES
+    }
+    return Model(config, _filled(config, named, folder), step, images_seen)
+
+
+def _filled(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:
+    """The networks of a config with these weights by letter."""
+    networks = build(config, "cpu")
+    for letter, network in networks._asdict().items():
+        if network is not None:
+            _fill(network, weights[letter], where)
+    return networks
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    try:
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{checkpoint.path} does not fit the networks of its config.json: {first}") from None
+        raise UserError(f"{where} does not fit the networks of its config.json: {first}") from None

@@ -1,6 +1,6 @@
 """What is evaluated: a run, or any frozen encoder, so that methods made elsewhere stand on the same scale.
 
-RUN                       a run folder
+RUN                       a run folder, or an exported one
 timm:NAME                 a model of timm with its published weights; timm:local-dir:FOLDER is one saved in timm's form
 hub:REPO:ENTRY            a torch.hub entry; REPO is owner/name on GitHub, or a folder with a hubconf.py
 python:MODULE:NAME        a callable: images float [N, C, R, R] in [-1, 1] to features [N, d]
@@ -28,7 +28,7 @@ from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.results import Figure, ResultLine
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.model import Model, load
+from bigbigan.model import EXPORTED, Model, load
 from bigbigan.models import build
 from bigbigan.run import changed_settings, commit, device_name, read_json
 
@@ -208,7 +208,7 @@ def _in_one_line(error: Exception) -> str:
 
 def _of_run(run: Path, which: str, device: torch.device) -> Subject:
     model = load(run, which, device)
-    config = model.config
+    config, exported = model.config, (run / EXPORTED).exists()
     experiment = EXPERIMENTS.get(config.experiment)
     return Subject(
         config.experiment,
@@ -221,8 +221,8 @@ def _of_run(run: Path, which: str, device: torch.device) -> Subject:
         steps=model.step,
         images_seen=model.images_seen,
         max_unreadable=config.data.max_unreadable,
-        data=read_json(run / "data.json")["spec"],
-        run=run,
+        data=None if exported else read_json(run / "data.json")["spec"],
+        run=None if exported else run,  # what was handed on stays as it is
         model=model,
     )
 
