@@ -1,0 +1,144 @@
+"""`export`: a trained model as a folder to hand on: weights, settings, a model card; `bigbigan.load` reads it anywhere.
+
+    model.safetensors   averaged G and E, and D, by name ("G.seed.weight", ...)
+    config.json         the settings it was trained with
+    model.json          step, data set, and the SHA-256 of the weights
+    results.jsonl       its result lines, if it was evaluated
+    README.md           the model card
+
+No path, host or user name of the machine it was trained on goes into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+import bigbigan
+from bigbigan.errors import UserError
+from bigbigan.evaluation.results import read_results
+from bigbigan.experiments import EXPERIMENTS
+from bigbigan.model import EXPORTED, Model, load
+from bigbigan.run import changed_settings, read_json
+
+__all__ = ["export"]
+
+SCHEMA = 1
+SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "is5", "reconstruction_ratio")
+
+
+def export(run: Path, out: Path, checkpoint: str = "newest") -> Path:
+    """Write the model of a run to the folder `out`, which must not be there yet or be empty.
+
+    Args:
+        run: run folder.
+        out: where to.
+        checkpoint: "newest", or "best" by what was measured along the way.
+
+    Raises:
+        UserError: no such run, or `out` holds something; nothing is written then.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is there and not an empty folder; choose another")
+    model = load(run, checkpoint)
+    card = read_json(run / "data.json") if (run / "data.json").exists() else {}
+    lines = [x for x in read_results(run / "results.jsonl") if x["steps"] in (0, model.step)]
+    aside = out.with_name(f".writing-{out.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    weights = {
+        f"{letter}.{name}": tensor.detach().cpu().contiguous()
+        for letter, network in model.networks._asdict().items()
+        if network is not None
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+    about = {
+        "schema": SCHEMA,
+        "experiment": model.config.experiment,
+        "step": model.step,
+        "images_seen": model.images_seen,
+        "data": {key: card[key] for key in ("name", "images", "fingerprint") if key in card},
+        "weights_sha256": hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest(),
+        "bigbigan": bigbigan.__version__,
+    }
+    (aside / EXPORTED).write_text(json.dumps(about, indent=2) + "\n")
+    model.config.save(aside / "config.json")
+    if lines:
+        (aside / "results.jsonl").write_text("".join(json.dumps(_without_places(x)) + "\n" for x in lines))
+    (aside / "README.md").write_text(_model_card(model, about, lines, weights))
+    if out.exists():
+        out.rmdir()
+    os.replace(aside, out)
+    return out
+
+
+def _without_places(line: dict[str, Any]) -> dict[str, Any]:
+    """A result line whose command names files and folders by their last part alone."""
+    words = [os.path.basename(w.rstrip("/")) if "/" in w else w for w in line["command"].split()]
+    return line | {"command": " ".join(words)}
+
+
+def _model_card(model: Model, about: dict[str, Any], lines: list[dict[str, Any]], weights: dict[str, Tensor]) -> str:
+    """The README of an exported model: what it is, what it was trained on, what was measured, how to load it."""
+    c, data = model.config, about["data"]
+    experiment = EXPERIMENTS.get(c.experiment)
+    has_encoder = model.networks.E is not None
+    counts = {
+        letter: sum(p.numel() for p in network.parameters())
+        for letter, network in model.networks._asdict().items()
+        if network is not None
+    }
+    changed = changed_settings(c)
+    facts = {
+        "experiment": f"`{c.experiment}`" + (f": {experiment.summary}" if experiment else ""),
+        "changed settings": ", ".join(f"`{k}={json.dumps(v)}`" for k, v in changed.items()) or "none",
+        "scaled down": f"{c.scale} px stand for the paper's 128" if c.scale else "no",
+        "trained on": f"{data.get('name', 'not recorded')}, {data.get('images', 0):,} images, without labels",
+        "steps": f"{about['step']:,} ({about['images_seen']:,} images seen), batch {c.training.batch_size}",
+        "images": f"{c.data.channels} channel{'s' * (c.data.channels > 1)}, "
+        + (f"E sees {c.encoder.resolution} px, " if has_encoder else "")
+        + f"G makes {c.generator.resolution} px",
+        "latents": f"{c.latent.dim}, {'N(0, I)' if c.latent.prior == 'normal' else 'U(-1, 1)'}",
+        "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
+        "weights": f"{len(weights)} tensors, SHA-256 `{about['weights_sha256']}`",
+    }
+    measured = _measured(lines)
+    front = ["---", "library_name: bigbigan", "tags:", "- BigBiGAN", "- representation-learning", "- gan", "---"]
+    use = ['model = bigbigan.load("THIS FOLDER")']
+    if has_encoder:
+        use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8", "x_hat = model.reconstruct(images)"]
+    use += ["samples = model.generate(16)"]
+    return "\n".join([
+        *front, "", f"# {c.experiment} on {data.get('name', 'its data')}", "",
+        f"A generative model{' and its encoder' if has_encoder else ''}, trained without labels by bigbigan "
+        f"{about['bigbigan']}.",
+        "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
+        "", "## Measured", "", *measured,
+        "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "",
+        "Weights are safetensors and settings JSON: loading executes no code. What the images it was trained on allow, "
+        "their licence says. It knows nothing but those images: measure it on your own before you rely on it.", "",
+    ])  # fmt: skip
+
+
+def _measured(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """Result lines as a table; the untrained and pixel baselines are those of 0 steps."""
+    shown = [x for x in lines if x["metric"].startswith(SHOWN)]
+    if not shown:
+        return ["Not evaluated before it was exported."]
+    newest = {(x["metric"], x["dataset"], x["split"], x["steps"]): x for x in shown}
+    rows = [
+        f"| {x['metric']} | {x['dataset']}, {x['split']} | {x['n']:,} | {x['steps']:,} | {x['value']:.4g}"
+        + (f" ± {x['std']:.2g}" if x["std"] is not None else "") + " |"
+        for x in newest.values()
+    ]  # fmt: skip
+    return ["0 steps: raw pixels, or the same network untrained.", "", "| metric | data | n | steps | value |",
+            "|---|---|---|---|---|", *rows]  # fmt: skip
