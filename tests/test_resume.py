@@ -258,6 +258,13 @@ def test_last_n_and_best_are_kept(data, tmp_path):
     ck.save_best(run, 2, "top1_linear_bn_crelu_10perclass", 50.0)
     train(tiny_config("training.steps=10", *settings), data, run, progress=False)
     assert [c.step for c in ck.checkpoints(run)] == [2, 8, 10]
+    found = {which: ck.chosen_checkpoint(run, which).step for which in ("newest", "best", "8")}
+    assert found == {"newest": 10, "best": 2, "8": 8}
+    with pytest.raises(UserError, match=r"keeps steps 2, 8, 10; expected one of these, newest or best"):
+        ck.chosen_checkpoint(run, "9")
+    (run / "checkpoints" / "step-00000008" / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        ck.chosen_checkpoint(run, "8")
 
 
 # -- the test of the test -----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "best_record",
     "checkpoints",
+    "chosen_checkpoint",
     "load_state",
     "newest_checkpoint",
     "save_best",
@@ -108,6 +109,26 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
             "restore one from a copy, or train into another --out"
         )
     return None
+
+
+def chosen_checkpoint(run: Path, which: str) -> Checkpoint | None:
+    """The checkpoint that `which` names: "newest"; "best", by the figure in best.json, or newest where there is none;
+    or the number of a step that is kept. None where there is no checkpoint at all.
+
+    Raises:
+        UserError: no such step, a damaged one, or no name of a checkpoint.
+    """
+    if which == "newest" or (which == "best" and best_record(run) is None):
+        return newest_checkpoint(run)
+    record = best_record(run)
+    step = str(record["step"]) if which == "best" and record else which
+    kept = {str(c.step): c for c in checkpoints(run)}
+    if step not in kept:
+        known = ", ".join(kept) or "none"
+        raise UserError(f"--checkpoint {which}: {run} keeps steps {known}; expected one of these, newest or best")
+    if (problem := kept[step].problem()) is not None:
+        raise UserError(f"{kept[step].path} is damaged: {problem}; choose another --checkpoint")
+    return kept[step]
 
 
 def best_record(run: Path) -> dict[str, Any] | None:

@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     quiet: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
     as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 
+    which: dict[str, Any] = {
+        "default": "newest",
+        "metavar": "WHICH",
+        "help": "of a run: newest (default), best, or a step",
+    }
+
     sub = verb("list", _list)
     sub.add_argument("--json", **as_json)
 
@@ -106,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; "
         "* fits any part; default: all that the run and data allow, but for those that take hours",
     )
-    sub.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="of a run (default newest)")
+    sub.add_argument("--checkpoint", **which)
     sub.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
     sub.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
@@ -170,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("export", _export)
     run_and_data(sub, None, "DIR folder to write")
-    sub.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="of the run (default newest)")
+    sub.add_argument("--checkpoint", **which)
 
     sub = verb("table", _table)
     sub.add_argument("name", metavar="NAME", help="1, 2, 3 or bigan")

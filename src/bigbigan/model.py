@@ -216,7 +216,7 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
 
     Args:
         run: folder made by `bigbigan train --out` or by `bigbigan export`.
-        checkpoint: of a run, "newest", or "best" by the figure in checkpoints/best.json.
+        checkpoint: of a run, "newest", "best" by the figure in checkpoints/best.json, or the number of a step it keeps.
         device: where the networks go.
 
     Raises:
@@ -226,9 +226,7 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
     if (run / EXPORTED).exists():
         return _load_exported(run).to(device)
     config = read_config(run)
-    chosen = ck.newest_checkpoint(run)
-    if checkpoint == "best" and (best := ck.best_record(run)) is not None:
-        chosen = next((c for c in ck.checkpoints(run) if c.step == best["step"]), chosen)
+    chosen = ck.chosen_checkpoint(run, checkpoint)
     if chosen is None:
         raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
     stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}

@@ -101,7 +101,7 @@ def evaluate(
         command: recorded in the lines.
         progress: show what is being measured.
         resolution, channels: of the images a frozen encoder takes.
-        checkpoint: of a run, "newest" or "best".
+        checkpoint: of a run, "newest", "best" or a step.
 
     Raises:
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.

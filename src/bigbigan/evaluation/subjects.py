@@ -160,7 +160,7 @@ def open_subject(
     Args:
         spec: see the module.
         resolution, channels: of the images a frozen encoder takes; by default what it says of itself, or 224 and 3.
-        which: of a run, its "newest" checkpoint, or the "best" by what was measured along the way.
+        which: of a run, its "newest" checkpoint, the "best" by what was measured along the way, or that of a step.
 
     Raises:
         UserError: it cannot be had.
