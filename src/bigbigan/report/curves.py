@@ -33,7 +33,7 @@ CHARTS = (
           "Error of G(E(x)) over that of another image's reconstruction. Below 1 and falling is good. Stuck at 1: E "
           "has learned nothing.", (1,), alarm=(0, 0.97, "It is near 1: E hardly tells images apart.")),
     Chart("Reconstruction error", {"reconstruction_error": "matched", "reconstruction_error_shuffled": "mismatched"},
-          "Mean distance of x from G(E(x)), and from another image's. The lines should part. One on the other: a "
+          "Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], and with another image's G(E(x)). The lines should part. One on the other: a "
           "reconstruction has nothing to do with its image."),
     Chart("Latents of E", {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},
           "How far E's answers lie apart within a batch, and the noise it adds. The spread should come near that of z "
@@ -57,6 +57,20 @@ CHARTS = (
 # fmt: on
 
 
+def _logistic(chart: Chart) -> Chart:
+    """As it reads where D's loss is a cross-entropy (BiGAN and its companions), which has no margins."""
+    if "loss_d" in chart.keys:
+        how = "A cross-entropy: D's is 0.69 (dashed) where it cannot tell pairs apart, 0 where it always can. "
+        how += "D near 0 for long: it has won, and the others learn little. An autoencoder has its pixel error alone."
+        return chart._replace(how=how, dashed=(math.log(2),), alarm=(0.01, math.inf, chart.alarm[2]))
+    if chart.title.startswith("Score"):
+        how = (
+            "D pushes the first up and the second down, without a limit; 0 (dashed) is undecided. Far apart for long: "
+        )
+        return chart._replace(how=how + chart.how.partition("Far apart for long: ")[2], dashed=(0,))
+    return chart
+
+
 def curves(run: Run) -> Html:
     if not run.metrics:
         return missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
@@ -66,7 +80,9 @@ def curves(run: Run) -> Html:
     def of_run(chart: Chart) -> Chart:
         if "log.watch" in chart.keys:
             return chart._replace(keys={watch: watch})
-        return chart._replace(dashed=(spread,)) if "z_stdev" in chart.keys else chart
+        if "z_stdev" in chart.keys:
+            return chart._replace(dashed=(spread,))
+        return chart if run.config.system == "bigbigan" else _logistic(chart)
 
     charts = (_curve(run.metrics, of_run(c)) for c in CHARTS)
     how = "Over steps; faint lines as logged, strong ones smoothed, with their last value in the legend."
