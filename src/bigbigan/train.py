@@ -202,8 +202,8 @@ def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict
 
 @torch.no_grad()
 def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> dict[str, Tensor]:
-    """Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], against the same with x and G(E(x)) of different images; a ratio near 1
-    means that E has learned nothing yet. Leaves no trace in the networks."""
+    """Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], against the same with x and G(E(x)) of different images; a ratio near
+    1 means that E has learned nothing yet. Leaves no trace in the networks."""
     G = state.networks.G
     with batch_statistics(G):
         x_hat = G(z_mean)

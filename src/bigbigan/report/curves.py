@@ -33,8 +33,8 @@ CHARTS = (
           "Error of G(E(x)) over that of another image's reconstruction. Below 1 and falling is good. Stuck at 1: E "
           "has learned nothing.", (1,), alarm=(0, 0.97, "It is near 1: E hardly tells images apart.")),
     Chart("Reconstruction error", {"reconstruction_error": "matched", "reconstruction_error_shuffled": "mismatched"},
-          "Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], and with another image's G(E(x)). The lines should part. One on the other: a "
-          "reconstruction has nothing to do with its image."),
+          "Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], and with another image's G(E(x)). The lines should part. One on "
+          "the other: a reconstruction has nothing to do with its image."),
     Chart("Latents of E", {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},
           "How far E's answers lie apart within a batch, and the noise it adds. The spread should come near that of z "
           "(dashed), sigma stay well below. Spread near 0: all images go to one z.",
