@@ -3,8 +3,7 @@
     python tools/train_bigan.py [--data SOURCE] [--epochs 400] [--seeds 1] [METHOD ...]
 
 Runs go to runs/bigan/ and continue where they stopped; evaluated ones are left alone. Lines go to results/bigan.jsonl;
-`bigbigan table bigan` and docs/bigan.md show them. 400 epochs are the published length: minutes a method on a GPU, hours
-on two cores.
+`bigbigan table bigan` and docs/bigan.md show them. 400 epochs are the published length.
 """
 
 from __future__ import annotations
