@@ -55,7 +55,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         h = self.main(x)
         if self.of_z is not None:
-            h = h + self.of_z(z).view(len(h), -1, *[1] * (h.ndim - 2))
+            h = h + self.of_z(z).view(h.shape[0], -1, *[1] * (h.ndim - 2))
         return F.leaky_relu(self.norm(h), self.leak)
 
 
@@ -176,7 +176,7 @@ class ConvGenerator(nn.Module):
         self.to_image = normal(conv(widths[-1], image_channels), STD)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.seed(z).view(len(z), self.widths[0], 4, 4)
+        h = self.seed(z).unflatten(1, (self.widths[0], 4, 4))
         for layer in self.layers:
             h = layer(h, z)
         return 2 * torch.sigmoid(self.to_image(h)) - 1

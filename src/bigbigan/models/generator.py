@@ -83,14 +83,14 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Images of latents z [N, dim_z] and classes y int64 [N]; y may be left out when there is one class."""
         if y is None:
-            y = z.new_zeros(len(z), dtype=torch.long)
+            y = z.new_zeros(z.shape[0], dtype=torch.long)  # len(z) would become a constant of an exported graph
         if self.skip_z:
             seed, *skips = z.chunk(self.chunks, dim=1)
             embedding = self.shared(y)
             conditions = [torch.cat([skip, embedding], dim=1) for skip in skips]  # chunk first, as in the released G
         else:
             seed, conditions = z, [y] * len(self.blocks)
-        h = self.seed(seed).view(len(z), self.channels[0], 4, 4)
+        h = self.seed(seed).unflatten(1, (self.channels[0], 4, 4))
         for i, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
             h = block(h, condition)
             if str(i) in self.attention:
