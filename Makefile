@@ -28,7 +28,7 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# With timm and torchvision, in an environment of their own: the package and all other tests do without.
+# With timm, torchvision and ONNX Runtime, in an environment of their own: the package and all other tests do without.
 test-interop: $(INTEROP)/.ready
 	$(INTEROP)/bin/python -m pytest tests/interop
 

@@ -3,13 +3,18 @@
 import json
 import re
 import shutil
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 
 from bigbigan import load
 from bigbigan.cli import main
+from bigbigan.config import override
 from bigbigan.errors import UserError
+from bigbigan.experiments import find
+from bigbigan.models import build
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
 
@@ -88,6 +93,39 @@ def test_a_gan_and_an_unevaluated_run_are_exported_too(tmp_path, capsys):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Not evaluated" in card
     assert "model.encode" not in card
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_package_that_onnx_needs_is_named(package, run, tmp_path, monkeypatch, capsys):
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None if name == package else ModuleType(name))
+    assert main(["export", str(run), "--out", str(tmp_path / "out"), "--onnx"]) == 2
+    said = capsys.readouterr().err
+    assert "pip install 'bigbigan[onnx]'" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+CONVOLUTIONAL = ["generator.channels=[8,8,8]", "discriminator.channels=[8,8]", "encoder.widths=[8,8,8,8,8]"]
+EXPORTABLE = {
+    "bigbigan": tiny_config(),
+    "z to the seed alone": tiny_config("generator.skip_z=false"),
+    "bigan": override(find("bigan/imagenet").config(0), [*CONVOLUTIONAL, "encoder.resolution=32"]),
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTABLE)
+def test_torch_export_leaves_the_batch_free(kind):
+    config = EXPORTABLE[kind]
+    networks = build(config)
+    for network, shape in (
+        (networks.G, (config.latent.dim,)), (networks.E.trunk, (config.data.channels, *[config.encoder.resolution] * 2))
+    ):  # fmt: skip
+        network.eval().requires_grad_(False)
+        shapes = ({0: torch.export.Dim("N")},)  # raises where N is not free
+        program = torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=shapes).module()
+        x = torch.rand(5, *shape)
+        torch.testing.assert_close(program(x), network(x))
 
 
 def damage(name, change):

@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("export", _export)
     run_and_data(sub, None, "DIR folder to write")
+    sub.add_argument("--onnx", action="store_true", help="E and G as ONNX files too")
     sub.add_argument("--checkpoint", **which)
 
     sub = verb("table", _table)
@@ -442,10 +443,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Write the model as a folder to hand on: safetensors, settings and a model card."""
+    """Write the model as a folder to hand on: safetensors, settings and a model card; ONNX files if asked."""
     from bigbigan.export import export
 
-    print(export(options.run, options.out, options.checkpoint))
+    print(export(options.run, options.out, options.checkpoint, options.onnx))
 
 
 def _table(options: argparse.Namespace) -> None:

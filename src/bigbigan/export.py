@@ -4,6 +4,7 @@
     config.json         the settings it was trained with
     model.json          step, data set, and the SHA-256 of the weights
     results.jsonl       its result lines, if it was evaluated
+    encoder.onnx, generator.onnx    where asked for, see `bigbigan.onnx`
     README.md           the model card
 
 No path, host or user name of the machine it was trained on goes into it.
@@ -27,6 +28,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import EXPORTED, Model, load
+from bigbigan.onnx import ENCODER_OUTPUTS, require_onnx, write_onnx
 from bigbigan.run import changed_settings, read_json
 
 __all__ = ["export"]
@@ -35,19 +37,23 @@ SCHEMA = 1
 SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "is5", "reconstruction_ratio")
 
 
-def export(run: Path, out: Path, checkpoint: str = "newest") -> Path:
+def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False) -> Path:
     """Write the model of a run to the folder `out`, which must not be there yet or be empty.
 
     Args:
         run: run folder.
         out: where to.
         checkpoint: "newest", or "best" by what was measured along the way.
+        onnx: E and G as ONNX files too.
 
     Raises:
-        UserError: no such run, or `out` holds something; nothing is written then.
+        UserError: no such run, `out` holds something, or a package is missing; nothing is written then.
+        RunError: an ONNX file does not do what the model does; likewise.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is there and not an empty folder; choose another")
+    if onnx:
+        require_onnx()
     model = load(run, checkpoint)
     card = read_json(run / "data.json") if (run / "data.json").exists() else {}
     lines = [x for x in read_results(run / "results.jsonl") if x["steps"] in (0, model.step)]
@@ -72,9 +78,15 @@ def export(run: Path, out: Path, checkpoint: str = "newest") -> Path:
     }
     (aside / EXPORTED).write_text(json.dumps(about, indent=2) + "\n")
     model.config.save(aside / "config.json")
+    if onnx:
+        try:
+            write_onnx(model, aside)
+        except BaseException:
+            shutil.rmtree(aside)
+            raise
     if lines:
         (aside / "results.jsonl").write_text("".join(json.dumps(_without_places(x)) + "\n" for x in lines))
-    (aside / "README.md").write_text(_model_card(model, about, lines, weights))
+    (aside / "README.md").write_text(_model_card(model, about, lines, weights, onnx))
     if out.exists():
         out.rmdir()
     os.replace(aside, out)
@@ -87,7 +99,9 @@ def _without_places(line: dict[str, Any]) -> dict[str, Any]:
     return line | {"command": " ".join(words)}
 
 
-def _model_card(model: Model, about: dict[str, Any], lines: list[dict[str, Any]], weights: dict[str, Tensor]) -> str:
+def _model_card(
+    model: Model, about: dict[str, Any], lines: list[dict[str, Any]], weights: dict[str, Tensor], onnx: bool
+) -> str:
     """The README of an exported model: what it is, what it was trained on, what was measured, how to load it."""
     c, data = model.config, about["data"]
     experiment = EXPERIMENTS.get(c.experiment)
@@ -112,7 +126,8 @@ def _model_card(model: Model, about: dict[str, Any], lines: list[dict[str, Any]]
         "weights": f"{len(weights)} tensors, SHA-256 `{about['weights_sha256']}`",
     }
     measured = _measured(lines)
-    front = ["---", "library_name: bigbigan", "tags:", "- BigBiGAN", "- representation-learning", "- gan", "---"]
+    tags = ["BigBiGAN", "representation-learning", "gan", *["onnx"] * onnx]
+    front = ["---", "library_name: bigbigan", "tags:", *(f"- {tag}" for tag in tags), "---"]
     use = ['model = bigbigan.load("THIS FOLDER")']
     if has_encoder:
         use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8", "x_hat = model.reconstruct(images)"]
@@ -123,10 +138,22 @@ def _model_card(model: Model, about: dict[str, Any], lines: list[dict[str, Any]]
         f"{about['bigbigan']}.",
         "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
         "", "## Measured", "", *measured,
-        "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "",
+        "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "", *(_onnx_files(model) if onnx else []),
         "Weights are safetensors and settings JSON: loading executes no code. What the images it was trained on allow, "
         "their licence says. It knows nothing but those images: measure it on your own before you rely on it.", "",
     ])  # fmt: skip
+
+
+def _onnx_files(model: Model) -> list[str]:
+    """What the ONNX files take and give, for the card."""
+    c = model.config
+    image = f"[N, {c.data.channels}, {{0}}, {{0}}] in [-1, 1]"
+    z = f"- `generator.onnx`: `z` float32 [N, {c.latent.dim}] to `images` {image.format(c.generator.resolution)}"
+    files = [z]
+    if model.networks.E is not None:
+        images, outputs = image.format(c.encoder.resolution), ", ".join(f"`{name}`" for name in ENCODER_OUTPUTS)
+        files = [f"- `encoder.onnx`: `images` float32 {images} to {outputs}", z]
+    return ["Without torch, in any ONNX runtime, for any N:", "", *files, ""]
 
 
 def _measured(lines: Iterable[dict[str, Any]]) -> list[str]:
