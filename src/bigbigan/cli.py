@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many images (default 64)")
     sub.add_argument("--truncation", type=float, default=1.0, metavar="T", help="scale of z, above 0 to 1 (default 1)")
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="of the latents (default 0)")
+    sub.add_argument("--label", type=int, metavar="K", help="class of all images, of a model trained with labels")
 
     sub = verb("reconstruct", _reconstruct)
     run_and_data(sub, own, "GRID.png picture to write")
@@ -334,7 +335,7 @@ def _generate(options: argparse.Namespace) -> None:
     from bigbigan.pictures import grid, save_image
 
     _at_least(1, count=options.count)
-    images = load(options.run).generate(options.count, options.truncation, options.seed)
+    images = load(options.run).generate(options.count, options.truncation, options.seed, options.label)
     if options.out.suffix == ".png":
         _writable(options.out)
         save_image(grid(images), options.out)

@@ -55,10 +55,14 @@ class DataConfig:
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
     # (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side (BiGAN).
     augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop"] = "none"
+    labels: Literal["none", "classes"] = "none"  # what G and D are told: nothing, or the classes of the source (BigGAN)
+    classes: int = 1  # how many there are: found when training starts; without labels all images are of one class
     memory_gib: float = 8.0  # sets whose pixels take more are decoded anew for each batch
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
+        _require(self.classes >= 1, "data.classes must be at least 1")
+        _require(self.labels != "none" or self.classes == 1, "data.classes goes with data.labels=classes")
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
 
@@ -186,8 +190,10 @@ class LossConfig:
     hinge: Literal["each", "sum"] = "each"  # on each score, or on their sum: tried by the authors, and worse
     regression_of_g: float = 0.0  # of a latent regressor: weight of E's error in G's loss; the joint one has 0.25
     pixel: Literal["l1", "l2"] = "l2"  # of an autoencoder
+    orthogonal: float = 0.0  # weight of BigGAN's orthogonal regularisation of G (1e-4 there)
 
     def __post_init__(self) -> None:
+        _require(self.orthogonal >= 0, "loss.orthogonal must not be negative")
         _require(self.regression_of_g >= 0, "loss.regression_of_g must not be negative")
         _require(self.s_xz or self.s_x or self.s_z, "loss: at least one of s_x, s_z, s_xz must be on")
 
@@ -269,6 +275,12 @@ class Config:
         self._check_generator()
         r_e, r_g = self.encoder.resolution, self.generator.resolution
         _require(r_e >= r_g, f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image")
+        if self.data.labels != "none":
+            of_biggan = self.generator.network == self.discriminator.network == "biggan" and self.system == "bigbigan"
+            _require(
+                of_biggan and not self.has_encoder,
+                "data.labels=classes is for a BigGAN: loss.s_x alone, and the biggan networks",
+            )
         if self.has_discriminator:
             self._check_discriminator()
         if self.has_encoder:

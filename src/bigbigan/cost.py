@@ -49,10 +49,11 @@ def step_cost(config: Config) -> dict[str, Any]:
         system, noise = make_system(config, networks), torch.Generator()
         r, c = config.encoder.resolution, config.data.channels
         x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
+        labels = {"y": torch.zeros(small, dtype=torch.long)} if config.data.classes > 1 else {}
         flops: dict[Move, int] = {}  # of each kind of move
         for move in dict.fromkeys(system.moves):
             with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
-                system.backward(move(x, noise).losses)
+                system.backward(move(x, noise, **labels).losses)
             flops[move] = counter.total
     parameters = {name: _count(network) for name, network in networks._asdict().items() if network is not None}
     if networks.D is not None:

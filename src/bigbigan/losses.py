@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "discriminator_loss",
@@ -23,6 +23,7 @@ __all__ = [
     "latent_regression_loss",
     "logistic_discriminator_loss",
     "logistic_encoder_generator_loss",
+    "orthogonal_penalty",
     "pixel_loss",
 ]
 
@@ -72,3 +73,15 @@ def pixel_loss(x: Tensor, x_hat: Tensor, norm: str) -> Tensor:
     """Mean over images of ‖x − x̂‖₁ ("l1") or ‖x − x̂‖₂² ("l2"), pixels in [0, 1] for images in [-1, 1]."""
     difference = ((x - x_hat) / 2).flatten(1)
     return (difference.abs() if norm == "l1" else difference.square()).sum(1).mean()
+
+
+def orthogonal_penalty(G: nn.Module) -> Tensor:
+    """BigGAN's orthogonal regularisation, the sum over weights W of ‖W Wᵀ ⊙ (1 - I)‖_F²: rows are to be at right
+    angles, whatever their length. The class embedding that blocks share is spared (Brock et al. 2019, Section 3.1)."""
+    terms = []
+    for name, weight in G.named_parameters():
+        if weight.ndim >= 2 and not name.startswith("shared."):
+            rows = weight.flatten(1)
+            gram = rows @ rows.t()
+            terms.append(gram.square().sum() - gram.diagonal().square().sum())
+    return torch.stack(terms).sum()

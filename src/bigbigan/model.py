@@ -6,8 +6,10 @@ is accepted and converted. Networks are the averaged ones with standing statisti
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bigbigan import checkpoint as ck
+from bigbigan.averaging import batch_norms, standing_statistics
 from bigbigan.config import Config, config_from_dict
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
@@ -23,7 +26,7 @@ from bigbigan.latents import Refined, interpolate, refine
 from bigbigan.models import Encoder, Networks, build
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import read_config, read_json
-from bigbigan.systems import sample_prior
+from bigbigan.systems import generate, sample_labels, sample_prior
 
 __all__ = ["EXPORTED", "Encoding", "Model", "Scores", "load"]
 
@@ -66,6 +69,7 @@ class Model:
     def __init__(self, config: Config, networks: Networks, step: int, images_seen: int) -> None:
         self.config, self.step, self.images_seen = config, step, images_seen
         self.networks = networks
+        self._truncated: dict[float, nn.Module] = {}  # G by truncation
         self.generator = networks.G
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
@@ -83,6 +87,7 @@ class Model:
         return next(self.generator.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
+        self._truncated.clear()
         for network in filter(None, self.networks):
             network.to(device)
         return self
@@ -121,25 +126,51 @@ class Model:
         return Encoding(q.mean, q.stdev, q.sample(eps), avepool, bn_crelu)
 
     @torch.no_grad()
-    def generate(self, z_or_count: Tensor | int, truncation: float = 1.0, seed: int = 0) -> Tensor:
+    def generate(
+        self, z_or_count: Tensor | int, truncation: float = 1.0, seed: int = 0, label: int | None = None
+    ) -> Tensor:
         """Images [N, C, R, R] in [-1, 1] from latents [N, dim_z], or from a count of latents drawn from P_z.
 
         Args:
             z_or_count: latents, or how many to draw.
             truncation: scale of drawn latents, in (0, 1]; below 1 a normal prior is also cut at two standard
                 deviations, as the released modules are used.
-            seed: of the drawn latents.
+            seed: of the drawn latents, and of labels where G is told them.
+            label: the class of all of them, 0 to data.classes - 1; drawn evenly without it.
+
+        Below 1, batch norm statistics are made anew for the truncation, as BigGAN does.
 
         Raises:
-            UserError: latents of another length, or truncation out of range.
+            UserError: latents of another length, truncation or label out of range, or a label for a G without classes.
         """
+        classes = self.config.data.classes
+        if label is not None and (classes == 1 or not 0 <= label < classes):
+            known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
+            raise UserError(f"label is {label}; expected {known}")
         if isinstance(z_or_count, Tensor):
             z = z_or_count.to(self.device, torch.float32)
             if z.ndim != 2 or z.shape[1] != self.config.latent.dim:
                 raise UserError(f"z has shape {list(z.shape)}; expected [N, {self.config.latent.dim}]")
         else:
             z = self.sample_prior(z_or_count, truncation, seed)
-        return self.generator(z)
+        noise = keyed_generator(seed, "labels", 0, str(self.device))
+        y = sample_labels(len(z), classes, noise) if label is None else torch.full((len(z),), label, device=self.device)
+        return generate(self._at(truncation), z, y if classes > 1 else None)
+
+    def _at(self, truncation: float) -> nn.Module:
+        """G with the batch norm statistics of truncated latents."""
+        if truncation == 1 or not batch_norms(self.generator):
+            return self.generator
+        if truncation not in self._truncated:
+            G, batches, size = copy.deepcopy(self.generator), self.config.log.standing_batches, 128
+            z = self.sample_prior(batches * size, truncation, seed=0)
+            noise = keyed_generator(0, "standing labels", 0, str(self.device))
+            y = sample_labels(len(z), self.config.data.classes, noise)
+            labels = [None] * batches if y is None else y.split(size)
+            passes = (partial(generate, G, z, y) for z, y in zip(z.split(size), labels, strict=True))
+            standing_statistics(G, self.generator, passes)
+            self._truncated[truncation] = G
+        return self._truncated[truncation]
 
     def sample_prior(self, count: int, truncation: float = 1.0, seed: int = 0) -> Tensor:
         """`count` latents from P_z, [count, dim_z]; see `generate` for the truncation."""

@@ -77,9 +77,7 @@ class TrainingState:
             picks = torch.randint(len(batches.pixels), (size,), generator=noise, device=self.device)
             return batches.images(picks)
 
-        standing_statistics(
-            self.G_ema, G, (lambda: self.G_ema(self.system.sample_prior(size, noise)) for _ in range(count))
-        )
+        standing_statistics(self.G_ema, G, (lambda: self.system.sample(self.G_ema, size, noise) for _ in range(count)))
         if E is not None and (E_ema := self.E_ema) is not None:
             standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
 

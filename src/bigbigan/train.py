@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from bigbigan import checkpoint as ck
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
-from bigbigan.data import open_source
+from bigbigan.data import ImageSet, open_source
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
@@ -25,6 +26,7 @@ from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import Stop, open_for_training, read_json, write_json
 from bigbigan.state import TrainingState
+from bigbigan.systems import generate
 
 __all__ = ["default_device", "train", "training_step"]
 
@@ -36,7 +38,8 @@ def default_device() -> torch.device:
 def train(config: Config, data: str, run: Path, progress: bool = True) -> int | None:
     """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
 
-    Labels are used by nothing but what is watched (`log.probe_every`, `log.watch`), which changes no weight.
+    Labels are used by nothing but what is watched (`log.probe_every`, `log.watch`), which changes no weight; unless
+    `data.labels` tells them to G and D.
 
     Returns:
         None when all steps are done, or the number of the signal that ended it early, with its state saved.
@@ -46,24 +49,27 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         RunError: a loss or gradient was not finite, or a checkpoint could not be saved.
     """
     device = default_device()
+    source = open_source(data, max_unreadable=config.data.max_unreadable)
+    images = source.splits["train"]
+    config = _with_classes(config, images, data)
     with Stop() as stop, open_for_training(run, config):
         # Data: on the device as uint8, or too large for that and decoded as needed
-        source = open_source(data, max_unreadable=config.data.max_unreadable)
-        images = source.splits["train"]
         side = stored_side(images, config.encoder.resolution, config.data.augment)
         pixels, kept, fingerprint = training_pixels(
             images, side, config.data.channels, source, config.data.memory_gib, device, progress
         )
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
+        labels = None if images.labels is None else images.labels[kept]
+        told = None if config.data.labels == "none" else torch.as_tensor(labels, device=device)
         batches = Batches(
             pixels,
             config.training.batch_size,
             config.training.seed,
             config.data.augment,
             config.encoder.resolution,
+            labels=told,
         )
-        labels = None if images.labels is None else images.labels[kept]
         watch = Watch(config, batches, labels, source, run) if config.log.probe_every else None
         card = {
             "spec": data,
@@ -86,7 +92,8 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         if newest is not None:
             monitor.say(f"continuing from step {state.step}")
         elif progress:
-            monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; labels are not used")
+            told_of = f"{config.data.classes} classes" if config.data.classes > 1 else "labels are not used"
+            monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; {told_of}")
         if newest is None:
             save_image(grid(some_images(state, batches, 64)), run / "samples" / "data.png")
 
@@ -127,6 +134,16 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         return stop.signal
 
 
+def _with_classes(config: Config, images: ImageSet, data: str) -> Config:
+    """`config` with the number of classes that are there, where labels are to be told."""
+    if config.data.labels == "none":
+        return config
+    found = 0 if images.labels is None else len(images.classes or ()) or int(images.labels.max()) + 1
+    if found < 2:
+        raise UserError(f"--data {data} has no labels of two or more classes; data.labels=classes needs them, or none")
+    return replace(config, data=replace(config.data, classes=found))
+
+
 def _due(every: int, step: int, steps: int) -> bool:
     """Whether something done `every` so many steps (0 is never), and after the last one, is due after `step`."""
     return every > 0 and (step == steps or step % every == 0)
@@ -146,7 +163,8 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for i, move in enumerate(moves):
         x = batches.batch(number + i)
-        outcome = move(x, noise)
+        y = batches.labels(number + i)
+        outcome = move(x, noise) if y is None else move(x, noise, y)
         norms = _update(state, outcome.losses)
         values |= {f"loss_{learner}": loss.detach() for learner, loss in outcome.losses.items()}
         values |= norms | _means(outcome.enc, outcome.gen)
@@ -225,9 +243,10 @@ def some_images(state: TrainingState, batches: Batches, count: int) -> Tensor:
 def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
     """Samples of the same z each time, and x above G(E(x)) for the same images each time."""
     noise = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
-    z = state.system.sample_prior(64, noise)
+    z, classes = state.system.sample_prior(64, noise), state.config.data.classes
+    y = torch.arange(64, device=z.device) // 8 % classes if classes > 1 else None  # a row a class
     with torch.no_grad():
-        save_image(grid(state.G_ema(z)), run / "samples" / f"samples-{state.step:08d}.png")
+        save_image(grid(generate(state.G_ema, z, y)), run / "samples" / f"samples-{state.step:08d}.png")
         if state.E_ema is not None:
             x = some_images(state, batches, 32)
             pairs = pairs_grid(pool_to(x, state.system.resolution), state.G_ema(state.E_ema(x).mean))

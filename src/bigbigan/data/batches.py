@@ -54,6 +54,7 @@ class Batches:
         augment: see `DataConfig.augment`.
         resolution: R; S without it.
         only: indices of the images to use; all without it.
+        labels: int64 [N], of systems that are told them.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Batches:
         augment: str = "none",
         resolution: int | None = None,
         only: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         self.pixels, self.batch_size, self.seed, self.augment = pixels, batch_size, seed, augment
         self.resolution = resolution or pixels.shape[-1]
-        self.only = only
+        self.only, self._labels = only, labels
         self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
 
     def indices(self, number: int) -> Tensor:
@@ -103,6 +105,10 @@ class Batches:
             mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(3), x)
         return x
+
+    def labels(self, number: int) -> Tensor | None:
+        """The labels of batch `number`, int64 [n]; None where there are none."""
+        return None if self._labels is None else self._labels[self.indices(number).to(self._labels.device)]
 
     def images(self, indices: Tensor) -> Tensor:
         """The images of these indices as evaluation sees them, float [n, C, R, R] in [-1, 1]."""

@@ -31,7 +31,7 @@ from bigbigan.evaluation.quality import (
 from bigbigan.evaluation.results import Figure
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.randomness import keyed_generator
-from bigbigan.systems import sample_prior
+from bigbigan.systems import generate, sample_labels, sample_prior
 
 __all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference"]
 
@@ -53,7 +53,9 @@ def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0, batch_
     noise = keyed_generator(seed, "samples", 0, str(device))
     parts = []
     for start in range(0, count, batch_size):
-        x = G(sample_prior(min(batch_size, count - start), config.latent.dim, config.latent.prior, noise))
+        n = min(batch_size, count - start)
+        z = sample_prior(n, config.latent.dim, config.latent.prior, noise)
+        x = generate(G, z, sample_labels(n, config.data.classes, noise))
         parts.append(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
     return torch.cat(parts)
 

@@ -1,8 +1,25 @@
-"""BigGAN's channel tables (Brock et al. 2019, appendix B; ajbrock/BigGAN-PyTorch), in multiples of ch."""
+"""BigGAN: channel tables (Brock et al. 2019, appendix B; ajbrock/BigGAN-PyTorch), in multiples of ch, and the
+class-conditional experiments at each resolution.
+
+At 64 px and above the settings are the paper's, the 1,000 classes ImageNet's; any labelled source will do, and its
+number of classes is found when training starts. At 32 px there are two in public use, by their settings for CIFAR-10.
+"""
 
 from __future__ import annotations
 
-from bigbigan.config import DiscriminatorConfig, GeneratorConfig
+from bigbigan.config import (
+    Config,
+    DataConfig,
+    DiscriminatorConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    LatentConfig,
+    LogConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from bigbigan.experiments.registry import register
 
 __all__ = ["biggan_discriminator", "biggan_generator"]
 
@@ -51,3 +68,100 @@ def studiogan_32(ch: int = 96) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """That of StudioGAN and compare_gan for CIFAR-10: z in 4 chunks of 20, shared embedding, attention at 16 px."""
     G = GeneratorConfig(channels=(4 * ch,) * 4, attention=(16,), shared_dim=128)
     return G, DiscriminatorConfig(channels=(2 * ch,) * 4, attention=(16,), final_size=8)
+
+
+# The experiments.
+
+GAN = LossConfig(s_z=False, s_xz=False)
+PUBLISHED = {128: {"IS": "98.8", "FID": "8.7"}, 256: {"IS": "232.5", "FID": "8.1"}, 512: {"IS": "241.5", "FID": "11.5"}}
+
+
+def _conditional(
+    resolution: int,
+    classes: int,
+    networks: tuple[GeneratorConfig, DiscriminatorConfig],
+    dim_z: int,
+    loss: LossConfig,
+    optimizer: OptimizerConfig,
+    training: TrainingConfig,
+    augment: str,
+) -> Config:
+    return Config(
+        data=DataConfig(channels=3, augment=augment, labels="classes", classes=classes),  # type: ignore[arg-type]
+        latent=LatentConfig(dim=dim_z),
+        generator=networks[0],
+        discriminator=networks[1],
+        encoder=EncoderConfig(resolution=resolution),  # there is none; this is the size that images are kept at
+        loss=loss,
+        optimizer=optimizer,
+        training=training,
+        log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000),
+    )
+
+
+def _at(resolution: int) -> Config:
+    networks = biggan_generator(resolution, 96), biggan_discriminator(resolution, 96)
+    return _conditional(
+        resolution,
+        1000,
+        networks,
+        CHUNK * len(networks[0].channels),
+        LossConfig(s_z=False, s_xz=False, orthogonal=1e-4),
+        OptimizerConfig(lr_g=5e-5, lr_d=2e-4),
+        TrainingConfig(steps=150_000, batch_size=2048, ema_decay=0.9999),
+        "flip",
+    )
+
+
+@register("biggan", data="cifar10", name="32")
+def of_studiogan() -> Config:
+    """Class-conditional at 32 px, StudioGAN's for CIFAR-10: z in 4 chunks, attention, 5 D steps."""
+    return _conditional(
+        32,
+        10,
+        studiogan_32(),
+        80,
+        GAN,
+        OptimizerConfig(lr_g=2e-4, lr_d=2e-4, betas=(0.5, 0.999), eps=1e-6),
+        TrainingConfig(steps=100_000, batch_size=64, d_steps=5, ema_decay=0.9999),
+        "flip",
+    )
+
+
+@register("biggan", data="cifar10", name="32_pytorch")
+def of_biggan_pytorch() -> Config:
+    """Class-conditional at 32 px, BigGAN-PyTorch's for CIFAR-10: all of z to the seed, no attention, 4 D steps."""
+    return _conditional(
+        32,
+        10,
+        pytorch_32(),
+        128,
+        GAN,
+        OptimizerConfig(lr_g=2e-4, lr_d=2e-4),
+        TrainingConfig(steps=125_000, batch_size=50, d_steps=4, ema_decay=0.9999),
+        "none",
+    )
+
+
+@register("biggan", name="64")
+def at_64() -> Config:
+    """Class-conditional BigGAN at 64 px, ch 96."""
+    return _at(64)
+
+
+@register("biggan", name="128", published=PUBLISHED[128])
+def at_128() -> Config:
+    """Class-conditional BigGAN at 128 px, ch 96."""
+    return _at(128)
+
+
+@register("biggan", name="256", published=PUBLISHED[256])
+def at_256() -> Config:
+    """Class-conditional BigGAN at 256 px, ch 96."""
+    return _at(256)
+
+
+@register("biggan", name="512", published=PUBLISHED[512])
+def at_512() -> Config:
+    """Class-conditional BigGAN at 512 px, ch 96."""
+    return _at(512)

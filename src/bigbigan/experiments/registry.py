@@ -56,11 +56,13 @@ def register(
     table_row: str | None = None,
     published: dict[str, str] | None = None,
     scales: tuple[int, ...] = (),
+    name: str = "",
 ) -> Callable[[Callable[..., Config]], Callable[..., Config]]:
-    """Decorator: enters a function as experiment "group/function_name"."""
+    """Decorator: enters a function as experiment "group/function_name", or "group/name"."""
+    own = name
 
     def enter(make: Callable[..., Config]) -> Callable[..., Config]:
-        name = f"{group}/{make.__name__}"
+        name = f"{group}/{own or make.__name__}"
         EXPERIMENTS[name] = Experiment(name, make, data, table_row, published or {}, scales)
         return make
 

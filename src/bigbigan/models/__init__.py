@@ -77,14 +77,16 @@ def _generator(c: Config) -> nn.Module:
         return MLPGenerator(c.latent.dim, g.channels, c.data.channels, g.resolution)
     if g.network == "conv":
         return ConvGenerator(c.latent.dim, g.channels, c.data.channels)
-    return Generator(c.latent.dim, g.channels, c.data.channels, g.shared_dim, g.attention, skip_z=g.skip_z)
+    classes = c.data.classes
+    return Generator(c.latent.dim, g.channels, c.data.channels, g.shared_dim, g.attention, classes, g.skip_z)
 
 
 def _discriminator(c: Config) -> nn.Module:
     d, resolution = c.discriminator, c.generator.resolution
     if d.network == "biggan":
         F = ImageTrunk(c.data.channels, d.channels, resolution, d.final_size, d.attention)
-        return Discriminator(F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm)
+        classes = c.data.classes if c.data.classes > 1 else 0
+        return Discriminator(F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm, classes)
     kind = MLPDiscriminator if d.network == "mlp" else ConvDiscriminator
     return kind(c.data.channels, d.channels, resolution, c.latent.dim if c.loss.s_xz else 0)
 

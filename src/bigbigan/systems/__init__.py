@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from bigbigan.config import Config
 from bigbigan.models import Networks
-from bigbigan.systems.base import Outcome, System, sample_prior
+from bigbigan.systems.base import Outcome, System, generate, sample_labels, sample_prior
 from bigbigan.systems.bigan import Autoencoder, BiGAN, LatentRegressor
 from bigbigan.systems.bigbigan import BigBiGAN
 
-__all__ = ["SYSTEMS", "BigBiGAN", "Outcome", "System", "make_system", "sample_prior"]
+__all__ = [
+    "SYSTEMS",
+    "BigBiGAN",
+    "Outcome",
+    "System",
+    "generate",
+    "make_system",
+    "sample_labels",
+    "sample_prior",
+]
 
 SYSTEMS: dict[str, type[System]] = {
     "bigbigan": BigBiGAN,

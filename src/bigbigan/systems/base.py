@@ -14,7 +14,7 @@ from bigbigan.config import Config
 from bigbigan.losses import Scores
 from bigbigan.models import Networks, Posterior
 
-__all__ = ["Move", "Outcome", "System", "sample_prior"]
+__all__ = ["Move", "Outcome", "System", "generate", "sample_labels", "sample_prior"]
 
 
 def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -> Tensor:
@@ -22,6 +22,18 @@ def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -
     if prior == "normal":
         return torch.randn(count, dim, generator=generator, device=generator.device)
     return torch.rand(count, dim, generator=generator, device=generator.device) * 2 - 1
+
+
+def sample_labels(count: int, classes: int, generator: torch.Generator) -> Tensor | None:
+    """Classes int64 [count], each as likely as another; None where there is only one."""
+    if classes == 1:
+        return None
+    return torch.randint(classes, (count,), generator=generator, device=generator.device)
+
+
+def generate(G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
+    """G(z), or G(z, y) of a G that is told the class."""
+    return G(z) if y is None else G(z, y)
 
 
 @dataclass
@@ -34,15 +46,15 @@ class Outcome:
     posterior: Posterior | None = None  # q(z|x) of the batch
 
 
-Move = Callable[[Tensor, torch.Generator], Outcome]
+Move = Callable[..., Outcome]  # of x, the random generator and, where D and G are told them, the labels y of x
 
 
 class System(ABC):
     """Networks and what they play.
 
     A *learner* is one or more networks that minimise one loss with one optimiser. A training step is a list of *moves*;
-    each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1] and a random generator, all that is random comes from it, and
-    gives the losses of the learners that it lets move.
+    each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1] and a random generator, all that is random comes from it (and
+    the labels of x, in a conditional system), and gives the losses of the learners that it lets move.
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks
@@ -58,6 +70,11 @@ class System(ABC):
 
     def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
         return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
+
+    def sample(self, G: nn.Module, count: int, noise: torch.Generator) -> Tensor:
+        """G of latents, and of labels where it is told them, drawn from `noise`: [count, C, R, R]."""
+        z = self.sample_prior(count, noise)
+        return generate(G, z, sample_labels(count, self.config.data.classes, noise))
 
     def members(self, learner: str) -> dict[str, nn.Module]:
         """The networks of a learner by letter."""

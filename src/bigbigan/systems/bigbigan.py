@@ -4,6 +4,7 @@
     generator pairs  (G(z), z)   z from P_z
 
 D scores both kinds; the losses are in `bigbigan.losses`. A step is `d_steps` moves of D, then one of G and E together.
+Without E it is a GAN: BigGAN, where G and D are told labels (`data.labels`), or the paper's "No E".
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ import torch
 from torch import Tensor
 
 from bigbigan.data.batches import pool_to
-from bigbigan.losses import discriminator_loss, encoder_generator_loss
+from bigbigan.losses import discriminator_loss, encoder_generator_loss, orthogonal_penalty
 from bigbigan.models import Posterior
-from bigbigan.systems.base import Move, Outcome, System
+from bigbigan.systems.base import Move, Outcome, System, generate, sample_labels
 
 __all__ = ["BigBiGAN"]
 
 
 class Pairs(NamedTuple):
-    """Without E (a GAN) there are images alone, and no latents."""
+    """Without E (a GAN) there are images alone, and no latents; labels y of x_hat where G is told them."""
 
     x_hat: Tensor  # G(z)
+    y: Tensor | None
     z: Tensor | None
     z_hat: Tensor | None  # of E(x)
     posterior: Posterior | None
@@ -42,24 +44,26 @@ class BigBiGAN(System):
         G, E, _ = self.networks
         z = self.sample_prior(len(x), noise)
         if E is None:
-            return Pairs(G(z), None, None, None)
+            y = sample_labels(len(x), self.config.data.classes, noise)
+            return Pairs(generate(G, z, y), y, None, None, None)
         q = E(x)
         z_hat = q.sample(torch.randn(q.mean.shape, generator=noise, device=x.device))
-        return Pairs(G(z), z, z_hat, q)
+        return Pairs(G(z), None, z, z_hat, q)
 
-    def discriminator_move(self, x: Tensor, noise: torch.Generator) -> Outcome:
-        """L_D of one batch."""
+    def discriminator_move(self, x: Tensor, noise: torch.Generator, y: Tensor | None = None) -> Outcome:
+        """L_D of one batch; y int64 [N] are the labels of x, where D is told them."""
         D = self.networks.discriminator
         with torch.no_grad():  # pairs are made without gradient to G and E
-            x_hat, z, z_hat, _ = self._pairs(x, noise)
+            x_hat, y_hat, z, z_hat, _ = self._pairs(x, noise)
+        labels = None if y is None or y_hat is None else torch.cat([y, y_hat])
         images = torch.cat([pool_to(x, self.resolution), x_hat])
         latents = None if z is None or z_hat is None else torch.cat([z_hat, z])
-        scores = D(images, latents)  # no batch norm in D: one pass equals two
+        scores = D(images, latents, labels)  # no batch norm in D: one pass equals two
         enc = {name: s[: len(x)] for name, s in scores.items()}
         gen = {name: s[len(x) :] for name, s in scores.items()}
         return Outcome({"d": discriminator_loss(enc, gen, self.config.loss.hinge == "sum")}, enc, gen)
 
-    def encoder_generator_move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+    def encoder_generator_move(self, x: Tensor, noise: torch.Generator, y: Tensor | None = None) -> Outcome:
         """L_EG of one batch. D is used as it is and gets no gradient.
 
         E's gradient comes through encoder pairs only, G's through generator pairs only. As x and z are given,
@@ -67,8 +71,11 @@ class BigBiGAN(System):
         """
         D = self.networks.discriminator
         D.eval().requires_grad_(False)  # eval: the power iteration belongs to D's own moves
-        x_hat, z, z_hat, q = self._pairs(x, noise)
+        x_hat, y_hat, z, z_hat, q = self._pairs(x, noise)
         enc = {} if z_hat is None else D(pool_to(x, self.resolution), z_hat)
-        gen = D(x_hat, z)
+        gen = D(x_hat, z, y_hat)
         D.train().requires_grad_(True)
-        return Outcome({"eg": encoder_generator_loss(enc, gen)}, posterior=q)
+        loss = encoder_generator_loss(enc, gen)
+        if weight := self.config.loss.orthogonal:
+            loss = loss + weight * orthogonal_penalty(self.networks.G)
+        return Outcome({"eg": loss}, posterior=q)
