@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,6 +15,7 @@ from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
+from bigbigan.hub import is_hub_name
 from bigbigan.models import build
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
@@ -104,6 +106,39 @@ def test_a_package_that_onnx_needs_is_named(package, run, tmp_path, monkeypatch,
     assert "pip install 'bigbigan[onnx]'" in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_on_the_hub_without_its_package_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"owner/name@v1 is not a folder here.*pip install 'bigbigan\[hub\]'"):
+        load("owner/name@v1")
+    assert main(["generate", "owner/name", "--out", "grid.png"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    for name in ("owner/name", "owner/name@v1.0", "owner/name@refs/pr/1", "a_b.c/d-e"):
+        assert is_hub_name(name), name
+        assert is_hub_name(Path(name)), name
+    paths = (
+        "runs/digits",
+        "runs/typo",
+        "name",
+        "a/b/c",
+        "/a/b",
+        "./a",
+        "./a/b",
+        "../a",
+        "a/..",
+        "~/a",
+        "a/b c",
+        "a/b@",
+    )
+    for name in (*paths, "owner/ñame", "owner/name\n", ""):
+        assert not is_hub_name(name), name
 
 
 CONVOLUTIONAL = ["generator.channels=[8,8,8]", "discriminator.channels=[8,8]", "encoder.widths=[8,8,8,8,8]"]

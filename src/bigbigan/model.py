@@ -22,6 +22,7 @@ from bigbigan.averaging import batch_norms, standing_statistics
 from bigbigan.config import Config, config_from_dict
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
+from bigbigan.hub import download, is_hub_name
 from bigbigan.latents import Refined, interpolate, refine
 from bigbigan.models import Encoder, Networks, build
 from bigbigan.randomness import keyed_generator
@@ -243,17 +244,18 @@ class Model:
 
 
 def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device = "cpu") -> Model:
-    """The model of a run folder, or of an exported one.
+    """The model of a run folder, or of an exported one, here or on the Hugging Face Hub.
 
     Args:
-        run: folder made by `bigbigan train --out` or by `bigbigan export`.
+        run: folder made by `bigbigan train --out` or by `bigbigan export`; or "owner/name" or "owner/name@revision" of
+            an exported one on the Hub, where no such folder is here.
         checkpoint: of a run, "newest", "best" by the figure in checkpoints/best.json, or the number of a step it keeps.
         device: where the networks go.
 
     Raises:
         UserError: no such folder, no sound checkpoint, or weights that do not fit.
     """
-    run = Path(run)
+    run = download(str(run)) if is_hub_name(run) else Path(run)
     if (run / EXPORTED).exists():
         return _load_exported(run).to(device)
     config = read_config(run)
