@@ -148,7 +148,8 @@ def _onnx_files(model: Model) -> list[str]:
     """What the ONNX files take and give, for the card."""
     c = model.config
     image = f"[N, {c.data.channels}, {{0}}, {{0}}] in [-1, 1]"
-    z = f"- `generator.onnx`: `z` float32 [N, {c.latent.dim}] to `images` {image.format(c.generator.resolution)}"
+    y = f" and `y` int64 [N], 0 to {c.data.classes - 1}," if c.data.classes > 1 else ""
+    z = f"- `generator.onnx`: `z` float32 [N, {c.latent.dim}]{y} to `images` {image.format(c.generator.resolution)}"
     files = [z]
     if model.networks.E is not None:
         images, outputs = image.format(c.encoder.resolution), ", ".join(f"`{name}`" for name in ENCODER_OUTPUTS)

@@ -1,7 +1,8 @@
 """E and G as ONNX files, for runtimes that have no torch: what `export --onnx` adds.
 
     encoder.onnx      images float32 [N, C, R, R] in [-1, 1] to z_mean, z_stdev, avepool_feat, bn_crelu_feat
-    generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1]
+    generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1];
+                      of a G that is told classes, from y int64 [N] too
 
 Names are those of the authors' published modules; N is free; spectral norms are folded into the weights.
 """
@@ -55,8 +56,11 @@ def write_onnx(model: Model, folder: Path) -> None:
         shape = (count, c.data.channels, c.encoder.resolution, c.encoder.resolution)
         images = torch.rand(shape, generator=keyed_generator(0, "onnx")) * 2 - 1
         network = _AllOutputs(model.networks.E)
-        _write(network, "images", images.to(model.device), ENCODER_OUTPUTS, folder / "encoder.onnx")
-    _write(model.generator, "z", model.sample_prior(count), ("images",), folder / "generator.onnx")
+        _write(network, {"images": images.to(model.device)}, ENCODER_OUTPUTS, folder / "encoder.onnx")
+    given = {"z": model.sample_prior(count)}
+    if c.data.classes > 1:
+        given["y"] = torch.arange(count, device=model.device) % c.data.classes
+    _write(model.generator, given, ("images",), folder / "generator.onnx")
 
 
 class _AllOutputs(nn.Module):
@@ -71,14 +75,14 @@ class _AllOutputs(nn.Module):
         return q.mean, q.stdev, avepool, bn_crelu
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """Attention without heads, [N, places, channels], in parts that the exporter knows: its own has heads."""
     return torch.softmax(q @ k.transpose(1, 2) * scale, dim=2) @ v
 
 
 @torch.no_grad()
-def _write(network: nn.Module, given: str, x: Tensor, outputs: tuple[str, ...], path: Path) -> None:
-    """Export, save, and compare with torch on x [sum(BATCHES), ...]."""
+def _write(network: nn.Module, given: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
+    """Export, save, and compare with torch on the inputs `given`, [sum(BATCHES), ...] each."""
     import onnx
     import onnxscript.optimizer
 
@@ -86,21 +90,23 @@ def _write(network: nn.Module, given: str, x: Tensor, outputs: tuple[str, ...], 
     try:
         with _quiet():
             # Traced here rather than by torch.onnx, which where a batch cannot stay free fixes it without a word.
-            program = torch.export.export(network, (x[:2],), dynamic_shapes=({0: torch.export.Dim("N")},))
+            N = torch.export.Dim("N")
+            example = tuple(x[:2] for x in given.values())
+            program = torch.export.export(network, example, dynamic_shapes=tuple({0: N} for _ in given))
             program = program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _attention})
             exported: Any = torch.onnx.export(
                 program,
                 dynamo=True,
-                input_names=[given],
+                input_names=list(given),
                 output_names=list(outputs),
-                dynamic_shapes=({0: "N"},),
+                dynamic_shapes=tuple({0: "N"} for _ in given),
                 verbose=False,
             )
             onnxscript.optimizer.optimize(exported.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
             onnx.save(_bare(exported.model_proto), path)
     except Exception as error:  # whatever the exporter meets in a network
         raise RunError(f"{path.name} cannot be written: {_in_one_line(error)}") from error
-    _check(network, given, x, outputs, path)
+    _check(network, given, outputs, path)
 
 
 def _bare(proto: Any) -> Any:
@@ -113,26 +119,27 @@ def _bare(proto: Any) -> Any:
     return proto
 
 
-def _check(network: nn.Module, given: str, x: Tensor, outputs: tuple[str, ...], path: Path) -> None:
+def _check(network: nn.Module, given: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
     """Compare a file with the network it was made of, at several batch sizes."""
     try:
         import onnxruntime
     except ImportError:
         warnings.warn(f"{path.name} was not checked: onnxruntime is not installed", stacklevel=2)
         return
+    batches = [{k: x.split(BATCHES)[i] for k, x in given.items()} for i in range(len(BATCHES))]
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = [session.run(list(outputs), {given: part.cpu().numpy()}) for part in x.split(BATCHES)]
+        found = [session.run(list(outputs), {k: x.cpu().numpy() for k, x in batch.items()}) for batch in batches]
     except Exception as error:  # onnxruntime has a class for each of its states, and no common one
         raise RunError(f"{path.name} does not run in onnxruntime: {_in_one_line(error)}") from error
-    for part, theirs in zip(x.split(BATCHES), found, strict=True):
-        ours = network(part)
+    for batch, theirs in zip(batches, found, strict=True):
+        ours = network(*batch.values())
         for name, a, b in zip(outputs, ours if isinstance(ours, tuple) else (ours,), theirs, strict=True):
             a, b = a.cpu(), torch.from_numpy(b)
             apart = (a - b).abs().max() if a.shape == b.shape else torch.inf
             if not apart <= TOLERANCE * a.abs().max():
                 raise RunError(
-                    f"{path.name} computes another {name} than the model: {apart:.2g} apart for {len(part)} inputs, "
+                    f"{path.name} computes another {name} than the model: {apart:.2g} apart for {len(b)} inputs, "
                     f"values up to {a.abs().max():.2g}; nothing was written"
                 )
 

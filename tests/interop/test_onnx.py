@@ -32,6 +32,10 @@ KINDS = {
     "attention": tiny_config(*FEW, "generator.attention=[8]"),
     "z to the seed alone": tiny_config(*FEW, "generator.skip_z=false"),
     "gan": tiny_config(*FEW, "loss.s_z=false", "loss.s_xz=false"),
+    "conditional": tiny_config(*FEW, "loss.s_z=false", "loss.s_xz=false", "data.labels=classes"),
+    "conditional, z to the seed alone": tiny_config(
+        *FEW, "loss.s_z=false", "loss.s_xz=false", "data.labels=classes", "generator.skip_z=false"
+    ),
     "bigan": override(find("bigan/mnist").config(0), [
         *FEW, "generator.channels=[16,16]", "generator.side=8", "discriminator.channels=[16,16]",
         "encoder.widths=[16,16]", "encoder.resolution=8",
@@ -68,12 +72,19 @@ def test_onnx_runtime_gives_what_torch_gives(kind, tmp_path):
     model = load(run)
     card = (out / "README.md").read_text()
     assert "`generator.onnx`" in card
+    assert ("`y` int64 [N], 0 to 2" in card) == (model.config.data.classes == 3)
     assert ("`encoder.onnx`" in card) == (out / "encoder.onnx").exists() == (model.networks.E is not None)
     rows = torch.from_numpy(np.load(tmp_path / "rows.npz")["test_images"][:5])
     pixels = rows[:, None] if rows.ndim == 3 else rows.permute(0, 3, 1, 2)
     for n in (1, 5):
         z = model.sample_prior(n, seed=n)
-        agree(run_onnx(out / "generator.onnx", z=z)["images"], model.generate(z))
+        if model.config.data.classes > 1:
+            said = [model.generate(z, label=k) for k in range(3)]
+            assert not torch.equal(said[0], said[1])
+            for k in range(3):
+                agree(run_onnx(out / "generator.onnx", z=z, y=torch.full((n,), k))["images"], said[k])
+        else:
+            agree(run_onnx(out / "generator.onnx", z=z)["images"], model.generate(z))
         if model.networks.E is not None:
             x = model.prepare(pixels[:n])
             found, said = run_onnx(out / "encoder.onnx", images=x), model.encode(x)
