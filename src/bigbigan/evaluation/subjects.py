@@ -1,6 +1,6 @@
 """What is evaluated: a run, or any frozen encoder, so that methods made elsewhere stand on the same scale.
 
-RUN                       a run folder, or an exported one
+RUN                       a run folder, an exported one, or a name on the Hugging Face Hub
 timm:NAME                 a model of timm with its published weights; timm:local-dir:FOLDER is one saved in timm's form
 hub:REPO:ENTRY            a torch.hub entry; REPO is owner/name on GitHub, or a folder with a hubconf.py
 python:MODULE:NAME        a callable: images float [N, C, R, R] in [-1, 1] to features [N, d]
@@ -28,7 +28,7 @@ from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.results import Figure, ResultLine
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.model import EXPORTED, Model, load
+from bigbigan.model import Model, load
 from bigbigan.models import build
 from bigbigan.run import changed_settings, commit, device_name, read_json
 
@@ -208,7 +208,7 @@ def _in_one_line(error: Exception) -> str:
 
 def _of_run(run: Path, which: str, device: torch.device) -> Subject:
     model = load(run, which, device)
-    config, exported = model.config, (run / EXPORTED).exists()
+    config, exported = model.config, not (run / "checkpoints").is_dir()  # or a name on the Hub
     experiment = EXPERIMENTS.get(config.experiment)
     return Subject(
         config.experiment,
