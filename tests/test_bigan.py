@@ -64,7 +64,7 @@ def test_parameters_are_those_of_the_published_networks():
     assert count(E) == 784 * 1024 + square + 1024 * 50
     assert count(D) == 784 * 1024 + square + 50 * 1024 + 1024
     assert of_gan.E is None
-    assert count(of_gan.D) == 784 * 1024 + square + 1024
+    assert count(of_gan.D) == 784 * 1024 + 1024 + square + 1024  # a bias, which the published one has not
     assert of_autoencoder.D is None
     assert [count(n) for n in of_autoencoder[:2]] == [count(G), count(E)]
     assert [count(n) for n in of_imagenet] == [6_050_880, 4_844_064, 4_494_784]
@@ -183,6 +183,28 @@ def test_one_pass_gives_both_players_their_gradients():
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], msg=name)
         assert gradient.any(), name
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
+    """Otherwise batch norm over G's images alone gives darker ones the same scores, and G fades to black."""
+    config = small("discriminator", f"discriminator.bias={str(bias).lower()}")
+    networks = build(config)
+    draws = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(networks.D.head.weight, generator=draws)
+    first = networks.D.trunk.layers[0].main
+    with torch.no_grad():
+        first.weight.mul_(100)  # so that epsilon is nothing
+        if bias:
+            first.bias.normal_(std=30, generator=draws)
+    system, x = make_system(config, networks), images()
+
+    def scores(brightness):
+        G = networks.G
+        system.networks = networks._replace(G=lambda z: (G(z) + 1) * brightness - 1)
+        return system.move(x, torch.Generator().manual_seed(5)).gen["s_x"]
+
+    assert torch.allclose(scores(1.0), scores(0.2), rtol=1e-2, atol=1e-3) != bias
 
 
 @pytest.mark.parametrize(("name", "reaches"), [("latent_regressor", False), ("joint_latent_regressor", True)])
@@ -364,6 +386,7 @@ def test_a_view_that_is_no_multiple_is_resized_without_aliasing():
         ("latent_regressor", ["latent.prior=normal"], "needs latent.prior=uniform"),
         ("imagenet", ["encoder.widths=[8,8]"], "five even numbers"),
         ("imagenet", ["discriminator.channels=[8,8,8,8,8,8,8]"], "cannot be halved 7 times"),
+        ("imagenet", ["encoder.resolution=32"], "must not be below"),
         ("imagenet", ["generator.side=64"], "is for generator.network=mlp"),
         ("mnist", ["optimizer.weight_decay=-1"], "must not be negative"),
     ],

@@ -114,6 +114,7 @@ class GeneratorConfig:
 class DiscriminatorConfig:
     network: Literal["biggan", "mlp", "conv"] = "biggan"  # F, H and J; or BiGAN's two, which have widths alone
     channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks, the first ones halve the image; or of the layers
+    bias: bool = False  # of the first layer of mlp and conv, which no batch norm follows (docs/bigan.md)
     final_size: int = 4  # side of the map, in pixels, at which they stop halving
     attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
     mlp_width: int = 128  # of H and of J
@@ -302,6 +303,9 @@ class Config:
         d, r_g, scores = self.discriminator, self.generator.resolution, self.loss.scores
         if self.system == "latent_regressor":
             _require(scores == ("x",), "system=latent_regressor: D sees images alone; set loss.s_z, loss.s_xz to false")
+        _require(
+            d.network != "biggan" or not d.bias, "discriminator.bias is for networks mlp and conv; biggan has its own"
+        )
         if d.network != "biggan":
             _require(
                 scores in (("x",), ("xz",)),

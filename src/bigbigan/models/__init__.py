@@ -88,7 +88,7 @@ def _discriminator(c: Config) -> nn.Module:
         classes = c.data.classes if c.data.classes > 1 else 0
         return Discriminator(F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm, classes)
     kind = MLPDiscriminator if d.network == "mlp" else ConvDiscriminator
-    return kind(c.data.channels, d.channels, resolution, c.latent.dim if c.loss.s_xz else 0)
+    return kind(c.data.channels, d.channels, resolution, c.latent.dim if c.loss.s_xz else 0, d.bias)
 
 
 def _encoder(c: Config) -> Encoder:

@@ -86,12 +86,18 @@ class MLPGenerator(nn.Module):
 
 
 class MLPTrunk(nn.Module):
-    """Images [N, C, side, side] to features [N, widths[-1]]; z joins at each layer but the first in a discriminator."""
+    """Images [N, C, side, side] to features [N, widths[-1]]; z joins at each layer but the first in a discriminator.
 
-    def __init__(self, image_channels: int, widths: tuple[int, ...], side: int, dim_z: int = 0) -> None:
+    With `bias` the first layer has one. Without it and z, batch norm over a batch of G's images hides their scale.
+    """
+
+    def __init__(
+        self, image_channels: int, widths: tuple[int, ...], side: int, dim_z: int = 0, bias: bool = False
+    ) -> None:
         super().__init__()
         self.num_features = widths[-1]
-        self.layers = nn.ModuleList([Layer(_linear(image_channels * side**2, widths[0]), widths[0], norm=False)])
+        first = nn.Linear(image_channels * side**2, widths[0], bias=bias)
+        self.layers = nn.ModuleList([Layer(first, widths[0], norm=False)])
         self.layers.extend(Layer(_linear(a, b), b, dim_z=dim_z) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -104,14 +110,16 @@ class MLPTrunk(nn.Module):
 class ConvTrunk(nn.Module):
     """Images [N, C, R, R] to maps [N, widths[-1], R/2^n, R/2^n] flattened: n convolutions 5×5 of stride 2."""
 
-    def __init__(self, image_channels: int, widths: tuple[int, ...], resolution: int, dim_z: int = 0) -> None:
+    def __init__(
+        self, image_channels: int, widths: tuple[int, ...], resolution: int, dim_z: int = 0, bias: bool = False
+    ) -> None:
         super().__init__()
         self.num_features = widths[-1] * (resolution // 2 ** len(widths)) ** 2
 
-        def conv(a: int, b: int) -> nn.Conv2d:
-            return nn.Conv2d(a, b, KERNEL, stride=2, padding=KERNEL // 2, bias=False)
+        def conv(a: int, b: int, bias: bool = False) -> nn.Conv2d:
+            return nn.Conv2d(a, b, KERNEL, stride=2, padding=KERNEL // 2, bias=bias)
 
-        self.layers = nn.ModuleList([Layer(conv(image_channels, widths[0]), widths[0], norm=False)])
+        self.layers = nn.ModuleList([Layer(conv(image_channels, widths[0], bias), widths[0], norm=False)])
         self.layers.extend(
             Layer(conv(a, b), b, affine=True, dim_z=dim_z, std=STD * KERNEL**2) for a, b in pairwise(widths)
         )
@@ -147,15 +155,19 @@ class _OneScoreDiscriminator(nn.Module):
 class MLPDiscriminator(_OneScoreDiscriminator):
     """D(x, z), or D(x) where `dim_z` is 0: x [N, C, side, side] in [-1, 1], z [N, dim_z]."""
 
-    def __init__(self, image_channels: int, widths: tuple[int, ...], side: int, dim_z: int = 0) -> None:
-        super().__init__(MLPTrunk(image_channels, widths, side, dim_z), "s_xz" if dim_z else "s_x")
+    def __init__(
+        self, image_channels: int, widths: tuple[int, ...], side: int, dim_z: int = 0, bias: bool = False
+    ) -> None:
+        super().__init__(MLPTrunk(image_channels, widths, side, dim_z, bias), "s_xz" if dim_z else "s_x")
 
 
 class ConvDiscriminator(_OneScoreDiscriminator):
     """D(x, z), or D(x) where `dim_z` is 0: x [N, C, R, R] in [-1, 1], z [N, dim_z]."""
 
-    def __init__(self, image_channels: int, widths: tuple[int, ...], resolution: int, dim_z: int = 0) -> None:
-        super().__init__(ConvTrunk(image_channels, widths, resolution, dim_z), "s_xz" if dim_z else "s_x")
+    def __init__(
+        self, image_channels: int, widths: tuple[int, ...], resolution: int, dim_z: int = 0, bias: bool = False
+    ) -> None:
+        super().__init__(ConvTrunk(image_channels, widths, resolution, dim_z, bias), "s_xz" if dim_z else "s_x")
 
 
 class ConvGenerator(nn.Module):
