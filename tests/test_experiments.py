@@ -45,7 +45,9 @@ def test_every_experiment_builds_and_survives_json(name, scale):
     assert images.shape == (2, config.data.channels, config.generator.resolution, config.generator.resolution)
     assert networks.E is None or networks.E(x).mean.shape == z.shape
     if networks.D is not None:
-        assert set(networks.D(images, z if config.has_encoder else None)) == {f"s_{s}" for s in config.loss.scores}
+        y = {"y": torch.empty(2, dtype=torch.long, device="meta")} if config.data.classes > 1 else {}
+        scores = networks.D(images, z if config.has_encoder else None, **y)
+        assert set(scores) == {f"s_{s}" for s in config.loss.scores}
     assert find(name).summary
 
 

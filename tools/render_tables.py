@@ -225,11 +225,37 @@ def bigan_speed(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if chosen else [*out, "| not run | | | |"])
 
 
+def refinement(lines: list[dict[str, Any]]) -> str:
+    """Errors of latents refined from E(x) and from random z, and how soon the first reach the last."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/refinement.py")]
+    found = {(x["experiment"], x["metric"]): x for x in chosen}
+    head = ("G(E(x))", "from E(x)", "from random z", "steps from E(x) that reach the latter")
+    metrics = ("error_at_encoder", "error_from_encoder", "error_from_random", "steps_from_encoder")
+    out = [f"| experiment | steps | {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    for experiment in dict.fromkeys(x["experiment"] for x in chosen):
+        cells = [cell(found.get((experiment, f"refine_{m}")), 0 if "steps" in m else 2) for m in metrics]
+        steps = found[experiment, "refine_error_at_encoder"]["protocol"]["steps"]
+        out.append(f"| `{experiment}` | {steps} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | |"])
+
+
+def agreement(lines: list[dict[str, Any]]) -> str:
+    """Our probes beside scikit-learn's on the same features."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/probe_agreement.py")]
+    found = {x["metric"]: x for x in chosen}
+    out = ["| metric | ours | scikit-learn |", "|---|---|---|"]
+    for metric in (m for m in found if not m.endswith("_sklearn")):
+        out.append(f"| `{metric}` | {cell(found[metric], 2)} | {cell(found.get(f'{metric}_sklearn'), 2)} |")
+    return "\n".join(out if chosen else [*out, "| not run | | |"])
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
     "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
+    "refinement": refinement,
+    "agreement": agreement,
     "bigan": lambda lines: bigan(lines, "mnist"),
     "bigan_fashion": lambda lines: bigan(lines, "fashion-mnist"),
     "bigan_more": bigan_more,
