@@ -68,9 +68,10 @@ def test_float64_stream_is_what_bounds_the_drift(monkeypatch):
         plain.recompute = False
         return worst(gradients(ours, x, weight), gradients(plain, x, weight))
 
-    assert drift() < 1e-5
+    bounded = drift()
+    assert bounded < 1e-5
     monkeypatch.setattr(revnet, "stream", lambda x: tuple(half.clone() for half in x.chunk(2, dim=1)))
-    assert drift() > 1e-4
+    assert drift() > 10 * bounded  # how much more depends on the processor
 
 
 def test_nothing_but_the_output_is_kept():
