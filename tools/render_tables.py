@@ -214,6 +214,18 @@ def bigan_more(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def bigan_length(lines: list[dict[str, Any]]) -> str:
+    """BiGAN on MNIST by length of the run."""
+    metrics = ("knn1_euclidean_avepool", "knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
+    chosen = [x for x in lines if x["experiment"] == "bigan/mnist" and x["dataset"] == "mnist" and not x["settings"]]
+    out = ["| epochs | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|"]
+    for steps in sorted({x["steps"] for x in chosen}):
+        found = {x["metric"]: x for x in chosen if x["steps"] == steps}
+        cells = [cell(found[m], 2) if m in found else "–" for m in metrics]
+        out.append(f"| {steps / 469:.0f} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
 def bigan_speed(lines: list[dict[str, Any]]) -> str:
     """Steps a second of bigan/mnist and of a plain loop, by device."""
     chosen = [x for x in lines if x["command"].startswith("python tools/bench_bigan.py")]
@@ -258,6 +270,7 @@ TABLES = {
     "agreement": agreement,
     "bigan": lambda lines: bigan(lines, "mnist"),
     "bigan_fashion": lambda lines: bigan(lines, "fashion-mnist"),
+    "bigan_length": bigan_length,
     "bigan_more": bigan_more,
     "bigan_speed": bigan_speed,
     "table1": table1,
