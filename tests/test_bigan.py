@@ -415,6 +415,9 @@ def test_a_view_that_is_no_multiple_is_resized_without_aliasing():
         ("imagenet", ["discriminator.channels=[8,8,8,8,8,8,8]"], "cannot be halved 7 times"),
         ("imagenet", ["encoder.resolution=32"], "must not be below"),
         ("imagenet", ["generator.side=64"], "is for generator.network=mlp"),
+        ("mnist", ["loss.orthogonal=0.1"], "is for system=bigbigan"),
+        ("mnist", ["loss.regression_of_g=0.25"], "is for system=latent_regressor"),
+        ("discriminator", ["loss.pixel=l1"], "is for system=autoencoder"),
         ("mnist", ["optimizer.weight_decay=-1"], "must not be negative"),
     ],
 )

@@ -282,6 +282,12 @@ class Config:
                 of_biggan and not self.has_encoder,
                 "data.labels=classes is for a BigGAN: loss.s_x alone, and the biggan networks",
             )
+        for name, given, system in (  # a setting that would do nothing is a mistake
+            ("orthogonal", self.loss.orthogonal > 0, "bigbigan"),
+            ("regression_of_g", self.loss.regression_of_g > 0, "latent_regressor"),
+            ("pixel", self.loss.pixel != "l2", "autoencoder"),
+        ):
+            _require(not given or self.system == system, f"loss.{name} is for system={system}, not {self.system}")
         if self.has_discriminator:
             self._check_discriminator()
         if self.has_encoder:
