@@ -192,6 +192,19 @@ def test_data_inspect(data, capsys, tmp_path):
     assert json.loads(call(capsys, "data", "inspect", data, "--json")[1])["splits"]["train"]["count"] == 90
 
 
+def test_data_shard(data, capsys, tmp_path):
+    out = tmp_path / "shards"
+    code, text, _ = call(capsys, "data", "shard", data, "--out", out, "--images", 40, "--quiet")
+    assert (code, text.splitlines()[0].split(", ")[0]) == (0, f"{out / 'train'}: 90 images in 3 shards")
+    again = json.loads(call(capsys, "data", "shard", data, "--out", out, "--images", 40, "--json")[1])
+    assert again["splits"]["test"]["images"] == 90
+    assert json.loads(call(capsys, "data", "inspect", out, "--json")[1])["splits"]["train"]["classes"] == dict.fromkeys(
+        "012", 30
+    )
+    pattern = out / "train" / "shard-{000000..000002}.tar"
+    assert json.loads(call(capsys, "data", "inspect", pattern, "--json")[1])["splits"]["train"]["count"] == 90
+
+
 def test_report(run, capsys, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     code, out, _ = call(capsys, "report", copy)
@@ -269,6 +282,14 @@ MISTAKES = {
     "no images to reconstruct": lambda t, r: (["reconstruct", r, "--out", t / "r.png", "--count", "0"], "at least 1"),
     "reconstruct what": lambda t, r: (["reconstruct", broken_run(t, r, lambda c: (c / "data.json").unlink()), "--out", t / "r.png"], "give --data"),
     "report of nothing": lambda t, r: (["report", t / "none"], "is not a folder"),
+    "shards that are not there": lambda t, r: (["train", "small/digits", "--out", t / "x", "--data", t / "part-{000..099}.tar"], "none of them is there; the first missing is"),
+    "shards of a range backwards": lambda t, r: (["data", "inspect", t / "part-{9..0}.tar"], "runs backwards; write {0..9}"),
+    "shards of nothing": lambda t, r: (["data", "shard", t / "none", "--out", t / "s"], "no such file or folder"),
+    "shards into a folder of other things": lambda t, r: (["data", "shard", "digits", "--out", r], "is not empty and holds no shards"),
+    "shards into a file": lambda t, r: ((t / "f").write_text("x") and ["data", "shard", "digits", "--out", t / "f"], "is a file"),
+    "shards of no size": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--size-mib", "0"], "above 0"),
+    "shards of no images": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--images", "0"], "at least 1"),
+    "shards of a size and of images": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--images", "9", "--size-mib", "9"], "not allowed with"),
     "inspect nothing": lambda t, r: (["data", "inspect", t / "none"], "none"),
 }  # fmt: skip
 

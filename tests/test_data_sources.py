@@ -356,7 +356,7 @@ MISTAKES = {
     "mnist:": "no path behind the colon",
     "mnist:nowhere": "no such file or folder: nowhere",
     "hf:ylecun/mnist": "not supported in this version",
-    "shards-{000..099}.tar": "not supported in this version",
+    "shards-{000..099}.tar": "none of them is there",
     "~nobody-of-this-name/set": "no such file or folder: ~nobody-of-this-name/set",
     "two\nlines": "no such file or folder: two\\nlines",
     "a\0b": "data source is empty",

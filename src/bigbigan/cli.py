@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         if out:
             sub.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
 
-    own = "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz"
+    own = "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards"
     quiet: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
     as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 
@@ -192,12 +192,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="default text")
     sub.add_argument("--json", **as_json)
 
-    data = verbs.add_parser("data", help="look at a source of images", description="Look at a source of images.")
+    summary = "Look at a source of images, or write it as tar shards."
+    data = verbs.add_parser("data", help=summary[0].lower() + summary[1:-1], description=summary)
     data_verbs = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     sub = verb("inspect", _data_inspect, data_verbs)
     sub.add_argument("source", metavar="SOURCE", help=own.replace("images; by default those of the run.", "such as"))
     sub.add_argument("--out", type=Path, metavar="SHEET.png", help="write a contact sheet")
     sub.add_argument("--json", **as_json)
+
+    sub = verb("shard", _data_shard, data_verbs)
+    sub.add_argument("source", metavar="SOURCE", help=own.replace("images; by default those of the run.", "such as"))
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; again to go on")
+    cut = sub.add_mutually_exclusive_group()
+    cut.add_argument("--size-mib", type=float, default=256, metavar="S", help="how large a shard may be (default 256)")
+    cut.add_argument("--images", type=int, metavar="N", help="images of a shard, instead")
+    sub.add_argument("--resolution", type=int, metavar="R", help="store R×R PNG instead of the files: smaller, faster")
+    sub.add_argument("--json", **as_json)
+    sub.add_argument("--quiet", **quiet)
     return parser
 
 
@@ -473,6 +484,34 @@ def _data_inspect(options: argparse.Namespace) -> None:
     if options.out:
         _writable(options.out)
         contact_sheet(source).save(options.out)
+
+
+def _data_shard(options: argparse.Namespace) -> None:
+    """Write a source as tar shards (WebDataset), shuffled, with checksums; the same command again goes on."""
+    from bigbigan.data import open_source, write_shards
+
+    if not options.size_mib > 0:
+        raise UserError(f"--size-mib {options.size_mib}: expected a number above 0")
+    given = {"images": options.images, "resolution": options.resolution}
+    _at_least(1, **{name: value for name, value in given.items() if value is not None})
+    written = write_shards(
+        open_source(options.source),
+        options.out,
+        options.size_mib,
+        options.images,
+        options.resolution,
+        progress=not options.quiet,
+    )
+    if options.json:
+        print(json.dumps(written, indent=2))
+        return
+    for split, n in written["splits"].items():
+        print(f"{options.out / split}: {n['images']:,} images in {n['shards']:,} shards, {n['bytes'] / 2**20:,.1f} MiB")
+    skipped = written["skipped"]
+    for file, reason in skipped[:20]:
+        print(f"skipped: {file}: {reason}")
+    if len(skipped) > 20:
+        print(f"skipped: {len(skipped) - 20:,} more, listed in {options.out / 'index.json'}")
 
 
 def _describe(facts: dict[str, Any]) -> str:

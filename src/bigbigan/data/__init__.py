@@ -4,6 +4,7 @@ from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square
 from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.inspect import contact_sheet, inspect
 from bigbigan.data.pixels import fingerprint, load_pixels, load_view
+from bigbigan.data.sharding import write_shards
 from bigbigan.data.sources import open_source
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "open_source",
     "resize_square",
     "to_channels",
+    "write_shards",
 ]

@@ -11,7 +11,7 @@ import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,9 +105,9 @@ class _Forward:
 
 
 def list_tar(
-    path: Path, source: Source, limits: DecodeLimits, also: Collection[str] = ()
+    path: Path, source: Source, limits: DecodeLimits, also: Callable[[str], bool]
 ) -> tuple[list[Entry], Reader]:
-    """Candidate images of a tar file, and files called as in `also`.
+    """Candidate images of a tar file, and files whose name without folders is one of `also`.
 
     Handles are encoded bytes if the file is gzipped, else where they lie in it. Python's tarfile ends without a
     word at a damaged header. Therefore what follows the last member is read too: it must be the zeros that mark
@@ -135,7 +135,7 @@ def list_tar(
                     if parts is None:
                         continue
                     handle, head = _tar_handle(stream, member, limits)
-                    if parts[-1] not in also and not is_candidate(parts, source.notes, read, head):
+                    if not also(parts[-1]) and not is_candidate(parts, source.notes, read, head):
                         continue
                     held += len(handle) if isinstance(handle, bytes) else 0
                     if held > MAX_HELD:

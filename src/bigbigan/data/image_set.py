@@ -47,7 +47,9 @@ class FileStore:
 
     pads = False
 
-    def __init__(self, names: list[str], handles: list[Any], read: Callable[[Any], bytes], limits: DecodeLimits):
+    def __init__(
+        self, names: list[str], handles: list[Any] | np.ndarray, read: Callable[[Any], bytes], limits: DecodeLimits
+    ) -> None:
         self.names, self.handles, self.read, self.limits = names, handles, read, limits
 
     def raw(self, i: int) -> bytes:

@@ -6,11 +6,13 @@
     FILE.tar  .tar.gz  .tgz  .zip   such a folder, packed: read in place, never unpacked to disk
     FOLDER of idx files             train-images-idx3-ubyte and so on, plain or .gz
     FILE.npz                        MedMNIST keys {train,val,test}_{images,labels}, or images and labels
+    part-{000..099}.tar             tar shards as WebDataset has them; or the folder that `bigbigan data shard` wrote
 
 A known name wins over a folder of that name: write ./mnist for the folder.
 
-Data flows `open_source` (here: which reader a path needs) -> `folders`, `archives` or `arrays` (what lies there) ->
-`Source.splits["train"]`, an `ImageSet` -> `load_pixels`. What the user must mend is a `UserError` of one line.
+Data flows `open_source` (here: which reader a path needs) -> `folders`, `archives`, `shards` or `arrays` (what lies
+there) -> `Source.splits["train"]`, an `ImageSet` -> `load_pixels`. What the user must mend is a `UserError` of one
+line.
 """
 
 import difflib
@@ -25,6 +27,7 @@ from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable
 from bigbigan.data.download import REMOTE, cached
 from bigbigan.data.folders import arrange, list_folder
 from bigbigan.data.image_set import ImageSet, Source, extension, shown
+from bigbigan.data.shards import is_index, is_pattern, open_pattern, open_shards
 from bigbigan.errors import UserError
 
 __all__ = ["open_source"]
@@ -59,7 +62,10 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
-        splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits)
+        if is_pattern(spec):
+            splits = open_pattern(spec, source, limits)
+        else:
+            splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits)
     except OSError as e:
         raise UserError(f"cannot read {source.spec}: {e.strerror or type(e).__name__}") from e
     if "train" not in splits:
@@ -87,9 +93,10 @@ def _parse(spec: str) -> tuple[str, Path | None]:
     if not spec.strip() or "\0" in spec:
         raise UserError(f"the data source is empty: {accepted}")
     head, colon, tail = spec.partition(":")
-    if head == "hf" or re.search(r"\{\d+\.\.\d+\}", spec):
-        what = "Hugging Face names" if head == "hf" else "tar shards"
-        raise UserError(f"{shown(spec)}: {what} are not supported in this version; use a folder or archive")
+    if is_pattern(spec):
+        return "", Path(os.path.expanduser(spec))
+    if head == "hf":
+        raise UserError(f"{shown(spec)}: Hugging Face names are not supported in this version; use a folder or archive")
     known = head in _NAMES
     if known and not colon:
         return head, None
@@ -112,6 +119,8 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits) -> d
     folder = stat.S_ISDIR(mode)
     names = set(os.listdir(path)) if folder else set()
     if folder:
+        if is_index(path):
+            return open_shards(path, source, limits)
         if splits := open_idx(path):
             return splits
         if "data_batch_1.bin" in names:
@@ -130,7 +139,7 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits) -> d
     elif ending == ".zip":
         entries, read = list_zip(path, source, limits)
     elif ending in (".tar", ".tgz") or path.name.lower().endswith(".tar.gz"):
-        entries, read = list_tar(path, source, limits, also=CIFAR10_FILES)
+        entries, read = list_tar(path, source, limits, also=CIFAR10_FILES.__contains__)
         files = {parts[-1]: handle for parts, handle in entries if not isinstance(handle, Unreadable)}
         if "data_batch_1.bin" in files:
             return open_cifar10({n: read(files[n]) for n in CIFAR10_FILES if n in files}, path)

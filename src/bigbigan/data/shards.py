@@ -1,0 +1,318 @@
+"""Shards: an image set in many tar files, in WebDataset's convention (KEY.jpg, and KEY.cls or KEY.json with its label).
+
+    DIR                     as `bigbigan data shard` writes it: DIR/index.json, DIR/train/shard-000000.tar and so on
+    part-{000..099}.tar     anybody's shards
+
+Shards are read at random, like the files of a folder: all that is known of an image is where in which shard its bytes
+lie. The index says so; shards without one are walked through once, header by header. Both are untrusted.
+"""
+
+import errno
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bigbigan.data.archives import list_tar
+from bigbigan.data.decode import DecodeLimits, Unreadable
+from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
+from bigbigan.errors import UserError
+
+__all__ = [
+    "INDEX",
+    "Shard",
+    "expand",
+    "is_index",
+    "is_pattern",
+    "open_pattern",
+    "open_shards",
+    "read_index",
+    "write_index",
+]
+
+INDEX = "index.json"
+_FORMAT = "bigbigan shards 1"
+_HEAD = b'{"format": "bigbigan shards'
+_FILE = re.compile(r"(train|val|test)/shard-\d{6,9}\.tar")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_SHARDS, _MOST_CLASSES = 1_000_000, 1_000_000
+_LABEL_KEYS = ("cls", "label", "class")  # of KEY.json
+
+
+@dataclass
+class Shard:
+    """One tar file, and where in it its n images are."""
+
+    file: str
+    size: int = 0  # bytes; 0 where unknown
+    sha256: str = ""  # hex; empty where unknown
+    names: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # of an image's first byte
+    sizes: list[int] = field(default_factory=list)  # bytes
+    labels: list[Any] = field(default_factory=list)  # a number, a name, or None
+    positions: list[int] = field(default_factory=list)  # in the split that the shards were made of
+
+    def add(self, name: str, offset: int, size: int, label: Any, position: int) -> None:
+        for column, value in zip(self.columns(), (name, offset, size, label, position), strict=True):
+            column.append(value)
+
+    def columns(self) -> tuple[list[Any], ...]:
+        return self.names, self.offsets, self.sizes, self.labels, self.positions
+
+
+# -- the index ----------------------------------------------------------------------------------------------------
+
+
+def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]]) -> None:
+    """Write index.json, whole or not at all. `about` has "name", "classes" and "pads", and may say more."""
+    counted = {
+        split: {
+            "images": sum(len(s.names) for s in shards),
+            "shards": [{"images": len(s.names), **vars(s)} for s in shards],
+        }
+        for split, shards in splits.items()
+    }
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
+    aside.replace(path)
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder has an index of shards, sound or not; many another thing is called index.json."""
+    try:
+        with open(folder / INDEX, "rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
+    except OSError:
+        return False
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
+    """(what the index of a folder says of the set, the shards of each split)."""
+    return _parse_index((folder / INDEX).read_bytes(), shown(folder / INDEX))
+
+
+def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
+    try:
+        about = json.loads(text)
+    except ValueError as e:
+        raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
+    try:
+        splits = {
+            name: [_checked(Shard(**{k: v for k, v in s.items() if k != "images"}), name) for s in split["shards"]]
+            for name, split in about.pop("splits").items()
+        }
+        classes = about["classes"]
+        if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
+            raise ValueError("classes")
+        if not splits or not all(splits.values()):
+            raise ValueError("no shards")
+        for name, shards in splits.items():
+            labels = [k for shard in shards for k in shard.labels]
+            if any(k is not None for k in labels) and not all(
+                type(k) is int and 0 <= k < len(classes or ()) for k in labels
+            ):
+                raise ValueError(f"labels of {name}")
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
+    return about, splits
+
+
+def _checked(shard: Shard, split: str) -> Shard:
+    """The shard, if it can be one."""
+    whole = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
+    if not (_FILE.fullmatch(shard.file) and shard.file.startswith(f"{split}/")):
+        raise ValueError(f"file {shard.file!r}")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in whole) or not all(isinstance(n, str) for n in shard.names):
+        raise ValueError(f"numbers or names of {shard.file}")
+    if len({len(column) for column in shard.columns()}) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"columns of {shard.file}")
+    return shard
+
+
+def open_shards(folder: Path, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
+    """The splits of a folder written by `bigbigan data shard`, in the order of the set it was made of."""
+    about, splits = read_index(folder)
+    source.name = shown(about["name"])
+
+    def open_shard(shard: Shard) -> IO[bytes]:
+        return open(folder / shard.file, "rb")
+
+    return _splits(splits, about["classes"], bool(about["pads"]), open_shard, limits, named=False)
+
+
+# -- anybody's shards ---------------------------------------------------------------------------------------------
+
+
+def is_pattern(spec: str) -> bool:
+    """Whether a SOURCE names shards by a range in braces: part-{000..099}.tar."""
+    return _RANGE.search(spec) is not None
+
+
+def expand(pattern: str) -> list[str]:
+    """a-{08..10}.tar -> a-08.tar, a-09.tar, a-10.tar; of several ranges, all combinations."""
+    parts = _RANGE.split(pattern)
+    texts, ranges = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
+    count = 1
+    for first, last in ranges:
+        if int(last) < int(first):
+            raise UserError(f"{shown(pattern)}: {{{first}..{last}}} runs backwards; write {{{last}..{first}}}")
+        count *= int(last) - int(first) + 1
+    if count > _MOST_SHARDS:
+        raise UserError(f"{shown(pattern)} names {count:,} shards, limit {_MOST_SHARDS:,}")
+    numbers = [[f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)] for first, last in ranges]
+    return [
+        texts[0] + "".join(n + text for n, text in zip(chosen, texts[1:], strict=True))
+        for chosen in itertools.product(*numbers)
+    ]
+
+
+def open_pattern(pattern: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
+    """Shards named by a pattern, as one split, in their order."""
+    paths = [Path(os.path.expanduser(p)) for p in expand(pattern)]
+    missing = [p for p in paths if not p.is_file()]
+    if missing:
+        if len(missing) == len(paths):
+            raise UserError(f"{shown(pattern)}: none of them is there; the first missing is {shown(missing[0])}")
+        found = f"{len(missing):,} of the {len(paths):,} shards are missing; the first is {shown(missing[0])}"
+        raise UserError(f"{shown(pattern)}: {found}; correct the range")
+    shards = []
+    for path in tqdm(paths, "listing shards", unit=" shards", disable=None, dynamic_ncols=True):
+        try:
+            shards.append(list_shard(path, source, limits))
+        except UserError as error:  # one line on one shard; the others may do
+            source.refuse(shown(path), Unreadable(f"unreadable shard ({error})"))
+    if not any(s.names for s in shards):
+        seen = f"; {source.skipped[0][0]}: {source.skipped[0][1]}" if source.skipped else ""
+        raise UserError(f"no images in {shown(pattern)}: expected members such as 000123.jpg and 000123.cls{seen}")
+    kept, classes = _with_labels(shards, source)
+    return _splits({"train": kept}, classes, False, lambda shard: open(shard.file, "rb"), limits, named=True)
+
+
+def list_shard(path: Path, source: Source, limits: DecodeLimits) -> Shard:
+    """The images of one tar file, and labels from KEY.cls, or KEY.json with a "cls", "label" or "class".
+
+    Raises:
+        UserError: it is no readable tar file, or gzipped.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise UserError(f"{shown(path)} is gzipped, and could only be read from its beginning; gunzip it")
+    entries, read = list_tar(path, source, limits, also=lambda name: extension(name) in (".cls", ".json"))
+    images: dict[str, tuple[str, Any]] = {}
+    labels: dict[str, Any] = {}
+    for parts, handle in entries:
+        key = "/".join((*parts[:-1], parts[-1].partition(".")[0]))
+        if extension(parts[-1]) in (".cls", ".json"):
+            label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
+            labels.setdefault(key, label)
+        elif isinstance(handle, Unreadable):
+            source.refuse(f"{path.stem}/{'/'.join(map(shown, parts))}", handle)
+        elif key in images:
+            source.notes["further images of one key in a shard, ignored"] += 1
+        else:
+            images[key] = (f"{path.stem}/{'/'.join(map(shown, parts))}", handle)
+    shard = Shard(str(path), path.stat().st_size)
+    for i, (key, (name, (offset, size))) in enumerate(images.items()):
+        shard.add(name, offset, size, labels.get(key), i)
+    return shard
+
+
+def _label(data: bytes, ending: str) -> int | str | None:
+    """What a .cls or .json member says: a class by number or by name; None if nothing of the kind."""
+    try:
+        if ending == ".json":
+            said = json.loads(data)
+            found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
+        else:
+            found = data.decode().strip()
+    except ValueError:
+        return None
+    if isinstance(found, str) and re.fullmatch(r"-?\d{1,7}", found):
+        found = int(found)
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found if 0 <= found < _MOST_CLASSES else None
+    return found if isinstance(found, str) and found else None
+
+
+def _with_labels(shards: list[Shard], source: Source) -> tuple[list[Shard], list[str] | None]:
+    """Shards whose labels are numbers, and the names of these; or without any.
+
+    Labelled is a set most of whose images are; the others are then refused, as beside class folders.
+    """
+    labels = [k for s in shards for k in s.labels if k is not None]
+    if 2 * len(labels) <= sum(len(s.names) for s in shards) or len(set(labels)) < 2:
+        for s in shards:
+            s.labels = [None] * len(s.names)
+        return shards, None
+    if all(isinstance(k, int) for k in labels):
+        names: list[str] = [str(k) for k in range(max(labels) + 1)]
+        number: dict[Any, int] = {k: k for k in set(labels)}
+    else:
+        names = sorted({str(k) for k in labels})
+        number = {k: names.index(str(k)) for k in set(labels)}
+    error = Unreadable("without a label, unlike most")
+    out = []
+    for s in shards:
+        kept = Shard(s.file, s.size, s.sha256)
+        for row in zip(*s.columns(), strict=True):
+            if row[3] is None:
+                source.refuse(row[0], error)
+            else:
+                name, offset, size, label, position = row
+                kept.add(name, offset, size, number[label], position)
+        out.append(kept)
+    return out, list(map(shown, names))
+
+
+# -- image sets ---------------------------------------------------------------------------------------------------
+
+
+def _splits(
+    splits: dict[str, list[Shard]],
+    classes: list[str] | None,
+    pads: bool,
+    open_shard: Callable[[Shard], IO[bytes]],
+    limits: DecodeLimits,
+    named: bool,
+) -> dict[str, ImageSet]:
+    """Image sets that share one store, whose handles are rows (shard, offset, size).
+
+    `named`: names end as the files do, and tell the format they should have.
+    """
+    shards = [s for split in splits.values() for s in split]
+
+    def read(handle: np.ndarray) -> bytes:
+        number, offset, size = handle.tolist()
+        with open_shard(shards[number]) as file:
+            file.seek(offset)
+            data = file.read(min(size, limits.max_bytes + 1))
+        if len(data) < min(size, limits.max_bytes + 1):
+            raise OSError(errno.EIO, "shard cut short")
+        return data
+
+    numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
+    rows = ([n for s in shards for n in column(s)] for column in (lambda s: s.offsets, lambda s: s.sizes))
+    handles = np.stack([numbers, *(np.array(r, dtype=np.int64) for r in rows)], axis=1)
+    names = [shown(n) for s in shards for n in s.names]
+    store = FileStore(names if named else [""] * len(names), handles, read, limits)
+    store.pads = pads
+    out, start = {}, 0
+    for split, of in splits.items():
+        positions = np.array([p for s in of for p in s.positions], dtype=np.int64)
+        order = np.arange(len(positions)) if named else np.argsort(positions, kind="stable")
+        said = [k for s in of for k in s.labels]
+        labelled = classes is not None and None not in said
+        labels = np.array(said, dtype=np.int64)[order] if labelled else None
+        files = [names[i] for i in start + order]
+        out[split] = ImageSet(split, files, labels, classes if labelled else None, store, start + order)
+        start += len(order)
+    return {split: images for split, images in out.items() if len(images)}
