@@ -241,3 +241,54 @@ def test_samples_of_a_class_are_of_that_class(tmp_path):
         x = (model.generate(50, label=label).flatten(1).numpy() + 1) * 8
         right.append((judge.predict(x) == label).mean())
     assert np.mean(right) > 0.8
+
+
+# -- one class for all: Single Label ------------------------------------------------------------------------
+
+
+def test_table_3_has_the_published_networks_with_one_class():
+    with torch.device("meta"):
+        G, _, D = construct(find("table3/biggan_sl").config())
+        clustering = construct(find("table3/biggan_clustering").config())
+    assert (count(G), count(D)) == (70_306_116, 86_447_906)
+    assert count(clustering.D) - count(D) == 49 * 1536  # a row of the embedding for each further cluster
+    assert find("table3/bigbigan_high_res_e_sl").config().encoder.resolution == 256
+
+
+def test_with_one_class_d_has_one_learned_vector_more_and_needs_no_labels():
+    config = tiny_config("data.labels=single")
+    networks = build(config)
+    assert networks.D.embed.weight.shape == (1, 8)
+    x, z = torch.rand(6, 1, 8, 8) * 2 - 1, torch.randn(6, 8)
+    D = networks.D.eval()
+    with torch.no_grad():
+        scores, f = D(x, z), D.F(x)
+        expected = D.head_x(f).squeeze(1) + f @ D.embed.normalised_weight()[0]
+    assert torch.allclose(scores["s_x"], expected, atol=1e-5)
+    system = make_system(config, networks)
+    D.train()
+    system.backward(system.discriminator_move(x, torch.Generator().manual_seed(0)).losses)
+    assert D.embed.weight.grad.abs().sum() > 0
+
+
+def test_one_class_trains_with_and_without_an_encoder(data, tmp_path):
+    for name, settings in {"bigbigan": [], "biggan": GAN}.items():
+        run = tmp_path / name
+        train(tiny_config("training.steps=2", "data.labels=single", *settings), data, run, progress=False)
+        assert load(run).generate(3).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.labels=single", "data.classes=3"], "data.classes goes with data.labels=classes"),
+        (["data.labels=single", "loss.s_x=false"], "data.labels=single is for loss.s_x"),
+        (["data.labels=classes"], "data.labels=classes is for a BigGAN"),
+        (["data.fraction=0"], r"data.fraction must lie in \(0, 1\]"),
+        (["discriminator.augment=[cutout,cutout]"], "names something twice"),
+        (["discriminator.augment=[rotation]"], "discriminator.augment"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(settings, message):
+    with pytest.raises(UserError, match=message):
+        tiny_config(*settings)

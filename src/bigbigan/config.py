@@ -55,14 +55,18 @@ class DataConfig:
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
     # (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side (BiGAN).
     augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop"] = "none"
-    labels: Literal["none", "classes"] = "none"  # what G and D are told: nothing, or the classes of the source (BigGAN)
+    # What G and D are told: nothing; one class for all images, a learned vector in D as there is in G ("Single Label",
+    # Table 3); or the classes of the source (BigGAN).
+    labels: Literal["none", "single", "classes"] = "none"
     classes: int = 1  # how many there are: found when training starts; without labels all images are of one class
+    fraction: float = 1.0  # share of the training images that is trained on, the same ones whatever the seed
     memory_gib: float = 8.0  # sets whose pixels take more are decoded anew for each batch
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
         _require(self.classes >= 1, "data.classes must be at least 1")
-        _require(self.labels != "none" or self.classes == 1, "data.classes goes with data.labels=classes")
+        _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
+        _require(0 < self.fraction <= 1, "data.fraction must lie in (0, 1]")
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
 
@@ -120,10 +124,13 @@ class DiscriminatorConfig:
     mlp_width: int = 128  # of H and of J
     mlp_layers: int = 4  # likewise; two to a residual block
     pair_norm: bool = True  # layer normalisation of F(x) and H(z) before J (docs/deviations.md, 2)
+    # Of all images D sees, drawn and real, with gradient to G (DiffAugment): for sets of few images.
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
     def __post_init__(self) -> None:
         _require(min(self.channels) > 0, "discriminator.channels must be positive")
         _require(self.final_size > 0, "discriminator.final_size must be positive")
+        _require(len(set(self.augment)) == len(self.augment), "discriminator.augment names something twice")
         _require(self.mlp_width > 0, "discriminator.mlp_width must be positive")
         _require(
             self.mlp_layers >= 2 and self.mlp_layers % 2 == 0,
@@ -276,12 +283,14 @@ class Config:
         self._check_generator()
         r_e, r_g = self.encoder.resolution, self.generator.resolution
         _require(r_e >= r_g, f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image")
-        if self.data.labels != "none":
-            of_biggan = self.generator.network == self.discriminator.network == "biggan" and self.system == "bigbigan"
+        of_biggan = self.generator.network == self.discriminator.network == "biggan" and self.system == "bigbigan"
+        if self.data.labels == "classes":
             _require(
                 of_biggan and not self.has_encoder,
                 "data.labels=classes is for a BigGAN: loss.s_x alone, and the biggan networks",
             )
+        if self.data.labels == "single":
+            _require(of_biggan and self.loss.s_x, "data.labels=single is for loss.s_x and the biggan networks")
         for name, given, system in (  # a setting that would do nothing is a mistake
             ("orthogonal", self.loss.orthogonal > 0, "bigbigan"),
             ("regression_of_g", self.loss.regression_of_g > 0, "latent_regressor"),
@@ -290,6 +299,8 @@ class Config:
             _require(not given or self.system == system, f"loss.{name} is for system={system}, not {self.system}")
         if self.has_discriminator:
             self._check_discriminator()
+        else:
+            _require(not self.discriminator.augment, f"discriminator.augment: {self.system} has no discriminator")
         if self.has_encoder:
             self._check_encoder()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bigbigan import checkpoint as ck
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
-from bigbigan.data import ImageSet, open_source
+from bigbigan.data import ImageSet, fraction_of, open_source
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
@@ -50,7 +50,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
     """
     device = default_device()
     source = open_source(data, max_unreadable=config.data.max_unreadable)
-    images = source.splits["train"]
+    images = fraction_of(source.splits["train"], config.data.fraction)
     config = _with_classes(config, images, data)
     with Stop() as stop, open_for_training(run, config):
         # Data: on the device as uint8, or too large for that and decoded as needed
@@ -61,7 +61,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
         labels = None if images.labels is None else images.labels[kept]
-        told = None if config.data.labels == "none" else torch.as_tensor(labels, device=device)
+        told = torch.as_tensor(labels, device=device) if config.data.labels == "classes" else None
         batches = Batches(
             pixels,
             config.training.batch_size,
@@ -94,6 +94,8 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         elif progress:
             told_of = f"{config.data.classes} classes" if config.data.classes > 1 else "labels are not used"
             monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; {told_of}")
+            if watch is not None and not watch.possible:
+                monitor.say(f"log.watch={watch.metric.name} is left out: what it takes is not there")
         if newest is None:
             save_image(grid(some_images(state, batches, 64)), run / "samples" / "data.png")
 
@@ -136,7 +138,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
 
 def _with_classes(config: Config, images: ImageSet, data: str) -> Config:
     """`config` with the number of classes that are there, where labels are to be told."""
-    if config.data.labels == "none":
+    if config.data.labels != "classes":
         return config
     found = 0 if images.labels is None else len(images.classes or ()) or int(images.labels.max()) + 1
     if found < 2:

@@ -1,7 +1,7 @@
 """Images in: a SOURCE string -> splits -> pixels, with every loss and conversion counted."""
 
 from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
-from bigbigan.data.image_set import ImageSet, Source
+from bigbigan.data.image_set import ImageSet, Source, fraction_of
 from bigbigan.data.inspect import contact_sheet, inspect
 from bigbigan.data.pixels import fingerprint, load_pixels, load_view
 from bigbigan.data.sharding import write_shards
@@ -15,6 +15,7 @@ __all__ = [
     "contact_sheet",
     "decode",
     "fingerprint",
+    "fraction_of",
     "inspect",
     "load_pixels",
     "load_view",

@@ -17,7 +17,7 @@ import numpy as np
 
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, sniff
 
-__all__ = ["MAX_HELD", "ArrayStore", "FileStore", "ImageSet", "Source", "extension", "shown"]
+__all__ = ["MAX_HELD", "ArrayStore", "FileStore", "ImageSet", "Source", "extension", "fraction_of", "shown"]
 
 MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
 
@@ -97,6 +97,14 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[picked]
         files = [self.files[i] for i in picked]
         return ImageSet(name or self.name, files, labels, self.classes, self.store, self.index[picked])
+
+
+def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
+    """A share of an image set, at least one image, drawn once and for all and in the order of the set."""
+    if fraction == 1:
+        return images
+    picks = np.random.default_rng(0).permutation(len(images))[: max(1, round(fraction * len(images)))]
+    return images.subset(np.sort(picks))
 
 
 @dataclass

@@ -26,6 +26,7 @@ from bigbigan.evaluation.linear import (
     train_heads,
 )
 from bigbigan.evaluation.metrics import Metric, parse_metrics
+from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import few_label_draws, few_label_linear
 from bigbigan.evaluation.samples import quality_figures
 from bigbigan.evaluation.splits import train_val
@@ -67,9 +68,9 @@ class Watch:
 
     @property
     def possible(self) -> bool:
-        """Whether there is what it takes: labels and an encoder, or a feature network that does without."""
+        """Whether there is what it takes: labels and an encoder, or a feature network that is there."""
         if self.metric.kind == "quality":
-            return self.config.has_encoder or self.metric.network != "encoder"
+            return self.metric.network in ready_networks(self.source.name, self.config.has_encoder)
         return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels)) > 1
 
     @property

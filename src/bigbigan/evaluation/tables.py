@@ -136,28 +136,7 @@ TABLES = {
             Column("FID train", _quality("fid", "train")),
             Column("FID val", _quality("fid", "test")),
         ),
-        (
-            Row(
-                "BigGAN + SL, 500K steps",
-                "table3/biggan_sl",
-                {"IS": "20.4 (15.4 ± 7.57)", "FID train": "25.3 (71.7 ± 66.32)"},
-            ),
-            Row(
-                "BigGAN + Clustering, 500K steps",
-                "table3/biggan_clustering",
-                {"IS": "22.7 (22.8 ± 0.42)", "FID train": "23.2 (22.7 ± 0.80)"},
-            ),
-            Row(
-                "BigBiGAN + SL, 500K steps",
-                "table3/bigbigan_sl",
-                {"IS": "25.38 (25.33 ± 0.17)", "FID train": "22.78 (22.63 ± 0.23)", "FID val": "23.60 (23.56 ± 0.12)"},
-            ),
-            Row(
-                "BigBiGAN, high-res E + SL, 500K steps",
-                "table3/bigbigan_high_res_e_sl",
-                {"IS": "25.43 (25.45 ± 0.04)", "FID train": "22.34 (22.36 ± 0.04)", "FID val": "22.94 (23.00 ± 0.15)"},
-            ),
-        ),
+        tuple(_of_experiments("Table 3")),
     ),
     "bigan": Table(
         "BiGAN's table: 1-NN on permutation-invariant MNIST",

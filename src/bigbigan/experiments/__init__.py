@@ -9,6 +9,7 @@ from bigbigan.experiments import bigan as bigan
 from bigbigan.experiments import biggan as biggan
 from bigbigan.experiments import small as small
 from bigbigan.experiments import table1 as table1
+from bigbigan.experiments import table3 as table3
 from bigbigan.experiments.registry import EXPERIMENTS, Experiment
 
 __all__ = ["EXPERIMENTS", "Experiment", "find"]

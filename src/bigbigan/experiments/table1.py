@@ -25,7 +25,7 @@ from bigbigan.config import (
 from bigbigan.experiments.biggan import CHUNK, biggan_discriminator, biggan_generator
 from bigbigan.experiments.registry import register
 
-__all__ = ["BASE", "Row"]
+__all__ = ["BASE", "HIGH_RES_E", "NO_ENCODER", "Row", "config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class Row:
 
 
 BASE = Row()
+NO_ENCODER = replace(BASE, s_xz=False, s_z=False)
 
 
 def config(row: Row, scale: int) -> Config:
@@ -175,7 +176,7 @@ def small_g_64() -> Row:
 @row("No E (GAN)", "23.56 ± 0.37", "30.91 ± 0.23", "")
 def no_encoder() -> Row:
     """s_x alone, and no encoder: an unconditional BigGAN."""
-    return replace(BASE, s_xz=False, s_z=False)
+    return NO_ENCODER
 
 
 HIGH_RES_E = replace(BASE, encoder_resolution=256)  # all rows below see 256 px

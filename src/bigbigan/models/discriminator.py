@@ -79,7 +79,8 @@ class Discriminator(nn.Module):
         mlp_width, mlp_layers: of H and of J alike ("J: same shape as H").
         scores: which of "x", "z", "xz" are in use (Table 1's loss columns).
         pair_norm: whether F(x) and H(z) are brought to one scale, by layer normalisation, before J.
-        classes: of a conditional D, whose s_x gets the projection term embed(y)·F(x) (BigGAN); 0 for none.
+        classes: of a conditional D, whose s_x gets the projection term embed(y)·F(x) (BigGAN): one for all images is
+            Single Label; 0 for no such term.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, z: Tensor | None, y: Tensor | None = None) -> dict[str, Tensor]:
         """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use.
 
-        z may be None when only s_x is in use; y int64 [N] are the classes of a conditional D.
+        z may be None when only s_x is in use; y int64 [N] are the classes of a conditional D, None if there is one.
         """
         s: dict[str, Tensor] = {}
         f = self.F(x) if "x" in self.scores or "xz" in self.scores else None
@@ -126,6 +127,7 @@ class Discriminator(nn.Module):
         if "x" in self.scores:
             s["s_x"] = self.head_x(f).squeeze(1)
             if self.embed is not None:
+                y = x.new_zeros(x.shape[0], dtype=torch.long) if y is None else y
                 s["s_x"] = s["s_x"] + (self.embed(y) * f).sum(1)
         if "z" in self.scores:
             s["s_z"] = self.head_z(h).squeeze(1)

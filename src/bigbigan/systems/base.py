@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bigbigan.config import Config
+from bigbigan.data.batches import pool_to
 from bigbigan.losses import Scores
 from bigbigan.models import Networks, Posterior
+from bigbigan.systems.augment import augmented
 
 __all__ = ["Move", "Outcome", "System", "generate", "sample_labels", "sample_prior"]
 
@@ -67,6 +69,10 @@ class System(ABC):
     @abstractmethod
     def moves(self) -> Sequence[Move]:
         """The moves of a step, in order."""
+
+    def view(self, x: Tensor, noise: torch.Generator) -> Tensor:
+        """What D sees of images [N, C, R', R']: at G's resolution, and augmented where that is asked for."""
+        return augmented(pool_to(x, self.resolution), self.config.discriminator.augment, noise)
 
     def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
         return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)

@@ -46,8 +46,8 @@ class BiGAN(System):
         q = None if E is None else E(x)
         x_hat = G(z)
         # Two passes: D has batch norm, and images of either kind are normalised among themselves.
-        enc = D(pool_to(x, self.resolution), None if q is None else q.mean)
-        gen = D(x_hat, None if q is None else z)
+        enc = D(self.view(x, noise), None if q is None else q.mean)
+        gen = D(self.view(x_hat, noise), None if q is None else z)
         eg = logistic_encoder_generator_loss(enc if E is not None else {}, gen)
         return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen, q)
 
@@ -66,7 +66,7 @@ class LatentRegressor(System):
         weight = self.config.loss.regression_of_g
         z = self.sample_prior(len(x), noise)
         x_hat = G(z)
-        enc, gen = D(pool_to(x, self.resolution), None), D(x_hat, None)
+        enc, gen = D(self.view(x, noise), None), D(self.view(x_hat, noise), None)
         error = latent_regression_loss(E.logits(x_hat if weight else x_hat.detach()), z)
         eg = logistic_encoder_generator_loss({}, gen) + (weight or 1.0) * error
         return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen)

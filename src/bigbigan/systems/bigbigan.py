@@ -15,7 +15,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from bigbigan.data.batches import pool_to
 from bigbigan.losses import discriminator_loss, encoder_generator_loss, orthogonal_penalty
 from bigbigan.models import Posterior
 from bigbigan.systems.base import Move, Outcome, System, generate, sample_labels
@@ -56,7 +55,7 @@ class BigBiGAN(System):
         with torch.no_grad():  # pairs are made without gradient to G and E
             x_hat, y_hat, z, z_hat, _ = self._pairs(x, noise)
         labels = None if y is None or y_hat is None else torch.cat([y, y_hat])
-        images = torch.cat([pool_to(x, self.resolution), x_hat])
+        images = torch.cat([self.view(x, noise), self.view(x_hat, noise)])
         latents = None if z is None or z_hat is None else torch.cat([z_hat, z])
         scores = D(images, latents, labels)  # no batch norm in D: one pass equals two
         enc = {name: s[: len(x)] for name, s in scores.items()}
@@ -72,8 +71,8 @@ class BigBiGAN(System):
         D = self.networks.discriminator
         D.eval().requires_grad_(False)  # eval: the power iteration belongs to D's own moves
         x_hat, y_hat, z, z_hat, q = self._pairs(x, noise)
-        enc = {} if z_hat is None else D(pool_to(x, self.resolution), z_hat)
-        gen = D(x_hat, z, y_hat)
+        enc = {} if z_hat is None else D(self.view(x, noise), z_hat)
+        gen = D(self.view(x_hat, noise), z, y_hat)
         D.train().requires_grad_(True)
         loss = encoder_generator_loss(enc, gen)
         if weight := self.config.loss.orthogonal:
