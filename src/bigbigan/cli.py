@@ -172,6 +172,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", **as_json)
     sub.add_argument("--quiet", **quiet)
 
+    sub = verb("cluster", _cluster)
+    sub.add_argument("run", metavar="RUN", help="run folder, or any frozen encoder as in evaluate")
+    sub.add_argument("--data", metavar="SOURCE", help=own)
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="each image and its cluster")
+    sub.add_argument("--clusters", type=int, default=50, metavar="K", help="how many (default 50)")
+    sub.add_argument("--features", choices=("avepool", "bn_crelu", "z_mean"), default="avepool", help="default avepool")
+    sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="draw a row of images for each cluster")
+    sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    sub.add_argument("--json", **as_json)
+
     sub = verb("report", _report)
     run_and_data(sub, own, None)
 
@@ -445,6 +455,30 @@ def _classify(options: argparse.Namespace) -> None:
     print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))
     if not options.json:
         print(options.out)
+
+
+def _cluster(options: argparse.Namespace) -> None:
+    """Cluster images by an encoder's features: a file of labels for a conditional BigGAN, and a sheet to look at."""
+    from bigbigan.clustering import cluster
+    from bigbigan.evaluation.results import append_results, results_table
+
+    _at_least(2, clusters=options.clusters)
+    if options.sheet is not None:
+        if options.sheet.suffix != ".png":
+            raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
+        _writable(options.sheet)
+    lines, found = cluster(
+        options.run, options.data, options.out, options.command, options.clusters, options.features, options.sheet
+    )
+    if options.results:
+        append_results(options.results, lines)
+    if options.json:
+        print(json.dumps({**found, "results": [asdict(line) for line in lines]}, indent=2))
+        return
+    if lines:
+        print(results_table(lines))
+    sizes = found["sizes"]
+    print(f"{options.out}: {sum(sizes):,} images in {len(sizes)} clusters of {min(sizes):,} to {max(sizes):,}")
 
 
 def _report(options: argparse.Namespace) -> None:

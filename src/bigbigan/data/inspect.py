@@ -2,7 +2,9 @@
 
 import hashlib
 from collections import Counter
-from itertools import combinations
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.pixels import fingerprint
 from bigbigan.errors import UserError
 
-__all__ = ["contact_sheet", "inspect"]
+__all__ = ["class_sheet", "contact_sheet", "inspect"]
 
 
 def inspect(source: Source) -> dict[str, Any]:
@@ -102,17 +104,34 @@ def contact_sheet(
     if split not in source.splits:
         raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
     images = source.splits[split]
-    sheet = np.full((rows * tile, cols * tile, 3), 128, dtype=np.uint8)
-    cell = 0
-    for i in np.random.default_rng(seed).permutation(len(images)):
-        if cell == rows * cols:
-            break
-        try:
-            array = images.load(int(i))
-        except Unreadable:
-            continue
-        row, col = divmod(cell, cols)
-        square = to_channels(resize_square(array, tile), 3)
-        sheet[row * tile : (row + 1) * tile, col * tile : (col + 1) * tile] = square
-        cell += 1
+    order = np.random.default_rng(seed).permutation(len(images))
+    tiles = list(islice(_tiles(images, order, tile), rows * cols))
+    return _sheet([tiles[i * cols : (i + 1) * cols] for i in range(rows)], cols, tile)
+
+
+def class_sheet(images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, most: int = 100) -> Image.Image:
+    """A picture with a row of images for each class that has any, in the order of the classes, drawn at random; of more
+    than `most` classes the first ones."""
+    assert images.labels is not None
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label in np.unique(images.labels[images.labels >= 0])[:most]:
+        order = rng.permutation(np.flatnonzero(images.labels == label))
+        rows.append(list(islice(_tiles(images, order, tile), columns)))
+    return _sheet(rows, columns, tile)
+
+
+def _tiles(images: ImageSet, order: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """Those images of `order` that can be read, uint8 [side, side, 3]."""
+    for i in order:
+        with suppress(Unreadable):
+            yield to_channels(resize_square(images.load(int(i)), side), 3)
+
+
+def _sheet(rows: list[list[np.ndarray]], columns: int, tile: int) -> Image.Image:
+    """Rows of tiles as one picture; cells that stay empty are grey."""
+    sheet = np.full((max(1, len(rows)) * tile, columns * tile, 3), 128, dtype=np.uint8)
+    for r, row in enumerate(rows):
+        for c, square in enumerate(row):
+            sheet[r * tile : (r + 1) * tile, c * tile : (c + 1) * tile] = square
     return Image.fromarray(sheet)
