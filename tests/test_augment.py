@@ -10,7 +10,7 @@ import torch
 from bigbigan.data import fraction_of, open_source
 from bigbigan.models import build
 from bigbigan.systems import make_system
-from bigbigan.systems.augment import augmented
+from bigbigan.systems.augment import augmentation, augmented
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
 
@@ -21,13 +21,17 @@ def noise(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def draws(x, seed=0):
+    return augmentation(len(x), noise(seed))
+
+
 def images(n=64, side=16, channels=3):
     return torch.rand(n, channels, side, side, generator=noise(7)) * 2 - 1
 
 
 def test_translation_shifts_each_image_by_itself_and_fills_with_zero():
     x = images() + 5  # no zeros of its own
-    out = augmented(x, ["translation"], noise())
+    out = augmented(x, ["translation"], draws(x))
     seen = set()
     for a, b in zip(x, out, strict=True):
         fits = [
@@ -43,7 +47,7 @@ def test_translation_shifts_each_image_by_itself_and_fills_with_zero():
 
 def test_cutout_hides_a_square_of_half_the_side_cut_by_the_border():
     x = torch.ones(400, 1, 16, 16)
-    hidden = (augmented(x, ["cutout"], noise()) == 0).squeeze(1)
+    hidden = (augmented(x, ["cutout"], draws(x)) == 0).squeeze(1)
     rows, columns = hidden.any(2).sum(1), hidden.any(1).sum(1)
     assert torch.equal(hidden.flatten(1).sum(1), rows * columns)  # a full rectangle each
     assert (rows.max(), columns.max()) == (8, 8)
@@ -53,7 +57,7 @@ def test_cutout_hides_a_square_of_half_the_side_cut_by_the_border():
 
 def test_color_moves_brightness_saturation_and_contrast_within_bounds():
     x = images(2000)
-    out = augmented(x, ["color"], noise())
+    out = augmented(x, ["color"], draws(x))
     shift = out.mean((1, 2, 3)) - x.mean((1, 2, 3))  # saturation and contrast keep the mean
     assert -0.5 <= shift.min() < -0.45
     assert 0.45 < shift.max() <= 0.5
@@ -63,21 +67,21 @@ def test_color_moves_brightness_saturation_and_contrast_within_bounds():
 
 
 def test_nothing_is_drawn_or_changed_without_a_policy():
-    x, generator = images(), noise()
-    before = generator.get_state()
-    assert augmented(x, (), generator) is x
-    assert torch.equal(before, generator.get_state())
+    system, x = make_system(tiny_config(), build(tiny_config())), images(side=8)
+    drawn = system.draw(64, noise())
+    assert set(drawn) == {"z", "eps"}
+    assert system.view(x, drawn, "x") is x
 
 
 def test_images_of_another_draw_differ_and_of_the_same_draw_do_not():
     x = images()
-    assert torch.equal(augmented(x, ALL, noise(1)), augmented(x, ALL, noise(1)))
-    assert not torch.equal(augmented(x, ALL, noise(1)), augmented(x, ALL, noise(2)))
+    assert torch.equal(augmented(x, ALL, draws(x, 1)), augmented(x, ALL, draws(x, 1)))
+    assert not torch.equal(augmented(x, ALL, draws(x, 1)), augmented(x, ALL, draws(x, 2)))
 
 
 def test_gradients_are_those_of_finite_differences():
     x = images(3, side=8).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: augmented(x, ALL, noise()).square().sum(), x)
+    assert torch.autograd.gradcheck(lambda x: augmented(x, ALL, draws(x)).square().sum(), x)
 
 
 @pytest.mark.parametrize("settings", [[], ["loss.s_z=false", "loss.s_xz=false"]], ids=["BigBiGAN", "GAN"])
@@ -88,11 +92,11 @@ def test_d_sees_changed_images_of_both_kinds_and_g_learns_through_the_change(set
     networks.D.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     system = make_system(config, networks)
     x = torch.ones(16, 1, 8, 8)
-    system.discriminator_move(x, noise())
+    system.discriminator_move(x, system.draw(16, noise()))
     assert ((seen[0][:16] == 0) | (seen[0][:16] == 1)).all()  # real ones: parts hidden, the rest as it was
     assert 0.1 < (seen[0][:16] == 0).float().mean() < 0.6
     assert (seen[0][16:] == 0).float().mean() > 0.1  # drawn ones alike
-    system.backward(system.encoder_generator_move(x, noise()).losses)
+    system.backward(system.encoder_generator_move(x, system.draw(16, noise())).losses)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in networks.G.to_image.parameters())
 
 

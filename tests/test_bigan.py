@@ -174,7 +174,7 @@ def test_one_pass_gives_both_players_their_gradients():
     for n in (networks, reference):
         torch.nn.init.normal_(n.D.head.weight, generator=torch.Generator().manual_seed(3))
     system, x = make_system(config, networks), images()
-    outcome = system.move(x, torch.Generator().manual_seed(5))
+    outcome = system.move(x, system.draw(8, torch.Generator().manual_seed(5)))
     system.backward(outcome.losses)
     z = system.sample_prior(8, torch.Generator().manual_seed(5))
     expected = plain_bigan(reference, x, z)
@@ -202,7 +202,7 @@ def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
     def scores(brightness):
         G = networks.G
         system.networks = networks._replace(G=lambda z: (G(z) + 1) * brightness - 1)
-        return system.move(x, torch.Generator().manual_seed(5)).gen["s_x"]
+        return system.move(x, system.draw(8, torch.Generator().manual_seed(5))).gen["s_x"]
 
     assert torch.allclose(scores(1.0), scores(0.2), rtol=1e-2, atol=1e-3) != bias
 
@@ -214,7 +214,7 @@ def test_e_s_error_reaches_g_only_in_the_joint_regressor(name, reaches):
     G, E, D = networks
     torch.nn.init.normal_(E.latent.weight)  # it begins at zero, where nothing passes
     system, x = make_system(config, networks), images()
-    losses = system.move(x, torch.Generator().manual_seed(5)).losses
+    losses = system.move(x, system.draw(8, torch.Generator().manual_seed(5))).losses
     system.backward(losses)
     found = gradients(networks)
     z = system.sample_prior(8, torch.Generator().manual_seed(5))

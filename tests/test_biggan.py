@@ -86,8 +86,8 @@ def test_the_penalty_is_part_of_g_s_loss_alone():
         networks = build(config)
         system = make_system(config, networks)
         noise = torch.Generator().manual_seed(0)
-        d = system.discriminator_move(x, noise, y).losses["d"].item()
-        found.append((d, system.encoder_generator_move(x, noise, y).losses["eg"].item(), networks))
+        d = system.discriminator_move(x, system.draw(6, noise), y).losses["d"].item()
+        found.append((d, system.encoder_generator_move(x, system.draw(6, noise), y).losses["eg"].item(), networks))
     assert found[0][0] == found[1][0]
     assert found[1][1] - found[0][1] == pytest.approx(10 * orthogonal_penalty(found[0][2].G).item(), rel=1e-3)
 
@@ -104,7 +104,8 @@ def test_d_is_told_the_labels_of_the_images_it_sees():
     networks.D.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     system = make_system(config, networks)
     for number in range(3):
-        system.discriminator_move(batches.batch(number), torch.Generator().manual_seed(number), batches.labels(number))
+        draws = system.draw(16, torch.Generator().manual_seed(number))
+        system.discriminator_move(batches.batch(number), draws, batches.labels(number))
     for x, _, y in seen:
         brightness = ((x[:16, 0, 0, 0] + 1) * 127.5).round()
         assert torch.equal(brightness, y[:16] * 100.0)

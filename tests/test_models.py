@@ -46,7 +46,7 @@ def test_every_variant_has_right_shapes_and_finite_gradients(settings):
     noise = torch.Generator().manual_seed(0)
     x = torch.rand(6, config.data.channels, config.encoder.resolution, config.encoder.resolution) * 2 - 1
 
-    outcome = system.discriminator_move(x, noise)
+    outcome = system.discriminator_move(x, system.draw(6, noise))
     enc, gen = outcome.enc, outcome.gen
     assert set(enc) == set(gen) == {f"s_{s}" for s in config.loss.scores}
     assert all(s.shape == (6,) for s in [*enc.values(), *gen.values()])
@@ -57,7 +57,7 @@ def test_every_variant_has_right_shapes_and_finite_gradients(settings):
     assert all(p.grad is None for n in (networks.G, networks.E) for p in n.parameters())
 
     networks.D.zero_grad()
-    outcome = system.encoder_generator_move(x, noise)
+    outcome = system.encoder_generator_move(x, system.draw(6, noise))
     q = outcome.posterior
     assert q.mean.shape == q.stdev.shape == (6, config.latent.dim)
     assert (q.stdev > 0).all() if config.encoder.stochastic else (q.stdev == 0).all()
@@ -168,7 +168,8 @@ def test_d_sees_the_pooled_crop_of_a_high_resolution_encoder():
     seen = []
     networks.D.F.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = torch.rand(4, 1, 16, 16) * 2 - 1
-    BigBiGAN(config, networks).discriminator_move(x, torch.Generator().manual_seed(0))
+    system = BigBiGAN(config, networks)
+    system.discriminator_move(x, system.draw(4, torch.Generator().manual_seed(0)))
     torch.testing.assert_close(seen[0][:4], F.avg_pool2d(x, 2))
 
 

@@ -17,7 +17,7 @@ from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.models import build
 from bigbigan.randomness import keyed_generator
-from bigbigan.systems import make_system
+from bigbigan.systems import generate, make_system, sample_labels
 
 __all__ = ["TrainingState"]
 
@@ -77,7 +77,11 @@ class TrainingState:
             picks = torch.randint(len(batches.pixels), (size,), generator=noise, device=self.device)
             return batches.images(picks)
 
-        standing_statistics(self.G_ema, G, (lambda: self.system.sample(self.G_ema, size, noise) for _ in range(count)))
+        def samples() -> Tensor:
+            z = self.system.sample_prior(size, noise)
+            return generate(self.G_ema, z, sample_labels(size, self.config.data.classes, noise))
+
+        standing_statistics(self.G_ema, G, (samples for _ in range(count)))
         if E is not None and (E_ema := self.E_ema) is not None:
             standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
 

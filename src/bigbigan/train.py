@@ -166,7 +166,8 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     for i, move in enumerate(moves):
         x = batches.batch(number + i)
         y = batches.labels(number + i)
-        outcome = move(x, noise) if y is None else move(x, noise, y)
+        draws = system.draw(len(x), noise)
+        outcome = move(x, draws) if y is None else move(x, draws, y)
         norms = _update(state, outcome.losses)
         values |= {f"loss_{learner}": loss.detach() for learner, loss in outcome.losses.items()}
         values |= norms | _means(outcome.enc, outcome.gen)

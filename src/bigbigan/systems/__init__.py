@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bigbigan.config import Config
 from bigbigan.models import Networks
-from bigbigan.systems.base import Outcome, System, generate, sample_labels, sample_prior
+from bigbigan.systems.base import Draws, Outcome, System, generate, sample_labels, sample_prior
 from bigbigan.systems.bigan import Autoencoder, BiGAN, LatentRegressor
 from bigbigan.systems.bigbigan import BigBiGAN
 
 __all__ = [
     "SYSTEMS",
     "BigBiGAN",
+    "Draws",
     "Outcome",
     "System",
     "generate",

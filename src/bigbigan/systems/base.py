@@ -14,9 +14,9 @@ from bigbigan.config import Config
 from bigbigan.data.batches import pool_to
 from bigbigan.losses import Scores
 from bigbigan.models import Networks, Posterior
-from bigbigan.systems.augment import augmented
+from bigbigan.systems.augment import augmentation, augmented
 
-__all__ = ["Move", "Outcome", "System", "generate", "sample_labels", "sample_prior"]
+__all__ = ["Draws", "Move", "Outcome", "System", "generate", "sample_labels", "sample_prior"]
 
 
 def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -> Tensor:
@@ -48,15 +48,17 @@ class Outcome:
     posterior: Posterior | None = None  # q(z|x) of the batch
 
 
-Move = Callable[..., Outcome]  # of x, the random generator and, where D and G are told them, the labels y of x
+Draws = dict[str, Tensor]  # what a move needs that is random, by name: a row for each image of the batch
+Move = Callable[..., Outcome]  # of x, its draws and, where D and G are told them, the labels y of x
 
 
 class System(ABC):
     """Networks and what they play.
 
     A *learner* is one or more networks that minimise one loss with one optimiser. A training step is a list of *moves*;
-    each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1] and a random generator, all that is random comes from it (and
-    the labels of x, in a conditional system), and gives the losses of the learners that it lets move.
+    each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1], what `draw` drew for it (and the labels of x, in a
+    conditional system), and gives the losses of the learners that it lets move. Losses are means over images: rows of
+    a batch and of its draws can be given to several calls, or to several devices, and the gradients averaged.
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks
@@ -70,17 +72,22 @@ class System(ABC):
     def moves(self) -> Sequence[Move]:
         """The moves of a step, in order."""
 
-    def view(self, x: Tensor, noise: torch.Generator) -> Tensor:
-        """What D sees of images [N, C, R', R']: at G's resolution, and augmented where that is asked for."""
-        return augmented(pool_to(x, self.resolution), self.config.discriminator.augment, noise)
+    def draw(self, count: int, noise: torch.Generator) -> Draws:
+        """All that is random in a move over `count` images: z, and what augments both kinds of images for D."""
+        draws = {"z": self.sample_prior(count, noise)}
+        if self.config.discriminator.augment:
+            draws |= {f"view of {name}": augmentation(count, noise) for name in ("x", "x_hat")}
+        return draws
+
+    def view(self, x: Tensor, draws: Draws, name: str) -> Tensor:
+        """What D sees of images [N, C, R', R'], which are "x" or "x_hat": at G's resolution, and augmented where that
+        is asked for."""
+        policy = self.config.discriminator.augment
+        x = pool_to(x, self.resolution)
+        return augmented(x, policy, draws[f"view of {name}"]) if policy else x
 
     def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
         return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
-
-    def sample(self, G: nn.Module, count: int, noise: torch.Generator) -> Tensor:
-        """G of latents, and of labels where it is told them, drawn from `noise`: [count, C, R, R]."""
-        z = self.sample_prior(count, noise)
-        return generate(G, z, sample_labels(count, self.config.data.classes, noise))
 
     def members(self, learner: str) -> dict[str, nn.Module]:
         """The networks of a learner by letter."""

@@ -24,7 +24,7 @@ from bigbigan.losses import (
     pixel_loss,
 )
 from bigbigan.models import Posterior
-from bigbigan.systems.base import Move, Outcome, System
+from bigbigan.systems.base import Draws, Move, Outcome, System
 
 __all__ = ["Autoencoder", "BiGAN", "LatentRegressor"]
 
@@ -38,16 +38,16 @@ class BiGAN(System):
     def moves(self) -> Sequence[Move]:
         return [self.move]
 
-    def move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+    def move(self, x: Tensor, draws: Draws) -> Outcome:
         """One pass through each network serves both losses: D's stops at D, the other one goes through it."""
         G, E, _ = self.networks
         D = self.networks.discriminator
-        z = self.sample_prior(len(x), noise)
+        z = draws["z"]
         q = None if E is None else E(x)
         x_hat = G(z)
         # Two passes: D has batch norm, and images of either kind are normalised among themselves.
-        enc = D(self.view(x, noise), None if q is None else q.mean)
-        gen = D(self.view(x_hat, noise), None if q is None else z)
+        enc = D(self.view(x, draws, "x"), None if q is None else q.mean)
+        gen = D(self.view(x_hat, draws, "x_hat"), None if q is None else z)
         eg = logistic_encoder_generator_loss(enc if E is not None else {}, gen)
         return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen, q)
 
@@ -61,12 +61,12 @@ class LatentRegressor(System):
     def moves(self) -> Sequence[Move]:
         return [self.move]
 
-    def move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+    def move(self, x: Tensor, draws: Draws) -> Outcome:
         G, D, E = self.networks.G, self.networks.discriminator, self.networks.encoder
         weight = self.config.loss.regression_of_g
-        z = self.sample_prior(len(x), noise)
+        z = draws["z"]
         x_hat = G(z)
-        enc, gen = D(self.view(x, noise), None), D(self.view(x_hat, noise), None)
+        enc, gen = D(self.view(x, draws, "x"), None), D(self.view(x_hat, draws, "x_hat"), None)
         error = latent_regression_loss(E.logits(x_hat if weight else x_hat.detach()), z)
         eg = logistic_encoder_generator_loss({}, gen) + (weight or 1.0) * error
         return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen)
@@ -79,7 +79,11 @@ class Autoencoder(System):
     def moves(self) -> Sequence[Move]:
         return [self.move]
 
-    def move(self, x: Tensor, noise: torch.Generator) -> Outcome:
+    def draw(self, count: int, noise: torch.Generator) -> Draws:
+        """Nothing: the batch is all there is."""
+        return {}
+
+    def move(self, x: Tensor, draws: Draws) -> Outcome:
         G, E = self.networks.G, self.networks.encoder
         q: Posterior = E(x)
         return Outcome({"eg": pixel_loss(pool_to(x, self.resolution), G(q.mean), self.config.loss.pixel)}, posterior=q)
