@@ -375,3 +375,13 @@ def test_names_cannot_become_markup(run, tmp_path, no_charts):
         assert {tag for tag, _ in page.tags} <= OURS
         assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
         assert "alert(1)" in page.text()
+
+
+def test_a_conditional_run_shows_what_g_and_d_were_told(tmp_path):
+    settings = ("training.steps=2", "loss.s_z=false", "loss.s_xz=false", "data.labels=classes")
+    run = tmp_path / "run"
+    train(tiny_config(*settings), str(write_npz(tmp_path / "rows.npz")), run, progress=False)
+    page = Page(write_report(run))
+    assert "G and D were told which of 3 classes" in page.source
+    assert "used no labels" not in page.source
+    assert any(values.get("alt") == "training images by class" for tag, values in page.tags if tag == "img")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
-FILES = ["README.md", "docs/bigan.md", "docs/evaluation.md", "docs/experiments.md", "docs/table1.md"]
+FILES = ["README.md", "docs/bigan.md", "docs/evaluation.md", "docs/experiments.md", "docs/table1.md", "docs/table3.md"]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
@@ -126,6 +127,88 @@ def table1(lines: list[dict[str, Any]]) -> str:
 def table1_small(lines: list[dict[str, Any]]) -> str:
     """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it."""
     return as_markdown(fill("1", lines, 32))
+
+
+def of_table3(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Lines of the rows of Table 3 trained scaled down, by experiment; those on a share of the images left out."""
+    ours = [x for x in lines if x["experiment"].startswith("table3/") and x["scale"]]
+    chosen = [x for x in ours if "_truncation" not in x["metric"]]
+    names = [e.name for e in EXPERIMENTS.values() if e.name.startswith("table3/")]
+    return {n: [x for x in chosen if x["experiment"] == n and "data.fraction" not in x["settings"]] for n in names}
+
+
+def table3_more(lines: list[dict[str, Any]]) -> str:
+    """KID, precision and recall of the same samples, and what E learned beside raw pixels and before its first step."""
+    few = "top1_linear_{}_10perclass"
+    out = [
+        "| experiment | KID | precision | recall | E, 10 labels a class | untrained | raw pixels |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in of_table3(lines).items():
+        cells = []
+        for measure, digits in (("kid", 4), ("precision", 3), ("recall", 3)):
+            cells.append(cell(last(found, lambda x, m=measure: x["metric"].startswith(f"{m}10k_train")), digits))
+        for feature, trained in (("bn_crelu", True), ("bn_crelu", False), ("pixels", False)):
+            line = last(found, lambda x, f=feature, t=trained: x["metric"] == few.format(f) and (x["steps"] > 0) == t)
+            cells.append(cell(line) if find_encoder(name) else "–")
+        out.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def find_encoder(name: str) -> bool:
+    return EXPERIMENTS[name].config().has_encoder
+
+
+def last(lines: list[dict[str, Any]], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    found = [x for x in lines if fits(x)]
+    return found[-1] if found else None
+
+
+def clusters(lines: list[dict[str, Any]]) -> str:
+    """How far clusters of features agree with true classes."""
+    pattern = re.compile(r"nmi_kmeans(\d+)_(\w+)")
+    out = ["| data | encoder | steps | features | k | NMI | purity, % |", "|---|---|---|---|---|---|---|"]
+    rows: dict[tuple[Any, ...], tuple[str, str]] = {}
+    purities = {(x["command"], x["metric"], x["steps"]): x for x in lines if x["metric"].startswith("purity_kmeans")}
+    for x in lines:
+        if match := pattern.fullmatch(x["metric"]):
+            k, feature = match.groups()
+            encoder = "–" if feature == "pixels" else f"`{x['experiment']}`"
+            steps = "–" if feature == "pixels" else f"{x['steps']:,}" if x["steps"] else "untrained"
+            purity = purities[x["command"], x["metric"].replace("nmi", "purity"), x["steps"]]
+            rows[x["dataset"], encoder, steps, feature, k] = (cell(x, 3), cell(purity))
+    out += [f"| {' | '.join([*key, *cells])} |" for key, cells in rows.items()]
+    return "\n".join(out if rows else [*out, "| not run | | | | | | |"])
+
+
+def truncation(lines: list[dict[str, Any]]) -> str:
+    """IS, FID, precision and recall by truncation."""
+    out = ["| experiment | truncation | IS | FID | precision | recall |", "|---|---|---|---|---|---|"]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for x in lines:
+        measure, mark, level = x["metric"].partition("_truncation")
+        if mark:
+            found.setdefault((x["experiment"], level), {})[re.split(r"\d", measure)[0]] = x
+    for (experiment, level), measures in found.items():
+        digits = {"is": 2, "fid": 2, "precision": 3, "recall": 3}
+        cells = [cell(measures.get(m), n) for m, n in digits.items()]
+        out.append(f"| `{experiment}` | {level} | {' | '.join(cells)} |")
+    return "\n".join(out if found else [*out, "| not run | | | | | |"])
+
+
+def small_data(lines: list[dict[str, Any]]) -> str:
+    """FID after training on a share of the images, with and without differentiable augmentation."""
+    out = ["| data | experiment | steps | images | augmented for D | FID | KID |", "|---|---|---|---|---|---|---|"]
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for x in lines:
+        share = x["settings"].get("data.fraction")
+        measure = x["metric"].split("10k_train_")[0]
+        if share and measure in ("fid", "kid"):
+            augment = ", ".join(x["settings"].get("discriminator.augment", [])) or "no"
+            key = (x["dataset"], f"`{x['experiment']}`", f"{x['steps']:,}", f"{share:.0%}", augment)
+            rows.setdefault(key, {})[measure] = x
+    out += [f"| {' | '.join(key)} | {cell(m.get('fid'), 2)} | {cell(m.get('kid'), 4)} |" for key, m in rows.items()]
+    return "\n".join(out if rows else [*out, "| not run | | | | | | |"])
 
 
 def quality_table(lines: list[dict[str, Any]]) -> str:
@@ -275,6 +358,11 @@ TABLES = {
     "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
+    "table3_small": lambda lines: as_markdown(fill("3", lines, 32)),
+    "table3_more": table3_more,
+    "clusters": clusters,
+    "truncation": truncation,
+    "small_data": small_data,
     "full_size": full_size_table,
     "reversible": reversible_table,
     "quality": quality_table,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bigbigan.data import Source, contact_sheet, fingerprint, inspect
+from bigbigan.data import Source, class_sheet, contact_sheet, fingerprint, inspect
 from bigbigan.report.gathered import Run
 from bigbigan.report.markup import Html, command, join, missing, paragraph, picture, table, tag
 
@@ -16,8 +16,14 @@ def data_card(run: Run) -> Html:
     card, source = run.card, run.source
     notes, skipped = card.get("notes", {}), card.get("skipped", [])
     total = len(skipped)
-    labels = "Training used no labels; evaluation did"
-    labels += ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
+    told = run.config.data.labels == "classes"
+    if told:
+        labels = f"G and D were told which of {run.config.data.classes} classes an image is of."
+    else:
+        labels = "Training used no labels; evaluation did"
+        labels += (
+            ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
+        )
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []
     if source is None:
@@ -39,7 +45,10 @@ def data_card(run: Run) -> Html:
     if skipped:
         summary = tag("summary", f"{total:,} files skipped, the first of them:")
         parts.append(tag("details", summary, table(("file", "reason"), skipped[:20]), open="open"))
-    if source is not None:
+    if source is not None and told and source.splits["train"].labels is not None:
+        sheet = class_sheet(source.splits["train"])
+        parts.append(picture(sheet, "a row of training images for each class", "training images by class"))
+    elif source is not None:
         parts.append(picture(contact_sheet(source), "drawn at random from the training split", "training images"))
     return join(paragraph(labels), table([], [*rows, *((kind, f"{n:,}") for kind, n in notes.items())]), *parts)
 
