@@ -47,6 +47,7 @@ def refine(
     bounded: bool = False,
     features: Callable[[Tensor], Tensor] | None = None,
     weight: float = 1.0,
+    after_step: Callable[[int], object] | None = None,
 ) -> Refined:
     """Optimise z, each for its own image, so that G(z) comes near to x: Adam on the squared error of pixels.
 
@@ -59,6 +60,7 @@ def refine(
         bounded: keep z in [-1, 1], where the prior is uniform.
         features: of images, [N, d]; their squared distance over d is added, for an error that is less about pixels.
         weight: of the features.
+        after_step: called with the number of steps made, after each.
     """
     z = z.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([z], lr=rate)
@@ -80,4 +82,6 @@ def refine(
             optimizer.step()
             if bounded:
                 z.data.clamp_(-1, 1)
+            if after_step is not None:
+                after_step(step + 1)
     return Refined(best, torch.stack(errors))

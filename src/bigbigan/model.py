@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -190,7 +191,13 @@ class Model:
         return self.generator(self.encoder(self.prepare(images)).mean)
 
     def refine(
-        self, images: Tensor, steps: int, z: Tensor | None = None, features: str = "", rate: float = 0.05
+        self,
+        images: Tensor,
+        steps: int,
+        z: Tensor | None = None,
+        features: str = "",
+        rate: float = 0.05,
+        after_step: Callable[[int], object] | None = None,
     ) -> Refined:
         """Reconstructions brought nearer to their images: z, from E(x), optimised with G fixed.
 
@@ -200,6 +207,7 @@ class Model:
             z: where to begin instead, [N, dim_z]; an encoder is not needed then.
             features: "" for pixels alone; "encoder" or "discriminator" adds the distance in AvePool or F(x) features.
             rate: Adam's learning rate.
+            after_step: called with the number of steps made, after each.
 
         Raises:
             UserError: latents of another shape, unknown features, or ones this model has not.
@@ -215,7 +223,8 @@ class Model:
             raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for pixels alone")
         bounded = self.config.latent.prior == "uniform"
         x = pool_to(x, resolution)
-        return refine(self.generator, x, z.to(self.device), steps, rate, bounded, known[features])
+        of_features = known[features]
+        return refine(self.generator, x, z.to(self.device), steps, rate, bounded, of_features, after_step=after_step)
 
     def _encoder_features(self, x: Tensor) -> Tensor:
         side = self.config.encoder.resolution
