@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         default="avepool_feat,bn_crelu_feat,z_mean",
         metavar="NAME,...",
-        help="default: %(default)s",
+        help="default: %(default)s; of each image also anomaly_score, reconstruction_error, score_x, score_z, score_xz",
     )
 
     sub = verb("generate", _generate)
@@ -343,7 +343,7 @@ def _feature_network(options: argparse.Namespace) -> None:
 
 
 def _encode(options: argparse.Namespace) -> None:
-    """Write features of every image of a source, with file names and labels."""
+    """Write features or scores of every image of a source, with file names and labels."""
     from bigbigan.encode import encode
 
     count = encode(options.run, options.data, options.out, options.features.split(","))

@@ -1,4 +1,4 @@
-"""`encode`: features of every image of a source, in a file that opens elsewhere."""
+"""`encode`: features and scores of every image of a source, in a file that opens elsewhere."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bigbigan.data import load_view, open_source
+from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.model import load
+from bigbigan.model import Model, load
 from bigbigan.run import source_of
 
 __all__ = ["FEATURES", "encode"]
 
 FEATURES = ("avepool_feat", "bn_crelu_feat", "z_mean")
+SCORES = ("anomaly_score", "reconstruction_error", "score_x", "score_z", "score_xz")  # one number an image
 SUFFIXES = (".npz", ".csv", ".parquet")
 
 
 def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
     """Write features with file names, splits and labels (-1 where there is none); returns the number of images.
 
-    .npz has an array a feature ([N, d]) and `filename`, `split`, `label`; .csv and .parquet have a column for each
-    number, named feature_0, feature_1, ...
+    .npz has an array a feature ([N, d], of a score [N]) and `filename`, `split`, `label`; .csv and .parquet have a
+    column for each number, named feature_0, feature_1, ..., or as the score.
 
     Raises:
-        UserError: unknown features or file type, or a source that cannot be used. Nothing is half-written.
+        UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
+            Nothing is half-written.
     """
     if out.suffix not in SUFFIXES:
         raise UserError(f"--out {out}: expected a name ending in .npz, .csv or .parquet")
-    if unknown := sorted(set(features) - set(FEATURES)):
-        raise UserError(f"--features {','.join(unknown)}: unknown; known are {', '.join(FEATURES)}")
+    if unknown := sorted(set(features) - {*FEATURES, *SCORES}):
+        raise UserError(f"--features {','.join(unknown)}: unknown; known are {', '.join((*FEATURES, *SCORES))}")
     if out.suffix == ".parquet":
         try:
             import pandas as pd
@@ -39,12 +44,15 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
         except ImportError:
             raise UserError("writing .parquet needs pandas and pyarrow: pip install 'bigbigan[parquet]'") from None
     model = load(run)
+    scores = [feature for feature in features if feature in SCORES]
+    of_encoder = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
+    _check_scores(model, scores)
     source = open_source(data or source_of(run), max_unreadable=model.config.data.max_unreadable)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("filename", "split", "label", *features)}
     for name, images in source.splits.items():
         c = model.config
         pixels, kept = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, source)
-        found = encoder_features(model.encoder, pixels, [feature.removesuffix("_feat") for feature in features])
+        found = encoder_features(model.encoder, pixels, of_encoder) | _scores_of(model, pixels, scores)
         columns["filename"].append(np.array([images.files[i] for i in kept]))
         columns["split"].append(np.full(len(kept), name))
         columns["label"].append(np.full(len(kept), -1) if images.labels is None else images.labels[kept])
@@ -57,20 +65,51 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
         with aside.open("wb") as file:
             np.savez(file, **table)  # type: ignore[arg-type]
     elif out.suffix == ".csv":
-        names = [
-            "filename",
-            "split",
-            "label",
-            *(f"{f}_{i}" for f in features for i in range(table[f].shape[1])),
-        ]
+        numbers = _numbers(table, features)
         with aside.open("w", newline="") as text:
             writer = csv.writer(text)
-            writer.writerow(names)
-            for i in range(len(table["filename"])):
-                numbers = (f"{v:.6g}" for f in features for v in table[f][i])
-                writer.writerow([table["filename"][i], table["split"][i], table["label"][i], *numbers])
+            writer.writerow(["filename", "split", "label", *numbers])
+            for i, row in enumerate(zip(*numbers.values(), strict=True)):
+                writer.writerow([*(table[k][i] for k in ("filename", "split", "label")), *(f"{v:.6g}" for v in row)])
     else:
-        wide = {f"{f}_{i}": table[f][:, i] for f in features for i in range(table[f].shape[1])}
-        pd.DataFrame({k: table[k] for k in ("filename", "split", "label")} | wide).to_parquet(aside)
+        whose = {k: table[k] for k in ("filename", "split", "label")}
+        pd.DataFrame(whose | _numbers(table, features)).to_parquet(aside)
     aside.replace(out)
     return len(table["filename"])
+
+
+def _numbers(table: dict[str, np.ndarray], features: list[str]) -> dict[str, np.ndarray]:
+    """A column for each number of the features, by its name."""
+    columns: dict[str, np.ndarray] = {}
+    for f in features:
+        values = table[f]
+        columns |= {f: values} if values.ndim == 1 else {f"{f}_{i}": values[:, i] for i in range(values.shape[1])}
+    return columns
+
+
+def _check_scores(model: Model, names: list[str]) -> None:
+    """Tell of scores the model has not before any image is read."""
+    has = {f"score_{s}" for s in model.config.loss.scores} if model.config.has_discriminator else set()
+    missing = [n for n in names if n.startswith("score_") and n not in has]
+    if "anomaly_score" in names and not model.config.has_discriminator:
+        missing.append("anomaly_score")
+    if missing:
+        known = ", ".join(["reconstruction_error", *sorted(has)])
+        raise UserError(f"--features {','.join(missing)}: this model has no such score; it has {known}")
+
+
+def _scores_of(model: Model, pixels: np.ndarray, names: list[str], batch_size: int = 500) -> dict[str, np.ndarray]:
+    """Scores by name of uint8 images [N, C, R, R], each float32 [N]; D's are of the pairs (x, E(x))."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for x in torch.from_numpy(pixels).split(batch_size) if names else ():
+        found: dict[str, Tensor] = {}
+        if any(name.startswith("score_") for name in names):
+            found |= vars(model.discriminate(x, model.encode(x).z_mean))
+        if "anomaly_score" in names:
+            found["anomaly_score"] = model.anomaly_score(x)
+        if "reconstruction_error" in names:
+            target = pool_to(model.prepare(x), model.config.generator.resolution)
+            found["reconstruction_error"] = (target - model.reconstruct(x)).flatten(1).norm(dim=1) / 2
+        for name in names:
+            parts[name].append(found[name].cpu().numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}

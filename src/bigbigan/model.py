@@ -251,6 +251,36 @@ class Model:
         s = self.discriminator(x, None if z is None else z.to(self.device))
         return Scores(s.get("s_x"), s.get("s_z"), s.get("s_xz"))
 
+    @torch.no_grad()
+    def anomaly_score(self, images: Tensor, alpha: float = 0.9) -> Tensor:
+        """How unlike the training images each one is, [N]: the higher, the more anomalous.
+
+            alpha · ‖x − G(E(x))‖₁  +  (1 − alpha) · log(1 + exp(−s(x, E(x))))
+
+        EGBAD (Zenati et al. 2018, arXiv:1802.06222), with its alpha and its cross-entropy of D taking the pair for an
+        encoder pair. The first term is a sum over pixels in [-1, 1] at D's resolution, the second a mean over the
+        scores that D has. docs/anomaly.md says what it is worth beside simpler scores.
+
+        Args:
+            images: [N, C, H, W].
+            alpha: weight of the reconstruction, 0 to 1; at 1 no discriminator is needed.
+
+        Raises:
+            UserError: alpha out of range, a GAN, or an autoencoder with alpha below 1.
+        """
+        if not 0 <= alpha <= 1:
+            raise UserError(f"alpha is {alpha}; expected a number from 0 to 1")
+        if alpha < 1 and self.networks.D is None:
+            raise UserError(f"alpha is {alpha}; an autoencoder has no discriminator: expected 1, reconstruction alone")
+        x = self.prepare(images)
+        z = self.encoder(x).mean
+        x = pool_to(x, self.config.generator.resolution)
+        score = alpha * (x - self.generator(z)).abs().flatten(1).sum(1)
+        if alpha < 1:
+            found = self.discriminator(x, z)
+            score = score + (1 - alpha) * torch.stack([F.softplus(-s) for s in found.values()]).mean(0)
+        return score
+
 
 def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device = "cpu") -> Model:
     """The model of a run folder, or of an exported one, here or on the Hugging Face Hub.
