@@ -47,7 +47,7 @@ figures: setup
 	$(BIN)/python docs/figures.py
 
 bench: setup
-	$(BIN)/python tools/bench.py
+	$(BIN)/bigbigan bench small/digits
 
 clean:
 	rm -rf $(VENV) $(INTEROP) runs build dist

@@ -20,7 +20,15 @@ from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
-FILES = ["README.md", "docs/bigan.md", "docs/evaluation.md", "docs/experiments.md", "docs/table1.md", "docs/table3.md"]
+FILES = [
+    "README.md",
+    "docs/bigan.md",
+    "docs/evaluation.md",
+    "docs/experiments.md",
+    "docs/performance.md",
+    "docs/table1.md",
+    "docs/table3.md",
+]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
@@ -344,11 +352,70 @@ def agreement(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if chosen else [*out, "| not run | | |"])
 
 
+def minimal_flops(lines: list[dict[str, Any]]) -> str:
+    """Arithmetic of a step against the least its game takes."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/minimal_flops.py")]
+    found = newest_by(chosen, "experiment", "metric")
+    out = ["| experiment | batch | TFLOP a step | the least | ratio |", "|---|---|---|---|---|"]
+    for name, batch in {x["experiment"]: x["n"] for x in chosen}.items():
+        ours, least, ratio = (
+            found[name, m] for m in ("flops_per_step", "minimal_flops_per_step", "flops_over_minimal")
+        )
+        out.append(f"| `{name}` | {batch:,} | {ours / 1e12:.3f} | {least / 1e12:.3f} | {ratio:.3f} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | |"])
+
+
+def peers(lines: list[dict[str, Any]]) -> str:
+    """A step of ours and of another code's on equal networks."""
+    codes = {"biggan": "BigGAN-PyTorch, CIFAR-10", "bigbigan": "BigBiGAN-PyTorch, widths 4·64"}
+    chosen = [x for x in lines if x["command"].startswith("python tools/compare_peers.py")]
+    head = ("seconds a step", "peak memory, MiB", "GFLOP an image", "parameters of G")
+    out = [f"| code | device | | {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
+    for peer, device in dict.fromkeys((x["settings"]["peer"], x["device"]) for x in chosen):
+        found = {x["metric"]: x for x in chosen if (x["settings"]["peer"], x["device"]) == (peer, device)}
+        for side in ("theirs", "ours"):
+            names = ("seconds_per_step", "peak_memory_mib", "gflop_per_image", "parameters_G")
+            cells = [f"{found[f'{m}_{side}']['value']:,.{n}f}" for m, n in zip(names, (2, 0, 1, 0), strict=True)]
+            out.append(f"| {codes[peer]} | {device} | {side} | {' | '.join(cells)} |")
+        speed, memory = (cell(found[m], 2) for m in ("speed_over_theirs", "memory_over_theirs"))
+        out.append(f"| | | | ours is {speed} times as fast | {memory} of its memory | | |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | | |"])
+
+
+def bench(lines: list[dict[str, Any]]) -> str:
+    """Parts of a step, and its speed."""
+    chosen = [x for x in lines if x["command"].startswith("bigbigan bench ")]
+    parts = ("data", "discriminator_move", "encoder_generator_move", "move", "averages", "rest")
+    names = ("data", "D", "G and E", "all at once", "averages", "rest")
+    head = ("seconds a step", *names, "images/s", "GFLOP/s", "of a matrix product's", "peak MiB")
+    out = [f"| experiment | device | {' | '.join(head)} |", "|---|---|" + "---|" * len(head)]
+    groups: dict[tuple[str, str], dict[str, float]] = {}
+    for x in chosen:
+        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+        scale = f" at scale {x['scale']}" if x["scale"] else ""
+        title = f"`{x['experiment']}`{scale}{', ' + settings if settings else ''}"
+        groups.setdefault((title, x["device"]), {})[x["metric"]] = x["value"]
+    for (title, device), found in groups.items():
+        whole = found["seconds_per_step"]
+        shares = [f"{found[f'seconds_{p}'] / whole:.0%}" if f"seconds_{p}" in found else "–" for p in parts]
+        speed = [
+            f"{found['images_per_second']:,.0f}",
+            f"{1000 * found['tflops']:,.0f}",
+            f"{found['share_of_matmul']:.0%}",
+        ]
+        cells = [f"{whole:.3g}", *shares, *speed, f"{found['peak_memory_mib']:,.0f}"]
+        out.append(f"| {title} | {device} | {' | '.join(cells)} |")
+    return "\n".join(out if groups else [*out, "| not run |" + " |" * (len(head) + 1)])
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
     "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
+    "bench": bench,
+    "minimal_flops": minimal_flops,
+    "peers": peers,
     "refinement": refinement,
     "agreement": agreement,
     "bigan": lambda lines: bigan(lines, "mnist"),

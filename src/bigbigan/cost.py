@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from bigbigan.models import construct
 from bigbigan.systems import make_system
 from bigbigan.systems.base import Move
 
-__all__ = ["step_cost"]
+__all__ = ["count_flops", "step_cost"]
 
 
 def step_cost(config: Config) -> dict[str, Any]:
@@ -66,6 +67,13 @@ def step_cost(config: Config) -> dict[str, Any]:
         "flops_per_step": int(sum(flops[move] for move in system.moves) * scale),
         "memory_bytes": int(fixed + peak * scale),
     }
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """FLOPs of matrix products and convolutions while `work` runs, 2 a multiply-add."""
+    with _Flops() as counter:
+        work()
+    return counter.total
 
 
 class _Flops(TorchDispatchMode):
