@@ -17,6 +17,7 @@ from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.losses import orthogonal_penalty
 from bigbigan.models import build, construct
+from bigbigan.pictures import to_uint8
 from bigbigan.state import TrainingState
 from bigbigan.systems import make_system
 from bigbigan.train import train, training_step
@@ -122,6 +123,17 @@ def test_what_g_draws_depends_on_the_label(run):
     same = torch.isclose(model.generate(z)[None], images, atol=1e-5).flatten(2).all(2)
     assert same.any(0).all()  # each is of one class or another,
     assert same.any(1).all()  # and all classes come up
+
+
+def test_walks_between_latents_keep_to_a_class(run, tmp_path):
+    out = tmp_path / "walks.png"
+    assert main(["interpolate", str(run), "--latents", "--count", "4", "--steps", "5", "--out", str(out)]) == 0
+    model, shown = load(run), np.asarray(Image.open(out).convert("L")).astype(int)
+    z = model.sample_prior(8, seed=0)
+    for row, y in ((0, 0), (3, 0), (1, 1)):
+        for column, k in ((0, row), (4, row + 4)):
+            tile = shown[row * 34 : row * 34 + 32 : 4, column * 34 : column * 34 + 32 : 4]  # 8 px, enlarged, with gaps
+            assert np.abs(tile - to_uint8(model.generate(z[k : k + 1], label=y)).numpy()[0, 0].astype(int)).max() <= 1
 
 
 def test_the_number_of_classes_is_that_of_the_source_and_a_run_continues(run, data, tmp_path):

@@ -152,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     run_and_data(sub, own, "GRID.png picture to write")
     sub.add_argument("--count", type=int, default=8, metavar="N", help="how many walks (default 8)")
     sub.add_argument("--steps", type=int, default=8, metavar="K", help="images of a walk (default 8)")
+    sub.add_argument("--latents", action="store_true", help="between latents drawn from P_z, not between images")
+    sub.add_argument("--seed", type=int, default=0, help="of those latents (default 0)")
 
     sub = verb("neighbours", _neighbours)
     run_and_data(sub, own, "GRID.png picture to write")
@@ -394,12 +396,18 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 
 def _interpolate(options: argparse.Namespace) -> None:
-    """Draw walks between the encodings of images of a source, their ends beside them."""
-    from bigbigan.galleries import interpolations
+    """Draw walks between the encodings of images of a source, their ends beside them; or between latents."""
+    from bigbigan.galleries import interpolations, latent_walks
 
     _at_least(2, steps=options.steps)
     _picture(options)
-    _save(interpolations(options.run, options.data, options.count, options.steps), options)
+    if options.latents and options.data:
+        raise UserError(f"--data {options.data}: walks between latents need no images; leave out --data or --latents")
+    if options.latents:
+        picture = latent_walks(options.run, options.count, options.steps, options.seed)
+    else:
+        picture = interpolations(options.run, options.data, options.count, options.steps)
+    _save(picture, options)
     print(options.out)
 
 

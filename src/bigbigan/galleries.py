@@ -14,11 +14,12 @@ from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.knn import nearest
+from bigbigan.latents import interpolate
 from bigbigan.model import Model, load
 from bigbigan.pictures import grid, pairs_grid
 from bigbigan.run import source_of
 
-__all__ = ["interpolations", "neighbours", "reconstructions"]
+__all__ = ["interpolations", "latent_walks", "neighbours", "reconstructions"]
 
 REFERENCES = 20_000  # training images among which neighbours are sought, spread evenly over more
 
@@ -52,6 +53,15 @@ def interpolations(run: Path, data: str | None, count: int, steps: int) -> Image
     walks = model.interpolate(starts, ends, steps)
     x, y = (pool_to(model.prepare(p), model.config.generator.resolution)[:, None] for p in (starts, ends))
     return grid(torch.cat([x, walks, y], dim=1).flatten(0, 1), steps + 2)
+
+
+def latent_walks(run: Path, count: int, steps: int, seed: int = 0) -> Image.Image:
+    """Rows of G along the way from one latent drawn from P_z to another; of a G that is told classes, a class a row."""
+    model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    a, b = model.sample_prior(2 * count, seed=seed).chunk(2)
+    walks, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
+    rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(walks)]
+    return grid(torch.cat(rows), steps)
 
 
 def neighbours(run: Path, data: str | None, count: int, k: int) -> tuple[Image.Image, list[dict[str, object]]]:
