@@ -99,7 +99,7 @@ def classify(
     subject = open_subject(run)
     if finetune and subject.model is None:
         raise UserError(f"{run}: only the encoder of a run can be fine-tuned here")
-    data = data or subject.data
+    data = data or subject.recorded_data()
     if data is None:
         raise UserError(f"classify {run}: --data SOURCE is missing: images, at least some of them labelled")
     source = open_source(data, max_unreadable=subject.max_unreadable)

@@ -309,10 +309,9 @@ def _train(options: argparse.Namespace) -> int | None:
 
 def _spec_of(run: Path) -> str | None:
     """The source a run was trained on, if it has begun."""
-    try:
-        return json.loads((run / "data.json").read_text())["spec"]
-    except (OSError, ValueError, KeyError):
-        return None
+    from bigbigan.run import source_of
+
+    return source_of(run) if (run / "data.json").exists() else None
 
 
 def _evaluate(options: argparse.Namespace) -> None:

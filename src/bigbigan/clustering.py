@@ -61,7 +61,7 @@ def cluster(
     subject = open_subject(spec)
     if feature == "z_mean" and subject.model is None:
         raise UserError("--features z_mean: an encoder made elsewhere has no latents")
-    data = data or subject.data
+    data = data or subject.recorded_data()
     if data is None:
         raise UserError(f"cluster {spec}: --data SOURCE is missing: images to cluster")
     source = open_source(data, max_unreadable=subject.max_unreadable)

@@ -61,6 +61,8 @@ class DataConfig:
     classes: int = 1  # how many there are: found when training starts; without labels all images are of one class
     fraction: float = 1.0  # share of the training images that is trained on, the same ones whatever the seed
     memory_gib: float = 8.0  # sets whose pixels take more are decoded anew for each batch
+    # Of sets that are decoded anew and lie in shards elsewhere: so many are shuffled together, twice as many held here.
+    shuffle_shards: int = 16
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ class DataConfig:
         _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
         _require(0 < self.fraction <= 1, "data.fraction must lie in (0, 1]")
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
+        _require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ __all__ = [
     "Stop",
     "changed_settings",
     "environment",
+    "harmless",
     "open_for_training",
     "read_config",
     "read_json",
@@ -80,9 +82,21 @@ def source_of(run: Path) -> str:
         UserError: it does not say.
     """
     try:
-        return str(json.loads((run / "data.json").read_text())["spec"])
+        spec = str(json.loads((run / "data.json").read_text())["spec"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
+    return harmless(spec, run)
+
+
+def harmless(spec: str, run: Path) -> str:
+    """A source that a run names, if to open it executes nothing: the run may be somebody else's.
+
+    Raises:
+        UserError: it is a command.
+    """
+    if spec.startswith("pipe:"):
+        raise UserError(f"{run} was trained on what a command gives; to run it, say it: --data {shlex.quote(spec)}")
+    return spec
 
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).

@@ -74,8 +74,7 @@ class TrainingState:
         count, size = self.config.log.standing_batches, max(self.config.training.batch_size, 128)
 
         def images() -> Tensor:
-            picks = torch.randint(len(batches.pixels), (size,), generator=noise, device=self.device)
-            return batches.images(picks)
+            return batches.images(batches.draw(size, noise, self.step * len(self.system.moves)))
 
         def samples() -> Tensor:
             z = self.system.sample_prior(size, noise)

@@ -55,8 +55,9 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
     with Stop() as stop, open_for_training(run, config):
         # Data: on the device as uint8, or too large for that and decoded as needed
         side = stored_side(images, config.encoder.resolution, config.data.augment)
+        d = config.data
         pixels, kept, fingerprint = training_pixels(
-            images, side, config.data.channels, source, config.data.memory_gib, device, progress
+            images, side, d.channels, source, d.memory_gib, device, progress, d.shuffle_shards
         )
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
@@ -70,6 +71,11 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
             config.encoder.resolution,
             labels=told,
         )
+        if config.log.probe_every and isinstance(pixels, StreamedPixels) and pixels.shards is not None:
+            raise UserError(
+                f"--data {data}: log.probe_every={config.log.probe_every} needs images of the whole set and would "
+                "fetch every shard each time; set log.probe_every=0, or data.memory_gib so high that all are held"
+            )
         watch = Watch(config, batches, labels, source, run) if config.log.probe_every else None
         card = {
             "spec": data,
@@ -240,6 +246,8 @@ def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> di
 def some_images(state: TrainingState, batches: Batches, count: int) -> Tensor:
     """The same training images each time, drawn by the seed: [count, C, R_E, R_E], fewer if there are fewer."""
     order = torch.randperm(len(batches.pixels), generator=keyed_generator(state.config.training.seed, "show"))
+    if isinstance(batches.pixels, StreamedPixels):
+        order = torch.from_numpy(batches.pixels.images.at_hand(order.numpy()))
     return batches.images(order[:count].to(state.device))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbigan.data.crops import fixed_boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.data.pixels import middle
-from bigbigan.data.stream import StreamedPixels
+from bigbigan.data.stream import StreamedPixels, order_by_shards
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["Batches", "pool_to", "to_float"]
@@ -45,7 +45,7 @@ class Batches:
     """Endless shuffled batches of an image set.
 
     Batch number b holds positions b·n .. b·n + n - 1 of the concatenation of one permutation an epoch; no
-    image is left out or seen twice within an epoch.
+    image is left out or seen twice within an epoch. Of shards elsewhere a permutation is `order_by_shards`.
 
     Args:
         pixels: uint8 [N, C, S, S], S at least R, on the device that trains; or what decodes as it is asked.
@@ -71,11 +71,16 @@ class Batches:
         self.resolution = resolution or pixels.shape[-1]
         self.only, self._labels = only, labels
         self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
+        self._total = len(pixels if only is None else only)
+        self._epoch, self._group = self._total, 0  # images of an epoch, and of the shards that are shuffled together
+        if isinstance(pixels, StreamedPixels) and pixels.shards is not None:
+            self._epoch = self._total // pixels.world
+            self._group = min(self._epoch, pixels.together * self._total // len(pixels.shards.unique()))
 
     def indices(self, number: int) -> Tensor:
         """Which images are in batch `number`: int64 [n]."""
         start, end = number * self.batch_size, (number + 1) * self.batch_size
-        count = len(self.pixels if self.only is None else self.only)
+        count = self._epoch
         parts = []
         for epoch in range(start // count, (end - 1) // count + 1):
             order = self._order(epoch)
@@ -86,7 +91,12 @@ class Batches:
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
             generator = keyed_generator(self.seed, "order", epoch)
-            order = torch.randperm(len(self.pixels if self.only is None else self.only), generator=generator)
+            p = self.pixels
+            if isinstance(p, StreamedPixels) and p.shards is not None:
+                shards = p.shards if self.only is None else p.shards[self.only]
+                order = order_by_shards(shards, p.together, generator, p.rank, p.world)
+            else:
+                order = torch.randperm(self._total, generator=generator)
             self._orders[epoch] = order if self.only is None else self.only[order]
         return self._orders[epoch]
 
@@ -96,6 +106,8 @@ class Batches:
         if isinstance(self.pixels, StreamedPixels):
             for following in range(AHEAD + 1):
                 self.pixels.prefetch(self.indices(number + following))
+            if self._group:
+                self.pixels.fetch(self.indices(number + self._group // self.batch_size))
         generator = keyed_generator(self.seed, self.augment, number, str(self.pixels.device))
         if self.augment in BOXES:
             boxes = BOXES[self.augment](len(indices), self.pixels.shape[-1], generator)
@@ -105,6 +117,15 @@ class Batches:
             mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(3), x)
         return x
+
+    def draw(self, count: int, generator: torch.Generator, number: int) -> Tensor:
+        """Images drawn at random, with repetition, int64 [count] on the generator's device: of all, or of shards
+        elsewhere from those that batch `number` begins with."""
+        if not self._group:
+            return torch.randint(len(self.pixels), (count,), generator=generator, device=generator.device)
+        near = self._group // self.batch_size // 2 + 1
+        at_hand = torch.cat([self.indices(number + i) for i in range(near)]).to(generator.device)
+        return at_hand[torch.randint(len(at_hand), (count,), generator=generator, device=generator.device)]
 
     def labels(self, number: int) -> Tensor | None:
         """The labels of batch `number`, int64 [n]; None where there are none."""

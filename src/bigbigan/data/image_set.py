@@ -11,11 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, sniff
+
+if TYPE_CHECKING:
+    from bigbigan.data.elsewhere import Elsewhere
 
 __all__ = ["MAX_HELD", "ArrayStore", "FileStore", "ImageSet", "Source", "extension", "fraction_of", "shown"]
 
@@ -30,7 +33,9 @@ class ArrayStore:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
-    def raw(self, i: int) -> bytes:
+    elsewhere = None
+
+    def identity(self, i: int) -> bytes:
         """The bytes that identify image i."""
         return f"{self.pixels.shape[1:]}".encode() + self.pixels[i].tobytes()
 
@@ -42,10 +47,11 @@ class ArrayStore:
 class FileStore:
     """Encoded images: image i is what `read(handles[i])` returns. A handle that is Unreadable is raised.
 
-    The methods are those of `ArrayStore`, but may raise Unreadable.
+    The methods are those of `ArrayStore` and `raw`, but may raise Unreadable.
     """
 
     pads = False
+    elsewhere: "Elsewhere | None" = None  # where shards are on another machine; handles then begin with their number
 
     def __init__(
         self, names: list[str], handles: list[Any] | np.ndarray, read: Callable[[Any], bytes], limits: DecodeLimits
@@ -60,6 +66,13 @@ class FileStore:
             return self.read(handle)
         except Exception as e:  # OSError (no permission, dangling link); BadZipFile, zlib.error, ... from archives
             raise Unreadable(f"cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})") from e
+
+    def identity(self, i: int) -> bytes:
+        """The bytes that identify image i; of one that lies elsewhere, its shard's checksum and its place there."""
+        if self.elsewhere is None:
+            return self.raw(i)
+        shard, *place = self.handles[i].tolist()
+        return f"{self.elsewhere.digests[shard]} {place}".encode()
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         data = self.raw(i)
@@ -90,6 +103,18 @@ class ImageSet:
     def load_noted(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Like `load`, with notes on what was converted ("EXIF rotated", "palette", ...)."""
         return self.store.get(int(self.index[i]))
+
+    @property
+    def shards(self) -> np.ndarray | None:
+        """The number of each image's shard, int64 [N], where shards lie elsewhere; None where any image is at hand."""
+        if self.store.elsewhere is None:
+            return None
+        return np.asarray(self.store.handles)[self.index, 0]
+
+    def at_hand(self, order: np.ndarray) -> np.ndarray:
+        """Those of these images that are had without fetching more than one shard; in this order."""
+        shards = self.shards
+        return order if shards is None else order[shards[order] == shards.min()]
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
         """The images at `indices`, in that order, sharing this set's storage."""

@@ -104,7 +104,7 @@ def contact_sheet(
     if split not in source.splits:
         raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
     images = source.splits[split]
-    order = np.random.default_rng(seed).permutation(len(images))
+    order = images.at_hand(np.random.default_rng(seed).permutation(len(images)))
     tiles = list(islice(_tiles(images, order, tile), rows * cols))
     return _sheet([tiles[i * cols : (i + 1) * cols] for i in range(rows)], cols, tile)
 

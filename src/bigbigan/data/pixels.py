@@ -115,15 +115,15 @@ def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarra
 def fingerprint(images: ImageSet, most: int | None = None) -> str:
     """sha256 (hex) over the names and the content of the images, in order.
 
-    It changes when an image is added, removed, renamed, reordered or edited. Content is a file's bytes, or a
-    row's pixels. Labels are not in it: training never sees them. Of sets larger than `most` the content of so many,
-    spread evenly, goes in, and of the others the names.
+    It changes when an image is added, removed, renamed, reordered or edited. Content is a file's bytes, a row's pixels,
+    or, of shards elsewhere, their checksums. Labels are not in it: training never sees them. Of sets larger than
+    `most` the content of so many, spread evenly, goes in, and of the others the names.
     """
     digest = hashlib.sha256()
     every = 1 if most is None else max(1, len(images) // most)
     for number, (file, i) in enumerate(zip(images.files, images.index, strict=True)):
         try:
-            raw = images.store.raw(int(i)) if number % every == 0 else b""
+            raw = images.store.identity(int(i)) if number % every == 0 else b""
         except Unreadable as e:
             raw = f"unreadable: {e}".encode()
         name = file.encode()

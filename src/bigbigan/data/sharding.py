@@ -29,6 +29,7 @@ from tqdm import tqdm
 from bigbigan.data.decode import Unreadable, decode, resize_square, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.shards import INDEX, Shard, is_index, read_index, write_index
+from bigbigan.data.stream import order_by_shards
 from bigbigan.errors import RunError, UserError
 from bigbigan.randomness import keyed_generator
 
@@ -180,7 +181,7 @@ def _write_split(
 ) -> Iterator[dict[str, Any]]:
     """Writes the shards that follow those done; yields a line on each."""
     split, start = images.name, done[-1]["next"] if done else 0
-    order = torch.randperm(len(images), generator=keyed_generator(SEED, f"shards {split}")).numpy()
+    order = _order(images)
     (out / split).mkdir(exist_ok=True)
     most = plan["images"] or len(images)
     limit = 2**62 if plan["size_mib"] is None else int(plan["size_mib"] * 2**20)
@@ -214,6 +215,14 @@ def _write_split(
         bar.close()
         if tar:
             tar.abandon()
+
+
+def _order(images: ImageSet) -> np.ndarray:
+    """A permutation, the same each time; of shards elsewhere one for which a few are held at a time."""
+    generator = keyed_generator(SEED, f"shards {images.name}")
+    if images.shards is None:
+        return torch.randperm(len(images), generator=generator).numpy()
+    return order_by_shards(torch.from_numpy(images.shards), 16, generator).numpy()
 
 
 def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> Iterator[bytes | Unreadable]:

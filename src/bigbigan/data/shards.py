@@ -1,13 +1,18 @@
 """Shards: an image set in many tar files, in WebDataset's convention (KEY.jpg, and KEY.cls or KEY.json with its label).
 
-    DIR                     as `bigbigan data shard` writes it: DIR/index.json, DIR/train/shard-000000.tar and so on
-    part-{000..099}.tar     anybody's shards
+    DIR                              as `bigbigan data shard` writes it: DIR/index.json, DIR/train/shard-000000.tar ...
+    part-{000..099}.tar              anybody's shards
+    https://host/set/index.json      either of them on another machine; or pipe:COMMAND, which writes the index or the
+    https://host/part-{000..099}.tar shard of this name to its output
 
 Shards are read at random, like the files of a folder: all that is known of an image is where in which shard its bytes
-lie. The index says so; shards without one are walked through once, header by header. Both are untrusted.
+lie. The index says so; shards without one are walked through once, header by header. Both are untrusted. Of shards on
+another machine, copies of a few are held here (`elsewhere`), and training takes the images of a few at a time.
 """
 
 import errno
+import hashlib
+import http.client
 import itertools
 import json
 import os
@@ -22,6 +27,8 @@ from tqdm import tqdm
 
 from bigbigan.data.archives import list_tar
 from bigbigan.data.decode import DecodeLimits, Unreadable
+from bigbigan.data.download import cache_folder
+from bigbigan.data.elsewhere import Elsewhere, read_location
 from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
 from bigbigan.errors import UserError
 
@@ -142,11 +149,11 @@ def open_shards(folder: Path, source: Source, limits: DecodeLimits) -> dict[str,
     """The splits of a folder written by `bigbigan data shard`, in the order of the set it was made of."""
     about, splits = read_index(folder)
     source.name = shown(about["name"])
-
-    def open_shard(shard: Shard) -> IO[bytes]:
-        return open(folder / shard.file, "rb")
-
-    return _splits(splits, about["classes"], bool(about["pads"]), open_shard, limits, named=False)
+    paths = [folder / s.file for of in splits.values() for s in of]
+    images = _splits(splits, about["classes"], _opener(paths), limits, in_source_order=True)
+    for split in images.values():
+        split.store.pads = bool(about["pads"])
+    return images
 
 
 # -- anybody's shards ---------------------------------------------------------------------------------------------
@@ -184,46 +191,82 @@ def open_pattern(pattern: str, source: Source, limits: DecodeLimits) -> dict[str
             raise UserError(f"{shown(pattern)}: none of them is there; the first missing is {shown(missing[0])}")
         found = f"{len(missing):,} of the {len(paths):,} shards are missing; the first is {shown(missing[0])}"
         raise UserError(f"{shown(pattern)}: {found}; correct the range")
+    shards = _list(pattern, lambda number: paths[number], source, limits)
+    classes = _with_labels(shards, source)
+    source.name = _set_name(pattern)
+    return _splits({"train": shards}, classes, _opener(paths), limits)
+
+
+def _opener(paths: list[Path]) -> Callable[[int], IO[bytes]]:
+    def open_shard(number: int) -> IO[bytes]:
+        return open(paths[number], "rb")
+
+    return open_shard
+
+
+def _list(pattern: str, path_of: Callable[[int], Path], source: Source, limits: DecodeLimits) -> list[Shard]:
+    """The shards of a pattern, listed one after the other."""
+    names = _names(pattern)
     shards = []
-    for path in tqdm(paths, "listing shards", unit=" shards", disable=None, dynamic_ncols=True):
+    for number, name in enumerate(tqdm(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
+        shard = Shard(f"train/shard-{number:06d}.tar")
         try:
-            shards.append(list_shard(path, source, limits))
-        except UserError as error:  # one line on one shard; the others may do
-            source.refuse(shown(path), Unreadable(f"unreadable shard ({error})"))
+            _list_shard(path_of(number), name, shard, source, limits)
+        except (UserError, OSError) as error:  # the others may do
+            reason = error.strerror if isinstance(error, OSError) else error
+            source.refuse(name, Unreadable(f"unreadable shard ({reason})"))
+        shards.append(shard)
     if not any(s.names for s in shards):
         seen = f"; {source.skipped[0][0]}: {source.skipped[0][1]}" if source.skipped else ""
         raise UserError(f"no images in {shown(pattern)}: expected members such as 000123.jpg and 000123.cls{seen}")
-    kept, classes = _with_labels(shards, source)
-    return _splits({"train": kept}, classes, False, lambda shard: open(shard.file, "rb"), limits, named=True)
+    return shards
 
 
-def list_shard(path: Path, source: Source, limits: DecodeLimits) -> Shard:
-    """The images of one tar file, and labels from KEY.cls, or KEY.json with a "cls", "label" or "class".
+def _file_name(pattern: str) -> str:
+    """part-{000..099} of any pattern, also of a URL or command."""
+    return re.findall(r"[^/\s'\"=]*\{\d+\.\.\d+\}[^/\s'\"]*", pattern)[-1].removesuffix(".tar")
+
+
+def _set_name(pattern: str) -> str:
+    """What the set is called in result lines: part."""
+    return shown(_RANGE.sub("", _file_name(pattern)).strip("-_.") or "shards")
+
+
+def _names(pattern: str) -> list[str]:
+    """A short name of each shard: part-000, or its number where that would not tell them apart."""
+    count, short = len(expand(pattern)), expand(_file_name(pattern))
+    return list(map(shown, short)) if len(short) == count else [f"{number:06d}" for number in range(count)]
+
+
+def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: DecodeLimits) -> None:
+    """Adds to `shard` the images of one tar file, and labels from KEY.cls, or KEY.json's "cls", "label" or "class".
 
     Raises:
         UserError: it is no readable tar file, or gzipped.
     """
     with open(path, "rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise UserError(f"{shown(path)} is gzipped, and could only be read from its beginning; gunzip it")
-    entries, read = list_tar(path, source, limits, also=lambda name: extension(name) in (".cls", ".json"))
+            raise UserError("gzipped: it could only be read from its beginning; gunzip it")
+    found = Source("", "", {})
+    entries, read = list_tar(path, found, limits, also=lambda member: extension(member) in (".cls", ".json"))
+    source.notes.update(found.notes)
+    source.skipped += [(name if file == shown(path) else f"{name}/{file}", reason) for file, reason in found.skipped]
     images: dict[str, tuple[str, Any]] = {}
     labels: dict[str, Any] = {}
     for parts, handle in entries:
         key = "/".join((*parts[:-1], parts[-1].partition(".")[0]))
+        member = f"{name}/{'/'.join(map(shown, parts))}"
         if extension(parts[-1]) in (".cls", ".json"):
             label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
-            labels.setdefault(key, label)
+            labels[key] = labels.get(key) if label is None else label
         elif isinstance(handle, Unreadable):
-            source.refuse(f"{path.stem}/{'/'.join(map(shown, parts))}", handle)
+            source.refuse(member, handle)
         elif key in images:
             source.notes["further images of one key in a shard, ignored"] += 1
         else:
-            images[key] = (f"{path.stem}/{'/'.join(map(shown, parts))}", handle)
-    shard = Shard(str(path), path.stat().st_size)
-    for i, (key, (name, (offset, size))) in enumerate(images.items()):
-        shard.add(name, offset, size, labels.get(key), i)
-    return shard
+            images[key] = (member, handle)
+    for i, (key, (member, (offset, size))) in enumerate(images.items()):
+        shard.add(member, offset, size, labels.get(key), i)
 
 
 def _label(data: bytes, ending: str) -> int | str | None:
@@ -243,34 +286,91 @@ def _label(data: bytes, ending: str) -> int | str | None:
     return found if isinstance(found, str) and found else None
 
 
-def _with_labels(shards: list[Shard], source: Source) -> tuple[list[Shard], list[str] | None]:
-    """Shards whose labels are numbers, and the names of these; or without any.
+def _with_labels(shards: list[Shard], source: Source) -> list[str] | None:
+    """Makes labels class numbers, and returns the names of these; or None, and labels are None.
 
     Labelled is a set most of whose images are; the others are then refused, as beside class folders.
     """
-    labels = [k for s in shards for k in s.labels if k is not None]
-    if 2 * len(labels) <= sum(len(s.names) for s in shards) or len(set(labels)) < 2:
+    labels = {k for s in shards for k in s.labels if k is not None}
+    labelled = sum(k is not None for s in shards for k in s.labels)
+    if 2 * labelled <= sum(len(s.names) for s in shards) or len(labels) < 2:
         for s in shards:
             s.labels = [None] * len(s.names)
-        return shards, None
-    if all(isinstance(k, int) for k in labels):
-        names: list[str] = [str(k) for k in range(max(labels) + 1)]
-        number: dict[Any, int] = {k: k for k in set(labels)}
-    else:
-        names = sorted({str(k) for k in labels})
-        number = {k: names.index(str(k)) for k in set(labels)}
+        return None
+    by_number = all(isinstance(k, int) for k in labels)
+    names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(map(str, labels))
+    number = {k: k if by_number else names.index(str(k)) for k in labels}
     error = Unreadable("without a label, unlike most")
-    out = []
     for s in shards:
-        kept = Shard(s.file, s.size, s.sha256)
-        for row in zip(*s.columns(), strict=True):
-            if row[3] is None:
-                source.refuse(row[0], error)
+        rows = list(zip(*s.columns(), strict=True))
+        for column in s.columns():
+            column.clear()
+        for name, offset, size, label, position in rows:
+            if label is None:
+                source.refuse(name, error)
             else:
-                name, offset, size, label, position = row
-                kept.add(name, offset, size, number[label], position)
-        out.append(kept)
-    return out, list(map(shown, names))
+                s.add(name, offset, size, number[label], position)
+    return list(map(shown, names))
+
+
+# -- shards elsewhere ---------------------------------------------------------------------------------------------
+
+
+def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
+    """Shards on another machine: by their index, or by a pattern. Those of a pattern are all fetched once, to be
+    listed; the list is kept in the cache.
+
+    Raises:
+        UserError: nothing can be fetched, or what is fetched is not that.
+    """
+    if is_pattern(spec):
+        locations, source.name = expand(spec), _set_name(spec)
+        listed = cache_folder() / "shards" / hashlib.sha256(spec.encode()).hexdigest()[:32]
+        if is_index(listed):
+            about, splits = read_index(listed)
+            source.skipped += [(file, reason) for file, reason in about["skipped"]]
+        else:
+            about, splits = _list_elsewhere(spec, locations, listed, source, limits)
+    elif INDEX in spec:
+        try:
+            data = b"".join(itertools.islice(read_location(spec), 2**10))  # pieces of at most 1 MiB
+        except (OSError, ValueError, http.client.HTTPException) as e:
+            reason = " ".join(str(getattr(e, "strerror", None) or e).split())
+            raise UserError(f"{shown(spec)} cannot be fetched: {reason}") from e
+        about, splits = _parse_index(data, shown(spec))
+        source.name = shown(about["name"])
+        before, _, after = spec.rpartition(INDEX)
+        locations = [before + s.file + after for of in splits.values() for s in of]
+    else:
+        raise UserError(f"{shown(spec)} is not a source; expected .../{INDEX} or .../part-{{000..099}}.tar")
+    every = [s for of in splits.values() for s in of]
+    copies = Elsewhere(locations, [s.size for s in every], [s.sha256 for s in every])
+    images = _splits(splits, about["classes"], copies.open, limits)
+    for split in images.values():
+        split.store.pads = bool(about["pads"])
+        split.store.elsewhere = copies
+    return images
+
+
+def _list_elsewhere(
+    spec: str, locations: list[str], listed: Path, source: Source, limits: DecodeLimits
+) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
+    copies = Elsewhere(locations, [0] * len(locations), [""] * len(locations))
+
+    def path_of(number: int) -> Path:
+        copies.fetch(range(number, min(number + 3, len(locations))))
+        with copies.open(number) as file:
+            return Path(file.name)
+
+    shards = _list(spec, path_of, source, limits)
+    for number, shard in enumerate(shards):
+        shard.size, shard.sha256 = copies.sizes[number], copies.digests[number]
+    about = {"name": source.name, "classes": _with_labels(shards, source), "pads": False, "skipped": source.skipped}
+    splits = {"train": shards}
+    if all(s.sha256 for s in shards):  # else ask again next time
+        listed.mkdir(parents=True, exist_ok=True)
+        write_index(listed / INDEX, about, splits)
+    return about, splits
 
 
 # -- image sets ---------------------------------------------------------------------------------------------------
@@ -279,20 +379,16 @@ def _with_labels(shards: list[Shard], source: Source) -> tuple[list[Shard], list
 def _splits(
     splits: dict[str, list[Shard]],
     classes: list[str] | None,
-    pads: bool,
-    open_shard: Callable[[Shard], IO[bytes]],
+    open_shard: Callable[[int], IO[bytes]],
     limits: DecodeLimits,
-    named: bool,
+    in_source_order: bool = False,
 ) -> dict[str, ImageSet]:
-    """Image sets that share one store, whose handles are rows (shard, offset, size).
-
-    `named`: names end as the files do, and tell the format they should have.
-    """
+    """Image sets that share one store, whose handles are rows (shard, offset, size)."""
     shards = [s for split in splits.values() for s in split]
 
     def read(handle: np.ndarray) -> bytes:
         number, offset, size = handle.tolist()
-        with open_shard(shards[number]) as file:
+        with open_shard(number) as file:
             file.seek(offset)
             data = file.read(min(size, limits.max_bytes + 1))
         if len(data) < min(size, limits.max_bytes + 1):
@@ -300,15 +396,15 @@ def _splits(
         return data
 
     numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
-    rows = ([n for s in shards for n in column(s)] for column in (lambda s: s.offsets, lambda s: s.sizes))
-    handles = np.stack([numbers, *(np.array(r, dtype=np.int64) for r in rows)], axis=1)
+    offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
     names = [shown(n) for s in shards for n in s.names]
-    store = FileStore(names if named else [""] * len(names), handles, read, limits)
-    store.pads = pads
+    handles = np.stack([numbers, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)], axis=1)
+    # Names do not say in which format an image is stored: the nameless are not compared with it.
+    store = FileStore([""] * len(names), handles, read, limits)
     out, start = {}, 0
     for split, of in splits.items():
         positions = np.array([p for s in of for p in s.positions], dtype=np.int64)
-        order = np.arange(len(positions)) if named else np.argsort(positions, kind="stable")
+        order = np.argsort(positions, kind="stable") if in_source_order else np.arange(len(positions))
         said = [k for s in of for k in s.labels]
         labelled = classes is not None and None not in said
         labels = np.array(said, dtype=np.int64)[order] if labelled else None

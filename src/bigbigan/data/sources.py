@@ -7,6 +7,7 @@
     FOLDER of idx files             train-images-idx3-ubyte and so on, plain or .gz
     FILE.npz                        MedMNIST keys {train,val,test}_{images,labels}, or images and labels
     part-{000..099}.tar             tar shards as WebDataset has them; or the folder that `bigbigan data shard` wrote
+    https://HOST/set/index.json     such a folder elsewhere; or https://HOST/part-{000..099}.tar; or pipe:COMMAND
 
 A known name wins over a folder of that name: write ./mnist for the folder.
 
@@ -25,9 +26,10 @@ from bigbigan.data.archives import list_tar, list_zip
 from bigbigan.data.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable
 from bigbigan.data.download import REMOTE, cached
+from bigbigan.data.elsewhere import is_elsewhere
 from bigbigan.data.folders import arrange, list_folder
 from bigbigan.data.image_set import ImageSet, Source, extension, shown
-from bigbigan.data.shards import is_index, is_pattern, open_pattern, open_shards
+from bigbigan.data.shards import is_index, is_pattern, open_elsewhere, open_pattern, open_shards
 from bigbigan.errors import UserError
 
 __all__ = ["open_source"]
@@ -62,7 +64,9 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
-        if is_pattern(spec):
+        if is_elsewhere(spec):
+            splits = open_elsewhere(spec, source, limits)
+        elif is_pattern(spec):
             splits = open_pattern(spec, source, limits)
         else:
             splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits)
@@ -93,7 +97,7 @@ def _parse(spec: str) -> tuple[str, Path | None]:
     if not spec.strip() or "\0" in spec:
         raise UserError(f"the data source is empty: {accepted}")
     head, colon, tail = spec.partition(":")
-    if is_pattern(spec):
+    if is_elsewhere(spec) or is_pattern(spec):
         return "", Path(os.path.expanduser(spec))
     if head == "hf":
         raise UserError(f"{shown(spec)}: Hugging Face names are not supported in this version; use a folder or archive")

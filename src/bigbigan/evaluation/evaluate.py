@@ -110,7 +110,7 @@ def evaluate(
     if metrics:
         parse_metrics(metrics)  # a misspelt name is told before anything is read
     subject = open_subject(str(spec), resolution, channels, checkpoint)
-    data = data or subject.data
+    data = data or subject.recorded_data()
     if data is None:
         raise UserError(f"evaluate {spec}: --data SOURCE is missing: labelled images to measure it on")
     source = open_source(data, max_unreadable=subject.max_unreadable)

@@ -30,7 +30,7 @@ from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, device_name, read_json
+from bigbigan.run import changed_settings, commit, device_name, harmless, read_json
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -123,6 +123,14 @@ class Subject:
     run: Path | None = None
     model: Model | None = None  # of a run
     frozen: Frozen | None = None  # of all else
+
+    def recorded_data(self) -> str | None:
+        """The source that its run was trained on.
+
+        Raises:
+            UserError: it is a command.
+        """
+        return None if self.data is None or self.run is None else harmless(self.data, self.run)
 
     @property
     def kinds(self) -> tuple[str, ...]:

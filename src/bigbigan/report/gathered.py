@@ -15,7 +15,7 @@ from bigbigan.errors import UserError
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
 from bigbigan.report.markup import Html, command
-from bigbigan.run import changed_settings, read_config
+from bigbigan.run import changed_settings, harmless, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
@@ -50,11 +50,11 @@ class Run:
 def gather(path: Path, data: str | None) -> Run:
     config = read_config(path)
     card = read_json(path / "data.json")
-    spec = data or card.get("spec")
+    spec = data or card.get("spec")  # of a run that may be somebody else's
     source, model, no_source, no_model = None, None, "the run has no data.json", ""
     try:
         # Unreadable images are for the data card to show: here they stop nothing.
-        source = open_source(spec, max_unreadable=1.0) if spec else None
+        source = open_source(data or harmless(spec, path), max_unreadable=1.0) if spec else None
     except (UserError, OSError) as error:
         no_source = str(error)
     try:
