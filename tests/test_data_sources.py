@@ -355,7 +355,7 @@ MISTAKES = {
     "digits:here": "takes no path",
     "mnist:": "no path behind the colon",
     "mnist:nowhere": "no such file or folder: nowhere",
-    "hf:ylecun/mnist": "not supported in this version",
+    "hf:": "no name behind the colon",
     "shards-{000..099}.tar": "none of them is there",
     "~nobody-of-this-name/set": "no such file or folder: ~nobody-of-this-name/set",
     "two\nlines": "no such file or folder: two\\nlines",

@@ -23,7 +23,7 @@ import numpy as np
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
 
-__all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder"]
+__all__ = ["SPLITS", "Entry", "Reader", "arrange", "is_candidate", "list_folder"]
 
 Entry = tuple[tuple[str, ...], Any]  # (parts of the name, handle: what the reader takes, or an Unreadable)
 Reader = Callable[..., bytes]  # (handle, size) -> at most so many bytes; without a size, one more than may be
@@ -32,8 +32,8 @@ _JUNK = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", 
 _JUNK_ENDINGS = (".part", ".crdownload", ".tmp", "~")
 # Images of formats that are not read: listed as candidates, so that they are reported and not overlooked.
 _UNREAD = {".heic", ".heif", ".avif", ".dcm", ".psd", ".jp2", ".j2k", ".pgm", ".ppm", ".tga", ".exr", ".dng"}
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test", "testing": "test"}
 
 
 def _is_junk(parts: Sequence[str], notes: Counter[str]) -> bool:
@@ -93,7 +93,7 @@ def _strip(names: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[st
     """(the leading folders that all names share, the names without them). A folder that names a split stays."""
     depth = 0
     while all(len(p) > depth + 1 and p[depth] == names[0][depth] for p in names):
-        if names[0][depth].lower() in _SPLITS:
+        if names[0][depth].lower() in SPLITS:
             break
         depth += 1
     return names[0][:depth], [p[depth:] for p in names]
@@ -116,7 +116,7 @@ def arrange(
     nested, stripped = _strip(names)
     rest = dict(enumerate(stripped))
     rows = {"train": list(rest)}  # the images of each split
-    tops = [_SPLITS.get(p[0].lower()) if len(p) > 1 else None for p in stripped]
+    tops = [SPLITS.get(p[0].lower()) if len(p) > 1 else None for p in stripped]
     if "train" in tops or None not in tops:
         rows = {s: [i for i, t in enumerate(tops) if t == s] for s in ("train", "val", "test") if s in tops}
         if outside := tops.count(None):

@@ -8,6 +8,7 @@
     FILE.npz                        MedMNIST keys {train,val,test}_{images,labels}, or images and labels
     part-{000..099}.tar             tar shards as WebDataset has them; or the folder that `bigbigan data shard` wrote
     https://HOST/set/index.json     such a folder elsewhere; or https://HOST/part-{000..099}.tar; or pipe:COMMAND
+    hf:OWNER/NAME  hf:NAME:SPLIT    a data set of Hugging Face, by name or folder
 
 A known name wins over a folder of that name: write ./mnist for the folder.
 
@@ -28,6 +29,7 @@ from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable
 from bigbigan.data.download import REMOTE, cached
 from bigbigan.data.elsewhere import is_elsewhere
 from bigbigan.data.folders import arrange, list_folder
+from bigbigan.data.huggingface import open_huggingface
 from bigbigan.data.image_set import ImageSet, Source, extension, shown
 from bigbigan.data.shards import is_index, is_pattern, open_elsewhere, open_pattern, open_shards
 from bigbigan.errors import UserError
@@ -64,7 +66,9 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
-        if is_elsewhere(spec):
+        if spec.startswith("hf:"):
+            splits = open_huggingface(spec, source, limits)
+        elif is_elsewhere(spec):
             splits = open_elsewhere(spec, source, limits)
         elif is_pattern(spec):
             splits = open_pattern(spec, source, limits)
@@ -97,10 +101,8 @@ def _parse(spec: str) -> tuple[str, Path | None]:
     if not spec.strip() or "\0" in spec:
         raise UserError(f"the data source is empty: {accepted}")
     head, colon, tail = spec.partition(":")
-    if is_elsewhere(spec) or is_pattern(spec):
-        return "", Path(os.path.expanduser(spec))
-    if head == "hf":
-        raise UserError(f"{shown(spec)}: Hugging Face names are not supported in this version; use a folder or archive")
+    if head == "hf" or is_elsewhere(spec) or is_pattern(spec):
+        return "", Path(spec)
     known = head in _NAMES
     if known and not colon:
         return head, None
