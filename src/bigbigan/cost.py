@@ -56,7 +56,7 @@ def step_cost(config: Config) -> dict[str, Any]:
             with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
                 system.backward(move(x, system.draw(small, noise), **labels).losses)
             flops[move] = counter.total
-    parameters = {name: _count(network) for name, network in networks._asdict().items() if network is not None}
+    parameters = {name: _count(network) for name, network in networks.present().items()}
     if networks.D is not None:
         parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
     averaged = sum(parameters.get(name, 0) for name in "GE")

@@ -1,8 +1,8 @@
 """`export`: a trained model as a folder to hand on: weights, settings, a model card; `bigbigan.load` reads it anywhere.
 
-    model.safetensors   averaged G and E, and D, by name ("G.seed.weight", ...)
+    model.safetensors   averaged G and E, and D, those there are, by name ("G.seed.weight", ...)
     config.json         the settings it was trained with
-    model.json          step, data set, and the SHA-256 of the weights
+    model.json          step, data set, which networks, and the SHA-256 of the weights
     results.jsonl       its result lines, if it was evaluated
     encoder.onnx, generator.onnx    where asked for, see `bigbigan.onnx`
     README.md           the model card
@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from bigbigan.model import EXPORTED, Model, load
 from bigbigan.onnx import ENCODER_OUTPUTS, require_onnx, write_onnx
 from bigbigan.run import changed_settings, read_json
 
-__all__ = ["export"]
+__all__ = ["check_free", "export", "write_folder"]
 
 SCHEMA = 1
 SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "is5", "reconstruction_ratio")
@@ -50,20 +50,48 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
         UserError: no such run, `out` holds something, or a package is missing; nothing is written then.
         RunError: an ONNX file does not do what the model does; likewise.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is there and not an empty folder; choose another")
+    check_free(out)
     if onnx:
         require_onnx()
     model = load(run, checkpoint)
-    card = read_json(run / "data.json") if (run / "data.json").exists() else {}
+    before = read_json(run / EXPORTED) if (run / EXPORTED).exists() else {}  # of a model that is handed on once more
+    card = read_json(run / "data.json") if (run / "data.json").exists() else before.get("data", {})
     lines = [x for x in read_results(run / "results.jsonl") if x["steps"] in (0, model.step)]
+    data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
+    return write_folder(model, out, data, before.get("origin", ""), lines, onnx)
+
+
+def check_free(out: Path) -> None:
+    """Raises UserError where `out` is there and not an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is there and not an empty folder; choose another")
+
+
+def write_folder(
+    model: Model,
+    out: Path,
+    data: dict[str, Any],
+    origin: str = "",
+    lines: Sequence[dict[str, Any]] = (),
+    onnx: bool = False,
+) -> Path:
+    """Write a model, whole or of fewer networks than its config has, as the folder `out`: all of it or nothing.
+
+    Args:
+        model: what to write.
+        out: where to; not there yet, or empty.
+        data: of what it was trained on, "name" and "images".
+        origin: a sentence for the card on where the weights are from, unless from here.
+        lines: its result lines.
+        onnx: E and G as ONNX files too.
+    """
+    check_free(out)
     aside = out.with_name(f".writing-{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     weights = {
         f"{letter}.{name}": tensor.detach().cpu().contiguous()
-        for letter, network in model.networks._asdict().items()
-        if network is not None
+        for letter, network in model.networks.present().items()
         for name, tensor in network.state_dict().items()
     }
     save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
@@ -72,7 +100,9 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
         "experiment": model.config.experiment,
         "step": model.step,
         "images_seen": model.images_seen,
-        "data": {key: card[key] for key in ("name", "images", "fingerprint") if key in card},
+        "data": data,
+        "origin": origin,
+        "networks": list(model.networks.present()),
         "weights_sha256": hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest(),
         "bigbigan": bigbigan.__version__,
     }
@@ -100,16 +130,18 @@ def _without_places(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_card(
-    model: Model, about: dict[str, Any], lines: list[dict[str, Any]], weights: dict[str, Tensor], onnx: bool
+    model: Model,
+    about: dict[str, Any],
+    lines: Sequence[dict[str, Any]],
+    weights: dict[str, Tensor],
+    onnx: bool,
 ) -> str:
     """The README of an exported model: what it is, what it was trained on, what was measured, how to load it."""
     c, data = model.config, about["data"]
     experiment = EXPERIMENTS.get(c.experiment)
     has_encoder = model.networks.E is not None
     counts = {
-        letter: sum(p.numel() for p in network.parameters())
-        for letter, network in model.networks._asdict().items()
-        if network is not None
+        letter: sum(p.numel() for p in network.parameters()) for letter, network in model.networks.present().items()
     }
     changed = changed_settings(c)
     facts = {
@@ -134,8 +166,8 @@ def _model_card(
     use += ["samples = model.generate(16)"]
     return "\n".join([
         *front, "", f"# {c.experiment} on {data.get('name', 'its data')}", "",
-        f"A generative model{' and its encoder' if has_encoder else ''}, trained without labels by bigbigan "
-        f"{about['bigbigan']}.",
+        f"A generative model{' and its encoder' if has_encoder else ''}, trained without labels"
+        + (f". {about['origin']}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
         "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
         "", "## Measured", "", *measured,
         "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "", *(_onnx_files(model) if onnx else []),

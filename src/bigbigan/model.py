@@ -25,7 +25,7 @@ from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
 from bigbigan.hub import download, is_hub_name
 from bigbigan.latents import Refined, interpolate, refine
-from bigbigan.models import Encoder, Networks, build
+from bigbigan.models import Encoder, Networks, construct
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import read_config, read_json
 from bigbigan.systems import generate, sample_labels, sample_prior
@@ -319,27 +319,33 @@ def _load_exported(folder: Path) -> Model:
         with safe_open(weights, framework="pt") as file:
             stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         step, images_seen = int(about["step"]), int(about["images_seen"])
+        letters = list(about.get("networks", PREFIXES))  # a model may come without E and D; older ones are whole
+        if "G" not in letters:
+            raise ValueError("it has no generator")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
     named = {
         letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
-        for letter in PREFIXES
+        for letter in letters
     }
     return Model(config, _filled(config, named, folder), step, images_seen)
 
 
 def _filled(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:
-    """The networks of a config with these weights by letter."""
-    networks = build(config, "cpu")
-    for letter, network in networks._asdict().items():
-        if network is not None:
+    """The networks of a config with these weights by letter; those that there are none of are left out."""
+    with torch.device("meta"):  # drawing weights that are replaced would take minutes for full-size networks
+        networks = construct(config)
+    for letter, network in networks.present().items():
+        if letter in weights:
             _fill(network, weights[letter], where)
-    return networks
+    return Networks(networks.G, networks.E if "E" in weights else None, networks.D if "D" in weights else None)
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     try:
-        network.load_state_dict(tensors)
+        # Copies: how the parts of a file lie in memory decides which kernels are taken, and with them the last bits.
+        network.load_state_dict({name: t.clone() for name, t in tensors.items()}, assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{where} does not fit the networks of its config.json: {first}") from None
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -161,7 +161,9 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
 
     needs: dict[str, Callable[[Metric], bool]] = {
-        f"an encoder; {e.subject.experiment} is a GAN: it has no encoder": lambda m: has_encoder or not of_encoder(m),
+        f"an encoder; {e.subject.experiment} is a GAN, or a generator alone": lambda m: (
+            has_encoder or not of_encoder(m)
+        ),
         "latents; an encoder made elsewhere has none": lambda m: model is not None or m.feature != "z_mean",
         "a discriminator that looks at images alone": lambda m: sees_images or m.feature != "discriminator",
         "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),

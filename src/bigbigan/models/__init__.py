@@ -33,21 +33,25 @@ class Networks(NamedTuple):
     """G: z [N, dim_z] to images in [-1, 1]. E: see `Encoder`. D: images and z (or None) to scores by name."""
 
     G: nn.Module
-    E: Encoder | None  # None in a GAN
-    D: nn.Module | None  # None in an autoencoder
+    E: Encoder | None  # None in a GAN, and in a model that came without
+    D: nn.Module | None  # None in an autoencoder; likewise
+
+    def present(self) -> dict[str, nn.Module]:
+        """Those there are, by letter."""
+        return {letter: network for letter, network in self._asdict().items() if network is not None}
 
     @property
     def encoder(self) -> Encoder:
         """E. Raises UserError where there is none."""
         if self.E is None:
-            raise UserError("this is a GAN: it has no encoder to encode or to reconstruct with")
+            raise UserError("this is a GAN, or a generator alone: it has no encoder to encode or to reconstruct with")
         return self.E
 
     @property
     def discriminator(self) -> nn.Module:
         """D. Raises UserError where there is none."""
         if self.D is None:
-            raise UserError("this is an autoencoder: it has no discriminator")
+            raise UserError("this is an autoencoder, or a generator alone: it has no discriminator")
         return self.D
 
 

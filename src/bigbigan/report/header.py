@@ -24,7 +24,7 @@ def header(run: Run) -> Html:
     if c.scale:
         facts["scaled down"] = f"{c.scale} px stand for the paper's 128"
     if model is not None:
-        networks = {k: network for k, network in model.networks._asdict().items() if network is not None}
+        networks = model.networks.present()
         counts = (f"{k} {sum(p.numel() for p in network.parameters()):,}" for k, network in networks.items())
         facts["parameters"] = ", ".join(counts)
     title = tag("h1", c.experiment, " ", tag("small", "on ", run.card.get("name", "data not known yet")))
