@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bigbigan.data import Source, fingerprint
+from bigbigan.data import Source, fingerprint, to_channels
 from bigbigan.data.batches import to_float
 from bigbigan.data.download import cache_folder
 from bigbigan.errors import UserError
@@ -256,8 +256,8 @@ def _outputs(network: Classifier, device: torch.device) -> Callable[[Tensor], tu
 
 
 def _as_trained(pixels: Tensor, channels: int, resolution: int) -> Tensor:
-    if pixels.shape[1] != channels:
-        raise UserError(f"the images have {pixels.shape[1]} channels, the feature network was trained on {channels}")
+    if pixels.shape[1] != channels:  # a G that draws in colour what is grey in the data, or the other way round
+        pixels = torch.from_numpy(to_channels(pixels.permute(0, 2, 3, 1).numpy(), channels)).permute(0, 3, 1, 2)
     if pixels.shape[-1] == resolution:
         return pixels
     x = _sized(pixels.float(), resolution)
