@@ -6,8 +6,8 @@
 Runs go to runs/tableNAME/ and continue where they stopped; evaluated ones are left alone. Lines go to
 results/tableNAME_small.jsonl; docs/tableNAME.md shows them beside the published ones.
 
-Table 3 wants the feature network that samples are compared by (bigbigan feature-network NETWORK --data SOURCE makes
-it) and, for BigGAN + Clustering, a run whose encoder's features are clustered.
+Samples are compared by a feature network (bigbigan feature-network NETWORK --data SOURCE makes it), without one not at
+all in Table 1. BigGAN + Clustering in Table 3 wants a run whose encoder's features are clustered.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PLANS = {
         ),
         "top1_table1_avepool,top1_table1_bn_crelu,top1_linear_avepool_10perclass,top1_linear_bn_crelu_10perclass,"
         "reconstruction_ratio",
+        "is10k_{0},fid10k_train_{0}",
     ),
     "3": Plan(
         ("biggan_sl", "biggan_clustering", "bigbigan_sl", "bigbigan_high_res_e_sl"),
@@ -59,8 +60,9 @@ def main() -> None:
     options = parser.parse_args()
     plan, folder = PLANS[options.table], Path(f"runs/table{options.table}")
     results = ["--results", f"results/table{options.table}_small.jsonl"]
-    if plan.quality and not options.network:
-        parser.error(f"table {options.table} needs --network NAME")
+    if options.table == "3" and not options.network:
+        parser.error("table 3 needs --network NAME")
+    quality = plan.quality.format(options.network) if options.network else ""
     for seed in range(options.seeds):
         for row in options.rows or plan.rows:
             run = folder / f"{row}_{options.scale}{f'-seed{seed}' if seed else ''}"
@@ -80,8 +82,8 @@ def main() -> None:
             settings = ["--set", "log.probe_every=0", f"training.seed={seed}", *options.set]
             run_command([*train, "--quiet", "--steps", options.steps, *settings])
             config = find(name).config(int(options.scale))
-            metrics = [plan.probe] * config.has_encoder + [plan.quality.format(options.network)] * bool(plan.quality)
-            run_command(["evaluate", str(run), "--quiet", "--metrics", ",".join(metrics), *results])
+            metrics = ",".join(filter(None, [plan.probe if config.has_encoder else "", quality]))
+            run_command(["evaluate", str(run), "--quiet", "--metrics", metrics, *results])
 
 
 def run_command(arguments: list[str]) -> None:
