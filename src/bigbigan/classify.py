@@ -30,13 +30,12 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bigbigan.data import open_source
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
 from bigbigan.evaluation.probe import STRENGTHS, few_label_draws
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
-from bigbigan.evaluation.splits import Split, load_labelled
+from bigbigan.evaluation.splits import Images, Split, load_images
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
 
 __all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
@@ -72,14 +71,15 @@ def classify(
     out: Path,
     command: str,
     *,
+    labels_file: str | None = None,
     finetune: bool = False,
     draws: int = 5,
     progress: bool = True,
 ) -> list[ResultLine]:
     """Train classifiers on few labels, write the predictions of the first draw, and give the result lines.
 
-    The file (.csv) has a row for each image that was not labelled in the first draw: filename, split, label (as the
-    source has it), predicted, confidence.
+    The file (.csv) has a row for each image whose label was not used in the first draw: filename, split, label (as the
+    source has it; empty where there is none), predicted, confidence.
 
     Args:
         run: a run folder, or a frozen encoder (`bigbigan.evaluation.subjects`).
@@ -87,6 +87,7 @@ def classify(
         labels: how many labels of the training split are used.
         out: the predictions file.
         command: recorded in the lines.
+        labels_file: where labels are those of a file (bigbigan.data.labels); by default the one of the run.
         finetune: train the encoder too.
         draws: how often, with other labelled images, the accuracy is measured.
         progress: show time left.
@@ -99,15 +100,13 @@ def classify(
     subject = open_subject(run)
     if finetune and subject.model is None:
         raise UserError(f"{run}: only the encoder of a run can be fine-tuned here")
-    data = data or subject.recorded_data()
-    if data is None:
-        raise UserError(f"classify {run}: --data SOURCE is missing: images, at least some of them labelled")
-    source = open_source(data, max_unreadable=subject.max_unreadable)
-    train, test = load_labelled(source, subject.view, subject.seed)
+    source = subject.source(data, labels_file, f"classify {run}")
+    images = load_images(source, subject.view, subject.seed, everything=True)
+    train, test = images.train, images.test
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
     names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
-    methods = _methods(subject, train, test, finetune)
+    methods = _methods(subject, images, finetune)
     lines: list[ResultLine] = []
     bar = tqdm(total=len(methods) * draws, desc="classify", disable=not progress)
     for metric, trained, method in methods:
@@ -116,11 +115,11 @@ def classify(
         for number in range(draws):
             known = labels.draw(train.labels, number)
             logits = method(known, number)
-            of_test = logits[len(train) :]
+            of_test = logits[len(train) : len(train) + len(test)]
             accuracy.append(100 * float((of_test.argmax(1) == test.labels).mean()))
             error.append(100 * calibration_error(of_test, test.labels))
             if number == 0 and (metric, trained) == methods[-1][:2]:
-                _write(out, train, test, known, logits, names)
+                _write(out, [train, test, *images.others], known, logits, names)
             bar.update()
         figures = {f"top1_{metric}_{labels.name}": _over(accuracy), f"ece_{metric}_{labels.name}": _over(error)}
         lines += result_lines(subject, source, test.name, len(test), figures, trained, start, command)
@@ -138,24 +137,24 @@ def _over(values: list[float]) -> Figure:
 Method = Callable[[np.ndarray, int], np.ndarray]  # labelled indices, number of the draw -> calibrated logits of all
 
 
-def _methods(subject: Subject, train: Split, test: Split, finetune: bool) -> list[tuple[str, bool, Method]]:
+def _methods(subject: Subject, images: Images, finetune: bool) -> list[tuple[str, bool, Method]]:
     """Name, whether it uses what was trained, and the method; what the user asked for last."""
-    pixels = np.concatenate([train.pixels, test.pixels])
-    assert train.labels is not None
-    y = train.labels
+    pixels = np.concatenate([split.pixels for split in (images.train, images.test, *images.others)])
+    assert images.train.labels is not None
+    y = images.train.labels
 
     def frozen(features: np.ndarray) -> Method:
         return lambda known, number: frozen_logits(features, known, y[known])
 
     found = [("frozen_pixels", False, frozen(pixel_features(pixels)))]
     for kind in subject.kinds[1:]:
-        encoder = subject.encoder(kind, train.pixels)
+        encoder = subject.encoder(kind, images.seen)
         with unchanged(encoder):
             features = encoder_features(encoder, pixels)["bn_crelu"]
         found.append(("frozen_bn_crelu", kind == "trained", frozen(features)))
     if finetune:
         for kind in subject.kinds[1:]:
-            encoder = subject.encoder(kind, train.pixels)
+            encoder = subject.encoder(kind, images.seen)
             found.append(("finetuned", kind == "trained", _finetuner(encoder, pixels, y, subject)))
     return found
 
@@ -273,8 +272,8 @@ class _Tuned(nn.Module):
         return torch.cat(parts).double().numpy()
 
 
-def _write(out: Path, train: Split, test: Split, known: np.ndarray, logits: np.ndarray, classes: list[str]) -> None:
-    """The predictions of all images but the labelled ones, written aside and then renamed."""
+def _write(out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray, classes: list[str]) -> None:
+    """The predictions of all images but those of the first split at `known`, written aside and then renamed."""
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     predicted = logits.argmax(1)
     try:
@@ -284,11 +283,11 @@ def _write(out: Path, train: Split, test: Split, known: np.ndarray, logits: np.n
             writer = csv.writer(file)
             writer.writerow(["filename", "split", "label", "predicted", "confidence"])
             row = 0
-            for split, skipped in ((train, set(known.tolist())), (test, set())):
-                assert split.labels is not None
-                for i in range(len(split)):
-                    if i not in skipped:
-                        label = classes[split.labels[i]]
+            skipped = set(known.tolist())
+            for split in splits:
+                for i, k in enumerate(split.labels if split.labels is not None else np.full(len(split), -1)):
+                    if row not in skipped:
+                        label = classes[k] if k >= 0 else ""
                         guess = [classes[predicted[row]], f"{confidence[row]:.4f}"]
                         writer.writerow([split.files[i], split.name, label, *guess])
                     row += 1

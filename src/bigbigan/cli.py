@@ -68,10 +68,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out)")
         if data:
             sub.add_argument("--data", metavar="SOURCE", help=data)
+            sub.add_argument("--labels", **file)
         if out:
             sub.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
 
     own = "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards"
+    file: dict[str, Any] = {
+        "metavar": "FILE.csv",
+        "help": "labels in place of the source's own: columns file, label and, if you like, group and split",
+    }
     quiet: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
     as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 
@@ -89,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data", metavar="SOURCE", help=own.replace("those of the run", "those the experiment is named for")
     )
+    sub.add_argument("--labels", **file)
     sub.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
     sub.add_argument(
         "--scale", type=int, default=0, metavar="S", help="a Table 1 row made smaller: S px (32 or 64) stand for 128"
@@ -106,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run folder (train --out), or any frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME",
     )
     sub.add_argument("--data", metavar="SOURCE", help=own)
+    sub.add_argument("--labels", **file)
     sub.add_argument(
         "--metrics",
         metavar="NAME,...",
@@ -221,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     data_verbs = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     sub = verb("inspect", _data_inspect, data_verbs)
     sub.add_argument("source", metavar="SOURCE", help=own.replace("images; by default those of the run.", "such as"))
+    sub.add_argument("--labels", **file)
     sub.add_argument("--out", type=Path, metavar="SHEET.png", help="write a contact sheet")
     sub.add_argument("--json", **as_json)
 
@@ -274,6 +282,7 @@ def _train(options: argparse.Namespace) -> int | None:
     """Train an experiment; the same command again continues where it stopped."""
     from bigbigan.config import override
     from bigbigan.experiments import find
+    from bigbigan.run import source_and_labels
 
     experiment = find(options.experiment)
     steps = [] if options.steps is None else [f"training.steps={options.steps}"]
@@ -293,25 +302,20 @@ def _train(options: argparse.Namespace) -> int | None:
         return None
     if options.out is None:
         raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
-    data = options.data or _spec_of(options.out) or experiment.data
-    if data is None:
+    data, labels = options.data, options.labels
+    if (options.out / "data.json").exists():
+        data, labels = source_and_labels(options.out, data, labels)
+    if (data := data or experiment.data) is None:
         raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
     from bigbigan.train import train
 
-    ended = train(config, data, options.out, progress=not options.quiet)
+    ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
     if options.json:
         print(json.dumps({"run": str(options.out), "steps": config.training.steps, "ended_by_signal": ended}))
     elif ended is None:
         run = options.out
         print(f"trained {config.training.steps} steps; next: bigbigan evaluate {run}; bigbigan report {run}")
     return None if ended is None else 128 + ended
-
-
-def _spec_of(run: Path) -> str | None:
-    """The source a run was trained on, if it has begun."""
-    from bigbigan.run import source_of
-
-    return source_of(run) if (run / "data.json").exists() else None
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -326,6 +330,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         metrics,
         options.command,
         progress=not options.quiet,
+        labels=options.labels,
         resolution=options.resolution,
         channels=options.channels,
         checkpoint=options.checkpoint,
@@ -359,7 +364,7 @@ def _encode(options: argparse.Namespace) -> None:
     """Write features or scores of every image of a source, with file names and labels."""
     from bigbigan.encode import encode
 
-    count = encode(options.run, options.data, options.out, options.features.split(","))
+    count = encode(options.run, options.data, options.out, options.features.split(","), options.labels)
     print(f"{options.out}: {count} images")
 
 
@@ -386,7 +391,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
     _at_least(0, refine=options.refine)
     _picture(options)
-    picture, errors = reconstructions(options.run, options.data, options.count, options.refine)
+    picture, errors = reconstructions(options.run, options.data, options.count, options.refine, options.labels)
     _save(picture, options)
     if options.json:
         print(json.dumps({"grid": str(options.out), "error": errors}))
@@ -405,7 +410,7 @@ def _interpolate(options: argparse.Namespace) -> None:
     if options.latents:
         picture = latent_walks(options.run, options.count, options.steps, options.seed)
     else:
-        picture = interpolations(options.run, options.data, options.count, options.steps)
+        picture = interpolations(options.run, options.data, options.count, options.steps, options.labels)
     _save(picture, options)
     print(options.out)
 
@@ -416,7 +421,7 @@ def _neighbours(options: argparse.Namespace) -> None:
 
     _at_least(1, neighbours=options.neighbours)
     _picture(options)
-    picture, found = neighbours(options.run, options.data, options.count, options.neighbours)
+    picture, found = neighbours(options.run, options.data, options.count, options.neighbours, options.labels)
     _save(picture, options)
     print(json.dumps(found, indent=2) if options.json else options.out)
 
@@ -465,6 +470,7 @@ def _classify(options: argparse.Namespace) -> None:
         Labels(options.labels_per_class, options.label_fraction),
         options.out,
         options.command,
+        labels_file=options.labels,
         finetune=options.finetune,
         draws=options.draws,
         progress=not options.quiet,
@@ -504,7 +510,7 @@ def _report(options: argparse.Namespace) -> None:
     """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
     from bigbigan.report import write_report
 
-    print(write_report(options.run, options.data))
+    print(write_report(options.run, options.data, options.labels))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -571,7 +577,7 @@ def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
 
-    source = open_source(options.source)
+    source = open_source(options.source, labels=options.labels)
     facts = inspect(source)
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     if options.out:
@@ -622,6 +628,7 @@ def _describe(facts: dict[str, Any]) -> str:
         if split["classes"]:
             counts = [f"{label} {n}" for label, n in split["classes"].items()]
             more = f", ... {len(counts)} classes" if len(counts) > 12 else ""
+            more += f"; without a label {split['unlabelled']}" if split["unlabelled"] else ""
             lines.append("  labels: " + ", ".join(counts[:12]) + more)
         else:
             lines.append("  no labels")

@@ -17,7 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from bigbigan.data import class_sheet, open_source
+from bigbigan.data import class_sheet
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
@@ -61,10 +61,7 @@ def cluster(
     subject = open_subject(spec)
     if feature == "z_mean" and subject.model is None:
         raise UserError("--features z_mean: an encoder made elsewhere has no latents")
-    data = data or subject.recorded_data()
-    if data is None:
-        raise UserError(f"cluster {spec}: --data SOURCE is missing: images to cluster")
-    source = open_source(data, max_unreadable=subject.max_unreadable)
+    source = subject.source(data, None, f"cluster {spec}")
     train = read_split(source, source.splits["train"], subject.view)
     if len(train) < clusters:
         raise UserError(f"--clusters {clusters}: there are only {len(train)} images; choose fewer clusters")

@@ -14,7 +14,7 @@ from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import Model, load
-from bigbigan.run import source_of
+from bigbigan.run import source_and_labels
 
 __all__ = ["FEATURES", "encode"]
 
@@ -23,11 +23,12 @@ SCORES = ("anomaly_score", "reconstruction_error", "score_x", "score_z", "score_
 SUFFIXES = (".npz", ".csv", ".parquet")
 
 
-def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
-    """Write features with file names, splits and labels (-1 where there is none); returns the number of images.
+def encode(run: Path, data: str | None, out: Path, features: list[str], labels: str | None = None) -> int:
+    """Write features with file names, splits and labels; returns the number of images.
 
-    .npz has an array a feature ([N, d], of a score [N]) and `filename`, `split`, `label`; .csv and .parquet have a
-    column for each number, named feature_0, feature_1, ..., or as the score.
+    .npz has an array a feature ([N, d], of a score [N]) and `filename`, `split`, `label` (class number, -1 where there
+    is none); .csv and .parquet have a column for each number, named feature_0, feature_1, ..., or as the score, and no
+    label where there is none.
 
     Raises:
         UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
@@ -47,7 +48,8 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
     scores = [feature for feature in features if feature in SCORES]
     of_encoder = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
     _check_scores(model, scores)
-    source = open_source(data or source_of(run), max_unreadable=model.config.data.max_unreadable)
+    data, labels = source_and_labels(run, data, labels)
+    source = open_source(data, labels=labels, max_unreadable=model.config.data.max_unreadable)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("filename", "split", "label", *features)}
     for name, images in source.splits.items():
         c = model.config
@@ -70,9 +72,12 @@ def encode(run: Path, data: str | None, out: Path, features: list[str]) -> int:
             writer = csv.writer(text)
             writer.writerow(["filename", "split", "label", *numbers])
             for i, row in enumerate(zip(*numbers.values(), strict=True)):
-                writer.writerow([*(table[k][i] for k in ("filename", "split", "label")), *(f"{v:.6g}" for v in row)])
+                label = "" if table["label"][i] < 0 else table["label"][i]
+                writer.writerow([table["filename"][i], table["split"][i], label, *(f"{v:.6g}" for v in row)])
     else:
-        whose = {k: table[k] for k in ("filename", "split", "label")}
+        known = pd.array(table["label"], dtype="Int64")
+        known[table["label"] < 0] = pd.NA
+        whose = {k: table[k] for k in ("filename", "split")} | {"label": known}
         pd.DataFrame(whose | _numbers(table, features)).to_parquet(aside)
     aside.replace(out)
     return len(table["filename"])

@@ -17,16 +17,18 @@ from bigbigan.evaluation.knn import nearest
 from bigbigan.latents import interpolate
 from bigbigan.model import Model, load
 from bigbigan.pictures import grid, pairs_grid
-from bigbigan.run import source_of
+from bigbigan.run import source_and_labels
 
 __all__ = ["interpolations", "latent_walks", "neighbours", "reconstructions"]
 
 REFERENCES = 20_000  # training images among which neighbours are sought, spread evenly over more
 
 
-def reconstructions(run: Path, data: str | None, count: int, refine: int = 0) -> tuple[Image.Image, dict[str, float]]:
+def reconstructions(
+    run: Path, data: str | None, count: int, refine: int = 0, labels: str | None = None
+) -> tuple[Image.Image, dict[str, float]]:
     """x above G(E(x)); with `refine`, G of z optimised for so many steps below. And the mean error ‖x − x̂‖₂ of each."""
-    model, source = _open(run, data)
+    model, source = _open(run, data, labels)
     pixels = torch.from_numpy(_images(model, source, _shown(source), count)[0])
     x = pool_to(model.prepare(pixels), model.config.generator.resolution)
     x_hat = model.reconstruct(pixels)
@@ -43,9 +45,9 @@ def reconstructions(run: Path, data: str | None, count: int, refine: int = 0) ->
     return grid(torch.cat([torch.cat([r, white]) if len(r) < columns else r for r in rows]), columns), errors
 
 
-def interpolations(run: Path, data: str | None, count: int, steps: int) -> Image.Image:
+def interpolations(run: Path, data: str | None, count: int, steps: int, labels: str | None = None) -> Image.Image:
     """Rows from one image to another: x, G along the way from E(x) to E(x'), x'."""
-    model, source = _open(run, data)
+    model, source = _open(run, data, labels)
     pixels = torch.from_numpy(_images(model, source, _shown(source), 2 * count)[0])
     if len(pixels) < 2:
         raise UserError(f"{source.spec} has {len(pixels)} images to show; a walk needs two")
@@ -64,10 +66,12 @@ def latent_walks(run: Path, count: int, steps: int, seed: int = 0) -> Image.Imag
     return grid(torch.cat(rows), steps)
 
 
-def neighbours(run: Path, data: str | None, count: int, k: int) -> tuple[Image.Image, list[dict[str, object]]]:
+def neighbours(
+    run: Path, data: str | None, count: int, k: int, labels: str | None = None
+) -> tuple[Image.Image, list[dict[str, object]]]:
     """Rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features. And what they
     are: for each image its file and the files and similarities of its neighbours, nearest first."""
-    model, source = _open(run, data)
+    model, source = _open(run, data, labels)
     split = _shown(source)
     x, asked = _images(model, source, split, count)
     train = source.splits["train"]
@@ -93,10 +97,11 @@ def neighbours(run: Path, data: str | None, count: int, k: int) -> tuple[Image.I
     return grid(torch.from_numpy(tiles).float() / 127.5 - 1, found.shape[1] + 1), listed
 
 
-def _open(run: Path, data: str | None) -> tuple[Model, Source]:
+def _open(run: Path, data: str | None, labels: str | None) -> tuple[Model, Source]:
     model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
     _ = model.encoder  # a GAN's user is told before the images are read
-    return model, open_source(data or source_of(run), max_unreadable=model.config.data.max_unreadable)
+    data, labels = source_and_labels(run, data, labels)
+    return model, open_source(data, labels=labels, max_unreadable=model.config.data.max_unreadable)
 
 
 def _shown(source: Source) -> ImageSet:

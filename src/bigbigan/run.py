@@ -34,10 +34,10 @@ __all__ = [
     "Stop",
     "changed_settings",
     "environment",
-    "harmless",
     "open_for_training",
     "read_config",
     "read_json",
+    "source_and_labels",
     "source_of",
     "write_json",
 ]
@@ -81,14 +81,28 @@ def source_of(run: Path) -> str:
     Raises:
         UserError: it does not say.
     """
+    return source_and_labels(run, None, None)[0]
+
+
+def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[str, str | None]:
+    """The source and the labels file to look at: those given, or else those the run was trained on. Its labels file
+    goes with its own source alone.
+
+    Raises:
+        UserError: no source is given, and the run does not say what it was trained on.
+    """
     try:
-        spec = str(json.loads((run / "data.json").read_text())["spec"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
-    return harmless(spec, run)
+        card = json.loads((run / "data.json").read_text())
+        recorded, file = str(card["spec"]), (card.get("labels") or {}).get("path")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if data is None:
+            raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
+        return data, labels
+    labels = labels or (file if data in (None, recorded) else None)
+    return data or _harmless(recorded, run), labels
 
 
-def harmless(spec: str, run: Path) -> str:
+def _harmless(spec: str, run: Path) -> str:
     """A source that a run names, if to open it executes nothing: the run may be somebody else's.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train(config: Config, data: str, run: Path, progress: bool = True) -> int | None:
+def train(config: Config, data: str, run: Path, progress: bool = True, labels: str | None = None) -> int | None:
     """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
 
-    Labels are used by nothing but what is watched (`log.probe_every`, `log.watch`), which changes no weight; unless
-    `data.labels` tells them to G and D.
+    Labels, the source's or those of the file `labels`, are used by nothing but what is watched (`log.probe_every`,
+    `log.watch`), which changes no weight; unless `data.labels` tells them to G and D.
 
     Returns:
         None when all steps are done, or the number of the signal that ended it early, with its state saved.
@@ -49,7 +49,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         RunError: a loss or gradient was not finite, or a checkpoint could not be saved.
     """
     device = default_device()
-    source = open_source(data, max_unreadable=config.data.max_unreadable)
+    source = open_source(data, labels=labels, max_unreadable=config.data.max_unreadable)
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = _with_classes(config, images, data)
     with Stop() as stop, open_for_training(run, config):
@@ -61,8 +61,8 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
         )
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
-        labels = None if images.labels is None else images.labels[kept]
-        told = torch.as_tensor(labels, device=device) if config.data.labels == "classes" else None
+        known, groups = (None if of is None else of[kept] for of in (images.labels, images.groups))
+        told = torch.as_tensor(known, device=device) if config.data.labels == "classes" else None
         batches = Batches(
             pixels,
             config.training.batch_size,
@@ -76,12 +76,13 @@ def train(config: Config, data: str, run: Path, progress: bool = True) -> int | 
                 f"--data {data}: log.probe_every={config.log.probe_every} needs images of the whole set and would "
                 "fetch every shard each time; set log.probe_every=0, or data.memory_gib so high that all are held"
             )
-        watch = Watch(config, batches, labels, source, run) if config.log.probe_every else None
+        watch = Watch(config, batches, known, source, run, groups) if config.log.probe_every else None
         card = {
             "spec": data,
             "name": source.name,
             "images": len(pixels),
             "fingerprint": fingerprint,
+            "labels": None if source.labels is None else asdict(source.labels),
             "skipped": source.skipped,
             "notes": source.notes,
         }
@@ -149,6 +150,8 @@ def _with_classes(config: Config, images: ImageSet, data: str) -> Config:
     found = 0 if images.labels is None else len(images.classes or ()) or int(images.labels.max()) + 1
     if found < 2:
         raise UserError(f"--data {data} has no labels of two or more classes; data.labels=classes needs them, or none")
+    if images.labels is not None and (without := int((images.labels < 0).sum())):
+        raise UserError(f"{without:,} of {len(images):,} training images have no label; data.labels=classes needs all")
     return replace(config, data=replace(config.data, classes=found))
 
 
@@ -283,11 +286,20 @@ def _note_best(state: TrainingState, run: Path, watch: Watch, value: float) -> N
 
 
 def _same_data(run: Path, card: dict[str, Any]) -> None:
-    """Refuse to continue a run on other images than it began with."""
+    """Refuse to continue a run on other images, or with another labels file, than it began with."""
     if (run / "data.json").exists():
         before = read_json(run / "data.json")
         if before.get("fingerprint") != card["fingerprint"]:
             raise UserError(
                 f"the images are not those {run} was trained on ({before.get('spec')}); "
                 "continue with the same --data, or choose another --out"
+            )
+        old, new = before.get("labels") or {}, card["labels"] or {}
+        if old.get("sha256") != new.get("sha256"):
+            was, now = (f"those of {of['path']}" if of else "the source's own" for of in (old, new))
+            if was == now:
+                now = "of another content"
+            raise UserError(
+                f"the labels of {run} were {was}, now they are {now}; "
+                "continue with the same --labels, or choose another --out"
             )

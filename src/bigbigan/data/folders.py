@@ -100,12 +100,13 @@ def _strip(names: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[st
 
 
 def arrange(
-    entries: list[Entry], read: Reader, source: Source, limits: DecodeLimits, packed: bool
+    entries: list[Entry], read: Reader, source: Source, limits: DecodeLimits, packed: bool, classed: bool = True
 ) -> dict[str, ImageSet]:
     """Candidate images -> splits, with labels where most images lie in one of at least two class folders.
 
     Folders are splits when one is called "train", or all are called as splits: a class may be named "test".
     `packed`: one folder around everything is how archives are made, and not worth a note.
+    `classed`: folders may be classes; not where labels come from elsewhere.
     """
     handles = dict(entries)
     if repeated := len(entries) - len(handles):
@@ -128,7 +129,7 @@ def arrange(
         nested = ()
 
     class_of: dict[int, str] = {}
-    for members in rows.values():
+    for members in rows.values() if classed else ():
         in_folders = {i: rest[i][0] for i in members if len(rest[i]) > 1}
         if 2 * len(in_folders) > len(members):  # else the folders are no classes
             class_of |= in_folders
@@ -136,7 +137,7 @@ def arrange(
     number = {c: k for k, c in enumerate(found)} if len(found) > 1 else {}
     if number and nested:
         source.notes[f"classes found further down, in '{'/'.join(map(shown, nested))}'"] += 1
-    elif not number and (found or nested):
+    elif classed and not number and (found or nested):
         source.notes[f"only one folder, '{shown((found or nested)[-1])}': read without labels"] += 1
 
     splits = {}

@@ -4,7 +4,8 @@ Where the images lie is a store's business: rows of an array, or encoded files i
 are decoded one at a time on `load`; of files, paths or encoded bytes are kept, never pixels.
 
 Nothing is lost silently: every image that cannot be used is named in `Source.skipped`, everything ignored or
-converted is counted in `Source.notes`. Labels never reach training; they are read for evaluation alone.
+converted is counted in `Source.notes`. Labels never reach training, but where `data.labels` says so; they are read for
+evaluation.
 """
 
 import os
@@ -20,7 +21,17 @@ from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, s
 if TYPE_CHECKING:
     from bigbigan.data.elsewhere import Elsewhere
 
-__all__ = ["MAX_HELD", "ArrayStore", "FileStore", "ImageSet", "Source", "extension", "fraction_of", "shown"]
+__all__ = [
+    "MAX_HELD",
+    "ArrayStore",
+    "FileStore",
+    "ImageSet",
+    "LabelsFile",
+    "Source",
+    "extension",
+    "fraction_of",
+    "shown",
+]
 
 MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
 
@@ -88,10 +99,11 @@ class ImageSet:
 
     name: str  # "train", "val" or "test"
     files: list[str]  # one name an image; "train/00042" where images are rows of an array
-    labels: np.ndarray | None  # int64 [N], or None when unlabelled
+    labels: np.ndarray | None  # int64 [N], -1 where an image has none; or None when all are unlabelled
     classes: list[str] | None  # what label k means; shared by all splits of a source
     store: ArrayStore | FileStore = field(repr=False)
     index: np.ndarray = field(repr=False)  # int64 [N]: where in the store each image lies
+    groups: np.ndarray | None = None  # int64 [N]: images of one group, a patient say, belong on one side of a split
 
     def __len__(self) -> int:
         return len(self.files)
@@ -121,7 +133,16 @@ class ImageSet:
         picked = np.asarray(indices, dtype=np.int64).reshape(-1)
         labels = None if self.labels is None else self.labels[picked]
         files = [self.files[i] for i in picked]
-        return ImageSet(name or self.name, files, labels, self.classes, self.store, self.index[picked])
+        groups = None if self.groups is None else self.groups[picked]
+        return ImageSet(name or self.name, files, labels, self.classes, self.store, self.index[picked], groups)
+
+
+@dataclass(frozen=True)
+class LabelsFile:
+    """The CSV file that labels came from (bigbigan.data.labels)."""
+
+    path: str
+    sha256: str
 
 
 def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
@@ -142,6 +163,7 @@ class Source:
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file name, reason)
     notes: Counter[str] = field(default_factory=Counter)  # e.g. {"EXIF rotated": 3, "not an image": 2}
     max_unreadable: float = 0.05  # share of a split
+    labels: LabelsFile | None = None  # in place of the source's own labels
     _counted: set[str] = field(default_factory=set, repr=False)
 
     def record(self, file: str, notes: Iterable[str]) -> None:

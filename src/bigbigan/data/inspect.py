@@ -22,10 +22,10 @@ def inspect(source: Source) -> dict[str, Any]:
     """Reads every image of a source once and describes it. Never stops for unreadable images: it counts them.
 
     Returns:
-        A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `classes`,
-        `sizes` as [width, height], `channels`, `unreadable`, `duplicates`, `fingerprint`), `shared` (images
-        that two splits have in common, such as {"train, test": 3}), `skipped_count`, `skipped` (the first 20,
-        [file, reason]) and `notes`. Images are duplicates when all their pixels are equal.
+        A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `unlabelled` (how
+        many images), `classes`, `sizes` as [width, height], `channels`, `unreadable`, `duplicates`,
+        `fingerprint`), `shared` (images that two splits have in common, such as {"train, test": 3}), `skipped_count`,
+        `skipped` (the first 20, [file, reason]) and `notes`. Images are duplicates when all their pixels are equal.
     """
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
@@ -62,11 +62,12 @@ def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]
     read = sizes.total()
     classes = None
     if images.labels is not None and images.classes is not None:
-        counts = np.bincount(images.labels, minlength=len(images.classes))
+        counts = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
         classes = {c: int(k) for c, k in zip(images.classes, counts, strict=True)}
     described = {
         "count": len(images),
         "labelled": images.labels is not None,
+        "unlabelled": len(images) if images.labels is None else int((images.labels < 0).sum()),
         "classes": classes,
         "sizes": _sizes(sizes) if read else None,
         "channels": dict(channels),

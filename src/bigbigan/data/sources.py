@@ -31,6 +31,7 @@ from bigbigan.data.elsewhere import is_elsewhere
 from bigbigan.data.folders import arrange, list_folder
 from bigbigan.data.huggingface import open_huggingface
 from bigbigan.data.image_set import ImageSet, Source, extension, shown
+from bigbigan.data.labels import apply_labels
 from bigbigan.data.shards import is_index, is_pattern, open_elsewhere, open_pattern, open_shards
 from bigbigan.errors import UserError
 
@@ -48,11 +49,18 @@ _INNER = {  # where the files may lie within NAME's PATH
 _LIMITS = DecodeLimits()
 
 
-def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits = _LIMITS) -> Source:
+def open_source(
+    spec: str,
+    *,
+    labels: str | Path | None = None,
+    max_unreadable: float = 0.05,
+    limits: DecodeLimits = _LIMITS,
+) -> Source:
     """Opens a SOURCE string (grammar: see the module). Lists the images; decodes none of them yet.
 
     Args:
         spec: what the user typed after `--data`.
+        labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels).
         max_unreadable: the share of a split that may be skipped as unreadable before reading stops.
         limits: what one image may cost.
 
@@ -66,6 +74,7 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
+        classed = bool(name) or labels is None  # folders are classes where nothing else says what images are
         if spec.startswith("hf:"):
             splits = open_huggingface(spec, source, limits)
         elif is_elsewhere(spec):
@@ -73,7 +82,7 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
         elif is_pattern(spec):
             splits = open_pattern(spec, source, limits)
         else:
-            splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits)
+            splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits, classed)
     except OSError as e:
         raise UserError(f"cannot read {source.spec}: {e.strerror or type(e).__name__}") from e
     if "train" not in splits:
@@ -92,6 +101,8 @@ def open_source(spec: str, *, max_unreadable: float = 0.05, limits: DecodeLimits
             raise UserError(f"{source.spec} does not hold {name}: expected 10 classes in '{split}', found {have}")
         if name in _CLASSES and images.classes == [str(k) for k in range(10)]:
             images.classes = list(_CLASSES[name])
+    if labels is not None:
+        apply_labels(source, Path(labels))
     return source
 
 
@@ -118,7 +129,7 @@ def _parse(spec: str) -> tuple[str, Path | None]:
     return head if known else "", path
 
 
-def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
+def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, classed: bool) -> dict[str, ImageSet]:
     """Opens a path by what it holds. `name` is the known data set it should be, or ""."""
     mode = path.stat().st_mode  # follows links; an OSError (dangling, loop) is the caller's to word
     ending = extension(path.name)
@@ -133,7 +144,7 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits) -> d
             return open_cifar10({n: (path / n).read_bytes() for n in CIFAR10_FILES if n in names}, path)
         for inner in _INNER.get(name, ()):
             if inner in names:
-                return _open_path(path / inner, name, source, limits)
+                return _open_path(path / inner, name, source, limits, classed)
     if names & {"data_batch_1", "cifar-10-batches-py"} or path.name == "cifar-10-python.tar.gz":
         raise UserError(f"{shown(path)} is the pickled python version of CIFAR-10; get cifar-10-binary.tar.gz instead")
     if folder:
@@ -154,7 +165,7 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits) -> d
         raise UserError(f"{shown(path)} {what}; expected a folder, .tar, .tar.gz, .tgz, .zip or .npz")
     if not entries:
         raise UserError(_nothing_in(path, name, names, source))
-    return arrange(entries, read, source, limits, packed=not folder)
+    return arrange(entries, read, source, limits, packed=not folder, classed=classed)
 
 
 def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:

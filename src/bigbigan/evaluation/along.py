@@ -44,15 +44,24 @@ class Watch:
     Args:
         config: of the run; `log.watch` is a few-label or Table 1 accuracy, or image quality.
         batches: of the training images.
-        labels: of the training images, int64 [N], or None.
+        labels: of the training images, int64 [N], -1 where there is none; or None.
         source: of the images.
         run: the run folder.
+        groups: of the training images, int64 [N] (`ImageSet.groups`), or None.
 
     Raises:
         UserError: the metric cannot be watched, or not with this system or data.
     """
 
-    def __init__(self, config: Config, batches: Batches, labels: np.ndarray | None, source: Source, run: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        batches: Batches,
+        labels: np.ndarray | None,
+        source: Source,
+        run: Path,
+        groups: np.ndarray | None = None,
+    ) -> None:
         (self.metric,) = parse_metrics([config.log.watch])
         m = self.metric
         self.config, self.batches, self.labels, self.source = config, batches, labels, source
@@ -63,15 +72,16 @@ class Watch:
             raise UserError(
                 f"log.watch={m.name}: expected top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK"
             )
-        self.held = train_val(len(batches.pixels), run)
-        self.rest = np.setdiff1d(np.arange(len(batches.pixels)), self.held)
+        known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
+        self.held = known[train_val(len(known), run, None if groups is None else groups[known])]
+        self.rest = np.setdiff1d(known, self.held)
 
     @property
     def possible(self) -> bool:
         """Whether there is what it takes: labels and an encoder, or a feature network that is there."""
         if self.metric.kind == "quality":
             return self.metric.network in ready_networks(self.source.name, self.config.has_encoder)
-        return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels)) > 1
+        return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels[self.rest])) > 1
 
     @property
     def less_is_better(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from bigbigan.data import Source, open_source
+from bigbigan.data import Source
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
@@ -34,7 +34,7 @@ from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import few_label_linear, linear, over_draws
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.samples import quality_figures
-from bigbigan.evaluation.splits import Split, load_labelled, train_val
+from bigbigan.evaluation.splits import Images, Split, load_images, train_val
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
 from bigbigan.model import Model
 
@@ -58,12 +58,19 @@ class Evaluation:
 
     subject: Subject
     source: Source
-    train: Split
-    test: Split
+    images: Images
     command: str
     progress: bool
     lines: list[ResultLine] = field(default_factory=list)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
+
+    @property
+    def train(self) -> Split:
+        return self.images.train
+
+    @property
+    def test(self) -> Split:
+        return self.images.test
 
     @property
     def labelled(self) -> bool:
@@ -87,6 +94,7 @@ def evaluate(
     command: str,
     progress: bool = True,
     *,
+    labels: str | None = None,
     resolution: int | None = None,
     channels: int | None = None,
     checkpoint: str = "newest",
@@ -100,6 +108,7 @@ def evaluate(
             those that take hours.
         command: recorded in the lines.
         progress: show what is being measured.
+        labels: a labels file (bigbigan.data.labels); by default the one a run was trained with.
         resolution, channels: of the images a frozen encoder takes.
         checkpoint: of a run, "newest", "best" or a step.
 
@@ -110,12 +119,8 @@ def evaluate(
     if metrics:
         parse_metrics(metrics)  # a misspelt name is told before anything is read
     subject = open_subject(str(spec), resolution, channels, checkpoint)
-    data = data or subject.recorded_data()
-    if data is None:
-        raise UserError(f"evaluate {spec}: --data SOURCE is missing: labelled images to measure it on")
-    source = open_source(data, max_unreadable=subject.max_unreadable)
-    train, test = load_labelled(source, subject.view, subject.seed)
-    e = Evaluation(subject, source, train, test, command, progress)
+    source = subject.source(data, labels, f"evaluate {spec}")
+    e = Evaluation(subject, source, load_images(source, subject.view, subject.seed), command, progress)
     e.spent["reading"] = time.perf_counter() - began
     wanted = _allowed(e, metrics)
     parts = [
@@ -136,7 +141,7 @@ def evaluate(
     if not metrics:
         went = {part: round(seconds, 1) for part, seconds in e.spent.items()}
         total = {"evaluation_seconds": Figure(time.perf_counter() - began, protocol=went)}
-        e.lines += result_lines(subject, source, test.name, len(test), total, True, began, command)
+        e.lines += result_lines(subject, source, e.test.name, len(e.test), total, True, began, command)
     if subject.run is not None:
         append_results(subject.run / "results.jsonl", e.lines)
     return e.lines
@@ -203,9 +208,9 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
     if kind == "pixels":
         encoder = None
     elif names == ["discriminator"]:
-        encoder = e.subject.discriminator(kind, train.pixels)
+        encoder = e.subject.discriminator(kind, e.images.seen)
     else:
-        encoder = e.subject.encoder(kind, train.pixels)
+        encoder = e.subject.encoder(kind, e.images.seen)
     trained = kind == "trained"
 
     def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
@@ -255,7 +260,7 @@ def _measure_heads(
     assert test.labels is not None
     start = time.perf_counter()
     names = list(dict.fromkeys(m.feature for m in metrics))
-    held = train_val(len(train), e.subject.run)
+    held = train_val(len(train), e.subject.run, train.groups)
     rest = np.setdiff1d(np.arange(len(train)), held)
     augment = e.subject.view.augment
     batches: FeatureBatches

@@ -55,6 +55,7 @@ class ResultLine:
     `scale` is 0 for an experiment at its own size; 32 or 64 is the resolution that stands for the paper's 128 px.
     `protocol` says what the name cannot: of image quality the network's digest and how many references there were; of
     a sweep the rate that was chosen.
+    `labels`, where they come from a labels file: its `sha256`, 12 digits, and how many images it leaves `without`.
     `settings` are those in which the run differs from the experiment as defined; empty for the experiment itself.
     """
 
@@ -69,6 +70,7 @@ class ResultLine:
     std: float | None
     draws: list[float] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
     n: int
     seed: int
     steps: int
@@ -132,6 +134,8 @@ def results_table(lines: list[ResultLine]) -> str:
         if line.metric == "evaluation_seconds":
             parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in line.protocol.items())
             out.append(f"took {line.value:.0f} s: {parts}")
+    if without := max((line.labels.get("without", 0) for line in lines), default=0):
+        out.append(f"{without:,} images without a label: left out")
     return "\n".join(out)
 
 

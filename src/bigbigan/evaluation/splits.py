@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sklearn.model_selection import GroupShuffleSplit
 
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels
 from bigbigan.data.pixels import middle, stored_side
+from bigbigan.errors import UserError
 from bigbigan.run import read_json, write_json
 
-__all__ = ["Split", "View", "load_labelled", "train_val"]
+__all__ = ["Images", "Split", "View", "hold_out", "load_images", "load_labelled", "train_val"]
 
 SEED = 0  # one for all runs, so that all choose by the same images of a data set
 
@@ -32,9 +34,10 @@ class View:
 
 @dataclass(eq=False)  # compared and hashed by identity
 class Split:
-    """Images of one split with their labels int64 [N] and file names.
+    """Images of one split with their labels int64 [N] (-1 where there is none) and file names.
 
     `stored` are the pixels as they are kept, uint8 [N, C, S, S], with a margin where training crops photographs.
+    `groups`, int64 [N], says which belong together (`ImageSet.groups`).
     """
 
     name: str
@@ -42,6 +45,7 @@ class Split:
     labels: np.ndarray | None
     files: list[str]
     resolution: int
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -52,42 +56,109 @@ class Split:
         return np.asarray(middle(self.stored, self.resolution))
 
     def pick(self, indices: np.ndarray, name: str) -> Split:
-        labels = None if self.labels is None else self.labels[indices]
-        return Split(name, self.stored[indices], labels, [self.files[i] for i in indices], self.resolution)
+        labels, groups = (None if of is None else of[indices] for of in (self.labels, self.groups))
+        files = [self.files[i] for i in indices]
+        return Split(name, self.stored[indices], labels, files, self.resolution, groups)
 
 
 def read_split(source: Source, images: ImageSet, view: View) -> Split:
     side = stored_side(images, view.resolution, view.augment)
     pixels, kept = load_pixels(images, side, view.channels, source)
-    labels = None if images.labels is None else images.labels[kept]
-    return Split(images.name, pixels, labels, [images.files[i] for i in kept], view.resolution)
+    labels, groups = (None if of is None else of[kept] for of in (images.labels, images.groups))
+    return Split(images.name, pixels, labels, [images.files[i] for i in kept], view.resolution, groups)
+
+
+@dataclass(eq=False)
+class Images:
+    """A source as it is measured on.
+
+    Attributes:
+        train, test: to learn from and to be scored on: labelled images alone, where there are any.
+        others: the images without a label, and those of splits that are not used, by split.
+    """
+
+    train: Split
+    test: Split
+    others: list[Split]
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Pixels of training images, labelled or not, for statistics: uint8 [N, C, R, R]."""
+        more = [split.pixels for split in self.others if split.name == "train"]
+        return np.concatenate([self.train.pixels, *more]) if more else self.train.pixels
+
+
+def load_images(source: Source, view: View, seed: int = 0, *, everything: bool = False) -> Images:
+    """The images of a source, shared out. Where it has no test split, or only train is labelled, a fifth of the
+    (labelled) training images is held out as test, drawn by `seed`, whole groups where there are groups.
+
+    `everything` reads the splits that are not needed to measure, too.
+
+    Raises:
+        UserError: images cannot be read, or all belong to one group.
+    """
+    train = read_split(source, source.splits["train"], view)
+    given = [source.splits[n] for n in ("test", "val") if n in source.splits]
+    given.sort(key=lambda images: images.labels is None)  # stable: test before val
+    chosen = next((i for i in given if i.labels is not None or train.labels is None), None)
+    others = [read_split(source, i, view) for i in given if i is not chosen] if everything else []
+    train, nameless = _parted(train)
+    others += [nameless] if len(nameless) else []
+    if chosen is None:
+        kept, held = hold_out(len(train), len(train) // 5, seed, train.groups)
+        return Images(train.pick(kept, "train"), train.pick(held, "held_out"), others)
+    test, nameless = _parted(read_split(source, chosen, view))
+    return Images(train, test, others + ([nameless] if len(nameless) else []))
+
+
+def _parted(split: Split) -> tuple[Split, Split]:
+    """The images with a label, and those without; all are in the first where no image has one."""
+    if split.labels is None:
+        return split, split.pick(np.arange(0), split.name)
+    known = split.labels >= 0
+    if known.all():
+        return split, split.pick(np.arange(0), split.name)
+    return split.pick(np.flatnonzero(known), split.name), split.pick(np.flatnonzero(~known), split.name)
 
 
 def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Split]:
-    """Train and test split of a source; a fifth of train, drawn by `seed`, where there is no test split."""
-    train = read_split(source, source.splits["train"], view)
-    name = next((n for n in ("test", "val") if n in source.splits), None)
-    if name is not None:
-        return train, read_split(source, source.splits[name], view)
-    order = np.random.default_rng(seed).permutation(len(train))
-    cut = len(order) // 5
-    return train.pick(order[cut:], "train"), train.pick(order[:cut], "held_out")
+    """The train and test splits of `load_images`."""
+    images = load_images(source, view, seed)
+    return images.train, images.test
 
 
-def train_val(count: int, run: Path | None = None) -> np.ndarray:
+def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, held) indices of 0 .. count - 1, drawn by `seed`: `size` are held out, or of groups int64 [count] as large
+    a share; no group is on both sides.
+
+    Raises:
+        UserError: there is only one group.
+    """
+    if groups is None:
+        order = np.random.default_rng(seed).permutation(count)
+        return order[size:], order[:size]
+    if len(np.unique(groups)) < 2:
+        raise UserError(f"all {count:,} labelled training images are of one group, of which none can be held out")
+    draw = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
+    return next(draw.split(groups, groups=groups))
+
+
+def train_val(count: int, run: Path | None = None, groups: np.ndarray | None = None) -> np.ndarray:
     """Indices, sorted, of the training images that are held out to choose by (the paper's train_val): 10,000, or a
-    tenth of fewer than 100,000. Never of the test split.
+    tenth of fewer than 100,000; of whole groups as many. Never of the test split.
 
     Made once by a seed. With a run folder they are recorded in its train_val.json and taken from there afterwards.
     """
-    held = np.sort(np.random.default_rng(SEED).permutation(count)[: min(10_000, max(1, count // 10))])
+    held = np.sort(hold_out(count, min(10_000, max(1, count // 10)), SEED, groups)[1])
     if run is None:
         return held
     path = run / "train_val.json"
     if path.exists():
         recorded = read_json(path)
-        if recorded["of"] == count:  # otherwise this is another source than the run's own
-            return np.array(recorded["indices"], dtype=np.int64)
+        if recorded["of"] == count:  # otherwise this is another source than the run's own, or has other labels
+            before = np.array(recorded["indices"], dtype=np.int64)
+            if groups is None or not np.isin(np.delete(groups, before), groups[before]).any():
+                return before
     else:
         write_json(path, {"seed": SEED, "of": count, "indices": held.tolist()})
     return held

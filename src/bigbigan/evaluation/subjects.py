@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.data import Source
+from bigbigan.data import Source, open_source
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import fill_statistics
@@ -30,7 +30,7 @@ from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, device_name, harmless, read_json
+from bigbigan.run import changed_settings, commit, device_name, source_and_labels
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -118,19 +118,22 @@ class Subject:
     table_row: str | None = None
     steps: int = 0
     images_seen: int = 0
-    data: str | None = None
     max_unreadable: float = 0.05
     run: Path | None = None
     model: Model | None = None  # of a run
     frozen: Frozen | None = None  # of all else
 
-    def recorded_data(self) -> str | None:
-        """The source that its run was trained on.
+    def source(self, data: str | None, labels: str | None, verb: str) -> Source:
+        """The source to measure on, and a labels file for it: those given, or a run's own.
 
         Raises:
-            UserError: it is a command.
+            UserError: there is none.
         """
-        return None if self.data is None or self.run is None else harmless(self.data, self.run)
+        if self.run is not None:
+            data, labels = source_and_labels(self.run, data, labels)
+        if data is None:
+            raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
+        return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -229,7 +232,6 @@ def _of_run(run: Path, which: str, device: torch.device) -> Subject:
         steps=model.step,
         images_seen=model.images_seen,
         max_unreadable=config.data.max_unreadable,
-        data=None if exported else read_json(run / "data.json")["spec"],
         run=None if exported else run,  # what was handed on stays as it is
         model=model,
     )
@@ -246,6 +248,9 @@ def result_lines(
     command: str,
 ) -> list[ResultLine]:
     """Figures by metric, which took since `start` (time.perf_counter), as result lines of a subject."""
+    labels: dict[str, Any] = {}
+    if source.labels is not None:
+        labels = {"sha256": source.labels.sha256[:12], "without": source.notes["without a label"]}
     return [
         ResultLine(
             experiment=subject.experiment,
@@ -259,6 +264,7 @@ def result_lines(
             std=None if figure.std is None else round(figure.std, 4),
             draws=None if figure.draws is None else [round(draw, 4) for draw in figure.draws],
             protocol=figure.protocol or {},
+            labels=labels,
             n=n,
             seed=subject.seed,
             steps=subject.steps if trained else 0,

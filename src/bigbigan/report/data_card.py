@@ -26,6 +26,8 @@ def data_card(run: Run) -> Html:
         )
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []
+    if source is not None and source.labels is not None:
+        rows.append(("labels file", source.labels.path))
     if source is None:
         rows.append(("training images", card.get("images", "not recorded")))
         parts.append(missing(f"Not looked at: {run.no_source}. The above is what the run noted."))

@@ -15,7 +15,7 @@ from bigbigan.errors import UserError
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
 from bigbigan.report.markup import Html, command
-from bigbigan.run import changed_settings, harmless, read_config
+from bigbigan.run import changed_settings, read_config, source_and_labels
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
@@ -41,20 +41,23 @@ class Run:
         """The command that trains on."""
         c = self.config
         data = ["--data", self.card["spec"]] if "spec" in self.card else []
+        data += ["--labels", self.card["labels"]["path"]] if self.card.get("labels") else []
         scale = ["--scale", str(c.scale)] if c.scale else []
         changed = [f"{name}={json.dumps(value)}" for name, value in changed_settings(c).items()]
         settings = ["--set", *changed] if changed else []
         return command("train", c.experiment, *data, *scale, *settings, "--out", self.path)
 
 
-def gather(path: Path, data: str | None) -> Run:
+def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     config = read_config(path)
     card = read_json(path / "data.json")
     spec = data or card.get("spec")  # of a run that may be somebody else's
     source, model, no_source, no_model = None, None, "the run has no data.json", ""
     try:
         # Unreadable images are for the data card to show: here they stop nothing.
-        source = open_source(data or harmless(spec, path), max_unreadable=1.0) if spec else None
+        if spec:
+            given, file = source_and_labels(path, data, labels)
+            source = open_source(given, labels=file, max_unreadable=1.0)
     except (UserError, OSError) as error:
         no_source = str(error)
     try:

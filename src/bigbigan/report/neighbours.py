@@ -52,12 +52,15 @@ def neighbours(run: Run, queries: int = 8, nearest: int = 8) -> Html:
     )
     same = np.zeros(found.shape, dtype=bool)
     if asked.labels is not None and known.labels is not None and len(np.unique(known.labels)) > 1:
-        shared = known.labels[None, :] == asked.labels[:, None]  # [queries, references]
+        both = (known.labels[None, :] >= 0) & (asked.labels[:, None] >= 0)  # labelled; [queries, references]
+        shared = both & (known.labels[None, :] == asked.labels[:, None])
         same = np.take_along_axis(shared, found, 1)
+        count = np.take_along_axis(both, found, 1).sum()
+        chance = shared.sum() / max(1, both.sum()) * count
         raw = np.take_along_axis(shared, closest(pixel_features(x), pixel_features(y)), 1)
         text += (
-            f" {same.sum()} of {same.size} are of their query's class (framed); of those nearest by raw pixels "
-            f"{raw.sum()}, by chance {shared.mean() * same.size:.0f}. Labels are used for this count only."
+            f" {same.sum()} of {count} are of their query's class (framed); of those nearest by raw pixels "
+            f"{raw.sum()}, by chance {chance:.0f}. Labels are used for this count only."
         )
     rows = []
     for i, places in enumerate(found):

@@ -24,12 +24,13 @@ SECTIONS: dict[str, Callable[[Run], Html]] = {
 OF_ENCODER = ("Reconstructions", "What the encoder learned", "Nearest neighbours")
 
 
-def write_report(run: Path, data: str | None = None) -> Path:
+def write_report(run: Path, data: str | None = None, labels: str | None = None) -> Path:
     """Write report.html into a run folder from whatever is there.
 
     Args:
         run: the run folder; training may be at any step, or going on.
         data: source of the images to look at; by default the one the run was trained on.
+        labels: a labels file for it (bigbigan.data.labels); by default the one the run was trained with.
 
     Returns:
         The path of the page: one file that needs no other, no network and no script.
@@ -37,7 +38,7 @@ def write_report(run: Path, data: str | None = None) -> Path:
     Raises:
         UserError: not a run folder, or not writable.
     """
-    known = gather(run, data)
+    known = gather(run, data, labels)
     links, sections = [], []
     for number, (title, section) in enumerate(SECTIONS.items()):
         if title in OF_ENCODER and not known.config.has_encoder:
