@@ -5,12 +5,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax
 
 from bigbigan import classify as c
 from bigbigan.cli import main
 from bigbigan.config import override
+from bigbigan.data import open_source
+from bigbigan.evaluation.features import unchanged
 from bigbigan.evaluation.results import read_results
+from bigbigan.evaluation.splits import hold_out, load_images
+from bigbigan.evaluation.subjects import open_subject
+from bigbigan.run import read_json
 from bigbigan.train import train
 from test_evaluation import blobs
 from tiny import tiny_config, write_npz
@@ -71,15 +77,18 @@ def test_two_classes_and_classes_without_a_label():
 @pytest.mark.parametrize("finetune", [False, True])
 def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetune, capsys, monkeypatch):
     monkeypatch.setattr(c, "EPOCHS", 3)
+    monkeypatch.setattr(c, "LEAST_STEPS", 2)
     out, results = tmp_path / "p.csv", tmp_path / "r.jsonl"
     call = ["classify", run, "--labels-per-class", 8, "--draws", 2, "--out", out, "--results", results, "--quiet"]
-    assert main([str(a) for a in call] + ["--finetune"] * finetune) == 0
+    assert main([str(a) for a in call] + ["--finetune", "--scratch"] * finetune) == 0
     lines = {(x["metric"], x["steps"]): x for x in read_results(results)}
     asked = {("top1_frozen_pixels_8perclass", 0), ("top1_frozen_bn_crelu_8perclass", 0),
              ("top1_frozen_bn_crelu_8perclass", 2), ("ece_frozen_bn_crelu_8perclass", 2)}  # fmt: skip
-    asked |= {("top1_finetuned_8perclass", 0), ("top1_finetuned_8perclass", 2)} if finetune else set()
+    asked |= {("auroc_frozen_bn_crelu_8perclass", 2), ("balanced_frozen_bn_crelu_8perclass", 0)}
+    asked |= {("top1_scratch_8perclass", 0), ("auroc_finetuned_8perclass", 2)} if finetune else set()
     assert asked <= set(lines)
     assert lines["top1_frozen_pixels_8perclass", 0]["value"] > 95  # the bright row gives the class away
+    assert lines["auroc_frozen_pixels_8perclass", 0]["value"] > 0.99
     assert len(lines["top1_frozen_pixels_8perclass", 0]["draws"]) == 2
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 90 + 90 - 24
@@ -89,6 +98,37 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     last = lines["top1_finetuned_8perclass" if finetune else "top1_frozen_bn_crelu_8perclass", 2]
     assert 100 * right == pytest.approx(last["draws"][0], abs=0.01)
     assert "top1_frozen_bn_crelu_8perclass" in capsys.readouterr().out
+
+
+def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_often(run):
+    """Of images whose bright row tells the class; and the encoder it begins as stays as it is."""
+    subject = open_subject(str(run))
+    images = load_images(open_source(read_json(run / "data.json")["spec"]), subject.view)
+    pixels, y = np.concatenate([images.train.pixels, images.test.pixels]), images.train.labels
+    encoder = subject.encoder("untrained", images.seen)
+    with unchanged(encoder):
+        logits = c._tuner(encoder, pixels, y, None, subject, 3e-3)(np.arange(60), 0, slice(90, None))
+    assert (logits.argmax(1) == images.test.labels).mean() > 0.8
+    tuned = c._Tuned(encoder, 3, False, 0, 1e-3)
+    steps = []
+    tuned.optimizer.step = lambda: steps.append(1)
+    tuned.epoch(torch.from_numpy(pixels[:20]), torch.from_numpy(y[:20]))
+    assert len(steps) == c.LEAST_STEPS
+
+
+def test_length_is_chosen_by_whole_groups_and_training_ends_soon_after_the_best(run, monkeypatch):
+    subject = open_subject(str(run))
+    images = load_images(open_source(read_json(run / "data.json")["spec"]), subject.view)
+    asked, epochs = [], []
+    monkeypatch.setattr(c, "hold_out", lambda *a: asked.append(hold_out(*a)) or asked[-1])
+    monkeypatch.setattr(c._Tuned, "epoch", lambda self, x, y: epochs.append(len(x)))  # learns nothing
+    groups = np.arange(90) // 9
+    c._tuner(subject.encoder("trained", images.seen), images.train.pixels, images.train.labels, groups, subject, 1e-3)(
+        np.arange(90), 0, slice(None)
+    )
+    kept, held = asked[0]
+    assert not set(groups[kept]) & set(groups[held])
+    assert epochs == [len(kept)] * (c.PATIENCE + 1) + [90]
 
 
 def test_the_encoder_of_the_run_is_not_changed_by_finetuning(run, tmp_path, monkeypatch):

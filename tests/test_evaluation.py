@@ -1,10 +1,15 @@
 """Probes reach known answers, agree with references, and leave the encoder alone."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn import metrics
 
 from bigbigan.data import open_source
 from bigbigan.evaluation import probe as p
@@ -26,10 +31,9 @@ def blobs(count: int, distance: float, seed: int, classes: int = 4, dim: int = 1
 
 def test_linear_probe_solves_separable_features_and_guesses_on_noise():
     (x, y), (xt, yt) = blobs(400, 9, 0), blobs(400, 9, 1)
-    assert p.linear(x, y, xt, yt, seed=0) == 100
-    assert p.few_label_linear(x[:40], y[:40], xt, yt) > 99
-    noise, labels = blobs(400, 0, 2)
-    assert 15 < p.linear(noise, labels, blobs(4000, 0, 3)[0], blobs(4000, 0, 3)[1], seed=0) < 35
+    assert p.fit_linear(x, y, seed=0).score(xt, yt) == 1
+    assert p.fit_few(x[:40], y[:40]).score(xt, yt) > 0.99
+    assert 0.15 < p.fit_linear(*blobs(400, 0, 2), seed=0).score(*blobs(4000, 0, 3)) < 0.35
 
 
 def test_linear_probe_finds_the_bayes_rate():
@@ -40,13 +44,14 @@ def test_linear_probe_finds_the_bayes_rate():
     x = rng.normal(size=(20_000, 5)).astype(np.float32)
     x[:, 0] += distance * y
     best = 100 * torch.distributions.Normal(0, 1).cdf(torch.tensor(distance / 2)).item()
-    assert p.linear(x[:10_000], y[:10_000], x[10_000:], y[10_000:], seed=0) == pytest.approx(best, abs=1)
+    found = 100 * p.fit_linear(x[:10_000], y[:10_000], seed=0).score(x[10_000:], y[10_000:])
+    assert found == pytest.approx(best, abs=1)
 
 
 def test_linear_probe_does_not_mind_the_scale_of_features():
     (x, y), (xt, yt) = blobs(300, 2.5, 0), blobs(2000, 2.5, 1)
-    values = [p.few_label_linear(s * x, y, s * xt, yt) for s in (1, 0.1)]
-    assert values[0] == pytest.approx(values[1], abs=1.5)
+    values = [p.fit_few(s * x, y).score(s * xt, yt) for s in (1, 0.1)]
+    assert values[0] == pytest.approx(values[1], abs=0.015)
 
 
 def test_few_label_draws_are_fixed_distinct_and_balanced():
@@ -61,12 +66,85 @@ def test_few_label_draws_are_fixed_distinct_and_balanced():
 
 
 def test_figures_over_draws_are_mean_and_sample_deviation():
-    x, y = blobs(200, 3, 0)
-    values = iter([10.0, 20.0, 30.0, 40.0, 50.0])
-    figure = p.over_draws(lambda *a: next(values), x, y, x, y)
+    figure = p.over([10.0, 20.0, 30.0, 40.0, 50.0])
     assert figure.value == 30
     assert figure.std == pytest.approx(15.811, abs=1e-3)
     assert figure.draws == [10, 20, 30, 40, 50]
+    assert p.over([7.0]) == (7, None, None, None)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_scores_are_scikit_learn_s(classes):
+    rng = np.random.default_rng(classes)
+    truth = rng.choice(classes, 400, p=[0.7, *[0.3 / (classes - 1)] * (classes - 1)])
+    logits = rng.normal(size=(400, classes)) * 2
+    logits[np.arange(400), truth] += 1.5
+    found = p.scores(logits, truth)
+    probabilities = softmax(logits, axis=1)
+    given = probabilities[:, 1] if classes == 2 else probabilities
+    assert found["auroc"] == pytest.approx(metrics.roc_auc_score(truth, given, multi_class="ovr"), abs=1e-12)
+    assert found["top1"] == pytest.approx(100 * metrics.accuracy_score(truth, logits.argmax(1)))
+    assert found["balanced"] == pytest.approx(100 * metrics.balanced_accuracy_score(truth, logits.argmax(1)))
+
+
+def test_auroc_orders_images_where_probabilities_no_longer_do():
+    truth = np.array([0, 0, 1, 1])
+    logits = np.stack([np.zeros(4), [800.0, 900.0, 1000.0, 1100.0]], axis=1)  # sigmoid(800) is 1
+    assert p.scores(logits, truth)["auroc"] == 1
+    assert p.scores(logits, truth)["top1"] == p.scores(logits, truth)["balanced"] == 50
+
+
+def test_scores_of_classes_that_only_one_side_has():
+    logits = np.array([[2.0, 0, -1e9], [0, 2, -1e9], [1, 0, -1e9], [0, 1, -1e9]])
+    some = p.scores(logits, np.array([0, 1, 0, 1]))  # the third class was not seen
+    assert some == {"top1": 100, "balanced": 100, "auroc": 1}
+    more = p.scores(logits[:, :2], np.array([0, 1, 0, 2]))  # the last image is of a class that no classifier knows
+    assert more["top1"] == 75
+    assert more["balanced"] == pytest.approx(200 / 3)
+    assert more["auroc"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert np.isnan(p.scores(logits, np.zeros(4, int))["auroc"])
+
+
+def test_class_scores_put_each_class_in_its_column():
+    x, y = blobs(60, 6, 0, classes=3)
+    known = np.flatnonzero(y != 1)
+    found = p.class_scores(p.fit_few(x[known], y[known]), x)
+    assert found.shape == (60, 3)
+    assert found.dtype == np.float64
+    assert not (found.argmax(1) == 1).any()
+
+
+def test_a_handful_of_labels_is_enough_to_fit():
+    x, y = blobs(7, 9, 0, classes=2)
+    assert p.fit_linear(x, y, seed=0).score(x, y) == 1
+    assert p.fit_few(x[:2], y[:2]).score(x, y) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=6, max_size=60), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_folds_leave_each_class_something_to_learn_from_and_part_no_group(images, grouped):
+    labels, groups = np.array(images).T
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = p.folds(labels, groups if grouped else None)
+    for kept, held in found:
+        assert sorted([*kept, *held]) == list(range(len(labels)))
+        assert len(held)
+        assert set(labels[kept]) == set(labels)
+        assert not grouped or not set(groups[kept]) & set(groups[held])
+
+
+def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):
+    """Twelve images a patient that give the patient away: whole patients are held out."""
+    asked = []
+    search = p.GridSearchCV
+    monkeypatch.setattr(p, "GridSearchCV", lambda *a, cv, **k: asked.append(cv) or search(*a, cv=cv, **k))
+    x, y = blobs(120, 3, 0, classes=2)
+    groups = np.arange(120) // 12
+    p.fit_few(x, y, groups)
+    p.fit_linear(x, y, 0, groups)
+    assert all(not set(groups[kept]) & set(groups[held]) for kept, held in asked[0])
+    assert [len(held) for _, held in asked[1].split()] == [12]  # one patient
 
 
 def test_a_lead_is_taken_draw_by_draw():

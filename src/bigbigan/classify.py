@@ -3,10 +3,12 @@
 frozen      logistic regression on BN+CReLU features; strength chosen by cross-validation on the labelled images
 fine-tuned  the encoder and a linear layer trained on together; length chosen on a fifth of the labelled images, then
             trained on all of them
+scratch     for comparison, the same network from its initial weights, trained on the labelled images alone, at a
+            rate for that
 
 Confidence is the softmax at a temperature fitted on labelled images the classifier had not seen (Guo et al. 2017).
-Beside stand the same on raw pixels and on the untrained encoder; for fine-tuning, the same network trained from its
-initial weights on the same labels.
+Beside the frozen encoder stand raw pixels and the same encoder untrained. What is held out to choose or calibrate by
+never shares a group (`ImageSet.groups`) with what is learned from.
 """
 
 from __future__ import annotations
@@ -26,21 +28,23 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
-from bigbigan.evaluation.probe import STRENGTHS, few_label_draws
-from bigbigan.evaluation.results import Figure, ResultLine, append_results
-from bigbigan.evaluation.splits import Images, Split, load_images
+from bigbigan.evaluation.probe import STRENGTHS, as_columns, class_scores, few_label_draws, folds, over, scores
+from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
 
 __all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
 
-EPOCHS = 30  # of fine-tuning, at most
+EPOCHS = 30  # of training a network, at most
+LEAST_STEPS = 5  # of an epoch: a few labelled images are gone through several times
+PATIENCE = 10  # epochs without improvement, after which the length is chosen
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def classify(
     *,
     labels_file: str | None = None,
     finetune: bool = False,
+    scratch: bool = False,
     draws: int = 5,
     progress: bool = True,
 ) -> list[ResultLine]:
@@ -89,6 +94,7 @@ def classify(
         command: recorded in the lines.
         labels_file: where labels are those of a file (bigbigan.data.labels); by default the one of the run.
         finetune: train the encoder too.
+        scratch: compare with the same network trained from scratch.
         draws: how often, with other labelled images, the accuracy is measured.
         progress: show time left.
 
@@ -98,30 +104,35 @@ def classify(
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
     subject = open_subject(run)
-    if finetune and subject.model is None:
-        raise UserError(f"{run}: only the encoder of a run can be fine-tuned here")
+    if (finetune or scratch) and subject.model is None:
+        raise UserError(f"{run}: only the encoder of a run can be trained here, with --finetune or --scratch")
     source = subject.source(data, labels_file, f"classify {run}")
     images = load_images(source, subject.view, subject.seed, everything=True)
     train, test = images.train, images.test
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
     names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
-    methods = _methods(subject, images, finetune)
+    methods = _methods(subject, images, finetune, scratch)
     lines: list[ResultLine] = []
     bar = tqdm(total=len(methods) * draws, desc="classify", disable=not progress)
     for metric, trained, method in methods:
         start = time.perf_counter()
-        accuracy, error = [], []
+        found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
         for number in range(draws):
             known = labels.draw(train.labels, number)
-            logits = method(known, number)
-            of_test = logits[len(train) : len(train) + len(test)]
-            accuracy.append(100 * float((of_test.argmax(1) == test.labels).mean()))
-            error.append(100 * calibration_error(of_test, test.labels))
-            if number == 0 and (metric, trained) == methods[-1][:2]:
+            written = number == 0 and method is methods[-1][2]
+            tested = slice(len(train), len(train) + len(test))
+            logits = method(known, number, slice(None) if written else tested)
+            of_test = logits[tested] if written else logits
+            measured = scores(of_test, test.labels) | {"ece": 100 * calibration_error(of_test, test.labels)}
+            for name, values in found.items():
+                values.append(measured[name])
+            if written:
                 _write(out, [train, test, *images.others], known, logits, names)
             bar.update()
-        figures = {f"top1_{metric}_{labels.name}": _over(accuracy), f"ece_{metric}_{labels.name}": _over(error)}
+        figures = {f"{name}_{metric}_{labels.name}": over(values) for name, values in found.items()}
+        if len(np.unique(test.labels)) < 2:
+            del figures[f"auroc_{metric}_{labels.name}"]  # of one class there is none
         lines += result_lines(subject, source, test.name, len(test), figures, trained, start, command)
     bar.close()
     if subject.run is not None:
@@ -129,22 +140,22 @@ def classify(
     return lines
 
 
-def _over(values: list[float]) -> Figure:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Figure(float(np.mean(values)), std, values if len(values) > 1 else None)
+# Labelled indices, number of the draw, images asked for -> calibrated logits of these.
+Method = Callable[[np.ndarray, int, slice], np.ndarray]
 
 
-Method = Callable[[np.ndarray, int], np.ndarray]  # labelled indices, number of the draw -> calibrated logits of all
-
-
-def _methods(subject: Subject, images: Images, finetune: bool) -> list[tuple[str, bool, Method]]:
-    """Name, whether it uses what was trained, and the method; what the user asked for last."""
+def _methods(subject: Subject, images: Images, finetune: bool, scratch: bool) -> list[tuple[str, bool, Method]]:
+    """Name, whether it uses what was trained, and the method; those to compare with first, what was asked for last."""
     pixels = np.concatenate([split.pixels for split in (images.train, images.test, *images.others)])
     assert images.train.labels is not None
-    y = images.train.labels
+    y, groups = images.train.labels, images.train.groups
 
     def frozen(features: np.ndarray) -> Method:
-        return lambda known, number: frozen_logits(features, known, y[known])
+        def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
+            of_known = None if groups is None else groups[known]
+            return frozen_logits(features, known, y[known], of_known)[asked]
+
+        return method
 
     found = [("frozen_pixels", False, frozen(pixel_features(pixels)))]
     for kind in subject.kinds[1:]:
@@ -152,40 +163,32 @@ def _methods(subject: Subject, images: Images, finetune: bool) -> list[tuple[str
         with unchanged(encoder):
             features = encoder_features(encoder, pixels)["bn_crelu"]
         found.append(("frozen_bn_crelu", kind == "trained", frozen(features)))
-    if finetune:
-        for kind in subject.kinds[1:]:
-            encoder = subject.encoder(kind, images.seen)
-            found.append(("finetuned", kind == "trained", _finetuner(encoder, pixels, y, subject)))
-    return found
+    tuned = [("scratch", "untrained", 1e-3)] if scratch else []
+    tuned += [("finetuned", "trained", 3e-4)] if finetune else []
+    for name, kind, rate in tuned:
+        encoder = subject.encoder(kind, images.seen)
+        found.append((name, kind == "trained", _tuner(encoder, pixels, y, groups, subject, rate)))
+    return sorted(found, key=lambda method: method[1])
 
 
-def frozen_logits(features: np.ndarray, known: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Calibrated logits [N, classes] of all features [N, d], from the labelled ones at `known`."""
+def frozen_logits(
+    features: np.ndarray, known: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Calibrated logits [N, classes] of all features [N, d], from the labelled ones at `known` and their `groups`."""
     x = features[known]
-    folds = min(3, int(np.bincount(labels)[np.unique(labels)].min()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        if folds < 2:  # one image of some class: nothing to choose or to calibrate by
-            return _columns(LogisticRegression(max_iter=300).fit(x, labels).decision_function(features), labels)
-        split = StratifiedKFold(folds, shuffle=True, random_state=0)
+        if not (cv := folds(labels, groups)):  # nothing to choose or to calibrate by
+            return class_scores(LogisticRegression(max_iter=300).fit(x, labels), features)
         tried = {}
         for strength in STRENGTHS:
             unseen = cross_val_predict(
-                LogisticRegression(C=strength, max_iter=300), x, labels, cv=split, method="decision_function"
+                LogisticRegression(C=strength, max_iter=300), x, labels, cv=cv, method="decision_function"
             )
-            tried[strength] = _columns(unseen, labels)
+            tried[strength] = as_columns(unseen, np.unique(labels))
         best = max(STRENGTHS, key=lambda c: float((tried[c].argmax(1) == labels).mean()))
         classifier = LogisticRegression(C=best, max_iter=300).fit(x, labels)
-    return _columns(classifier.decision_function(features), labels) / fit_temperature(tried[best], labels)
-
-
-def _columns(decision: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A decision function as logits with a column for each class number; classes without a label are out of reach."""
-    if decision.ndim == 1:
-        decision = np.stack([np.zeros_like(decision), decision], axis=1)
-    out = np.full((len(decision), int(labels.max()) + 1), -1e9)
-    out[:, np.unique(labels)] = decision
-    return out
+    return class_scores(classifier, features) / fit_temperature(tried[best], labels)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -208,27 +211,30 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) ->
     return float(sum(gaps) / len(labels))
 
 
-def _finetuner(encoder: nn.Module, pixels: np.ndarray, labels: np.ndarray, subject: Subject) -> Method:
+def _tuner(
+    encoder: nn.Module, pixels: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, subject: Subject, rate: float
+) -> Method:
+    """Training of the whole network, from the weights that `encoder` has; `rate` is that of its trunk."""
     x = torch.from_numpy(pixels)
     flip, device = subject.view.augment != "none", subject.device
 
-    def method(known: np.ndarray, number: int) -> np.ndarray:
+    def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
         y = labels[known]
-        order = np.random.default_rng(number).permutation(len(known))
-        cut = max(1, len(known) // 5)
-        chosen, rest = known[order[:cut]], known[order[cut:]]
+        kept, held = hold_out(len(known), max(1, len(known) // 5), number, None if groups is None else groups[known])
+        chosen, rest = known[held], known[kept]
         classes = int(y.max()) + 1
-        first = _Tuned(encoder, classes, flip, number).to(device)
-        losses, unseen = [], []
-        for _ in range(EPOCHS):
+        first = _Tuned(encoder, classes, flip, number, rate).to(device)
+        losses: list[float] = []
+        unseen: list[np.ndarray] = []
+        while len(losses) < EPOCHS and len(losses) - int(np.argmin(losses or [0])) <= PATIENCE:
             first.epoch(x[rest], torch.from_numpy(labels[rest]))
             unseen.append(first.logits(x[chosen]))
             losses.append(F.cross_entropy(torch.from_numpy(unseen[-1]), torch.from_numpy(labels[chosen])).item())
         best = int(np.argmin(losses))
-        second = _Tuned(encoder, classes, flip, number).to(device)
+        second = _Tuned(encoder, classes, flip, number, rate).to(device)
         for _ in range(best + 1):
             second.epoch(x[known], torch.from_numpy(y))
-        return second.logits(x) / fit_temperature(unseen[best], labels[chosen])
+        return second.logits(x[asked]) / fit_temperature(unseen[best], labels[chosen])
 
     return method
 
@@ -236,7 +242,7 @@ def _finetuner(encoder: nn.Module, pixels: np.ndarray, labels: np.ndarray, subje
 class _Tuned(nn.Module):
     """A copy of an encoder's trunk with a linear layer, trained together."""
 
-    def __init__(self, encoder: nn.Module, classes: int, flip: bool, seed: int) -> None:
+    def __init__(self, encoder: nn.Module, classes: int, flip: bool, seed: int, rate: float) -> None:
         super().__init__()
         E = copy.deepcopy(encoder)
         self.trunk: nn.Module = E.trunk  # type: ignore[assignment]
@@ -245,14 +251,16 @@ class _Tuned(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.requires_grad_(True)
         self.flip, self.generator = flip, torch.Generator().manual_seed(seed)
-        groups = [{"params": self.trunk.parameters(), "lr": 3e-4}, {"params": self.head.parameters(), "lr": 3e-3}]
+        groups = [{"params": self.trunk.parameters(), "lr": rate}, {"params": self.head.parameters(), "lr": 3e-3}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
 
     def epoch(self, x: Tensor, y: Tensor, batch: int = 32) -> None:
-        """One pass over uint8 images [N, C, R, R] and labels [N]."""
+        """A pass over uint8 images [N, C, R, R] and labels [N], or several of few images."""
         self.train()
         device = self.head.weight.device
-        for picks in torch.randperm(len(x), generator=self.generator).split(batch):
+        passes = max(1, -(-LEAST_STEPS * batch // len(x)))
+        order = torch.cat([torch.randperm(len(x), generator=self.generator) for _ in range(passes)])
+        for picks in order.split(batch):
             if len(picks) < 2:  # batch norm needs two
                 continue
             images = to_float(x[picks].to(device))

@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     count.add_argument("--label-fraction", type=float, metavar="P", help="or which share of each class, above 0 to 1")
     sub.add_argument("--finetune", action="store_true", help="train the encoder too, beside the frozen one")
+    sub.add_argument("--scratch", action="store_true", help="compare with the same network trained on the labels alone")
     sub.add_argument("--draws", type=int, default=5, metavar="K", help="of labelled images to measure over (default 5)")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     sub.add_argument("--json", **as_json)
@@ -472,6 +473,7 @@ def _classify(options: argparse.Namespace) -> None:
         options.command,
         labels_file=options.labels,
         finetune=options.finetune,
+        scratch=options.scratch,
         draws=options.draws,
         progress=not options.quiet,
     )

@@ -27,7 +27,7 @@ from bigbigan.evaluation.linear import (
 )
 from bigbigan.evaluation.metrics import Metric, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
-from bigbigan.evaluation.probe import few_label_draws, few_label_linear
+from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, scores
 from bigbigan.evaluation.samples import quality_figures
 from bigbigan.evaluation.splits import train_val
 from bigbigan.models.encoder import Encoder
@@ -64,7 +64,7 @@ class Watch:
     ) -> None:
         (self.metric,) = parse_metrics([config.log.watch])
         m = self.metric
-        self.config, self.batches, self.labels, self.source = config, batches, labels, source
+        self.config, self.batches, self.labels, self.source, self.groups = config, batches, labels, source, groups
         if m.kind == "quality":
             if m.reference == "test":
                 raise UserError(f"log.watch={m.name}: a step is not chosen by the test split; expected ..._train_...")
@@ -110,9 +110,11 @@ class Watch:
         used = np.unique(np.concatenate(draws))
         scored = self.held[:: max(1, len(self.held) // MOST)]
         known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
-        values = [
-            few_label_linear(known[np.searchsorted(used, picks)], labels[picks], new, labels[scored]) for picks in draws
-        ]
+        values = []
+        for picks in draws:
+            groups = None if self.groups is None else self.groups[picks]
+            classifier = fit_few(known[np.searchsorted(used, picks)], labels[picks], groups)
+            values.append(scores(class_scores(classifier, new), labels[scored])[m.score])
         return float(np.mean(values))
 
     def _table1(self, E: Encoder, m: Metric, labels: np.ndarray) -> float:

@@ -31,7 +31,7 @@ from bigbigan.evaluation.linear import (
 )
 from bigbigan.evaluation.metrics import FEATURES, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
-from bigbigan.evaluation.probe import few_label_linear, linear, over_draws
+from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, fit_linear, over, scores
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.samples import quality_figures
 from bigbigan.evaluation.splits import Images, Split, load_images, train_val
@@ -74,8 +74,7 @@ class Evaluation:
 
     @property
     def labelled(self) -> bool:
-        labels = self.train.labels
-        return labels is not None and self.test.labels is not None and len(np.unique(labels)) > 1
+        return classes_of(self.train) > 1 and self.test.labels is not None
 
     def note(self, start: float, trained: bool, split: str, figures: dict[str, Figure], n: int | None = None) -> None:
         """Turn figures that took since `start` into result lines."""
@@ -147,6 +146,11 @@ def evaluate(
     return e.lines
 
 
+def classes_of(split: Split) -> int:
+    """How many classes there are images of."""
+    return 0 if split.labels is None else len(np.unique(split.labels))
+
+
 def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
     if metric.kind in ("quality", "reconstruction"):
         return ()
@@ -178,11 +182,15 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         f"labels; {e.source.spec} has no labels of two or more classes": lambda m: (
             e.labelled or m.kind in ("quality", "reconstruction")
         ),
+        f"test images of two or more classes, which {e.source.spec} has not": lambda m: (
+            m.score != "auroc" or classes_of(e.test) > 1
+        ),
         f"a test split, which {e.source.spec} has not": lambda m: m.reference != "test" or "test" in e.source.splits,
     }
     if asked is None:
         networks = ready_networks(e.source.name, has_encoder and model is not None)
-        found = default_metrics(networks, FEATURES if has_encoder else ("pixels", "discriminator"))
+        features = FEATURES if has_encoder else ("pixels", "discriminator")
+        found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]
@@ -224,14 +232,20 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
     e.spent["features"] += time.perf_counter() - start
     for name in names:
         start = time.perf_counter()
-        arrays = (known[name], y, new[name], truth)
+        x, arrays = known[name], (known[name], y, new[name], truth)
         ours = [m for m in metrics if m.feature == name]
-        for m in ours:
-            if m.kind == "linear":
-                e.note(start, trained, test.name, {m.name: Figure(linear(*arrays, e.subject.seed))})
-            elif m.kind in ("few_linear", "few_knn"):
-                score = few_label_linear if m.kind == "few_linear" else knn
-                e.note(start, trained, test.name, {m.name: over_draws(score, *arrays)})
+        if of_all := [m for m in ours if m.kind == "linear"]:
+            worth = scores(class_scores(fit_linear(x, y, e.subject.seed, train.groups), new[name]), truth)
+            e.note(start, trained, test.name, {m.name: Figure(worth[m.score]) for m in of_all})
+            start = time.perf_counter()
+        draws = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few_label_draws(y, 10)]
+        if of_few := [m for m in ours if m.kind == "few_linear"]:
+            each = [scores(class_scores(fit_few(*draw), new[name]), truth) for draw in draws]
+            e.note(start, trained, test.name, {m.name: over([worth[m.score] for worth in each]) for m in of_few})
+            start = time.perf_counter()
+        for m in (m for m in ours if m.kind == "few_knn"):
+            values = [knn(few, labels, new[name], truth) for few, labels, _ in draws]
+            e.note(start, trained, test.name, {m.name: over(values)})
             start = time.perf_counter()
         if by_rank := {(m.k, m.distance): m.name for m in ours if m.kind == "knn"}:
             found = knn_accuracies(*arrays, by_rank, device)

@@ -2,6 +2,8 @@
 
     top1_linear_F             logistic regression on all labels, L2 strength chosen            bigbigan.evaluation.probe
     top1_linear_F_10perclass  the same from 10 labelled images a class, 5 draws
+    auroc_linear_F, ...       of the same classifiers the area under the ROC curve, 0 to 1; of more than two classes
+    balanced_linear_F, ...    the mean of each against the rest; and accuracy as the mean over classes
     top1_table1_F, top5_...   Table 1's classifier, scored on train_val                       bigbigan.evaluation.linear
     top1_sweep5k_F, top5_...  Table 2's sweep of rates, 5,000 steps; scored once on the test split
     top1_sweep100k_F, ...     Table 2's own length
@@ -35,6 +37,7 @@ NAMED_FEATURES = ("z_mean", "discriminator", "conv1", "conv2", "conv3", "conv4",
 NEIGHBOURS = (1, 5, 25, 50)
 DISTANCES = ("l1", "l2", "cosine", "euclidean")
 BY_NAME_ONLY = ("l1", "euclidean")  # l1 takes minutes for 60,000 references; euclidean is for BiGAN's table
+SCORES = ("top1", "auroc", "balanced")
 NETWORKS = ("inception", "encoder", "mnist-cnn", "cifar-resnet18")
 QUALITY = ("fid", "kid", "precision", "recall", "is")
 Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "reconstruction"]
@@ -47,6 +50,7 @@ class Metric:
     name: str
     kind: Kind
     feature: str = ""
+    score: str = "top1"  # of "linear" and "few_linear", see bigbigan.evaluation.probe.scores
     top: int = 1
     protocol: str = ""  # of "heads": table1, sweep5k, sweep100k
     k: int = 0
@@ -61,8 +65,9 @@ def _known() -> dict[str, Metric]:
     reconstruction = ("reconstruction_ratio", "reconstruction_error", "reconstruction_error_mismatched")
     found = [Metric(name, "reconstruction") for name in reconstruction]
     for f in (*FEATURES, *NAMED_FEATURES):
-        found.append(Metric(f"top1_linear_{f}", "linear", f))
-        found.append(Metric(f"top1_linear_{f}_10perclass", "few_linear", f))
+        for score in SCORES:
+            found.append(Metric(f"{score}_linear_{f}", "linear", f, score))
+            found.append(Metric(f"{score}_linear_{f}_10perclass", "few_linear", f, score))
         for protocol, top in product(("table1", "sweep5k", "sweep100k"), (1, 5)):
             found.append(Metric(f"top{top}_{protocol}_{f}", "heads", f, top=top, protocol=protocol))
         for k, distance in product(NEIGHBOURS, DISTANCES):
@@ -109,10 +114,13 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
     return list(found.values())
 
 
-def default_metrics(networks: Iterable[str], features: Iterable[str] = FEATURES) -> list[Metric]:
+def default_metrics(
+    networks: Iterable[str], features: Iterable[str] = FEATURES, two_classes: bool = False
+) -> list[Metric]:
     """What `evaluate` measures of `features` when not told: everything but what takes long on a CPU (100,000 steps,
     50,000 samples, l1 neighbours) and top-5 accuracies; image quality against the training images, by those of
-    `networks` that can be compared with other runs, or by the run's own encoder where there is no other."""
+    `networks` that can be compared with other runs, or by the run's own encoder where there is no other; of two classes
+    AUROC and balanced accuracy too."""
     networks = set(networks)
     networks = networks - {"encoder"} or networks
     return [
@@ -121,6 +129,7 @@ def default_metrics(networks: Iterable[str], features: Iterable[str] = FEATURES)
         if (not m.feature or m.feature in features)
         and m.protocol != "sweep100k"
         and m.top == 1
+        and (m.score == "top1" or two_classes)
         and m.distance not in BY_NAME_ONLY
         and m.samples <= 10_000
         and m.reference != "test"

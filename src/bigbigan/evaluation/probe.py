@@ -2,54 +2,120 @@
 
 Protocol, part of each metric's name:
   top1_linear_F            multinomial logistic regression on all labels; L2 strength from 1e-3 .. 1e2, chosen
-                           on a tenth of the training set held out (at most 10,000 images used for the choice)
+                           on a tenth of the training set held out (at most 10,000 images used for the choice); of
+                           fewer than 100 images by cross-validation, as below
   top1_linear_F_10perclass the same on 10 labelled images of each class; strength chosen by 3-fold cross-validation
                            on those alone; mean and standard deviation over 5 draws
+  auroc_..., balanced_...  of the same classifiers: area under the ROC curve (0 to 1), and accuracy as the mean over
+                           classes (percent), which large classes do not govern
   knn5_l2_F_10perclass     5 nearest neighbours (bigbigan.evaluation.knn), the labelled images alone as references
-F is avepool, bn_crelu or pixels. All are scored on the test split, in percent.
+F is avepool, bn_crelu or pixels. All are scored on the test split, top1 in percent. What is held out to choose by never
+shares a group (`ImageSet.groups`) with what is learned from.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedKFold
+from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedGroupKFold, StratifiedKFold
 
 from bigbigan.evaluation.results import Figure
+from bigbigan.evaluation.splits import hold_out
 
-__all__ = ["few_label_draws", "few_label_linear", "linear", "over_draws"]
+__all__ = [
+    "class_scores",
+    "few_label_draws",
+    "fit_few",
+    "fit_linear",
+    "folds",
+    "over",
+    "scores",
+]
 
 STRENGTHS = [10.0**k for k in range(-3, 3)]
 DRAWS = 5
 
 
-def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, seed: int) -> float:
-    """Top-1 accuracy in percent of logistic regression on features [N, d], protocol of top1_linear."""
-    order = np.random.default_rng(seed).permutation(len(train))
-    held_out = min(len(train) // 10, 2_000)
-    chosen = order[: min(len(train), 10_000)]
-    fold = np.where(np.arange(len(chosen)) < held_out, 0, -1)
+def fit_linear(
+    train: np.ndarray, labels: np.ndarray, seed: int, groups: np.ndarray | None = None
+) -> LogisticRegression:
+    """Logistic regression on features [N, d] with all labels [N], protocol of top1_linear."""
+    if len(train) < 100:  # a tenth is too few to choose by
+        return fit_few(train, labels, groups)
+    size = min(len(train) // 10, 2_000)
+    kept, held = hold_out(len(train), size, seed, groups)
+    if len(np.unique(labels[kept])) < 2:  # a group holds all of a class
+        return fit_few(train, labels, groups)
+    chosen = np.concatenate([held, kept[: 10_000 - size]])
+    fold = np.where(np.arange(len(chosen)) < len(held), 0, -1)
     search = GridSearchCV(_classifier(), {"C": STRENGTHS}, cv=PredefinedSplit(fold), refit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         search.fit(train[chosen], labels[chosen])
-        classifier = _classifier(search.best_params_["C"]).fit(train, labels)
-    return 100 * classifier.score(test, test_labels)
+        return _classifier(search.best_params_["C"]).fit(train, labels)
 
 
-def few_label_linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:
-    """Top-1 accuracy in percent from a few labelled images, protocol of top1_linear_..perclass."""
-    folds = min(3, int(np.bincount(labels)[np.unique(labels)].min()))
+def fit_few(train: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> LogisticRegression:
+    """Logistic regression from a few labelled images, protocol of top1_linear_..perclass."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        if folds < 2:
-            return 100 * _classifier().fit(train, labels).score(test, test_labels)
-        search = GridSearchCV(_classifier(), {"C": STRENGTHS}, cv=StratifiedKFold(folds, shuffle=True, random_state=0))
-        return 100 * search.fit(train, labels).score(test, test_labels)
+        if not (cv := folds(labels, groups)):
+            return _classifier().fit(train, labels)
+        return GridSearchCV(_classifier(), {"C": STRENGTHS}, cv=cv).fit(train, labels).best_estimator_
+
+
+def folds(labels: np.ndarray, groups: np.ndarray | None = None, most: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(learned from, held out) indices of up to `most` folds of few labelled images, whole groups where there are
+    groups. None, where some class would have nothing to learn from."""
+    classes = np.unique(labels)
+    units = [(labels == c).sum() if groups is None else len(np.unique(groups[labels == c])) for c in classes]
+    count = min(most, *map(int, units))
+    if count < 2:
+        return []
+    cv = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=0)
+    found = list(cv.split(labels, labels, groups))
+    return found if all(len(held) and len(np.unique(labels[kept])) == len(classes) for kept, held in found) else []
+
+
+def class_scores(classifier: LogisticRegression, features: np.ndarray) -> np.ndarray:
+    """Logits float64 [N, K], a column for each class number; of two classes the first has 0, and numbers that the
+    classifier has not seen are out of reach."""
+    return as_columns(classifier.decision_function(features), classifier.classes_)
+
+
+def as_columns(decision: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """A decision function for `classes`, sorted, as logits with a column for each class number."""
+    if decision.ndim == 1:
+        decision = np.stack([np.zeros_like(decision), decision], axis=1)
+    out = np.full((len(decision), int(classes[-1]) + 1), -1e9)
+    out[:, classes] = decision
+    return out
+
+
+def scores(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """What logits [N, K] are worth against labels [N]: top1 and balanced (percent), auroc (0 to 1; nan where there is
+    one class alone).
+
+    auroc is scikit-learn's, of each class against the rest by its odds, averaged over the classes there are; of two
+    classes that is the usual one.
+    """
+    predicted, classes = logits.argmax(1), np.unique(truth)
+    recalls = recall_score(truth, predicted, labels=classes, average="macro")
+    areas = [roc_auc_score(truth == c, _odds(logits, int(c))) for c in classes] if len(classes) > 1 else [np.nan]
+    top1 = 100 * float((predicted == truth).mean())
+    return {"top1": top1, "balanced": 100 * float(recalls), "auroc": float(np.mean(areas))}
+
+
+def _odds(logits: np.ndarray, c: int) -> np.ndarray:
+    """Log-odds [N] of class c against all others: what orders images as its probability does, and never saturates."""
+    if c >= logits.shape[1]:  # a class that is in the test split alone
+        return np.zeros(len(logits))
+    return logits[:, c].astype(np.float64) - logsumexp(np.delete(logits, c, axis=1).astype(np.float64), axis=1)
 
 
 def _classifier(strength: float = 1.0) -> LogisticRegression:
@@ -66,15 +132,8 @@ def few_label_draws(labels: np.ndarray, per_class: int, draws: int = DRAWS) -> l
     return sets
 
 
-def over_draws(
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float],
-    train: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-    per_class: int = 10,
-) -> Figure:
-    """`score` of few labels: its mean over draws of `per_class` labelled images a class."""
-    draws = few_label_draws(labels, per_class)
-    values = [score(train[picks], labels[picks], test, test_labels) for picks in draws]
-    return Figure(float(np.mean(values)), float(np.std(values, ddof=1)), values)
+def over(values: list[float]) -> Figure:
+    """The mean of a figure over draws of the labelled images, with its standard deviation where there are several."""
+    several = len(values) > 1
+    std = float(np.std(values, ddof=1)) if several else None
+    return Figure(float(np.mean(values)), std, values if several else None)

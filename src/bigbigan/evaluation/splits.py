@@ -128,19 +128,21 @@ def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Spl
 
 
 def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, held) indices of 0 .. count - 1, drawn by `seed`: `size` are held out, or of groups int64 [count] as large
-    a share; no group is on both sides.
+    """(kept, held) indices of 0 .. count - 1 in random order, drawn by `seed`: `size` are held out, or of groups int64
+    [count] as large a share; no group is on both sides.
 
     Raises:
         UserError: there is only one group.
     """
+    rng = np.random.default_rng(seed)
     if groups is None:
-        order = np.random.default_rng(seed).permutation(count)
+        order = rng.permutation(count)
         return order[size:], order[:size]
     if len(np.unique(groups)) < 2:
         raise UserError(f"all {count:,} labelled training images are of one group, of which none can be held out")
     draw = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
-    return next(draw.split(groups, groups=groups))
+    kept, held = next(draw.split(groups, groups=groups))
+    return rng.permutation(kept), rng.permutation(held)
 
 
 def train_val(count: int, run: Path | None = None, groups: np.ndarray | None = None) -> np.ndarray:
