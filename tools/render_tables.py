@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 FILES = [
     "README.md",
     "docs/bigan.md",
+    "docs/data.md",
     "docs/evaluation.md",
     "docs/experiments.md",
     "docs/performance.md",
@@ -409,7 +410,35 @@ def bench(lines: list[dict[str, Any]]) -> str:
 
 
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
+
+
+def data_speed(lines: list[dict[str, Any]]) -> str:
+    """What one core reads and decodes, beside what steps consume."""
+    chosen = [x for x in lines if x["experiment"] == "bench/data"]
+    found = {(x["dataset"], x["metric"]): x for x in chosen}
+    rows = {
+        "files of a folder, images/s and core": "images_per_core_second_folder",
+        "shards of the files, against the folder": "speed_of_shards_over_folder",
+        "shards of `--resolution`, against the folder": "speed_of_shards_Rpx_over_folder",
+        "folder, against what `small/cifar10` consumes on the core": "speed_of_folder_over_small_cifar10",
+        "folder, against what `table1/base` could at most": "speed_of_folder_over_table1_base",
+        "cores that `table1/base` takes at 100 TFLOP/s, folder": "cores_for_100_tflops_folder",
+        "the same, shards of `--resolution`": "cores_for_100_tflops_shards_Rpx",
+    }
+    sets = {x["dataset"]: x["protocol"] for x in chosen}
+    titles = [f"{name}, {p['median_width']:.0f}×{p['median_height']:.0f} → {p['side']} px" for name, p in sets.items()]
+    out = [f"| | {' | '.join(titles or ['not run'])} |", "|---|" + "---|" * max(1, len(titles))]
+    for title, metric in rows.items():
+        cells = []
+        for name in sets:
+            value = found[name, metric]["value"]
+            cells.append(f"{value:.3g}" if "cores" in metric or "images" in metric else f"×{value:,.3g}")
+        out.append(f"| {title} | {' | '.join(cells or ['not run'])} |")
+    return "\n".join(out)
+
+
 TABLES = {
+    "data_speed": data_speed,
     "probe": lambda lines: probe_table(lines, SMALL),
     "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
