@@ -28,7 +28,7 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# With timm, torchvision, ONNX Runtime and huggingface_hub, in an environment of their own: all else does without.
+# With timm, torchvision, ONNX Runtime, datasets and others, in an environment of their own: all else does without.
 test-interop: $(INTEROP)/.ready
 	$(INTEROP)/bin/python -m pytest tests/interop
 

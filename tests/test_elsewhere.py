@@ -18,6 +18,7 @@ from PIL import Image
 
 from bigbigan.cli import main
 from bigbigan.data import elsewhere, inspect, load_pixels, open_source, write_shards
+from bigbigan.data import shards as reading
 from bigbigan.data.batches import Batches
 from bigbigan.data.stream import StreamedPixels, order_by_shards
 from bigbigan.errors import UserError
@@ -145,6 +146,26 @@ def test_what_is_not_there_is_told_in_one_line(server, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_an_index_comes_in_pieces_of_any_size(shards, monkeypatch):
+    text = (shards / "index.json").read_bytes()
+    monkeypatch.setattr(reading, "read_location", lambda _: (text[i : i + 1] for i in range(len(text))))
+    assert len(open_source(f"pipe:cat {shards}/index.json").splits["train"]) == 60
+    monkeypatch.setattr(reading, "_MOST_BYTES", 1000)
+    with pytest.raises(UserError, match="larger than"):
+        open_source(f"pipe:cat {shards}/index.json")
+
+
+def test_shards_that_are_read_in_order_are_fetched_ahead(shards, asked):
+    images = open_source(f"pipe:cat {shards}/index.json").splits["train"]
+    asked.clear()
+    images.fetch_ahead(5)
+    images.fetch_ahead(59)
+    deadline = time.monotonic() + 10
+    while len(asked) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(a.rpartition("/")[2][6:12] for a in asked) == ["000001", "000002", "000003", "000011"]
+
+
 def test_a_broken_off_or_spoilt_fetch_is_tried_again(server, shards):
     server.faults = {"shard-000003.tar": 2, "shard-000005.tar": 3}
     source = open_source(f"{server.url}/index.json")
@@ -248,13 +269,22 @@ def test_ranks_share_out_the_shards_evenly(counts, world):
     assert sum(held) <= len(counts) + world - 1  # of another rank only the shard where they meet
 
 
-def test_ranks_of_a_stream_take_batches_of_their_own(shards):
-    seen = []
-    for rank in range(2):
-        pixels = streamed(f"pipe:cat {shards}/index.json", rank=rank, world=2)
-        batches = Batches(pixels, 5, 0)
-        seen += [i for number in range(6) for i in batches.indices(number).tolist()]
-    assert sorted(seen) == list(range(60))
+def test_processes_take_their_rows_of_a_batch_from_shards_of_their_own(shards):
+    batches = Batches(streamed(f"pipe:cat {shards}/index.json", world=3), 9, 0)
+    epochs = [
+        torch.stack([batches.indices(6 * e + i) for i in range(6)]) for e in range(2)
+    ]  # 6 batches of 9 in 60 images
+    for rows in epochs:
+        assert len(rows.unique()) == 54
+        held = [batches.pixels.shards[rows[:, 3 * rank : 3 * rank + 3]].unique() for rank in range(3)]
+        assert sum(map(len, held)) <= 12 + 2
+    assert not torch.equal(*epochs)
+    drawn = batches.draw(30, generator(), 0)
+    for rank in range(3):
+        own = batches.pixels.shards[epochs[0][:, 3 * rank : 3 * rank + 3]].unique()
+        assert set(batches.pixels.shards[drawn[10 * rank : 10 * rank + 10]].tolist()) <= set(own.tolist())
+    one = Batches(streamed(f"pipe:cat {shards}/index.json"), 9, 0)
+    assert sorted(torch.cat([one.indices(i) for i in range(20)])[:60].tolist()) == list(range(60))
 
 
 # -- training -----------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=200, help="of a round")
     options = parser.parse_args()
-    began = time.perf_counter()
+    began, code = time.perf_counter(), commit()
     torch.set_num_threads(1)
     large, source = find(LARGE).config(), open_source(options.data)
     per_image = step_cost(large)["flops_per_step"] / images_of(large.training.batch_size, large.training.d_steps)
@@ -77,7 +77,7 @@ def main() -> None:
             metric=metric, value=float(f"{statistics.median(values):.4g}"),
             std=float(f"{statistics.stdev(values):.3g}"), draws=[float(f"{v:.4g}") for v in values], protocol=protocol,
             n=options.images, seed=0, steps=0, images_seen=0, device=device_name(),
-            seconds=round(time.perf_counter() - began, 1), commit=commit(),
+            seconds=round(time.perf_counter() - began, 1), commit=code,
             command=shlex.join(["python", "tools/bench_data.py", *sys.argv[1:]]),
         )
         for metric, values in draws.items()

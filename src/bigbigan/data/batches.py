@@ -73,9 +73,13 @@ class Batches:
         self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
         self._total = len(pixels if only is None else only)
         self._epoch, self._group = self._total, 0  # images of an epoch, and of the shards that are shuffled together
+        self._world = 1
         if isinstance(pixels, StreamedPixels) and pixels.shards is not None:
-            self._epoch = self._total // pixels.world
-            self._group = min(self._epoch, pixels.together * self._total // len(pixels.shards.unique()))
+            self._world = pixels.world if batch_size % pixels.world == 0 else 1  # else rows are not shared out evenly
+            if self._world > 1:  # whole batches, so that each process has the same rows of all of them
+                self._epoch = self._total // batch_size * batch_size
+            each = self._total // len(pixels.shards.unique())
+            self._group = min(self._epoch, self._world * pixels.together * each)
 
     def indices(self, number: int) -> Tensor:
         """Which images are in batch `number`: int64 [n]."""
@@ -93,12 +97,22 @@ class Batches:
             generator = keyed_generator(self.seed, "order", epoch)
             p = self.pixels
             if isinstance(p, StreamedPixels) and p.shards is not None:
-                shards = p.shards if self.only is None else p.shards[self.only]
-                order = order_by_shards(shards, p.together, generator, p.rank, p.world)
+                order = self._by_shards(p, p.shards if self.only is None else p.shards[self.only], epoch)
             else:
                 order = torch.randperm(self._total, generator=generator)
             self._orders[epoch] = order if self.only is None else self.only[order]
         return self._orders[epoch]
+
+    def _by_shards(self, pixels: StreamedPixels, shards: Tensor, epoch: int) -> Tensor:
+        """An epoch's order: in each batch first the rows of the first process, then those of the second, and so on."""
+        world = self._world
+        generators = [keyed_generator(self.seed, "order", epoch) for _ in range(world)]
+        orders = [order_by_shards(shards, pixels.together, g, rank, world) for rank, g in enumerate(generators)]
+        if world == 1:
+            return orders[0]
+        rows = self.batch_size // world
+        count = self._epoch // self.batch_size * rows
+        return torch.stack([order[:count].view(-1, rows) for order in orders], dim=1).flatten()
 
     def batch(self, number: int) -> Tensor:
         """Batch `number` as float [n, C, R, R] in [-1, 1]."""
@@ -120,12 +134,14 @@ class Batches:
 
     def draw(self, count: int, generator: torch.Generator, number: int) -> Tensor:
         """Images drawn at random, with repetition, int64 [count] on the generator's device: of all, or of shards
-        elsewhere from those that batch `number` begins with."""
+        elsewhere from those that batch `number` begins with, in shares of equal size for each process."""
         if not self._group:
             return torch.randint(len(self.pixels), (count,), generator=generator, device=generator.device)
-        near = self._group // self.batch_size // 2 + 1
-        at_hand = torch.cat([self.indices(number + i) for i in range(near)]).to(generator.device)
-        return at_hand[torch.randint(len(at_hand), (count,), generator=generator, device=generator.device)]
+        world, near = self._world, self._group // self.batch_size // 2 + 1
+        at_hand = torch.stack([self.indices(number + i) for i in range(near)])  # [batches, n]
+        mine = at_hand.view(near, world, -1).transpose(0, 1).flatten(1).to(generator.device)
+        picks = torch.randint(mine.shape[1], (count,), generator=generator, device=generator.device)
+        return mine[torch.arange(count, device=generator.device) * world // count, picks]
 
     def labels(self, number: int) -> Tensor | None:
         """The labels of batch `number`, int64 [n]; None where there are none."""

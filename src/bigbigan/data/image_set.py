@@ -8,6 +8,7 @@ converted is counted in `Source.notes`. Labels never reach training, but where `
 evaluation.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -116,7 +117,7 @@ class ImageSet:
         """Like `load`, with notes on what was converted ("EXIF rotated", "palette", ...)."""
         return self.store.get(int(self.index[i]))
 
-    @property
+    @functools.cached_property
     def shards(self) -> np.ndarray | None:
         """The number of each image's shard, int64 [N], where shards lie elsewhere; None where any image is at hand."""
         if self.store.elsewhere is None:
@@ -127,6 +128,12 @@ class ImageSet:
         """Those of these images that are had without fetching more than one shard; in this order."""
         shards = self.shards
         return order if shards is None else order[shards[order] == shards.min()]
+
+    def fetch_ahead(self, i: int, ahead: int = 3) -> None:
+        """Begin to fetch image i's shard and those that follow, where shards lie elsewhere and are read in order."""
+        if self.store.elsewhere is not None and self.shards is not None:
+            first, last = self.shards[[i, -1]].tolist()
+            self.store.elsewhere.fetch(range(first, min(first + ahead, last + 1)))
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
         """The images at `indices`, in that order, sharing this set's storage."""

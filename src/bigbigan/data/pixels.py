@@ -60,6 +60,7 @@ def load_pixels(
     refused: list[str] = []
     kept: list[int] = []
     for i in tqdm(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
+        images.fetch_ahead(i)
         try:
             array, notes = images.load_noted(i)
         except Unreadable as e:

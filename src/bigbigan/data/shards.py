@@ -50,6 +50,7 @@ _HEAD = b'{"format": "bigbigan shards'
 _FILE = re.compile(r"(train|val|test)/shard-\d{6,9}\.tar")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS, _MOST_CLASSES = 1_000_000, 1_000_000
+_MOST_BYTES = 2**30  # of an index; 80 MiB are a million images
 _LABEL_KEYS = ("cls", "label", "class")  # of KEY.json
 
 
@@ -333,7 +334,7 @@ def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str,
             about, splits = _list_elsewhere(spec, locations, listed, source, limits)
     elif INDEX in spec:
         try:
-            data = b"".join(itertools.islice(read_location(spec), 2**10))  # pieces of at most 1 MiB
+            data = _whole(spec)
         except (OSError, ValueError, http.client.HTTPException) as e:
             reason = " ".join(str(getattr(e, "strerror", None) or e).split())
             raise UserError(f"{shown(spec)} cannot be fetched: {reason}") from e
@@ -350,6 +351,16 @@ def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str,
         split.store.pads = bool(about["pads"])
         split.store.elsewhere = copies
     return images
+
+
+def _whole(location: str) -> bytes:
+    """All that lies there; not more than an index may be."""
+    data = bytearray()
+    for chunk in read_location(location):
+        data += chunk
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"larger than {_MOST_BYTES / 2**30:g} GiB")
+    return bytes(data)
 
 
 def _list_elsewhere(

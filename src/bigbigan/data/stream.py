@@ -34,7 +34,7 @@ class StreamedPixels:
         source: where skips are recorded, and whose `max_unreadable` holds.
         device: where batches go.
         together: how many shards elsewhere are shuffled together; twice as many are held here.
-        rank, world: this process's number among how many; each takes shards elsewhere of its own.
+        world: processes that share the batches; each takes its rows from shards of its own, where they lie elsewhere.
     """
 
     def __init__(
@@ -45,12 +45,11 @@ class StreamedPixels:
         source: Source,
         device: torch.device,
         together: int = 16,
-        rank: int = 0,
         world: int = 1,
     ) -> None:
         self.images, self.source, self.device = images, source, device
         self.shape = (len(images), channels, side, side)
-        self.together, self.rank, self.world = together, rank, world
+        self.together, self.world = together, world
         self.shards: Tensor | None = None  # of each image, int64 [N], where they lie elsewhere
         if images.store.elsewhere is not None:
             self.shards = torch.from_numpy(images.shards)
@@ -138,6 +137,7 @@ def training_pixels(
     device: torch.device,
     progress: bool,
     together: int = 16,
+    world: int = 1,
 ) -> tuple[Tensor | StreamedPixels, np.ndarray, str]:
     """A split as batches are made from it, which images it holds (as indices into `images`), and its fingerprint.
 
@@ -148,7 +148,7 @@ def training_pixels(
     """
     if len(images) * channels * side * side > memory * 2**30:
         kept = np.arange(len(images))
-        streamed = StreamedPixels(images, side, channels, source, device, together)
+        streamed = StreamedPixels(images, side, channels, source, device, together, world)
         return streamed, kept, fingerprint(images, FINGERPRINTED)
     pixels, kept = load_pixels(images, side, channels, source, progress=progress)
     return torch.from_numpy(pixels).to(device), kept, fingerprint(images.subset(kept))
