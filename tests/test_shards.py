@@ -342,11 +342,12 @@ def test_labels_of_anybodys_shards(kind, tmp_path):
         assert images.labels is None
 
 
-def test_images_without_a_label_among_labelled_ones_are_named(tmp_path):
-    pattern = make(tmp_path / "set", lambda i: [("cls", str(i % 3).encode())] if i != 7 else [])
-    source = open_source(str(pattern))
-    assert len(source.splits["train"]) == 11
-    assert source.skipped == [("part-1/007.png", "without a label, unlike most")]
+def test_images_without_a_label_among_labelled_ones_are_kept(tmp_path):
+    source = open_source(str(make(tmp_path / "set", lambda i: [("cls", str(i % 3).encode())] if i != 7 else [])))
+    expected = [i % 3 if i != 7 else -1 for i in range(12)]
+    assert source.splits["train"].labels.tolist() == expected
+    write_shards(source, tmp_path / "out", count=5)
+    assert open_source(str(tmp_path / "out")).splits["train"].labels.tolist() == expected
 
 
 def test_a_broken_shard_is_survived_and_counted(tmp_path):
@@ -362,7 +363,7 @@ def test_a_broken_shard_is_survived_and_counted(tmp_path):
     assert "part-3/012.png" in files
     assert len(files) < 12
     told = {os.path.basename(file): reason for file, reason in source.skipped}
-    assert set(told) == {"part-1", "part-2", "part-3", "004.png"}  # whose label was cut off
+    assert set(told) == {"part-1", "part-2", "part-3"}
     assert "unreadable shard" in told["part-2"]
 
 

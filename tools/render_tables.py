@@ -432,7 +432,7 @@ def data_speed(lines: list[dict[str, Any]]) -> str:
         cells = []
         for name in sets:
             value = found[name, metric]["value"]
-            cells.append(f"{value:.3g}" if "cores" in metric or "images" in metric else f"×{value:,.3g}")
+            cells.append(f"{'×' if 'over' in metric else ''}{float(f'{value:.3g}'):,g}")
         out.append(f"| {title} | {' | '.join(cells or ['not run'])} |")
     return "\n".join(out)
 

@@ -84,9 +84,10 @@ def _image_set(table: Any, name: str, theirs: str, spec: str, datasets: Any, lim
 
     labels, classes = None, None
     if label is not None:
-        values = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
-        if len(values) and values.min() >= 0:  # of a test split they may be kept back
-            labels, classes = values, [shown(c) for c in features[label].names]
+        labels = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
+        classes = [shown(c) for c in features[label].names]
+        if not (labels >= 0).any():  # of a test split they may be kept back
+            labels, classes = None, None
     rows = np.arange(len(table))
     return ImageSet(name, [f"{theirs}/{i:08d}" for i in rows], labels, classes,
                     FileStore([""] * len(rows), rows, read, limits), rows)  # fmt: skip

@@ -196,7 +196,7 @@ def _write_split(
             if isinstance(data, Unreadable):
                 skipped.append([file, str(data)])
                 continue
-            label = None if images.labels is None else int(images.labels[i])
+            label = None if images.labels is None or images.labels[i] < 0 else int(images.labels[i])
             members = {f"{i:08d}.{ENDINGS[sniff(data) or '']}": data}
             members |= {} if label is None else {f"{i:08d}.cls": str(label).encode()}
             if tar and (len(tar.shard.names) == most or tar.grown(members) > limit):

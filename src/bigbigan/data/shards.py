@@ -124,10 +124,8 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
         if not splits or not all(splits.values()):
             raise ValueError("no shards")
         for name, shards in splits.items():
-            labels = [k for shard in shards for k in shard.labels]
-            if any(k is not None for k in labels) and not all(
-                type(k) is int and 0 <= k < len(classes or ()) for k in labels
-            ):
+            labels = [k for shard in shards for k in shard.labels if k is not None]
+            if not all(type(k) is int and 0 <= k < len(classes or ()) for k in labels):
                 raise ValueError(f"labels of {name}")
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
@@ -193,7 +191,7 @@ def open_pattern(pattern: str, source: Source, limits: DecodeLimits) -> dict[str
         found = f"{len(missing):,} of the {len(paths):,} shards are missing; the first is {shown(missing[0])}"
         raise UserError(f"{shown(pattern)}: {found}; correct the range")
     shards = _list(pattern, lambda number: paths[number], source, limits)
-    classes = _with_labels(shards, source)
+    classes = _with_labels(shards)
     source.name = _set_name(pattern)
     return _splits({"train": shards}, classes, _opener(paths), limits)
 
@@ -287,30 +285,19 @@ def _label(data: bytes, ending: str) -> int | str | None:
     return found if isinstance(found, str) and found else None
 
 
-def _with_labels(shards: list[Shard], source: Source) -> list[str] | None:
-    """Makes labels class numbers, and returns the names of these; or None, and labels are None.
-
-    Labelled is a set most of whose images are; the others are then refused, as beside class folders.
-    """
+def _with_labels(shards: list[Shard]) -> list[str] | None:
+    """Makes labels class numbers, None where an image has none, and returns the names of the classes; or None, where
+    there are not two."""
     labels = {k for s in shards for k in s.labels if k is not None}
-    labelled = sum(k is not None for s in shards for k in s.labels)
-    if 2 * labelled <= sum(len(s.names) for s in shards) or len(labels) < 2:
+    if len(labels) < 2:
         for s in shards:
             s.labels = [None] * len(s.names)
         return None
     by_number = all(isinstance(k, int) for k in labels)
     names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(map(str, labels))
     number = {k: k if by_number else names.index(str(k)) for k in labels}
-    error = Unreadable("without a label, unlike most")
     for s in shards:
-        rows = list(zip(*s.columns(), strict=True))
-        for column in s.columns():
-            column.clear()
-        for name, offset, size, label, position in rows:
-            if label is None:
-                source.refuse(name, error)
-            else:
-                s.add(name, offset, size, number[label], position)
+        s.labels = [number.get(k) for k in s.labels]
     return list(map(shown, names))
 
 
@@ -376,7 +363,7 @@ def _list_elsewhere(
     shards = _list(spec, path_of, source, limits)
     for number, shard in enumerate(shards):
         shard.size, shard.sha256 = copies.sizes[number], copies.digests[number]
-    about = {"name": source.name, "classes": _with_labels(shards, source), "pads": False, "skipped": source.skipped}
+    about = {"name": source.name, "classes": _with_labels(shards), "pads": False, "skipped": source.skipped}
     splits = {"train": shards}
     if all(s.sha256 for s in shards):  # else ask again next time
         listed.mkdir(parents=True, exist_ok=True)
@@ -416,10 +403,9 @@ def _splits(
     for split, of in splits.items():
         positions = np.array([p for s in of for p in s.positions], dtype=np.int64)
         order = np.argsort(positions, kind="stable") if in_source_order else np.arange(len(positions))
-        said = [k for s in of for k in s.labels]
-        labelled = classes is not None and None not in said
-        labels = np.array(said, dtype=np.int64)[order] if labelled else None
+        said = np.array([-1 if k is None else k for s in of for k in s.labels], dtype=np.int64)[order]
+        labels = said if (said >= 0).any() else None
         files = [names[i] for i in start + order]
-        out[split] = ImageSet(split, files, labels, classes if labelled else None, store, start + order)
+        out[split] = ImageSet(split, files, labels, None if labels is None else classes, store, start + order)
         start += len(order)
     return {split: images for split, images in out.items() if len(images)}
