@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bigbigan.evaluation.results import paired_lead, read_results
+from bigbigan.evaluation.results import paired_lead, read_results, transferred
 from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
@@ -29,6 +29,7 @@ FILES = [
     "docs/performance.md",
     "docs/table1.md",
     "docs/table3.md",
+    "docs/transfer.md",
 ]
 
 
@@ -36,7 +37,7 @@ def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: b
     """The last line of this experiment as defined, metric and state, or None where it was not run."""
     wanted = (experiment, metric, trained)
     found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == wanted]
-    found = [x for x in found if not x["settings"] and not x.get("scale")]
+    found = [x for x in found if not x["settings"] and not x.get("scale") and not transferred(x)]
     return found[-1] if found else None
 
 
@@ -95,6 +96,8 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
     groups: dict[tuple[str, int, str], dict[str, dict[str, Any]]] = {}
     for line in lines:
         short = line["experiment"] == "small/digits" and line["steps"] < 1000
+        if transferred(line):
+            continue
         if line["experiment"].startswith("small/") and line["steps"] and (line["settings"] or short):
             settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
             key = (line["experiment"], line["steps"], settings)
@@ -409,6 +412,25 @@ def bench(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if groups else [*out, "| not run |" + " |" * (len(head) + 1)])
 
 
+def transfer(lines: list[dict[str, Any]], pattern: str) -> str:
+    """One protocol of tools/transfer.py: rows by what was trained on, columns by what was tested on; pixels first."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/transfer.py")]
+    datasets = list(dict.fromkeys(x["dataset"] for x in chosen))
+    out = [f"| features | {' | '.join(datasets or ['–'])} |", "|---|" + "---|" * max(1, len(datasets))]
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for x in chosen:
+        form = f"{x['protocol']['side']} px, {'grey' if x['protocol']['channels'] == 1 else 'colour'}"
+        row = f"`{x['experiment']}` on {x['protocol']['trained_on']}, {form}"
+        if x["metric"] == pattern.format("pixels"):
+            rows.setdefault(f"raw pixels, {form}", {})[x["dataset"]] = x
+        elif x["metric"] == pattern.format("bn_crelu"):
+            state = f"**trained**, {x['steps']:,} steps" if x["steps"] else "untrained"
+            rows.setdefault(f"{row}: {state}", {})[x["dataset"]] = x
+    for row in sorted(rows, key=lambda title: not title.startswith("raw pixels")):
+        out.append(f"| {row} | {' | '.join(cell(rows[row].get(name)) for name in datasets)} |")
+    return "\n".join(out if chosen else [*out, "| not run | |"])
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 
 
@@ -461,6 +483,8 @@ TABLES = {
     "small_data": small_data,
     "full_size": full_size_table,
     "reversible": reversible_table,
+    "transfer_few": lambda lines: transfer(lines, "top1_linear_{}_10perclass"),
+    "transfer_linear": lambda lines: transfer(lines, "top1_linear_{}"),
     "quality": quality_table,
     "frozen": frozen_table,
     "reconstruction": lambda lines: reconstruction_table(lines, SMALL),

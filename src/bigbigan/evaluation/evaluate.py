@@ -34,7 +34,7 @@ from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, fit_linear, over, scores
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.samples import quality_figures
-from bigbigan.evaluation.splits import Images, Split, load_images, train_val
+from bigbigan.evaluation.splits import Images, Split, few, load_images, train_val
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
 from bigbigan.model import Model
 
@@ -61,6 +61,7 @@ class Evaluation:
     images: Images
     command: str
     progress: bool
+    protocol: dict[str, int] = field(default_factory=dict)  # of all figures
     lines: list[ResultLine] = field(default_factory=list)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
 
@@ -83,6 +84,9 @@ class Evaluation:
         part = parse_metrics(figures)[0]
         self.spent[PARTS[part.kind]] += time.perf_counter() - start
         count = len(self.test) if n is None else n
+        figures = {
+            name: figure._replace(protocol=(figure.protocol or {}) | self.protocol) for name, figure in figures.items()
+        }
         self.lines += result_lines(self.subject, self.source, split, count, figures, trained, start, self.command)
 
 
@@ -97,6 +101,7 @@ def evaluate(
     resolution: int | None = None,
     channels: int | None = None,
     checkpoint: str = "newest",
+    most: int | None = None,
 ) -> list[ResultLine]:
     """Measure a run or a frozen encoder. Of a run, the lines are added to results.jsonl in its folder.
 
@@ -110,6 +115,8 @@ def evaluate(
         labels: a labels file (bigbigan.data.labels); by default the one a run was trained with.
         resolution, channels: of the images a frozen encoder takes.
         checkpoint: of a run, "newest", "best" or a step.
+        most: so many images of each split at most, drawn by a fixed seed; `protocol` then says how many there were to
+            learn from.
 
     Raises:
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
@@ -119,7 +126,11 @@ def evaluate(
         parse_metrics(metrics)  # a misspelt name is told before anything is read
     subject = open_subject(str(spec), resolution, channels, checkpoint)
     source = subject.source(data, labels, f"evaluate {spec}")
+    if most is not None:
+        source.splits = {name: few(images, most) for name, images in source.splits.items()}
     e = Evaluation(subject, source, load_images(source, subject.view, subject.seed), command, progress)
+    if most is not None:
+        e.protocol = {"train_images": len(e.images.train)}
     e.spent["reading"] = time.perf_counter() - began
     wanted = _allowed(e, metrics)
     parts = [

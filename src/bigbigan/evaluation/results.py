@@ -17,6 +17,7 @@ __all__ = [
     "paired_lead",
     "read_results",
     "results_table",
+    "transferred",
 ]
 
 # How probe figures are laid out wherever they are shown: (feature, of the trained encoder) by row, baselines first.
@@ -54,7 +55,7 @@ class ResultLine:
     of the same labelled images in all lines of an evaluation.
     `scale` is 0 for an experiment at its own size; 32 or 64 is the resolution that stands for the paper's 128 px.
     `protocol` says what the name cannot: of image quality the network's digest and how many references there were; of
-    a sweep the rate that was chosen.
+    a sweep the rate that was chosen; of what was trained on other data than `dataset`, which ("trained_on").
     `labels`, where they come from a labels file: its `sha256`, 12 digits, and how many images it leaves `without`.
     `settings` are those in which the run differs from the experiment as defined; empty for the experiment itself.
     """
@@ -79,6 +80,11 @@ class ResultLine:
     seconds: float
     commit: str
     command: str
+
+
+def transferred(line: dict[str, Any]) -> bool:
+    """Whether a line is of what was trained on other data, or part of a comparison of such (tools/transfer.py)."""
+    return "trained_on" in line.get("protocol", {})
 
 
 def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from bigbigan.data.pixels import middle, stored_side
 from bigbigan.errors import UserError
 from bigbigan.run import read_json, write_json
 
-__all__ = ["Images", "Split", "View", "hold_out", "load_images", "load_labelled", "train_val"]
+__all__ = ["Images", "Split", "View", "few", "hold_out", "load_images", "load_labelled", "train_val"]
 
 SEED = 0  # one for all runs, so that all choose by the same images of a data set
 
@@ -119,6 +119,12 @@ def _parted(split: Split) -> tuple[Split, Split]:
     if known.all():
         return split, split.pick(np.arange(0), split.name)
     return split.pick(np.flatnonzero(known), split.name), split.pick(np.flatnonzero(~known), split.name)
+
+
+def few(images: ImageSet, most: int) -> ImageSet:
+    """At most so many of the images, drawn by one seed for all."""
+    picks = np.random.default_rng(SEED).permutation(len(images))[:most]
+    return images.subset(np.sort(picks))
 
 
 def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Split]:

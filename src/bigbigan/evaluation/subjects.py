@@ -28,9 +28,9 @@ from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.results import Figure, ResultLine
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.model import Model, load
+from bigbigan.model import EXPORTED, Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, device_name, source_and_labels
+from bigbigan.run import changed_settings, commit, device_name, read_json, source_and_labels
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -115,6 +115,7 @@ class Subject:
     seed: int = 0
     scale: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    trained_on: str | None = None  # name of a data set
     table_row: str | None = None
     steps: int = 0
     images_seen: int = 0
@@ -228,6 +229,7 @@ def _of_run(run: Path, which: str, device: torch.device) -> Subject:
         seed=config.training.seed,
         scale=config.scale,
         settings=changed_settings(config),
+        trained_on=_data_of(run),
         table_row=None if experiment is None else experiment.table_row,
         steps=model.step,
         images_seen=model.images_seen,
@@ -235,6 +237,15 @@ def _of_run(run: Path, which: str, device: torch.device) -> Subject:
         run=None if exported else run,  # what was handed on stays as it is
         model=model,
     )
+
+
+def _data_of(run: Path) -> str | None:
+    """Name of the data a run, or what was exported of it, was trained on, where that is recorded."""
+    try:
+        about = read_json(run / EXPORTED)["data"] if (run / EXPORTED).exists() else read_json(run / "data.json")
+        return about.get("name")
+    except (UserError, KeyError, AttributeError):  # no such file, or not what we write: nothing is known then
+        return None
 
 
 def result_lines(
@@ -247,7 +258,9 @@ def result_lines(
     start: float,
     command: str,
 ) -> list[ResultLine]:
-    """Figures by metric, which took since `start` (time.perf_counter), as result lines of a subject."""
+    """Figures by metric, which took since `start` (time.perf_counter), as result lines of a subject. Where that was
+    trained on other data, `protocol` says on which."""
+    elsewhere = {"trained_on": subject.trained_on} if subject.trained_on not in (None, source.name) else {}
     labels: dict[str, Any] = {}
     if source.labels is not None:
         labels = {"sha256": source.labels.sha256[:12], "without": source.notes["without a label"]}
@@ -263,7 +276,7 @@ def result_lines(
             value=round(figure.value, 4),
             std=None if figure.std is None else round(figure.std, 4),
             draws=None if figure.draws is None else [round(draw, 4) for draw in figure.draws],
-            protocol=figure.protocol or {},
+            protocol=(figure.protocol or {}) | elsewhere,
             labels=labels,
             n=n,
             seed=subject.seed,

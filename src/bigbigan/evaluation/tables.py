@@ -17,6 +17,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bigbigan.errors import UserError
+from bigbigan.evaluation.results import transferred
 from bigbigan.experiments import EXPERIMENTS
 
 __all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
@@ -208,7 +209,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
         raise UserError(f"table {name}: unknown; expected one of {', '.join(TABLES)}")
     table = TABLES[name]
     feature = {row.experiment: row.feature for row in table.rows}
-    lines = [x for x in lines if dataset in (None, x["dataset"])]
+    lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
     ours = [
         x | {"metric": x["metric"].replace(feature[x["experiment"]], "avepool")}
         for x in lines
