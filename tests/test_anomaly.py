@@ -58,15 +58,18 @@ def test_it_is_high_where_d_or_the_reconstruction_are_low(run, images, monkeypat
     assert model.anomaly_score(images, alpha=1).argsort().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_it_is_told_where_it_cannot_be_had(run, data, images, tmp_path):
+def test_it_is_told_where_it_cannot_be_had(run, data, images, tmp_path, capsys):
     with pytest.raises(UserError, match=r"alpha is 1\.5; expected a number from 0 to 1"):
         load(run).anomaly_score(images, alpha=1.5)
     out = tmp_path / "autoencoder"
     train(tiny_config("training.steps=2", *AUTOENCODER), str(data), out, progress=False)
     model = load(out)
     assert model.anomaly_score(images, alpha=1).shape == (5,)
-    with pytest.raises(UserError, match="an autoencoder has no discriminator: expected 1"):
+    with pytest.raises(UserError, match="this model has no discriminator: expected 1"):
         model.anomaly_score(images)
+    asked = ["--features", "anomaly_score", "--out", str(tmp_path / "s.csv")]
+    assert main(["encode", str(out), *asked]) == 2
+    assert "this model has no such score; it has reconstruction_error" in capsys.readouterr().err
 
 
 def test_encode_writes_scores_as_columns_of_their_own(run, tmp_path, capsys):

@@ -94,9 +94,9 @@ def _numbers(table: dict[str, np.ndarray], features: list[str]) -> dict[str, np.
 
 def _check_scores(model: Model, names: list[str]) -> None:
     """Tell of scores the model has not before any image is read."""
-    has = {f"score_{s}" for s in model.config.loss.scores} if model.config.has_discriminator else set()
+    has = set() if model.networks.D is None else {f"score_{s}" for s in model.config.loss.scores}
     missing = [n for n in names if n.startswith("score_") and n not in has]
-    if "anomaly_score" in names and not model.config.has_discriminator:
+    if "anomaly_score" in names and not has:
         missing.append("anomaly_score")
     if missing:
         known = ", ".join(["reconstruction_error", *sorted(has)])

@@ -266,12 +266,12 @@ class Model:
             alpha: weight of the reconstruction, 0 to 1; at 1 no discriminator is needed.
 
         Raises:
-            UserError: alpha out of range, a GAN, or an autoencoder with alpha below 1.
+            UserError: alpha out of range, no encoder, or alpha below 1 and no discriminator.
         """
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha is {alpha}; expected a number from 0 to 1")
         if alpha < 1 and self.networks.D is None:
-            raise UserError(f"alpha is {alpha}; an autoencoder has no discriminator: expected 1, reconstruction alone")
+            raise UserError(f"alpha is {alpha}; this model has no discriminator: expected 1, reconstruction alone")
         x = self.prepare(images)
         z = self.encoder(x).mean
         x = pool_to(x, self.config.generator.resolution)
