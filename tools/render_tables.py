@@ -20,17 +20,7 @@ from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
-FILES = [
-    "README.md",
-    "docs/bigan.md",
-    "docs/data.md",
-    "docs/evaluation.md",
-    "docs/experiments.md",
-    "docs/performance.md",
-    "docs/table1.md",
-    "docs/table3.md",
-    "docs/transfer.md",
-]
+FILES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
 def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: bool) -> dict[str, Any] | None:
@@ -431,6 +421,29 @@ def transfer(lines: list[dict[str, Any]], pattern: str) -> str:
     return "\n".join(out if chosen else [*out, "| not run | |"])
 
 
+def anomaly(lines: list[dict[str, Any]]) -> str:
+    """AUROC of scores, a row each, and of what is told from the run's own images, a column each."""
+    rows = {
+        "pixel_mean_distance": "pixels: distance to the mean training image",
+        "pixel_nearest": "pixels: distance to the nearest training images",
+        "feature_nearest_untrained": "E untrained: distance to the nearest training images",
+        "feature_nearest_trained": "**E trained**: distance to the nearest training images",
+        "reconstruction": "reconstruction alone (α = 1)",
+        "discriminator": "D alone (α = 0)",
+        "minus_score_x": "−s_x",
+        "minus_score_z": "−s_z",
+        "minus_score_xz": "−s_xz",
+        "anomaly_score": "`anomaly_score` (α = 0.9)",
+    }
+    chosen = [x for x in lines if x["command"].startswith("python tools/anomaly.py")]
+    kinds = list(dict.fromkeys(x["protocol"]["anomalies"] for x in chosen))
+    found = {x["metric"]: x for x in chosen}
+    out = [f"| score | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    for name, title in rows.items():
+        out.append(f"| {title} | {' | '.join(cell(found.get(f'auroc_{kind}_{name}')) for kind in kinds)} |")
+    return "\n".join(out if chosen else ["| score | |", "|---|---|", "| not run | |"])
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 
 
@@ -467,6 +480,7 @@ TABLES = {
     "bench": bench,
     "minimal_flops": minimal_flops,
     "peers": peers,
+    "anomaly": anomaly,
     "refinement": refinement,
     "agreement": agreement,
     "bigan": lambda lines: bigan(lines, "mnist"),
