@@ -29,13 +29,15 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 # With timm, torchvision, ONNX Runtime, datasets and others, in an environment of their own: all else does without.
+# gradio needs a Pillow below 13. Its page is opened in Chromium: apt-get install chromium, or playwright's own.
 test-interop: $(INTEROP)/.ready
 	$(INTEROP)/bin/python -m pytest tests/interop
 
 $(INTEROP)/.ready: pyproject.toml constraints.txt tests/interop/requirements.txt
 	$(PYTHON) -m venv $(INTEROP)
-	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r tests/interop/requirements.txt
+	sed /^pillow=/d constraints.txt > $(INTEROP)/constraints.txt
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt torch
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt -e . -r tests/interop/requirements.txt
 	touch $@
 
 lint: setup

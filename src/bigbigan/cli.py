@@ -168,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--neighbours", type=int, default=8, metavar="K", help="of each image (default 8)")
     sub.add_argument("--json", **as_json)
 
+    sub = verb("serve", _serve)
+    run_and_data(sub, "of the examples and nearest images; by default that of the run", None)
+    sub.add_argument("--host", default="127.0.0.1", help="where to serve (default %(default)s: to this machine alone)")
+    sub.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s; 0: any that is free")
+
     sub = verb("classify", _classify)
     run_and_data(sub, own.replace("images;", "images, labelled;"), "FILE.csv predictions, with their confidence")
     count = sub.add_mutually_exclusive_group(required=True)
@@ -425,6 +430,13 @@ def _neighbours(options: argparse.Namespace) -> None:
     picture, found = neighbours(options.run, options.data, options.count, options.neighbours, options.labels)
     _save(picture, options)
     print(json.dumps(found, indent=2) if options.json else options.out)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    """Serve a page to try a model with: samples, an image of your own, walks between two."""
+    from bigbigan.serve import serve
+
+    serve(options.run, options.host, options.port, options.data, options.labels)
 
 
 def _at_least(least: int, **given: int) -> None:

@@ -19,7 +19,16 @@ from bigbigan.model import Model, load
 from bigbigan.pictures import grid, pairs_grid
 from bigbigan.run import source_and_labels
 
-__all__ = ["interpolations", "latent_walks", "neighbours", "reconstructions"]
+__all__ = [
+    "REFERENCES",
+    "interpolations",
+    "latent_walks",
+    "neighbours",
+    "pixel_error",
+    "reconstructions",
+    "shown_split",
+    "spread",
+]
 
 REFERENCES = 20_000  # training images among which neighbours are sought, spread evenly over more
 
@@ -29,14 +38,14 @@ def reconstructions(
 ) -> tuple[Image.Image, dict[str, float]]:
     """x above G(E(x)); with `refine`, G of z optimised for so many steps below. And the mean error ‖x − x̂‖₂ of each."""
     model, source = _open(run, data, labels)
-    pixels = torch.from_numpy(_images(model, source, _shown(source), count)[0])
+    pixels = torch.from_numpy(spread(model, source, shown_split(source), count)[0])
     x = pool_to(model.prepare(pixels), model.config.generator.resolution)
     x_hat = model.reconstruct(pixels)
-    errors = {"G(E(x))": _error(x, x_hat)}
+    errors = {"G(E(x))": pixel_error(x, x_hat)}
     if not refine:
         return pairs_grid(x, x_hat), errors
     refined = model.generate(model.refine(pixels, refine).z)
-    errors[f"after {refine} steps"] = _error(x, refined)
+    errors[f"after {refine} steps"] = pixel_error(x, refined)
     columns = min(16, len(x))
     rows = [
         part for group in zip(*(t.cpu().split(columns) for t in (x, x_hat, refined)), strict=True) for part in group
@@ -48,7 +57,7 @@ def reconstructions(
 def interpolations(run: Path, data: str | None, count: int, steps: int, labels: str | None = None) -> Image.Image:
     """Rows from one image to another: x, G along the way from E(x) to E(x'), x'."""
     model, source = _open(run, data, labels)
-    pixels = torch.from_numpy(_images(model, source, _shown(source), 2 * count)[0])
+    pixels = torch.from_numpy(spread(model, source, shown_split(source), 2 * count)[0])
     if len(pixels) < 2:
         raise UserError(f"{source.spec} has {len(pixels)} images to show; a walk needs two")
     starts, ends = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :][: len(pixels) // 2]
@@ -72,10 +81,10 @@ def neighbours(
     """Rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features. And what they
     are: for each image its file and the files and similarities of its neighbours, nearest first."""
     model, source = _open(run, data, labels)
-    split = _shown(source)
-    x, asked = _images(model, source, split, count)
+    split = shown_split(source)
+    x, asked = spread(model, source, split, count)
     train = source.splits["train"]
-    y, known = _images(model, source, train, REFERENCES + len(x))
+    y, known = spread(model, source, train, REFERENCES + len(x))
     if split is train:  # not an image's own neighbour
         own = set(asked.files)
         others = np.array([i for i, file in enumerate(known.files) if file not in own], dtype=np.int64)
@@ -104,18 +113,21 @@ def _open(run: Path, data: str | None, labels: str | None) -> tuple[Model, Sourc
     return model, open_source(data, labels=labels, max_unreadable=model.config.data.max_unreadable)
 
 
-def _shown(source: Source) -> ImageSet:
+def shown_split(source: Source) -> ImageSet:
+    """The split that pictures are of: images the model has not been trained on, where there are any."""
     return source.splits.get("test", source.splits["train"])
 
 
-def _images(model: Model, source: Source, images: ImageSet, count: int) -> tuple[np.ndarray, ImageSet]:
+def spread(
+    model: Model, source: Source, images: ImageSet, count: int, progress: bool = False
+) -> tuple[np.ndarray, ImageSet]:
     """`count` images spread evenly over a split, as the encoder sees them, uint8 [N, C, R, R]; and what they are."""
     picks = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     c, chosen = model.config, images.subset(picks)
-    pixels, kept = load_view(chosen, c.encoder.resolution, c.data.channels, c.data.augment, source)
+    pixels, kept = load_view(chosen, c.encoder.resolution, c.data.channels, c.data.augment, source, progress)
     return pixels, chosen.subset(kept)
 
 
-def _error(x: Tensor, x_hat: Tensor) -> float:
+def pixel_error(x: Tensor, x_hat: Tensor) -> float:
     """Mean ‖x − x̂‖₂, pixels in [0, 1]."""
     return float((x - x_hat).flatten(1).norm(dim=1).mean()) / 2

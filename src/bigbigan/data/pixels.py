@@ -94,10 +94,15 @@ def stored_side(images: ImageSet, resolution: int, augment: str) -> int:
 
 
 def load_view(
-    images: ImageSet, resolution: int, channels: int, augment: str, source: Source | None = None
+    images: ImageSet,
+    resolution: int,
+    channels: int,
+    augment: str,
+    source: Source | None = None,
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images as evaluation sees them, after training with `augment`; otherwise as `load_pixels`."""
-    pixels, kept = load_pixels(images, stored_side(images, resolution, augment), channels, source)
+    pixels, kept = load_pixels(images, stored_side(images, resolution, augment), channels, source, progress)
     return np.ascontiguousarray(middle(pixels, resolution)), kept
 
 
