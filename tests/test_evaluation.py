@@ -13,10 +13,12 @@ from sklearn import metrics
 
 from bigbigan.data import open_source
 from bigbigan.evaluation import probe as p
+from bigbigan.evaluation.evaluate import evaluate
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
 from bigbigan.evaluation.results import paired_lead
 from bigbigan.evaluation.splits import View, load_labelled, train_val
 from bigbigan.models import build
+from bigbigan.train import train
 from tiny import tiny_config, write_npz
 
 
@@ -221,3 +223,15 @@ def test_train_val_is_recorded_and_taken_from_the_record(tmp_path):
     (tmp_path / "train_val.json").write_text(json.dumps(record | {"indices": [5, 6]}))
     assert train_val(100, tmp_path).tolist() == [5, 6]
     assert len(train_val(200, tmp_path)) == 20  # another source than the one recorded
+
+
+def test_few_labels_alone_are_measured_as_among_others(tmp_path):
+    data, run = str(write_npz(tmp_path / "rows.npz", count=300)), tmp_path / "run"
+    train(tiny_config("training.steps=2"), data, run, progress=False)
+    few = ["top1_linear_avepool_10perclass", "knn5_l2_avepool_10perclass"]
+    alone, among = (
+        evaluate(run, None, metrics, "", progress=False) for metrics in (few, [*few, "top1_linear_avepool"])
+    )
+    values = [{(x.metric, x.steps): x.draws for x in lines if x.metric in few} for lines in (alone, among)]
+    assert values[0] == values[1]
+    assert len(values[0]) == 4

@@ -223,6 +223,10 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
     assert train.labels is not None
     assert test.labels is not None
     y, truth = train.labels, test.labels
+    few = few_label_draws(y, 10)
+    if all(m.kind.startswith("few_") for m in metrics):  # no other image is looked at
+        used = np.unique(np.concatenate(few))
+        train, y, few = train.pick(used, train.name), y[used], [np.searchsorted(used, picks) for picks in few]
     names = list(dict.fromkeys(m.feature for m in metrics))
     if kind == "pixels":
         encoder = None
@@ -249,13 +253,13 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
             worth = scores(class_scores(fit_linear(x, y, e.subject.seed, train.groups), new[name]), truth)
             e.note(start, trained, test.name, {m.name: Figure(worth[m.score]) for m in of_all})
             start = time.perf_counter()
-        draws = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few_label_draws(y, 10)]
+        draws = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few]
         if of_few := [m for m in ours if m.kind == "few_linear"]:
             each = [scores(class_scores(fit_few(*draw), new[name]), truth) for draw in draws]
             e.note(start, trained, test.name, {m.name: over([worth[m.score] for worth in each]) for m in of_few})
             start = time.perf_counter()
         for m in (m for m in ours if m.kind == "few_knn"):
-            values = [knn(few, labels, new[name], truth) for few, labels, _ in draws]
+            values = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in draws]
             e.note(start, trained, test.name, {m.name: over(values)})
             start = time.perf_counter()
         if by_rank := {(m.k, m.distance): m.name for m in ours if m.kind == "knn"}:

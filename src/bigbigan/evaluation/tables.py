@@ -81,7 +81,15 @@ TABLES = {
         (
             Column("IS", _quality("is")),
             Column("FID", _quality("fid", "train")),
-            Column("Cls.", ("top1_table1_avepool", "top1_sweep5k_avepool", "top1_linear_avepool")),
+            Column(
+                "Cls.",
+                (
+                    "top1_table1_avepool",
+                    "top1_sweep5k_avepool",
+                    "top1_linear_avepool",
+                    "top1_linear_avepool_10perclass",
+                ),
+            ),
         ),
         tuple(_of_experiments("Table 1")),
     ),
