@@ -289,6 +289,7 @@ MISTAKES = {
     "shards of a range backwards": lambda t, r: (["data", "inspect", t / "part-{9..0}.tar"], "runs backwards; write {0..9}"),
     "shards elsewhere without an index": lambda t, r: (["data", "inspect", "https://127.0.0.1/shards"], "expected .../index.json"),
     "a command that fails": lambda t, r: (["data", "inspect", f"pipe:cat {t}/index.json"], "cannot be fetched: the command ended with code 1"),
+    "Hugging Face without a name": lambda t, r: (["data", "inspect", "hf:"], "no name behind the colon"),
     "no shuffling of shards": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "data.shuffle_shards=0"], "at least 1"),
     "shards of nothing": lambda t, r: (["data", "shard", t / "none", "--out", t / "s"], "no such file or folder"),
     "shards into a folder of other things": lambda t, r: (["data", "shard", "digits", "--out", r], "is not empty and holds no shards"),

@@ -7,6 +7,7 @@ import pickle
 import socket
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 
@@ -367,6 +368,11 @@ MISTAKES = {
 def test_mistaken_specs(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert MISTAKES[spec] in user_error(spec)
+
+
+def test_a_data_set_of_hugging_face_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert "needs the datasets library: pip install 'bigbigan[hf]'" in user_error("hf:owner/name")
 
 
 X = np.zeros((4, 8, 8), np.uint8)

@@ -367,13 +367,14 @@ def test_a_broken_shard_is_survived_and_counted(tmp_path):
     assert "unreadable shard" in told["part-2"]
 
 
-def test_no_sample_is_lost_without_a_word(tmp_path):
+@pytest.mark.parametrize("mutants", [100, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_no_sample_is_lost_without_a_word(mutants, tmp_path):
     """Bytes of a shard changed at random: either all images are there, or the source says what is amiss."""
     pattern = make(tmp_path / "set", count=1, each=6)
     path, rng = tmp_path / "set" / "part-0.tar", np.random.default_rng(0)
     whole = path.read_bytes()
     lost = 0
-    for _ in range(150):
+    for _ in range(mutants):
         data = bytearray(whole)
         header = 512 * int(rng.integers(len(data) // 512))
         data[header + int(rng.integers(512))] ^= int(rng.integers(1, 256))

@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         if out:
             sub.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
 
-    own = "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards"
+    own = (
+        "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards, hf:NAME"
+    )
     file: dict[str, Any] = {
         "metavar": "FILE.csv",
         "help": "labels in place of the source's own: columns file, label and, if you like, group and split",

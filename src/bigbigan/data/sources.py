@@ -108,7 +108,8 @@ def open_source(
 
 def _parse(spec: str) -> tuple[str, Path | None]:
     """SOURCE -> (data set name or "", path or None). Raises UserError for what cannot be a source."""
-    accepted = f"expected one of {', '.join(_NAMES)}, NAME:PATH, a folder, .tar, .tar.gz, .tgz, .zip or .npz"
+    packed = ".tar, .tar.gz, .tgz, .zip, .npz, part-{000..099}.tar"
+    accepted = f"expected one of {', '.join(_NAMES)}, NAME:PATH, a folder, {packed} or hf:NAME"
     if not spec.strip() or "\0" in spec:
         raise UserError(f"the data source is empty: {accepted}")
     head, colon, tail = spec.partition(":")
@@ -172,7 +173,7 @@ def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:
     """The line for a place without images: what was there instead, and what would have been right."""
     hint = "expected JPEG, PNG, WebP, BMP, TIFF or GIF files"
     if packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
-        hint = f"give one of its archives, such as {shown(path / packed[0])}"
+        hint = f"give one of its archives, such as {shown(path / packed[0])}, or shards as part-{{000..099}}.tar"
     elif name:
         hint = f"{name} needs {', '.join(REMOTE[name][1])}"
     seen = f" ({', '.join(f'{k}: {v}' for k, v in source.notes.items())})" if source.notes else ""
