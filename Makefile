@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INTEROP = .venv-interop
+DOCS = .venv-docs
 RUN ?= runs/digits
 
-.PHONY: setup demo test test-slow test-interop lint figures bench clean
+.PHONY: setup demo test test-slow test-interop docs lint figures bench clean
 
 setup: $(VENV)/.ready
 
@@ -40,6 +41,18 @@ $(INTEROP)/.ready: pyproject.toml constraints.txt tests/interop/requirements.txt
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt -e . -r tests/interop/requirements.txt
 	touch $@
 
+# The site, in build/docs, also in an environment of its own. Warnings are errors.
+docs: $(DOCS)/.ready
+	rm -rf build/docs docs/generated
+	$(DOCS)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/docs
+
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +65,4 @@ bench: setup
 	$(BIN)/bigbigan bench small/digits
 
 clean:
-	rm -rf $(VENV) $(INTEROP) runs build dist
+	rm -rf $(VENV) $(INTEROP) $(DOCS) runs build dist docs/generated

@@ -5,11 +5,11 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [p.relative_to(ROOT).as_posix() for p in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])]
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
 COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python tools/\w+\.py) [^`]*)`")  # in a line of prose
+LATER = {"pretext/rotation"}  # experiments that pages name and that are still to come
 OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "tensorboard"}  # programs that are not ours
 
 
@@ -97,13 +98,13 @@ def test_links_lead_somewhere(page):
     for target in map("".join, targets):
         url = urlsplit(target)
         if url.scheme:
-            assert url.scheme == "https" and re.fullmatch(r"[\w-]+(\.[\w-]+)+", url.netloc), f"{page}: {target}"
+            assert re.fullmatch(r"https:[\w-]+(\.[\w-]+)+", f"{url.scheme}:{url.netloc}"), f"{page}: {target}"
             continue
         file = ((ROOT / page).parent / unquote(url.path)).resolve() if url.path else ROOT / page
         assert file.exists(), f"{page} links to {target}"
         assert file.is_relative_to(ROOT), f"{page} links out of the repository: {target}"
         if url.fragment:
-            assert file.suffix == ".md" and url.fragment in anchors(file), f"{page}: {target}: no such heading"
+            assert url.fragment in anchors(file), f"{page}: {target}: no such heading"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -169,7 +170,7 @@ def _parse_verb(arguments: list[str]) -> None:
     if len(arguments) - arguments[:1].count("data") <= 1 and arguments != ["list"]:
         arguments = [*arguments, "--help"]  # a verb that is spoken of
     options = vars(_parser().parse_args(arguments))
-    if "experiment" in options and not options["experiment"].isupper():
+    if "experiment" in options and not options["experiment"].isupper() and options["experiment"] not in LATER:
         override(find(options["experiment"]).config(options["scale"]), options["set"])
     if options.get("metrics"):
         parse_metrics(options["metrics"].split(","))
@@ -302,10 +303,11 @@ def test_commands_for_own_images_run(page, section, photos, tmp_path, monkeypatc
         code = main(words)
         said = capsys.readouterr()
         if "--onnx" in words and importlib.util.find_spec("onnxruntime") is None:
-            assert code == 2 and "[onnx]" in said.err
+            assert code == 2
+            assert "[onnx]" in said.err
         else:
             assert code == 0, f"{page}: $ {line}\n{said.err}"
-            for before, word in zip(words, words[1:], strict=False):
+            for before, word in itertools.pairwise(words):
                 assert before != "--out" or Path(word).exists(), f"{page}: $ {line}\nmade no {word}"
 
 
