@@ -11,6 +11,7 @@ from bigbigan.evaluation.tables import FORMATS, TABLES, fill
 
 def line(experiment, value, metric="top1_table1_avepool", scale=32, seed=0, steps=600, dataset="mnist", **more):
     return {
+        "images_seen": 384 * steps,
         "experiment": experiment if set(experiment) & set("/:") else f"table1/{experiment}",
         "metric": metric, "value": value, "scale": scale, "seed": seed, "steps": steps, "dataset": dataset,
         "split": "train_val", "settings": {},
@@ -74,6 +75,23 @@ def test_encoders_made_elsewhere_stand_in_table_2():
     shown = ours(fill("2", lines), "AvePool top-1")
     assert shown["timm:resnet50"] == "70.00"
     assert shown["table1/resnet_up_encoder_lr"] == "60.00"
+
+
+def test_methods_of_table_2_compare_at_equal_numbers_of_images_seen():
+    sweep, common = "top1_sweep5k_avepool", {"split": "test", "settings": {"training.batch_size": 32}}
+    lines = [
+        line("table1/base", 40.0, sweep, steps=66, images_seen=6336, **common),
+        line("pretext/rotation", 42.0, sweep, steps=198, images_seen=6336, **common),
+        line("pretext/cpc", 41.0, sweep, steps=198, images_seen=6336, **common),
+        line("pretext/cpc", 50.0, sweep, steps=900, images_seen=28_800, **common),
+        line("pretext/cpc", 20.0, sweep, steps=0, images_seen=0, **common),
+    ]
+    table = fill("2", lines, 32)
+    shown = ours(table, "AvePool top-1")
+    assert [shown[f"{e}"] for e in ("table1/base", "pretext/rotation", "pretext/cpc")] == ["40.00", "42.00", "41.00"]
+    assert any("6,336 images seen" in note for note in table.notes)
+    assert shown["pretext/exemplar"] == "not run"
+    assert shown[None] == "–" or "Motion Segmentation, ResNet-101" in [row[0] for row in table.rows]
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

@@ -213,6 +213,31 @@ def small_data(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if rows else [*out, "| not run | | | | | | |"])
 
 
+def table2_small(lines: list[dict[str, Any]]) -> str:
+    """Table 2's methods trained scaled down, as `bigbigan table 2 --scale 32` prints it."""
+    return as_markdown(fill("2", lines, 32))
+
+
+def pretext_small(lines: list[dict[str, Any]]) -> str:
+    """Of the same runs: right answers to the task on test images, and accuracy with 10 labels a class."""
+    chosen = [x for x in lines if x["command"].startswith("bigbigan evaluate runs/table2/")]
+    found = {(x["experiment"], x["metric"], x["steps"] > 0): x for x in chosen}
+    few = "top1_linear_{}_10perclass"
+    head = ("task", "right", "by chance", "10 labels a class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
+    out = [f"| experiment | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    for x in chosen:
+        if x["metric"] == few.format("pixels"):
+            out.append(f"| raw pixels | | | | {cell(x)} | | | |")
+    for experiment in dict.fromkeys(x["experiment"] for x in chosen):
+        probes = [(few.format(f), trained) for trained in (True, False) for f in ("avepool", "bn_crelu")]
+        cells = [cell(found.get((experiment, *probe))) for probe in probes]
+        asked = [x for (e, m, _), x in found.items() if e == experiment and m.startswith("task_accuracy_")]
+        tasks = [(x["metric"].removeprefix("task_accuracy_"), cell(x), f"{x['protocol']['chance']:g}") for x in asked]
+        for task in tasks or [("", "", "")]:
+            out.append(f"| `{experiment}` | {' | '.join(task)} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else [*out, "| not run" + " |" * (1 + len(head))])
+
+
 def quality_table(lines: list[dict[str, Any]]) -> str:
     """FID, KID, precision and recall of real, blurred and random images."""
     out = ["| data | images | network | FID | KID | precision | recall |", "|---|---|---|---|---|---|---|"]
@@ -490,6 +515,8 @@ TABLES = {
     "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
+    "table2_small": table2_small,
+    "pretext_small": pretext_small,
     "table3_small": lambda lines: as_markdown(fill("3", lines, 32)),
     "table3_more": table3_more,
     "clusters": clusters,

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -240,18 +241,19 @@ def _tuner(
 
 
 class _Tuned(nn.Module):
-    """A copy of an encoder's trunk with a linear layer, trained together."""
+    """A copy of an encoder with a linear layer on its features, trained together."""
 
     def __init__(self, encoder: nn.Module, classes: int, flip: bool, seed: int, rate: float) -> None:
         super().__init__()
-        E = copy.deepcopy(encoder)
-        self.trunk: nn.Module = E.trunk  # type: ignore[assignment]
-        self.head = nn.Linear(int(E.num_features), classes)  # type: ignore[arg-type]
+        E: Any = copy.deepcopy(encoder)
+        self.encoder = E
+        self.head = nn.Linear(E.num_features, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.requires_grad_(True)
         self.flip, self.generator = flip, torch.Generator().manual_seed(seed)
-        groups = [{"params": self.trunk.parameters(), "lr": rate}, {"params": self.head.parameters(), "lr": 3e-3}]
+        trunk = self.encoder.trunk.parameters()
+        groups = [{"params": trunk, "lr": rate}, {"params": self.head.parameters(), "lr": 3e-3}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
 
     def epoch(self, x: Tensor, y: Tensor, batch: int = 32) -> None:
@@ -267,7 +269,7 @@ class _Tuned(nn.Module):
             if self.flip:
                 mirrored = torch.rand(len(picks), 1, 1, 1, generator=self.generator).to(device) < 0.5
                 images = torch.where(mirrored, images.flip(3), images)
-            loss = F.cross_entropy(self.head(self.trunk(images)), y[picks].to(device))
+            loss = F.cross_entropy(self.head(self.encoder.features(images)), y[picks].to(device))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -276,7 +278,7 @@ class _Tuned(nn.Module):
     def logits(self, x: Tensor) -> np.ndarray:
         self.eval()
         device = self.head.weight.device
-        parts = [self.head(self.trunk(to_float(chunk.to(device)))).cpu() for chunk in x.split(500)]
+        parts = [self.head(self.encoder.features(to_float(chunk.to(device)))).cpu() for chunk in x.split(500)]
         return torch.cat(parts).double().numpy()
 
 

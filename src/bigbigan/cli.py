@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--labels", **file)
     sub.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
     sub.add_argument(
-        "--scale", type=int, default=0, metavar="S", help="a Table 1 row made smaller: S px (32 or 64) stand for 128"
+        "--scale", type=int, default=0, metavar="S", help="a row of Table 1 or 2 made smaller: S px stand for 128"
     )
     sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     sub.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
@@ -139,9 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     run_and_data(sub, own, "FILE .npz, .csv or .parquet")
     sub.add_argument(
         "--features",
-        default="avepool_feat,bn_crelu_feat,z_mean",
         metavar="NAME,...",
-        help="default: %(default)s; of each image also anomaly_score, reconstruction_error, score_x, score_z, score_xz",
+        help="avepool_feat, bn_crelu_feat, z_mean; of each image also anomaly_score, reconstruction_error, score_x, "
+        "score_z, score_xz; default: all features that the encoder has",
     )
 
     sub = verb("generate", _generate)
@@ -372,7 +372,8 @@ def _encode(options: argparse.Namespace) -> None:
     """Write features or scores of every image of a source, with file names and labels."""
     from bigbigan.encode import encode
 
-    count = encode(options.run, options.data, options.out, options.features.split(","), options.labels)
+    features = options.features.split(",") if options.features else None
+    count = encode(options.run, options.data, options.out, features, options.labels)
     print(f"{options.out}: {count} images")
 
 

@@ -59,8 +59,8 @@ def cluster(
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
     subject = open_subject(spec)
-    if feature == "z_mean" and subject.model is None:
-        raise UserError("--features z_mean: an encoder made elsewhere has no latents")
+    if feature == "z_mean" and (subject.model is None or not subject.model.config.has_generator):
+        raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
     source = subject.source(data, None, f"cluster {spec}")
     train = read_split(source, source.splits["train"], subject.view)
     if len(train) < clusters:

@@ -29,6 +29,7 @@ __all__ = [
     "LogConfig",
     "LossConfig",
     "OptimizerConfig",
+    "PretextConfig",
     "TrainingConfig",
     "config_from_dict",
     "flat",
@@ -55,8 +56,8 @@ class DataConfig:
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
     # (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side (BiGAN).
     augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop"] = "none"
-    # What G and D are told: nothing; one class for all images, a learned vector in D as there is in G ("Single Label",
-    # Table 3); or the classes of the source (BigGAN).
+    # What is told: nothing; one class for all images, a learned vector in D as there is in G ("Single Label", Table 3);
+    # or the classes of the source (to G and D of a BigGAN; to E with the task "supervised").
     labels: Literal["none", "single", "classes"] = "none"
     classes: int = 1  # how many there are: found when training starts; without labels all images are of one class
     fraction: float = 1.0  # share of the training images that is trained on, the same ones whatever the seed
@@ -141,6 +142,9 @@ class DiscriminatorConfig:
         )
 
 
+CONVOLUTIONAL = ("basic", "bottleneck", "reversible")  # trunks of any size of image
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Table 1, column Encoder (E)."""
@@ -151,6 +155,7 @@ class EncoderConfig:
     stem: Literal["small", "imagenet"] = "small"  # 3×3 conv; or 7×7 conv of stride 2 and max pool, a quarter the size
     widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; each after the first halves the size
     blocks: int | tuple[int, ...] = 1  # residual blocks of each stage; one number for all
+    norm: Literal["batch", "layer"] = "batch"  # of the trunk; layer: over all of an image or patch, blind to the others
     keep_activations: bool = False  # of reversible blocks, rather than recompute them from their outputs
     head_width: int = 128
     head_layers: int = 4  # 0: none, z is read off the trunk's features
@@ -172,13 +177,17 @@ class EncoderConfig:
             self.block == "reversible" or not self.keep_activations,
             "encoder.keep_activations is for encoder.block=reversible; others always keep theirs",
         )
+        _require(
+            self.block in CONVOLUTIONAL or self.norm == "batch",
+            f"encoder.norm is for encoder.block={' or '.join(CONVOLUTIONAL)}, not {self.block}",
+        )
         _require(self.head_width > 0, "encoder.head_width must be positive")
         _require(self.head_layers >= 0 and self.head_layers % 2 == 0, "encoder.head_layers must be even, or 0 for none")
         _require(self.lr_multiplier > 0, "encoder.lr_multiplier must be positive")
         if self.block == "alexnet":
             fits = len(self.widths) == 5 and all(w % 2 == 0 for w in self.widths)
             _require(fits, "encoder.widths of alexnet must be five even numbers, as in its two groups")
-        if self.block in ("mlp", "alexnet"):
+        if self.block not in CONVOLUTIONAL:
             return
         halvings = len(self.widths) - 1 + (2 if self.stem == "imagenet" else 0)
         _require(
@@ -213,9 +222,40 @@ class LossConfig:
         return tuple(name for name in ("x", "z", "xz") if getattr(self, f"s_{name}"))
 
 
+Task = Literal["rotation", "relative_position", "exemplar", "colorization", "cpc", "supervised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretextConfig:
+    """Of system=pretext: what E is asked about images (bigbigan.systems.pretext)."""
+
+    tasks: tuple[Task, ...] = ()  # several share one trunk, and their losses are added up
+    standardize: bool = False  # each view by itself, to mean 0 and variance 1, before E sees it
+    grey: float = 0.66  # share of views without colour: of relative_position, exemplar, and cpc with patch_augment
+    gap: bool = True  # of relative_position: patches lie apart, at places of their own; or edge to edge
+    views: int = 8  # of an image in exemplar
+    directions: Literal[1, 2, 4] = 1  # of cpc: from above; also from below; and from both sides
+    patch_augment: bool = False  # of cpc: patches are mirrored, or keep one channel, each by itself
+
+    def __post_init__(self) -> None:
+        _require(len(set(self.tasks)) == len(self.tasks), "pretext.tasks names a task twice")
+        _require(0 <= self.grey <= 1, "pretext.grey must lie in [0, 1]")
+        _require(self.views >= 2, "pretext.views must be at least 2")
+        usual = {f.name: f.default for f in dataclasses.fields(self)}
+        for name, tasks in (  # a setting that would do nothing is a mistake
+            ("grey", ("relative_position", "exemplar", *(("cpc",) if self.patch_augment else ()))),
+            ("gap", ("relative_position",)),
+            ("views", ("exemplar",)),
+            ("directions", ("cpc",)),
+            ("patch_augment", ("cpc",)),
+        ):
+            needed = getattr(self, name) == usual[name] or set(tasks) & set(self.tasks)
+            _require(bool(needed), f"pretext.{name} is for the task {' or '.join(tasks)}, not {', '.join(self.tasks)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam for all three networks."""
+    """Adam for all networks."""
 
     lr_g: float = 2e-4  # of G, and of E times encoder.lr_multiplier
     lr_d: float = 2e-4
@@ -270,7 +310,8 @@ class LogConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     experiment: str = "custom"
-    system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder"] = "bigbigan"  # bigbigan.systems
+    # bigbigan.systems
+    system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder", "pretext"] = "bigbigan"
     scale: int = 0  # of a row made smaller: the resolution that stands for the paper's 128 px; 0 is as published
     data: DataConfig = field(default_factory=DataConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
@@ -278,11 +319,16 @@ class Config:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    pretext: PretextConfig = field(default_factory=PretextConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        if self.system == "pretext":
+            self._check_pretext()
+            return
+        _require(self.pretext == PretextConfig(), f"settings of pretext are for system=pretext, not {self.system}")
         self._check_generator()
         r_e, r_g = self.encoder.resolution, self.generator.resolution
         _require(r_e >= r_g, f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image")
@@ -290,7 +336,7 @@ class Config:
         if self.data.labels == "classes":
             _require(
                 of_biggan and not self.has_encoder,
-                "data.labels=classes is for a BigGAN: loss.s_x alone, and the biggan networks",
+                "data.labels=classes is for a BigGAN: loss.s_x alone, biggan networks; or for pretext/supervised",
             )
         if self.data.labels == "single":
             _require(of_biggan and self.loss.s_x, "data.labels=single is for loss.s_x and the biggan networks")
@@ -359,20 +405,57 @@ class Config:
             _require(self.latent.prior == "uniform", "system=latent_regressor needs latent.prior=uniform")
             _require(r_e == r_g, f"encoder.resolution = {r_e} must be the generator's {r_g}: E learns from G's images")
 
+    def _check_pretext(self) -> None:
+        """E alone: settings of networks that are not there, and of latents, would do nothing."""
+        _require(len(self.pretext.tasks) > 0, "system=pretext: pretext.tasks must name a task, such as rotation")
+        _require(
+            self.encoder.block in CONVOLUTIONAL,
+            f"system=pretext needs encoder.block={' or '.join(CONVOLUTIONAL)}, not {self.encoder.block}",
+        )
+        ours, usual = flat(self.to_dict()), flat(_USUAL)
+        idle = ("latent.", "generator.", "discriminator.", "loss.", "training.d_steps", "optimizer.lr_d")
+        latents = ("encoder.head_layers", "encoder.stochastic", "encoder.stdev_bias")
+        for name, value in ours.items():
+            _require(
+                value == usual[name] or not (name.startswith(idle) or name in latents),
+                f"{name} does nothing with system=pretext, which has no generator, discriminator or latents",
+            )
+        c, e = self.pretext, self.encoder
+        if patches := {"relative_position", "cpc"} & set(c.tasks):
+            _require(e.resolution >= 32, f"the task {min(patches)} needs encoder.resolution of 32 or more: patches")
+            least = 2 ** (len(e.widths) - 1) * (4 if e.stem == "imagenet" else 1)
+            _require(e.resolution // 4 >= least, f"patches of {e.resolution // 4} px are too small for encoder.widths")
+        if {"cpc", "colorization"} & set(c.tasks):
+            _require(
+                e.resolution % 8 == 0, f"encoder.resolution = {e.resolution} must be a multiple of 8 for these tasks"
+            )
+        colour = "colorization" not in c.tasks or self.data.channels == 3
+        _require(colour, "the task colorization needs images in colour: data.channels=3")
+        told, asks = self.data.labels == "classes", "supervised" in self.pretext.tasks
+        _require(told == asks, "data.labels=classes goes with the task supervised, and the task with it")
+
     @property
     def has_encoder(self) -> bool:
         """Where nothing looks at z there is no E: a GAN (Table 1, "No E"; BiGAN's table, "D")."""
-        return self.system in ("latent_regressor", "autoencoder") or self.loss.s_z or self.loss.s_xz
+        return self.system not in ("bigbigan", "bigan") or self.loss.s_z or self.loss.s_xz
+
+    @property
+    def has_generator(self) -> bool:
+        """Where there is a G there are latents, and E, if there is one, gives some."""
+        return self.system != "pretext"
 
     @property
     def has_discriminator(self) -> bool:
-        return self.system != "autoencoder"
+        return self.system not in ("autoencoder", "pretext")
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+_USUAL: dict[str, Any] = Config().to_dict()
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

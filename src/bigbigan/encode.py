@@ -23,12 +23,12 @@ SCORES = ("anomaly_score", "reconstruction_error", "score_x", "score_z", "score_
 SUFFIXES = (".npz", ".csv", ".parquet")
 
 
-def encode(run: Path, data: str | None, out: Path, features: list[str], labels: str | None = None) -> int:
+def encode(run: Path, data: str | None, out: Path, features: list[str] | None = None, labels: str | None = None) -> int:
     """Write features with file names, splits and labels; returns the number of images.
 
     .npz has an array a feature ([N, d], of a score [N]) and `filename`, `split`, `label` (class number, -1 where there
     is none); .csv and .parquet have a column for each number, named feature_0, feature_1, ..., or as the score, and no
-    label where there is none.
+    label where there is none. By default all features that the encoder has.
 
     Raises:
         UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
@@ -36,7 +36,7 @@ def encode(run: Path, data: str | None, out: Path, features: list[str], labels: 
     """
     if out.suffix not in SUFFIXES:
         raise UserError(f"--out {out}: expected a name ending in .npz, .csv or .parquet")
-    if unknown := sorted(set(features) - {*FEATURES, *SCORES}):
+    if unknown := sorted(set(features or ()) - {*FEATURES, *SCORES}):
         raise UserError(f"--features {','.join(unknown)}: unknown; known are {', '.join((*FEATURES, *SCORES))}")
     if out.suffix == ".parquet":
         try:
@@ -45,6 +45,10 @@ def encode(run: Path, data: str | None, out: Path, features: list[str], labels: 
         except ImportError:
             raise UserError("writing .parquet needs pandas and pyarrow: pip install 'bigbigan[parquet]'") from None
     model = load(run)
+    known = [f for f in FEATURES if f != "z_mean" or model.config.has_generator]
+    if lacking := sorted((set(features or ()) - set(known)) & set(FEATURES)):
+        raise UserError(f"--features {','.join(lacking)}: this encoder learned by pretext tasks and has no latents")
+    features = features or known
     scores = [feature for feature in features if feature in SCORES]
     of_encoder = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
     _check_scores(model, scores)
@@ -94,12 +98,11 @@ def _numbers(table: dict[str, np.ndarray], features: list[str]) -> dict[str, np.
 
 def _check_scores(model: Model, names: list[str]) -> None:
     """Tell of scores the model has not before any image is read."""
-    has = set() if model.networks.D is None else {f"score_{s}" for s in model.config.loss.scores}
-    missing = [n for n in names if n.startswith("score_") and n not in has]
-    if "anomaly_score" in names and not has:
-        missing.append("anomaly_score")
-    if missing:
-        known = ", ".join(["reconstruction_error", *sorted(has)])
+    has = ["reconstruction_error"] if model.networks.G is not None else []
+    if model.networks.D is not None:
+        has += ["anomaly_score", *sorted(f"score_{s}" for s in model.config.loss.scores)]
+    if missing := [n for n in names if n not in has]:
+        known = ", ".join(n for n in has if n != "anomaly_score") or "none"
         raise UserError(f"--features {','.join(missing)}: this model has no such score; it has {known}")
 
 

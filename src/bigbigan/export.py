@@ -28,7 +28,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import EXPORTED, Model, load
-from bigbigan.onnx import ENCODER_OUTPUTS, require_onnx, write_onnx
+from bigbigan.onnx import encoder_outputs, require_onnx, write_onnx
 from bigbigan.run import changed_settings, read_json
 
 __all__ = ["check_free", "export", "write_folder"]
@@ -139,7 +139,9 @@ def _model_card(
     """The README of an exported model: what it is, what it was trained on, what was measured, how to load it."""
     c, data = model.config, about["data"]
     experiment = EXPERIMENTS.get(c.experiment)
-    has_encoder = model.networks.E is not None
+    has_encoder, has_generator = model.networks.E is not None, model.networks.G is not None
+    labels = "without labels" if c.data.labels == "none" else f"with labels of {c.data.classes} classes"
+    latents = f"{c.latent.dim}, {'N(0, I)' if c.latent.prior == 'normal' else 'U(-1, 1)'}"
     counts = {
         letter: sum(p.numel() for p in network.parameters()) for letter, network in model.networks.present().items()
     }
@@ -148,25 +150,33 @@ def _model_card(
         "experiment": f"`{c.experiment}`" + (f": {experiment.summary}" if experiment else ""),
         "changed settings": ", ".join(f"`{k}={json.dumps(v)}`" for k, v in changed.items()) or "none",
         "scaled down": f"{c.scale} px stand for the paper's 128" if c.scale else "no",
-        "trained on": f"{data.get('name', 'not recorded')}, {data.get('images', 0):,} images, without labels",
+        "trained on": f"{data.get('name', 'not recorded')}, {data.get('images', 0):,} images, {labels}",
         "steps": f"{about['step']:,} ({about['images_seen']:,} images seen), batch {c.training.batch_size}",
         "images": f"{c.data.channels} channel{'s' * (c.data.channels > 1)}, "
-        + (f"E sees {c.encoder.resolution} px, " if has_encoder else "")
-        + f"G makes {c.generator.resolution} px",
-        "latents": f"{c.latent.dim}, {'N(0, I)' if c.latent.prior == 'normal' else 'U(-1, 1)'}",
+        + ", ".join(
+            [f"E sees {c.encoder.resolution} px"] * has_encoder
+            + [f"G makes {c.generator.resolution} px"] * has_generator
+        ),
+        **({"latents": latents} if has_generator else {"tasks": ", ".join(c.pretext.tasks)}),
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
         "weights": f"{len(weights)} tensors, SHA-256 `{about['weights_sha256']}`",
     }
     measured = _measured(lines)
-    tags = ["BigBiGAN", "representation-learning", "gan", *["onnx"] * onnx]
+    tags = ["BigBiGAN", "representation-learning", *["gan"] * has_generator, *["onnx"] * onnx]
     front = ["---", "library_name: bigbigan", "tags:", *(f"- {tag}" for tag in tags), "---"]
     use = ['model = bigbigan.load("THIS FOLDER")']
     if has_encoder:
-        use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8", "x_hat = model.reconstruct(images)"]
-    use += ["samples = model.generate(16)"]
+        use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8"]
+    if has_encoder and has_generator:
+        use += ["x_hat = model.reconstruct(images)"]
+    if has_generator:
+        use += ["samples = model.generate(16)"]
+        what = f"A generative model{' and its encoder' if has_encoder else ''}"
+    else:
+        what = "An encoder of images"
     return "\n".join([
         *front, "", f"# {c.experiment} on {data.get('name', 'its data')}", "",
-        f"A generative model{' and its encoder' if has_encoder else ''}, trained without labels"
+        f"{what}, trained {labels}"
         + (f". {about['origin']}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
         "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
         "", "## Measured", "", *measured,
@@ -182,10 +192,10 @@ def _onnx_files(model: Model) -> list[str]:
     image = f"[N, {c.data.channels}, {{0}}, {{0}}] in [-1, 1]"
     y = f" and `y` int64 [N], 0 to {c.data.classes - 1}," if c.data.classes > 1 else ""
     z = f"- `generator.onnx`: `z` float32 [N, {c.latent.dim}]{y} to `images` {image.format(c.generator.resolution)}"
-    files = [z]
+    files = [z] if model.networks.G is not None else []
     if model.networks.E is not None:
-        images, outputs = image.format(c.encoder.resolution), ", ".join(f"`{name}`" for name in ENCODER_OUTPUTS)
-        files = [f"- `encoder.onnx`: `images` float32 {images} to {outputs}", z]
+        images, outputs = image.format(c.encoder.resolution), ", ".join(f"`{name}`" for name in encoder_outputs(model))
+        files = [f"- `encoder.onnx`: `images` float32 {images} to {outputs}", *files]
     return ["Without torch, in any ONNX runtime, for any N:", "", *files, ""]
 
 

@@ -25,7 +25,7 @@ from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
 from bigbigan.hub import download, is_hub_name
 from bigbigan.latents import Refined, interpolate, refine
-from bigbigan.models import Encoder, Networks, construct
+from bigbigan.models import FeatureEncoder, Networks, construct
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import read_config, read_json
 from bigbigan.systems import generate, sample_labels, sample_prior
@@ -40,9 +40,9 @@ PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # what of a checkpoint a m
 class Encoding:
     """What E says of N images."""
 
-    z_mean: Tensor  # [N, dim_z]
-    z_stdev: Tensor  # [N, dim_z], zero for a deterministic E
-    z_sample: Tensor  # [N, dim_z]
+    z_mean: Tensor | None  # [N, dim_z]; None, as the next two, of an E without latents
+    z_stdev: Tensor | None  # [N, dim_z], zero for a deterministic E
+    z_sample: Tensor | None  # [N, dim_z]
     avepool_feat: Tensor  # [N, num_features], the pooled trunk
     bn_crelu_feat: Tensor  # [N, 2·num_features], the paper's feature for linear classification
 
@@ -62,8 +62,8 @@ class Model:
     Attributes:
         encoder: E as a plain nn.Module with `num_features`, `features(x)` and `bn_crelu(features)`; asking for it
             raises a UserError where the run is of a GAN.
-        generator: G, z [N, dim_z] to images in [-1, 1].
-        discriminator: D; likewise where the run is of an autoencoder.
+        generator: G, z [N, dim_z] to images in [-1, 1]; likewise where E learned by pretext tasks.
+        discriminator: D; likewise there and where the run is of an autoencoder.
         config: the settings it was trained with.
         step: training steps behind these weights; 0 is untrained.
     """
@@ -72,13 +72,16 @@ class Model:
         self.config, self.step, self.images_seen = config, step, images_seen
         self.networks = networks
         self._truncated: dict[float, nn.Module] = {}  # G by truncation
-        self.generator = networks.G
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> FeatureEncoder:
         return self.networks.encoder
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.networks.generator
 
     @property
     def discriminator(self) -> nn.Module:
@@ -86,7 +89,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.generator.parameters()).device
+        return next(p for network in filter(None, self.networks) for p in network.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
         self._truncated.clear()
@@ -123,6 +126,8 @@ class Model:
     def encode(self, images: Tensor, seed: int = 0) -> Encoding:
         """E's outputs for images [N, C, H, W]; `seed` is of z_sample's noise."""
         q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images))
+        if q is None:
+            return Encoding(None, None, None, avepool, bn_crelu)
         noise = keyed_generator(seed, "encode", 0, str(self.device))
         eps = torch.randn(q.mean.shape, generator=noise, device=self.device)
         return Encoding(q.mean, q.stdev, q.sample(eps), avepool, bn_crelu)
@@ -212,7 +217,7 @@ class Model:
         Raises:
             UserError: latents of another shape, unknown features, or ones this model has not.
         """
-        x, resolution = self.prepare(images), self.config.generator.resolution
+        G, x, resolution = self.generator, self.prepare(images), self.config.generator.resolution
         if z is None:
             with torch.no_grad():
                 z = self.encoder(x).mean
@@ -224,7 +229,7 @@ class Model:
         bounded = self.config.latent.prior == "uniform"
         x = pool_to(x, resolution)
         of_features = known[features]
-        return refine(self.generator, x, z.to(self.device), steps, rate, bounded, of_features, after_step=after_step)
+        return refine(G, x, z.to(self.device), steps, rate, bounded, of_features, after_step=after_step)
 
     def _encoder_features(self, x: Tensor) -> Tensor:
         side = self.config.encoder.resolution
@@ -240,9 +245,10 @@ class Model:
     @torch.no_grad()
     def interpolate(self, images: Tensor, others: Tensor, steps: int = 8) -> Tensor:
         """Images along the way from E(images) to E(others), [N, C, H, W] each: [N, steps, C, R, R] in [-1, 1]."""
+        G = self.generator
         a, b = (self.encoder(self.prepare(x)).mean for x in (images, others))
         walks = interpolate(a, b, steps, self.config.latent.prior)
-        return self.generator(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
+        return G(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
 
     @torch.no_grad()
     def discriminate(self, images: Tensor, z: Tensor | None) -> Scores:

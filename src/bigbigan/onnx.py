@@ -1,6 +1,7 @@
 """E and G as ONNX files, for runtimes that have no torch: what `export --onnx` adds.
 
-    encoder.onnx      images float32 [N, C, R, R] in [-1, 1] to z_mean, z_stdev, avepool_feat, bn_crelu_feat
+    encoder.onnx      images float32 [N, C, R, R] in [-1, 1] to z_mean, z_stdev, avepool_feat, bn_crelu_feat;
+                      to the last two of an E without latents
     generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1];
                       of a G that is told classes, from y int64 [N] too
 
@@ -22,15 +23,19 @@ from torch import Tensor, nn
 
 from bigbigan.errors import RunError, UserError
 from bigbigan.model import Model
-from bigbigan.models import Encoder
+from bigbigan.models import FeatureEncoder
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["ENCODER_OUTPUTS", "require_onnx", "write_onnx"]
+__all__ = ["encoder_outputs", "require_onnx", "write_onnx"]
 
-ENCODER_OUTPUTS = ("z_mean", "z_stdev", "avepool_feat", "bn_crelu_feat")
+LATENTS, FEATURES = ("z_mean", "z_stdev"), ("avepool_feat", "bn_crelu_feat")
 TOLERANCE = 1e-4  # between torch and ONNX Runtime, as a share of the largest magnitude
 BATCHES = (1, 4)  # of the check: neither is the size that is traced
 NO_LIMIT = 2**62
+
+
+def encoder_outputs(model: Model) -> tuple[str, ...]:
+    return (LATENTS if model.config.has_generator else ()) + FEATURES
 
 
 def require_onnx() -> None:
@@ -43,7 +48,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: Model, folder: Path) -> None:
-    """Write encoder.onnx, where there is an E, and generator.onnx, and check them where onnxruntime is installed.
+    """Write encoder.onnx and generator.onnx, of what there is of E and G, checked where onnxruntime is installed.
 
     Raises:
         UserError: a package is missing.
@@ -56,7 +61,9 @@ def write_onnx(model: Model, folder: Path) -> None:
         shape = (count, c.data.channels, c.encoder.resolution, c.encoder.resolution)
         images = torch.rand(shape, generator=keyed_generator(0, "onnx")) * 2 - 1
         network = _AllOutputs(model.networks.E)
-        _write(network, {"images": images.to(model.device)}, ENCODER_OUTPUTS, folder / "encoder.onnx")
+        _write(network, {"images": images.to(model.device)}, encoder_outputs(model), folder / "encoder.onnx")
+    if model.networks.G is None:
+        return
     given = {"z": model.sample_prior(count)}
     if c.data.classes > 1:
         given["y"] = torch.arange(count, device=model.device) % c.data.classes
@@ -66,13 +73,13 @@ def write_onnx(model: Model, folder: Path) -> None:
 class _AllOutputs(nn.Module):
     """E with its outputs as a tuple."""
 
-    def __init__(self, E: Encoder) -> None:
+    def __init__(self, E: FeatureEncoder) -> None:
         super().__init__()
         self.E = E
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         q, avepool, bn_crelu = self.E.all_outputs(images)
-        return q.mean, q.stdev, avepool, bn_crelu
+        return (avepool, bn_crelu) if q is None else (q.mean, q.stdev, avepool, bn_crelu)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:

@@ -71,6 +71,8 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
             raise UserError(f"features is {self.features}; expected one of {', '.join(FEATURES)}")
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model_: Model = load(Path(self.run), self.checkpoint, device)
+        if self.features == "z_mean" and not self.model_.config.has_generator:
+            raise UserError("features is z_mean; this encoder learned by pretext tasks and has no latents")
         self.n_features_out_ = {
             "avepool_feat": self.model_.encoder.num_features,
             "bn_crelu_feat": 2 * self.model_.encoder.num_features,

@@ -30,7 +30,7 @@ class TrainingState:
         self.step = 0
         self.networks = build(config, device)
         G, E, _ = self.networks
-        self.G_ema = copy.deepcopy(G).requires_grad_(False)
+        self.G_ema = None if G is None else copy.deepcopy(G).requires_grad_(False)
         self.E_ema = None if E is None else copy.deepcopy(E).requires_grad_(False)
         self.system = make_system(config, self.networks)
         self.optimizers = {learner: self._optimizer(learner) for learner in self.system.learners}
@@ -62,10 +62,15 @@ class TrainingState:
                 group["lr"] = factor * rates[group["network"]]
 
     def update_averages(self) -> None:
+        for average, network in self._averaged():
+            update_average(average, network, self.config.training.ema_decay, self.step)
+
+    def _averaged(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """The averages with the networks they are of."""
         G, E, _ = self.networks
-        update_average(self.G_ema, G, self.config.training.ema_decay, self.step)
-        if E is not None and self.E_ema is not None:
-            update_average(self.E_ema, E, self.config.training.ema_decay, self.step)
+        for average, network in ((self.G_ema, G), (self.E_ema, E)):
+            if average is not None and network is not None:
+                yield average, network
 
     def fill_standing_statistics(self, batches: Batches) -> None:
         """Make G_ema and E_ema ready for use: a function of the weights and the step, nothing else."""
@@ -76,11 +81,13 @@ class TrainingState:
         def images() -> Tensor:
             return batches.images(batches.draw(size, noise, self.step * len(self.system.moves)))
 
-        def samples() -> Tensor:
-            z = self.system.sample_prior(size, noise)
-            return generate(self.G_ema, z, sample_labels(size, self.config.data.classes, noise))
+        if G is not None and (G_ema := self.G_ema) is not None:
 
-        standing_statistics(self.G_ema, G, (samples for _ in range(count)))
+            def samples() -> Tensor:
+                z = self.system.sample_prior(size, noise)
+                return generate(G_ema, z, sample_labels(size, self.config.data.classes, noise))
+
+            standing_statistics(G_ema, G, (samples for _ in range(count)))
         if E is not None and (E_ema := self.E_ema) is not None:
             standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
 

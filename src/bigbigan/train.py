@@ -39,7 +39,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
     """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
 
     Labels, the source's or those of the file `labels`, are used by nothing but what is watched (`log.probe_every`,
-    `log.watch`), which changes no weight; unless `data.labels` tells them to G and D.
+    `log.watch`), which changes no weight; unless `data.labels` tells them to G and D, or to E.
 
     Returns:
         None when all steps are done, or the number of the signal that ended it early, with its state saved.
@@ -90,6 +90,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
 
         # State: new, or the newest checkpoint
         state = TrainingState(config, device)
+        state.system.check(some_images(state, batches, 64))
         newest = ck.newest_checkpoint(run, set_aside=True)
         if newest is not None:
             ck.load_state(state, newest)
@@ -105,6 +106,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
                 monitor.say(f"log.watch={watch.metric.name} is left out: what it takes is not there")
         if newest is None:
             save_image(grid(some_images(state, batches, 64)), run / "samples" / "data.png")
+            write_inputs(state, batches, run)
 
         # Loop
         started, since = time.perf_counter(), state.step
@@ -179,12 +181,13 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
         outcome = move(x, draws) if y is None else move(x, draws, y)
         norms = _update(state, outcome.losses)
         values |= {f"loss_{learner}": loss.detach() for learner, loss in outcome.losses.items()}
-        values |= norms | _means(outcome.enc, outcome.gen)
+        values |= norms | _means(outcome.enc, outcome.gen) | outcome.figures
     state.step += 1
     state.update_averages()
 
     # What shows whether E learns
-    if state.networks.E is not None and _due(state.config.log.every, state.step, t.steps):
+    c = state.config
+    if c.has_encoder and c.has_generator and _due(c.log.every, state.step, t.steps):
         values |= encoder_health(state, x, outcome.posterior)
     return values
 
@@ -234,7 +237,7 @@ def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict
 def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> dict[str, Tensor]:
     """Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], against the same with x and G(E(x)) of different images; a ratio near
     1 means that E has learned nothing yet. Leaves no trace in the networks."""
-    G = state.networks.G
+    G = state.networks.generator
     with batch_statistics(G):
         x_hat = G(z_mean)
     error = (x - x_hat).flatten(1).norm(dim=1).mean() / 2
@@ -254,16 +257,27 @@ def some_images(state: TrainingState, batches: Batches, count: int) -> Tensor:
     return batches.images(order[:count].to(state.device))
 
 
+def write_inputs(state: TrainingState, batches: Batches, run: Path) -> None:
+    """What the networks are shown of some images, where that is not the images: a picture a task, a row an image."""
+    noise = keyed_generator(state.config.training.seed, "inputs", 0, str(state.device))
+    x = some_images(state, batches, 8)
+    for name, views in state.system.pictures(x, state.system.draw(len(x), noise)).items():
+        save_image(grid(views.flatten(0, 1), columns=views.shape[1]), run / "samples" / f"inputs-{name}.png")
+
+
 def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
-    """Samples of the same z each time, and x above G(E(x)) for the same images each time."""
+    """Samples of the same z each time, and x above G(E(x)) for the same images each time; nothing without G."""
+    G = state.G_ema
+    if G is None:
+        return
     noise = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
     z, classes = state.system.sample_prior(64, noise), state.config.data.classes
     y = torch.arange(64, device=z.device) // 8 % classes if classes > 1 else None  # a row a class
     with torch.no_grad():
-        save_image(grid(generate(state.G_ema, z, y)), run / "samples" / f"samples-{state.step:08d}.png")
+        save_image(grid(generate(G, z, y)), run / "samples" / f"samples-{state.step:08d}.png")
         if state.E_ema is not None:
             x = some_images(state, batches, 32)
-            pairs = pairs_grid(pool_to(x, state.system.resolution), state.G_ema(state.E_ema(x).mean))
+            pairs = pairs_grid(pool_to(x, state.system.resolution), G(state.E_ema(x).mean))
             save_image(pairs, run / "samples" / f"reconstructions-{state.step:08d}.png")
 
 

@@ -30,7 +30,7 @@ from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, scores
 from bigbigan.evaluation.samples import quality_figures
 from bigbigan.evaluation.splits import train_val
-from bigbigan.models.encoder import Encoder
+from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.state import TrainingState
 
 __all__ = ["Watch"]
@@ -78,9 +78,10 @@ class Watch:
 
     @property
     def possible(self) -> bool:
-        """Whether there is what it takes: labels and an encoder, or a feature network that is there."""
+        """Whether there is what it takes: labels and an encoder; or G, and a feature network that is there."""
         if self.metric.kind == "quality":
-            return self.metric.network in ready_networks(self.source.name, self.config.has_encoder)
+            ready = ready_networks(self.source.name, self.config.has_encoder)
+            return self.config.has_generator and self.metric.network in ready
         return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels[self.rest])) > 1
 
     @property
@@ -91,6 +92,7 @@ class Watch:
         """The figure of the averaged networks, whose standing statistics are filled."""
         m = self.metric
         if m.kind == "quality":
+            assert state.G_ema is not None
             return quality_figures(state.G_ema, state.E_ema, self.config, self.source, [m])[m.name].value
         E = state.E_ema
         assert E is not None
@@ -98,14 +100,14 @@ class Watch:
         with unchanged(E):
             return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
 
-    def _features(self, E: Encoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
+    def _features(self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
         parts = []
         for part in np.array_split(indices, max(1, len(indices) // 5_000)):
             pixels = self.batches.middle(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
             parts.append(encoder_features(E, pixels, [self.metric.feature], mirrored=mirrored))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-    def _few(self, E: Encoder, m: Metric, labels: np.ndarray) -> float:
+    def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
         draws = [self.rest[picks] for picks in few_label_draws(labels[self.rest], 10)]
         used = np.unique(np.concatenate(draws))
         scored = self.held[:: max(1, len(self.held) // MOST)]
@@ -117,7 +119,7 @@ class Watch:
             values.append(scores(class_scores(classifier, new), labels[scored])[m.score])
         return float(np.mean(values))
 
-    def _table1(self, E: Encoder, m: Metric, labels: np.ndarray) -> float:
+    def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
         device, augment = next(E.parameters()).device, self.config.data.augment
         batches: FeatureBatches
         if augment.endswith("_crop"):

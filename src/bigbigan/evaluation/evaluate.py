@@ -36,6 +36,7 @@ from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.samples import quality_figures
 from bigbigan.evaluation.splits import Images, Split, few, load_images, train_val
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
+from bigbigan.evaluation.tasks import task_accuracies
 from bigbigan.model import Model
 
 __all__ = ["evaluate"]
@@ -49,7 +50,9 @@ PARTS = {
     "knn": "nearest neighbours",
     "quality": "image quality",
     "reconstruction": "image quality",
+    "task": "tasks",
 }
+OF_IMAGES = ("quality", "reconstruction")  # what needs no labels
 
 
 @dataclass
@@ -138,7 +141,7 @@ def evaluate(
         for kind in subject.kinds
         for of_d in (False, True)
     ]
-    images = [m for m in wanted if m.kind in ("quality", "reconstruction")]
+    images = [m for m in wanted if m.kind in OF_IMAGES]
     bar = tqdm(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
     for kind, ours in parts:
         if ours:
@@ -146,6 +149,8 @@ def evaluate(
         bar.update()
     if images:
         _measure_images(e, images)
+    if tasks := [m for m in wanted if m.kind == "task"]:
+        _measure_tasks(e, tasks)
     bar.update()
     bar.close()
     if not metrics:
@@ -163,7 +168,7 @@ def classes_of(split: Split) -> int:
 
 
 def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
-    if metric.kind in ("quality", "reconstruction"):
+    if metric.kind in (*OF_IMAGES, "task"):
         return ()
     return ("pixels",) if metric.feature == "pixels" else subject.kinds[1:]
 
@@ -173,6 +178,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     the ones that can."""
     model = e.subject.model
     has_encoder = model is None or model.networks.E is not None
+    has_generator = model is not None and model.networks.G is not None
+    tasks = () if model is None else model.config.pretext.tasks
     D = None if model is None else model.networks.D
     layers = model is not None and model.networks.E is not None and hasattr(model.networks.E.trunk, "maps")
     sees_images = D is not None and bool(D.sees_images_alone)
@@ -184,14 +191,13 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         f"an encoder; {e.subject.experiment} is a GAN, or a generator alone": lambda m: (
             has_encoder or not of_encoder(m)
         ),
-        "latents; an encoder made elsewhere has none": lambda m: model is not None or m.feature != "z_mean",
+        "latents, which come with a generator": lambda m: has_generator or m.feature != "z_mean",
         "a discriminator that looks at images alone": lambda m: sees_images or m.feature != "discriminator",
         "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),
-        "a generator; an encoder made elsewhere has none": lambda m: (
-            model is not None or m.kind not in ("quality", "reconstruction")
-        ),
+        "a generator; an encoder by itself has none": lambda m: has_generator or m.kind not in OF_IMAGES,
+        "a run that was trained by this task": lambda m: not m.task or m.task in tasks,
         f"labels; {e.source.spec} has no labels of two or more classes": lambda m: (
-            e.labelled or m.kind in ("quality", "reconstruction")
+            e.labelled or m.kind in OF_IMAGES or m.task not in ("", "supervised")
         ),
         f"test images of two or more classes, which {e.source.spec} has not": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
@@ -199,7 +205,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         f"a test split, which {e.source.spec} has not": lambda m: m.reference != "test" or "test" in e.source.splits,
     }
     if asked is None:
-        networks = ready_networks(e.source.name, has_encoder and model is not None)
+        networks = ready_networks(e.source.name, has_encoder and has_generator)
         features = FEATURES if has_encoder else ("pixels", "discriminator")
         found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
     else:
@@ -339,6 +345,16 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
             figures = {m.name: found[m.name] for m in ours if (m.reference, m.samples) == (reference, samples)}
             e.note(start, True, reference or "samples", figures, n=samples)
             start = time.perf_counter()
+
+
+def _measure_tasks(e: Evaluation, metrics: list[Metric]) -> None:
+    """The pretext tasks that the encoder was trained by, on test images."""
+    model = e.subject.model
+    assert model is not None
+    for m in metrics:
+        start = time.perf_counter()
+        figures = task_accuracies(model, e.train.pixels, e.test.pixels, e.test.labels, [m.task])
+        e.note(start, True, e.test.name, {m.name: figures[m.task]})
 
 
 def reconstruction_errors(model: Model, pixels: np.ndarray, most: int = 10_000) -> dict[str, float]:

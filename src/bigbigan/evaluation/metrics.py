@@ -14,6 +14,8 @@
     is10k_NET                 Inception Score, 10 parts
     reconstruction_error      mean of ‖x - G(E(x))‖₂, pixels in [0, 1]; ..._mismatched: of x and another image's G(E(x))
     reconstruction_ratio      the one over the other
+    task_accuracy_TASK        right answers to a pretext task on test images; chance is in the protocol
+                                                                                            bigbigan.evaluation.tasks
 
 F is pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator, conv1 .. conv5
 (bigbigan.evaluation.features). NET is what gives features to compare images by: inception,
@@ -26,8 +28,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
+from bigbigan.config import Task
 from bigbigan.errors import UserError
 
 __all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "Metric", "default_metrics", "parse_metrics"]
@@ -40,7 +43,7 @@ BY_NAME_ONLY = ("l1", "euclidean")  # l1 takes minutes for 60,000 references; eu
 SCORES = ("top1", "auroc", "balanced")
 NETWORKS = ("inception", "encoder", "mnist-cnn", "cifar-resnet18")
 QUALITY = ("fid", "kid", "precision", "recall", "is")
-Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "reconstruction"]
+Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "reconstruction", "task"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Metric:
     samples: int = 0
     reference: str = ""  # train or test; none for is
     network: str = ""
+    task: str = ""
 
 
 def _known() -> dict[str, Metric]:
@@ -73,6 +77,7 @@ def _known() -> dict[str, Metric]:
         for k, distance in product(NEIGHBOURS, DISTANCES):
             found.append(Metric(f"knn{k}_{distance}_{f}", "knn", f, k=k, distance=distance))
         found.append(Metric(f"knn5_l2_{f}_10perclass", "few_knn", f, k=5, distance="l2"))
+    found += [Metric(f"task_accuracy_{task}", "task", task=task) for task in get_args(Task)]
     for measure, samples, net in product(QUALITY, ("10k", "50k"), NETWORKS):
         count = int(samples[:-1]) * 1000
         if measure == "is":
@@ -108,7 +113,7 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
             raise UserError(
                 f"--metrics {name}: unknown; known are names such as top1_linear_bn_crelu, top1_sweep5k_avepool, "
                 "top1_linear_bn_crelu_10perclass, top1_table1_avepool, knn5_l1_avepool, fid10k_train_encoder, "
-                "reconstruction_ratio; * fits any part of a name"
+                "reconstruction_ratio, task_accuracy_rotation; * fits any part of a name"
             )
         found |= fitting
     return list(found.values())

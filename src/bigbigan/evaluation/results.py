@@ -135,7 +135,8 @@ def results_table(lines: list[ResultLine]) -> str:
     rest = [line for line in lines if line.metric not in {*shown_above, "reconstruction_ratio", "evaluation_seconds"}]
     for line in rest:
         whose = "" if line.steps or frozen or line.metric.endswith("_pixels") else " (untrained)"
-        out.append(f"{line.metric}{whose}: {_figure(line, 1 if line.value >= 10 else 3)}")
+        chance = f" (chance {line.protocol['chance']:g})" if "chance" in line.protocol else ""
+        out.append(f"{line.metric}{whose}: {_figure(line, 1 if line.value >= 10 else 3)}{chance}")
     for line in lines:
         if line.metric == "evaluation_seconds":
             parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in line.protocol.items())

@@ -1,8 +1,8 @@
 """The published tables beside what was measured here: `bigbigan table 1|2|3|bigan`.
 
 Ours is the median over seeds, with mean ± standard deviation where there are several; published figures are as printed.
-A column compares like with like: all its figures are of one metric, data set, number of steps and change of settings,
-the group that fills most rows. Lines are of one data set where the caller says which.
+A column compares like with like: all its figures are of one metric, data set, number of images seen and change of
+settings, the group that fills most rows. Lines are of one data set where the caller says which.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ TABLES = {
             Column("AvePool top-5", _top(5, "avepool")),
             Column("BN+CReLU top-1", _top(1, "bn_crelu")),
             Column("BN+CReLU top-5", _top(5, "bn_crelu")),
+            Column("untrained, BN+CReLU top-1", _top(1, "bn_crelu"), untrained=True),
         ),
         (
             Row("BiGAN, AlexNet, conv3", "bigan/imagenet", {"AvePool top-1": "31.0"}, "conv3"),
@@ -112,10 +113,13 @@ TABLES = {
                 {"AvePool top-1": "36.2", "AvePool top-5": "59.2"},
             ),
             Row("Colorization, ResNet-101", "pretext/colorization", {"AvePool top-1": "39.6", "AvePool top-5": "62.5"}),
-            Row("Combination of the four, ResNet-101", None, {"AvePool top-5": "69.3"}),
+            Row("Combination of the four, ResNet-101", "pretext/combination", {"AvePool top-5": "69.3"}),
             Row("CPC, ResNet-101", "pretext/cpc", {"AvePool top-1": "48.7", "AvePool top-5": "73.6"}),
             Row("Rotation, RevNet-50 ×4", "pretext/rotation", {"AvePool top-1": "55.4"}),
-            Row("Efficient CPC, ResNet-170", None, {"AvePool top-1": "61.0", "AvePool top-5": "83.0"}),
+            Row(
+                "Efficient CPC, ResNet-170", "pretext/efficient_cpc", {"AvePool top-1": "61.0", "AvePool top-5": "83.0"}
+            ),
+            Row("BigBiGAN, ResNet-50 at 128 px (Base)", "table1/base", {}),
             Row(
                 "BigBiGAN, ResNet-50",
                 "table1/resnet_up_encoder_lr",
@@ -136,6 +140,7 @@ TABLES = {
                     "BN+CReLU top-5": "81.9",
                 },
             ),
+            Row("Told the classes, ResNet-50", "pretext/supervised", {}),
         ),
     ),
     "3": Table(
@@ -237,8 +242,10 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
             x = group[0]
             epochs = _epochs(x)
             changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+            steps = {y["steps"] for y in group if not _frozen(y)}
+            length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
             notes.append(
-                f"{column.title}: ours is {x['metric']} on {x['dataset']} ({x['split']}), {x['steps']:,} steps"
+                f"{column.title}: ours is {x['metric']} on {x['dataset']} ({x['split']}), {length}"
                 + (f" ({epochs:g} epochs)" if epochs else "")
                 + (f", {changed}" if changed else "")
             )
@@ -275,7 +282,7 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     for x in lines:
         if x["metric"] in column.metrics:
             settings = json.dumps(x["settings"], sort_keys=True)
-            groups.setdefault((x["metric"], x["dataset"], x["split"], x["steps"], settings), []).append(x)
+            groups.setdefault((x["metric"], x["dataset"], x["split"], x["images_seen"], settings), []).append(x)
 
     def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, int]:
         key, found = item
@@ -284,7 +291,7 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     if not groups:
         return []
     key, found = max(groups.items(), key=rank)
-    # the steps of an encoder made elsewhere are not known (0): it joins whatever is shown of its metric and data
+    # how many images an encoder made elsewhere saw is not known (0): it joins whatever is shown of its metric and data
     return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
 
 

@@ -7,6 +7,7 @@ import difflib
 from bigbigan.errors import UserError
 from bigbigan.experiments import bigan as bigan
 from bigbigan.experiments import biggan as biggan
+from bigbigan.experiments import pretext as pretext
 from bigbigan.experiments import small as small
 from bigbigan.experiments import table1 as table1
 from bigbigan.experiments import table3 as table3

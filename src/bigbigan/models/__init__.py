@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bigbigan.config import Config
+from bigbigan.data import views
 from bigbigan.errors import UserError
 from bigbigan.models.bigan import (
     STD,
@@ -19,29 +21,48 @@ from bigbigan.models.bigan import (
     MLPTrunk,
 )
 from bigbigan.models.discriminator import Discriminator, ImageTrunk
-from bigbigan.models.encoder import Encoder, Posterior
+from bigbigan.models.encoder import Encoder, FeatureEncoder, Posterior
 from bigbigan.models.generator import Generator
 from bigbigan.models.layers import init_weights
+from bigbigan.models.pretext import ColourHead, ContextHead, PretextEncoder, pair_head
 from bigbigan.models.resnet import BasicBlock, Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["Discriminator", "Encoder", "Generator", "Networks", "Posterior", "build", "construct"]
+__all__ = [
+    "ColourHead",
+    "Discriminator",
+    "Encoder",
+    "FeatureEncoder",
+    "Generator",
+    "Networks",
+    "Posterior",
+    "PretextEncoder",
+    "build",
+    "construct",
+]
 
 
 class Networks(NamedTuple):
     """G: z [N, dim_z] to images in [-1, 1]. E: see `Encoder`. D: images and z (or None) to scores by name."""
 
-    G: nn.Module
-    E: Encoder | None  # None in a GAN, and in a model that came without
-    D: nn.Module | None  # None in an autoencoder; likewise
+    G: nn.Module | None  # None where E learns by pretext tasks
+    E: FeatureEncoder | None  # None in a GAN, and in a model that came without
+    D: nn.Module | None  # None in an autoencoder, and where there is no G; likewise
 
     def present(self) -> dict[str, nn.Module]:
         """Those there are, by letter."""
         return {letter: network for letter, network in self._asdict().items() if network is not None}
 
     @property
-    def encoder(self) -> Encoder:
+    def generator(self) -> nn.Module:
+        """G. Raises UserError where there is none."""
+        if self.G is None:
+            raise UserError("this encoder learned by pretext tasks: there is no generator to draw or reconstruct with")
+        return self.G
+
+    @property
+    def encoder(self) -> FeatureEncoder:
         """E. Raises UserError where there is none."""
         if self.E is None:
             raise UserError("this is a GAN, or a generator alone: it has no encoder to encode or to reconstruct with")
@@ -51,7 +72,8 @@ class Networks(NamedTuple):
     def discriminator(self) -> nn.Module:
         """D. Raises UserError where there is none."""
         if self.D is None:
-            raise UserError("this is an autoencoder, or a generator alone: it has no discriminator")
+            kind = "an autoencoder, or a generator alone" if self.G else "an encoder that learned by pretext tasks"
+            raise UserError(f"this is {kind}: it has no discriminator")
         return self.D
 
 
@@ -69,7 +91,7 @@ def build(config: Config, device: str | torch.device = "cpu") -> Networks:
 def construct(config: Config) -> Networks:
     """The networks as the config describes them, weights not yet drawn."""
     return Networks(
-        _generator(config),
+        _generator(config) if config.has_generator else None,
         _encoder(config) if config.has_encoder else None,
         _discriminator(config) if config.has_discriminator else None,
     )
@@ -95,8 +117,10 @@ def _discriminator(c: Config) -> nn.Module:
     return kind(c.data.channels, d.channels, resolution, c.latent.dim if c.loss.s_xz else 0, d.bias)
 
 
-def _encoder(c: Config) -> Encoder:
+def _encoder(c: Config) -> FeatureEncoder:
     e = c.encoder
+    if c.system == "pretext":
+        return _pretext_encoder(c)
     of_bigan = c.system != "bigbigan"
     if e.stochastic:
         output = "normal"
@@ -106,6 +130,31 @@ def _encoder(c: Config) -> Encoder:
     return Encoder(_trunk(c), c.latent.dim, e.head_width, e.head_layers, output, e.stdev_bias, latent_std)
 
 
+def _pretext_encoder(c: Config) -> PretextEncoder:
+    """Tasks on one trunk see their views alike: grey where one of them is to find the colours. Where all there is are
+    patches, evaluation sees patches too."""
+    tasks, d, e = list[str](c.pretext.tasks), c.encoder.widths[-1], c.encoder
+    stride = 2 ** (len(e.widths) - 1) * (4 if e.stem == "imagenet" else 1)
+    heads: dict[str, Callable[[], nn.Module]] = {
+        "rotation": lambda: nn.Linear(d, 4),
+        "relative_position": lambda: pair_head(d, e.head_width),
+        "exemplar": lambda: nn.Linear(d, 1000),
+        "colorization": lambda: ColourHead(d, stride),
+        "cpc": lambda: ContextHead(d, c.pretext.directions),
+        "supervised": lambda: nn.Linear(d, c.data.classes),
+    }
+
+    def enter(x: Tensor) -> Tensor:
+        x = views.lightness(x) if "colorization" in tasks else x
+        return views.standardized(x) if c.pretext.standardize else x
+
+    def nine(x: Tensor) -> Tensor:
+        return views.grid_of_nine(x, gap=c.pretext.gap)
+
+    patches = {"relative_position": nine, "cpc": views.overlapping_grid}.get(tasks[0]) if len(tasks) == 1 else None
+    return PretextEncoder(_trunk(c), {task: heads[task]() for task in tasks}, enter, patches)
+
+
 def _trunk(c: Config) -> nn.Module:
     e, image_channels = c.encoder, c.data.channels
     if e.block == "mlp":
@@ -113,6 +162,6 @@ def _trunk(c: Config) -> nn.Module:
     if e.block == "alexnet":
         return AlexNet(image_channels, e.widths, e.resolution)
     if e.block == "reversible":
-        return RevNet(image_channels, e.widths, e.blocks_per_stage, e.stem, recompute=not e.keep_activations)
+        return RevNet(image_channels, e.widths, e.blocks_per_stage, e.stem, not e.keep_activations, e.norm)
     block = Bottleneck if e.block == "bottleneck" else BasicBlock
-    return ResNetV2(image_channels, e.widths, e.blocks_per_stage, block, e.stem)
+    return ResNetV2(image_channels, e.widths, e.blocks_per_stage, block, e.stem, e.norm)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bigbigan.models.layers import ResidualMLP, normal
 
-__all__ = ["Encoder", "Posterior"]
+__all__ = ["Encoder", "FeatureEncoder", "Posterior"]
 
 
 @dataclass
@@ -25,7 +25,43 @@ class Posterior:
         return self.mean + self.stdev * eps
 
 
-class Encoder(nn.Module):
+class FeatureEncoder(nn.Module):
+    """What is evaluated of any encoder: AvePool, which its trunk gives, and BN+CReLU.
+
+    Args:
+        trunk: images to pooled features [N, trunk.num_features].
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.num_features: int = trunk.num_features  # type: ignore[assignment]
+        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only
+
+    def features(self, x: Tensor) -> Tensor:
+        """AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]."""
+        return self.trunk(x)
+
+    def bn_crelu(self, features: Tensor) -> Tensor:
+        """BN+CReLU (Section 3.2): h = BatchNorm(a) without gain or bias, then [relu(h), relu(-h)].
+
+        AvePool features [N, num_features] to [N, 2·num_features]. Nothing in it is learned; its statistics are
+        filled together with the standing statistics.
+        """
+        h = self.feature_norm(features)
+        return torch.cat([F.relu(h), F.relu(-h)], dim=1)
+
+    def posterior(self, features: Tensor) -> Posterior | None:
+        """The latent distribution from the features of `features`; None of an encoder without latents."""
+        return None
+
+    def all_outputs(self, x: Tensor) -> tuple[Posterior | None, Tensor, Tensor]:
+        """q(z|x), AvePool and BN+CReLU from one pass through the trunk."""
+        features = self.features(x)
+        return self.posterior(features), features, self.bn_crelu(features)
+
+
+class Encoder(FeatureEncoder):
     """E(x): a convolutional trunk, a residual MLP, and a linear layer giving mu and sigma-hat.
 
     Args:
@@ -48,34 +84,14 @@ class Encoder(nn.Module):
         stdev_bias: float = 0.0,
         latent_std: float | None = None,
     ) -> None:
-        super().__init__()
-        self.trunk, self.output, self.stdev_bias = trunk, output, stdev_bias
-        self.num_features: int = trunk.num_features  # type: ignore[assignment]
+        super().__init__(trunk)
+        self.output, self.stdev_bias = output, stdev_bias
         head = ResidualMLP(self.num_features, head_width, head_layers, spectral_norm=False) if head_layers else None
         self.head = head or nn.Identity()
         width, outputs = head_width if head else self.num_features, 2 * dim_z if output == "normal" else dim_z
         self.latent = nn.Linear(width, outputs, bias=output != "sigmoid")
         if latent_std is not None:
             normal(self.latent, latent_std)
-        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only
-
-    def features(self, x: Tensor) -> Tensor:
-        """AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]."""
-        return self.trunk(x)
-
-    def bn_crelu(self, features: Tensor) -> Tensor:
-        """BN+CReLU (Section 3.2): h = BatchNorm(a) without gain or bias, then [relu(h), relu(-h)].
-
-        AvePool features [N, num_features] to [N, 2·num_features]. Nothing in it is learned; its statistics are
-        filled together with the standing statistics.
-        """
-        h = self.feature_norm(features)
-        return torch.cat([F.relu(h), F.relu(-h)], dim=1)
-
-    def all_outputs(self, x: Tensor) -> tuple[Posterior, Tensor, Tensor]:
-        """q(z|x), AvePool and BN+CReLU from one pass through the trunk."""
-        features = self.features(x)
-        return self.posterior(features), features, self.bn_crelu(features)
 
     def logits(self, x: Tensor) -> Tensor:
         """What z is a nonlinear function of: images to [N, dim_z], or [N, 2·dim_z] of a "normal" output."""

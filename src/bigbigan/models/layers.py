@@ -21,6 +21,7 @@ __all__ = [
     "SNLinear",
     "SelfAttention",
     "init_weights",
+    "norm2d",
     "normal",
     "upsample",
 ]
@@ -212,6 +213,12 @@ class ResidualMLPBlock(nn.Module):
         h = x if self.first else F.relu(self.norm1(x))
         h = self.linear2(F.relu(self.norm2(self.linear1(h))))
         return self.skip(x) + h
+
+
+def norm2d(kind: str, channels: int) -> nn.Module:
+    """Of maps [N, C, H, W]: "batch" norm, or "layer" norm over all numbers of an image or patch, which learns nothing
+    of the others."""
+    return nn.BatchNorm2d(channels, eps=BN_EPS) if kind == "batch" else nn.GroupNorm(1, channels, eps=BN_EPS)
 
 
 def normal(layer: Layer, std: float) -> Layer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.models.layers import BN_EPS
+from bigbigan.models.layers import norm2d
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNetV2", "root"]
 
@@ -20,11 +20,11 @@ class BasicBlock(nn.Module):
 
     root_share = 1  # of the first stage's width that the root convolution has
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str = "batch") -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels, eps=BN_EPS)
+        self.norm1 = norm2d(norm, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels, eps=BN_EPS)
+        self.norm2 = norm2d(norm, out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.skip = projection(in_channels, out_channels, stride)
         self.stride = stride
@@ -46,14 +46,14 @@ class Bottleneck(BasicBlock):
 
     root_share = 4
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str = "batch") -> None:
         nn.Module.__init__(self)
         hidden = out_channels // 4
-        self.norm1 = nn.BatchNorm2d(in_channels, eps=BN_EPS)
+        self.norm1 = norm2d(norm, in_channels)
         self.conv1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.norm2 = norm2d(norm, hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.norm3 = norm2d(norm, hidden)
         self.conv3 = nn.Conv2d(hidden, out_channels, 1, bias=False)
         self.skip = projection(in_channels, out_channels, stride)
         self.stride = stride
@@ -88,6 +88,7 @@ class ResNetV2(nn.Module):
         blocks: blocks of each stage.
         block: `BasicBlock` or `Bottleneck`.
         stem: see `root`.
+        norm: see `layers.norm2d`.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ResNetV2(nn.Module):
         blocks: tuple[int, ...],
         block: type[BasicBlock] = BasicBlock,
         stem: str = "small",
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         self.num_features = widths[-1]
@@ -105,11 +107,15 @@ class ResNetV2(nn.Module):
         layers: list[nn.Module] = []
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             for i in range(count):
-                layers.append(block(previous, width, stride=2 if stage and not i else 1))
+                layers.append(block(previous, width, 2 if stage and not i else 1, norm))
                 previous = width
         self.blocks = nn.Sequential(*layers)
-        self.norm = nn.BatchNorm2d(previous, eps=BN_EPS)
+        self.norm = norm2d(norm, previous)
+
+    def final_map(self, x: Tensor) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] to what is pooled, [N, num_features, H, W], not negative."""
+        return F.relu(self.norm(self.blocks(self.root(x))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
-        return F.relu(self.norm(self.blocks(self.root(x)))).mean(dim=(2, 3))
+        return self.final_map(x).mean(dim=(2, 3))

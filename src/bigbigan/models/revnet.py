@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from bigbigan.averaging import batch_statistics
-from bigbigan.models.layers import BN_EPS
+from bigbigan.models.layers import norm2d
 from bigbigan.models.resnet import root
 
 __all__ = ["BottleneckBranch", "RevNet", "ReversibleStage"]
@@ -145,14 +145,14 @@ def _autocast(settings: dict[str, Any]) -> AbstractContextManager[Any]:
 class BottleneckBranch(nn.Module):
     """f of RevNet-50: BN, ReLU, 1×1 conv to a quarter; BN, ReLU, 3×3 conv; BN, ReLU, 1×1 conv back."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: str = "batch") -> None:
         super().__init__()
         hidden = width // 4
-        self.norm1 = nn.BatchNorm2d(width, eps=BN_EPS)
+        self.norm1 = norm2d(norm, width)
         self.conv1 = nn.Conv2d(width, hidden, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.norm2 = norm2d(norm, hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(hidden, eps=BN_EPS)
+        self.norm3 = norm2d(norm, hidden)
         self.conv3 = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,6 +173,7 @@ class RevNet(nn.Module):
         blocks: blocks of each stage.
         stem: see `resnet.root`.
         recompute: see `ReversibleStage`.
+        norm: see `layers.norm2d`.
     """
 
     def __init__(
@@ -182,22 +183,27 @@ class RevNet(nn.Module):
         blocks: tuple[int, ...],
         stem: str = "small",
         recompute: bool = True,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         self.num_features, self.widths = widths[-1], widths
         self.root = root(image_channels, widths[0], stem)
         self.stages = nn.ModuleList(
-            ReversibleStage([BottleneckBranch(width // 2) for _ in range(count)], recompute)
+            ReversibleStage([BottleneckBranch(width // 2, norm) for _ in range(count)], recompute)
             for width, count in zip(widths, blocks, strict=True)
         )
-        self.norm = nn.BatchNorm2d(widths[-1], eps=BN_EPS)
+        self.norm = norm2d(norm, widths[-1])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
+    def final_map(self, x: Tensor) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] to what is pooled, [N, num_features, H, W], not negative."""
         h = self.root(x)
         for i, (stage, width) in enumerate(zip(self.stages, self.widths, strict=True)):
             if i:
                 missing = width - h.shape[1]
                 h = F.pad(F.avg_pool2d(h, 2), (0, 0, 0, 0, missing // 2, missing - missing // 2))
             h = stage(h)
-        return F.relu(self.norm(h)).mean(dim=(2, 3))
+        return F.relu(self.norm(h))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
+        return self.final_map(x).mean(dim=(2, 3))

@@ -57,6 +57,13 @@ CHARTS = (
 # fmt: on
 
 
+def _of_tasks(run: Run) -> list[Chart]:
+    """Of pretext tasks: a chart each."""
+    how = "Share of right answers in a training batch, and the loss. No better than at the start: nothing is learned."
+    keys = {"accuracy": "right answers", "loss": "loss"}
+    return [Chart(f"Task {t}", {f"{k}_{t}": name for k, name in keys.items()}, how) for t in run.config.pretext.tasks]
+
+
 def _logistic(chart: Chart) -> Chart:
     """As it reads where D's loss is a cross-entropy (BiGAN and its companions), which has no margins."""
     if "loss_d" in chart.keys:
@@ -84,7 +91,7 @@ def curves(run: Run) -> Html:
             return chart._replace(dashed=(spread,))
         return chart if run.config.system == "bigbigan" else _logistic(chart)
 
-    charts = (_curve(run.metrics, of_run(c)) for c in CHARTS)
+    charts = (_curve(run.metrics, c) for c in [*_of_tasks(run), *map(of_run, CHARTS)])
     how = "Over steps; faint lines as logged, strong ones smoothed, with their last value in the legend."
     return join(paragraph(how), tag("div", *charts, classes="charts"))
 

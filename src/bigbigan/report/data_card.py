@@ -18,7 +18,8 @@ def data_card(run: Run) -> Html:
     total = len(skipped)
     told = run.config.data.labels == "classes"
     if told:
-        labels = f"G and D were told which of {run.config.data.classes} classes an image is of."
+        who = "G and D were" if run.config.has_generator else "E was"
+        labels = f"{who} told which of {run.config.data.classes} classes an image is of."
     else:
         labels = "Training used no labels; evaluation did"
         labels += (

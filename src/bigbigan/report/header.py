@@ -17,9 +17,11 @@ def header(run: Run) -> Html:
         "training time": _duration(run.metrics),
         "device": read_json(run.path / "environment.json").get("device", "not recorded"),
         "training images": f"{count:,}" if count else "not recorded",
-        "sizes": f"G {c.generator.resolution} px, "
-        + (f"E {c.encoder.resolution} px, " if c.has_encoder else "")
-        + f"z {c.latent.dim} numbers",
+        "sizes": ", ".join(
+            [f"G {c.generator.resolution} px"] * c.has_generator
+            + [f"E {c.encoder.resolution} px"] * c.has_encoder
+            + [f"z {c.latent.dim} numbers"] * c.has_generator
+        ),
     }
     if c.scale:
         facts["scaled down"] = f"{c.scale} px stand for the paper's 128"

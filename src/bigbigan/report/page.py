@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.report.curves import curves
 from bigbigan.report.data_card import data_card
@@ -14,14 +15,21 @@ from bigbigan.report.header import header
 from bigbigan.report.markup import Html, escape, join, missing, tag
 from bigbigan.report.neighbours import neighbours
 from bigbigan.report.probe import probe
-from bigbigan.report.samples import reconstructions, samples
+from bigbigan.report.samples import reconstructions, samples, tasks
 from bigbigan.report.settings import settings
 
 SECTIONS: dict[str, Callable[[Run], Html]] = {
-    "Samples over time": samples, "Reconstructions": reconstructions, "What the encoder learned": probe,
+    "Samples over time": samples, "Reconstructions": reconstructions, "What the tasks show": tasks,
+    "What the encoder learned": probe,
     "Nearest neighbours": neighbours, "Curves": curves, "Settings": settings, "Data": data_card,
 }  # fmt: skip
-OF_ENCODER = ("Reconstructions", "What the encoder learned", "Nearest neighbours")
+NEEDS: dict[str, Callable[[Config], bool]] = {
+    "Samples over time": lambda c: c.has_generator,
+    "Reconstructions": lambda c: c.has_encoder and c.has_generator,
+    "What the tasks show": lambda c: not c.has_generator,
+    "What the encoder learned": lambda c: c.has_encoder,
+    "Nearest neighbours": lambda c: c.has_encoder,
+}
 
 
 def write_report(run: Path, data: str | None = None, labels: str | None = None) -> Path:
@@ -41,7 +49,7 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None) 
     known = gather(run, data, labels)
     links, sections = [], []
     for number, (title, section) in enumerate(SECTIONS.items()):
-        if title in OF_ENCODER and not known.config.has_encoder:
+        if title in NEEDS and not NEEDS[title](known.config):
             continue
         try:
             content = section(known)

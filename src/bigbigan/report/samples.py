@@ -1,4 +1,4 @@
-"""The sections of pictures drawn while training: samples and reconstructions."""
+"""The sections of pictures drawn while training: samples and reconstructions; or what pretext tasks show."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def reconstructions(run: Run) -> Html:
         "look for the same kind of thing, pose and style. One picture under all: E has learned nothing."
     )
     return join(paragraph(how), _over_time(run, "reconstructions", 4, "images, each above its reconstruction,"))
+
+
+def tasks(run: Run) -> Html:
+    shown = {task: _open(run.path / "samples" / f"inputs-{task}.png") for task in run.config.pretext.tasks}
+    pictures = (picture(image, task, f"views of the task {task}") for task, image in shown.items() if image is not None)
+    how = "What each task shows of an image, a row an image; the encoder is asked about nothing else."
+    return join(paragraph(how), tag("div", *pictures, classes="pair"))
 
 
 def _over_time(run: Run, kind: str, most: int, alt: str, beside: Image.Image | None = None) -> Html:

@@ -7,12 +7,14 @@ from bigbigan.models import Networks
 from bigbigan.systems.base import Draws, Outcome, System, generate, sample_labels, sample_prior
 from bigbigan.systems.bigan import Autoencoder, BiGAN, LatentRegressor
 from bigbigan.systems.bigbigan import BigBiGAN
+from bigbigan.systems.pretext import Pretext
 
 __all__ = [
     "SYSTEMS",
     "BigBiGAN",
     "Draws",
     "Outcome",
+    "Pretext",
     "System",
     "generate",
     "make_system",
@@ -25,6 +27,7 @@ SYSTEMS: dict[str, type[System]] = {
     "bigan": BiGAN,
     "latent_regressor": LatentRegressor,
     "autoencoder": Autoencoder,
+    "pretext": Pretext,
 }
 
 

@@ -46,6 +46,7 @@ class Outcome:
     enc: Scores = field(default_factory=dict)  # of encoder pairs, or of images alone in a GAN
     gen: Scores = field(default_factory=dict)  # of generator pairs
     posterior: Posterior | None = None  # q(z|x) of the batch
+    figures: dict[str, Tensor] = field(default_factory=dict)  # others, by the name they are logged under
 
 
 Draws = dict[str, Tensor]  # what a move needs that is random, by name: a row for each image of the batch
@@ -88,6 +89,13 @@ class System(ABC):
 
     def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
         return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
+
+    def check(self, x: Tensor) -> None:  # noqa: B027
+        """Raises UserError where images like x are not for this system."""
+
+    def pictures(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """What the networks are shown of images x, where that is other than x: by name, [N, P, C, S, S] in [-1, 1]."""
+        return {}
 
     def members(self, learner: str) -> dict[str, nn.Module]:
         """The networks of a learner by letter."""

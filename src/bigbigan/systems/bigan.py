@@ -23,7 +23,7 @@ from bigbigan.losses import (
     logistic_encoder_generator_loss,
     pixel_loss,
 )
-from bigbigan.models import Posterior
+from bigbigan.models import Encoder, Posterior
 from bigbigan.systems.base import Draws, Move, Outcome, System
 
 __all__ = ["Autoencoder", "BiGAN", "LatentRegressor"]
@@ -40,7 +40,7 @@ class BiGAN(System):
 
     def move(self, x: Tensor, draws: Draws) -> Outcome:
         """One pass through each network serves both losses: D's stops at D, the other one goes through it."""
-        G, E, _ = self.networks
+        G, E = self.networks.generator, self.networks.E
         D = self.networks.discriminator
         z = draws["z"]
         q = None if E is None else E(x)
@@ -62,7 +62,8 @@ class LatentRegressor(System):
         return [self.move]
 
     def move(self, x: Tensor, draws: Draws) -> Outcome:
-        G, D, E = self.networks.G, self.networks.discriminator, self.networks.encoder
+        G, D, E = self.networks.generator, self.networks.discriminator, self.networks.encoder
+        assert isinstance(E, Encoder)
         weight = self.config.loss.regression_of_g
         z = draws["z"]
         x_hat = G(z)
@@ -84,6 +85,6 @@ class Autoencoder(System):
         return {}
 
     def move(self, x: Tensor, draws: Draws) -> Outcome:
-        G, E = self.networks.G, self.networks.encoder
+        G, E = self.networks.generator, self.networks.encoder
         q: Posterior = E(x)
         return Outcome({"eg": pixel_loss(pool_to(x, self.resolution), G(q.mean), self.config.loss.pixel)}, posterior=q)

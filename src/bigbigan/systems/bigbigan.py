@@ -48,7 +48,7 @@ class BigBiGAN(System):
         return draws if y is None else draws | {"y": y}
 
     def _pairs(self, x: Tensor, draws: Draws) -> Pairs:
-        G, E, _ = self.networks
+        G, E = self.networks.generator, self.networks.E
         z = draws["z"]
         if E is None:
             y = draws.get("y")
@@ -83,5 +83,5 @@ class BigBiGAN(System):
         D.train().requires_grad_(True)
         loss = encoder_generator_loss(enc, gen)
         if weight := self.config.loss.orthogonal:
-            loss = loss + weight * orthogonal_penalty(self.networks.G)
+            loss = loss + weight * orthogonal_penalty(self.networks.generator)
         return Outcome({"eg": loss}, posterior=q)

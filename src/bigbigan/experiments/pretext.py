@@ -1,0 +1,124 @@
+"""Table 2's other methods: what features are learned by without a generator, on any trunk.
+
+As published each has the trunk of its row; scaled down (`--scale 32`) all have the trunk, images, batch and number of
+images seen of `table1/base` at that scale, so that they compare with BigBiGAN and with each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bigbigan.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    LogConfig,
+    OptimizerConfig,
+    PretextConfig,
+    TrainingConfig,
+)
+from bigbigan.experiments.registry import register
+from bigbigan.experiments.table1 import BASE
+from bigbigan.experiments.table1 import config as row_of_table1
+
+__all__: list[str] = []
+
+IMAGENET = 1_281_167  # training images
+
+
+def _trunk(resolution: int, block: str, widths: tuple[int, ...], blocks: tuple[int, ...], **more: Any) -> EncoderConfig:
+    return EncoderConfig(resolution=resolution, block=block, stem="imagenet", widths=widths, blocks=blocks, **more)  # type: ignore[arg-type]
+
+
+REVNET50_X4 = _trunk(224, "reversible", (1024, 2048, 4096, 8192), (3, 4, 6, 3))
+RESNET50 = _trunk(224, "bottleneck", (256, 512, 1024, 2048), (3, 4, 6, 3))
+# Cut after the third stage (Doersch & Zisserman 2017, van den Oord et al. 2018)
+RESNET101 = _trunk(256, "bottleneck", (256, 512, 1024), (3, 4, 23), head_width=4096)
+# A third stage of 46 blocks, bottlenecks of 512 (Hénaff et al. 2019)
+RESNET161 = _trunk(256, "bottleneck", (256, 512, 2048), (3, 4, 46))
+
+
+def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext: PretextConfig, **data: Any) -> Config:
+    """As published: `encoder`, and `epochs` of ImageNet in batches of `batch` images; or at a scale, on table1/base's
+    trunk with the norm of `encoder`."""
+    optimizer = OptimizerConfig(lr_g=2e-4 if not scale else 1e-3, betas=(0.9, 0.999), lr_final=0.01)
+    if not scale:
+        return Config(
+            system="pretext",
+            data=DataConfig(channels=3, augment="resnet_crop", **data),
+            pretext=pretext,
+            encoder=encoder,
+            optimizer=optimizer,
+            training=TrainingConfig(steps=epochs * IMAGENET // batch, batch_size=batch, ema_decay=0.9999),
+            log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, probe_every=5000),
+        )
+    base = row_of_table1(BASE, scale)
+    moves = base.training.d_steps + 1  # each of which sees a batch; ours has one
+    return Config(
+        system="pretext",
+        scale=scale,
+        data=replace(base.data, **data),
+        pretext=pretext,
+        encoder=replace(base.encoder, norm=encoder.norm),
+        optimizer=optimizer,
+        training=replace(base.training, steps=moves * base.training.steps, d_steps=TrainingConfig().d_steps),
+        log=base.log,
+    )
+
+
+def _method(row: str = "", **published: str) -> Any:
+    found = {f"AvePool {name.replace('_', '-')}": value for name, value in published.items()}
+    return register("pretext", table_row=f"Table 2, {row}" if row else None, published=found, scales=(32, 64))
+
+
+@_method("Rotation, RevNet-50 ×4", top_1="55.4")
+def rotation(scale: int = 0) -> Config:
+    """By how far was the image turned? All four ways in a batch, on a RevNet-50 ×4."""
+    return _config(scale, REVNET50_X4, 64, 35, PretextConfig(tasks=("rotation",)))
+
+
+@_method("Relative Position, ResNet-101", top_1="36.2", top_5="59.2")
+def relative_position(scale: int = 0) -> Config:
+    """Where does this patch lie beside that one? Eight places around the middle of a 3×3 grid, on ResNet-101."""
+    pretext = PretextConfig(tasks=("relative_position",), standardize=True)
+    return _config(scale, RESNET101, 64, 35, pretext)
+
+
+@_method("Exemplar, ResNet-101", top_1="31.5", top_5="53.1")
+def exemplar(scale: int = 0) -> Config:
+    """Which views are of one image? Eight of each, told apart by triplets, on ResNet-101."""
+    return _config(scale, RESNET101, 64, 35, PretextConfig(tasks=("exemplar",), standardize=True))
+
+
+@_method("Colorization, ResNet-101", top_1="39.6", top_5="62.5")
+def colorization(scale: int = 0) -> Config:
+    """What colours has this grey image? A distribution at each place, rare colours counting more, on ResNet-101."""
+    return _config(scale, RESNET101, 64, 35, PretextConfig(tasks=("colorization",)))
+
+
+@_method("Combination of the four, ResNet-101", top_5="69.3")
+def combination(scale: int = 0) -> Config:
+    """Exemplar, relative position and colorization on one trunk, all of which see grey; not motion segmentation."""
+    tasks = PretextConfig(tasks=("exemplar", "relative_position", "colorization"), standardize=True, grey=0.0)
+    return _config(scale, RESNET101, 64, 35, tasks)
+
+
+@_method("CPC, ResNet-101", top_1="48.7", top_5="73.6")
+def cpc(scale: int = 0) -> Config:
+    """Which patch comes rows below? Found among those of other images, on ResNet-101 with layer norm."""
+    pretext = PretextConfig(tasks=("cpc",), standardize=True)
+    return _config(scale, replace(RESNET101, norm="layer"), 64, 35, pretext)
+
+
+@_method("Efficient CPC, ResNet-170", top_1="61.0", top_5="83.0")
+def efficient_cpc(scale: int = 0) -> Config:
+    """CPC from four directions, each patch augmented by itself, on a wider and deeper trunk."""
+    pretext = PretextConfig(tasks=("cpc",), standardize=True, directions=4, patch_augment=True)
+    return _config(scale, replace(RESNET161, norm="layer"), 64, 200, pretext)
+
+
+@_method()
+def supervised(scale: int = 0) -> Config:
+    """The same trunk told the classes: what features could be, on ResNet-50."""
+    return _config(scale, RESNET50, 256, 90, PretextConfig(tasks=("supervised",)), labels="classes", classes=1000)

@@ -1,0 +1,43 @@
+"""Draw what each pretext task shows of some images of a source: docs/pictures/pretext_TASK.png, a row an image.
+
+python tools/pretext_inputs.py --data SOURCE [--count 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bigbigan.data import load_view, open_source
+from bigbigan.data.batches import to_float
+from bigbigan.experiments import find
+from bigbigan.models import build
+from bigbigan.pictures import grid, save_image
+from bigbigan.randomness import keyed_generator
+from bigbigan.systems import make_system
+
+METHODS = ("rotation", "relative_position", "exemplar", "colorization", "efficient_cpc")
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="SOURCE")
+    parser.add_argument("--count", type=int, default=4, metavar="N")
+    options = parser.parse_args()
+    source = open_source(options.data)
+    images = source.splits["train"].subset(np.arange(options.count))
+    for method in METHODS:
+        config = find(f"pretext/{method}").config(32)
+        pixels, _ = load_view(images, 32, config.data.channels, config.data.augment, source)
+        system = make_system(config, build(config))
+        x = to_float(torch.from_numpy(pixels))
+        for views in system.pictures(x, system.draw(len(x), keyed_generator(0, "inputs"))).values():
+            save_image(grid(views.flatten(0, 1), views.shape[1]), PICTURES / f"pretext_{method}.png")
+
+
+if __name__ == "__main__":
+    main()
