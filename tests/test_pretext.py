@@ -480,7 +480,7 @@ MISTAKES = {
     "classes untold": ([*SUPERVISED, "data.labels=none", "data.classes=1"], "goes with"),
     "a setting of another task": ([*ROTATION, "pretext.views=4"], "is for the task exemplar, not rotation"),
     "grey to colour": ([*ROTATION, "pretext.tasks=[colorization]", "data.channels=1"], "needs images in colour"),
-    "images too small": ([*ROTATION, "pretext.tasks=[cpc]", "encoder.stem=small", "encoder.resolution=16"], "32 or more"),
+    "too small to cut": ([*ROTATION, "pretext.tasks=[cpc]", "encoder.stem=small", "encoder.resolution=16"], "32 or"),
     "patches too small": ([*ROTATION, "pretext.tasks=[cpc]", "encoder.resolution=64"], "too small"),
     "one view of an image": ([*ROTATION, "pretext.tasks=[exemplar]", "pretext.views=1"], "at least 2"),
     "no trunk of maps": ([*ROTATION, "encoder.block=mlp"], "system=pretext needs"),

@@ -326,8 +326,8 @@ def _load_exported(folder: Path) -> Model:
             stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         step, images_seen = int(about["step"]), int(about["images_seen"])
         letters = list(about.get("networks", PREFIXES))  # a model may come without E and D; older ones are whole
-        if "G" not in letters:
-            raise ValueError("it has no generator")
+        if not {"G", "E"} & set(letters):
+            raise ValueError("it has neither generator nor encoder")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
     named = {
