@@ -78,7 +78,7 @@ class ColourHead(nn.Module):
         bins = torch.tensor(gamut_bins(), dtype=torch.float)
         self.up = max(1, stride // 8)
         self.conv = nn.Conv2d(num_features, len(bins) * self.up**2, 1)
-        self.register_buffer("bins", bins, persistent=False)  # [Q, 2]
+        self.register_buffer("bins", bins)  # [Q, 2]
         self.register_buffer("frequency", torch.full((len(bins),), 1 / len(bins)))  # of each colour in training images
 
     def forward(self, maps: Tensor, side: int) -> Tensor:
