@@ -35,7 +35,6 @@ PAGES = [p.relative_to(ROOT).as_posix() for p in sorted([*ROOT.glob("*.md"), *(R
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
 COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python tools/\w+\.py) [^`]*)`")  # in a line of prose
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "tensorflow", "timm", "torchvision"}
-LATER = {"pretext/rotation"}  # experiments that pages name and that are still to come
 OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "tensorboard"}  # programs that are not ours
 
 
@@ -174,7 +173,7 @@ def _parse_verb(arguments: list[str]) -> None:
     if len(arguments) - arguments[:1].count("data") <= 1 and arguments != ["list"]:
         arguments = [*arguments, "--help"]  # a verb that is spoken of
     options = vars(_parser().parse_args(arguments))
-    if "experiment" in options and not options["experiment"].isupper() and options["experiment"] not in LATER:
+    if "experiment" in options and not options["experiment"].isupper():
         override(find(options["experiment"]).config(options["scale"]), options["set"])
     if options.get("metrics"):
         parse_metrics(options["metrics"].split(","))

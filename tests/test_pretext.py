@@ -323,7 +323,7 @@ def test_every_method_takes_steps_on_every_trunk(name, block):
 
 
 @pytest.mark.parametrize("method", ["rotation", "combination"])
-def test_resuming_is_exact(method, tmp_path):
+def test_resuming_is_exact_and_what_is_saved_does_its_tasks(method, tmp_path, capsys):
     data = str(write_npz(tmp_path / "rows.npz", side=32, channels=3))
     config = tiny(
         method,
@@ -343,6 +343,10 @@ def test_resuming_is_exact(method, tmp_path):
     assert (
         "E.heads.colorization.frequency" in ck.newest_checkpoint(tmp_path / "a").tensors("weights.safetensors")
     ) == (method == "combination")
+    code, out, _ = call(capsys, "evaluate", tmp_path / "a", "--quiet", "--json", "--metrics", "task_accuracy_*")
+    assert code == 0
+    assert {x["metric"] for x in json.loads(out)} == {f"task_accuracy_{task}" for task in config.pretext.tasks}
+    assert all(0 <= x["value"] <= 100 and 0 < x["protocol"]["chance"] < 100 for x in json.loads(out))
 
 
 # -- what is learned ------------------------------------------------------------------------------------------
