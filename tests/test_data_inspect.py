@@ -43,6 +43,7 @@ def test_inspect(source):
     assert train == {
         "count": 5,
         "labelled": True,
+        "unlabelled": 0,
         "classes": {"cat": 3, "dog": 2},
         "sizes": {
             "min": [8, 8],
