@@ -12,6 +12,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation import along, linear
 from bigbigan.evaluation.along import Watch
+from bigbigan.evaluation.networks import classifier_file
 from bigbigan.state import TrainingState
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
@@ -79,9 +80,14 @@ def test_the_best_step_is_the_highest_accuracy_or_the_lowest_distance(tmp_path, 
     assert [line[metric] for line in lines if metric in line] == values
 
 
-def test_without_labels_or_an_encoder_nothing_is_watched(tmp_path):
+def test_without_labels_or_a_feature_network_nothing_is_watched(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
     watch, _ = watched(tmp_path, "top1_table1_avepool")
     watch.labels = None
     assert not watch.possible
     watch, _ = watched(tmp_path, "fid10k_train_mnist-cnn")
+    assert not watch.possible
+    file = classifier_file("mnist-cnn", watch.source.name)
+    file.parent.mkdir(parents=True)
+    file.touch()
     assert watch.possible

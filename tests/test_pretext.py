@@ -22,6 +22,7 @@ from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.models import ColourHead, build
 from bigbigan.models.pretext import ContextHead
+from bigbigan.serve import Bench
 from bigbigan.sklearn import BigBiGANFeatures
 from bigbigan.state import TrainingState
 from bigbigan.systems.pretext import TASKS, draw
@@ -515,7 +516,7 @@ def test_in_python_what_is_missing_is_told(run):
     model = bigbigan.load(run)
     x = torch.zeros(2, 1, 8, 8)
     for ask in (lambda: model.generator, lambda: model.reconstruct(x), lambda: model.refine(x, 1),
-                lambda: model.interpolate(x, x), lambda: model.generate(1)):  # fmt: skip
+                lambda: model.interpolate(x, x), lambda: model.generate(1), lambda: Bench(run)):  # fmt: skip
         with pytest.raises(UserError, match="there is no generator"):
             ask()
     with pytest.raises(UserError, match="no discriminator"):

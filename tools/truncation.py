@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure as Picture
 
-from bigbigan.data import open_source
 from bigbigan.evaluation.networks import open_network
 from bigbigan.evaluation.quality import inception_score
 from bigbigan.evaluation.results import Figure, append_results
@@ -40,7 +39,7 @@ def main() -> None:
     command = shlex.join(["python", "tools/truncation.py", *sys.argv[1:]])
     subject = open_subject(options.run)
     model, config = subject.model, subject.model.config
-    source = open_source(subject.data)
+    source = subject.source(None, None, "truncation")
     network = open_network(options.network, source.name, None, config.encoder.resolution, subject.device)
     real = reference(source, "train", View(config.generator.resolution, config.data.channels), network)
     lines, found = [], {}

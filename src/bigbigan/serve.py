@@ -68,6 +68,7 @@ class Bench:
 
     def __init__(self, run: Path, data: str | None = None, labels: str | None = None, progress: bool = False) -> None:
         self.model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+        _ = self.model.generator  # all the page shows is made by G: who has none is told
         c = self.model.config
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)
         self.missing, self._pads, self._known = "", False, None
