@@ -114,7 +114,7 @@ def test_ranges_of_images_and_latents():
     assert q.mean.shape == (8, 6)
     assert (q.mean.abs() < 1).all()
     assert not q.stdev.any()
-    torch.testing.assert_close(q.mean, 2 * torch.sigmoid(E.logits(images())) - 1)
+    torch.testing.assert_close(q.mean, 2 * torch.sigmoid(E(images()).logits) - 1)
 
 
 # -- losses -------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_e_s_error_reaches_g_only_in_the_joint_regressor(name, reaches):
     alone = torch.autograd.grad(F.softplus(-D(G(z), None)["s_x"]).mean(), list(G.parameters()))
     of_g = [found[f"G.{name}"] for name, _ in G.named_parameters()]
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(of_g, alone, strict=True)) != reaches
-    error = latent_regression_loss(E.logits(G(z)), z)
+    error = latent_regression_loss(E(G(z)).logits, z)
     of_e = torch.autograd.grad((0.25 if reaches else 1) * error, list(E.parameters()))
     for (parameter, _), gradient in zip(E.named_parameters(), of_e, strict=True):
         torch.testing.assert_close(found[f"E.{parameter}"], gradient, msg=parameter)

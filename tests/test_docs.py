@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from bigbigan.cli import _parser, main
@@ -345,3 +346,17 @@ def test_result_lines_are_complete_and_commands_name_no_place_of_a_machine():
             line = json.loads(text)
             assert {"experiment", "metric", "value", "n", "seed", "steps", "commit", "command"} <= set(line)
             assert not re.search(r"(^| )/", line["command"]), f"{file.name}: {line['command']}"
+
+
+def test_jobs_of_slurm_and_kubernetes_start_commands_that_parse():
+    page = "docs/many_machines.md"
+    (slurm,), (manifests,) = blocks(page, "bash"), blocks(page, "yaml")
+    (line,) = re.findall(r"torchrun [^|]*", slurm.code.replace("\\\n", " "))
+    job, service = yaml.safe_load_all(manifests.code)
+    pod = job["spec"]["template"]["spec"]
+    for words in (shlex.split(line), pod["containers"][0]["command"]):
+        _parse(words)
+    port = service["spec"]["ports"][0]["port"]
+    there = f"{job['metadata']['name']}-0.{pod['subdomain']}:{port}"
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert f"--rdzv-endpoint={there}" in words

@@ -444,7 +444,7 @@ def test_not_finite_stops_before_a_weight_is_touched(where, value, tmp_path):
     G, E, D = state.networks
     if where == "image":
         original = batches.batch
-        batches.batch = lambda n: original(n).index_fill(0, torch.tensor([3]), value)
+        batches.batch = lambda *which: original(*which).index_fill(0, torch.tensor([3]), value)
     elif where.startswith("gradient"):
         parameter = next({"D": D, "G": G}[where[-1]].parameters())
         parameter.register_hook(lambda g: g + value)

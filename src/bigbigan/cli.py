@@ -315,9 +315,12 @@ def _train(options: argparse.Namespace) -> int | None:
         data, labels = source_and_labels(options.out, data, labels)
     if (data := data or experiment.data) is None:
         raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
+    from bigbigan.distributed import is_first
     from bigbigan.train import train
 
     ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
+    if not is_first():  # of the processes of torchrun one speaks
+        return None if ended is None else 128 + ended
     if options.json:
         print(json.dumps({"run": str(options.out), "steps": config.training.steps, "ended_by_signal": ended}))
     elif ended is None:

@@ -279,6 +279,9 @@ class TrainingConfig:
     d_steps: int = 2  # of a BigBiGAN; in the other systems all networks step at once
     ema_decay: float = 0.999  # of G's and E's weights; 0 is no averaging
     seed: int = 0
+    accumulate: int = 1  # chunks a batch is computed in, one after the other; batch norm is over a chunk
+    precision: Literal["float32", "bf16"] = "float32"  # of the networks' passes; weights, losses, sums are float32
+    compile: bool = False  # the networks, by torch.compile: minutes at the start, faster steps, other rounding
 
     def __post_init__(self) -> None:
         _require(self.steps > 0, "training.steps must be positive")
@@ -286,6 +289,10 @@ class TrainingConfig:
         _require(self.d_steps > 0, "training.d_steps must be positive")
         _require(0 <= self.ema_decay < 1, "training.ema_decay must lie in [0, 1)")
         _require(self.seed >= 0, "training.seed must not be negative")
+        _require(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0 and self.batch_size > self.accumulate,
+            f"training.accumulate must cut training.batch_size = {self.batch_size} into equal chunks of 2 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +347,10 @@ class Config:
             )
         if self.data.labels == "single":
             _require(of_biggan and self.loss.s_x, "data.labels=single is for loss.s_x and the biggan networks")
+        _require(
+            self.system != "pretext" or (self.training.precision == "float32" and not self.training.compile),
+            "training.precision=bf16 and training.compile are not for system=pretext",
+        )
         for name, given, system in (  # a setting that would do nothing is a mistake
             ("orthogonal", self.loss.orthogonal > 0, "bigbigan"),
             ("regression_of_g", self.loss.regression_of_g > 0, "latent_regressor"),

@@ -62,10 +62,11 @@ def step_cost(config: Config) -> dict[str, Any]:
     averaged = sum(parameters.get(name, 0) for name in "GE")
     fixed = 4 * (4 * sum(parameters.get(name, 0) for name in "GED") + averaged)
     scale = config.training.batch_size / small
+    chunk = scale / config.training.accumulate
     return {
         "parameters": parameters,
         "flops_per_step": int(sum(flops[move] for move in system.moves) * scale),
-        "memory_bytes": int(fixed + peak * scale),
+        "memory_bytes": int(fixed + peak * chunk),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-__all__ = ["Monitor", "read_metrics"]
+__all__ = ["Monitor", "Silence", "read_metrics"]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -67,3 +67,16 @@ class Monitor:
         self.bar.close()
         self._board.close()
         self._file.close()
+
+
+class Silence(Monitor):
+    """That of ranks which write nothing."""
+
+    def __init__(self) -> None:
+        self.bar = tqdm(disable=True)
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...

@@ -24,8 +24,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.distributed import is_torchelastic_launched
 
 import bigbigan
+from bigbigan import distributed
 from bigbigan.config import Config, config_from_dict, flat
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
@@ -190,6 +192,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.ranks(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
 
@@ -216,7 +219,8 @@ def commit() -> str:
 
 
 class Stop:
-    """Turns SIGINT and SIGTERM into a request to save and end; a second one ends at once.
+    """Turns SIGINT and SIGTERM into a request to save and end; a second one ends at once. Not so under torchrun, which
+    passes on what its processes may have received already, and itself ends them after 30 seconds.
 
     Use as a context manager. `signal` is the number of the signal received, or None.
     """
@@ -226,7 +230,7 @@ class Stop:
         self._previous: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is not None and not is_torchelastic_launched():
             sys.exit(128 + number)
         self.signal = number
 

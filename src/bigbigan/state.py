@@ -12,10 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from bigbigan import distributed
 from bigbigan.averaging import batch_norms, standing_statistics, update_average
 from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.models import build
+from bigbigan.precision import prepare
 from bigbigan.randomness import keyed_generator
 from bigbigan.systems import generate, make_system, sample_labels
 
@@ -32,7 +34,13 @@ class TrainingState:
         G, E, _ = self.networks
         self.G_ema = None if G is None else copy.deepcopy(G).requires_grad_(False)
         self.E_ema = None if E is None else copy.deepcopy(E).requires_grad_(False)
+        t = config.training
+        for network in filter(None, self.networks):
+            prepare(network, t.precision, t.compile, device)
+        for network in self.modules().values():
+            distributed.synchronise(network)
         self.system = make_system(config, self.networks)
+        self.unchecked: list[tuple[int, dict[str, Tensor], Tensor]] = []  # see `train.check_finite`
         self.optimizers = {learner: self._optimizer(learner) for learner in self.system.learners}
         self.set_learning_rates()
 
@@ -76,16 +84,19 @@ class TrainingState:
         """Make G_ema and E_ema ready for use: a function of the weights and the step, nothing else."""
         noise = keyed_generator(self.config.training.seed, "standing", self.step, str(self.device))
         G, E, _ = self.networks
-        count, size = self.config.log.standing_batches, max(self.config.training.batch_size, 128)
+        t, count = self.config.training, self.config.log.standing_batches
+        size = max(t.batch_size // t.accumulate, 128)
+        (part,) = distributed.parts(size)  # of all ranks together
 
         def images() -> Tensor:
-            return batches.images(batches.draw(size, noise, self.step * len(self.system.moves)))
+            return batches.images(batches.draw(size, noise, self.step * len(self.system.moves))[part])
 
         if G is not None and (G_ema := self.G_ema) is not None:
 
             def samples() -> Tensor:
                 z = self.system.sample_prior(size, noise)
-                return generate(G_ema, z, sample_labels(size, self.config.data.classes, noise))
+                y = sample_labels(size, self.config.data.classes, noise)
+                return generate(G_ema, z[part], None if y is None else y[part])
 
             standing_statistics(G_ema, G, (samples for _ in range(count)))
         if E is not None and (E_ema := self.E_ema) is not None:
@@ -114,6 +125,14 @@ class TrainingState:
                 "exp_avg": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg"]),
                 "exp_avg_sq": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg_sq"]),
             }
+
+    def empty_moments(self) -> dict[str, Tensor]:
+        """As `moments` after a step, filled with zeros."""
+        moments = {}
+        for name, _, parameter in self._parameters():
+            moments[f"{name}.step"] = torch.zeros((), device=parameter.device, dtype=torch.float32)
+            moments |= {f"{name}.{key}": torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        return moments
 
     def _parameters(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         for learner, letter, network in self.system.named_members():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bigbigan import checkpoint as ck
+from bigbigan import distributed
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, fraction_of, open_source
@@ -19,14 +21,15 @@ from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.along import Watch
-from bigbigan.losses import Scores
 from bigbigan.models import Posterior
-from bigbigan.monitor import Monitor
+from bigbigan.models.layers import held_vectors
+from bigbigan.monitor import Monitor, Silence
 from bigbigan.pictures import grid, pairs_grid, save_image
+from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import Stop, open_for_training, read_json, write_json
 from bigbigan.state import TrainingState
-from bigbigan.systems import generate
+from bigbigan.systems import Outcome, generate
 
 __all__ = ["default_device", "train", "training_step"]
 
@@ -48,16 +51,23 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
         UserError: data, settings or folder cannot be used; nothing was trained.
         RunError: a loss or gradient was not finite, or a checkpoint could not be saved.
     """
-    device = default_device()
+    with distributed.joined(), Stop() as stop:
+        return _train(config, data, run, progress, labels, stop)
+
+
+def _train(config: Config, data: str, run: Path, progress: bool, labels: str | None, stop: Stop) -> int | None:
+    first, device = distributed.is_first(), default_device()
+    check_devices(config, device)
     source = open_source(data, labels=labels, max_unreadable=config.data.max_unreadable)
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = _with_classes(config, images, data)
-    with Stop() as stop, open_for_training(run, config):
+    with open_for_training(run, config) if first else nullcontext():
         # Data: on the device as uint8, or too large for that and decoded as needed
         side = stored_side(images, config.encoder.resolution, config.data.augment)
         d = config.data
+        shown, world = progress and first, distributed.ranks()
         pixels, kept, fingerprint = training_pixels(
-            images, side, d.channels, source, d.memory_gib, device, progress, d.shuffle_shards
+            images, side, d.channels, source, d.memory_gib, device, shown, d.shuffle_shards, world
         )
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
@@ -76,7 +86,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
                 f"--data {data}: log.probe_every={config.log.probe_every} needs images of the whole set and would "
                 "fetch every shard each time; set log.probe_every=0, or data.memory_gib so high that all are held"
             )
-        watch = Watch(config, batches, known, source, run, groups) if config.log.probe_every else None
+        watch = Watch(config, batches, known, source, run, groups) if config.log.probe_every and first else None
         card = {
             "spec": data,
             "name": source.name,
@@ -86,17 +96,22 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
             "skipped": source.skipped,
             "notes": source.notes,
         }
-        _same_data(run, card)
+        if not distributed.same(fingerprint):
+            raise UserError(f"--data {data}: not all processes of torchrun find the same images there; copy them anew")
 
         # State: new, or the newest checkpoint
         state = TrainingState(config, device)
         state.system.check(some_images(state, batches, 64))
-        newest = ck.newest_checkpoint(run, set_aside=True)
-        if newest is not None:
-            ck.load_state(state, newest)
-        write_json(run / "data.json", card)
+        newest = None
+        if first:
+            _same_data(run, card)
+            newest = ck.newest_checkpoint(run, set_aside=True)
+            if newest is not None:
+                ck.load_state(state, newest)
+            write_json(run / "data.json", card)
+        distributed.share(state)
         steps = config.training.steps
-        monitor = Monitor(run, state.step, steps, progress)
+        monitor = Monitor(run, state.step, steps, progress) if first else Silence()
         if newest is not None:
             monitor.say(f"continuing from step {state.step}")
         elif progress:
@@ -104,14 +119,15 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
             monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; {told_of}")
             if watch is not None and not watch.possible:
                 monitor.say(f"log.watch={watch.metric.name} is left out: what it takes is not there")
-        if newest is None:
+        if newest is None and first:
             save_image(grid(some_images(state, batches, 64)), run / "samples" / "data.png")
             write_inputs(state, batches, run)
 
-        # Loop
-        started, since = time.perf_counter(), state.step
+        # Loop. What all ranks do together must not depend on what one of them alone knows.
+        started, since, signal = time.perf_counter(), state.step, 0
+        watches = distributed.largest(watch is not None and watch.possible)
         try:
-            while state.step < steps and stop.signal is None:
+            while state.step < steps and not (signal := distributed.largest(stop.signal or 0)):
                 values = training_step(state, batches)
                 if _due(config.log.every, state.step, steps):
                     now = time.perf_counter()
@@ -122,27 +138,30 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
                     started, since = now, state.step
                 monitor.bar.update()
                 pictures = _due(config.log.pictures_every, state.step, steps)
-                probe = watch is not None and watch.possible and _due(config.log.probe_every, state.step, steps)
+                probe = bool(watches) and _due(config.log.probe_every, state.step, steps)
                 save = probe or _due(config.log.checkpoint_every, state.step, steps)
                 if pictures or save:
+                    check_finite(state)
                     state.fill_standing_statistics(batches)
-                if pictures:
+                if pictures and first:
                     write_pictures(state, batches, run)
-                if save:
+                if save and first:
                     _save(state, run, card)
                 if probe and watch is not None:
                     figure = watch(state)
                     monitor.log(state.step, {config.log.watch: figure})
                     _note_best(state, run, watch, figure)
-            if stop.signal is not None:
+            if signal:
+                check_finite(state)
                 state.fill_standing_statistics(batches)
-                _save(state, run, card)
+                if first:
+                    _save(state, run, card)
                 monitor.say(f"stopped at step {state.step}, saved; the same command continues")
         finally:
             monitor.close()
             if isinstance(pixels, StreamedPixels):
                 pixels.close()
-        return stop.signal
+        return signal or None
 
 
 def _with_classes(config: Config, images: ImageSet, data: str) -> Config:
@@ -166,60 +185,91 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     """The moves of a step, each on a batch of its own, then the averages. Returns what is worth logging.
 
     Raises:
-        RunError: a loss or gradient is not finite; the weights are those of before the offending update.
+        RunError: a loss or gradient is not finite; the update that it would have made was left out.
     """
     t, system = state.config.training, state.system
     noise = keyed_generator(t.seed, "noise", state.step, str(state.device))
+    if t.compile:
+        torch.compiler.cudagraph_mark_step_begin()  # what networks gave in the last step may be overwritten
     state.set_learning_rates()
     moves = system.moves
-    number = state.step * len(moves)
     values: dict[str, Tensor] = {}
     for i, move in enumerate(moves):
-        x = batches.batch(number + i)
-        y = batches.labels(number + i)
-        draws = system.draw(len(x), noise)
-        outcome = move(x, draws) if y is None else move(x, draws, y)
-        norms = _update(state, outcome.losses)
-        values |= {f"loss_{learner}": loss.detach() for learner, loss in outcome.losses.items()}
-        values |= norms | _means(outcome.enc, outcome.gen) | outcome.figures
+        number, draws = state.step * len(moves) + i, system.draw(t.batch_size, noise)
+        figures: dict[str, Tensor] = {}
+        for chunk, part in enumerate(distributed.parts(t.batch_size, t.accumulate)):
+            x, y = batches.batch(number, part), batches.labels(number, part)
+            mine = {name: rows[part] for name, rows in draws.items()}
+            with held_vectors(filter(None, state.networks), chunk > 0):
+                outcome = move(x, mine) if y is None else move(x, mine, y)
+            losses = {learner: loss / t.accumulate for learner, loss in outcome.losses.items()}
+            system.backward(losses)
+            for name, value in _figures(losses, outcome, t.accumulate).items():
+                figures[name] = figures[name] + value if chunk else value
+        values |= _update(state, list(losses), figures)
     state.step += 1
     state.update_averages()
+    logs = _due(state.config.log.every, state.step, t.steps)
+    if logs or state.device.type == "cpu":  # elsewhere reading a number means to wait for all that was asked for
+        check_finite(state)
 
     # What shows whether E learns
-    c = state.config
-    if c.has_encoder and c.has_generator and _due(c.log.every, state.step, t.steps):
-        values |= encoder_health(state, x, outcome.posterior)
+    if state.config.has_encoder and state.config.has_generator and logs:
+        health = encoder_health(state, x, outcome.posterior)
+        values |= dict(zip(health, distributed.average(list(health.values())), strict=True))
     return values
 
 
-def _update(state: TrainingState, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A step of each learner that has a loss, if all losses and gradients are finite; gradient norms by network."""
-    optimizers = [state.optimizers[learner] for learner in losses]
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    state.system.backward(losses)
-    norms = {}
-    for learner in losses:
-        for letter, network in state.system.members(learner).items():
-            gradients = [p.grad for p in network.parameters() if p.grad is not None]
-            norms[f"grad_norm_{letter.lower()}"] = torch.nn.utils.get_total_norm(gradients)
-    figures = {f"loss_{learner}": loss.detach() for learner, loss in losses.items()} | norms
-    if not torch.isfinite(torch.stack([*figures.values()])).all():
-        shown = ", ".join(f"{name} {value.item():.4g}" for name, value in figures.items())
-        raise RunError(
-            f"step {state.step + 1}: not finite: {shown}; stopped before any weight was touched. The last "
-            "checkpoint is good; lower optimizer.lr_g, optimizer.lr_d or encoder.lr_multiplier"
-        )
-    for optimizer in optimizers:
-        optimizer.step()
-    return norms
+def _figures(losses: dict[str, Tensor], outcome: Outcome, chunks: int) -> dict[str, Tensor]:
+    """A chunk's share in the losses, in other figures, and in the mean of each score on both kinds of pairs, such as
+    s_xz_enc and s_xz_gen."""
+    figures = {f"loss_{learner}": loss.detach() for learner, loss in losses.items()}
+    figures |= {name: value / chunks for name, value in outcome.figures.items()}
+    for kind, pairs in (("enc", outcome.enc), ("gen", outcome.gen)):
+        figures |= {f"{name}_{kind}": s.detach().mean() / chunks for name, s in pairs.items()}
+    return figures
 
 
-def _means(enc: Scores, gen: Scores) -> dict[str, Tensor]:
-    """Mean of each score on both kinds of pairs, for example s_xz_enc and s_xz_gen."""
-    return {
-        f"{name}_{kind}": s.detach().mean() for kind, pairs in (("enc", enc), ("gen", gen)) for name, s in pairs.items()
+def _update(state: TrainingState, learners: list[str], figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A step of the learners whose gradients are there, averaged over all ranks. Where a loss or gradient is not finite
+    nothing is changed, which `check_finite` will tell. Returns the figures of all ranks, and gradient norms by network.
+    """
+    members = {letter: n for learner in learners for letter, n in state.system.members(learner).items()}
+    gradients = {
+        letter: [p.grad for p in network.parameters() if p.grad is not None] for letter, network in members.items()
     }
+    if distributed.ranks() > 1:
+        own = [g for of_network in gradients.values() for g in of_network]
+        *averaged, of_figures = distributed.average([*own, torch.stack(list(figures.values()))])
+        torch._foreach_copy_(own, averaged)
+        figures = dict(zip(figures, of_figures, strict=True))
+    norms = {f"grad_norm_{letter.lower()}": torch.nn.utils.get_total_norm(g) for letter, g in gradients.items()}
+    decisive = {name: value for name, value in figures.items() if name.startswith("loss_")} | norms
+    finite = torch.isfinite(torch.stack(list(decisive.values()))).all()
+    for optimizer in (state.optimizers[learner] for learner in learners):
+        # Where it is 1 the fused step leaves weights and moments alone, without anyone having looked.
+        optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad()
+    state.unchecked.append((state.step + 1, decisive, finite))
+    return figures | norms
+
+
+def check_finite(state: TrainingState) -> None:
+    """Stop the run if an update was left out since the last call, before anything is saved.
+
+    Raises:
+        RunError: says what was not finite, and when.
+    """
+    unchecked, state.unchecked = state.unchecked, []
+    finite = torch.stack([f for *_, f in unchecked]).tolist() if unchecked else []
+    for (step, figures, _), good in zip(unchecked, finite, strict=True):
+        if not good:
+            shown = ", ".join(f"{name} {value.item():.4g}" for name, value in figures.items())
+            raise RunError(
+                f"step {step}: not finite: {shown}; the update was left out before any weight was touched. The last "
+                "checkpoint is good; lower optimizer.lr_g, optimizer.lr_d or encoder.lr_multiplier"
+            )
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigbigan.data.crops import fixed_boxes, resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data.crops import Boxes, fixed_boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.data.pixels import middle
 from bigbigan.data.stream import StreamedPixels, order_by_shards
 from bigbigan.randomness import keyed_generator
@@ -17,6 +17,7 @@ from bigbigan.randomness import keyed_generator
 __all__ = ["Batches", "pool_to", "to_float"]
 
 
+ALL = slice(None)
 AHEAD = 4  # batches that are decoded ahead where images are streamed
 BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes, "random_crop": fixed_boxes}
 
@@ -114,21 +115,22 @@ class Batches:
         count = self._epoch // self.batch_size * rows
         return torch.stack([order[:count].view(-1, rows) for order in orders], dim=1).flatten()
 
-    def batch(self, number: int) -> Tensor:
-        """Batch `number` as float [n, C, R, R] in [-1, 1]."""
-        indices = self.indices(number).to(self.pixels.device)
+    def batch(self, number: int, part: slice = ALL) -> Tensor:
+        """Batch `number`, or these rows of it, as float [n, C, R, R] in [-1, 1]."""
+        indices = self.indices(number)[part].to(self.pixels.device)
         if isinstance(self.pixels, StreamedPixels):
             for following in range(AHEAD + 1):
-                self.pixels.prefetch(self.indices(number + following))
+                self.pixels.prefetch(self.indices(number + following)[part])
             if self._group:
-                self.pixels.fetch(self.indices(number + self._group // self.batch_size))
+                self.pixels.fetch(self.indices(number + self._group // self.batch_size)[part])
         generator = keyed_generator(self.seed, self.augment, number, str(self.pixels.device))
         if self.augment in BOXES:
-            boxes = BOXES[self.augment](len(indices), self.pixels.shape[-1], generator)
-            return _to_float(resize_boxes(self.pixels[indices], boxes, self.resolution))
+            boxes = BOXES[self.augment](self.batch_size, self.pixels.shape[-1], generator)
+            mine = Boxes(*(numbers[part] for numbers in boxes))
+            return _to_float(resize_boxes(self.pixels[indices], mine, self.resolution))
         x = self.images(indices)
         if self.augment == "flip":
-            mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+            mirrored = torch.rand(self.batch_size, 1, 1, 1, generator=generator, device=x.device)[part] < 0.5
             x = torch.where(mirrored, x.flip(3), x)
         return x
 
@@ -143,9 +145,9 @@ class Batches:
         picks = torch.randint(mine.shape[1], (count,), generator=generator, device=generator.device)
         return mine[torch.arange(count, device=generator.device) * world // count, picks]
 
-    def labels(self, number: int) -> Tensor | None:
-        """The labels of batch `number`, int64 [n]; None where there are none."""
-        return None if self._labels is None else self._labels[self.indices(number).to(self._labels.device)]
+    def labels(self, number: int, part: slice = ALL) -> Tensor | None:
+        """The labels of batch `number`, or of these rows of it, int64 [n]; None where there are none."""
+        return None if self._labels is None else self._labels[self.indices(number)[part].to(self._labels.device)]
 
     def images(self, indices: Tensor) -> Tensor:
         """The images of these indices as evaluation sees them, float [n, C, R, R] in [-1, 1]."""

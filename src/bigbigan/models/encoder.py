@@ -19,6 +19,7 @@ class Posterior:
 
     mean: Tensor
     stdev: Tensor
+    logits: Tensor  # what both are functions of: [N, dim_z], or [N, 2·dim_z] where they have a half each
 
     def sample(self, eps: Tensor) -> Tensor:
         """z = mean + stdev·eps with eps ~ N(0, I): the reparametrisation of Section 2."""
@@ -93,21 +94,17 @@ class Encoder(FeatureEncoder):
         if latent_std is not None:
             normal(self.latent, latent_std)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """What z is a nonlinear function of: images to [N, dim_z], or [N, 2·dim_z] of a "normal" output."""
-        return self.latent(self.head(self.features(x)))
-
     def posterior(self, features: Tensor) -> Posterior:
         """The latent distribution from the features of `features`."""
-        out = self.latent(self.head(features))
+        logits = out = self.latent(self.head(features))
         if self.output == "normal":
             mean, stdev_hat = out.chunk(2, dim=1)
-            return Posterior(mean, F.softplus(stdev_hat + self.stdev_bias))
+            return Posterior(mean, F.softplus(stdev_hat + self.stdev_bias), logits)
         if self.output == "tanh":
             out = torch.tanh(out)
         elif self.output == "sigmoid":
             out = 2 * torch.sigmoid(out) - 1
-        return Posterior(out, torch.zeros_like(out))
+        return Posterior(out, torch.zeros_like(out), logits)
 
     def forward(self, x: Tensor) -> Posterior:
         return self.posterior(self.features(x))

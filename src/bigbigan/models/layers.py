@@ -5,6 +5,8 @@ Letters in shapes: N batch, C channels, H W space, D latent dimension.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,6 +22,7 @@ __all__ = [
     "SNEmbedding",
     "SNLinear",
     "SelfAttention",
+    "held_vectors",
     "init_weights",
     "norm2d",
     "normal",
@@ -42,24 +45,48 @@ class SpectralNorm(nn.Module):
 
     weight: Tensor
     u: Tensor
+    v: Tensor  # of the last iteration; not part of a checkpoint
+    held = False  # see `held_vectors`
 
     def _init_u(self) -> None:
         # A fixed start keeps construction free of hidden random draws; any vector not orthogonal to the
         # leading singular vector serves, and the iteration runs from the first training step on.
         rows = self.weight.shape[0]
-        u = torch.cos(torch.arange(rows, dtype=torch.float32) * 12.9898 + 0.5)
+        u = torch.cos(torch.arange(rows) * 12.9898 + 0.5)
         self.register_buffer("u", F.normalize(u, dim=0))
+        # Not on the meta device, where networks may be built: no checkpoint fills it.
+        self.register_buffer("v", torch.zeros(self.weight[0].numel(), device="cpu"), persistent=False)
 
     def normalised_weight(self) -> Tensor:
         matrix = self.weight.flatten(1)
         iterate = self.training and torch.is_grad_enabled()
-        with torch.no_grad():
-            v = F.normalize(matrix.t() @ self.u, dim=0, eps=SN_EPS)
-            if iterate:
-                self.u.copy_(F.normalize(matrix @ v, dim=0, eps=SN_EPS))
-            u = self.u.clone()
-        sigma = torch.dot(u, matrix @ v)
-        return self.weight / sigma
+        kind = self.weight.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            with torch.no_grad():
+                if iterate and self.held:
+                    v = self.v
+                else:
+                    v = F.normalize(matrix.t() @ self.u, dim=0, eps=SN_EPS)
+                    if iterate:
+                        self.u.copy_(F.normalize(matrix @ v, dim=0, eps=SN_EPS))
+                        self.v.copy_(v)
+                u = self.u.clone()
+            sigma = torch.dot(u, matrix @ v)
+            return self.weight / sigma
+
+
+@contextmanager
+def held_vectors(networks: Iterable[nn.Module], held: bool = True) -> Iterator[None]:
+    """Within it, spectral norms use the vectors of the training pass before: a batch that is computed in chunks makes
+    one iteration, and one weight for all chunks."""
+    layers = [m for network in networks for m in network.modules() if isinstance(m, SpectralNorm)] if held else []
+    for layer in layers:
+        layer.held = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.held = False
 
 
 class SNLinear(SpectralNorm, nn.Linear):

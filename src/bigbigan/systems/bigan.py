@@ -68,7 +68,7 @@ class LatentRegressor(System):
         z = draws["z"]
         x_hat = G(z)
         enc, gen = D(self.view(x, draws, "x"), None), D(self.view(x_hat, draws, "x_hat"), None)
-        error = latent_regression_loss(E.logits(x_hat if weight else x_hat.detach()), z)
+        error = latent_regression_loss(E(x_hat if weight else x_hat.detach()).logits, z)
         eg = logistic_encoder_generator_loss({}, gen) + (weight or 1.0) * error
         return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen)
 
