@@ -26,6 +26,7 @@ from bigbigan.serve import Bench
 from bigbigan.sklearn import BigBiGANFeatures
 from bigbigan.state import TrainingState
 from bigbigan.systems.pretext import TASKS, draw
+from bigbigan.timm import timm_state_dict
 from bigbigan.train import train, training_step
 from tiny import write_npz
 
@@ -350,6 +351,23 @@ def test_resuming_is_exact_and_what_is_saved_does_its_tasks(method, tmp_path, ca
     assert all(0 <= x["value"] <= 100 and 0 < x["protocol"]["chance"] < 100 for x in json.loads(out))
 
 
+def test_forgetting_how_frequent_colours_are_is_seen():
+    """Training state of its own: a buffer of the head, saved with the weights."""
+
+    def steps(forget):
+        state = TrainingState(tiny("colorization", "training.batch_size=8"), torch.device("cpu"))
+        batches = Batches((uniform(16, 3, 32, 32) * 255).to(torch.uint8), 8, 0)
+        training_step(state, batches)
+        head = state.networks.E.heads["colorization"]
+        if forget:
+            head.frequency.fill_(1 / len(head.frequency))
+        training_step(state, batches)
+        return state.weights()["E.heads.colorization.conv.weight"]
+
+    assert torch.equal(steps(forget=False), steps(forget=False))
+    assert not torch.equal(steps(forget=False), steps(forget=True))
+
+
 # -- what is learned ------------------------------------------------------------------------------------------
 
 
@@ -510,6 +528,11 @@ def test_grey_images_are_not_for_colorization(capsys, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
     assert "these images are grey, and the task colorization asks for their colours" in err
     assert not list(run.glob("checkpoints/*"))
+
+
+def test_a_trunk_with_layer_norm_is_not_one_of_timm_s():
+    with pytest.raises(UserError, match="trunk with layer norm: expected a ResNet-v2 trunk with batch norm"):
+        timm_state_dict(encoder("cpc").trunk)
 
 
 def test_in_python_what_is_missing_is_told(run):

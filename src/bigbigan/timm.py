@@ -25,13 +25,14 @@ def timm_state_dict(trunk: nn.Module) -> dict[str, Tensor]:
     timm's batch norms add 1e-5 to a variance where ours add 1e-4; the difference is put into the running variances.
 
     Args:
-        trunk: of an encoder with encoder.block=basic or bottleneck.
+        trunk: of an encoder with encoder.block=basic or bottleneck, and encoder.norm=batch.
 
     Raises:
         UserError: another trunk.
     """
-    if not isinstance(trunk, ResNetV2):
-        raise UserError(f"timm has no network like this {type(trunk).__name__}: expected a ResNet-v2 trunk")
+    if not isinstance(trunk, ResNetV2) or not isinstance(trunk.norm, nn.BatchNorm2d):
+        kind = "trunk with layer norm" if isinstance(trunk, ResNetV2) else type(trunk).__name__
+        raise UserError(f"timm has no network like this {kind}: expected a ResNet-v2 trunk with batch norm")
     names, stage, place = {}, 0, 0
     for i, block in enumerate(trunk.blocks):
         if block.stride == 2:  # the first block of each stage but the first
