@@ -127,8 +127,8 @@ def table1(lines: list[dict[str, Any]]) -> str:
 
 
 def table1_small(lines: list[dict[str, Any]]) -> str:
-    """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without the
-    run of Base that is as short as the methods of Table 2 beside it."""
+    """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without
+    the run of Base that is as short as the methods of Table 2 beside it."""
     return as_markdown(fill("1", [x for x in lines if not of_table2([x])], 32))
 
 
