@@ -266,6 +266,8 @@ MISTAKES = {
     "out is a file": lambda t, r: ((t / "f").write_text("x") and ["train", "small/digits", "--out", t / "f"], "is a file"),
     "out holds other things": lambda t, r: ((t / "d").mkdir() or ((t / "d" / "thesis.txt").write_text("x") and ["train", "small/digits", "--out", t / "d"]), "is not empty"),
     "other settings than before": lambda t, r: (["train", "small/digits", "--out", r, "--steps", "9"], "holds a run of other settings"),
+    "labels that are not there": lambda t, r: (["evaluate", r, "--labels", t / "l.csv"], "cannot be read: No such file"),
+    "labels of other images": lambda t, r: ((t / "l.csv").write_text("file,label\nz.png,1\n") and ["train", "small/digits", "--out", t / "x", "--labels", t / "l.csv"], "1 of 1 rows name no image of digits"),
     "evaluate nothing": lambda t, r: (["evaluate", t / "none"], "is not a folder"),
     "evaluate a folder that is no run": lambda t, r: (["evaluate", t], "config.json does not exist"),
     "unknown metric": lambda t, r: (["evaluate", r, "--metrics", "accuracy"], "known are"),

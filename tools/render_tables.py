@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
         short = line["experiment"] == "small/digits" and line["steps"] < 1000
         if transferred(line):
             continue
-        if line["experiment"].startswith("small/") and line["steps"] and (line["settings"] or short):
+        ours = line["experiment"].startswith("small/") and line["metric"] in (few, ratio)
+        if ours and line["steps"] and (line["settings"] or short):
             settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
             key = (line["experiment"], line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
@@ -476,6 +478,32 @@ def anomaly(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if chosen else ["| score | |", "|---|---|", "| not run | |"])
 
 
+def classifiers(lines: list[dict[str, Any]], dataset: str) -> str:
+    """What `bigbigan classify` measured on a data set: classifiers by number of labels, baselines first."""
+    chosen = [x for x in lines if x["dataset"] == dataset and x["command"].startswith("bigbigan classify")]
+    found = {(x["metric"], x["steps"] > 0): x for x in chosen}
+    rows = {
+        "raw pixels, linear": ("frozen_pixels", False),
+        "E untrained, linear": ("frozen_bn_crelu", False),
+        "E's network trained on these labels alone": ("scratch", False),
+        "**E trained without labels**, linear": ("frozen_bn_crelu", True),
+        "**E trained without labels**, fine-tuned": ("finetuned", True),
+    }
+    sizes = {"10perclass": "10 a class", "50perclass": "50 a class", "100percent": "all"}
+    out = [
+        "| labels | classifier | accuracy | mean over classes | AUROC | lead over pixels in AUROC |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (size, labels), (title, (name, trained)) in product(sizes.items(), rows.items()):
+        if not (ours := found.get((f"auroc_{name}_{size}", trained))):
+            continue
+        cells = [cell(found[f"{score}_{name}_{size}", trained]) for score in ("top1", "balanced")]
+        lead = paired_lead(ours, found[f"auroc_frozen_pixels_{size}", False]) if name != "frozen_pixels" else None
+        cells += [cell(ours, 3), f"{lead[0]:+.3f} ± {lead[1]:.3f}" if lead else ""]
+        out.append(f"| {labels} | {title} | {' | '.join(cells)} |")
+    return "\n".join(out if len(out) > 2 else [*out, "| not run | | | | | |"])
+
+
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 
 
@@ -509,6 +537,8 @@ TABLES = {
     "probe": lambda lines: probe_table(lines, SMALL),
     "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
+    "pneumonia": lambda lines: classifiers(lines, "pneumoniamnist"),
+    "blood": lambda lines: classifiers(lines, "cells"),
     "bench": bench,
     "minimal_flops": minimal_flops,
     "peers": peers,
