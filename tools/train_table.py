@@ -3,8 +3,8 @@
     python tools/train_table.py 1 --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value ...] [ROW ...]
     python tools/train_table.py 3 --data SOURCE --steps N --network cifar-resnet18 [--clusters-of RUN] ...
 
-Runs go to runs/tableNAME/ and continue where they stopped; evaluated ones are left alone. Lines go to
-results/tableNAME_small.jsonl; docs/tableNAME.md shows them beside the published ones.
+Runs go to runs/tableNAME/ and continue where they stopped, also when asked for more steps; those measured at so many
+are left alone. Lines go to results/tableNAME_small.jsonl; docs/tableNAME.md shows them beside the published ones.
 
 Samples are compared by a feature network (bigbigan feature-network NETWORK --data SOURCE makes it), without one not at
 all in Table 1. BigGAN + Clustering in Table 3 wants a run whose encoder's features are clustered.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bigbigan.cli import main as bigbigan
+from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import find
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for row in options.rows or plan.rows:
             run = folder / f"{row}_{options.scale}{f'-seed{seed}' if seed else ''}"
-            if (run / "results.jsonl").exists():
+            if any(line["steps"] >= int(options.steps) for line in read_results(run / "results.jsonl")):
                 continue
             name, labels = f"table{options.table}/{row}", []
             if row.endswith("_clustering"):
