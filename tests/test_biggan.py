@@ -280,7 +280,8 @@ def test_with_one_class_d_has_one_learned_vector_more_and_needs_no_labels():
     assert torch.allclose(scores["s_x"], expected, atol=1e-5)
     system = make_system(config, networks)
     D.train()
-    system.backward(system.discriminator_move(x, torch.Generator().manual_seed(0)).losses)
+    draws = system.draw(6, torch.Generator().manual_seed(0))
+    system.backward(system.discriminator_move(x, draws).losses)
     assert D.embed.weight.grad.abs().sum() > 0
 
 

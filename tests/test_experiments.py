@@ -33,6 +33,7 @@ def count(module):
 
 
 @pytest.mark.parametrize(("name", "scale"), SIZES, ids=[f"{n}@{s}" for n, s in SIZES])
+@torch.no_grad()
 def test_every_experiment_builds_and_survives_json(name, scale):
     config = find(name).config(scale)
     assert (config.experiment, config.scale) == (name, scale)

@@ -58,7 +58,8 @@ def test_grey_images_and_their_copies_in_colour_are_the_same_to_any_run(folder, 
 
 def test_lines_of_other_data_stay_out_of_published_tables():
     line = {"experiment": "table1/base", "metric": "top1_table1_avepool", "steps": 9, "value": 77.77, "std": None,
-            "dataset": "other", "split": "train_val", "settings": {}, "protocol": {}, "n": 9, "seed": 0}  # fmt: skip
+            "dataset": "other", "split": "train_val", "settings": {}, "protocol": {}, "n": 9,
+            "images_seen": 9, "seed": 0}  # fmt: skip
     assert "77.7" in str(fill("1", [line]))
     assert "77.7" not in str(fill("1", [line | {"protocol": {"trained_on": "imagenet"}}]))
 

@@ -14,7 +14,7 @@ from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data import load_pixels, open_source
 from bigbigan.experiments import find
-from bigbigan.onnx import ENCODER_OUTPUTS, write_onnx
+from bigbigan.onnx import encoder_outputs, write_onnx
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
 
@@ -88,7 +88,7 @@ def test_onnx_runtime_gives_what_torch_gives(kind, tmp_path):
         if model.networks.E is not None:
             x = model.prepare(pixels[:n])
             found, said = run_onnx(out / "encoder.onnx", images=x), model.encode(x)
-            assert tuple(found) == ENCODER_OUTPUTS
+            assert tuple(found) == encoder_outputs(model)
             for name, value in found.items():
                 agree(value, getattr(said, name))
 
@@ -114,7 +114,8 @@ def test_digits_encoded_and_reconstructed_without_torch(digits):
 
 def test_the_files_are_lean_named_and_tell_nothing_of_this_machine(digits):
     for name, given, outputs in (
-        ("encoder.onnx", ["images"], list(ENCODER_OUTPUTS)), ("generator.onnx", ["z"], ["images"])
+        ("encoder.onnx", ["images"], ["z_mean", "z_stdev", "avepool_feat", "bn_crelu_feat"]),
+        ("generator.onnx", ["z"], ["images"]),
     ):  # fmt: skip
         path = digits / "out" / name
         onnx.checker.check_model(path, full_check=True)

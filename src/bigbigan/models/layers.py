@@ -61,7 +61,8 @@ class SpectralNorm(nn.Module):
         matrix = self.weight.flatten(1)
         iterate = self.training and torch.is_grad_enabled()
         kind = self.weight.device.type
-        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if cast else nullcontext():
             with torch.no_grad():
                 if iterate and self.held:
                     v = self.v
