@@ -249,7 +249,12 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
                 + (f" ({epochs:g} epochs)" if epochs else "")
                 + (f", {changed}" if changed else "")
             )
-    others = [row for row in table.rows if row.feature != "avepool" and any(row.experiment in c for c in by_column)]
+    of_features = [
+        found
+        for column, found in zip(table.columns, by_column, strict=True)
+        if any("avepool" in m for m in column.metrics)
+    ]
+    others = [row for row in table.rows if row.feature != "avepool" and any(row.experiment in c for c in of_features)]
     notes += [f"{row.title}: of {row.feature} instead of avepool" for row in others]
     rows = []
     for row in (*table.rows, *extra):
@@ -271,8 +276,9 @@ def _frozen(x: Line) -> bool:
 
 
 def _epochs(x: Line) -> float | None:
-    """How often each training image was seen, where the line says how many there are."""
-    references = x.get("protocol", {}).get("references")
+    """How often each training image was seen, where the line says how many there are: references of a nearest-neighbour
+    vote, or of image quality against the training split."""
+    references = None if "_test_" in x["metric"] else x.get("protocol", {}).get("references")
     return round(x["images_seen"] / references, 1) if references and x["images_seen"] else None
 
 
