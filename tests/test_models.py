@@ -1,15 +1,20 @@
 """Networks: shapes, gradients, the exact resampling identities, spectral norm, every variant of Table 1's columns."""
 
+import copy
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bigbigan.averaging import batch_statistics
 from bigbigan.models import build
-from bigbigan.models.layers import SelfAttention, SNConv2d, SNLinear, upsample
+from bigbigan.models.layers import ConditionalBatchNorm2d, SelfAttention, SNConv2d, SNLinear, upsample
 from bigbigan.models.resnet import BasicBlock
 from bigbigan.systems import BigBiGAN, sample_prior
-from tiny import tiny_config
+from tiny import played, tiny_config
 
 VARIANTS = {
     "plain": [],
@@ -46,22 +51,21 @@ def test_every_variant_has_right_shapes_and_finite_gradients(settings):
     noise = torch.Generator().manual_seed(0)
     x = torch.rand(6, config.data.channels, config.encoder.resolution, config.encoder.resolution) * 2 - 1
 
-    outcome = system.discriminator_move(x, system.draw(6, noise))
+    (outcome,) = played(system, system.discriminator_move, x, system.draw(6, noise))
     enc, gen = outcome.enc, outcome.gen
     assert set(enc) == set(gen) == {f"s_{s}" for s in config.loss.scores}
     assert all(s.shape == (6,) for s in [*enc.values(), *gen.values()])
-    system.backward(outcome.losses)
     for name, p in networks.D.named_parameters():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
     assert all(p.grad is None for n in (networks.G, networks.E) for p in n.parameters())
 
     networks.D.zero_grad()
-    outcome = system.encoder_generator_move(x, system.draw(6, noise))
-    q = outcome.posterior
+    of_e, of_g = played(system, system.encoder_generator_move, x, system.draw(6, noise))
+    q = of_e.posterior
     assert q.mean.shape == q.stdev.shape == (6, config.latent.dim)
     assert (q.stdev > 0).all() if config.encoder.stochastic else (q.stdev == 0).all()
-    system.backward(outcome.losses)
+    assert set(of_e.enc) == set(of_g.gen) == set(enc)
     assert all(p.grad is None for p in networks.D.parameters()), "D must get no gradient in the step of G and E"
     assert all(p.requires_grad for p in networks.D.parameters())
     # Without s_x and s_xz nothing reaches G, without s_z and s_xz nothing reaches E.
@@ -169,7 +173,7 @@ def test_d_sees_the_pooled_crop_of_a_high_resolution_encoder():
     networks.D.F.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = torch.rand(4, 1, 16, 16) * 2 - 1
     system = BigBiGAN(config, networks)
-    system.discriminator_move(x, system.draw(4, torch.Generator().manual_seed(0)))
+    list(system.discriminator_move(x, system.draw(4, torch.Generator().manual_seed(0))))
     torch.testing.assert_close(seen[0][:4], F.avg_pool2d(x, 2))
 
 
@@ -205,3 +209,39 @@ def test_projection_shortcut_equals_a_strided_convolution():
     torch.testing.assert_close(y, expected)
     y.sum().backward()  # at this shape a strided 1x1 convolution has crashed
     assert torch.isfinite(x.grad).all()
+
+
+def plain_conditional_batch_norm(norm, x, c):
+    gain, bias = (1 + norm.gain(c))[:, :, None, None], norm.bias(c)[:, :, None, None]
+    return torch.addcmul(bias, norm.norm(x), gain)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["running statistics", "none"])
+def test_a_conditional_batch_norm_and_its_gradients_are_those_of_autograd(frozen):
+    ours = ConditionalBatchNorm2d(8, 5).double()
+    reference = copy.deepcopy(ours)
+    draws = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(6, 8, 4, 4, generator=draws, dtype=torch.double) + 3
+    c, weights = torch.randn(6, 5, generator=draws, dtype=torch.double), torch.randn(6, 8, 4, 4, generator=draws)
+    found = []
+    for norm, forward in ((ours, ours), (reference, partial(plain_conditional_batch_norm, reference))):
+        inputs = [t.clone().requires_grad_() for t in (x, c)]
+        with batch_statistics(norm) if frozen else nullcontext():
+            y = forward(*inputs)
+        (y * weights).sum().backward()
+        found.append([y.detach(), *(t.grad for t in (*inputs, *norm.parameters())), *norm.buffers()])
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_conditional_batch_norm_keeps_its_input_alone():
+    norm, x, kept = ConditionalBatchNorm2d(8, 5), torch.randn(4, 8, 16, 16, requires_grad=True), {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        norm(x, torch.randn(4, 5))
+    assert x.data_ptr() in kept
+    assert sum(kept.values()) < 1.2 * x.numel()

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 __all__ = [
     "BN_EPS",
@@ -151,6 +152,38 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+class _NormaliseAndScale(torch.autograd.Function):
+    """gain · norm(x) + bias of a batch norm in training mode, of which x alone is kept for the backward pass; autograd
+    by itself would keep norm(x) too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        running_mean = running_var = None
+        momentum = norm.momentum or 0.0
+        if norm.track_running_stats and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            running_mean, running_var = norm.running_mean, norm.running_var
+            if norm.momentum is None:  # torch: cumulative average
+                momentum = 1 / float(norm.num_batches_tracked)
+        y, mean, scale = torch.native_batch_norm(x, None, None, running_mean, running_var, True, momentum, norm.eps)
+        ctx.save_for_backward(x, gain, mean, scale)
+        ctx.eps = norm.eps
+        return torch.addcmul(bias, y, gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gain, mean, scale = ctx.saved_tensors
+        exact = torch.promote_types(x.dtype, torch.float32)
+        of_bias = grad.sum((2, 3), keepdim=True, dtype=exact)
+        with_x = (grad * x).sum((2, 3), keepdim=True, dtype=exact)
+        of_gain = (with_x - mean.view(1, -1, 1, 1) * of_bias) * scale.view(1, -1, 1, 1)
+        of_x, _, _ = torch.ops.aten.native_batch_norm_backward(
+            grad * gain, x, None, None, None, mean, scale, True, ctx.eps, [True, False, False]
+        )
+        return of_x, of_gain.to(gain.dtype), of_bias.to(gain.dtype), None
+
+
 class ConditionalBatchNorm2d(nn.Module):
     """Batch norm whose gain and bias depend on a condition (BigGAN).
 
@@ -173,8 +206,11 @@ class ConditionalBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x [N, C, H, W], c [N, condition_dim] or classes [N] -> [N, C, H, W]."""
-        gain, bias = 1 + self.gain(c), self.bias(c)
-        return torch.addcmul(bias[:, :, None, None], self.norm(x), gain[:, :, None, None])
+        gain, bias = (1 + self.gain(c))[:, :, None, None], self.bias(c)[:, :, None, None]
+        by_itself = "forward" not in self.norm.__dict__  # and not over the batches of all ranks
+        if self.norm.training and by_itself and not torch.compiler.is_compiling():
+            return _NormaliseAndScale.apply(x, gain, bias, self.norm)
+        return torch.addcmul(bias, self.norm(x), gain)
 
 
 class SelfAttention(nn.Module):
