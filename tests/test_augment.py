@@ -12,7 +12,7 @@ from bigbigan.models import build
 from bigbigan.systems import make_system
 from bigbigan.systems.augment import augmentation, augmented
 from bigbigan.train import train
-from tiny import tiny_config, write_npz
+from tiny import played, tiny_config, write_npz
 
 ALL = ("color", "translation", "cutout")
 
@@ -92,11 +92,11 @@ def test_d_sees_changed_images_of_both_kinds_and_g_learns_through_the_change(set
     networks.D.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     system = make_system(config, networks)
     x = torch.ones(16, 1, 8, 8)
-    system.discriminator_move(x, system.draw(16, noise()))
+    list(system.discriminator_move(x, system.draw(16, noise())))
     assert ((seen[0][:16] == 0) | (seen[0][:16] == 1)).all()  # real ones: parts hidden, the rest as it was
     assert 0.1 < (seen[0][:16] == 0).float().mean() < 0.6
     assert (seen[0][16:] == 0).float().mean() > 0.1  # drawn ones alike
-    system.backward(system.encoder_generator_move(x, system.draw(16, noise())).losses)
+    played(system, system.encoder_generator_move, x, system.draw(16, noise()))
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in networks.G.to_image.parameters())
 
 

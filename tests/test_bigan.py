@@ -27,7 +27,7 @@ from bigbigan.models import build, construct
 from bigbigan.state import TrainingState
 from bigbigan.systems import make_system
 from bigbigan.train import train, training_step
-from tiny import write_npz
+from tiny import played, write_npz
 
 MNIST = [
     "mnist", "discriminator", "latent_regressor", "joint_latent_regressor", "autoencoder_l2", "autoencoder_l1"
@@ -174,8 +174,7 @@ def test_one_pass_gives_both_players_their_gradients():
     for n in (networks, reference):
         torch.nn.init.normal_(n.D.head.weight, generator=torch.Generator().manual_seed(3))
     system, x = make_system(config, networks), images()
-    outcome = system.move(x, system.draw(8, torch.Generator().manual_seed(5)))
-    system.backward(outcome.losses)
+    played(system, system.move, x, system.draw(8, torch.Generator().manual_seed(5)))
     z = system.sample_prior(8, torch.Generator().manual_seed(5))
     expected = plain_bigan(reference, x, z)
     found = gradients(networks)
@@ -202,7 +201,8 @@ def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
     def scores(brightness):
         G = networks.G
         system.networks = networks._replace(G=lambda z: (G(z) + 1) * brightness - 1)
-        return system.move(x, system.draw(8, torch.Generator().manual_seed(5))).gen["s_x"]
+        (outcome,) = system.move(x, system.draw(8, torch.Generator().manual_seed(5)))
+        return outcome.gen["s_x"]
 
     assert torch.allclose(scores(1.0), scores(0.2), rtol=1e-2, atol=1e-3) != bias
 
@@ -214,8 +214,7 @@ def test_e_s_error_reaches_g_only_in_the_joint_regressor(name, reaches):
     G, E, D = networks
     torch.nn.init.normal_(E.latent.weight)  # it begins at zero, where nothing passes
     system, x = make_system(config, networks), images()
-    losses = system.move(x, system.draw(8, torch.Generator().manual_seed(5))).losses
-    system.backward(losses)
+    played(system, system.move, x, system.draw(8, torch.Generator().manual_seed(5)))
     found = gradients(networks)
     z = system.sample_prior(8, torch.Generator().manual_seed(5))
     alone = torch.autograd.grad(F.softplus(-D(G(z), None)["s_x"]).mean(), list(G.parameters()))

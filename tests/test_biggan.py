@@ -21,7 +21,7 @@ from bigbigan.pictures import to_uint8
 from bigbigan.state import TrainingState
 from bigbigan.systems import make_system
 from bigbigan.train import train, training_step
-from tiny import TINY, tiny_config, write_npz
+from tiny import TINY, played, tiny_config, write_npz
 
 GAN = ("loss.s_z=false", "loss.s_xz=false")
 CONDITIONAL = (*GAN, "data.labels=classes", "data.classes=3")
@@ -87,8 +87,9 @@ def test_the_penalty_is_part_of_g_s_loss_alone():
         networks = build(config)
         system = make_system(config, networks)
         noise = torch.Generator().manual_seed(0)
-        d = system.discriminator_move(x, system.draw(6, noise), y).losses["d"].item()
-        found.append((d, system.encoder_generator_move(x, system.draw(6, noise), y).losses["eg"].item(), networks))
+        (d,) = system.discriminator_move(x, system.draw(6, noise), y)
+        (eg,) = system.encoder_generator_move(x, system.draw(6, noise), y)
+        found.append((d.losses["d"].item(), eg.losses["eg"].item(), networks))
     assert found[0][0] == found[1][0]
     assert found[1][1] - found[0][1] == pytest.approx(10 * orthogonal_penalty(found[0][2].G).item(), rel=1e-3)
 
@@ -106,7 +107,7 @@ def test_d_is_told_the_labels_of_the_images_it_sees():
     system = make_system(config, networks)
     for number in range(3):
         draws = system.draw(16, torch.Generator().manual_seed(number))
-        system.discriminator_move(batches.batch(number), draws, batches.labels(number))
+        list(system.discriminator_move(batches.batch(number), draws, batches.labels(number)))
     for x, _, y in seen:
         brightness = ((x[:16, 0, 0, 0] + 1) * 127.5).round()
         assert torch.equal(brightness, y[:16] * 100.0)
@@ -281,7 +282,7 @@ def test_with_one_class_d_has_one_learned_vector_more_and_needs_no_labels():
     system = make_system(config, networks)
     D.train()
     draws = system.draw(6, torch.Generator().manual_seed(0))
-    system.backward(system.discriminator_move(x, draws).losses)
+    played(system, system.discriminator_move, x, draws)
     assert D.embed.weight.grad.abs().sum() > 0
 
 

@@ -217,9 +217,11 @@ def _broken_once(move):
     calls = []
 
     def broken(*arguments):
-        outcome = move(*arguments)
         calls.append(1)
-        return outcome if len(calls) != 2 else type(outcome)({k: v * float("nan") for k, v in outcome.losses.items()})
+        for outcome in move(*arguments):
+            if len(calls) == 2:
+                outcome.losses = {name: loss * float("nan") for name, loss in outcome.losses.items()}
+            yield outcome
 
     return broken
 

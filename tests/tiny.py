@@ -22,6 +22,15 @@ def tiny_config(*settings: str) -> Config:
     return override(find("small/digits").config(), [*TINY, *settings])
 
 
+def played(system, move, *arguments):
+    """The outcomes of a move, the gradient of each taken before the next is worked out, as in training."""
+    outcomes = []
+    for outcome in move(*arguments):
+        system.backward(outcome.losses)
+        outcomes.append(outcome)
+    return outcomes
+
+
 def write_npz(path, count: int = 60, side: int = 8, channels: int = 1, seed: int = 0):
     """A labelled image set in MedMNIST's form, with structure: class k has a bright row k."""
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from bigbigan.evaluation.results import ResultLine
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.run import changed_settings, commit, device_name
 from bigbigan.state import TrainingState
+from bigbigan.systems import Move, Outcome
 from bigbigan.train import default_device, training_step
 
 __all__ = ["Cost", "bench", "chart", "measure", "peak_memory_mib", "result_lines"]
@@ -134,12 +135,21 @@ class Parts:
 
         return run
 
+    def timed_terms(self, move: Move, part: str) -> Move:
+        """A move whose terms, which it works out one by one as they are asked for, are timed."""
+
+        def terms(*args: Any, **kwargs: Any) -> Iterator[Outcome]:
+            work = iter(move(*args, **kwargs))
+            yield from iter(self.timed(lambda: next(work, None), part), None)
+
+        return terms
+
     def watch(self, state: TrainingState, batches: Batches) -> None:
         """Time a training step's parts from now on."""
         system: Any = state.system
         batches.batch = self.timed(batches.batch, "data")  # type: ignore[method-assign]
         for move in dict.fromkeys(system.moves):
-            setattr(system, move.__name__, self.timed(move, move.__name__))
+            setattr(system, move.__name__, self.timed_terms(move, move.__name__))
         system.backward = self.timed(system.backward)
         for optimizer in state.optimizers.values():
             optimizer.step = self.timed(optimizer.step)  # type: ignore[method-assign]

@@ -54,7 +54,8 @@ def step_cost(config: Config) -> dict[str, Any]:
         flops: dict[Move, int] = {}  # of each kind of move
         for move in dict.fromkeys(system.moves):
             with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
-                system.backward(move(x, system.draw(small, noise), **labels).losses)
+                for outcome in move(x, system.draw(small, noise), **labels):
+                    system.backward(outcome.losses)
             flops[move] = counter.total
     parameters = {name: _count(network) for name, network in networks.present().items()}
     if networks.D is not None:

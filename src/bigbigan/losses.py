@@ -42,10 +42,11 @@ def discriminator_loss(enc: Scores, gen: Scores, of_sum: bool = False) -> Tensor
 def encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
     """L_EG = E[s(x, E(x))] - E[s(G(z), z)]: E lowers what D raises on its pairs, G the other way round.
 
-    `enc` is empty where there is no E.
+    Either may be empty, for the term of the other alone.
     """
-    of_g = -torch.stack([s.mean() for s in gen.values()]).mean()
-    return of_g + torch.stack([s.mean() for s in enc.values()]).mean() if enc else of_g
+    terms = [torch.stack([s.mean() for s in enc.values()]).mean()] if enc else []
+    terms += [-torch.stack([s.mean() for s in gen.values()]).mean()] if gen else []
+    return torch.stack(terms).sum()
 
 
 def logistic_discriminator_loss(enc: Scores, gen: Scores) -> Tensor:

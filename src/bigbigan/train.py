@@ -194,6 +194,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     state.set_learning_rates()
     moves = system.moves
     values: dict[str, Tensor] = {}
+    posterior: Posterior | None = None
     for i, move in enumerate(moves):
         number, draws = state.step * len(moves) + i, system.draw(t.batch_size, noise)
         figures: dict[str, Tensor] = {}
@@ -201,11 +202,12 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
             x, y = batches.batch(number, part), batches.labels(number, part)
             mine = {name: rows[part] for name, rows in draws.items()}
             with held_vectors(filter(None, state.networks), chunk > 0):
-                outcome = move(x, mine) if y is None else move(x, mine, y)
-            losses = {learner: loss / t.accumulate for learner, loss in outcome.losses.items()}
-            system.backward(losses)
-            for name, value in _figures(losses, outcome, t.accumulate).items():
-                figures[name] = figures[name] + value if chunk else value
+                for outcome in move(x, mine) if y is None else move(x, mine, y):
+                    losses = {learner: loss / t.accumulate for learner, loss in outcome.losses.items()}
+                    system.backward(losses)
+                    for name, value in _figures(losses, outcome, t.accumulate).items():
+                        figures[name] = figures[name] + value if name in figures else value
+                    posterior = outcome.posterior or posterior
         values |= _update(state, list(losses), figures)
     state.step += 1
     state.update_averages()
@@ -215,7 +217,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
 
     # What shows whether E learns
     if state.config.has_encoder and state.config.has_generator and logs:
-        health = encoder_health(state, x, outcome.posterior)
+        health = encoder_health(state, x, posterior)
         values |= dict(zip(health, distributed.average(list(health.values())), strict=True))
     return values
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bigbigan.config import Config
 from bigbigan.models import Networks
-from bigbigan.systems.base import Draws, Outcome, System, generate, sample_labels, sample_prior
+from bigbigan.systems.base import Draws, Move, Outcome, System, generate, sample_labels, sample_prior
 from bigbigan.systems.bigan import Autoencoder, BiGAN, LatentRegressor
 from bigbigan.systems.bigbigan import BigBiGAN
 from bigbigan.systems.pretext import Pretext
@@ -13,6 +13,7 @@ __all__ = [
     "SYSTEMS",
     "BigBiGAN",
     "Draws",
+    "Move",
     "Outcome",
     "Pretext",
     "System",

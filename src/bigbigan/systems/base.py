@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ def generate(G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
 
 @dataclass
 class Outcome:
-    """What a move gives: a loss for each learner that moves, and what is worth logging."""
+    """What a move gives, or a part of it: a loss for each learner that moves, and what is worth logging."""
 
     losses: dict[str, Tensor]
     enc: Scores = field(default_factory=dict)  # of encoder pairs, or of images alone in a GAN
@@ -50,7 +50,7 @@ class Outcome:
 
 
 Draws = dict[str, Tensor]  # what a move needs that is random, by name: a row for each image of the batch
-Move = Callable[..., Outcome]  # of x, its draws and, where D and G are told them, the labels y of x
+Move = Callable[..., Iterable[Outcome]]  # of x, its draws and, where D and G are told them, the labels y of x
 
 
 class System(ABC):
@@ -58,8 +58,10 @@ class System(ABC):
 
     A *learner* is one or more networks that minimise one loss with one optimiser. A training step is a list of *moves*;
     each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1], what `draw` drew for it (and the labels of x, in a
-    conditional system), and gives the losses of the learners that it lets move. Losses are means over images: rows of
-    a batch and of its draws can be given to several calls, or to several devices, and the gradients averaged.
+    conditional system), and gives the losses of the learners that it lets move. Where a loss is a sum of terms that
+    share no graph, a move yields one after the other, so that the gradient of one is taken, and its graph gone, before
+    the next is computed. Losses are means over images: rows of a batch and of its draws can be given to several calls,
+    or to several devices, and the gradients averaged.
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks

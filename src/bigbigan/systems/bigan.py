@@ -10,7 +10,7 @@ Each batch gives every learner its gradient at the same weights, and then all of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -38,7 +38,7 @@ class BiGAN(System):
     def moves(self) -> Sequence[Move]:
         return [self.move]
 
-    def move(self, x: Tensor, draws: Draws) -> Outcome:
+    def move(self, x: Tensor, draws: Draws) -> Iterator[Outcome]:
         """One pass through each network serves both losses: D's stops at D, the other one goes through it."""
         G, E = self.networks.generator, self.networks.E
         D = self.networks.discriminator
@@ -49,7 +49,7 @@ class BiGAN(System):
         enc = D(self.view(x, draws, "x"), None if q is None else q.mean)
         gen = D(self.view(x_hat, draws, "x_hat"), None if q is None else z)
         eg = logistic_encoder_generator_loss(enc if E is not None else {}, gen)
-        return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen, q)
+        yield Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen, q)
 
 
 class LatentRegressor(System):
@@ -61,7 +61,7 @@ class LatentRegressor(System):
     def moves(self) -> Sequence[Move]:
         return [self.move]
 
-    def move(self, x: Tensor, draws: Draws) -> Outcome:
+    def move(self, x: Tensor, draws: Draws) -> Iterator[Outcome]:
         G, D, E = self.networks.generator, self.networks.discriminator, self.networks.encoder
         assert isinstance(E, Encoder)
         weight = self.config.loss.regression_of_g
@@ -70,7 +70,7 @@ class LatentRegressor(System):
         enc, gen = D(self.view(x, draws, "x"), None), D(self.view(x_hat, draws, "x_hat"), None)
         error = latent_regression_loss(E(x_hat if weight else x_hat.detach()).logits, z)
         eg = logistic_encoder_generator_loss({}, gen) + (weight or 1.0) * error
-        return Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen)
+        yield Outcome({"d": logistic_discriminator_loss(enc, gen), "eg": eg}, enc, gen)
 
 
 class Autoencoder(System):
@@ -84,7 +84,7 @@ class Autoencoder(System):
         """Nothing: the batch is all there is."""
         return {}
 
-    def move(self, x: Tensor, draws: Draws) -> Outcome:
+    def move(self, x: Tensor, draws: Draws) -> Iterator[Outcome]:
         G, E = self.networks.generator, self.networks.encoder
         q: Posterior = E(x)
-        return Outcome({"eg": pixel_loss(pool_to(x, self.resolution), G(q.mean), self.config.loss.pixel)}, posterior=q)
+        yield Outcome({"eg": pixel_loss(pool_to(x, self.resolution), G(q.mean), self.config.loss.pixel)}, posterior=q)

@@ -9,27 +9,17 @@ Without E it is a GAN: BigGAN, where G and D are told labels (`data.labels`), or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigbigan.losses import discriminator_loss, encoder_generator_loss, orthogonal_penalty
-from bigbigan.models import Posterior
 from bigbigan.systems.base import Draws, Move, Outcome, System, generate, sample_labels
 
 __all__ = ["BigBiGAN"]
-
-
-class Pairs(NamedTuple):
-    """Without E (a GAN) there are images alone, and no latents; labels y of x_hat where G is told them."""
-
-    x_hat: Tensor  # G(z)
-    y: Tensor | None
-    z: Tensor | None
-    z_hat: Tensor | None  # of E(x)
-    posterior: Posterior | None
 
 
 class BigBiGAN(System):
@@ -47,41 +37,45 @@ class BigBiGAN(System):
         y = sample_labels(count, self.config.data.classes, noise)
         return draws if y is None else draws | {"y": y}
 
-    def _pairs(self, x: Tensor, draws: Draws) -> Pairs:
-        G, E = self.networks.generator, self.networks.E
-        z = draws["z"]
-        if E is None:
-            y = draws.get("y")
-            return Pairs(generate(G, z, y), y, None, None, None)
-        q = E(x)
-        return Pairs(G(z), None, z, q.sample(draws["eps"]), q)
-
-    def discriminator_move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Outcome:
+    def discriminator_move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:
         """L_D of one batch; y int64 [N] are the labels of x, where D is told them."""
-        D = self.networks.discriminator
+        G, D, E = self.networks.generator, self.networks.discriminator, self.networks.E
+        z, y_hat = draws["z"], draws.get("y")
         with torch.no_grad():  # pairs are made without gradient to G and E
-            x_hat, y_hat, z, z_hat, _ = self._pairs(x, draws)
+            x_hat = generate(G, z, y_hat)
+            latents = None if E is None else torch.cat([E(x).sample(draws["eps"]), z])
         labels = None if y is None or y_hat is None else torch.cat([y, y_hat])
         images = torch.cat([self.view(x, draws, "x"), self.view(x_hat, draws, "x_hat")])
-        latents = None if z is None or z_hat is None else torch.cat([z_hat, z])
         scores = D(images, latents, labels)  # no batch norm in D: one pass equals two
         enc = {name: s[: len(x)] for name, s in scores.items()}
         gen = {name: s[len(x) :] for name, s in scores.items()}
-        return Outcome({"d": discriminator_loss(enc, gen, self.config.loss.hinge == "sum")}, enc, gen)
+        yield Outcome({"d": discriminator_loss(enc, gen, self.config.loss.hinge == "sum")}, enc, gen)
 
-    def encoder_generator_move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Outcome:
-        """L_EG of one batch. D is used as it is and gets no gradient.
+    def encoder_generator_move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:
+        """L_EG of one batch, E's term and then G's. D is used as it is and gets no gradient.
 
         E's gradient comes through encoder pairs only, G's through generator pairs only. As x and z are given,
         F(x) and H(z) need no graph; two passes through D let autograd see that.
         """
-        D = self.networks.discriminator
-        D.eval().requires_grad_(False)  # eval: the power iteration belongs to D's own moves
-        x_hat, y_hat, z, z_hat, q = self._pairs(x, draws)
-        enc = {} if z_hat is None else D(self.view(x, draws, "x"), z_hat)
-        gen = D(self.view(x_hat, draws, "x_hat"), z, y_hat)
-        D.train().requires_grad_(True)
-        loss = encoder_generator_loss(enc, gen)
+        G, D, E = self.networks.generator, self.networks.discriminator, self.networks.E
+        z, y_hat = draws["z"], draws.get("y")
+        if E is not None:
+            q = E(x)
+            with held_fixed(D):
+                enc = D(self.view(x, draws, "x"), q.sample(draws["eps"]))
+            yield Outcome({"eg": encoder_generator_loss(enc, {})}, enc, posterior=q)
+        x_hat = generate(G, z, y_hat)
+        with held_fixed(D):
+            gen = D(self.view(x_hat, draws, "x_hat"), None if E is None else z, y_hat)
+        loss = encoder_generator_loss({}, gen)
         if weight := self.config.loss.orthogonal:
-            loss = loss + weight * orthogonal_penalty(self.networks.generator)
-        return Outcome({"eg": loss}, posterior=q)
+            loss = loss + weight * orthogonal_penalty(G)
+        yield Outcome({"eg": loss}, gen=gen)
+
+
+@contextmanager
+def held_fixed(D: nn.Module) -> Iterator[None]:
+    """D without gradients for its weights, and without power iterations, which belong to its own moves."""
+    D.eval().requires_grad_(False)
+    yield
+    D.train().requires_grad_(True)

@@ -14,7 +14,7 @@ answer: a loss, the share that was right, and the share that guessing would get 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -188,14 +188,14 @@ class Pretext(System):
         """What is random in the views of the tasks."""
         return draw(count, self.config.encoder.resolution, noise, self.config.pretext)
 
-    def move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Outcome:
+    def move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:
         """Each task on the batch, in a pass of its own: batch norms see views of one kind at a time."""
         E, c = self.networks.E, self.config.pretext
         assert isinstance(E, PretextEncoder)
-        answers = {name: ask(E, name, c, x, draws, y) for name in c.tasks}
-        figures = {f"loss_{name}": a.loss.detach() for name, a in answers.items()}
-        figures |= {f"accuracy_{name}": a.accuracy for name, a in answers.items()}
-        return Outcome({"e": torch.stack([a.loss for a in answers.values()]).sum()}, figures=figures)
+        for name in c.tasks:
+            answer = ask(E, name, c, x, draws, y)
+            figures = {f"loss_{name}": answer.loss.detach(), f"accuracy_{name}": answer.accuracy}
+            yield Outcome({"e": answer.loss}, figures=figures)
 
     def check(self, x: Tensor) -> None:
         if "colorization" in self.config.pretext.tasks and views.rgb_to_lab(x)[:, 1:].abs().max() < 1:
