@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from bigbigan.bench import Parts, bench, measure, result_lines
 from bigbigan.cli import main
 from bigbigan.cost import step_cost
 from bigbigan.experiments import find
-from tiny import tiny_config
+from tiny import TINY, tiny_config
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -71,6 +74,19 @@ def test_the_command_varies_a_setting_and_draws_a_chart(tmp_path, capsys):
     assert Image.open(picture).width > 500
     lines = [json.loads(text) for text in results.read_text().splitlines()]
     assert {x["settings"]["training.batch_size"] for x in lines} == {4, 8}
+
+
+def test_ranks_of_torchrun_are_measured_together(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "bigbigan", "bench", "small/digits", "--steps", "1", "--json"]
+    command += ["--results", str(tmp_path / "r.jsonl"), "--set", *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    cost = json.loads(done.stdout)["defined"]  # of one of them
+    assert cost["ranks"] == 2
+    assert cost["images_per_second"] == pytest.approx(16 * 3 / cost["seconds"])
+    lines = [json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert {x["device"] for x in lines} == {"2 ranks, cpu, 1 threads each"}
 
 
 @pytest.mark.parametrize("name", ["small/cifar10", "table1/base", "table1/revnet_x4"])

@@ -2,7 +2,7 @@
 
 Images are random and lie in memory at the size that E sees, so that nothing waits for a disk. Each measurement runs in
 a process of its own, for its peak of memory; the machine's own matrix product is timed beside it, since machines differ
-and a figure is best read as a share of that.
+and a figure is best read as a share of that. Under torchrun all ranks step together, each with its part of the batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from bigbigan import distributed
 from bigbigan.config import Config
 from bigbigan.cost import step_cost
 from bigbigan.data.batches import Batches
@@ -48,7 +49,8 @@ class Cost:
         flops: of a step, counted, 2 a multiply-add; `tflops` a second; `share` of the machine's own matrix product.
         images_per_second: real images that the networks see.
         peak_memory_mib: of the device, or resident memory of the process on a CPU; `before_mib` is what it held before
-            the networks were there.
+            the networks were there. Of several ranks, of this one.
+        ranks: processes that stepped together.
     """
 
     seconds: float
@@ -59,10 +61,11 @@ class Cost:
     matmul_tflops: float
     peak_memory_mib: float
     before_mib: float
+    ranks: int = 1
 
     @property
     def share(self) -> float:
-        return self.tflops / self.matmul_tflops
+        return self.tflops / (self.ranks * self.matmul_tflops)
 
 
 def bench(config: Config, steps: int = 5) -> Cost:
@@ -73,7 +76,11 @@ def bench(config: Config, steps: int = 5) -> Cost:
 
 def measure(config: Config, steps: int) -> Cost:
     """The same in this process."""
-    device = default_device()
+    with distributed.joined():
+        return _measure(config, steps, default_device())
+
+
+def _measure(config: Config, steps: int, device: torch.device) -> Cost:
     peak, before = matmul_tflops(device), peak_memory_mib(device)
     flops = step_cost(config)["flops_per_step"]
     state, batches = TrainingState(config, device), _images(config, device)
@@ -99,6 +106,7 @@ def measure(config: Config, steps: int) -> Cost:
         matmul_tflops=peak,
         peak_memory_mib=peak_memory_mib(device),
         before_mib=before,
+        ranks=distributed.ranks(),
     )
 
 
@@ -207,7 +215,7 @@ def result_lines(config: Config, cost: Cost, steps: int, command: str) -> list[R
             seed=config.training.seed,
             steps=0,
             images_seen=0,
-            device=device_name(),
+            device=device_name() if cost.ranks == 1 else f"{cost.ranks} ranks, {device_name()} each",
             seconds=round(cost.seconds * steps, 2),
             commit=commit(),
             command=command,

@@ -555,6 +555,7 @@ def _table(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     """Time training steps on random images: by part, images and FLOPs a second, peak memory."""
+    from bigbigan import distributed
     from bigbigan.bench import bench, chart, result_lines
     from bigbigan.config import override
     from bigbigan.evaluation.results import append_results
@@ -574,6 +575,8 @@ def _bench(options: argparse.Namespace) -> None:
     costs = {}
     for value, config in configs.items():
         cost = costs[value] = bench(config, options.steps)
+        if not distributed.is_first():
+            continue
         if options.results:
             append_results(options.results, result_lines(config, cost, options.steps, options.command))
         if not options.json:
@@ -582,6 +585,8 @@ def _bench(options: argparse.Namespace) -> None:
             print(f"{cost.seconds:.3f} s a step ({parts}), {cost.images_per_second:,.0f} images/s, "
                   f"{cost.flops / 1e9:,.1f} GFLOP a step, {cost.tflops:.3g} TFLOP/s, {cost.share:.0%} of a matrix "
                   f"product's, {cost.peak_memory_mib:,.0f} MiB", flush=True)  # fmt: skip
+    if not distributed.is_first():
+        return
     if options.json:
         print(
             json.dumps(

@@ -128,7 +128,8 @@ def _exemplar(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> 
 
 
 def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
-    """Cross-entropy with the colours nearest to the true one, rare colours counting more; right is the nearest."""
+    """Cross-entropy with the colours nearest to the true one, rare colours counting more; right is the nearest, by the
+    same weights (the rebalanced accuracy of Zhang et al. 2016)."""
     head = E.heads["colorization"]
     assert isinstance(head, ColourHead)
     side = x.shape[-1] // 8
@@ -140,8 +141,10 @@ def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None)
     soft = F.softmax(-distance.square() / (2 * SIGMA**2), dim=1)
     logits = head(E.maps(shown), side).permute(0, 2, 3, 1).flatten(0, 2)
     losses = -(soft * F.log_softmax(logits, dim=1).gather(1, places)).sum(1)
-    frequent = F.one_hot(nearest, logits.shape[1]).float().mean(0).max()
-    return Answer((head.weights()[nearest] * losses).mean(), (logits.argmax(1) == nearest).float().mean(), frequent)
+    weights = head.weights()[nearest]
+    right = weights[logits.argmax(1) == nearest].sum() / weights.sum()
+    commonest = (F.one_hot(nearest, logits.shape[1]) * weights[:, None]).sum(0).max() / weights.sum()
+    return Answer((weights * losses).mean(), right, commonest)
 
 
 def _overlapping_patches(x: Tensor, draws: Draws, c: PretextConfig) -> Tensor:
