@@ -267,6 +267,26 @@ def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
     assert "" not in {row["label"] for row in csv.DictReader((tmp_path / "e.csv").open())}
 
 
+def test_clusters_and_shards_take_a_file_of_labels(run, photos, some, capsys, tmp_path):
+    shards, csv_of = tmp_path / "shards", tmp_path / "clusters.csv"
+    assert main(["data", "shard", str(photos), "--labels", str(some), "--out", str(shards), "--quiet"]) == 0
+    expected = by_file(open_source(str(photos), labels=some))
+    found = by_file(open_source(str(shards)))
+    assert {f: label for f, (_, label) in found.items()} == {f: label for f, (_, label) in expected.items()}
+    capsys.readouterr()
+
+    plain = write_npz(tmp_path / "d.npz", count=60)
+    wrong = write_csv(tmp_path / "wrong.csv", [(f"train/{i:05d}", "xy"[i % 2], "train") for i in range(60)],
+                      ("file", "label", "split"))  # fmt: skip
+    call = ["cluster", str(run), "--data", str(plain), "--clusters", "3", "--out", str(csv_of), "--json"]
+    nmi = []
+    for more in ([], ["--labels", str(wrong)]):
+        assert main([*call, *more]) == 0
+        lines = json.loads(capsys.readouterr().out)["results"]
+        nmi.append(next(x["value"] for x in lines if x["metric"] == "nmi_kmeans3_pixels"))
+    assert nmi[0] > 0.5 > nmi[1]  # the bright row is the class, and has nothing to do with the other labels
+
+
 def test_a_gan_that_is_told_labels_needs_all_of_them(photos, some, tmp_path, capsys):
     call = ["train", "small/digits", "--data", photos, "--labels", some, "--out", tmp_path / "run", "--quiet",
             "--steps", "2", "--set", *TINY, "loss.s_z=false", "loss.s_xz=false", "data.labels=classes"]  # fmt: skip

@@ -217,7 +217,7 @@ def small_data(lines: list[dict[str, Any]]) -> str:
 
 
 def of_table2(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of `tools/train_table2.py`."""
+    """Those of `tools/train_table.py 2`."""
     return [x for x in lines if x["command"].startswith("bigbigan evaluate runs/table2/")]
 
 

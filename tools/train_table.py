@@ -1,10 +1,16 @@
-"""Train rows of a published table scaled down, each for the same steps from the same seeds; write their result lines.
+"""Train rows of a published table, each for the same length from the same seeds, and write their result lines.
 
     python tools/train_table.py 1 --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value ...] [ROW ...]
-    python tools/train_table.py 3 --data SOURCE --steps N --network cifar-resnet18 [--clusters-of RUN] ...
+    python tools/train_table.py 2 --data SOURCE --steps N [--images N] ...
+    python tools/train_table.py 3 --data SOURCE --steps N --network cifar-resnet18 --clusters-of RUN ...
+    python tools/train_table.py bigan --data SOURCE --steps 187600 --seeds 3
 
-Runs go to runs/tableNAME/ and continue where they stopped, also when asked for more steps; those measured at so many
-are left alone. Lines go to results/tableNAME_small.jsonl; docs/tableNAME.md shows them beside the published ones.
+Runs go to --runs, by default runs/table1/ and so on, and continue where they stopped, also when asked for more steps
+if their rates do not fall; those measured at so many are left alone. Lines go to results/, and the table's page in
+docs/ shows them beside the published ones.
+
+1, 2 and 3 are trained scaled down. In table 2 the steps are BigBiGAN's: other methods, a step of which sees one batch,
+take as many steps as makes them see as many images. BiGAN's table is trained as published, in 400 epochs of 469 steps.
 
 Samples are compared by a feature network (bigbigan feature-network NETWORK --data SOURCE makes it), without one not at
 all in Table 1. BigGAN + Clustering in Table 3 wants a run whose encoder's features are clustered.
@@ -17,34 +23,110 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bigbigan.cli import main as bigbigan
+from bigbigan.config import Config
+from bigbigan.data import load_pixels, open_source
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import find
+
+FEATURES = ("avepool", "bn_crelu")
+FEW_LABELS = [f"top1_linear_{feature}_10perclass" for feature in FEATURES]
 
 
 @dataclass(frozen=True)
 class Plan:
     rows: tuple[str, ...]
-    probe: str  # metrics of E, besides the quick ones
+    results: str
+    probe: tuple[str, ...] = ()  # metrics of E, besides those that are measured of all
     quality: str = ""  # metrics of samples; {} stands for the feature network
+    scaled: bool = True
 
 
-QUICK = "top1_linear_avepool_10perclass,top1_linear_bn_crelu_10perclass,reconstruction_ratio"
 PLANS = {
     "1": Plan(
         (
-            "base", "deterministic_encoder", "uniform_prior", "x_unary_only", "z_unary_only", "no_unaries",
-            "small_g_32", "resnet_up_encoder_lr", "hinge_of_sum",
+            "table1/base", "table1/deterministic_encoder", "table1/uniform_prior", "table1/x_unary_only",
+            "table1/z_unary_only", "table1/no_unaries", "table1/small_g_32", "table1/resnet_up_encoder_lr",
+            "table1/hinge_of_sum",
         ),
-        "top1_table1_avepool,top1_table1_bn_crelu",
+        "results/table1_small.jsonl",
+        ("top1_table1_avepool", "top1_table1_bn_crelu"),
         "is10k_{0},fid10k_train_{0}",
     ),
+    "2": Plan(
+        (
+            "table1/base", "pretext/rotation", "pretext/relative_position", "pretext/exemplar", "pretext/colorization",
+            "pretext/cpc", "pretext/supervised", "pretext/combination", "pretext/efficient_cpc",
+        ),
+        "results/table2_small.jsonl",
+        tuple(f"{top}_sweep5k_{feature}" for feature in FEATURES for top in ("top1", "top5")),
+    ),
     "3": Plan(
-        ("biggan_sl", "biggan_clustering", "bigbigan_sl", "bigbigan_high_res_e_sl"),
-        "top1_table1_avepool",
+        ("table3/biggan_sl", "table3/biggan_clustering", "table3/bigbigan_sl", "table3/bigbigan_high_res_e_sl"),
+        "results/table3_small.jsonl",
+        ("top1_table1_avepool",),
         "is10k_{0},fid10k_train_{0},fid10k_test_{0},kid10k_train_{0},precision10k_train_{0},recall10k_train_{0}",
     ),
+    "bigan": Plan(
+        (
+            "bigan/mnist", "bigan/discriminator", "bigan/latent_regressor", "bigan/joint_latent_regressor",
+            "bigan/autoencoder_l2", "bigan/autoencoder_l1",
+        ),
+        "results/bigan.jsonl",
+        scaled=False,
+    ),
 }  # fmt: skip
+
+
+def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -> list[str]:
+    """What is measured of a run; of raw pixels too beside the first row."""
+    plan, names = PLANS[table], []
+    if table == "bigan":
+        features = ["avepool" if config.has_encoder else "discriminator", *["pixels"] * (row == plan.rows[0])]
+        kinds = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
+        names += [kind.format(feature) for feature in features for kind in kinds]
+        names += ["knn1_euclidean_z_mean", "reconstruction_*"] * config.has_encoder
+    elif config.has_encoder:
+        names += [*FEW_LABELS, *([] if options.quick else plan.probe)]
+        names += ["reconstruction_ratio"] * (table != "2")
+        names += ["top1_linear_pixels_10perclass"] * (table == "2" and row == plan.rows[0])
+        names += [f"task_accuracy_{task}" for task in config.pretext.tasks if config.system == "pretext"]
+    return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
+
+
+def subset(spec: str, side: int, count: int, folder: Path) -> str:
+    """A file of `count` training and 0.4·count test images of a source, drawn at random, at `side` px."""
+    source = open_source(spec)
+    path = folder / f"{source.name}-{count}.npz"
+    if not path.exists():
+        arrays: dict[str, np.ndarray] = {}
+        for split, most in (("train", count), ("test", 2 * count // 5)):
+            images = source.splits[split]
+            images = images.subset(np.random.default_rng(0).permutation(len(images))[:most])
+            pixels, kept = load_pixels(images, side, 3, source)
+            arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
+            if images.labels is not None:
+                arrays[f"{split}_labels"] = images.labels[kept][:, None]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".aside").open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        path.with_suffix(".aside").replace(path)
+    return str(path)
+
+
+def labels_of(row: str, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Arguments of `train` with the clusters that a row is told as labels, made where they are not there yet."""
+    if not row.endswith("_clustering"):
+        return []
+    clusters = folder / "clusters.csv"
+    if not clusters.exists():
+        if not options.clusters_of:
+            sys.exit(f"{row} needs --clusters-of RUN")
+        make = ["cluster", options.clusters_of, "--data", data, "--out", str(clusters)]
+        run_command([*make, "--sheet", str(folder / "clusters.png"), "--results", PLANS["3"].results])
+    return ["--labels", str(clusters)]
 
 
 def main() -> None:
@@ -52,41 +134,42 @@ def main() -> None:
     parser.add_argument("table", choices=PLANS)
     parser.add_argument("rows", nargs="*", metavar="ROW")
     parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--steps", required=True, metavar="N")
-    parser.add_argument("--scale", default="32", metavar="S")
+    parser.add_argument("--images", type=int, metavar="N", help="training images, drawn at random; by default all")
+    parser.add_argument("--steps", type=int, required=True, metavar="N")
+    parser.add_argument("--scale", type=int, default=32, metavar="S")
     parser.add_argument("--seeds", type=int, default=1, help="0, 1, ... (default 1 of them)")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value")
+    parser.add_argument("--runs", type=Path, metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="probe E with 10 labels a class alone")
     parser.add_argument("--network", metavar="NAME", help="feature network that samples are compared by")
     parser.add_argument("--clusters-of", metavar="RUN", help="whose features are clustered")
     options = parser.parse_args()
-    plan, folder = PLANS[options.table], Path(f"runs/table{options.table}")
-    results = ["--results", f"results/table{options.table}_small.jsonl"]
+    plan = PLANS[options.table]
+    folder = options.runs or Path("runs") / (f"table{options.table}" if plan.scaled else options.table)
+    scale = options.scale if plan.scaled else 0
     if options.table == "3" and not options.network:
         parser.error("table 3 needs --network NAME")
-    quality = plan.quality.format(options.network) if options.network else ""
+    named = {row.split("/")[1]: row for row in plan.rows}
+    if unknown := [row for row in options.rows if row not in named]:
+        parser.error(f"{', '.join(unknown)}: no row of table {options.table}; expected some of {', '.join(named)}")
+    data, side = options.data, find(plan.rows[0]).config(scale).encoder.resolution
+    if options.images:
+        data = subset(options.data, side, options.images, folder)
     for seed in range(options.seeds):
-        for row in options.rows or plan.rows:
-            run = folder / f"{row}_{options.scale}{f'-seed{seed}' if seed else ''}"
-            if any(line["steps"] >= int(options.steps) for line in read_results(run / "results.jsonl")):
+        for name, row in named.items():
+            if options.rows and name not in options.rows:
                 continue
-            name, labels = f"table{options.table}/{row}", []
-            if row.endswith("_clustering"):
-                clusters = folder / "clusters.csv"
-                if not clusters.exists():
-                    if not options.clusters_of:
-                        parser.error(f"{name} needs --clusters-of RUN")
-                    sheet = ["--sheet", str(folder / "clusters.png")]
-                    make = ["cluster", options.clusters_of, "--data", options.data, "--out", str(clusters)]
-                    run_command([*make, *sheet, *results])
-                labels = ["--labels", str(clusters)]
-            train = ["train", name, "--scale", options.scale, "--data", options.data, *labels, "--out", str(run)]
-            settings = ["--set", "log.probe_every=0", f"training.seed={seed}", *options.set]
-            run_command([*train, "--quiet", "--steps", options.steps, *settings])
-            config = find(name).config(int(options.scale))
-            of_encoder = [QUICK, "" if options.quick else plan.probe] if config.has_encoder else []
-            metrics = ",".join(filter(None, [*of_encoder, quality]))
-            run_command(["evaluate", str(run), "--quiet", "--metrics", metrics, *results])
+            config = find(row).config(scale)
+            of_base = find(plan.rows[0]).config(scale).training.d_steps + 1
+            steps = options.steps * (of_base if config.system == "pretext" else 1)
+            run = folder / f"{name}{f'_{scale}' * bool(scale)}{f'-seed{seed}' * bool(seed)}"
+            if any(line["steps"] >= steps for line in read_results(run / "results.jsonl")):
+                continue
+            train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
+            train += ["--scale", str(scale), "--steps", str(steps), "--quiet"]
+            run_command([*train, "--set", "log.probe_every=0", f"training.seed={seed}", *options.set])
+            wanted = ",".join(metrics(options.table, row, config, options))
+            run_command(["evaluate", str(run), "--quiet", "--metrics", wanted, "--results", plan.results])
 
 
 def run_command(arguments: list[str]) -> None:

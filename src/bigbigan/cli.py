@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("feature-network", _feature_network)
     sub.add_argument("name", metavar="NAME", help="mnist-cnn or cifar-resnet18")
     sub.add_argument("--data", required=True, metavar="SOURCE", help="labelled images with a train and a test split")
+    sub.add_argument("--labels", **file)
     sub.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 3 and 15)")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result line to this file")
     sub.add_argument("--quiet", **quiet)
@@ -192,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("cluster", _cluster)
     sub.add_argument("run", metavar="RUN", help="run folder, or any frozen encoder as in evaluate")
     sub.add_argument("--data", metavar="SOURCE", help=own)
+    sub.add_argument("--labels", **file | {"help": "labels to compare clusters with, as in train"})
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="each image and its cluster")
     sub.add_argument("--clusters", type=int, default=50, metavar="K", help="how many (default 50)")
     sub.add_argument("--features", choices=("avepool", "bn_crelu", "z_mean"), default="avepool", help="default avepool")
@@ -242,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("shard", _data_shard, data_verbs)
     sub.add_argument("source", metavar="SOURCE", help=own.replace("images; by default those of the run.", "such as"))
+    sub.add_argument("--labels", **file)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; again to go on")
     cut = sub.add_mutually_exclusive_group()
     cut.add_argument("--size-mib", type=float, default=256, metavar="S", help="how large a shard may be (default 256)")
@@ -362,7 +365,7 @@ def _feature_network(options: argparse.Namespace) -> None:
     if options.epochs is not None and options.epochs < 1:
         raise UserError(f"--epochs {options.epochs}: expected at least 1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = open_source(options.data)
+    source = open_source(options.data, labels=options.labels)
     path, line = train_classifier(
         options.name, source, options.epochs, device, options.command, progress=not options.quiet
     )
@@ -513,7 +516,14 @@ def _cluster(options: argparse.Namespace) -> None:
             raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
         _writable(options.sheet)
     lines, found = cluster(
-        options.run, options.data, options.out, options.command, options.clusters, options.features, options.sheet
+        options.run,
+        options.data,
+        options.out,
+        options.command,
+        options.clusters,
+        options.features,
+        options.sheet,
+        options.labels,
     )
     if options.results:
         append_results(options.results, lines)
@@ -619,7 +629,7 @@ def _data_shard(options: argparse.Namespace) -> None:
     given = {"images": options.images, "resolution": options.resolution}
     _at_least(1, **{name: value for name, value in given.items() if value is not None})
     written = write_shards(
-        open_source(options.source),
+        open_source(options.source, labels=options.labels),
         options.out,
         options.size_mib,
         options.images,

@@ -37,6 +37,7 @@ def cluster(
     clusters: int = CLUSTERS,
     feature: str = "avepool",
     sheet: Path | None = None,
+    labels: str | None = None,
 ) -> tuple[list[ResultLine], dict[str, Any]]:
     """Cluster the training images of a source by an encoder's features and write FILE.csv: file, label.
 
@@ -48,6 +49,7 @@ def cluster(
         clusters: k.
         feature: avepool, bn_crelu or z_mean.
         sheet: a picture to write, a row of random images for each cluster, the largest cluster first.
+        labels: a CSV file of the true labels, in place of the source's own.
 
     Returns:
         Result lines nmi_kmeansK_F and purity_kmeansK_F (none without true labels; of a run also in its results.jsonl),
@@ -61,7 +63,7 @@ def cluster(
     subject = open_subject(spec)
     if feature == "z_mean" and (subject.model is None or not subject.model.config.has_generator):
         raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
-    source = subject.source(data, None, f"cluster {spec}")
+    source = subject.source(data, labels, f"cluster {spec}")
     train = read_split(source, source.splits["train"], subject.view)
     if len(train) < clusters:
         raise UserError(f"--clusters {clusters}: there are only {len(train)} images; choose fewer clusters")
