@@ -2,14 +2,17 @@
 
     python tools/compare_peers.py biggan CHECKOUT [--rounds 3] [--steps 2] [--results results/peers.jsonl]
     python tools/compare_peers.py bigbigan CHECKOUT ...
+    python tools/compare_peers.py inception CHECKOUT ...
 
-CHECKOUT is a copy of ajbrock/BigGAN-PyTorch or RKorzeniowski/BigBiGAN-PyTorch, which is imported and not changed;
-modules that it imports and a step does not use (torchvision and others) are stood in for by empty ones.
+CHECKOUT is a copy of ajbrock/BigGAN-PyTorch, RKorzeniowski/BigBiGAN-PyTorch or toshas/torch-fidelity, which is imported
+and not changed; modules that it imports and a step does not use (torchvision and others) are stood in for by empty ones.
 
     biggan    the network of its CIFAR-10 script: 32 px, ch 64, batch 64, 10 classes, one step of D and one of G, the
               average of G; ours is biggan/32_pytorch, of the same number of parameters
     bigbigan  its CIFAR-10 settings with widths 4·64, batch 64, one step of D and one of G and E; ours has the same
               widths, depths of D, attention and MLPs, and a ResNet of about the size of its RevNet
+    inception FID's network on 64 images of 32 px, which it enlarges to 299, with the same random weights; a "step" is
+              their features
 
 Each round measures either side in a process of its own: the fastest step after one that warms up, and the peak of
 resident memory. Float operations are counted, 2 a multiply-add, of convolutions and matrix products. Both sides get
@@ -24,6 +27,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -37,6 +41,7 @@ from bigbigan.bench import peak_memory_mib
 from bigbigan.config import Config, override
 from bigbigan.cost import count_flops
 from bigbigan.data.batches import Batches
+from bigbigan.evaluation.inception import Inception, load_inception
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.run import commit, device_name
@@ -61,6 +66,7 @@ OURS: dict[str, tuple[str, list[str]]] = {
     ),
 }  # fmt: skip
 
+INCEPTION = "bench/inception"
 Step = Callable[[], object]
 
 
@@ -70,6 +76,9 @@ def settings(peer: str) -> Config:
 
 
 def ours(peer: str, device: torch.device) -> tuple[Step, Step, dict[str, int]]:
+    if peer == "inception":
+        network = load_inception(device, random_inception())
+        return features_of(network, device)
     config = settings(peer)
     state = TrainingState(config, device)
     side = config.encoder.resolution
@@ -153,6 +162,33 @@ def of_bigbigan(checkout: Path, device: torch.device) -> tuple[Step, Step, dict[
     return step, step, {name: count(network) for name, network in networks.items()}
 
 
+def of_torch_fidelity(checkout: Path, device: torch.device) -> tuple[Step, Step, dict[str, int]]:
+    sys.path.insert(0, str(checkout))
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    names, weights = ["2048", "logits_unbiased"], str(random_inception())
+    return features_of(FeatureExtractorInceptionV3("x", names, weights).to(device), device)
+
+
+def random_inception() -> Path:
+    """A file of weights of FID's network, the same each time, which compute as fast as the true ones."""
+    path = Path(tempfile.gettempdir()) / "bigbigan-random-inception.pt"
+    if not path.exists():
+        torch.manual_seed(0)
+        torch.save(Inception().state_dict(), path)
+    return path
+
+
+def features_of(network: torch.nn.Module, device: torch.device) -> tuple[Step, Step, dict[str, int]]:
+    pixels = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, device=device)
+
+    @torch.no_grad()
+    def step() -> object:
+        return network(pixels)
+
+    return step, step, {"network": count(network)}
+
+
 def count(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
@@ -181,10 +217,13 @@ class EmptyModule(types.ModuleType):
         return type(name, (), {})
 
 
+THEIRS = {"biggan": of_biggan, "bigbigan": of_bigbigan, "inception": of_torch_fidelity}
+
+
 def worker(side: str, peer: str, checkout: Path, steps: int, flops: bool) -> None:
     """Measure one side in this process and print what was found."""
     sys.meta_path.append(EmptyModules())  # type: ignore[arg-type]
-    device, theirs = default_device(), {"biggan": of_biggan, "bigbigan": of_bigbigan}[peer]
+    device, theirs = default_device(), THEIRS[peer]
     torch.manual_seed(0)
     step, countable, parameters = ours(peer, device) if side == "ours" else theirs(checkout, device)
     found: dict[str, Any] = {"parameters": parameters}
@@ -207,7 +246,7 @@ def worker(side: str, peer: str, checkout: Path, steps: int, flops: bool) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("peer", choices=OURS)
+    parser.add_argument("peer", choices=THEIRS)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed in each round (default 2)")
@@ -244,7 +283,7 @@ def main() -> None:
     figures["memory_over_theirs"] = [r["ours"]["memory_mib"] / r["theirs"]["memory_mib"] for r in rounds]
     lines = [
         ResultLine(
-            experiment=OURS[options.peer][0], scale=0, settings={"peer": options.peer}, table_row=None, dataset="noise",
+            experiment=OURS[options.peer][0] if options.peer in OURS else INCEPTION, scale=0, settings={"peer": options.peer}, table_row=None, dataset="noise",
             split="train", metric=metric, value=round(median(values), 4),
             std=round(stdev(values), 4) if len(values) > 1 else None,
             draws=[round(v, 4) for v in values] if len(values) > 1 else None, n=BATCH, seed=0, steps=0, images_seen=0,

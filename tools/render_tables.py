@@ -395,14 +395,19 @@ def minimal_flops(lines: list[dict[str, Any]]) -> str:
 
 def peers(lines: list[dict[str, Any]]) -> str:
     """A step of ours and of another code's on equal networks."""
-    codes = {"biggan": "BigGAN-PyTorch, CIFAR-10", "bigbigan": "BigBiGAN-PyTorch, widths 4·64"}
+    codes = {
+        "biggan": "BigGAN-PyTorch, CIFAR-10",
+        "bigbigan": "BigBiGAN-PyTorch, widths 4·64",
+        "inception": "torch-fidelity, features for FID",
+    }
     chosen = [x for x in lines if x["command"].startswith("python tools/compare_peers.py")]
-    head = ("seconds a step", "peak memory, MiB", "GFLOP an image", "parameters of G")
+    head = ("seconds for 64 images", "peak memory, MiB", "GFLOP an image", "parameters (of G)")
     out = [f"| code | device | | {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
     for peer, device in dict.fromkeys((x["settings"]["peer"], x["device"]) for x in chosen):
         found = {x["metric"]: x for x in chosen if (x["settings"]["peer"], x["device"]) == (peer, device)}
         for side in ("theirs", "ours"):
-            names = ("seconds_per_step", "peak_memory_mib", "gflop_per_image", "parameters_G")
+            network = "parameters_G" if f"parameters_G_{side}" in found else "parameters_network"
+            names = ("seconds_per_step", "peak_memory_mib", "gflop_per_image", network)
             cells = [f"{found[f'{m}_{side}']['value']:,.{n}f}" for m, n in zip(names, (2, 0, 1, 0), strict=True)]
             out.append(f"| {codes[peer]} | {device} | {side} | {' | '.join(cells)} |")
         speed, memory = (cell(found[m], 2) for m in ("speed_over_theirs", "memory_over_theirs"))
