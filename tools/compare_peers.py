@@ -4,8 +4,9 @@
     python tools/compare_peers.py bigbigan CHECKOUT ...
     python tools/compare_peers.py inception CHECKOUT ...
 
-CHECKOUT is a copy of ajbrock/BigGAN-PyTorch, RKorzeniowski/BigBiGAN-PyTorch or toshas/torch-fidelity, which is imported
-and not changed; modules that it imports and a step does not use (torchvision and others) are stood in for by empty ones.
+CHECKOUT is a copy of ajbrock/BigGAN-PyTorch, RKorzeniowski/BigBiGAN-PyTorch or toshas/torch-fidelity, which is
+imported and not changed; modules that it imports and a step does not use (torchvision and others) are stood in for by
+empty ones.
 
     biggan    the network of its CIFAR-10 script: 32 px, ch 64, batch 64, 10 classes, one step of D and one of G, the
               average of G; ours is biggan/32_pytorch, of the same number of parameters
@@ -281,9 +282,10 @@ def main() -> None:
             figures[f"parameters_{name}_{side}"] = [number]
     figures["speed_over_theirs"] = [r["theirs"]["seconds"] / r["ours"]["seconds"] for r in rounds]
     figures["memory_over_theirs"] = [r["ours"]["memory_mib"] / r["theirs"]["memory_mib"] for r in rounds]
+    experiment = OURS[options.peer][0] if options.peer in OURS else INCEPTION
     lines = [
         ResultLine(
-            experiment=OURS[options.peer][0] if options.peer in OURS else INCEPTION, scale=0, settings={"peer": options.peer}, table_row=None, dataset="noise",
+            experiment=experiment, scale=0, settings={"peer": options.peer}, table_row=None, dataset="noise",
             split="train", metric=metric, value=round(median(values), 4),
             std=round(stdev(values), 4) if len(values) > 1 else None,
             draws=[round(v, 4) for v in values] if len(values) > 1 else None, n=BATCH, seed=0, steps=0, images_seen=0,
