@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -13,3 +14,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data sets are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For modules of tests so small that threads would only wait for each other, or that compare runs bit by bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

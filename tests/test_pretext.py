@@ -30,6 +30,7 @@ from bigbigan.timm import timm_state_dict
 from bigbigan.train import train, training_step
 from tiny import write_npz
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = [
     "encoder.block=basic", "encoder.blocks=1", "encoder.widths=[8,16]", "encoder.head_width=16",
     "training.batch_size=16", "log.every=2", "log.checkpoint_every=4", "log.pictures_every=4", "log.probe_every=0",
@@ -47,14 +48,6 @@ def call(capsys, *arguments):
     code = main([str(a) for a in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,16 +28,9 @@ from bigbigan.train import train, training_step
 from tiny import tiny_config, write_npz
 from train_and_die import MOMENTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 12
 SCRIPT = Path(__file__).with_name("train_and_die.py")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
