@@ -201,6 +201,14 @@ def test_base_has_the_paper_s_sizes():
     assert count(G) == 70_306_116
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_s_cost_is_counted_without_running_it(name):
+    experiment = EXPERIMENTS[name]
+    cost = step_cost(experiment.config(min(experiment.scales, default=0)))
+    assert cost["flops_per_step"] > 0
+    assert cost["memory_bytes"] > 4 * sum(n for part, n in cost["parameters"].items() if "." not in part)
+
+
 def test_cost_of_a_full_size_step_is_found_without_doing_it():
     cost = step_cost(find("table1/base").config())
     assert cost["parameters"]["G"] == 70_306_116

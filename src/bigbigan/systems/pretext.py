@@ -142,7 +142,7 @@ def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None)
     logits = head(E.maps(shown), side).permute(0, 2, 3, 1).flatten(0, 2)
     losses = -(soft * F.log_softmax(logits, dim=1).gather(1, places)).sum(1)
     weights = head.weights()[nearest]
-    right = weights[logits.argmax(1) == nearest].sum() / weights.sum()
+    right = (weights * (logits.argmax(1) == nearest)).sum() / weights.sum()
     commonest = (F.one_hot(nearest, logits.shape[1]) * weights[:, None]).sum(0).max() / weights.sum()
     return Answer((weights * losses).mean(), right, commonest)
 
