@@ -207,6 +207,16 @@ def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
     assert torch.allclose(scores(1.0), scores(0.2), rtol=1e-2, atol=1e-3) != bias
 
 
+def test_d_does_not_see_where_latents_lie_in_the_mean():
+    """Its batch norm, over one kind of pairs, takes a constant away: nothing brings the mean of E(x) to that of P_z."""
+    D = build(small("mnist")).D
+    torch.nn.init.normal_(D.head.weight, generator=torch.Generator().manual_seed(3))
+    x, z = images(), torch.rand(8, small("mnist").latent.dim, generator=torch.Generator().manual_seed(4))
+    scores = [D(x, latents)["s_xz"].detach() for latents in (z, z + 3, 3 * z)]
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-4)
+    assert (scores[0] - scores[2]).abs().max() > 0.05  # how far they are spread it does see
+
+
 @pytest.mark.parametrize(("name", "reaches"), [("latent_regressor", False), ("joint_latent_regressor", True)])
 def test_e_s_error_reaches_g_only_in_the_joint_regressor(name, reaches):
     config = small(name)

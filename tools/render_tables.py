@@ -345,6 +345,21 @@ def bigan_length(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def latent_shift(lines: list[dict[str, Any]]) -> str:
+    """Where E puts real images in the mean, and what their reconstructions make of it."""
+    chosen = [x for x in lines if x["command"].startswith("python tools/latent_shift.py")]
+    out = [
+        "| experiment | data | mean of E(x), absolute | spread | error ratio | with the mean taken away |",
+        "|---|---|---|---|---|---|",
+        "| P_z | | 0 | 0.58 | | |",
+    ]
+    for name, dataset in dict.fromkeys((x["experiment"], x["dataset"]) for x in chosen):
+        found = {x["metric"]: x for x in chosen if (x["experiment"], x["dataset"]) == (name, dataset)}
+        metrics = ("latent_offset", "latent_spread", "latent_ratio", "latent_ratio_centred")
+        out.append(f"| `{name}` | {dataset} | {' | '.join(cell(found[m], 2) for m in metrics)} |")
+    return "\n".join(out)
+
+
 def bigan_speed(lines: list[dict[str, Any]]) -> str:
     """Steps a second of bigan/mnist and of a plain loop, by device."""
     chosen = [x for x in lines if x["command"].startswith("python tools/bench_bigan.py")]
@@ -554,6 +569,7 @@ TABLES = {
     "bigan_fashion": lambda lines: bigan(lines, "fashion-mnist"),
     "bigan_length": bigan_length,
     "bigan_more": bigan_more,
+    "latent_shift": latent_shift,
     "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
