@@ -51,7 +51,7 @@ AXES = {
     "resolution": Axis("resolution, px", {str(4 * 2**b): networks(blocks=b) for b in (2, 3, 4, 5)}),
     "width": Axis("width, times", {str(w): networks(width=w) for w in (0.5, 1, 2, 4)}),
     "depth": Axis("blocks of E a stage", {str(d): networks(depth=d) for d in (1, 2, 4, 8)}),
-    "ranks": Axis("ranks", {str(r): networks() for r in (1, 2)}),
+    "ranks": Axis("ranks, of a batch of 128", {str(r): [*networks(), "training.batch_size=128"] for r in (1, 2)}),
 }
 
 
