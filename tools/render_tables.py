@@ -364,11 +364,13 @@ def bigan_speed(lines: list[dict[str, Any]]) -> str:
     """Steps a second of bigan/mnist and of a plain loop, by device."""
     chosen = [x for x in lines if x["command"].startswith("python tools/bench_bigan.py")]
     found = newest_by(chosen, "device", "metric")
-    out = ["| device | ours, steps a second | plain | ratio |", "|---|---|---|---|"]
+    out = ["| device | ours, steps a second | plain | ratio | compiled | compiled over eager |", "|---" * 6 + "|"]
     for device in dict.fromkeys(x["device"] for x in chosen):
-        ours, plain, ratio = (found[device, f"steps_per_second_{m}"] for m in ("ours", "plain", "over_plain"))
-        out.append(f"| {device} | {ours:.1f} | {plain:.1f} | {ratio:.2f} |")
-    return "\n".join(out if chosen else [*out, "| not run | | | |"])
+        metrics = ("ours", "plain", "over_plain", "compiled", "compiled_over_eager")
+        figures = [found.get((device, f"steps_per_second_{m}")) for m in metrics]
+        shown = ["not run" if v is None else f"{v:.{n}f}" for v, n in zip(figures, (1, 1, 2, 1, 2), strict=True)]
+        out.append(f"| {device} | {' | '.join(shown)} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | |"])
 
 
 def refinement(lines: list[dict[str, Any]]) -> str:
