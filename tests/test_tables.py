@@ -53,6 +53,14 @@ def test_changed_settings_are_told():
     assert "training.batch_size=64" in table.notes[0]
 
 
+def test_of_equally_many_rows_those_begun_last_are_shown():
+    first = [line(row, 1.0, settings={"optimizer.lr_g": 1.0}) for row in ("base", "revnet")]
+    then = [line(row, 2.0, settings={"optimizer.lr_g": 2.0}) for row in ("base", "revnet")]
+    assert ours(fill("1", first + then, 32), "Cls.")["table1/base"] == "2.00"
+    assert ours(fill("1", then + first, 32), "Cls.")["table1/base"] == "1.00"
+    assert ours(fill("1", [*first, *then[:1]], 32), "Cls.")["table1/base"] == "1.00"  # more rows
+
+
 def test_untrained_lines_do_not_count():
     assert set(ours(fill("1", [line("base", 1.0, steps=0)], 32), "Cls.").values()) == {"not run"}
 

@@ -283,7 +283,8 @@ def _epochs(x: Line) -> float | None:
 
 
 def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
-    """The lines for a column that can be compared: of one metric, data set, length and change of settings."""
+    """The lines for a column that can be compared: of one metric, data set, length and change of settings; those of
+    most rows."""
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
         if x["metric"] in column.metrics:
@@ -296,7 +297,7 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
 
     if not groups:
         return []
-    key, found = max(groups.items(), key=rank)
+    key, found = max(reversed(groups.items()), key=rank)  # of equals the one that was begun last
     # how many images an encoder made elsewhere saw is not known (0): it joins whatever is shown of its metric and data
     return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
 
