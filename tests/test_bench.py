@@ -39,7 +39,7 @@ def test_parts_add_up_to_the_step(settings):
     assert set(cost.parts) == {"data", "discriminator_move", "encoder_generator_move", "averages", "rest"}
     assert all(seconds >= 0 for seconds in cost.parts.values())
     assert cost.parts["discriminator_move"] > cost.parts["averages"]
-    assert sum(cost.parts.values()) == pytest.approx(cost.seconds, rel=0.5)  # medians, part by part
+    assert sum(cost.parts.values()) == pytest.approx(cost.seconds)
     assert cost.flops == step_cost(config)["flops_per_step"]
     assert cost.images_per_second == pytest.approx(16 * 3 / cost.seconds)
     metrics = {line.metric: line.value for line in result_lines(config, cost, 3, "bench")}
@@ -79,10 +79,10 @@ def test_the_command_varies_a_setting_and_draws_a_chart(tmp_path, capsys):
 def test_ranks_of_torchrun_are_measured_together(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "bigbigan", "bench", "small/digits", "--steps", "1", "--json"]
-    command += ["--results", str(tmp_path / "r.jsonl"), "--set", *TINY]
+    command += ["--vary", "training.batch_size=16,32", "--results", str(tmp_path / "r.jsonl"), "--set", *TINY]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    cost = json.loads(done.stdout)["defined"]  # of one of them
+    cost = json.loads(done.stdout)["16"]  # told by one of them
     assert cost["ranks"] == 2
     assert cost["images_per_second"] == pytest.approx(16 * 3 / cost["seconds"])
     lines = [json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines()]

@@ -2,9 +2,9 @@
 
     python tools/latent_shift.py RUN ... [--count N] [--results results/latent_shift.jsonl]
 
-latent_offset is the mean over dimensions of |mean of E(x)|, latent_spread that of the standard deviation, P_z has 0 and
-0.577 (U(-1, 1)); latent_ratio is ‖x − G(E(x))‖ over the same of images that do not belong together, latent_ratio_centred
-that of latents whose mean was taken away.
+latent_offset is the mean over dimensions of |mean of E(x)|, latent_spread that of the standard deviation; P_z has 0 and
+0.577 (U(-1, 1)). latent_ratio is ‖x − G(E(x))‖ over the same of images that do not belong together,
+latent_ratio_centred that of latents whose mean was taken away.
 """
 
 from __future__ import annotations

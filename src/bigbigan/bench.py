@@ -7,6 +7,7 @@ and a figure is best read as a share of that. Under torchrun all ranks step toge
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import resource
 import sys
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import torch
@@ -41,7 +41,7 @@ KEPT = 4  # batches of images that are kept in memory
 
 @dataclass(frozen=True)
 class Cost:
-    """A step's cost, medians over the steps that were timed.
+    """A step's cost: of those that were timed the one of median length.
 
     Attributes:
         seconds: of the whole step, and of its `parts`: data; each kind of move with its backward pass and update;
@@ -71,12 +71,15 @@ class Cost:
 def bench(config: Config, steps: int = 5) -> Cost:
     """Measure `steps` training steps, after two that warm up, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
-        return other.submit(measure, config, steps).result()
+        return other.submit(measure, config, steps, next(_measurements)).result()
 
 
-def measure(config: Config, steps: int) -> Cost:
-    """The same in this process."""
-    with distributed.joined():
+_measurements = itertools.count()
+
+
+def measure(config: Config, steps: int, number: int = 0) -> Cost:
+    """The same in this process, the `number`-th that this command makes."""
+    with distributed.joined(f"bench {number}"):
         return _measure(config, steps, default_device())
 
 
@@ -95,11 +98,11 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
         training_step(state, batches)
         whole = parts.now() - start
         timed.append((whole, {**parts.seconds, "rest": whole - sum(parts.seconds.values())}))
-    seconds = median(whole for whole, _ in timed)
+    seconds, of_parts = sorted(timed, key=lambda step: step[0])[len(timed) // 2]
     images = config.training.batch_size * len(state.system.moves)
     return Cost(
         seconds=seconds,
-        parts={name: median(found[name] for _, found in timed) for name in timed[0][1]},
+        parts=of_parts,
         images_per_second=images / seconds,
         flops=flops,
         tflops=flops / seconds / 1e12,

@@ -43,8 +43,9 @@ def ranks() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Within it, the processes that torchrun started know each other; they leave it together."""
+def joined(name: str = "") -> Iterator[None]:
+    """Within it, the processes that torchrun started know each other; they leave it together. Who joins more than once
+    gives each time a name of its own."""
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
@@ -54,7 +55,7 @@ def joined() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(dist.rendezvous("env://"))
     # torchrun keeps its store over restarts: without a name of its own a restarted group finds addresses of the dead.
-    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']} {name}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     yield
     largest(0)  # nobody leaves before rank 0 has saved: torchrun would end it
@@ -144,7 +145,9 @@ class _Normalise(torch.autograd.Function):
         exact = torch.promote_types(x.dtype, torch.float32)
         ctx.dims = [0, *range(2, x.ndim)]
         ctx.shape = [1, -1, *[1] * (x.ndim - 2)]
-        mean, variance = torch.batch_norm_update_stats(x.to(exact), None, None, 0.0)  # on CPUs 30 times var_mean's speed
+        mean, variance = torch.batch_norm_update_stats(
+            x.to(exact), None, None, 0.0
+        )  # on CPUs 30 times var_mean's speed
         mine = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])
         everyones = [torch.empty_like(mine) for _ in range(ranks())]
         dist.all_gather(everyones, mine)
