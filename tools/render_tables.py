@@ -20,6 +20,7 @@ from bigbigan.evaluation.results import paired_lead, read_results, transferred
 from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
+FEW = "top1_linear_avepool_10perclass"
 ROOT = Path(__file__).parents[1]
 FILES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
@@ -245,6 +246,19 @@ def pretext_small(lines: list[dict[str, Any]]) -> str:
         for task in tasks or [("", "", "")]:
             out.append(f"| `{experiment}` | {' | '.join(task)} | {' | '.join(cells)} |")
     return "\n".join(out if chosen else [*out, "| not run" + " |" * (1 + len(head))])
+
+
+def pretext_longer(lines: list[dict[str, Any]]) -> str:
+    """Tasks that take longer, on all images: right answers on test images, beside chance."""
+    chosen = [x for x in lines if x["command"].startswith("bigbigan evaluate runs/table2-longer/")]
+    out = ["| experiment | images seen | right | by chance | 10 labels a class, AvePool | untrained |", "|---" * 6 + "|"]
+    for x in chosen:
+        if x["metric"].startswith("task_accuracy_"):
+            few = {y["steps"] > 0: y for y in chosen if (y["experiment"], y["metric"]) == (x["experiment"], FEW)}
+            probes = " | ".join(cell(few.get(trained)) for trained in (True, False))
+            chance = f"{x['protocol']['chance']:g}"
+            out.append(f"| `{x['experiment']}` | {x['images_seen']:,} | {cell(x)} | {chance} | {probes} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | |"])
 
 
 def quality_table(lines: list[dict[str, Any]]) -> str:
@@ -572,6 +586,7 @@ TABLES = {
     "bigan_length": bigan_length,
     "bigan_more": bigan_more,
     "latent_shift": latent_shift,
+    "pretext_longer": pretext_longer,
     "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
