@@ -251,7 +251,8 @@ def pretext_small(lines: list[dict[str, Any]]) -> str:
 def pretext_longer(lines: list[dict[str, Any]]) -> str:
     """Tasks that take longer, on all images: right answers on test images, beside chance."""
     chosen = [x for x in lines if x["command"].startswith("bigbigan evaluate runs/table2-longer/")]
-    out = ["| experiment | images seen | right | by chance | 10 labels a class, AvePool | untrained |", "|---" * 6 + "|"]
+    head = ("experiment", "images seen", "right", "by chance", "10 labels a class, AvePool", "untrained")
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for x in chosen:
         if x["metric"].startswith("task_accuracy_"):
             few = {y["steps"] > 0: y for y in chosen if (y["experiment"], y["metric"]) == (x["experiment"], FEW)}
