@@ -61,6 +61,12 @@ def test_of_equally_many_rows_those_begun_last_are_shown():
     assert ours(fill("1", [*first, *then[:1]], 32), "Cls.")["table1/base"] == "1.00"  # more rows
 
 
+def test_how_many_classes_the_data_has_parts_no_rows():
+    settings = {"training.batch_size": 32}
+    lines = [line("base", 1.0, settings=settings), line("revnet", 2.0, settings=settings | {"data.classes": 10})]
+    assert ours(fill("1", lines, 32), "Cls.")["table1/revnet"] == "2.00"
+
+
 def test_untrained_lines_do_not_count():
     assert set(ours(fill("1", [line("base", 1.0, steps=0)], 32), "Cls.").values()) == {"not run"}
 

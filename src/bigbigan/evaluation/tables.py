@@ -288,7 +288,8 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
         if x["metric"] in column.metrics:
-            settings = json.dumps(x["settings"], sort_keys=True)
+            chosen = {name: v for name, v in x["settings"].items() if name != "data.classes"}  # which the data has
+            settings = json.dumps(chosen, sort_keys=True)
             groups.setdefault((x["metric"], x["dataset"], x["split"], x["images_seen"], settings), []).append(x)
 
     def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, int]:
