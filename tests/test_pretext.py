@@ -384,6 +384,20 @@ def test_tasks_are_learned_on_photographs(method, steps, times_chance, shared):
     assert np.mean(right[-10:]) > 1.2 * np.mean(right[:3])
 
 
+def test_chance_is_one_answer_to_all_images(capsys, tmp_path):
+    """Not the best for each batch: sixty-four red images and as many blue ones are half right."""
+    colours = np.repeat(np.array([[200, 30, 30], [30, 30, 200]], dtype=np.uint8), 64, axis=0)
+    images = np.broadcast_to(colours[:, None, None], (128, 32, 32, 3))
+    arrays = {f"{split}_{what}": v for split in ("train", "test") for what, v in
+              (("images", images), ("labels", np.repeat([[0], [1]], 64, axis=0)))}  # fmt: skip
+    np.savez(tmp_path / "two.npz", **arrays)
+    config = tiny("colorization", "training.steps=1", "training.batch_size=8")
+    train(config, str(tmp_path / "two.npz"), tmp_path / "run", progress=False)
+    arguments = ["evaluate", tmp_path / "run", "--quiet", "--json", "--metrics", "task_accuracy_colorization"]
+    (line,) = json.loads(call(capsys, *arguments)[1])
+    assert line["protocol"]["chance"] == pytest.approx(50, abs=10)
+
+
 def test_colours_are_learned_on_photographs(shared):
     _, answers = photographs("colorization", 40, shared)
     losses = [float(values["loss_colorization"]) for values in answers]

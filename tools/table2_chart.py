@@ -21,7 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("picture", type=Path, metavar="CHART.png")
     options = parser.parse_args()
-    lines = read_results(Path("results/table2_small.jsonl"))
+    read = read_results(Path("results/table2_small.jsonl"))
+    lines = [x for x in read if x["command"].startswith("bigbigan evaluate runs/table2/")]
     trained = {x["experiment"]: x["value"] for x in lines if x["metric"] == LINEAR and x["steps"]}
     untrained = {x["experiment"]: x["value"] for x in lines if x["metric"] == LINEAR and not x["steps"]}
     tasks = {

@@ -38,7 +38,7 @@ NEAREST, SIGMA = 5, 5.0  # colours that a colour is spread over, and how
 class Answer(NamedTuple):
     loss: Tensor
     accuracy: Tensor  # share of right answers
-    chance: float | Tensor  # the share that guessing gets right
+    chance: float | Tensor  # the share that guessing gets right; where answers differ in that, of each [Q]
 
 
 class Task(NamedTuple):
@@ -143,8 +143,8 @@ def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None)
     losses = -(soft * F.log_softmax(logits, dim=1).gather(1, places)).sum(1)
     weights = head.weights()[nearest]
     right = (weights * (logits.argmax(1) == nearest)).sum() / weights.sum()
-    commonest = (F.one_hot(nearest, logits.shape[1]) * weights[:, None]).sum(0).max() / weights.sum()
-    return Answer((weights * losses).mean(), right, commonest)
+    shares = (F.one_hot(nearest, logits.shape[1]) * weights[:, None]).sum(0) / weights.sum()
+    return Answer((weights * losses).mean(), right, shares)
 
 
 def _overlapping_patches(x: Tensor, draws: Draws, c: PretextConfig) -> Tensor:
