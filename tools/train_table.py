@@ -1,6 +1,6 @@
 """Train rows of a published table, each for the same length from the same seeds, and write their result lines.
 
-    python tools/train_table.py 1 --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value ...] [ROW ...]
+    python tools/train_table.py 1 [ROW ...] --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value ...]
     python tools/train_table.py 2 --data SOURCE --steps N [--images N] ...
     python tools/train_table.py 3 --data SOURCE --steps N --network cifar-resnet18 --clusters-of RUN ...
     python tools/train_table.py bigan --data SOURCE --steps 187600 --seeds 3

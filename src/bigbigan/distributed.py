@@ -145,7 +145,7 @@ class _Normalise(torch.autograd.Function):
         exact = torch.promote_types(x.dtype, torch.float32)
         ctx.dims = [0, *range(2, x.ndim)]
         ctx.shape = [1, -1, *[1] * (x.ndim - 2)]
-        # On CPUs 30 times as fast as torch.var_mean over a batch of maps
+        # On CPUs much faster than torch.var_mean over a batch of maps
         mean, variance = torch.batch_norm_update_stats(x.to(exact), None, None, 0.0)
         mine = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])
         everyones = [torch.empty_like(mine) for _ in range(ranks())]
