@@ -276,11 +276,11 @@ def test_bombs_are_refused_from_the_header(monkeypatch, width, height, reason):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", never)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(Unreadable) as e:
         decode(png((width, height, 8, 0), [bytes(100)]))
     assert str(e.value) == reason
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_real_bomb_of_a_few_kilobytes():
@@ -298,13 +298,13 @@ def test_too_many_bytes():
 
 def test_bomb_in_a_text_chunk_is_no_harm():
     text = b"k\0\0" + zlib.compress(bytes(80 * 2**20), 9)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         array, _ = decode(png((9, 6, 8, 0), [r.tobytes() for r in GREY], (b"zTXt", text)))
         np.testing.assert_array_equal(array, GREY1)
     except Unreadable:
         pass
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 SEEDS = [JPEG, PNG] + [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -71,6 +71,7 @@ def assert_equal_runs(run: Path, reference: Path, bound: float) -> None:
 # -- whose rows ---------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 6), st.integers(1, 7))
 def test_each_row_of_a_batch_is_in_one_chunk_of_one_rank(count, chunks, ranks):
     whose = [distributed.parts(count, chunks, rank, ranks) for rank in range(ranks)]

@@ -160,7 +160,7 @@ def test_shards_that_are_read_in_order_are_fetched_ahead(shards, asked):
     asked.clear()
     images.fetch_ahead(5)
     images.fetch_ahead(59)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while len(asked) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert sorted(a.rpartition("/")[2][6:12] for a in asked) == ["000001", "000002", "000003", "000011"]
@@ -200,7 +200,7 @@ def test_a_command_that_stalls_is_ended(monkeypatch):
     start = time.perf_counter()
     with pytest.raises(UserError, match=r"wrote nothing for 0\.3 seconds"):
         open_source("pipe:sh -c 'sleep 50' index.json")
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 40
 
 
 def test_a_command_is_words_and_no_shell(tmp_path):
@@ -313,7 +313,7 @@ def test_following_shards_are_fetched_ahead(shards, asked):
     asked.clear()
     batches.batch(0)
     batches.batch(1)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     ahead = pixels.shards[torch.cat([batches.indices(n) for n in (2, 3)])].unique()
     while len(asked) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -80,7 +80,7 @@ def assert_no_half_checkpoint(run: Path) -> None:
 @pytest.mark.parametrize(("moment", "count"), [("step", 7), ("tensors", 2), ("rename", 2)])
 def test_killed_and_continued_equals_uninterrupted(moment, count, data, reference, tmp_path):
     run = tmp_path / "run"
-    assert spawn(run, data, moment, str(count)).wait(120) == -signal.SIGKILL
+    assert spawn(run, data, moment, str(count)).wait(600) == -signal.SIGKILL
     assert_no_half_checkpoint(run)
     assert train(tiny_config(f"training.steps={STEPS}"), data, run, progress=False) is None
     assert digest(run) == reference
@@ -101,18 +101,18 @@ def test_thirty_kills_at_random_moments(data, reference, tmp_path):
             if named and rng.random() < 0.6:
                 moment = named.pop()
                 child = spawn(run, data, moment, str(rng.randint(1, 5)))
-                child.wait(120)
+                child.wait(600)
             else:
                 child = spawn(run, data)
                 time.sleep(rng.uniform(1.5, 5.0))
                 child.kill()
-                child.wait(120)
+                child.wait(600)
             kills += child.returncode == -signal.SIGKILL
             if run.exists():
                 assert_no_half_checkpoint(run)
             if child.returncode == 0:
                 break
-        assert spawn(run, data).wait(120) == 0, f"chain {chains}, kill plan seed {seed}"
+        assert spawn(run, data).wait(600) == 0, f"chain {chains}, kill plan seed {seed}"
         assert digest(run) == reference, f"chain {chains}, kill plan seed {seed}"
     print(f"{kills} kills in {chains} chains, all ended bit-identical")
 

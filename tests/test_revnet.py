@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -148,7 +149,9 @@ def test_data_parallel_wrapper_averages_gradients(tmp_path):
     """Two processes with half a batch each agree with each other, and with the mean of the two gradients."""
     script = tmp_path / "ddp.py"
     script.write_text(DDP)
-    done = subprocess.run([sys.executable, script, tmp_path / "store"], capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # more than there are cores would wait for one another
+    command = [sys.executable, script, tmp_path / "store"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
