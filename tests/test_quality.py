@@ -5,7 +5,14 @@ import pytest
 import scipy.linalg
 import torch
 
-from bigbigan.evaluation.quality import Moments, frechet_distance, inception_score, kernel_distance, precision_recall
+from bigbigan.evaluation.quality import (
+    Moments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    reconstruction_distances,
+)
 
 
 def moments(x):
@@ -139,3 +146,13 @@ def test_too_few_to_measure():
         kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
     with pytest.raises(ValueError, match="as many images as parts"):
         inception_score(torch.zeros(5, 3), splits=10)
+
+
+def test_distances_of_reconstructions_are_those_of_pixels_in_0_1():
+    x = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    x_hat = torch.zeros_like(x)
+    x_hat[1] = 0.5
+    own, mismatched = reconstruction_distances(2 * x - 1, 2 * x_hat - 1)
+    for i in range(3):
+        assert own[i].item() == pytest.approx((x[i] - x_hat[i]).square().sum().sqrt().item(), rel=1e-5)
+        assert mismatched[i].item() == pytest.approx((x[i] - x_hat[i - 1]).square().sum().sqrt().item(), rel=1e-5)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bigbigan.data import load_view, open_source
 from bigbigan.data.batches import pool_to
+from bigbigan.evaluation.quality import reconstruction_distances
 from bigbigan.evaluation.results import Figure, append_results
 from bigbigan.evaluation.subjects import open_subject, result_lines
 from bigbigan.run import source_of
@@ -46,9 +47,8 @@ def main() -> None:
 
         def ratio(latents: Tensor, x: Tensor = x, G: torch.nn.Module = model.generator) -> float:
             with torch.no_grad():
-                x_hat = G(latents)
-            own, other = ((x - y).flatten(1).norm(dim=1).mean() for y in (x_hat, x_hat.roll(1, 0)))
-            return float(own / other)
+                own, other = reconstruction_distances(x, G(latents))
+            return float(own.mean() / other.mean())
 
         figures = {
             "latent_offset": Figure(float(z.mean(0).abs().mean())),

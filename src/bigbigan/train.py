@@ -21,6 +21,7 @@ from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.along import Watch
+from bigbigan.evaluation.quality import reconstruction_distances
 from bigbigan.models import Posterior
 from bigbigan.models.layers import held_vectors
 from bigbigan.monitor import Monitor, Silence
@@ -292,8 +293,7 @@ def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> di
     G = state.networks.generator
     with batch_statistics(G):
         x_hat = G(z_mean)
-    error = (x - x_hat).flatten(1).norm(dim=1).mean() / 2
-    shuffled = (x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).mean() / 2
+    error, shuffled = (d.mean() for d in reconstruction_distances(x, x_hat))
     return {
         "reconstruction_error": error,
         "reconstruction_error_shuffled": shuffled,

@@ -32,6 +32,7 @@ from bigbigan.evaluation.linear import (
 from bigbigan.evaluation.metrics import FEATURES, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, fit_linear, over, scores
+from bigbigan.evaluation.quality import reconstruction_distances
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.samples import quality_figures
 from bigbigan.evaluation.splits import Images, Split, few, load_images, train_val
@@ -365,8 +366,8 @@ def reconstruction_errors(model: Model, pixels: np.ndarray, most: int = 10_000) 
     for chunk in np.array_split(pixels, max(1, len(pixels) // 500)):
         x_hat = model.reconstruct(torch.from_numpy(chunk)).cpu()
         x = pool_to(model.prepare(torch.from_numpy(chunk)).cpu(), x_hat.shape[-1])
-        error += float((x - x_hat).flatten(1).norm(dim=1).sum()) / 2
-        mismatched += float((x - x_hat.roll(1, 0)).flatten(1).norm(dim=1).sum()) / 2
+        own, other = reconstruction_distances(x, x_hat)
+        error, mismatched = error + float(own.sum()), mismatched + float(other.sum())
     return {
         "reconstruction_error": error / len(pixels),
         "reconstruction_error_mismatched": mismatched / len(pixels),

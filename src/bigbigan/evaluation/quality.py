@@ -1,6 +1,7 @@
-"""Arithmetic of image quality, on features of any network: FID, KID, Inception Score, precision and recall.
+"""Arithmetic of image quality: of reconstructions, and on features of any network FID, KID, Inception Score, precision
+and recall.
 
-All in float64; distances in parts, so that memory does not grow with the square of the number of images.
+The latter in float64; distances in parts, so that memory does not grow with the square of the number of images.
 """
 
 from __future__ import annotations
@@ -9,7 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "frechet_distance", "inception_score", "kernel_distance", "precision_recall"]
+__all__ = [
+    "Moments",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "precision_recall",
+    "reconstruction_distances",
+]
+
+
+def reconstruction_distances(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor]:
+    """‖x − G(E(x))‖₂ of each image of a batch, and the same with the reconstruction of the image before it: where E has
+    learned nothing, the two are equal in the mean.
+
+    Args:
+        x, x_hat: [N, C, R, R] in [-1, 1].
+
+    Returns:
+        Two of [N], in units of pixels in [0, 1].
+    """
+    own, mismatched = ((x - y).flatten(1).norm(dim=1) / 2 for y in (x_hat, x_hat.roll(1, 0)))
+    return own, mismatched
 
 
 class Moments:
