@@ -247,6 +247,7 @@ MISTAKES = {
     "batch of one": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.batch_size=1"], "at least 2"),
     "chunks of a batch that differ": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.accumulate=3"], "must cut training.batch_size = 64 into equal chunks"),
     "chunks of one image": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.accumulate=64"], "equal chunks of 2 or more"),
+    "one setting of two is wrong": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "log.every=3", "training.precision=fp16"], "--set training.precision=fp16: "),
     "unknown precision": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.precision=fp16"], "fp16"),
     "chunks do not divide": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.dim=21"], "2 equal chunks"),
     "unknown prior": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "latent.prior=gauss"], "gauss"),

@@ -478,8 +478,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _resolve(tree: Mapping[str, Any], arguments: list[str], origin: str) -> Config:
-    """Typed settings from a tree and from "--config.a.b=value" arguments; jsonargparse checks the types."""
+def _resolve(tree: Mapping[str, Any], settings: list[str], file: str = "") -> Config:
+    """Typed settings from a tree, that of `file` if any, and from "a.b=value" on top; jsonargparse checks the types."""
+    arguments = [f"--config.{setting}" for setting in settings]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=Config)
     try:
@@ -487,7 +488,9 @@ def _resolve(tree: Mapping[str, Any], arguments: list[str], origin: str) -> Conf
         namespace = parser.parse_args(arguments, namespace=namespace)
         return parser.instantiate(namespace).config
     except (ArgumentError, ValueError, TypeError) as error:
-        raise UserError(f"{origin}: {' '.join(str(error).replace('config.', '').split())}") from None
+        text = " ".join(str(error).replace("config.", "").split())
+        concerned = [s for s in settings if s.partition("=")[0] in text] or settings
+        raise UserError(f"{file or '--set ' + ' '.join(concerned)}: {text}") from None
 
 
 def override(config: Config, settings: list[str]) -> Config:
@@ -506,8 +509,7 @@ def override(config: Config, settings: list[str]) -> Config:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "--dry-run prints all settings"
             raise UserError(f"--set {setting}: there is no setting {name}; {hint}")
-    arguments = [f"--config.{setting}" for setting in settings]
-    return _resolve(config.to_dict(), arguments, "--set " + " ".join(settings))
+    return _resolve(config.to_dict(), settings)
 
 
 def config_from_dict(tree: Any, origin: str) -> Config:
