@@ -26,9 +26,9 @@ from bigbigan.data.batches import Batches, to_float
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.models import build
-from bigbigan.run import commit, device_name
+from bigbigan.run import commit, default_device, device_name
 from bigbigan.state import TrainingState
-from bigbigan.train import default_device, training_step
+from bigbigan.train import training_step
 
 NAME = "bigan/mnist"
 

@@ -45,9 +45,9 @@ from bigbigan.data.batches import Batches
 from bigbigan.evaluation.inception import Inception, load_inception
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.experiments import find
-from bigbigan.run import commit, device_name
+from bigbigan.run import commit, default_device, device_name
 from bigbigan.state import TrainingState
-from bigbigan.train import default_device, training_step
+from bigbigan.train import training_step
 
 BATCH = 64
 NOT_NEEDED = ("torchvision", "h5py", "wandb", "kornia", "seaborn")

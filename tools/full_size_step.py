@@ -25,9 +25,9 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.pixels import stored_side
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.experiments import find
-from bigbigan.run import changed_settings, commit, device_name
+from bigbigan.run import changed_settings, commit, default_device, device_name
 from bigbigan.state import TrainingState
-from bigbigan.train import default_device, training_step
+from bigbigan.train import training_step
 
 ROWS = ["table1/base", "table1/revnet_x4_up_encoder_lr"]
 IMAGES = 16

@@ -25,6 +25,7 @@ from bigbigan.evaluation.results import append_results
 from bigbigan.evaluation.samples import compare, reference
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.evaluation.subjects import Subject, result_lines
+from bigbigan.run import default_device
 
 MEASURES = ("fid", "kid", "precision", "recall")
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--network", required=True, metavar="NAME")
     parser.add_argument("--resolution", type=int, default=32, metavar="R")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     source = open_source(options.data)
     view = View(options.resolution, channels_of(source))
     network = open_network(options.network, source.name, None, options.resolution, device)

@@ -28,10 +28,10 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.pixels import CENTRAL
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.run import changed_settings, commit, device_name
+from bigbigan.run import changed_settings, commit, default_device, device_name
 from bigbigan.state import TrainingState
 from bigbigan.systems import Move, Outcome
-from bigbigan.train import default_device, training_step
+from bigbigan.train import training_step
 
 __all__ = ["Cost", "bench", "chart", "measure", "peak_memory_mib", "result_lines"]
 

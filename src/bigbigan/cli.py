@@ -356,15 +356,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _feature_network(options: argparse.Namespace) -> None:
     """Train a small classifier to compare images of its kind by: FID and others where Inception is no judge."""
-    import torch
-
     from bigbigan.data import open_source
     from bigbigan.evaluation.networks import train_classifier
     from bigbigan.evaluation.results import append_results
+    from bigbigan.run import default_device
 
     if options.epochs is not None and options.epochs < 1:
         raise UserError(f"--epochs {options.epochs}: expected at least 1")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     source = open_source(options.data, labels=options.labels)
     path, line = train_classifier(
         options.name, source, options.epochs, device, options.command, progress=not options.quiet
@@ -387,9 +386,11 @@ def _generate(options: argparse.Namespace) -> None:
     """Draw samples, as a grid (a name ending in .png) or as single images into a folder."""
     from bigbigan.model import load
     from bigbigan.pictures import grid, save_image
+    from bigbigan.run import default_device
 
     _at_least(1, count=options.count)
-    images = load(options.run).generate(options.count, options.truncation, options.seed, options.label)
+    model = load(options.run, device=default_device())
+    images = model.generate(options.count, options.truncation, options.seed, options.label).cpu()
     if options.out.suffix == ".png":
         _writable(options.out)
         save_image(grid(images), options.out)

@@ -14,7 +14,7 @@ from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import Model, load
-from bigbigan.run import source_and_labels
+from bigbigan.run import default_device, source_and_labels
 
 __all__ = ["FEATURES", "encode"]
 
@@ -44,7 +44,7 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
             import pyarrow  # noqa: F401
         except ImportError:
             raise UserError("writing .parquet needs pandas and pyarrow: pip install 'bigbigan[parquet]'") from None
-    model = load(run)
+    model = load(run, device=default_device())
     known = [f for f in FEATURES if f != "z_mean" or model.config.has_generator]
     if lacking := sorted((set(features or ()) - set(known)) & set(FEATURES)):
         raise UserError(f"--features {','.join(lacking)}: this encoder learned by pretext tasks and has no latents")

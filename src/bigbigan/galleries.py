@@ -17,7 +17,7 @@ from bigbigan.evaluation.knn import nearest
 from bigbigan.latents import interpolate
 from bigbigan.model import Model, load
 from bigbigan.pictures import grid, pairs_grid
-from bigbigan.run import source_and_labels
+from bigbigan.run import default_device, source_and_labels
 
 __all__ = [
     "REFERENCES",
@@ -68,7 +68,7 @@ def interpolations(run: Path, data: str | None, count: int, steps: int, labels: 
 
 def latent_walks(run: Path, count: int, steps: int, seed: int = 0) -> Image.Image:
     """Rows of G along the way from one latent drawn from P_z to another; of a G that is told classes, a class a row."""
-    model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = load(run, device=default_device())
     a, b = model.sample_prior(2 * count, seed=seed).chunk(2)
     walks, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
     rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(walks)]
@@ -107,7 +107,7 @@ def neighbours(
 
 
 def _open(run: Path, data: str | None, labels: str | None) -> tuple[Model, Source]:
-    model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = load(run, device=default_device())
     _ = model.encoder  # a GAN's user is told before the images are read
     data, labels = source_and_labels(run, data, labels)
     return model, open_source(data, labels=labels, max_unreadable=model.config.data.max_unreadable)

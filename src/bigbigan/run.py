@@ -197,6 +197,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def default_device() -> torch.device:
+    """The GPU where there is one (`CUDA_VISIBLE_DEVICES` says which), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 

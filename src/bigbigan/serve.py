@@ -31,7 +31,7 @@ from bigbigan.evaluation.knn import nearest
 from bigbigan.galleries import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.model import load
 from bigbigan.pictures import grid
-from bigbigan.run import Stop, source_and_labels
+from bigbigan.run import Stop, default_device, source_and_labels
 
 __all__ = ["Bench", "serve"]
 
@@ -67,7 +67,7 @@ class Bench:
     """
 
     def __init__(self, run: Path, data: str | None = None, labels: str | None = None, progress: bool = False) -> None:
-        self.model = load(run, device="cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load(run, device=default_device())
         _ = self.model.generator  # all the page shows is made by G: who has none is told
         c = self.model.config
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)

@@ -27,6 +27,7 @@ from bigbigan.data.image_set import ArrayStore, FileStore
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import Model, load
+from bigbigan.run import default_device
 
 __all__ = ["BigBiGANFeatures"]
 
@@ -69,7 +70,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         """Load the encoder. X and y are not looked at."""
         if self.features not in FEATURES:
             raise UserError(f"features is {self.features}; expected one of {', '.join(FEATURES)}")
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device or default_device()
         self.model_: Model = load(Path(self.run), self.checkpoint, device)
         if self.features == "z_mean" and not self.model_.config.has_generator:
             raise UserError("features is z_mean; this encoder learned by pretext tasks and has no latents")

@@ -28,15 +28,11 @@ from bigbigan.monitor import Monitor, Silence
 from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import Stop, open_for_training, read_json, write_json
+from bigbigan.run import Stop, default_device, open_for_training, read_json, write_json
 from bigbigan.state import TrainingState
 from bigbigan.systems import Outcome, generate
 
-__all__ = ["default_device", "train", "training_step"]
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+__all__ = ["train", "training_step"]
 
 
 def train(config: Config, data: str, run: Path, progress: bool = True, labels: str | None = None) -> int | None:

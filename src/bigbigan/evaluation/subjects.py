@@ -30,7 +30,7 @@ from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import EXPORTED, Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, device_name, read_json, source_and_labels
+from bigbigan.run import changed_settings, commit, default_device, device_name, read_json, source_and_labels
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -177,7 +177,7 @@ def open_subject(
     Raises:
         UserError: it cannot be had.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     kind, _, name = spec.partition(":")
     if kind not in KINDS or Path(spec).exists():
         if resolution or channels:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bigbigan.config import Config
 from bigbigan.data import Source, open_source
 from bigbigan.errors import UserError
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
 from bigbigan.report.markup import Html, command
-from bigbigan.run import changed_settings, read_config, source_and_labels
+from bigbigan.run import changed_settings, default_device, read_config, source_and_labels
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
@@ -61,7 +59,7 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     except (UserError, OSError) as error:
         no_source = str(error)
     try:
-        model = load(path, device="cuda" if torch.cuda.is_available() else "cpu")
+        model = load(path, device=default_device())
     except (UserError, OSError) as error:
         no_model = str(error)
     results = _results(path / "results.jsonl", card.get("name"))
