@@ -91,16 +91,25 @@ class TrainingState:
         def images() -> Tensor:
             return batches.images(batches.draw(size, noise, self.step * len(self.system.moves))[part])
 
-        if G is not None and (G_ema := self.G_ema) is not None:
+        def of_encoder() -> None:
+            if E is not None and (E_ema := self.E_ema) is not None:
+                standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
 
-            def samples() -> Tensor:
-                z = self.system.sample_prior(size, noise)
-                y = sample_labels(size, self.config.data.classes, noise)
-                return generate(G_ema, z[part], None if y is None else y[part])
+        def of_generator() -> None:
+            if G is not None and (G_ema := self.G_ema) is not None:
 
-            standing_statistics(G_ema, G, (samples for _ in range(count)))
-        if E is not None and (E_ema := self.E_ema) is not None:
-            standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
+                def samples() -> Tensor:
+                    if self.system.decodes_alone and self.E_ema is not None:
+                        return G_ema(self.E_ema(images()).mean)
+                    z = self.system.sample_prior(size, noise)
+                    y = sample_labels(size, self.config.data.classes, noise)
+                    return generate(G_ema, z[part], None if y is None else y[part])
+
+                standing_statistics(G_ema, G, (samples for _ in range(count)))
+
+        fills = (of_encoder, of_generator) if self.system.decodes_alone else (of_generator, of_encoder)
+        for fill in fills:
+            fill()
 
     # -- to and from named tensors ---------------------------------------------------------------------------
 

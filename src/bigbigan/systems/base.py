@@ -65,6 +65,7 @@ class System(ABC):
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks
+    decodes_alone: ClassVar[bool] = False  # G knows E(x), and nothing of P_z
 
     def __init__(self, config: Config, networks: Networks) -> None:
         self.config, self.networks = config, networks

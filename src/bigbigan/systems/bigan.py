@@ -75,6 +75,7 @@ class LatentRegressor(System):
 
 class Autoencoder(System):
     learners: ClassVar = {"eg": "GE"}
+    decodes_alone: ClassVar = True
 
     @property
     def moves(self) -> Sequence[Move]:
