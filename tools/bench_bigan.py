@@ -1,8 +1,8 @@
 """Time steps of bigan/mnist against a plain eager loop over the same networks, in turns, as result lines.
 
-    python tools/bench_bigan.py [--results FILE] [--rounds N] [--steps N] [--compiled]
+    python tools/bench_bigan.py [--results FILE] [--rounds N] [--steps N] [--compiled] [--bf16]
 
-With --compiled our loop with training.compile=true takes its turns as well.
+With --compiled our loop with training.compile=true takes its turns as well, with --bf16 that in bfloat16.
 
 The plain loop is what one writes down first: images as floats, pairs for D's step made without gradient, then made
 again with gradient for the step of G and E, whose backward pass also fills D's gradients; torch's Adam as it comes.
@@ -31,6 +31,7 @@ from bigbigan.state import TrainingState
 from bigbigan.train import training_step
 
 NAME = "bigan/mnist"
+VARIANTS = {"compiled": ("training.compile=true", "eager"), "bf16": ("training.precision=bf16", "float32")}
 
 
 def plain_loop(config: Config, pixels: torch.Tensor) -> Callable[[], object]:
@@ -80,21 +81,22 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/bigan_speed.jsonl"), metavar="FILE")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=40, help="of each loop in a round")
-    parser.add_argument("--compiled", action="store_true", help="time training.compile=true beside it")
+    for name, (setting, _) in VARIANTS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"time {setting} beside it")
     options = parser.parse_args()
     began, device = time.perf_counter(), default_device()
     config = override(find(NAME).config(), ["log.every=1000000"])
     pixels = torch.randint(0, 256, (20_000, 1, 28, 28), dtype=torch.uint8, device=device)
     loops = {"ours": our_loop(config, pixels), "plain": plain_loop(config, pixels)}
-    if options.compiled:
-        loops["compiled"] = our_loop(override(config, ["training.compile=true"]), pixels)
+    variants = {name: of for name, of in VARIANTS.items() if getattr(options, name)}
+    loops |= {name: our_loop(override(config, [setting]), pixels) for name, (setting, _) in variants.items()}
     for step in loops.values():
         rate(step, 5, device)
     rounds = [{name: rate(step, options.steps, device) for name, step in loops.items()} for _ in range(options.rounds)]
     figures = {f"steps_per_second_{name}": [r[name] for r in rounds] for name in loops}
     figures["steps_per_second_over_plain"] = [r["ours"] / r["plain"] for r in rounds]
-    if options.compiled:
-        figures["steps_per_second_compiled_over_eager"] = [r["compiled"] / r["ours"] for r in rounds]
+    for name, (_, usual) in variants.items():
+        figures[f"steps_per_second_{name}_over_{usual}"] = [r[name] / r["ours"] for r in rounds]
     lines = [
         ResultLine(
             experiment=NAME, scale=0, settings={}, table_row=None, dataset="noise", split="train", metric=metric,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from bigbigan.evaluation.results import paired_lead, read_results, transferred
@@ -330,6 +331,9 @@ def bigan(lines: list[dict[str, Any]], dataset: str) -> str:
     return as_markdown(fill("bigan", lines, dataset=dataset))
 
 
+PRECISION = "training.precision"
+
+
 def bigan_more(lines: list[dict[str, Any]]) -> str:
     """Raw pixels, and logistic regression on the same features, for each method and data set."""
     rows = {"raw pixels": "pixels"} | {
@@ -349,15 +353,34 @@ def bigan_more(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def over_seeds(values: dict[int, float] | None) -> str:
+    """One seed's value, or the mean of several with their standard deviation."""
+    if not values:
+        return "–"
+    spread = f" ± {stdev(values.values()):.2f}" if len(values) > 1 else ""
+    return f"{mean(values.values()):.2f}{spread}"
+
+
 def bigan_length(lines: list[dict[str, Any]]) -> str:
-    """BiGAN on MNIST by length of the run."""
-    metrics = ("knn1_euclidean_avepool", "knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
-    chosen = [x for x in lines if x["experiment"] == "bigan/mnist" and x["dataset"] == "mnist" and not x["settings"]]
-    out = ["| epochs | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|"]
-    for steps in sorted({x["steps"] for x in chosen}):
-        found = {x["metric"]: x for x in chosen if x["steps"] == steps}
-        cells = [cell(found[m], 2) if m in found else "–" for m in metrics]
-        out.append(f"| {steps / 469:.0f} | {' | '.join(cells)} |")
+    """BiGAN's table on MNIST by length of the runs and the arithmetic they were trained in; the published 1-NN last."""
+    metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
+    out = ["| | epochs | trained in | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
+    for e in EXPERIMENTS.values():
+        if not (e.table_row and e.table_row.startswith("BiGAN's table")):
+            continue
+        feature = "avepool" if e.config().has_encoder else "discriminator"
+        found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
+        for x in lines:
+            if x["experiment"] == e.name and x["dataset"] == "mnist" and not x["settings"].keys() - {PRECISION}:
+                precision = x["settings"].get(PRECISION, "float32") if x["steps"] else "–"
+                group = found.setdefault((x["steps"], precision), {})
+                group.setdefault(x["metric"], {})[x["seed"]] = x["value"]
+        title = e.table_row.removeprefix("BiGAN's table, ")
+        for (steps, precision), group in sorted(found.items()):
+            if f"knn1_euclidean_{feature}" in group:
+                cells = [over_seeds(group.get(m)) for m in (f"knn1_euclidean_{feature}", *metrics)]
+                out.append(f"| {title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
+        out.append(f"| {title}, published | 400 | | {e.published['1-NN']} | | | |")
     return "\n".join(out)
 
 
@@ -380,13 +403,14 @@ def bigan_speed(lines: list[dict[str, Any]]) -> str:
     """Steps a second of bigan/mnist and of a plain loop, by device."""
     chosen = [x for x in lines if x["command"].startswith("python tools/bench_bigan.py")]
     found = newest_by(chosen, "device", "metric")
-    out = ["| device | ours, steps a second | plain | ratio | compiled | compiled over eager |", "|---" * 6 + "|"]
+    head = ("device", "ours, steps a second", "plain", "ratio", "compiled", "over eager", "bf16", "over float32")
+    out = [f"| {' | '.join(head)} |", "|---" * 8 + "|"]
     for device in dict.fromkeys(x["device"] for x in chosen):
-        metrics = ("ours", "plain", "over_plain", "compiled", "compiled_over_eager")
+        metrics = ("ours", "plain", "over_plain", "compiled", "compiled_over_eager", "bf16", "bf16_over_float32")
         figures = [found.get((device, f"steps_per_second_{m}")) for m in metrics]
-        shown = ["not run" if v is None else f"{v:.{n}f}" for v, n in zip(figures, (1, 1, 2, 1, 2), strict=True)]
+        shown = ["not run" if v is None else f"{v:.{n}f}" for v, n in zip(figures, (1, 1, 2, 1, 2, 1, 2), strict=True)]
         out.append(f"| {device} | {' | '.join(shown)} |")
-    return "\n".join(out if chosen else [*out, "| not run | | | | | |"])
+    return "\n".join(out if chosen else [*out, "| not run | | | | | | | |"])
 
 
 def refinement(lines: list[dict[str, Any]]) -> str:
