@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -258,6 +261,20 @@ def test_every_method_takes_steps_in_the_one_loop(name):
         assert torch.equal(after[key], after[key.replace("_ema", "")]), "without averaging the average is the network"
 
 
+def test_a_latent_regressor_s_gan_is_the_one_that_trains_alone():
+    """To the bit, so that the D of either can be scored."""
+    pixels = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    weights = []
+    for name in ("discriminator", "latent_regressor", "joint_latent_regressor"):
+        state, batches = TrainingState(small(name), torch.device("cpu")), Batches(pixels, 8, 0)
+        for _ in range(4):
+            training_step(state, batches)
+        weights.append({k: v for k, v in state.weights().items() if k.startswith(("G.", "D."))})
+    alone, beside, joint = weights
+    assert all(torch.equal(v, beside[k]) for k, v in alone.items())
+    assert any(not torch.equal(v, joint[k]) for k, v in alone.items())
+
+
 def sixteen_bars():
     rows = torch.zeros(16, 1, 28, 28, dtype=torch.uint8)
     for i in range(16):
@@ -294,6 +311,23 @@ def test_an_autoencoder_s_statistics_are_of_what_its_g_is_given():
             in_training, _ = reconstruction_distances(x, state.networks.G(state.networks.E(x).mean))
     assert error < 1.2 * in_training.mean()
     assert error < 0.5 * mismatched
+
+
+def test_images_left_out_are_scored_on_and_not_trained_on(tmp_path, monkeypatch):
+    """tools/train_table.py --hold-out: as the authors' code does by default."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    subset = importlib.import_module("train_table").subset
+    source = write_npz(tmp_path / "mnist.npz", side=28)
+    made = np.load(subset(str(source), small("mnist"), None, 20, tmp_path / "out"))
+    given = np.load(source)
+
+    def pairs(arrays, split):
+        images, labels = (arrays[f"{split}_{kind}"] for kind in ("images", "labels"))
+        return {(x.tobytes(), y.item()) for x, y in zip(images, labels, strict=True)}
+
+    train, test = pairs(made, "train"), pairs(made, "test")
+    assert (len(train), len(test)) == (40, 20)
+    assert train | test == pairs(given, "train")
 
 
 @pytest.mark.slow
