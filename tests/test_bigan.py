@@ -316,9 +316,11 @@ def test_an_autoencoder_s_statistics_are_of_what_its_g_is_given():
 def test_images_left_out_are_scored_on_and_not_trained_on(tmp_path, monkeypatch):
     """tools/train_table.py --hold-out: as the authors' code does by default."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
-    subset = importlib.import_module("train_table").subset
+    drawn = importlib.import_module("train_table").drawn
     source = write_npz(tmp_path / "mnist.npz", side=28)
-    made = np.load(subset(str(source), small("mnist"), None, 20, tmp_path / "out"))
+    made = np.load(drawn(str(source), small("mnist"), tmp_path / "out", None, 20))
+    with pytest.raises(SystemExit, match=r"--hold-out 60: .* has 60 training images"):
+        drawn(str(source), small("mnist"), tmp_path / "out", None, 60)
     given = np.load(source)
 
     def pairs(arrays, split):

@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from bigbigan.evaluation.results import paired_lead, read_results, transferred
+from bigbigan.evaluation.tables import TABLES as PUBLISHED
 from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
 
@@ -342,24 +343,32 @@ def bigan_elsewhere(lines: list[dict[str, Any]], dataset: str) -> str:
 
 
 PRECISION = "training.precision"
+BIGAN = PUBLISHED["bigan"].rows
+# The GAN of a latent regressor is the GAN alone, to the bit (tests/test_bigan.py): its D is D.
+SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
+LEFT_OUT, COUNT = "mnist-held-out", 10_000  # made by tools/train_table.py bigan --hold-out 10000
+
+
+def bigan_lines(lines: list[dict[str, Any]], experiment: str | None) -> list[dict[str, Any]]:
+    """Those of one row of BiGAN's table as defined, in whatever arithmetic it was trained."""
+
+    def counts_for(x: dict[str, Any]) -> str:
+        name: str = x["experiment"]
+        return SAME_D.get(name, name) if x["metric"].endswith("_discriminator") else name
+
+    return [x for x in lines if counts_for(x) == experiment and not x["settings"].keys() - {PRECISION}]
 
 
 def bigan_more(lines: list[dict[str, Any]]) -> str:
     """Raw pixels, and logistic regression on the same features, for each method and data set."""
-    rows = {"raw pixels": "pixels"} | {
-        e.table_row.removeprefix("BiGAN's table, "): "avepool" if e.config().has_encoder else "discriminator"
-        for e in EXPERIMENTS.values()
-        if e.table_row and e.table_row.startswith("BiGAN's table")
-    }
-    names = {e.table_row: e.name for e in EXPERIMENTS.values()}
+    rows = [("raw pixels", "bigan/mnist", "pixels"), *((r.title, str(r.experiment), r.feature) for r in BIGAN)]
     columns = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
     out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
-        for row, feature in rows.items():
-            experiment = names.get(f"BiGAN's table, {row}", "bigan/mnist")
+        for title, experiment, feature in rows:
             found = [x for x in lines if x["experiment"] == experiment and x["dataset"] == dataset]
-            cells = [cell(newest(found, experiment, m.format(feature), row != "raw pixels")) for m in columns]
-            out.append(f"| {dataset} | {row} | {' | '.join(cells)} |")
+            cells = [cell(newest(found, experiment, m.format(feature), feature != "pixels")) for m in columns]
+            out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
     return "\n".join(out)
 
 
@@ -375,66 +384,49 @@ def bigan_length(lines: list[dict[str, Any]]) -> str:
     """BiGAN's table on MNIST by length of the runs and the arithmetic they were trained in; the published 1-NN last."""
     metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
     out = ["| | epochs | trained in | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
-    for e in EXPERIMENTS.values():
-        if not (e.table_row and e.table_row.startswith("BiGAN's table")):
-            continue
-        feature = "avepool" if e.config().has_encoder else "discriminator"
+    for row in BIGAN:
         found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
-        for x in lines:
-            name = SAME_D.get(x["experiment"]) if x["metric"].endswith("_discriminator") else None
-            if (
-                (name or x["experiment"]) == e.name
-                and x["dataset"] == "mnist"
-                and not x["settings"].keys() - {PRECISION}
-            ):
+        for x in bigan_lines(lines, row.experiment):
+            if x["dataset"] == "mnist":
                 precision = x["settings"].get(PRECISION, "float32") if x["steps"] else "–"
                 group = found.setdefault((x["steps"], precision), {})
                 group.setdefault(x["metric"], {})[x["seed"]] = x["value"]
-        title = e.table_row.removeprefix("BiGAN's table, ")
         for (steps, precision), group in sorted(found.items()):
-            if f"knn1_euclidean_{feature}" in group:
-                cells = [over_seeds(group.get(m)) for m in (f"knn1_euclidean_{feature}", *metrics)]
-                out.append(f"| {title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
-        out.append(f"| {title}, published | 400 | | {e.published['1-NN']} | | | |")
+            if (metric := f"knn1_euclidean_{row.feature}") in group:
+                cells = [over_seeds(group.get(m)) for m in (metric, *metrics)]
+                out.append(f"| {row.title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
+        out.append(f"| {row.title}, published | 400 | | {row.published['1-NN']} | | | |")
     return "\n".join(out)
 
 
-# The GAN of a latent regressor is the GAN alone, to the bit (tests/test_bigan.py): its D is D.
-SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
-LEFT_OUT = "mnist-held-out"  # made by tools/train_table.py bigan --hold-out 10000
-
-
 def bigan_left_out(lines: list[dict[str, Any]]) -> str:
-    """1-NN as the authors' code scores by default, on training images left out, beside the test images: of the longest
-    run that was scored on both, and of runs that never saw the images left out."""
-    out = [
-        "| | published | epochs | test images | images left out | the same, not trained on | epochs |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """1-NN as the authors' code scores by default, on training images left out, beside the test images: of each run
+    that was scored on both, and of runs that never saw the images left out."""
+    head = ("", "published", "epochs", "test images", "images left out", "the same, not trained on")
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
-    def row(title: str, experiment: str, metric: str, published: str, trained: bool) -> str:
-        scores: dict[str, dict[int, dict[int, float]]] = {"test": {}, "seen": {}, "unseen": {}}
-        for x in lines:
-            name = SAME_D.get(x["experiment"]) if metric.endswith("_discriminator") else None
-            if (name or x["experiment"], x["metric"], x["steps"] > 0) == (experiment, metric, trained):
-                kind = "test" if x["dataset"] == "mnist" else "seen" if transferred(x) else "unseen"
-                if x["dataset"] in ("mnist", LEFT_OUT) and not x["settings"].keys() - {PRECISION}:
-                    scores[kind].setdefault(x["steps"], {})[x["seed"]] = x["value"]
-        test, seen, unseen = scores.values()
-        if not trained:  # nothing was learned from either
-            return f"| {title} | | 0 | {over_seeds(test.get(0))} | {over_seeds(unseen.get(0))} | | |"
-        steps, own = max(test.keys() & seen.keys(), default=0), max(unseen, default=0)
-        cells = [published, f"{steps / 469:.0f}", over_seeds(test.get(steps)), over_seeds(seen.get(steps))]
-        cells += [over_seeds(unseen.get(own)), f"{own / 391:.0f}" if own else ""]
-        return f"| {title} | {' | '.join(cells)} |"
+    def rows(title: str, published: str, experiment: str | None, metric: str, trained: bool) -> None:
+        found: dict[int, dict[str, dict[int, float]]] = {}
+        for x in bigan_lines(lines, experiment):
+            left_out = x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT
+            if (x["metric"], x["steps"] > 0) == (metric, trained) and (left_out or x["dataset"] == "mnist"):
+                kind = "test" if not left_out else "seen" if transferred(x) else "unseen"
+                epochs = round(x["steps"] / (391 if kind == "unseen" else 469))
+                found.setdefault(epochs, {}).setdefault(kind, {})[x["seed"]] = x["value"]
+        for epochs, group in sorted(found.items()):
+            test, seen, unseen = (group.get(kind) for kind in ("test", "seen", "unseen"))
+            if trained and (seen or unseen):
+                cells = [over_seeds(scores) for scores in (test, seen, unseen)]
+            elif not trained:  # nothing was learned from any image
+                cells = [over_seeds(test), "", over_seeds(unseen)]
+            else:
+                continue
+            out.append(f"| {title} | {published} | {epochs} | {' | '.join(cells)} |")
 
-    out.append(row("raw pixels", "bigan/mnist", "knn1_euclidean_pixels", "", trained=False))
-    out.append(row("untrained E", "bigan/mnist", "knn1_euclidean_avepool", "", trained=False))
-    for e in EXPERIMENTS.values():
-        if e.table_row and e.table_row.startswith("BiGAN's table"):
-            metric = f"knn1_euclidean_{'avepool' if e.config().has_encoder else 'discriminator'}"
-            title = e.table_row.removeprefix("BiGAN's table, ")
-            out.append(row(title, e.name, metric, e.published["1-NN"], trained=True))
+    rows("raw pixels", "", "bigan/mnist", "knn1_euclidean_pixels", trained=False)
+    rows("untrained E", "", "bigan/mnist", "knn1_euclidean_avepool", trained=False)
+    for r in BIGAN:
+        rows(r.title, r.published["1-NN"], r.experiment, f"knn1_euclidean_{r.feature}", trained=True)
     return "\n".join(out)
 
 

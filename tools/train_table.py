@@ -97,30 +97,34 @@ def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -
     return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
 
 
-def subset(spec: str, config: Config, images: int | None, hold_out: int, folder: Path) -> str:
+def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out: int | None) -> str:
     """A file of some images of a source at E's resolution, drawn at random: `images` to train on and 0.4·`images` of
-    the test images, or, with `hold_out`, so many of the training images as test images and the others to train on."""
+    the test images; or with `hold_out` so many of the training images as test images, and the others to train on."""
     source = open_source(spec)
-    path = folder / (f"{source.name}-held-out.npz" if hold_out else f"{source.name}-{images}.npz")
-    if not path.exists():
-        train = source.splits["train"]
-        order = np.random.default_rng(0).permutation(len(train))
-        if hold_out:
-            picked = {"train": train.subset(order[hold_out:][:images]), "test": train.subset(order[:hold_out])}
-        else:
-            test = source.splits["test"]
-            chosen = np.random.default_rng(0).permutation(len(test))[: 2 * (images or 0) // 5]
-            picked = {"train": train.subset(order[:images]), "test": test.subset(chosen)}
-        arrays: dict[str, np.ndarray] = {}
-        for split, of in picked.items():
-            pixels, kept = load_pixels(of, config.encoder.resolution, config.data.channels, source)
-            arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
-            if of.labels is not None:
-                arrays[f"{split}_labels"] = of.labels[kept][:, None]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".aside").open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        path.with_suffix(".aside").replace(path)
+    train = source.splits["train"]
+    if not 0 < (count := hold_out or images or 0) < len(train) + (hold_out is None):
+        option = "--images" if hold_out is None else "--hold-out"
+        sys.exit(f"{option} {count}: {spec} has {len(train):,} training images; give fewer")
+    path = folder / f"{source.name}{'-held-out' * (hold_out is not None)}-{count}.npz"
+    if path.exists():
+        return str(path)
+    order = np.random.default_rng(0).permutation(len(train))
+    if hold_out is None:
+        test = source.splits["test"]
+        of_test = np.random.default_rng(0).permutation(len(test))[: 2 * count // 5]
+        picked = {"train": train.subset(order[:count]), "test": test.subset(of_test)}
+    else:
+        picked = {"train": train.subset(order[count:]), "test": train.subset(order[:count])}
+    arrays: dict[str, np.ndarray] = {}
+    for split, of in picked.items():
+        pixels, kept = load_pixels(of, config.encoder.resolution, config.data.channels, source)
+        arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
+        if of.labels is not None:
+            arrays[f"{split}_labels"] = of.labels[kept][:, None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".aside").open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    path.with_suffix(".aside").replace(path)
     return str(path)
 
 
@@ -142,8 +146,9 @@ def main() -> None:
     parser.add_argument("table", choices=PLANS)
     parser.add_argument("rows", nargs="*", metavar="ROW")
     parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--images", type=int, metavar="N", help="training images, drawn at random; by default all")
-    parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="training images to be scored on instead")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--images", type=int, metavar="N", help="training images, drawn at random; by default all")
+    some.add_argument("--hold-out", type=int, metavar="N", help="training images left out and scored on")
     parser.add_argument("--steps", type=int, required=True, metavar="N")
     parser.add_argument("--scale", type=int, default=32, metavar="S")
     parser.add_argument("--seeds", type=int, default=1, help="0, 1, ... (default 1 of them)")
@@ -162,8 +167,8 @@ def main() -> None:
     if unknown := [row for row in options.rows if row not in named]:
         parser.error(f"{', '.join(unknown)}: no row of table {options.table}; expected some of {', '.join(named)}")
     data = options.data
-    if options.images or options.hold_out:
-        data = subset(options.data, find(plan.rows[0]).config(scale), options.images, options.hold_out, folder)
+    if options.images is not None or options.hold_out is not None:
+        data = drawn(data, find(plan.rows[0]).config(scale), folder, options.images, options.hold_out)
     for seed in range(options.seeds):
         for name, row in named.items():
             if options.rows and name not in options.rows:
