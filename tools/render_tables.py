@@ -349,14 +349,21 @@ SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
 LEFT_OUT, COUNT = "mnist-held-out", 10_000  # made by tools/train_table.py bigan --hold-out 10000
 
 
-def bigan_lines(lines: list[dict[str, Any]], experiment: str | None) -> list[dict[str, Any]]:
-    """Those of one row of BiGAN's table as defined, in whatever arithmetic it was trained."""
+def row_of(line: dict[str, Any]) -> str:
+    """The experiment that a line of BiGAN's table counts for."""
+    name: str = line["experiment"]
+    return SAME_D.get(name, name) if line["metric"].endswith("_discriminator") else name
 
-    def counts_for(x: dict[str, Any]) -> str:
-        name: str = x["experiment"]
-        return SAME_D.get(name, name) if x["metric"].endswith("_discriminator") else name
 
-    return [x for x in lines if counts_for(x) == experiment and not x["settings"].keys() - {PRECISION}]
+def bigan_lines(
+    lines: list[dict[str, Any]], experiment: str | None, settings: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Those of one row of BiGAN's table, as defined or with `settings`, in whatever arithmetic it was trained."""
+
+    def changed(x: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in x["settings"].items() if name != PRECISION}
+
+    return [x for x in lines if row_of(x) == experiment and changed(x) == (settings or {})]
 
 
 def bigan_more(lines: list[dict[str, Any]]) -> str:
@@ -427,6 +434,28 @@ def bigan_left_out(lines: list[dict[str, Any]]) -> str:
     rows("untrained E", "", "bigan/mnist", "knn1_euclidean_avepool", trained=False)
     for r in BIGAN:
         rows(r.title, r.published["1-NN"], r.experiment, f"knn1_euclidean_{r.feature}", trained=True)
+    return "\n".join(out)
+
+
+def bigan_authors(lines: list[dict[str, Any]]) -> str:
+    """1-NN on images left out and never seen: by the authors' own code where it was run, and ours at that length."""
+    kinds: dict[str, dict[str, Any]] = {
+        "authors' code": {"peer": "jeffdonahue/bigan"},
+        "ours, D without bias": {"discriminator.bias": False},
+        "ours": {},
+    }
+    out = [f"| | epochs | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    for r in BIGAN:
+        found: dict[int, dict[str, dict[int, float]]] = {}
+        for kind, settings in kinds.items():
+            for x in bigan_lines(lines, r.experiment, settings):
+                left_out = x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT and not transferred(x)
+                if left_out and x["metric"] == f"knn1_euclidean_{r.feature}":
+                    epochs = round(x["steps"] / 391)
+                    found.setdefault(epochs, {}).setdefault(kind, {})[x["seed"]] = x["value"]
+        for epochs, group in sorted(found.items()):
+            if "authors' code" in group:
+                out.append(f"| {r.title} | {epochs} | {' | '.join(over_seeds(group.get(kind)) for kind in kinds)} |")
     return "\n".join(out)
 
 
@@ -654,6 +683,7 @@ TABLES = {
     "refinement": refinement,
     "agreement": agreement,
     "bigan": lambda lines: bigan(lines, "mnist"),
+    "bigan_authors": bigan_authors,
     "bigan_fashion": lambda lines: bigan_elsewhere(lines, "fashion-mnist"),
     "bigan_left_out": bigan_left_out,
     "bigan_length": bigan_length,

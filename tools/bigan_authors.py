@@ -1,0 +1,211 @@
+"""Train and score a row of BiGAN's table with the authors' own code, and write its result lines.
+
+    python tools/bigan_authors.py CHECKOUT ROW --data DIR --epochs N [--results FILE] [--runs DIR]
+
+CHECKOUT is a copy of jeffdonahue/bigan, DIR has the four files of MNIST. The code is of 2016 and runs here with
+PyTensor, Theano's successor: a copy is turned into Python 3 by lib2to3, names that are gone are stood in for, and
+nothing that it computes is changed. It leaves 10,000 training images out and scores on them. ROW is one of
+
+    mnist, latent_regressor, joint_latent_regressor    the three objectives of its train_mnist.sh, else its settings
+    discriminator                                      the same without an encoder
+
+Half of the epochs are at constant rates, the rest falling. How bright G's images are follows each epoch in
+RUNS/ROW-N.log; a run whose log has its scores is not run again.
+
+Needs Python 3.12 or older (lib2to3) and these packages: pytensor scikit-learn matplotlib pandas joblib; and a BLAS
+that PyTensor finds (PYTENSOR_FLAGS="blas__ldflags=-lopenblas").
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.run import commit, device_name
+
+LEFT_OUT, EPOCH, BATCH, SEED = 10_000, 391, 128, 42  # as it has them, unless told otherwise
+SETTINGS = (
+    "--dataset mnist --crop_size 28 --discrim_net mnist_mlp --gen_net deconvnet_mnist_mlp --megabatch_gb 0.5 "
+    "--classifier --classifier_deploy --nolog_gain --nogain --nobias --no_decay_gain --deploy_iters 1000 "
+    "--disp_samples 400 --disp_interval 1000000 --no_disp_one --optimizer adam --noise u-50"
+)
+ENCODER = "--encode --encode_normalize --encode_net mnist_mlp "
+ROWS = {
+    "mnist": ENCODER + "--encode_gen_weight 1 --encode_weight 0 --discrim_weight 0 --joint_discrim_weight 1",
+    "latent_regressor": ENCODER + "--encode_gen_weight 0 --encode_weight 1 --discrim_weight 1 --joint_discrim_weight 0",
+    "joint_latent_regressor": ENCODER
+    + "--encode_gen_weight 0.25 --encode_weight 1 --discrim_weight 1 --joint_discrim_weight 0",
+    "discriminator": "--no-encode",
+}
+# What it calls them, and what we do.
+METRICS = {
+    "NNC_e-": "knn1_euclidean_avepool",
+    "NNC_d": "knn1_euclidean_discriminator",
+    "EGr": "reconstruction_error",
+    "EGr_b": "reconstruction_error_mismatched",
+}
+FILES = {
+    f"{split}-{kind}.idx{n}-ubyte": f"{split}-{kind}-idx{n}-ubyte.gz"
+    for split in ("train", "t10k")
+    for kind, n in (("images", 3), ("labels", 1))
+}
+
+# Text of its files that means another thing by now: division of integers, integers of NumPy's own type.
+CHANGES = {
+    "lib/vis.py": [("j = n/nw", "j = n//nw")],
+    "net.py": [("Output(out.value, out_shape,", "Output(out.value, tuple(int(s) for s in out_shape),")],
+    "train_gan.py": [
+        (
+            "        epoch_time = time() - start_time\n",
+            "        epoch_time = time() - start_time\n"
+            "        seen = _gen_train(*dist.sample(num=args.batch_size)).reshape(args.batch_size, -1)\n"
+            "        print('Brightest pixel: %.4g' % seen.max(axis=1).mean(), flush=True)\n",
+        )
+    ],
+}
+THEANO = """
+from pytensor import config, function as _function, grad, gradient, shared
+from pytensor.compile import sharedvalue
+from pytensor.graph.basic import Variable
+from . import tensor
+
+
+class compile:
+    sharedvalue = sharedvalue
+
+
+def function(inputs, outputs=None, updates=None, **options):
+    outputs = outputs if outputs is None or hasattr(outputs, "ndim") else list(outputs)
+    return _function(list(inputs), outputs, updates=updates, on_unused_input="ignore")
+"""
+TENSOR = """
+import pytensor
+import pytensor.tensor as _t
+from pytensor import grad
+from pytensor.tensor import *
+
+sgn = _t.sign
+
+
+def tensor4(dtype=None):
+    return _t.tensor4(dtype=dtype or pytensor.config.floatX)
+
+
+class nnet:
+    sigmoid = staticmethod(_t.sigmoid)
+    relu = staticmethod(lambda x, alpha=0: 0.5 * (1 + alpha) * x + 0.5 * (1 - alpha) * abs(x))
+    softmax = staticmethod(lambda x: _t.special.softmax(x, axis=-1))
+    binary_crossentropy = staticmethod(lambda p, y: -(y * _t.log(p) + (1.0 - y) * _t.log(1.0 - p)))
+    categorical_crossentropy = staticmethod(lambda p, y: -_t.log(p[_t.arange(y.shape[0]), y]))
+"""
+START = """
+import random, runpy, sys, types
+import joblib, matplotlib.image, numpy, sklearn.externals
+
+
+class Random(random.Random):
+    def sample(self, population, k):
+        return super().sample(list(population), k)
+
+
+random.Random, numpy.int, sklearn.externals.joblib = Random, int, joblib
+sys.modules["scipy.misc"] = misc = types.ModuleType("scipy.misc")
+misc.imsave = lambda path, image: matplotlib.image.imsave(path, image, cmap="gray", vmin=0, vmax=1)
+runpy.run_path("train_gan.py", run_name="__main__")
+"""
+
+
+def port(checkout: Path, data: Path, work: Path) -> None:
+    """A copy of the code that runs, with the data where it looks for them."""
+    if work.exists():
+        shutil.rmtree(work)
+    shutil.copytree(checkout, work, ignore=shutil.ignore_patterns(".git"))
+    names = ["train_gan.py", "data.py", "dist.py", "gan.py", "load.py", "net.py", "lib"]
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "lib2to3", "-w", "-n", "--no-diffs", *names],
+        cwd=work, check=True, capture_output=True,
+    )  # fmt: skip
+    for name, changes in CHANGES.items():
+        text = (work / name).read_text()
+        for old, new in changes:
+            if old not in text:
+                sys.exit(f"{checkout / name}: {old.strip()!r} is not in it; expected the code of jeffdonahue/bigan")
+            text = text.replace(old, new)
+        (work / name).write_text(text)
+    new_files = {
+        "start.py": START, "theano/__init__.py": THEANO, "theano/tensor.py": TENSOR, "theano/sandbox/__init__.py": "",
+        "theano/sandbox/rng_mrg.py": "from pytensor.tensor.random.utils import RandomStream as MRG_RandomStreams\n",
+    }  # fmt: skip
+    for name, text in new_files.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text(text)
+    (work / "data/mnist").mkdir(parents=True)
+    for theirs, ours in FILES.items():
+        (work / "data/mnist" / theirs).write_bytes(gzip.decompress((data / ours).read_bytes()))
+
+
+def scores(log: str) -> dict[int, dict[str, float]]:
+    """The figures of each evaluation, by epoch and by their names there."""
+    return {
+        int(epoch): {name: float(value) for name, value in re.findall(r"([\w/-]+): ([\d.]+)", line)}
+        for epoch, line in re.findall(r"^ *(\d+)\) \w+: .*\n(NND/100: .*)$", log, re.MULTILINE)
+    }
+
+
+def result_lines(row: str, epochs: int, log: str) -> list[ResultLine]:
+    """Of the last evaluation, and of that before training."""
+    seconds = sum(map(float, re.findall(r"^Epoch \d+: ([\d.]+) seconds", log, re.MULTILINE)))
+    evaluated = scores(log)
+    return [
+        ResultLine(
+            experiment=f"bigan/{row}", scale=0, settings={"peer": "jeffdonahue/bigan"}, table_row=None,
+            dataset=f"mnist-held-out-{LEFT_OUT}", split="test", metric=metric, value=evaluated[epoch][theirs], std=None,
+            protocol={"references": 60_000 - LEFT_OUT}, n=LEFT_OUT, seed=SEED, steps=epoch * EPOCH,
+            images_seen=epoch * EPOCH * BATCH, device=device_name(), seconds=round(seconds * (epoch > 0), 1),
+            commit=commit(), command=f"python tools/bigan_authors.py CHECKOUT {row} --data mnist --epochs {epochs}",
+        )
+        for epoch in (0, epochs) for theirs, metric in METRICS.items() if theirs in evaluated[epoch]
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("row", choices=ROWS)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--epochs", type=int, required=True, metavar="N")
+    parser.add_argument("--results", type=Path, metavar="FILE")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bigan-authors"), metavar="DIR")
+    options = parser.parse_args()
+    if missing := [name for name in FILES.values() if not (options.data / name).exists()]:
+        parser.error(f"--data {options.data}: no {', '.join(missing)} there; expected MNIST's four files")
+    name = f"{options.row}-{options.epochs}"
+    options.runs.mkdir(parents=True, exist_ok=True)
+    log, work = options.runs / f"{name}.log", options.runs / f"{name}-code"
+    if not log.exists() or options.epochs not in scores(log.read_text()):
+        port(options.checkout, options.data, work)
+        length = f"--epochs {options.epochs // 2} --decay_epochs {options.epochs - options.epochs // 2}"
+        command = [sys.executable, "start.py", *f"{SETTINGS} {ROWS[options.row]} {length} --exp_dir exp".split()]
+        flags = ",".join(["floatX=float32,linker=cvm", *filter(None, [os.environ.get("PYTENSOR_FLAGS")])])
+        with log.open("w") as file:
+            done = subprocess.run(
+                command, cwd=work, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "PYTENSOR_FLAGS": flags}
+            )
+        if done.returncode:
+            sys.exit(f"{log}: {log.read_text().strip().splitlines()[-1]}")
+    lines = result_lines(options.row, options.epochs, log.read_text())
+    if options.results:
+        append_results(options.results, lines)
+    for line in lines:
+        print(f"{line.metric}{' (untrained)' * (line.steps == 0)}: {line.value}")
+
+
+if __name__ == "__main__":
+    main()
