@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,46 @@ def test_images_left_out_are_scored_on_and_not_trained_on(tmp_path, monkeypatch)
     train, test = pairs(made, "train"), pairs(made, "test")
     assert (len(train), len(test)) == (40, 20)
     assert train | test == pairs(given, "train")
+
+
+AUTHORS_LOG = """\
+ 0) D: 0.6932  E: 0.6932
+NND/100: 13.54  NND: 13.44  NNC_e: 10.16%  NNC_e-: 96.64%  NNC_d: 96.84%  EGr: 13.71  EGr_b: 13.70
+Brightest pixel: 0.9
+Epoch 0: 61.5 seconds (LR = 0.0002)
+Epoch 1: 60.5 seconds (LR = 0.0002)
+ 2) JD: 0.4575  E: 0.6491
+NND/100: 5.82  NND: 5.20  NNC_e: 93.45%  NNC_e-: 96.52%  NNC_d: 97.13%  EGr: 5.51  EGr_b: 8.61
+"""
+
+
+def test_scores_of_the_authors_own_code_are_read_from_its_log(monkeypatch):
+    """tools/bigan_authors.py"""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    lines = importlib.import_module("bigan_authors").result_lines("latent_regressor", 2, AUTHORS_LOG)
+    assert {(x.steps, x.metric): x.value for x in lines} == {
+        (0, "knn1_euclidean_avepool"): 96.64,
+        (0, "knn1_euclidean_discriminator"): 96.84,
+        (0, "reconstruction_error"): 13.71,
+        (0, "reconstruction_error_mismatched"): 13.70,
+        (782, "knn1_euclidean_avepool"): 96.52,
+        (782, "knn1_euclidean_discriminator"): 97.13,
+        (782, "reconstruction_error"): 5.51,
+        (782, "reconstruction_error_mismatched"): 8.61,
+    }
+    assert {x.seconds for x in lines} == {0, 122.0}
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="lib2to3 is in Python 3.12 and older")
+def test_other_code_is_not_taken_for_the_authors(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    for name in ("train_gan", "data", "dist", "gan", "load", "net", "lib/vis"):
+        (tmp_path / f"code/{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"code/{name}.py").write_text("print 'hello'\n")
+    with pytest.raises(
+        SystemExit, match=r"lib/vis\.py: 'j = n/nw' is not in it; expected the code of jeffdonahue/bigan"
+    ):
+        importlib.import_module("bigan_authors").port(tmp_path / "code", tmp_path, tmp_path / "work")
 
 
 @pytest.mark.slow

@@ -184,6 +184,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, metavar="FILE")
     parser.add_argument("--runs", type=Path, default=Path("runs/bigan-authors"), metavar="DIR")
     options = parser.parse_args()
+    if sys.version_info >= (3, 13):
+        parser.error("this is Python 3.13 or newer; expected 3.12 or older, which have lib2to3")
+    if not (options.checkout / "train_gan.py").exists():
+        parser.error(f"{options.checkout}: no train_gan.py there; expected a copy of jeffdonahue/bigan")
     if missing := [name for name in FILES.values() if not (options.data / name).exists()]:
         parser.error(f"--data {options.data}: no {', '.join(missing)} there; expected MNIST's four files")
     name = f"{options.row}-{options.epochs}"
