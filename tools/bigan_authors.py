@@ -169,7 +169,7 @@ def result_lines(row: str, epochs: int, log: str) -> list[ResultLine]:
             dataset=f"mnist-held-out-{LEFT_OUT}", split="test", metric=metric, value=evaluated[epoch][theirs], std=None,
             protocol={"references": 60_000 - LEFT_OUT}, n=LEFT_OUT, seed=SEED, steps=epoch * EPOCH,
             images_seen=epoch * EPOCH * BATCH, device=device_name(), seconds=round(seconds * (epoch > 0), 1),
-            commit=commit(), command=f"python tools/bigan_authors.py CHECKOUT {row} --data mnist --epochs {epochs}",
+            commit=commit(), command=f"python tools/bigan_authors.py CHECKOUT {row} --data DIR --epochs {epochs}",
         )
         for epoch in (0, epochs) for theirs, metric in METRICS.items() if theirs in evaluated[epoch]
     ]  # fmt: skip
