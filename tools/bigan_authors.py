@@ -4,7 +4,7 @@
 
 CHECKOUT is a copy of jeffdonahue/bigan, DIR has the four files of MNIST. The code is of 2016 and runs here with
 PyTensor, Theano's successor: a copy is turned into Python 3 by lib2to3, names that are gone are stood in for, and
-nothing that it computes is changed. It leaves 10,000 training images out and scores on them. ROW is one of
+what it trains and scores is not changed. It leaves 10,000 training images out and scores on them. ROW is one of
 
     mnist, latent_regressor, joint_latent_regressor    the three objectives of its train_mnist.sh, else its settings
     discriminator                                      the same without an encoder
@@ -57,7 +57,8 @@ FILES = {
     for kind, n in (("images", 3), ("labels", 1))
 }
 
-# Text of its files that means another thing by now: division of integers, integers of NumPy's own type.
+# Text of its files that means another thing by now: division of integers, integers of NumPy's own type; and for the log
+# how bright G's images are.
 CHANGES = {
     "lib/vis.py": [("j = n/nw", "j = n//nw")],
     "net.py": [("Output(out.value, out_shape,", "Output(out.value, tuple(int(s) for s in out_shape),")],
@@ -186,6 +187,8 @@ def main() -> None:
     options = parser.parse_args()
     if sys.version_info >= (3, 13):
         parser.error("this is Python 3.13 or newer; expected 3.12 or older, which have lib2to3")
+    if options.epochs < 1:
+        parser.error(f"--epochs {options.epochs}: expected at least 1")
     if not (options.checkout / "train_gan.py").exists():
         parser.error(f"{options.checkout}: no train_gan.py there; expected a copy of jeffdonahue/bigan")
     if missing := [name for name in FILES.values() if not (options.data / name).exists()]:

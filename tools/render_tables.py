@@ -442,7 +442,6 @@ def bigan_authors(lines: list[dict[str, Any]]) -> str:
     kinds: dict[str, dict[str, Any]] = {
         "authors' code": {"peer": "jeffdonahue/bigan"},
         "ours, D without bias": {"discriminator.bias": False},
-        "ours": {},
     }
     out = [f"| | epochs | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
     for r in BIGAN:
