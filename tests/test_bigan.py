@@ -70,7 +70,7 @@ def test_parameters_are_those_of_the_published_networks():
     assert count(E) == 784 * 1024 + square + 1024 * 50
     assert count(D) == 784 * 1024 + square + 50 * 1024 + 1024
     assert of_gan.E is None
-    assert count(of_gan.D) == 784 * 1024 + 1024 + square + 1024  # a bias, which the published one has not
+    assert count(of_gan.D) == 784 * 1024 + square + 1024
     assert of_autoencoder.D is None
     assert [count(n) for n in of_autoencoder[:2]] == [count(G), count(E)]
     assert [count(n) for n in of_imagenet] == [6_050_880, 4_844_064, 4_494_784]
@@ -192,7 +192,7 @@ def test_one_pass_gives_both_players_their_gradients():
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
-    """Otherwise batch norm over G's images alone gives darker ones the same scores, and G fades to black."""
+    """Otherwise batch norm over G's images alone gives darker ones the same scores (docs/bigan.md)."""
     config = small("discriminator", f"discriminator.bias={str(bias).lower()}")
     networks = build(config)
     draws = torch.Generator().manual_seed(0)

@@ -57,12 +57,13 @@ FILES = {
     for kind, n in (("images", 3), ("labels", 1))
 }
 
-# Text of its files that means another thing by now: division of integers, integers of NumPy's own type; and for the log
-# how bright G's images are.
+# Text of its files that means another thing by now: division of integers, integers of NumPy's own type, a dict that is
+# changed while it is read; and for the log how bright G's images are.
 CHANGES = {
     "lib/vis.py": [("j = n/nw", "j = n//nw")],
     "net.py": [("Output(out.value, out_shape,", "Output(out.value, tuple(int(s) for s in out_shape),")],
     "train_gan.py": [
+        ("for k, v in disp_costs.items():", "for k, v in list(disp_costs.items()):"),
         (
             "        epoch_time = time() - start_time\n",
             "        epoch_time = time() - start_time\n"

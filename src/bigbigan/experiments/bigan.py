@@ -39,12 +39,7 @@ BIGAN = Config(
     training=TrainingConfig(steps=400 * EPOCH, batch_size=128, ema_decay=0.0),
     log=LogConfig(every=EPOCH, pictures_every=25 * EPOCH, checkpoint_every=25 * EPOCH, standing_batches=1000),
 )
-# D sees images alone. Without a bias it does not see how bright they are, and G may end black (docs/bigan.md).
-GAN = replace(
-    BIGAN,
-    loss=LossConfig(s_z=False, s_xz=False),
-    discriminator=replace(BIGAN.discriminator, bias=True),
-)
+GAN = replace(BIGAN, loss=LossConfig(s_z=False, s_xz=False))  # D sees images alone
 
 
 def row(title: str, one_nn: str, **log: str) -> Callable[[Callable[[], Config]], Callable[..., Config]]:
