@@ -69,7 +69,7 @@ CHANGES = {
             "        epoch_time = time() - start_time\n"
             "        seen = _gen_train(*dist.sample(num=args.batch_size)).reshape(args.batch_size, -1)\n"
             "        print('Brightest pixel: %.4g' % seen.max(axis=1).mean(), flush=True)\n",
-        )
+        ),
     ],
 }
 THEANO = """

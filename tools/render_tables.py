@@ -346,6 +346,7 @@ PRECISION = "training.precision"
 BIGAN = PUBLISHED["bigan"].rows
 # The GAN of a latent regressor is the GAN alone, to the bit (tests/test_bigan.py): its D is D.
 SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
+BIAS = {"discriminator.bias": True}  # the three rows with a GAN were trained with and without
 LEFT_OUT, COUNT = "mnist-held-out", 10_000  # made by tools/train_table.py bigan --hold-out 10000
 
 
@@ -367,13 +368,13 @@ def bigan_lines(
 
 
 def bigan_more(lines: list[dict[str, Any]]) -> str:
-    """Raw pixels, and logistic regression on the same features, for each method and data set."""
+    """Raw pixels, and logistic regression on the same features, for each method and data set after 15 epochs."""
     rows = [("raw pixels", "bigan/mnist", "pixels"), *((r.title, str(r.experiment), r.feature) for r in BIGAN)]
     columns = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
     out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
         for title, experiment, feature in rows:
-            found = [x for x in lines if x["experiment"] == experiment and x["dataset"] == dataset]
+            found = [x for x in lines if x["dataset"] == dataset and x["steps"] in (0, 15 * 469)]
             cells = [cell(newest(found, experiment, m.format(feature), feature != "pixels")) for m in columns]
             out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
     return "\n".join(out)
@@ -392,16 +393,17 @@ def bigan_length(lines: list[dict[str, Any]]) -> str:
     metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
     out = ["| | epochs | trained in | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
     for row in BIGAN:
-        found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
-        for x in bigan_lines(lines, row.experiment):
-            if x["dataset"] == "mnist":
-                precision = x["settings"].get(PRECISION, "float32") if x["steps"] else "–"
-                group = found.setdefault((x["steps"], precision), {})
-                group.setdefault(x["metric"], {})[x["seed"]] = x["value"]
-        for (steps, precision), group in sorted(found.items()):
-            if (metric := f"knn1_euclidean_{row.feature}") in group:
-                cells = [over_seeds(group.get(m)) for m in (metric, *metrics)]
-                out.append(f"| {row.title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
+        for title, settings in ((row.title, {}), (f"{row.title}, bias in D", BIAS)):
+            found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
+            for x in bigan_lines(lines, row.experiment, settings):
+                if x["dataset"] == "mnist" and (x["steps"] or not settings):
+                    precision = x["settings"].get(PRECISION, "float32") if x["steps"] else "–"
+                    group = found.setdefault((x["steps"], precision), {})
+                    group.setdefault(x["metric"], {})[x["seed"]] = x["value"]
+            for (steps, precision), group in sorted(found.items()):
+                if (metric := f"knn1_euclidean_{row.feature}") in group:
+                    cells = [over_seeds(group.get(m)) for m in (metric, *metrics)]
+                    out.append(f"| {title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
         out.append(f"| {row.title}, published | 400 | | {row.published['1-NN']} | | | |")
     return "\n".join(out)
 
@@ -412,9 +414,11 @@ def bigan_left_out(lines: list[dict[str, Any]]) -> str:
     head = ("", "published", "epochs", "test images", "images left out", "the same, not trained on")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
-    def rows(title: str, published: str, experiment: str | None, metric: str, trained: bool) -> None:
+    def rows(
+        title: str, published: str, experiment: str | None, metric: str, trained: bool, settings: Any = None
+    ) -> None:
         found: dict[int, dict[str, dict[int, float]]] = {}
-        for x in bigan_lines(lines, experiment):
+        for x in bigan_lines(lines, experiment, settings):
             left_out = x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT
             if (x["metric"], x["steps"] > 0) == (metric, trained) and (left_out or x["dataset"] == "mnist"):
                 kind = "test" if not left_out else "seen" if transferred(x) else "unseen"
@@ -433,28 +437,32 @@ def bigan_left_out(lines: list[dict[str, Any]]) -> str:
     rows("raw pixels", "", "bigan/mnist", "knn1_euclidean_pixels", trained=False)
     rows("untrained E", "", "bigan/mnist", "knn1_euclidean_avepool", trained=False)
     for r in BIGAN:
-        rows(r.title, r.published["1-NN"], r.experiment, f"knn1_euclidean_{r.feature}", trained=True)
+        metric = f"knn1_euclidean_{r.feature}"
+        rows(r.title, r.published["1-NN"], r.experiment, metric, trained=True)
+        rows(f"{r.title}, bias in D", r.published["1-NN"], r.experiment, metric, trained=True, settings=BIAS)
     return "\n".join(out)
 
 
 def bigan_authors(lines: list[dict[str, Any]]) -> str:
-    """1-NN on images left out and never seen: by the authors' own code where it was run, and ours at that length."""
-    kinds: dict[str, dict[str, Any]] = {
-        "authors' code": {"peer": "jeffdonahue/bigan"},
-        "ours, D without bias": {"discriminator.bias": False},
-    }
-    out = [f"| | epochs | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    """Images left out and never seen: by the authors' own code where it was run, and ours at that length."""
+    kinds: dict[str, dict[str, Any]] = {"authors": {"peer": "jeffdonahue/bigan"}, "ours": {}}
+    out = [
+        "| | epochs | 1-NN, their code | ours | ‖x − G(E(x))‖, theirs | ours | mismatched, theirs | ours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for r in BIGAN:
-        found: dict[int, dict[str, dict[int, float]]] = {}
+        found: dict[int, dict[tuple[str, str], dict[int, float]]] = {}
         for kind, settings in kinds.items():
             for x in bigan_lines(lines, r.experiment, settings):
-                left_out = x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT and not transferred(x)
-                if left_out and x["metric"] == f"knn1_euclidean_{r.feature}":
-                    epochs = round(x["steps"] / 391)
-                    found.setdefault(epochs, {}).setdefault(kind, {})[x["seed"]] = x["value"]
+                if x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT and not transferred(x):
+                    of_epoch = found.setdefault(round(x["steps"] / 391), {})
+                    of_epoch.setdefault((kind, x["metric"]), {})[x["seed"]] = x["value"]
+        metrics = (f"knn1_euclidean_{r.feature}", "reconstruction_error", "reconstruction_error_mismatched")
         for epochs, group in sorted(found.items()):
-            if "authors' code" in group:
-                out.append(f"| {r.title} | {epochs} | {' | '.join(over_seeds(group.get(kind)) for kind in kinds)} |")
+            if ("authors", metrics[0]) in group:
+                cells = [over_seeds(group.get((kind, m)) if epochs else None) for m in metrics[1:] for kind in kinds]
+                first = [over_seeds(group.get((kind, metrics[0]))) for kind in kinds]
+                out.append(f"| {r.title} | {epochs} | {' | '.join([*first, *cells])} |")
     return "\n".join(out)
 
 
