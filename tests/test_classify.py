@@ -153,6 +153,22 @@ def test_mistakes(run, arguments, told, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_more_labels_than_a_class_has_are_told_of(run, capsys, tmp_path):
+    call = [
+        "classify",
+        str(run),
+        "--labels-per-class",
+        "99",
+        "--draws",
+        "1",
+        "--out",
+        str(tmp_path / "p.csv"),
+        "--quiet",
+    ]
+    assert main(call) == 0
+    assert "has 30 labelled images to train on; of such classes all are used" in capsys.readouterr().err
+
+
 def test_unlabelled_images_cannot_be_classified(run, capsys, tmp_path):
     np.savez(tmp_path / "u.npz", images=np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
     call = ["classify", str(run), "--data", str(tmp_path / "u.npz"), "--labels-per-class", "3", "--quiet"]

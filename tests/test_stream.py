@@ -92,6 +92,18 @@ def test_too_many_unreadable_images_end_in_one_line(folder):
         streamed[torch.arange(30)]
 
 
+@pytest.mark.parametrize("held", ["1", "0"])  # GiB: in memory, or streamed
+def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folder, tmp_path, held):
+    for i in (0, 2, 4):
+        (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    settings = ("data.channels=3", f"data.memory_gib={held}", "training.steps=3")
+    with pytest.raises(UserError, match=r"or train with a larger share, such as --set data\.max_unreadable="):
+        train(tiny_config(*settings), str(folder), tmp_path / "run", progress=False)
+    more = tiny_config(*settings, "data.max_unreadable=0.2")
+    assert train(more, str(folder), tmp_path / "run", progress=False) is None
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3
+
+
 def test_fingerprint_of_a_sample_sees_names_of_all_and_content_of_some(folder):
     images = open_source(str(folder)).splits["train"]
     assert fingerprint(images, most=100) == fingerprint(images)

@@ -7,6 +7,7 @@ The lines go to results/ablations.jsonl; docs/experiments.md shows them.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ METRICS = "top1_linear_bn_crelu_10perclass,reconstruction_ratio"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = Path("results/ablations.jsonl")
     for name, settings in VARIANTS.items():
         run = f"runs/ablations/{name}"

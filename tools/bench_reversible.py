@@ -8,6 +8,7 @@ memory is the peak resident size less that before the first pass, time the best 
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def measure() -> None:
     for blocks in DEPTHS:
         for recompute in (True, False):
             start = time.perf_counter()
-            command = [sys.executable, __file__, str(blocks), str(recompute)]
+            command = [sys.executable, __file__, "--point", str(blocks), str(recompute)]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             seconds = round(time.perf_counter() - start, 1)
             append_results(
@@ -94,8 +95,10 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(point(int(sys.argv[1]), sys.argv[2] == "True")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--point", nargs=2, metavar=("BLOCKS", "RECOMPUTE"), help="one alone, as JSON")
+    if one := parser.parse_args().point:
+        print(json.dumps(point(int(one[0]), one[1] == "True")))
     else:
         measure()
         draw()

@@ -6,6 +6,7 @@ python tools/pretext_inputs.py --data SOURCE [--count 4]
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,10 @@ def main() -> None:
         system = make_system(config, build(config))
         x = to_float(torch.from_numpy(pixels))
         for views in system.pictures(x, system.draw(len(x), keyed_generator(0, "inputs"))).values():
-            save_image(grid(views.flatten(0, 1), views.shape[1]), PICTURES / f"pretext_{method}.png")
+            columns = views.shape[1]
+            if columns > 12:  # of one image, as they lie in it
+                views, columns = views[:1], math.isqrt(columns)
+            save_image(grid(views.flatten(0, 1), columns, least_side=64), PICTURES / f"pretext_{method}.png")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -728,6 +729,9 @@ def render(text: str, lines: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
     lines = [line for path in sorted((ROOT / "results").glob("*.jsonl")) for line in read_results(path)]
     stale = []
     for name in FILES:
@@ -736,11 +740,11 @@ def main() -> int:
         after = render(before, lines)
         if after != before:
             stale.append(name)
-            if "--check" not in sys.argv:
+            if not check:
                 path.write_text(after)
     if stale:
-        print(("out of date: " if "--check" in sys.argv else "rewritten: ") + ", ".join(stale))
-    return int(bool(stale) and "--check" in sys.argv)
+        print(("out of date: " if check else "rewritten: ") + ", ".join(stale))
+    return int(bool(stale) and check)
 
 
 if __name__ == "__main__":

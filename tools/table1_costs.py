@@ -5,6 +5,7 @@ python tools/table1_costs.py       three minutes; docs/table1.md shows them
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
@@ -17,7 +18,9 @@ RESULTS = Path("results/table1_costs.jsonl")
 
 
 def main() -> None:
-    RESULTS.unlink(missing_ok=True)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    aside = RESULTS.with_suffix(".aside")
+    aside.unlink(missing_ok=True)
     for name, experiment in EXPERIMENTS.items():
         if experiment.table_row is None:
             continue
@@ -27,7 +30,7 @@ def main() -> None:
         figures |= {"flops_per_step": cost["flops_per_step"], "memory_bytes": cost["memory_bytes"]}
         seconds = round(time.perf_counter() - start, 1)
         append_results(
-            RESULTS,
+            aside,
             [
                 ResultLine(
                     experiment=name, scale=0, table_row=experiment.table_row, settings={}, dataset="none", split="none",
@@ -37,6 +40,7 @@ def main() -> None:
                 for metric, value in figures.items()
             ],
         )  # fmt: skip
+    aside.replace(RESULTS)
 
 
 if __name__ == "__main__":

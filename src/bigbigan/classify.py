@@ -113,6 +113,14 @@ def classify(
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
     names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
+    classes, counts = np.unique(train.labels, return_counts=True)
+    if labels.per_class and labels.per_class > counts.min():
+        fewest = int(classes[counts.argmin()])
+        warnings.warn(
+            f"--labels-per-class {labels.per_class}: class {names[fewest]} has {counts.min():,} labelled images to "
+            "train on; of such classes all are used",
+            stacklevel=2,
+        )
     methods = _methods(subject, images, finetune, scratch)
     lines: list[ResultLine] = []
     bar = tqdm(total=len(methods) * draws, desc="classify", disable=not progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -35,12 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
+            _check_targets(options)
             return options.verb(options) or 0
         except UserError as error:
             print(f"bigbigan: {error}", file=sys.stderr)
             return 2
         except RunError as error:
             print(f"bigbigan: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # what was printed is not wanted any more: `bigbigan list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            if error.filename is None:  # not of a file that was named
+                raise
+            print(f"bigbigan: {error.filename}: {error.strerror}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("bigbigan: interrupted", file=sys.stderr)
@@ -389,13 +399,14 @@ def _generate(options: argparse.Namespace) -> None:
     from bigbigan.run import default_device
 
     _at_least(1, count=options.count)
+    _writable(options.out if options.out.suffix == ".png" else options.out / "00000.png")
+    if options.out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
+        raise UserError(f"--out {options.out}: expected a name ending in .png for one picture, or a folder")
     model = load(options.run, device=default_device())
     images = model.generate(options.count, options.truncation, options.seed, options.label).cpu()
     if options.out.suffix == ".png":
-        _writable(options.out)
         save_image(grid(images), options.out)
     else:
-        _writable(options.out / "x")
         for i, image in enumerate(images):
             save_image(grid(image[None], least_side=1), options.out / f"{i:05d}.png")
     print(options.out)
@@ -465,8 +476,17 @@ def _picture(options: argparse.Namespace) -> None:
 def _save(picture: Any, options: argparse.Namespace) -> None:
     from bigbigan.pictures import save_image
 
-    _writable(options.out)
     save_image(picture, options.out)
+
+
+def _check_targets(options: argparse.Namespace) -> None:
+    """Tell that a file cannot be written before hours are spent on what is to stand in it."""
+    for name in ("out", "results", "sheet", "picture"):
+        path = getattr(options, name, None)
+        if path is not None and (options.verb, name) not in FOLDERS:
+            _writable(path)
+    if options.verb in (_evaluate, _classify, _cluster) and (Path(options.run) / "checkpoints").is_dir():
+        _writable(Path(options.run) / "results.jsonl")
 
 
 def _writable(path: Path) -> None:
@@ -474,6 +494,10 @@ def _writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; expected the name of a file to write")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written: permission denied; choose another place")
 
 
 def _classify(options: argparse.Namespace) -> None:
@@ -512,10 +536,8 @@ def _cluster(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.results import append_results, results_table
 
     _at_least(2, clusters=options.clusters)
-    if options.sheet is not None:
-        if options.sheet.suffix != ".png":
-            raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
-        _writable(options.sheet)
+    if options.sheet is not None and options.sheet.suffix != ".png":
+        raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
     lines, found = cluster(
         options.run,
         options.data,
@@ -605,7 +627,6 @@ def _bench(options: argparse.Namespace) -> None:
             )
         )
     if options.picture:
-        _writable(options.picture)
         chart(costs, name, options.experiment, options.picture)
 
 
@@ -613,11 +634,12 @@ def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
 
+    if options.out and options.out.suffix != ".png":
+        raise UserError(f"--out {options.out}: expected a name ending in .png")
     source = open_source(options.source, labels=options.labels)
     facts = inspect(source)
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     if options.out:
-        _writable(options.out)
         contact_sheet(source).save(options.out)
 
 
@@ -672,6 +694,10 @@ def _describe(facts: dict[str, Any]) -> str:
     lines += [f"note: {note}: {n}" for note, n in facts["notes"].items()]
     lines += [f"skipped: {file}: {reason}" for file, reason in facts["skipped"]]
     return "\n".join(lines)
+
+
+# Options of these names that are folders.
+FOLDERS = ((_train, "out"), (_generate, "out"), (_export, "out"), (_data_shard, "out"), (_table, "results"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -490,7 +491,18 @@ def _resolve(tree: Mapping[str, Any], settings: list[str], file: str = "") -> Co
     except (ArgumentError, ValueError, TypeError) as error:
         text = " ".join(str(error).replace("config.", "").split())
         concerned = [s for s in settings if s.partition("=")[0] in text] or settings
-        raise UserError(f"{file or '--set ' + ' '.join(concerned)}: {text}") from None
+        given = file or "--set " + " ".join(concerned)
+        raise UserError(f"{given}: {_in_words(text, keys=len(concerned) != 1)}") from None
+
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list, such as [1,2]"}
+
+
+def _in_words(text: str, keys: bool) -> str:
+    """What jsonargparse says of a value of the wrong type, without the names of types; `keys`: say of which setting."""
+    text = re.sub(r'Parser key "([^"]*)": ', r"\1: " if keys else "", text)
+    text = re.sub(r"Expected a <class '(\w+)'>", lambda m: f"expected {KINDS.get(m[1], m[1])}", text)
+    return re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", text).replace(". Got value:", ", got")
 
 
 def override(config: Config, settings: list[str]) -> Config:

@@ -116,7 +116,7 @@ def _harmless(spec: str, run: Path) -> str:
 
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
-CHANGEABLE = ("training.steps", "log.")
+CHANGEABLE = ("training.steps", "log.", "data.max_unreadable")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from bigbigan.errors import UserError
 
 __all__ = ["fingerprint", "load_pixels", "load_view", "middle", "read_pixels", "stored_side"]
 
+WAY_OUT = "mend them or take them out, or train with a larger share, such as --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
 
@@ -82,7 +83,7 @@ def load_pixels(
         seen = len(kept) + len(refused)
         raise UserError(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
-            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}"
+            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {WAY_OUT}"
         )
     return out[: len(kept)], np.array(kept, dtype=np.int64)
 

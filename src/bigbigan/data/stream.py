@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbigan.data.decode import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.pixels import fingerprint, load_pixels, read_pixels
+from bigbigan.data.pixels import WAY_OUT, fingerprint, load_pixels, read_pixels
 from bigbigan.errors import UserError
 
 __all__ = ["StreamedPixels", "order_by_shards", "training_pixels"]
@@ -99,7 +99,8 @@ class StreamedPixels:
         if share > self.source.max_unreadable:
             raise UserError(
                 f"{len(self._refused):,} of the {len(self):,} images in '{self.images.name}' cannot be read so far "
-                f"({share:.1%}, limit {self.source.max_unreadable:.1%}); the last is {self.images.files[i]} ({error})"
+                f"({share:.1%}, limit {self.source.max_unreadable:.1%}); the last is {self.images.files[i]} ({error}); "
+                f"{WAY_OUT}"
             )
 
     def close(self) -> None:
