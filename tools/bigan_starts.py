@@ -45,12 +45,12 @@ def main() -> None:
         for seed in range(options.seeds):
             start = time.perf_counter()
             run = options.runs / "-".join([row, *options.set, str(seed)])
+            if read_results(run / "results.jsonl"):
+                continue
             settings = [*options.set, f"training.seed={seed}", "optimizer.lr_final=1", "log.standing_batches=100"]
             train = ["train", f"bigan/{row}", "--data", options.data, "--out", str(run), "--steps", str(STEPS)]
             if code := bigbigan([*train, "--quiet", "--set", *settings]):
                 sys.exit(code)
-            if read_results(run / "results.jsonl"):
-                continue
             subject = open_subject(str(run))
             model = subject.model
             assert model is not None
