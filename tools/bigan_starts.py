@@ -1,4 +1,4 @@
-"""How often a GAN of BiGAN's table is lost in its first epoch: trains rows from several seeds and looks at their samples.
+"""How often a GAN of BiGAN's table is lost in its first epoch: trains from several seeds and looks at the samples.
 
     python tools/bigan_starts.py ROW ... --data SOURCE [--seeds N] [--set a.b=value ...] [--results FILE] [--runs DIR]
 
@@ -57,7 +57,8 @@ def main() -> None:
             source, c = subject.source(None, None, "samples"), model.config
             images = source.splits["train"].subset(range(COUNT))
             pixels, _ = load_view(images, c.generator.resolution, c.data.channels, c.data.augment)
-            figures = {"sample_spread": Figure(spread(model.generate(COUNT)) / spread(model.prepare(torch.from_numpy(pixels))))}
+            real = model.prepare(torch.from_numpy(pixels))
+            figures = {"sample_spread": Figure(spread(model.generate(COUNT)) / spread(real))}
             lines = result_lines(subject, source, "train", COUNT, figures, True, start, command)
             for file in (run / "results.jsonl", options.results):
                 append_results(file, lines)
