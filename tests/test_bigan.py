@@ -347,7 +347,7 @@ NND/100: 5.82  NND: 5.20  NNC_e: 93.45%  NNC_e-: 96.52%  NNC_d: 97.13%  EGr: 5.5
 def test_scores_of_the_authors_own_code_are_read_from_its_log(monkeypatch):
     """tools/bigan_authors.py"""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
-    lines = importlib.import_module("bigan_authors").result_lines("latent_regressor", 2, AUTHORS_LOG)
+    lines = importlib.import_module("bigan_authors").result_lines("latent_regressor", 2, 42, AUTHORS_LOG)
     assert {(x.steps, x.metric): x.value for x in lines} == {
         (0, "knn1_euclidean_avepool"): 96.64,
         (0, "knn1_euclidean_discriminator"): 96.84,

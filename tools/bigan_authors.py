@@ -1,6 +1,6 @@
 """Train and score a row of BiGAN's table with the authors' own code, and write its result lines.
 
-    python tools/bigan_authors.py CHECKOUT ROW --data DIR --epochs N [--results FILE] [--runs DIR]
+    python tools/bigan_authors.py CHECKOUT ROW --data DIR --epochs N [--seed S] [--results FILE] [--runs DIR]
 
 CHECKOUT is a copy of jeffdonahue/bigan, DIR has the four files of MNIST. The code is of 2016 and runs here with
 PyTensor, Theano's successor: a copy is turned into Python 3 by lib2to3, names that are gone are stood in for, and
@@ -10,7 +10,7 @@ what it trains and scores is not changed. It leaves 10,000 training images out a
     discriminator                                      the same without an encoder
 
 Half of the epochs are at constant rates, the rest falling. How bright G's images are follows each epoch in
-RUNS/ROW-N.log; a run whose log has its scores is not run again.
+RUNS/ROW-N-S.log; a run whose log has its scores is not run again.
 
 Needs Python 3.12 or older (lib2to3) and these packages: pytensor scikit-learn matplotlib pandas joblib; and a BLAS
 that PyTensor finds (PYTENSOR_FLAGS="blas__ldflags=-lopenblas").
@@ -124,7 +124,7 @@ runpy.run_path("train_gan.py", run_name="__main__")
 """
 
 
-def port(checkout: Path, data: Path, work: Path) -> None:
+def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
     """A copy of the code that runs, with the data where it looks for them."""
     if work.exists():
         shutil.rmtree(work)
@@ -134,7 +134,7 @@ def port(checkout: Path, data: Path, work: Path) -> None:
         [sys.executable, "-W", "ignore", "-m", "lib2to3", "-w", "-n", "--no-diffs", *names],
         cwd=work, check=True, capture_output=True,
     )  # fmt: skip
-    for name, changes in CHANGES.items():
+    for name, changes in {**CHANGES, "lib/rng.py": [(f"seed = {SEED}", f"seed = {seed}")]}.items():
         text = (work / name).read_text()
         for old, new in changes:
             if old not in text:
@@ -161,7 +161,7 @@ def scores(log: str) -> dict[int, dict[str, float]]:
     }
 
 
-def result_lines(row: str, epochs: int, log: str) -> list[ResultLine]:
+def result_lines(row: str, epochs: int, seed: int, log: str) -> list[ResultLine]:
     """Of the last evaluation, and of that before training."""
     seconds = sum(map(float, re.findall(r"^Epoch \d+: ([\d.]+) seconds", log, re.MULTILINE)))
     evaluated = scores(log)
@@ -169,9 +169,10 @@ def result_lines(row: str, epochs: int, log: str) -> list[ResultLine]:
         ResultLine(
             experiment=f"bigan/{row}", scale=0, settings={"peer": "jeffdonahue/bigan"}, table_row=None,
             dataset=f"mnist-held-out-{LEFT_OUT}", split="test", metric=metric, value=evaluated[epoch][theirs], std=None,
-            protocol={"references": 60_000 - LEFT_OUT}, n=LEFT_OUT, seed=SEED, steps=epoch * EPOCH,
+            protocol={"references": 60_000 - LEFT_OUT}, n=LEFT_OUT, seed=seed, steps=epoch * EPOCH,
             images_seen=epoch * EPOCH * BATCH, device=device_name(), seconds=round(seconds * (epoch > 0), 1),
-            commit=commit(), command=f"python tools/bigan_authors.py CHECKOUT {row} --data DIR --epochs {epochs}",
+            commit=commit(), command=f"python tools/bigan_authors.py CHECKOUT {row} --data DIR --epochs {epochs}"
+            + f" --seed {seed}" * (seed != SEED),
         )
         for epoch in (0, epochs) for theirs, metric in METRICS.items() if theirs in evaluated[epoch]
     ]  # fmt: skip
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("row", choices=ROWS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--epochs", type=int, required=True, metavar="N")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="S", help="its own by default")
     parser.add_argument("--results", type=Path, metavar="FILE")
     parser.add_argument("--runs", type=Path, default=Path("runs/bigan-authors"), metavar="DIR")
     options = parser.parse_args()
@@ -194,13 +196,17 @@ def main() -> None:
         parser.error(f"{options.checkout}: no train_gan.py there; expected a copy of jeffdonahue/bigan")
     if missing := [name for name in FILES.values() if not (options.data / name).exists()]:
         parser.error(f"--data {options.data}: no {', '.join(missing)} there; expected MNIST's four files")
-    name = f"{options.row}-{options.epochs}"
+    name = f"{options.row}-{options.epochs}-{options.seed}"
     options.runs.mkdir(parents=True, exist_ok=True)
     log, work = options.runs / f"{name}.log", options.runs / f"{name}-code"
     if not log.exists() or options.epochs not in scores(log.read_text()):
-        port(options.checkout, options.data, work)
+        port(options.checkout, options.data, work, options.seed)
         length = f"--epochs {options.epochs // 2} --decay_epochs {options.epochs - options.epochs // 2}"
-        command = [sys.executable, "start.py", *f"{SETTINGS} {ROWS[options.row]} {length} --exp_dir exp".split()]
+        command = [
+            sys.executable,
+            "start.py",
+            *f"{SETTINGS} {ROWS[options.row]} {length} --exp_dir exp".split(),
+        ]
         flags = ",".join(["floatX=float32,linker=cvm", *filter(None, [os.environ.get("PYTENSOR_FLAGS")])])
         with log.open("w") as file:
             done = subprocess.run(
@@ -208,7 +214,7 @@ def main() -> None:
             )
         if done.returncode:
             sys.exit(f"{log}: {log.read_text().strip().splitlines()[-1]}")
-    lines = result_lines(options.row, options.epochs, log.read_text())
+    lines = result_lines(options.row, options.epochs, options.seed, log.read_text())
     if options.results:
         append_results(options.results, lines)
     for line in lines:
