@@ -362,6 +362,16 @@ def test_scores_of_the_authors_own_code_are_read_from_its_log(monkeypatch):
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="lib2to3 is in Python 3.12 and older")
+def test_the_spread_of_samples_tells_a_lost_generator(monkeypatch):
+    """tools/bigan_starts.py"""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    spread = importlib.import_module("bigan_starts").spread
+    x = torch.zeros(3, 1, 2, 2)
+    assert spread(x) == 0
+    x[0] = 1  # two of three pairs are at a distance of 2
+    assert spread(x) == pytest.approx(4 / 3)
+
+
 def test_other_code_is_not_taken_for_the_authors(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     for name in ("train_gan", "data", "dist", "gan", "load", "net", "lib/vis"):

@@ -382,9 +382,11 @@ def bigan_more(lines: list[dict[str, Any]]) -> str:
 
 
 def over_seeds(values: dict[int, float] | None) -> str:
-    """One seed's value, or the mean of several with their standard deviation."""
+    """The values of one seed or two, or the mean of more with their standard deviation."""
     if not values:
         return "–"
+    if len(values) == 2:
+        return ", ".join(f"{values[seed]:.2f}" for seed in sorted(values))
     spread = f" ± {stdev(values.values()):.2f}" if len(set(values.values())) > 1 else ""
     return f"{mean(values.values()):.2f}{spread}"
 
@@ -464,6 +466,24 @@ def bigan_authors(lines: list[dict[str, Any]]) -> str:
                 cells = [over_seeds(group.get((kind, m)) if epochs else None) for m in metrics[1:] for kind in kinds]
                 first = [over_seeds(group.get((kind, metrics[0]))) for kind in kinds]
                 out.append(f"| {r.title} | {epochs} | {' | '.join([*first, *cells])} |")
+    return "\n".join(out)
+
+
+def bigan_starts(lines: list[dict[str, Any]]) -> str:
+    """The spread of samples after the first epoch, run by run."""
+    chosen = [x for x in lines if x["metric"] == "sample_spread"]
+    out = ["| | images | runs | sample spread of each |", "|---|---|---|---|"]
+    for r in BIGAN:
+        for title, bias in ((r.title, False), (f"{r.title}, bias in D", True)):
+            for dataset, name in (("mnist", "60,000"), (f"{LEFT_OUT}-{COUNT}", "50,000")):
+                found = [
+                    x["value"] for x in chosen
+                    if (x["experiment"], x["dataset"]) == (r.experiment, dataset)
+                    and x["settings"].get("discriminator.bias", False) == bias
+                ]  # fmt: skip
+                if found:
+                    values = ", ".join(f"{value:.2f}" for value in sorted(found))
+                    out.append(f"| {title} | {name} | {len(found)} | {values} |")
     return "\n".join(out)
 
 
@@ -698,6 +718,7 @@ TABLES = {
     "bigan_more": bigan_more,
     "latent_shift": latent_shift,
     "pretext_longer": pretext_longer,
+    "bigan_starts": bigan_starts,
     "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
