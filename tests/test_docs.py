@@ -37,7 +37,7 @@ PAGES = [p.relative_to(ROOT).as_posix() for p in sorted([*ROOT.glob("*.md"), *(R
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
 COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python tools/\w+\.py) [^`]*)`")  # in a line of prose
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "tensorflow", "timm", "torchvision"}
-OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "tensorboard"}  # programs that are not ours
+OTHERS = {"source", "cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "tensorboard"}  # programs that are not ours
 
 
 class Block(NamedTuple):
@@ -225,7 +225,7 @@ def _parse_pip(arguments: list[str]) -> None:
         ("bigbigan table 9", "9"),
         ("bigbigan tabel", "tabel"),
         ("python tools/truncation.py runs/x --network y --smaples 9", "--smaples"),
-        ("python tools/ablations.py --fast", "takes no arguments"),
+        ("python tools/ablations.py --fast", "--fast"),
         ("make tset", "tset"),
         ("torchrun --nproc-per-node 2 -m bigbigan train small/mnits --out x", "small/mnist"),
         ("pip install -e '.[onxn]'", "onxn"),
