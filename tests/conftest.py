@@ -1,6 +1,10 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several that share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
