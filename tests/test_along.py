@@ -13,6 +13,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation import along, linear
 from bigbigan.evaluation.along import Watch
 from bigbigan.evaluation.networks import classifier_file
+from bigbigan.evaluation.splits import View, load_images
 from bigbigan.state import TrainingState
 from bigbigan.train import train
 from tiny import tiny_config, write_npz
@@ -27,6 +28,19 @@ def watched(tmp_path, metric, *settings):
     state = TrainingState(config, torch.device("cpu"))
     state.fill_standing_statistics(batches)
     return Watch(config, batches, images.labels, source, tmp_path), state
+
+
+def test_a_step_is_not_chosen_by_images_that_are_held_out_as_test(tmp_path):
+    """Of a source without a test split."""
+    source = open_source(str(write_npz(tmp_path / "d.npz", count=120)))
+    del source.splits["test"]
+    config = tiny_config("training.seed=3")
+    images = source.splits["train"]
+    stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
+    watch = Watch(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
+    evaluated = load_images(source, View.of(config), 3)
+    assert len(evaluated.test) == 24
+    assert {images.files[i] for i in [*watch.held, *watch.rest]} == set(evaluated.train.files)
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])

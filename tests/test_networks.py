@@ -98,6 +98,14 @@ def test_what_is_missing_or_damaged_is_told_in_one_line(cache, data):
         open_network("encoder", "rows", None, 8, CPU)
 
 
+def test_images_without_a_label_are_left_out(cache, data, tmp_path):
+    source = open_source(data)
+    labels = source.splits["train"].labels
+    labels[:40] = -1
+    _, line = train_classifier("mnist-cnn", source, 1, CPU, "", progress=False)
+    assert line.n == 240
+
+
 @pytest.mark.parametrize(("arguments", "told"), [
     (["vgg", "--data", "{d}"], "expected one of mnist-cnn, cifar-resnet18"),
     (["mnist-cnn", "--data", "{d}", "--epochs", "0"], "expected at least 1"),

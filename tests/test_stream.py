@@ -102,6 +102,26 @@ def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folde
     more = tiny_config(*settings, "data.max_unreadable=0.2")
     assert train(more, str(folder), tmp_path / "run", progress=False) is None
     assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3
+    more = tiny_config(*settings, "data.max_unreadable=0.2", "training.steps=4")
+    assert train(more, str(folder), tmp_path / "run", progress=False) is None
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3, (
+        "known before, and listed once"
+    )
+
+
+def test_what_stands_in_for_an_unreadable_image_brings_its_label(folder):
+    (folder / "class0" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    source = open_source(str(folder))
+    images = source.splits["train"]
+    streamed = StreamedPixels(images, 12, 3, source, CPU)
+    numbers = torch.arange(len(images))  # told as labels, so that each says whose it is
+    batches = Batches(streamed, len(images), 0, labels=numbers)
+    x, y = batches.batch(0), batches.labels(0)
+    for image, number in zip(x, y.tolist(), strict=True):
+        assert torch.equal(image, batches.images(torch.tensor([number]))[0])
+    lost = images.files.index("class0/04.png")
+    assert lost not in y
+    assert y.tolist().count(lost + 1) == 2
 
 
 def test_fingerprint_of_a_sample_sees_names_of_all_and_content_of_some(folder):

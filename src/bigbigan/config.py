@@ -216,7 +216,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         _require(self.orthogonal >= 0, "loss.orthogonal must not be negative")
         _require(self.regression_of_g >= 0, "loss.regression_of_g must not be negative")
-        _require(self.s_xz or self.s_x or self.s_z, "loss: at least one of s_x, s_z, s_xz must be on")
+        _require(self.s_xz or self.s_x, "loss: at least one of s_x and s_xz must be on: G learns by no other score")
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -348,10 +348,6 @@ class Config:
             )
         if self.data.labels == "single":
             _require(of_biggan and self.loss.s_x, "data.labels=single is for loss.s_x and the biggan networks")
-        _require(
-            self.system != "pretext" or (self.training.precision == "float32" and not self.training.compile),
-            "training.precision=bf16 and training.compile are not for system=pretext",
-        )
         for name, given, system in (  # a setting that would do nothing is a mistake
             ("orthogonal", self.loss.orthogonal > 0, "bigbigan"),
             ("regression_of_g", self.loss.regression_of_g > 0, "latent_regressor"),
@@ -424,6 +420,11 @@ class Config:
             self.encoder.block in CONVOLUTIONAL,
             f"system=pretext needs encoder.block={' or '.join(CONVOLUTIONAL)}, not {self.encoder.block}",
         )
+        _require(
+            self.training.precision == "float32" and not self.training.compile,
+            "training.precision=bf16 and training.compile are not for system=pretext",
+        )
+        _require(self.data.labels != "single", "data.labels=single is for loss.s_x and the biggan networks")
         ours, usual = flat(self.to_dict()), flat(_USUAL)
         idle = ("latent.", "generator.", "discriminator.", "loss.", "training.d_steps", "optimizer.lr_d")
         latents = ("encoder.head_layers", "encoder.stochastic", "encoder.stdev_bias")

@@ -58,6 +58,11 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
     source = open_source(data, labels=labels, max_unreadable=config.data.max_unreadable)
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = _with_classes(config, images, data)
+    if (saved := ck.checkpoints(run)) and saved[-1].step > config.training.steps:
+        raise UserError(
+            f"training.steps={config.training.steps}: {run} has been trained for {saved[-1].step} steps; expected as "
+            "many or more, or another --out"
+        )
     with open_for_training(run, config) if first else nullcontext():
         # Data: on the device as uint8, or too large for that and decoded as needed
         side = stored_side(images, config.encoder.resolution, config.data.augment)
@@ -105,6 +110,8 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
             newest = ck.newest_checkpoint(run, set_aside=True)
             if newest is not None:
                 ck.load_state(state, newest)
+                if (run / "data.json").exists():
+                    source.remember(read_json(run / "data.json").get("skipped", []))
             write_json(run / "data.json", card)
         distributed.share(state)
         steps = config.training.steps
@@ -137,6 +144,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
                 pictures = _due(config.log.pictures_every, state.step, steps)
                 probe = bool(watches) and _due(config.log.probe_every, state.step, steps)
                 save = probe or _due(config.log.checkpoint_every, state.step, steps)
+                paused = time.perf_counter()
                 if pictures or save:
                     check_finite(state)
                     state.fill_standing_statistics(batches)
@@ -148,6 +156,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
                     figure = watch(state)
                     monitor.log(state.step, {config.log.watch: figure})
                     _note_best(state, run, watch, figure)
+                started += time.perf_counter() - paused  # images_per_second is of training alone
             if signal:
                 check_finite(state)
                 state.fill_standing_statistics(batches)

@@ -146,8 +146,14 @@ class Batches:
         return mine[torch.arange(count, device=generator.device) * world // count, picks]
 
     def labels(self, number: int, part: slice = ALL) -> Tensor | None:
-        """The labels of batch `number`, or of these rows of it, int64 [n]; None where there are none."""
-        return None if self._labels is None else self._labels[self.indices(number)[part].to(self._labels.device)]
+        """The labels of batch `number`, or of these rows of it, int64 [n]; None where there are none. Of an image that
+        cannot be read it is that of the image that stands in, so ask for the images first."""
+        if self._labels is None:
+            return None
+        indices = self.indices(number)[part]
+        if isinstance(self.pixels, StreamedPixels):
+            indices = self.pixels.shown(indices)
+        return self._labels[indices.to(self._labels.device)]
 
     def images(self, indices: Tensor) -> Tensor:
         """The images of these indices as evaluation sees them, float [n, C, R, R] in [-1, 1]."""

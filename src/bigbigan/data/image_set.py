@@ -186,6 +186,13 @@ class Source:
             self.skipped.append((file, str(error)))
             self.notes[error.kind] += 1
 
+    def remember(self, skipped: Iterable[tuple[str, str]]) -> None:
+        """Lists what earlier processes of the same run could not read."""
+        for file, reason in skipped:
+            if file not in self._counted:
+                self._counted.add(file)
+                self.skipped.append((file, reason))
+
 
 def extension(name: str) -> str:
     """ ".jpg" of "a/B.JPG"; "" where there is none."""

@@ -82,15 +82,23 @@ class StreamedPixels:
         pixels = np.stack([self._take(i) for i in indices.tolist()])
         return torch.from_numpy(pixels).to(self.device, non_blocking=True)
 
+    def shown(self, indices: Tensor) -> Tensor:
+        """Which images were given for these, int64 [n]: others for those that could not be read."""
+        return torch.tensor([self._readable(i) for i in indices.tolist()], dtype=torch.int64)
+
+    def _readable(self, i: int) -> int:
+        while i in self._refused:
+            i = (i + 1) % len(self)
+        return i
+
     def _take(self, i: int) -> np.ndarray:
         while True:
-            if i not in self._refused:
-                self.prefetch(torch.tensor([i]))
-                try:
-                    return self._coming.pop(i).result()
-                except Unreadable as error:
-                    self._refuse(i, error)
-            i = (i + 1) % len(self)
+            i = self._readable(i)
+            self.prefetch(torch.tensor([i]))
+            try:
+                return self._coming.pop(i).result()
+            except Unreadable as error:
+                self._refuse(i, error)
 
     def _refuse(self, i: int, error: Unreadable) -> None:
         self._refused.add(i)

@@ -29,7 +29,7 @@ from bigbigan.evaluation.metrics import Metric, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, scores
 from bigbigan.evaluation.samples import quality_figures
-from bigbigan.evaluation.splits import train_val
+from bigbigan.evaluation.splits import hold_out, train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.state import TrainingState
 
@@ -73,6 +73,10 @@ class Watch:
                 f"log.watch={m.name}: expected top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK"
             )
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
+        if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
+            # The fifth of them that evaluation will hold out as test (`load_images`) is not to be chosen by.
+            among = None if groups is None else groups[known]
+            known = known[hold_out(len(known), len(known) // 5, config.training.seed, among)[0]]
         self.held = known[train_val(len(known), run, None if groups is None else groups[known])]
         self.rest = np.setdiff1d(known, self.held)
 

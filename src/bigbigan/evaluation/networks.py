@@ -33,7 +33,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.inception import inception_file, load_inception
 from bigbigan.evaluation.results import ResultLine
-from bigbigan.evaluation.splits import View, read_split
+from bigbigan.evaluation.splits import View, parted, read_split
 from bigbigan.models.resnet import BasicBlock, ResNetV2
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import commit, device_name
@@ -124,7 +124,8 @@ def train_classifier(
         raise UserError(f"{source.spec} has no labelled train and test split; {name} is trained on labels")
     start = time.perf_counter()
     channels = channels_of(source)
-    train, test = (read_split(source, source.splits[s], View(recipe.resolution, channels)) for s in ("train", "test"))
+    view = View(recipe.resolution, channels)
+    train, test = (parted(read_split(source, source.splits[s], view))[0] for s in ("train", "test"))
     assert train.labels is not None
     assert test.labels is not None
     classes = int(train.labels.max()) + 1

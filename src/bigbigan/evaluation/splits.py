@@ -14,7 +14,7 @@ from bigbigan.data.pixels import middle, stored_side
 from bigbigan.errors import UserError
 from bigbigan.run import read_json, write_json
 
-__all__ = ["Images", "Split", "View", "few", "hold_out", "load_images", "load_labelled", "train_val"]
+__all__ = ["Images", "Split", "View", "few", "hold_out", "load_images", "load_labelled", "parted", "train_val"]
 
 SEED = 0  # one for all runs, so that all choose by the same images of a data set
 
@@ -102,16 +102,16 @@ def load_images(source: Source, view: View, seed: int = 0, *, everything: bool =
     given.sort(key=lambda images: images.labels is None)  # stable: test before val
     chosen = next((i for i in given if i.labels is not None or train.labels is None), None)
     others = [read_split(source, i, view) for i in given if i is not chosen] if everything else []
-    train, nameless = _parted(train)
+    train, nameless = parted(train)
     others += [nameless] if len(nameless) else []
     if chosen is None:
         kept, held = hold_out(len(train), len(train) // 5, seed, train.groups)
         return Images(train.pick(kept, "train"), train.pick(held, "held_out"), others)
-    test, nameless = _parted(read_split(source, chosen, view))
+    test, nameless = parted(read_split(source, chosen, view))
     return Images(train, test, others + ([nameless] if len(nameless) else []))
 
 
-def _parted(split: Split) -> tuple[Split, Split]:
+def parted(split: Split) -> tuple[Split, Split]:
     """The images with a label, and those without; all are in the first where no image has one."""
     if split.labels is None:
         return split, split.pick(np.arange(0), split.name)
