@@ -94,6 +94,26 @@ def test_the_best_step_is_the_highest_accuracy_or_the_lowest_distance(tmp_path, 
     assert [line[metric] for line in lines if metric in line] == values
 
 
+def test_a_look_that_was_cut_off_is_made_up_for(tmp_path, monkeypatch):
+    name = "top1_linear_avepool_10perclass"
+    data, run = str(write_npz(tmp_path / "d.npz")), tmp_path / "run"
+    config = tiny_config("training.steps=4", "log.probe_every=4", f"log.watch={name}")
+
+    def killed(self, state):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, data, run, progress=False)
+    assert ck.best_record(run) is None
+    for _ in range(2):  # the second time there is nothing to make up for
+        assert train(config, data, run, progress=False) is None
+        lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if name in line] == [4]
+        assert ck.best_record(run)["step"] == 4
+
+
 def test_without_labels_or_a_feature_network_nothing_is_watched(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
     watch, _ = watched(tmp_path, "top1_table1_avepool")

@@ -277,6 +277,7 @@ MISTAKES = {
     "labels of other images": lambda t, r: ((t / "l.csv").write_text("file,label\nz.png,1\n") and ["train", "small/digits", "--out", t / "x", "--labels", t / "l.csv"], "1 of 1 rows name no image of digits"),
     "evaluate nothing": lambda t, r: (["evaluate", t / "none"], "is not a folder"),
     "evaluate a folder that is no run": lambda t, r: (["evaluate", t], "config.json does not exist"),
+    "at most one image": lambda t, r: (["evaluate", r, "--most", "1"], "--most 1: expected at least 2"),
     "unknown metric": lambda t, r: (["evaluate", r, "--metrics", "accuracy"], "known are"),
     "config is not JSON": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text("{"))], "cannot be read as JSON"),
     "config is a list": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text("[]"))], "expected a JSON object"),
@@ -330,6 +331,15 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(mistake, run, capsys, tmp_pa
     assert "Traceback" not in out + err
     assert not (tmp_path / "x").exists() or not any((tmp_path / "x").glob("checkpoints")), "something was half made"
     assert set(run.rglob("*")) == files
+
+
+def test_evaluate_takes_at_most_so_many_images_and_says_so(run, capsys, tmp_path):
+    results, copy = tmp_path / "r.jsonl", shutil.copytree(run, tmp_path / "copy")
+    asked = ["--most", "30", "--metrics", "knn1_euclidean_pixels", "--results", results, "--quiet"]
+    code, _, err = call(capsys, "evaluate", copy, *asked)
+    assert code == 0, err
+    (line,) = [json.loads(text) for text in results.read_text().splitlines()]
+    assert (line["n"], line["protocol"]["train_images"]) == (30, 30)
 
 
 def test_evaluate_without_labels_measures_what_it_can(run, capsys, tmp_path):

@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "* fits any part; default: all that the run and data allow, but for those that take hours",
     )
     sub.add_argument("--checkpoint", **which)
+    sub.add_argument("--most", type=int, metavar="N", help="of each split at most so many images, drawn by one seed")
     sub.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
     sub.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
@@ -347,6 +348,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.evaluate import evaluate
     from bigbigan.evaluation.results import append_results, results_table
 
+    if options.most is not None:
+        _at_least(2, most=options.most)
     metrics = options.metrics.split(",") if options.metrics else None
     lines = evaluate(
         options.run,
@@ -358,6 +361,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         resolution=options.resolution,
         channels=options.channels,
         checkpoint=options.checkpoint,
+        most=options.most,
     )
     if options.results:
         append_results(options.results, lines)

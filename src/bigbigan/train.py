@@ -24,7 +24,7 @@ from bigbigan.evaluation.along import Watch
 from bigbigan.evaluation.quality import reconstruction_distances
 from bigbigan.models import Posterior
 from bigbigan.models.layers import held_vectors
-from bigbigan.monitor import Monitor, Silence
+from bigbigan.monitor import Monitor, Silence, read_metrics
 from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
@@ -131,6 +131,10 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         started, since, signal = time.perf_counter(), state.step, 0
         watches = distributed.largest(watch is not None and watch.possible)
         try:
+            if distributed.largest(newest is not None and watch is not None and _missed(watch, state, run)):
+                state.fill_standing_statistics(batches)
+                if watch is not None:
+                    _look(watch, state, monitor, run)
             while state.step < steps and not (signal := distributed.largest(stop.signal or 0)):
                 values = training_step(state, batches)
                 if _due(config.log.every, state.step, steps):
@@ -153,9 +157,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
                 if save and first:
                     _save(state, run, card)
                 if probe and watch is not None:
-                    figure = watch(state)
-                    monitor.log(state.step, {config.log.watch: figure})
-                    _note_best(state, run, watch, figure)
+                    _look(watch, state, monitor, run)
                 started += time.perf_counter() - paused  # images_per_second is of training alone
             if signal:
                 check_finite(state)
@@ -348,7 +350,21 @@ def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
     ck.save_checkpoint(state, run, info, keep=state.config.log.keep_checkpoints)
 
 
-def _note_best(state: TrainingState, run: Path, watch: Watch, value: float) -> None:
+def _missed(watch: Watch, state: TrainingState, run: Path) -> bool:
+    """Whether the run was ended between a checkpoint and the look at it that was due."""
+    log = state.config.log
+    due = _due(log.probe_every, state.step, state.config.training.steps)
+    return (
+        due
+        and watch.possible
+        and not any(line["step"] == state.step and log.watch in line for line in read_metrics(run))
+    )
+
+
+def _look(watch: Watch, state: TrainingState, monitor: Monitor, run: Path) -> None:
+    """Log what is watched, and note the step if it is the best so far."""
+    value = watch(state)
+    monitor.log(state.step, {watch.metric.name: value})
     best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
     sign = -1 if watch.less_is_better else 1
     comparable = best is not None and best["step"] in kept and best["metric"] == watch.metric.name
