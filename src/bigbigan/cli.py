@@ -586,7 +586,9 @@ def _table(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in read_results(path)]
-    table = fill(options.name, lines, options.scale, options.dataset)
+    # BiGAN's figures were published of MNIST; ours are of other data, too
+    dataset = options.dataset or ("mnist" if options.name == "bigan" else None)
+    table = fill(options.name, lines, options.scale, dataset)
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
 
 
