@@ -43,6 +43,18 @@ def test_a_step_is_not_chosen_by_images_that_are_held_out_as_test(tmp_path):
     assert {images.files[i] for i in [*watch.held, *watch.rest]} == set(evaluated.train.files)
 
 
+def test_two_groups_are_too_few_to_choose_by(tmp_path):
+    """One would be left to be scored on, and one to learn from."""
+    source = open_source(str(write_npz(tmp_path / "d.npz", count=120)))
+    del source.splits["test"]
+    images = source.splits["train"]
+    stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
+    batches = Batches(torch.from_numpy(stored), 16, 0)
+    for count, possible in ((2, False), (12, True)):
+        groups = np.arange(120) % count
+        assert Watch(tiny_config(), batches, images.labels, source, tmp_path, groups).possible == possible
+
+
 @pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])
 @pytest.mark.parametrize("metric", ["top1_linear_bn_crelu_10perclass", "top1_table1_avepool"])
 def test_accuracies_are_on_train_val_and_leave_no_trace(tmp_path, monkeypatch, metric, augment):

@@ -154,18 +154,8 @@ def test_mistakes(run, arguments, told, capsys, tmp_path, monkeypatch):
 
 
 def test_more_labels_than_a_class_has_are_told_of(run, capsys, tmp_path):
-    call = [
-        "classify",
-        str(run),
-        "--labels-per-class",
-        "99",
-        "--draws",
-        "1",
-        "--out",
-        str(tmp_path / "p.csv"),
-        "--quiet",
-    ]
-    assert main(call) == 0
+    few = ["--labels-per-class", "99", "--draws", "1"]
+    assert main(["classify", str(run), *few, "--out", str(tmp_path / "p.csv"), "--quiet"]) == 0
     assert "has 30 labelled images to train on; of such classes all are used" in capsys.readouterr().err
 
 

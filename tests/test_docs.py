@@ -37,7 +37,7 @@ PAGES = [p.relative_to(ROOT).as_posix() for p in sorted([*ROOT.glob("*.md"), *(R
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
 COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python tools/\w+\.py) [^`]*)`")  # in a line of prose
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "tensorflow", "timm", "torchvision"}
-OTHERS = {"source", "cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "tensorboard"}  # programs that are not ours
+OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "source", "tensorboard"}  # programs that are not ours
 
 
 class Block(NamedTuple):

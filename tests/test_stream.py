@@ -104,9 +104,7 @@ def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folde
     assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3
     more = tiny_config(*settings, "data.max_unreadable=0.2", "training.steps=4")
     assert train(more, str(folder), tmp_path / "run", progress=False) is None
-    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3, (
-        "known before, and listed once"
-    )
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3  # each once
 
 
 def test_what_stands_in_for_an_unreadable_image_brings_its_label(folder):

@@ -202,11 +202,7 @@ def main() -> None:
     if not log.exists() or options.epochs not in scores(log.read_text()):
         port(options.checkout, options.data, work, options.seed)
         length = f"--epochs {options.epochs // 2} --decay_epochs {options.epochs - options.epochs // 2}"
-        command = [
-            sys.executable,
-            "start.py",
-            *f"{SETTINGS} {ROWS[options.row]} {length} --exp_dir exp".split(),
-        ]
+        command = [sys.executable, "start.py", *f"{SETTINGS} {ROWS[options.row]} {length} --exp_dir exp".split()]
         flags = ",".join(["floatX=float32,linker=cvm", *filter(None, [os.environ.get("PYTENSOR_FLAGS")])])
         with log.open("w") as file:
             done = subprocess.run(

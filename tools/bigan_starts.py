@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/bigan_starts.jsonl"), metavar="FILE")
     parser.add_argument("--runs", type=Path, default=Path("runs/bigan-starts"), metavar="DIR")
     options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: expected at least 1")
     command = shlex.join(["python", "tools/bigan_starts.py", *sys.argv[1:]])
     for row in options.rows:
         for seed in range(options.seeds):

@@ -418,8 +418,9 @@ def bigan_left_out(lines: list[dict[str, Any]]) -> str:
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
     def rows(
-        title: str, published: str, experiment: str | None, metric: str, trained: bool, settings: Any = None
-    ) -> None:
+        title: str, published: str, experiment: str | None, metric: str, trained: bool,
+        settings: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         found: dict[int, dict[str, dict[int, float]]] = {}
         for x in bigan_lines(lines, experiment, settings):
             left_out = x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT

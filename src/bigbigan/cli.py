@@ -403,9 +403,9 @@ def _generate(options: argparse.Namespace) -> None:
     from bigbigan.run import default_device
 
     _at_least(1, count=options.count)
-    _writable(options.out if options.out.suffix == ".png" else options.out / "00000.png")
     if options.out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
         raise UserError(f"--out {options.out}: expected a name ending in .png for one picture, or a folder")
+    _writable(options.out if options.out.suffix == ".png" else options.out / "00000.png")
     model = load(options.run, device=default_device())
     images = model.generate(options.count, options.truncation, options.seed, options.label).cpu()
     if options.out.suffix == ".png":
@@ -586,9 +586,7 @@ def _table(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in read_results(path)]
-    # BiGAN's figures were published of MNIST; ours are of other data, too
-    dataset = options.dataset or ("mnist" if options.name == "bigan" else None)
-    table = fill(options.name, lines, options.scale, dataset)
+    table = fill(options.name, lines, options.scale, options.dataset)
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
 
 

@@ -353,12 +353,8 @@ def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
 def _missed(watch: Watch, state: TrainingState, run: Path) -> bool:
     """Whether the run was ended between a checkpoint and the look at it that was due."""
     log = state.config.log
-    due = _due(log.probe_every, state.step, state.config.training.steps)
-    return (
-        due
-        and watch.possible
-        and not any(line["step"] == state.step and log.watch in line for line in read_metrics(run))
-    )
+    due = watch.possible and _due(log.probe_every, state.step, state.config.training.steps)
+    return due and not any(x["step"] == state.step and log.watch in x for x in read_metrics(run))
 
 
 def _look(watch: Watch, state: TrainingState, monitor: Monitor, run: Path) -> None:

@@ -76,8 +76,12 @@ class Watch:
         if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
             # The fifth of them that evaluation will hold out as test (`load_images`) is not to be chosen by.
             among = None if groups is None else groups[known]
-            known = known[hold_out(len(known), len(known) // 5, config.training.seed, among)[0]]
-        self.held = known[train_val(len(known), run, None if groups is None else groups[known])]
+            if among is not None and len(np.unique(among)) < 3:  # to be scored on, to choose by, to learn from
+                known = known[:0]
+            else:
+                known = known[hold_out(len(known), len(known) // 5, config.training.seed, among)[0]]
+        of = None if groups is None else groups[known]
+        self.held = known[train_val(len(known), run, of)] if len(known) else known
         self.rest = np.setdiff1d(known, self.held)
 
     @property

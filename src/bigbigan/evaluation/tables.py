@@ -52,6 +52,7 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    dataset: str | None = None  # that the figures are of, where lines of others would fill the table too
 
 
 def _quality(measure: str, split: str = "") -> tuple[str, ...]:
@@ -162,6 +163,7 @@ TABLES = {
             Column("mismatched", ("reconstruction_error_mismatched",)),
         ),
         tuple(_of_experiments("BiGAN's table")),
+        dataset="mnist",
     ),
 }
 
@@ -213,7 +215,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
         name: 1, 2, 3 or bigan.
         lines: result lines, oldest first.
         scale: which size of the experiments; 0 as published.
-        dataset: lines of this one alone.
+        dataset: lines of this one alone; by default the table's own, or whichever fills most rows.
 
     Raises:
         UserError: no such table.
@@ -221,6 +223,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     if name not in TABLES:
         raise UserError(f"table {name}: unknown; expected one of {', '.join(TABLES)}")
     table = TABLES[name]
+    dataset = dataset or table.dataset
     feature = {row.experiment: row.feature for row in table.rows}
     lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
     ours = [
