@@ -18,6 +18,7 @@ from bigbigan.monitor import Monitor, read_metrics
 from bigbigan.pictures import grid, pairs_grid, to_uint8
 from bigbigan.randomness import keyed_generator
 from bigbigan.state import TrainingState
+from bigbigan.systems.bigbigan import held_fixed
 from bigbigan.train import reconstruction_errors, train, training_step
 from tiny import tiny_config, write_npz
 
@@ -236,3 +237,39 @@ def test_a_config_of_an_older_version_gets_todays_defaults_for_what_it_lacks():
     tree = Config().to_dict()
     del tree["discriminator"]["pair_norm"], tree["log"]
     assert config_from_dict(tree, "test") == Config()
+
+
+# -- the training step ----------------------------------------------------------------------------------------
+
+
+def test_step_trains_every_learner_of_an_update():
+    """An update that yields D's loss and then G's and E's must step both, in every chunk."""
+    config = tiny_config("training.accumulate=2", "training.d_steps=1")
+    state = TrainingState(config, torch.device("cpu"))
+    pixels = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8)
+    system = state.system
+    game = type(system)
+
+    class OneUpdate(game):
+        @property
+        def moves(self):
+            return [self.both]
+
+        def both(self, x, draws):
+            yield from self.discriminator_move(x, draws)
+            yield from self.encoder_generator_move(x, draws)
+
+    state.system = OneUpdate(config, state.networks)
+    before = {name: weight.clone() for name, weight in state.weights().items()}
+    metrics = training_step(state, Batches(pixels, 16, 0))
+    for network, weight in (("D", "D.head_x.weight"), ("G", "G.seed.weight"), ("E", "E.latent.weight")):
+        assert not torch.equal(before[weight], state.weights()[weight]), network
+    assert {"loss_d", "loss_eg", "grad_norm_d", "grad_norm_g", "grad_norm_e"} <= metrics.keys()
+
+
+def test_frozen_discriminator_thaws_after_an_error():
+    D = nn.Linear(2, 1)
+    with pytest.raises(RuntimeError), held_fixed(D):
+        raise RuntimeError
+    assert D.training
+    assert D.weight.requires_grad

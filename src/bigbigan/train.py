@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import Stop, default_device, open_for_training, read_json, write_json
 from bigbigan.state import TrainingState
-from bigbigan.systems import Outcome, generate
+from bigbigan.systems import Move, Outcome, generate
 
 __all__ = ["train", "training_step"]
 
@@ -190,79 +190,103 @@ def _due(every: int, step: int, steps: int) -> bool:
 
 
 def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
-    """The moves of a step, each on a batch of its own, then the averages. Returns what is worth logging.
+    """Run every update of the system once, each on a fresh batch, then update the moving averages.
+
+    Returns what is worth logging, by name. Steps every learner that any part of an update gave a loss for.
 
     Raises:
         RunError: a loss or gradient is not finite; the update that it would have made was left out.
     """
-    t, system = state.config.training, state.system
-    noise = keyed_generator(t.seed, "noise", state.step, str(state.device))
-    if t.compile:
-        torch.compiler.cudagraph_mark_step_begin()  # what networks gave in the last step may be overwritten
+    config, system = state.config, state.system
+    noise = keyed_generator(config.training.seed, "noise", state.step, str(state.device))
+    if config.training.compile:
+        torch.compiler.cudagraph_mark_step_begin()  # outputs of the last step may be overwritten from here on
     state.set_learning_rates()
-    moves = system.moves
-    values: dict[str, Tensor] = {}
-    posterior: Posterior | None = None
-    for i, move in enumerate(moves):
-        number, draws = state.step * len(moves) + i, system.draw(t.batch_size, noise)
-        figures: dict[str, Tensor] = {}
-        for chunk, part in enumerate(distributed.parts(t.batch_size, t.accumulate)):
-            x, y = batches.batch(number, part), batches.labels(number, part)
-            mine = {name: rows[part] for name, rows in draws.items()}
-            with held_vectors(filter(None, state.networks), chunk > 0):
-                for outcome in move(x, mine) if y is None else move(x, mine, y):
-                    losses = {learner: loss / t.accumulate for learner, loss in outcome.losses.items()}
-                    system.backward(losses)
-                    for name, value in _figures(losses, outcome, t.accumulate).items():
-                        figures[name] = figures[name] + value if name in figures else value
-                    posterior = outcome.posterior or posterior
-        values |= _update(state, list(losses), figures)
+    metrics: dict[str, Tensor] = {}
+    seen: Seen | None = None
+    for i, move in enumerate(system.moves):
+        trained, sums, last = _accumulate_gradients(state, move, batches, state.step * len(system.moves) + i, noise)
+        metrics |= _apply_gradients(state, trained, sums)
+        seen = last if seen is None or last.posterior is not None else seen
     state.step += 1
     state.update_averages()
-    logs = _due(state.config.log.every, state.step, t.steps)
-    if logs or state.device.type == "cpu":  # elsewhere reading a number means to wait for all that was asked for
+    logs = _due(config.log.every, state.step, config.training.steps)
+    if logs or state.device.type == "cpu":  # on a GPU reading a value forces a device sync
         check_finite(state)
-
-    # What shows whether E learns
-    if state.config.has_encoder and state.config.has_generator and logs:
-        health = encoder_health(state, x, posterior)
-        values |= dict(zip(health, distributed.average(list(health.values())), strict=True))
-    return values
+    if logs and seen is not None and config.has_encoder and config.has_generator:
+        health = encoder_health(state, *seen)
+        metrics |= dict(zip(health, distributed.average(list(health.values())), strict=True))
+    return metrics
 
 
-def _figures(losses: dict[str, Tensor], outcome: Outcome, chunks: int) -> dict[str, Tensor]:
-    """A chunk's share in the losses, in other figures, and in the mean of each score on both kinds of pairs, such as
-    s_xz_enc and s_xz_gen."""
-    figures = {f"loss_{learner}": loss.detach() for learner, loss in losses.items()}
-    figures |= {name: value / chunks for name, value in outcome.figures.items()}
-    for kind, pairs in (("enc", outcome.enc), ("gen", outcome.gen)):
-        figures |= {f"{name}_{kind}": s.detach().mean() / chunks for name, s in pairs.items()}
-    return figures
+class Seen(NamedTuple):
+    """The last chunk of images that an update saw, with q(z|x) of just these images where E encoded them."""
+
+    x: Tensor
+    posterior: Posterior | None
 
 
-def _update(state: TrainingState, learners: list[str], figures: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A step of the learners whose gradients are there, averaged over all ranks. Where a loss or gradient is not finite
-    nothing is changed, which `check_finite` will tell. Returns the figures of all ranks, and gradient norms by network.
+def _accumulate_gradients(
+    state: TrainingState, move: Move, batches: Batches, number: int, noise: torch.Generator
+) -> tuple[list[str], dict[str, Tensor], Seen]:
+    """Add up the gradients of one update over the chunks of batch `number`.
+
+    Returns the learners that got a loss, the metrics summed over chunks, and the last chunk.
     """
-    members = {letter: n for learner in learners for letter, n in state.system.members(learner).items()}
+    t, system = state.config.training, state.system
+    draws = system.draw(t.batch_size, noise)
+    trained: dict[str, None] = {}  # a set that keeps its order
+    sums: dict[str, Tensor] = {}
+    for chunk, rows in enumerate(distributed.parts(t.batch_size, t.accumulate)):
+        x, y = batches.batch(number, rows), batches.labels(number, rows)
+        random = {name: values[rows] for name, values in draws.items()}
+        posterior: Posterior | None = None
+        with held_vectors(filter(None, state.networks), chunk > 0):
+            for outcome in move(x, random) if y is None else move(x, random, y):
+                losses = {learner: loss / t.accumulate for learner, loss in outcome.losses.items()}
+                system.backward(losses)
+                trained |= dict.fromkeys(losses)
+                for name, value in _metrics(losses, outcome, t.accumulate).items():
+                    sums[name] = sums[name] + value if name in sums else value
+                posterior = outcome.posterior or posterior
+    return list(trained), sums, Seen(x, posterior)
+
+
+def _metrics(losses: dict[str, Tensor], outcome: Outcome, chunks: int) -> dict[str, Tensor]:
+    """Return one chunk's share of the losses, of other metrics, and of the mean of each score on both kinds of pairs,
+    such as s_xz_enc and s_xz_gen."""
+    metrics = {f"loss_{learner}": loss.detach() for learner, loss in losses.items()}
+    metrics |= {name: value / chunks for name, value in outcome.figures.items()}
+    for kind, pairs in (("enc", outcome.enc), ("gen", outcome.gen)):
+        metrics |= {f"{name}_{kind}": s.detach().mean() / chunks for name, s in pairs.items()}
+    return metrics
+
+
+def _apply_gradients(state: TrainingState, trained: list[str], metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Average gradients and metrics over all ranks and step the learners in `trained`.
+
+    Where a loss or gradient is not finite nothing is changed, and `check_finite` will report it. Returns the metrics of
+    all ranks together with gradient norms by network.
+    """
+    networks = {letter: n for learner in trained for letter, n in state.system.members(learner).items()}
     gradients = {
-        letter: [p.grad for p in network.parameters() if p.grad is not None] for letter, network in members.items()
+        letter: [p.grad for p in network.parameters() if p.grad is not None] for letter, network in networks.items()
     }
     if distributed.ranks() > 1:
         own = [g for of_network in gradients.values() for g in of_network]
-        *averaged, of_figures = distributed.average([*own, torch.stack(list(figures.values()))])
+        *averaged, averaged_metrics = distributed.average([*own, torch.stack(list(metrics.values()))])
         torch._foreach_copy_(own, averaged)
-        figures = dict(zip(figures, of_figures, strict=True))
-    norms = {f"grad_norm_{letter.lower()}": torch.nn.utils.get_total_norm(g) for letter, g in gradients.items()}
-    decisive = {name: value for name, value in figures.items() if name.startswith("loss_")} | norms
+        metrics = dict(zip(metrics, averaged_metrics, strict=True))
+    norms = {f"grad_norm_{letter.lower()}": torch.nn.utils.get_total_norm(g) for letter, g in gradients.items() if g}
+    decisive = {name: value for name, value in metrics.items() if name.startswith("loss_")} | norms
     finite = torch.isfinite(torch.stack(list(decisive.values()))).all()
-    for optimizer in (state.optimizers[learner] for learner in learners):
-        # Where it is 1 the fused step leaves weights and moments alone, without anyone having looked.
+    for optimizer in (state.optimizers[learner] for learner in trained):
+        # The fused step leaves weights and moments alone where this is 1, without a device sync.
         optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad()
     state.unchecked.append((state.step + 1, decisive, finite))
-    return figures | norms
+    return metrics | norms
 
 
 def check_finite(state: TrainingState) -> None:
@@ -284,7 +308,10 @@ def check_finite(state: TrainingState) -> None:
 
 @torch.no_grad()
 def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict[str, Tensor]:
-    """Spread of z over a batch, mean sigma, and reconstruction errors; leaves no trace in the networks."""
+    """Measure the spread of z over images x, mean sigma, and reconstruction errors; leaves no trace in the networks.
+
+    `q` is q(z|x) of these very images; None where E was not trained on them.
+    """
     E = state.networks.encoder
     if q is None:  # an E that is not trained on images of the data
         with batch_statistics(E):

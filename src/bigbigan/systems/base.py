@@ -60,7 +60,7 @@ class System(ABC):
     each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1], what `draw` drew for it (and the labels of x, in a
     conditional system), and gives the losses of the learners that it lets move. Where a loss is a sum of terms that
     share no graph, a move yields one after the other, so that the gradient of one is taken, and its graph gone, before
-    the next is computed. Losses are means over images: rows of a batch and of its draws can be given to several calls,
+    the next is computed. Every learner that any of them names then takes one step. Losses are means over images: rows of a batch and of its draws can be given to several calls,
     or to several devices, and the gradients averaged.
     """
 

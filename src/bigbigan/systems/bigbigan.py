@@ -75,7 +75,9 @@ class BigBiGAN(System):
 
 @contextmanager
 def held_fixed(D: nn.Module) -> Iterator[None]:
-    """D without gradients for its weights, and without power iterations, which belong to its own moves."""
+    """Freeze D: no gradients for its weights, and no power iterations, which belong to its own updates."""
     D.eval().requires_grad_(False)
-    yield
-    D.train().requires_grad_(True)
+    try:
+        yield
+    finally:
+        D.train().requires_grad_(True)
