@@ -28,7 +28,7 @@ def test_table_1_has_all_rows_and_says_what_was_not_run():
     assert len(table.rows) == 19
     assert {cell.ours for _, _, cells in table.rows for cell in cells} == {"not run"}
     for form in FORMATS.values():
-        assert form(table).count("not run") == 3 * 19
+        assert form(table).count("not run") == 4 * 19
 
 
 def test_seeds_are_summed_up_as_median_and_mean():
@@ -46,6 +46,35 @@ def test_a_column_shows_one_metric_data_set_and_length():
     assert table.notes[0] == "Cls.: ours is top1_table1_avepool on mnist (train_val), 600 steps"
     assert ours(fill("1", lines, 64), "Cls.")["table1/base"] == "96.00"
     assert set(ours(fill("1", lines), "Cls.").values()) == {"not run"}
+
+
+def test_cls_of_table_1_is_by_the_paper_s_classifier_alone():
+    others = ["top1_linear_avepool_10perclass", "top1_linear_avepool", "top1_sweep5k_avepool"]
+    lines = [line("base", 40.0 + i, metric, split="test") for i, metric in enumerate(others)]
+    table = fill("1", lines, 32)
+    assert set(ours(table, "Cls.").values()) == {"not run"}
+    assert ours(table, "10 labels a class")["table1/base"] == "40.00"
+    table = fill("1", [*lines, line("base", 50.0)], 32)
+    assert ours(table, "Cls.")["table1/base"] == "50.00"
+
+
+def test_the_row_of_1m_steps_is_a_run_twice_as_long():
+    def run(name, steps, value):
+        return line(f"table3/{name}", value, "fid10k_test_mnist-cnn", steps=steps, split="test")
+
+    high = "bigbigan_high_res_e_sl"
+    lines = [run("biggan_sl", 600, 30.0), run("bigbigan_sl", 600, 20.0), run(high, 600, 19.0)]
+    shown = lambda table: [cells[2].ours for _, _, cells in table.rows]  # noqa: E731
+    assert shown(fill("3", lines, 32)) == ["30.00", "not run", "20.00", "19.00", "not run"]
+    table = fill("3", [*lines, run(high, 1200, 17.0), run(high, 1800, 99.0)], 32)
+    assert shown(table) == ["30.00", "not run", "20.00", "19.00", "17.00"]
+    assert "600 steps, BigBiGAN High Res E + SL, 1M steps: 1,200 steps" in table.notes[0]
+    assert shown(fill("3", lines[-1:], 32)) == ["not run"] * 3 + ["19.00", "not run"]  # alone it is the shorter row's
+
+
+def test_a_column_without_published_numbers_is_shown_once():
+    head = FORMATS["markdown"](fill("bigan", [])).splitlines()[2]
+    assert head.startswith("|  | 1-NN | ours | untrained (ours) | 1-NN on E(x) | ours |")
 
 
 def test_changed_settings_are_told():
@@ -105,7 +134,7 @@ def test_methods_of_table_2_compare_at_equal_numbers_of_images_seen():
     assert [shown[e] for e in ("table1/base", "pretext/rotation", "pretext/cpc")] == ["40.00", "42.00", "41.00"]
     assert any("6,336 images seen" in note for note in table.notes)
     assert shown["pretext/exemplar"] == "not run"
-    assert ("Motion Segmentation, ResNet-101", None) in [row[:2] for row in table.rows]  # published alone
+    assert ("Motion Segmentation (MS), ResNet-101", None) in [row[:2] for row in table.rows]  # published alone
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

@@ -19,9 +19,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from bigbigan.evaluation.results import paired_lead, read_results, transferred
-from bigbigan.evaluation.tables import TABLES as PUBLISHED
-from bigbigan.evaluation.tables import as_markdown, fill
+from bigbigan.evaluation.tables import as_markdown, fill, rank_correlation
 from bigbigan.experiments import EXPERIMENTS
+from bigbigan.experiments.published import PUBLISHED
 
 FEW = "top1_linear_avepool_10perclass"
 ROOT = Path(__file__).parents[1]
@@ -136,6 +136,34 @@ def table1_small(lines: list[dict[str, Any]]) -> str:
     """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without
     the run of Base that is as short as the methods of Table 2 beside it."""
     return as_markdown(fill("1", [x for x in lines if not of_table2([x])], 32))
+
+
+def table1_rates(lines: list[dict[str, Any]]) -> str:
+    """Rows of Table 1 trained scaled down, at least three with equal settings: how far the order of each column agrees
+    with the published one, and the few-label probe of Base beside that of its untrained E."""
+    chosen = [x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 32 and not of_table2([x])]
+    columns = ("IS", "FID", "Cls.")
+    head = ("changed", "data", "steps", "rows", *(f"{c}: rank correlation" for c in columns))
+    out = [f"| {' | '.join(head)} | Base, 10 labels a class | untrained |", "|---" * (len(head) + 2) + "|"]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for x in chosen:
+        groups.setdefault((json.dumps(x["settings"]), x["dataset"]), []).append(x)
+    for (settings, dataset), group in groups.items():
+        base = [x for x in group if (x["experiment"], x["metric"]) == ("table1/base", FEW)]
+        for steps in sorted({x["steps"] for x in group} - {0}):
+            trained = [x for x in group if x["steps"] == steps]
+            if (count := len({x["experiment"] for x in trained})) < 3:
+                continue
+            changed = ", ".join(f"`{k}={json.dumps(v)}`" for k, v in json.loads(settings).items()) or "nothing"
+            cells = [changed, dataset, f"{steps:,}", str(count)]
+            filled = fill("1", trained, 32)
+            for column in columns:
+                i = filled.columns.index(column)
+                rho = rank_correlation(row[i] for _, _, row in filled.rows)
+                cells.append("not run" if rho is None else f"{rho:.2f}")
+            cells += [cell(last(base, lambda x, n=n: x["steps"] == n)) for n in (steps, 0)]
+            out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out if len(out) > 2 else [*out, "| not run" + " |" * (len(head) + 2)])
 
 
 def of_table3(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -407,7 +435,7 @@ def bigan_length(lines: list[dict[str, Any]]) -> str:
                 if (metric := f"knn1_euclidean_{row.feature}") in group:
                     cells = [over_seeds(group.get(m)) for m in (metric, *metrics)]
                     out.append(f"| {title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
-        out.append(f"| {row.title}, published | 400 | | {row.published['1-NN']} | | | |")
+        out.append(f"| {row.title}, published | 400 | | {row.numbers[0]} | | | |")
     return "\n".join(out)
 
 
@@ -442,8 +470,8 @@ def bigan_left_out(lines: list[dict[str, Any]]) -> str:
     rows("untrained E", "", "bigan/mnist", "knn1_euclidean_avepool", trained=False)
     for r in BIGAN:
         metric = f"knn1_euclidean_{r.feature}"
-        rows(r.title, r.published["1-NN"], r.experiment, metric, trained=True)
-        rows(f"{r.title}, bias in D", r.published["1-NN"], r.experiment, metric, trained=True, settings=BIAS)
+        rows(r.title, r.numbers[0], r.experiment, metric, trained=True)
+        rows(f"{r.title}, bias in D", r.numbers[0], r.experiment, metric, trained=True, settings=BIAS)
     return "\n".join(out)
 
 
@@ -723,6 +751,7 @@ TABLES = {
     "bigan_speed": bigan_speed,
     "table1": table1,
     "table1_small": table1_small,
+    "table1_rates": table1_rates,
     "table2_small": table2_small,
     "pretext_small": pretext_small,
     "table3_small": lambda lines: as_markdown(fill("3", lines, 32)),

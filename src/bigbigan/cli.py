@@ -276,7 +276,7 @@ def _version() -> str:
 
 
 def _list(options: argparse.Namespace) -> None:
-    """Show the experiments, the table row each stands for and its published numbers."""
+    """Show the experiments, the table rows each stands for and their published numbers."""
     from bigbigan.experiments import EXPERIMENTS
 
     if options.json:
@@ -287,6 +287,7 @@ def _list(options: argparse.Namespace) -> None:
                 "data": e.data,
                 "table_row": e.table_row,
                 "published": e.published,
+                "table_rows": e.table_rows,
                 "scales": e.scales,
             }
             for e in EXPERIMENTS.values()
@@ -295,9 +296,10 @@ def _list(options: argparse.Namespace) -> None:
         return
     width = max(map(len, EXPERIMENTS))
     for e in EXPERIMENTS.values():
-        numbers = ", ".join(f"{k} {v}" for k, v in e.published.items())
-        row = f"  [{e.table_row}{': ' + numbers if numbers else ''}]" if e.table_row else ""
-        print(f"{e.name:{width}}  {e.summary}{row}")
+        line = f"{e.name:{width}}  {e.summary}"
+        for row, numbers in e.table_rows.items():
+            line += f"  [{row}: {', '.join(f'{column} {number}' for column, number in numbers.items())}]"
+        print(line)
 
 
 def _train(options: argparse.Namespace) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 from typing import Any
@@ -18,24 +18,13 @@ from scipy.stats import spearmanr
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.results import transferred
-from bigbigan.experiments import EXPERIMENTS
+from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
 __all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
 
 Line = dict[str, Any]
 NOT_RUN = "not run"
 FROZEN = ("timm:", "hub:", "python:")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a published table; `experiment` is ours for it, None where there is none to be. `feature` is what is
-    scored of it instead of E's: its lines count as if they were of E's."""
-
-    title: str
-    experiment: str | None
-    published: dict[str, str]
-    feature: str = "avepool"
 
 
 @dataclass(frozen=True)
@@ -49,10 +38,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    title: str
+    """A published table, the columns it is filled by, and rows of ours that it does not have."""
+
+    published: PublishedTable
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    ours: tuple[PublishedRow, ...] = ()
     dataset: str | None = None  # that the figures are of, where lines of others would fill the table too
+
+    @property
+    def title(self) -> str:
+        return f"{self.published.name}: {self.published.title}"
+
+    @property
+    def rows(self) -> tuple[PublishedRow, ...]:
+        return (*self.published.rows, *self.ours)
 
 
 def _quality(measure: str, split: str = "") -> tuple[str, ...]:
@@ -64,38 +63,22 @@ def _quality(measure: str, split: str = "") -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _of_experiments(table: str) -> Iterator[Row]:
-    """The rows whose experiments say that they are of this table."""
-    for e in EXPERIMENTS.values():
-        if e.table_row and e.table_row.startswith(f"{table}, "):
-            feature = "avepool" if e.config().has_encoder else "discriminator"
-            yield Row(e.table_row.removeprefix(f"{table}, "), e.name, e.published, feature)
-
-
 def _top(k: int, feature: str) -> tuple[str, ...]:
     return tuple(f"top{k}_{protocol}_{feature}" for protocol in ("sweep100k", "sweep5k", "linear"))
 
 
 TABLES = {
     "1": Table(
-        "Table 1: the systems, on ImageNet",
+        PUBLISHED["1"],
         (
             Column("IS", _quality("is")),
             Column("FID", _quality("fid", "train")),
-            Column(
-                "Cls.",
-                (
-                    "top1_table1_avepool",
-                    "top1_sweep5k_avepool",
-                    "top1_linear_avepool",
-                    "top1_linear_avepool_10perclass",
-                ),
-            ),
+            Column("Cls.", ("top1_table1_avepool",)),
+            Column("10 labels a class", ("top1_linear_avepool_10perclass",)),
         ),
-        tuple(_of_experiments("Table 1")),
     ),
     "2": Table(
-        "Table 2: linear classification on frozen features, ImageNet",
+        PUBLISHED["2"],
         (
             Column("AvePool top-1", _top(1, "avepool")),
             Column("AvePool top-5", _top(5, "avepool")),
@@ -104,57 +87,20 @@ TABLES = {
             Column("untrained, BN+CReLU top-1", _top(1, "bn_crelu"), untrained=True),
         ),
         (
-            Row("BiGAN, AlexNet, conv3", "bigan/imagenet", {"AvePool top-1": "31.0"}, "conv3"),
-            Row("SS-GAN, ResNet-19, block 6", None, {"AvePool top-1": "38.3"}),
-            Row("Motion Segmentation, ResNet-101", None, {"AvePool top-1": "27.6", "AvePool top-5": "48.3"}),
-            Row("Exemplar, ResNet-101", "pretext/exemplar", {"AvePool top-1": "31.5", "AvePool top-5": "53.1"}),
-            Row(
-                "Relative Position, ResNet-101",
-                "pretext/relative_position",
-                {"AvePool top-1": "36.2", "AvePool top-5": "59.2"},
-            ),
-            Row("Colorization, ResNet-101", "pretext/colorization", {"AvePool top-1": "39.6", "AvePool top-5": "62.5"}),
-            Row("Combination of the four, ResNet-101", "pretext/combination", {"AvePool top-5": "69.3"}),
-            Row("CPC, ResNet-101", "pretext/cpc", {"AvePool top-1": "48.7", "AvePool top-5": "73.6"}),
-            Row("Rotation, RevNet-50 ×4", "pretext/rotation", {"AvePool top-1": "55.4"}),
-            Row(
-                "Efficient CPC, ResNet-170", "pretext/efficient_cpc", {"AvePool top-1": "61.0", "AvePool top-5": "83.0"}
-            ),
-            Row("BigBiGAN, ResNet-50 at 128 px (Base)", "table1/base", {}),
-            Row(
-                "BigBiGAN, ResNet-50",
-                "table1/resnet_up_encoder_lr",
-                {
-                    "AvePool top-1": "55.4",
-                    "AvePool top-5": "77.4",
-                    "BN+CReLU top-1": "56.6",
-                    "BN+CReLU top-5": "78.6",
-                },
-            ),
-            Row(
-                "BigBiGAN, RevNet-50 ×4",
-                "table1/revnet_x4_up_encoder_lr",
-                {
-                    "AvePool top-1": "60.8",
-                    "AvePool top-5": "81.4",
-                    "BN+CReLU top-1": "61.3",
-                    "BN+CReLU top-5": "81.9",
-                },
-            ),
-            Row("Told the classes, ResNet-50", "pretext/supervised", {}),
+            PublishedRow("BigBiGAN, ResNet-50 at 128 px (Base)", "table1/base"),
+            PublishedRow("Supervised, ResNet-50", "pretext/supervised"),
         ),
     ),
     "3": Table(
-        "Table 3: unsupervised image generation, ImageNet at 128 px",
+        PUBLISHED["3"],
         (
             Column("IS", _quality("is")),
-            Column("FID train", _quality("fid", "train")),
-            Column("FID val", _quality("fid", "test")),
+            Column("FID vs. train", _quality("fid", "train")),
+            Column("FID vs. val", _quality("fid", "test")),
         ),
-        tuple(_of_experiments("Table 3")),
     ),
     "bigan": Table(
-        "BiGAN's table: 1-NN on permutation-invariant MNIST",
+        PUBLISHED["bigan"],
         (
             Column("1-NN", ("knn1_euclidean_avepool",)),
             Column("untrained", ("knn1_euclidean_avepool",), untrained=True),
@@ -162,7 +108,6 @@ TABLES = {
             Column("‖x − G(E(x))‖", ("reconstruction_error",)),
             Column("mismatched", ("reconstruction_error_mismatched",)),
         ),
-        tuple(_of_experiments("BiGAN's table")),
         dataset="mnist",
     ),
 }
@@ -224,54 +169,65 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
         raise UserError(f"table {name}: unknown; expected one of {', '.join(TABLES)}")
     table = TABLES[name]
     dataset = dataset or table.dataset
-    feature = {row.experiment: row.feature for row in table.rows}
     lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
-    ours = [
-        x | {"metric": x["metric"].replace(feature[x["experiment"]], "avepool")}
-        for x in lines
-        if x["experiment"] in feature and x.get("scale", 0) == scale
-    ]
-    extra: tuple[Row, ...] = ()
+    lines = [x for x in lines if x.get("scale", 0) == scale or _frozen(x)]
+    rows = table.rows
     if name == "2":  # encoders made elsewhere, measured by the same protocol
         frozen = dict.fromkeys(x["experiment"] for x in lines if _frozen(x))
-        extra = tuple(Row(experiment, experiment, {}) for experiment in frozen)
-        ours += [x for x in lines if x["experiment"] in frozen and "pixels" not in x["metric"]]
+        rows += tuple(PublishedRow(experiment, experiment) for experiment in frozen)
+    # A line counts for each row of its experiment; `length` makes rows of unequal published length comparable.
+    counted = [
+        x | {"row": row, "metric": x["metric"].replace(row.feature, "avepool"), "length": x["images_seen"] / row.length}
+        for x in lines
+        for row in rows
+        if x["experiment"] == row.experiment
+    ]
     notes: list[str] = []
     by_column = []
     for column in table.columns:
-        group = _fullest(column, [x for x in ours if column.untrained == (not x["steps"] and not _frozen(x))])
-        by_column.append(_by_experiment(group))
+        group = _fullest(column, [x for x in counted if column.untrained == (not x["steps"] and not _frozen(x))])
+        by_column.append(_by_row(group))
         if group:
-            x = group[0]
-            epochs = _epochs(x)
-            changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
-            steps = {y["steps"] for y in group if not _frozen(y)}
-            length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
-            notes.append(
-                f"{column.title}: ours is {x['metric']} on {x['dataset']} ({x['split']}), {length}"
-                + (f" ({epochs:g} epochs)" if epochs else "")
-                + (f", {changed}" if changed else "")
-            )
+            notes.append(f"{column.title}: ours is {_protocol(group)}")
     of_features = [
         found
         for column, found in zip(table.columns, by_column, strict=True)
         if any("avepool" in m for m in column.metrics)
     ]
-    others = [row for row in table.rows if row.feature != "avepool" and any(row.experiment in c for c in of_features)]
+    others = [row for row in rows if row.feature != "avepool" and any(row.title in found for found in of_features)]
     notes += [f"{row.title}: of {row.feature} instead of avepool" for row in others]
-    rows = []
-    for row in (*table.rows, *extra):
+    filled = []
+    for row in rows:
+        numbers = table.published.numbers(row)
         cells = [
-            Cell(row.published.get(column.title, ""), values.get(row.experiment, []))
+            Cell(numbers.get(column.title, ""), values.get(row.title, []))
             for column, values in zip(table.columns, by_column, strict=True)
         ]
-        rows.append((row.title, row.experiment, cells))
+        filled.append((row.title, row.experiment, cells))
     for i, column in enumerate(table.columns):
-        if (rho := rank_correlation(cells[i] for _, _, cells in rows)) is not None:
-            count = sum(bool(c[i].published and c[i].values) for _, _, c in rows)
+        if (rho := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
+            count = sum(bool(c[i].published and c[i].values) for _, _, c in filled)
             notes.append(f"{column.title}: rank correlation of published and ours over {count} rows {rho:.2f}")
     title = table.title + (f"; ours at scale {scale}" if scale else "")
-    return FilledTable(title, [c.title for c in table.columns], rows, notes)
+    return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes])
+
+
+def _protocol(group: Sequence[Line]) -> str:
+    """What the lines of a column were measured by: metric, data set, length of training, settings changed."""
+    longer = {x["row"].title: x["steps"] for x in group if x["row"].length > 1}
+    usual = [x for x in group if x["row"].title not in longer] or group
+    x = usual[0]
+    epochs = _epochs(x)
+    changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+    steps = {y["steps"] for y in usual if not _frozen(y)}
+    length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
+    if usual is not group:
+        length += "".join(f", {title}: {count:,} steps" for title, count in longer.items())
+    return (
+        f"{x['metric']} on {x['dataset']} ({x['split']}), {length}"
+        + (f" ({epochs:g} epochs)" if epochs else "")
+        + (f", {changed}" if changed else "")
+    )
 
 
 def _frozen(x: Line) -> bool:
@@ -293,11 +249,11 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
         if x["metric"] in column.metrics:
             chosen = {name: v for name, v in x["settings"].items() if name != "data.classes"}  # which the data has
             settings = json.dumps(chosen, sort_keys=True)
-            groups.setdefault((x["metric"], x["dataset"], x["split"], x["images_seen"], settings), []).append(x)
+            groups.setdefault((x["metric"], x["dataset"], x["split"], x["length"], settings), []).append(x)
 
-    def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, int]:
+    def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, float]:
         key, found = item
-        return len({x["experiment"] for x in found}), -column.metrics.index(key[0]), key[3]
+        return len({x["row"] for x in found}), -column.metrics.index(key[0]), key[3]
 
     if not groups:
         return []
@@ -306,12 +262,12 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
 
 
-def _by_experiment(lines: Iterable[Line]) -> dict[str | None, list[float]]:
-    """The newest value of each seed."""
+def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
+    """The newest value of each seed, by the title of the row."""
     newest: dict[str, dict[int, float]] = {}
     for x in lines:
-        newest.setdefault(x["experiment"], {})[x["seed"]] = x["value"]
-    return {name: list(seeds.values()) for name, seeds in newest.items()}
+        newest.setdefault(x["row"].title, {})[x["seed"]] = x["value"]
+    return {title: list(seeds.values()) for title, seeds in newest.items()}
 
 
 def rank_correlation(cells: Iterable[Cell]) -> float | None:
@@ -323,12 +279,18 @@ def rank_correlation(cells: Iterable[Cell]) -> float | None:
 
 
 def _grid(table: FilledTable) -> list[list[str]]:
-    """Published and ours side by side for each column."""
-    head = ["", *(text for column in table.columns for text in (column, "ours"))]
-    body = [
-        [title, *(text for c in cells for text in (c.published or "–", c.ours if experiment else "–"))]
-        for title, experiment, cells in table.rows
-    ]
+    """Published and ours side by side for each column; ours alone for a column of which nothing is published."""
+    published = [any(cells[i].published for _, _, cells in table.rows) for i in range(len(table.columns))]
+    head = [""]
+    for column, both in zip(table.columns, published, strict=True):
+        head += [column, "ours"] if both else [f"{column} (ours)"]
+    body = []
+    for title, experiment, cells in table.rows:
+        row = [title]
+        for c, both in zip(cells, published, strict=True):
+            row += [c.published or "–"] if both else []
+            row.append(c.ours if experiment else "–")
+        body.append(row)
     return [head, *body]
 
 

@@ -73,7 +73,6 @@ def studiogan_32(ch: int = 96) -> tuple[GeneratorConfig, DiscriminatorConfig]:
 # The experiments.
 
 GAN = LossConfig(s_z=False, s_xz=False)
-PUBLISHED = {128: {"IS": "98.8", "FID": "8.7"}, 256: {"IS": "232.5", "FID": "8.1"}, 512: {"IS": "241.5", "FID": "11.5"}}
 
 
 def _conditional(
@@ -149,19 +148,19 @@ def at_64() -> Config:
     return _at(64)
 
 
-@register("biggan", name="128", published=PUBLISHED[128])
+@register("biggan", name="128")
 def at_128() -> Config:
     """Class-conditional BigGAN at 128 px, ch 96."""
     return _at(128)
 
 
-@register("biggan", name="256", published=PUBLISHED[256])
+@register("biggan", name="256")
 def at_256() -> Config:
     """Class-conditional BigGAN at 256 px, ch 96."""
     return _at(256)
 
 
-@register("biggan", name="512", published=PUBLISHED[512])
+@register("biggan", name="512")
 def at_512() -> Config:
     """Class-conditional BigGAN at 512 px, ch 96."""
     return _at(512)

@@ -67,58 +67,56 @@ def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext
     )
 
 
-def _method(row: str = "", **published: str) -> Any:
-    found = {f"AvePool {name.replace('_', '-')}": value for name, value in published.items()}
-    return register("pretext", table_row=f"Table 2, {row}" if row else None, published=found, scales=(32, 64))
+_method = register("pretext", scales=(32, 64))
 
 
-@_method("Rotation, RevNet-50 ×4", top_1="55.4")
+@_method
 def rotation(scale: int = 0) -> Config:
     """By how far was the image turned? All four ways in a batch, on a RevNet-50 ×4."""
     return _config(scale, REVNET50_X4, 64, 35, PretextConfig(tasks=("rotation",)))
 
 
-@_method("Relative Position, ResNet-101", top_1="36.2", top_5="59.2")
+@_method
 def relative_position(scale: int = 0) -> Config:
     """Where does this patch lie beside that one? Eight places around the middle of a 3×3 grid, on ResNet-101."""
     pretext = PretextConfig(tasks=("relative_position",), standardize=True)
     return _config(scale, RESNET101, 64, 35, pretext)
 
 
-@_method("Exemplar, ResNet-101", top_1="31.5", top_5="53.1")
+@_method
 def exemplar(scale: int = 0) -> Config:
     """Which views are of one image? Eight of each, told apart by triplets, on ResNet-101."""
     return _config(scale, RESNET101, 64, 35, PretextConfig(tasks=("exemplar",), standardize=True))
 
 
-@_method("Colorization, ResNet-101", top_1="39.6", top_5="62.5")
+@_method
 def colorization(scale: int = 0) -> Config:
     """What colours has this grey image? A distribution at each place, rare colours counting more, on ResNet-101."""
     return _config(scale, RESNET101, 64, 35, PretextConfig(tasks=("colorization",)))
 
 
-@_method("Combination of the four, ResNet-101", top_5="69.3")
+@_method
 def combination(scale: int = 0) -> Config:
     """Exemplar, relative position and colorization on one trunk, all of which see grey; not motion segmentation."""
     tasks = PretextConfig(tasks=("exemplar", "relative_position", "colorization"), standardize=True, grey=0.0)
     return _config(scale, RESNET101, 64, 35, tasks)
 
 
-@_method("CPC, ResNet-101", top_1="48.7", top_5="73.6")
+@_method
 def cpc(scale: int = 0) -> Config:
     """Which patch comes rows below? Found among those of other images, on ResNet-101 with layer norm."""
     pretext = PretextConfig(tasks=("cpc",), standardize=True)
     return _config(scale, replace(RESNET101, norm="layer"), 64, 35, pretext)
 
 
-@_method("Efficient CPC, ResNet-170", top_1="61.0", top_5="83.0")
+@_method
 def efficient_cpc(scale: int = 0) -> Config:
     """CPC from four directions, each patch augmented by itself, on a wider and deeper trunk."""
     pretext = PretextConfig(tasks=("cpc",), standardize=True, directions=4, patch_augment=True)
     return _config(scale, replace(RESNET161, norm="layer"), 64, 200, pretext)
 
 
-@_method()
+@_method
 def supervised(scale: int = 0) -> Config:
     """The same trunk told the classes: what features could be, on ResNet-50."""
     return _config(scale, RESNET50, 256, 90, PretextConfig(tasks=("supervised",)), labels="classes", classes=1000)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from bigbigan.config import Config
 from bigbigan.errors import UserError
+from bigbigan.experiments.published import PUBLISHED
 
 __all__ = ["EXPERIMENTS", "Experiment", "register"]
 
@@ -19,16 +20,12 @@ class Experiment:
         name: such as "small/mnist".
         make: returns its settings; takes the scale where there are `scales`.
         data: the source it is meant for, when none is given; None where the user must name one.
-        table_row: the row of a published table it stands for, such as "Table 1, Base".
-        published: that row's numbers by column.
         scales: smaller sizes it can be had at, as the resolution that stands for the paper's 128 px.
     """
 
     name: str
     make: Callable[..., Config]
     data: str | None = None
-    table_row: str | None = None
-    published: dict[str, str] = field(default_factory=dict)
     scales: tuple[int, ...] = ()
 
     def config(self, scale: int = 0) -> Config:
@@ -46,6 +43,29 @@ class Experiment:
     def summary(self) -> str:
         return (self.make.__doc__ or "").strip().splitlines()[0]
 
+    @property
+    def table_rows(self) -> dict[str, dict[str, str]]:
+        """The published rows it stands for, such as "Table 1, Base", each with its numbers by column."""
+        return {
+            f"{table.name}, {row.title}": {
+                column if row.feature == "avepool" else column.replace("AvePool", row.feature): number
+                for column, number in table.numbers(row).items()
+            }
+            for table in PUBLISHED.values()
+            for row in table.rows
+            if row.experiment == self.name
+        }
+
+    @property
+    def table_row(self) -> str | None:
+        """The first of `table_rows`."""
+        return next(iter(self.table_rows), None)
+
+    @property
+    def published(self) -> dict[str, str]:
+        """The numbers of `table_row`, by column."""
+        return next(iter(self.table_rows.values()), {})
+
 
 EXPERIMENTS: dict[str, Experiment] = {}
 
@@ -53,8 +73,6 @@ EXPERIMENTS: dict[str, Experiment] = {}
 def register(
     group: str,
     data: str | None = None,
-    table_row: str | None = None,
-    published: dict[str, str] | None = None,
     scales: tuple[int, ...] = (),
     name: str = "",
 ) -> Callable[[Callable[..., Config]], Callable[..., Config]]:
@@ -63,7 +81,7 @@ def register(
 
     def enter(make: Callable[..., Config]) -> Callable[..., Config]:
         name = f"{group}/{own or make.__name__}"
-        EXPERIMENTS[name] = Experiment(name, make, data, table_row, published or {}, scales)
+        EXPERIMENTS[name] = Experiment(name, make, data, scales)
         return make
 
     return enter
