@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.evaluation.results import paired_lead, read_results, transferred
+from bigbigan.evaluation.results import chosen_settings, paired_lead, read_results, transferred
 from bigbigan.evaluation.tables import TABLES as PUBLISHED
 from bigbigan.evaluation.tables import as_markdown, fill
 from bigbigan.experiments import EXPERIMENTS
@@ -32,7 +32,7 @@ def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: b
     """The last line of this experiment as defined, metric and state, or None where it was not run."""
     wanted = (experiment, metric, trained)
     found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == wanted]
-    found = [x for x in found if not x["settings"] and not x.get("scale") and not transferred(x)]
+    found = [x for x in found if not chosen_settings(x) and not x.get("scale") and not transferred(x)]
     return found[-1] if found else None
 
 
@@ -94,8 +94,9 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
         if transferred(line):
             continue
         ours = line["experiment"].startswith("small/") and line["metric"] in (few, ratio)
-        if ours and line["steps"] and (line["settings"] or short):
-            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
+        chosen = chosen_settings(line)
+        if ours and line["steps"] and (chosen or short):
+            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in chosen.items()).replace('"', "")
             key = (line["experiment"], line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
     out = ["| experiment | steps | changed | 10 labels a class | reconstruction ratio |", "|---|---|---|---|---|"]
