@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -181,14 +181,11 @@ def _resolved(config: Config, source: Source, images: ImageSet, data: str, run: 
     d = config.data
     before = read_config(run).data if (run / "config.json").exists() else None
     if config.can_mirror and d.mirror == "auto":
-        d = (
-            replace(d, mirror="always" if source.mirrorable else "never")
-            if before is None
-            else replace(d, mirror=before.mirror)
-        )
+        by_source: Literal["always", "never"] = "always" if source.mirrorable else "never"
+        d = replace(d, mirror=by_source if before is None else before.mirror)
     if d.labels == "classes":
         classes, sizes = _classes(images, data)
-        if before is not None:
+        if before is not None and len(before.class_sizes) in (0, classes):
             sizes = before.class_sizes  # empty in a run of an earlier version, whose labels were drawn evenly
         alike = not config.has_generator or len(set(sizes)) == 1
         d = replace(d, classes=classes, class_sizes=() if alike else sizes)
