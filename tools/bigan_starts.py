@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bigbigan.cli import main as bigbigan
 from bigbigan.data import load_view
+from bigbigan.data.batches import pool_to
 from bigbigan.evaluation.results import Figure, append_results, read_results
 from bigbigan.evaluation.subjects import open_subject, result_lines
 
@@ -58,8 +59,8 @@ def main() -> None:
             assert model is not None
             source, c = subject.source(None, None, "samples"), model.config
             images = source.splits["train"].subset(range(COUNT))
-            pixels, _ = load_view(images, c.generator.resolution, c.data.channels, c.data.augment)
-            real = model.prepare(torch.from_numpy(pixels))
+            pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)
+            real = pool_to(model.prepare(torch.from_numpy(pixels)), c.generator.resolution)
             figures = {"sample_spread": Figure(spread(model.generate(COUNT)) / spread(real))}
             lines = result_lines(subject, source, "train", COUNT, figures, True, start, command)
             for file in (run / "results.jsonl", options.results):

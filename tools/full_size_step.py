@@ -42,7 +42,14 @@ def measure(name: str, data: str, command: str) -> list[ResultLine]:
     pixels, _ = load_pixels(chosen, side, config.data.channels, source)
     device = default_device()
     state = TrainingState(config, device)
-    batches = Batches(torch.from_numpy(pixels).to(device), 2, 0, config.data.augment, config.encoder.resolution)
+    batches = Batches(
+        torch.from_numpy(pixels).to(device),
+        2,
+        0,
+        config.data.augment,
+        config.encoder.resolution,
+        mirror=config.data.mirrors,
+    )
     start = time.perf_counter()
     values = {k: float(v) for k, v in training_step(state, batches).items()}
     seconds = time.perf_counter() - start

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.evaluation.results import paired_lead, read_results, transferred
+from bigbigan.evaluation.results import chosen_settings, paired_lead, read_results, transferred
 from bigbigan.evaluation.tables import as_markdown, fill, rank_correlation
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED
@@ -32,7 +32,7 @@ def newest(lines: list[dict[str, Any]], experiment: str, metric: str, trained: b
     """The last line of this experiment as defined, metric and state, or None where it was not run."""
     wanted = (experiment, metric, trained)
     found = [x for x in lines if (x["experiment"], x["metric"], x["steps"] > 0) == wanted]
-    found = [x for x in found if not x["settings"] and not x.get("scale") and not transferred(x)]
+    found = [x for x in found if not chosen_settings(x) and not x.get("scale") and not transferred(x)]
     return found[-1] if found else None
 
 
@@ -94,8 +94,9 @@ def ablation_table(lines: list[dict[str, Any]]) -> str:
         if transferred(line):
             continue
         ours = line["experiment"].startswith("small/") and line["metric"] in (few, ratio)
-        if ours and line["steps"] and (line["settings"] or short):
-            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in line["settings"].items()).replace('"', "")
+        chosen = chosen_settings(line)
+        if ours and line["steps"] and (chosen or short):
+            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in chosen.items()).replace('"', "")
             key = (line["experiment"], line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
     out = ["| experiment | steps | changed | 10 labels a class | reconstruction ratio |", "|---|---|---|---|---|"]
@@ -134,8 +135,10 @@ def table1(lines: list[dict[str, Any]]) -> str:
 
 def table1_small(lines: list[dict[str, Any]]) -> str:
     """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without
-    the run of Base that is as short as the methods of Table 2 beside it."""
-    return as_markdown(fill("1", [x for x in lines if not of_table2([x])], 32))
+    the runs of Base that are as short as the methods of Table 2 beside it."""
+    return as_markdown(
+        fill("1", [x for x in lines if not x["command"].startswith("bigbigan evaluate runs/table2")], 32)
+    )
 
 
 def table1_rates(lines: list[dict[str, Any]]) -> str:
@@ -147,7 +150,7 @@ def table1_rates(lines: list[dict[str, Any]]) -> str:
     out = [f"| {' | '.join(head)} | Base, 10 labels a class | untrained |", "|---" * (len(head) + 2) + "|"]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for x in chosen:
-        groups.setdefault((json.dumps(x["settings"]), x["dataset"]), []).append(x)
+        groups.setdefault((json.dumps(chosen_settings(x)), x["dataset"]), []).append(x)
     for (settings, dataset), group in groups.items():
         base = [x for x in group if (x["experiment"], x["metric"]) == ("table1/base", FEW)]
         for steps in sorted({x["steps"] for x in group} - {0}):

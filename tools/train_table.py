@@ -29,6 +29,7 @@ import numpy as np
 from bigbigan.cli import main as bigbigan
 from bigbigan.config import Config
 from bigbigan.data import load_pixels, open_source
+from bigbigan.evaluation.networks import channels_of
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import find
 
@@ -116,8 +117,9 @@ def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out:
     else:
         picked = {"train": train.subset(order[count:]), "test": train.subset(order[:count])}
     arrays: dict[str, np.ndarray] = {}
+    channels = min(config.data.channels, channels_of(source))  # grey stays grey: it says that nothing may be mirrored
     for split, of in picked.items():
-        pixels, kept = load_pixels(of, config.encoder.resolution, config.data.channels, source)
+        pixels, kept = load_pixels(of, config.encoder.resolution, channels, source)
         arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
         if of.labels is not None:
             arrays[f"{split}_labels"] = of.labels[kept][:, None]

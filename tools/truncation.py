@@ -20,8 +20,7 @@ from matplotlib.figure import Figure as Picture
 from bigbigan.evaluation.networks import open_network
 from bigbigan.evaluation.quality import inception_score
 from bigbigan.evaluation.results import Figure, append_results
-from bigbigan.evaluation.samples import compare, reference
-from bigbigan.evaluation.splits import View
+from bigbigan.evaluation.samples import compare, reference_of_run
 from bigbigan.evaluation.subjects import open_subject, result_lines
 
 LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -41,7 +40,7 @@ def main() -> None:
     model, config = subject.model, subject.model.config
     source = subject.source(None, None, "truncation")
     network = open_network(options.network, source.name, None, config.encoder.resolution, subject.device)
-    real = reference(source, "train", View(config.generator.resolution, config.data.channels), network)
+    real = reference_of_run(source, "train", config, network)
     lines, found = [], {}
     for level in LEVELS:
         start = time.perf_counter()

@@ -119,7 +119,9 @@ def _images(config: Config, device: torch.device) -> Batches:
     pixels = torch.randint(0, 256, (KEPT * n, config.data.channels, kept, kept), dtype=torch.uint8, device=device)
     told = config.data.labels == "classes"
     labels = torch.randint(config.data.classes, (len(pixels),), device=device) if told else None
-    return Batches(pixels, n, config.training.seed, config.data.augment, side, labels=labels)
+    return Batches(
+        pixels, n, config.training.seed, config.data.augment, side, labels=labels, mirror=config.data.mirrors
+    )
 
 
 class Parts:

@@ -121,7 +121,7 @@ def classify(
             "train on; of such classes all are used",
             stacklevel=2,
         )
-    methods = _methods(subject, images, finetune, scratch)
+    methods = _methods(subject, images, finetune, scratch, subject.mirrors(source))
     lines: list[ResultLine] = []
     bar = tqdm(total=len(methods) * draws, desc="classify", disable=not progress)
     for metric, trained, method in methods:
@@ -153,8 +153,11 @@ def classify(
 Method = Callable[[np.ndarray, int, slice], np.ndarray]
 
 
-def _methods(subject: Subject, images: Images, finetune: bool, scratch: bool) -> list[tuple[str, bool, Method]]:
-    """Name, whether it uses what was trained, and the method; those to compare with first, what was asked for last."""
+def _methods(
+    subject: Subject, images: Images, finetune: bool, scratch: bool, mirror: bool
+) -> list[tuple[str, bool, Method]]:
+    """Name, whether it uses what was trained, and the method; those to compare with first, what was asked for last.
+    With `mirror` whole networks are trained on mirrored images too."""
     pixels = np.concatenate([split.pixels for split in (images.train, images.test, *images.others)])
     assert images.train.labels is not None
     y, groups = images.train.labels, images.train.groups
@@ -176,7 +179,7 @@ def _methods(subject: Subject, images: Images, finetune: bool, scratch: bool) ->
     tuned += [("finetuned", "trained", 3e-4)] if finetune else []
     for name, kind, rate in tuned:
         encoder = subject.encoder(kind, images.seen)
-        found.append((name, kind == "trained", _tuner(encoder, pixels, y, groups, subject, rate)))
+        found.append((name, kind == "trained", _tuner(encoder, pixels, y, groups, subject, rate, mirror)))
     return sorted(found, key=lambda method: method[1])
 
 
@@ -221,18 +224,25 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) ->
 
 
 def _tuner(
-    encoder: nn.Module, pixels: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, subject: Subject, rate: float
+    encoder: nn.Module,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    subject: Subject,
+    rate: float,
+    mirror: bool = False,
 ) -> Method:
-    """Training of the whole network, from the weights that `encoder` has; `rate` is that of its trunk."""
+    """Training of the whole network, from the weights that `encoder` has; `rate` is that of its trunk; with `mirror`
+    half of the images are mirrored."""
     x = torch.from_numpy(pixels)
-    flip, device = subject.view.augment != "none", subject.device
+    device = subject.device
 
     def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
         y = labels[known]
         kept, held = hold_out(len(known), max(1, len(known) // 5), number, None if groups is None else groups[known])
         chosen, rest = known[held], known[kept]
         classes = int(y.max()) + 1
-        first = _Tuned(encoder, classes, flip, number, rate).to(device)
+        first = _Tuned(encoder, classes, mirror, number, rate).to(device)
         losses: list[float] = []
         unseen: list[np.ndarray] = []
         while len(losses) < EPOCHS and len(losses) - int(np.argmin(losses or [0])) <= PATIENCE:
@@ -240,7 +250,7 @@ def _tuner(
             unseen.append(first.logits(x[chosen]))
             losses.append(F.cross_entropy(torch.from_numpy(unseen[-1]), torch.from_numpy(labels[chosen])).item())
         best = int(np.argmin(losses))
-        second = _Tuned(encoder, classes, flip, number, rate).to(device)
+        second = _Tuned(encoder, classes, mirror, number, rate).to(device)
         for _ in range(best + 1):
             second.epoch(x[known], torch.from_numpy(y))
         return second.logits(x[asked]) / fit_temperature(unseen[best], labels[chosen])
@@ -251,7 +261,7 @@ def _tuner(
 class _Tuned(nn.Module):
     """A copy of an encoder with a linear layer on its features, trained together."""
 
-    def __init__(self, encoder: nn.Module, classes: int, flip: bool, seed: int, rate: float) -> None:
+    def __init__(self, encoder: nn.Module, classes: int, mirror: bool, seed: int, rate: float) -> None:
         super().__init__()
         E: Any = copy.deepcopy(encoder)
         self.encoder = E
@@ -259,7 +269,7 @@ class _Tuned(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.requires_grad_(True)
-        self.flip, self.generator = flip, torch.Generator().manual_seed(seed)
+        self.mirror, self.generator = mirror, torch.Generator().manual_seed(seed)
         trunk = self.encoder.trunk.parameters()
         groups = [{"params": trunk, "lr": rate}, {"params": self.head.parameters(), "lr": 3e-3}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
@@ -274,7 +284,7 @@ class _Tuned(nn.Module):
             if len(picks) < 2:  # batch norm needs two
                 continue
             images = to_float(x[picks].to(device))
-            if self.flip:
+            if self.mirror:
                 mirrored = torch.rand(len(picks), 1, 1, 1, generator=self.generator).to(device) < 0.5
                 images = torch.where(mirrored, images.flip(3), images)
             loss = F.cross_entropy(self.head(self.encoder.features(images)), y[picks].to(device))

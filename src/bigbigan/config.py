@@ -51,16 +51,26 @@ def _check_attention(network: str, attention: tuple[int, ...], widths: dict[int,
         )
 
 
+MIRRORING = ("flip", "resnet_crop")  # augmentations that mirror half of the images
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
     # (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side (BiGAN).
     augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop"] = "none"
+    # Whether augmentation (flip, resnet_crop; of pretext tasks exemplar's crops and cpc's patches) may mirror images.
+    # auto: where mirror images are as natural as the images, so not digits or letters (docs/data.md). It is resolved
+    # when training starts. --set data.augment=flip by itself means always.
+    mirror: Literal["auto", "always", "never"] = "auto"
     # What is told: nothing; one class for all images, a learned vector in D as there is in G ("Single Label", Table 3);
     # or the classes of the source (to G and D of a BigGAN; to E with the task "supervised").
     labels: Literal["none", "single", "classes"] = "none"
     classes: int = 1  # how many there are: found when training starts; without labels all images are of one class
+    # How many training images each class has: found when training starts. G's labels are drawn in proportion. Empty:
+    # all classes alike.
+    class_sizes: tuple[int, ...] = ()
     fraction: float = 1.0  # share of the training images that is trained on, the same ones whatever the seed
     memory_gib: float = 8.0  # sets whose pixels take more are decoded anew for each batch
     # Of sets that are decoded anew and lie in shards elsewhere: so many are shuffled together, twice as many held here.
@@ -70,10 +80,20 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.classes >= 1, "data.classes must be at least 1")
         _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
+        _require(
+            not self.class_sizes
+            or (len(self.class_sizes) == self.classes and min(self.class_sizes) >= 0 and sum(self.class_sizes) > 0),
+            f"data.class_sizes must be empty, or {self.classes} numbers of images, one for each class",
+        )
         _require(0 < self.fraction <= 1, "data.fraction must lie in (0, 1]")
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
         _require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether training images are mirrored at random."""
+        return self.augment in MIRRORING and self.mirror != "never"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +353,10 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        _require(
+            self.data.mirror != "always" or self.can_mirror,
+            f"data.mirror=always does nothing with data.augment={self.data.augment}; set data.augment=flip",
+        )
         if self.system == "pretext":
             self._check_pretext()
             return
@@ -448,6 +472,12 @@ class Config:
         _require(told == asks, "data.labels=classes goes with the task supervised, and the task with it")
 
     @property
+    def can_mirror(self) -> bool:
+        """Whether the augmentation, or a pretext task, mirrors images where `data.mirror` lets it."""
+        p = self.pretext
+        return self.data.augment in MIRRORING or "exemplar" in p.tasks or p.patch_augment
+
+    @property
     def has_encoder(self) -> bool:
         """Where nothing looks at z there is no E: a GAN (Table 1, "No E"; BiGAN's table, "D")."""
         return self.system not in ("bigbigan", "bigan") or self.loss.s_z or self.loss.s_xz
@@ -522,7 +552,10 @@ def override(config: Config, settings: list[str]) -> Config:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "--dry-run prints all settings"
             raise UserError(f"--set {setting}: there is no setting {name}; {hint}")
-    return _resolve(config.to_dict(), settings)
+    tree, given = config.to_dict(), dict(setting.split("=", 1) for setting in settings)
+    if "data.augment" in given and "data.mirror" not in given:  # a flip that is asked for by name is done
+        tree["data"]["mirror"] = "always" if given["data.augment"] == "flip" else "auto"
+    return _resolve(tree, settings)
 
 
 def config_from_dict(tree: Any, origin: str) -> Config:
@@ -536,4 +569,8 @@ def config_from_dict(tree: Any, origin: str) -> Config:
     whole = Config().to_dict()
     if unknown := sorted(set(flat(tree)) - set(flat(whole))):
         raise UserError(f"{origin}: there is no setting {unknown[0]}, or it is not of the right shape")
-    return _resolve(tree, [], origin)
+    config = _resolve(tree, [], origin)
+    if "mirror" not in tree.get("data", {}) and config.can_mirror:
+        # Of a version without this setting, whose augmentations always mirrored.
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, mirror="always"))
+    return config

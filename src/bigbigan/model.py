@@ -143,7 +143,8 @@ class Model:
             truncation: scale of drawn latents, in (0, 1]; below 1 a normal prior is also cut at two standard
                 deviations, as the released modules are used.
             seed: of the drawn latents, and of labels where G is told them.
-            label: the class of all of them, 0 to data.classes - 1; drawn evenly without it.
+            label: the class of all of them, 0 to data.classes - 1; without it each is drawn as often as it is among the
+                training images.
 
         Below 1, batch norm statistics are made anew for the truncation, as BigGAN does.
 
@@ -161,8 +162,11 @@ class Model:
         else:
             z = self.sample_prior(z_or_count, truncation, seed)
         noise = keyed_generator(seed, "labels", 0, str(self.device))
-        y = sample_labels(len(z), classes, noise) if label is None else torch.full((len(z),), label, device=self.device)
-        return generate(self._at(truncation), z, y if classes > 1 else None)
+        if label is None:
+            y = sample_labels(len(z), self.config.data, noise)
+        else:
+            y = torch.full((len(z),), label, device=self.device)
+        return generate(self._at(truncation), z, y)
 
     def _at(self, truncation: float) -> nn.Module:
         """G with the batch norm statistics of truncated latents."""
@@ -172,7 +176,7 @@ class Model:
             G, batches, size = copy.deepcopy(self.generator), self.config.log.standing_batches, 128
             z = self.sample_prior(batches * size, truncation, seed=0)
             noise = keyed_generator(0, "standing labels", 0, str(self.device))
-            y = sample_labels(len(z), self.config.data.classes, noise)
+            y = sample_labels(len(z), self.config.data, noise)
             labels = [None] * batches if y is None else y.split(size)
             passes = (partial(generate, G, z, y) for z, y in zip(z.split(size), labels, strict=True))
             standing_statistics(G, self.generator, passes)

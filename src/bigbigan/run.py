@@ -178,7 +178,7 @@ def changed_settings(config: Config) -> dict[str, Any]:
     if config.experiment not in EXPERIMENTS:
         return {}
     defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
-    stated = (*CHANGEABLE, "training.seed")
+    stated = (*CHANGEABLE, "training.seed", "data.class_sizes")  # the last is of the data and its labels
     return {k: v for k, v in ours.items() if defined.get(k) != v and not k.startswith(stated)}
 
 

@@ -102,7 +102,7 @@ class TrainingState:
                     if self.system.decodes_alone and self.E_ema is not None:
                         return G_ema(self.E_ema(images()).mean)
                     z = self.system.sample_prior(size, noise)
-                    y = sample_labels(size, self.config.data.classes, noise)
+                    y = sample_labels(size, self.config.data, noise)
                     return generate(G_ema, z[part], None if y is None else y[part])
 
                 standing_statistics(G_ema, G, (samples for _ in range(count)))

@@ -6,8 +6,9 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from bigbigan import checkpoint as ck
 from bigbigan import distributed
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
-from bigbigan.data import ImageSet, fraction_of, open_source
+from bigbigan.data import ImageSet, Source, fraction_of, open_source
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels, training_pixels
@@ -28,7 +29,7 @@ from bigbigan.monitor import Monitor, Silence, read_metrics
 from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import Stop, default_device, open_for_training, read_json, write_json
+from bigbigan.run import Stop, default_device, open_for_training, read_config, read_json, write_json
 from bigbigan.state import TrainingState
 from bigbigan.systems import Move, Outcome, generate
 
@@ -57,7 +58,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
     check_devices(config, device)
     source = open_source(data, labels=labels, max_unreadable=config.data.max_unreadable)
     images = fraction_of(source.splits["train"], config.data.fraction)
-    config = _with_classes(config, images, data)
+    config = _resolved(config, source, images, data, run)
     if (saved := ck.checkpoints(run)) and saved[-1].step > config.training.steps:
         raise UserError(
             f"training.steps={config.training.steps}: {run} has been trained for {saved[-1].step} steps; expected as "
@@ -82,6 +83,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
             config.data.augment,
             config.encoder.resolution,
             labels=told,
+            mirror=config.data.mirrors,
         )
         if config.log.probe_every and isinstance(pixels, StreamedPixels) and pixels.shards is not None:
             raise UserError(
@@ -120,7 +122,8 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
             monitor.say(f"continuing from step {state.step}")
         elif progress:
             told_of = f"{config.data.classes} classes" if config.data.classes > 1 else "labels are not used"
-            monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px; {told_of}")
+            how = f"; {'' if config.data.mirror == 'always' else 'not '}mirrored at random" if config.can_mirror else ""
+            monitor.say(f"{len(pixels)} images, {config.encoder.resolution} px{how}; {told_of}")
             if watch is not None and not watch.possible:
                 monitor.say(f"log.watch={watch.metric.name} is left out: what it takes is not there")
         if newest is None and first:
@@ -172,16 +175,32 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         return signal or None
 
 
-def _with_classes(config: Config, images: ImageSet, data: str) -> Config:
-    """`config` with the number of classes that are there, where labels are to be told."""
-    if config.data.labels != "classes":
-        return config
-    found = 0 if images.labels is None else len(images.classes or ()) or int(images.labels.max()) + 1
+def _resolved(config: Config, source: Source, images: ImageSet, data: str, run: Path) -> Config:
+    """`config` with what depends on the data: whether images are mirrored, how many classes there are, and how many
+    images each has. A run that goes on keeps what its config.json says."""
+    d = config.data
+    before = read_config(run).data if (run / "config.json").exists() else None
+    if config.can_mirror and d.mirror == "auto":
+        by_source: Literal["always", "never"] = "always" if source.mirrorable else "never"
+        d = replace(d, mirror=by_source if before is None else before.mirror)
+    if d.labels == "classes":
+        classes, sizes = _classes(images, data)
+        if before is not None and len(before.class_sizes) in (0, classes):
+            sizes = before.class_sizes  # empty in a run of an earlier version, whose labels were drawn evenly
+        alike = not config.has_generator or len(set(sizes)) == 1
+        d = replace(d, classes=classes, class_sizes=() if alike else sizes)
+    return replace(config, data=d)
+
+
+def _classes(images: ImageSet, data: str) -> tuple[int, tuple[int, ...]]:
+    """The number of classes, and how many images each has."""
+    labels = np.empty(0, dtype=np.int64) if images.labels is None else images.labels
+    found = 0 if images.labels is None else len(images.classes or ()) or int(labels.max()) + 1
     if found < 2:
         raise UserError(f"--data {data} has no labels of two or more classes; data.labels=classes needs them, or none")
-    if images.labels is not None and (without := int((images.labels < 0).sum())):
+    if without := int((labels < 0).sum()):
         raise UserError(f"{without:,} of {len(images):,} training images have no label; data.labels=classes needs all")
-    return replace(config, data=replace(config.data, classes=found))
+    return found, tuple(np.bincount(labels, minlength=found).tolist())
 
 
 def _due(every: int, step: int, steps: int) -> bool:

@@ -53,6 +53,7 @@ class Batches:
         batch_size: n; may exceed N, then a batch spans epochs.
         seed: of the permutations and of augmentation.
         augment: see `DataConfig.augment`.
+        mirror: whether an augmentation that mirrors images does so; see `DataConfig.mirror`.
         resolution: R; S without it.
         only: indices of the images to use; all without it.
         labels: int64 [N], of systems that are told them.
@@ -67,10 +68,11 @@ class Batches:
         resolution: int | None = None,
         only: Tensor | None = None,
         labels: Tensor | None = None,
+        mirror: bool = True,
     ) -> None:
         self.pixels, self.batch_size, self.seed, self.augment = pixels, batch_size, seed, augment
         self.resolution = resolution or pixels.shape[-1]
-        self.only, self._labels = only, labels
+        self.only, self._labels, self.mirror = only, labels, mirror
         self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
         self._total = len(pixels if only is None else only)
         self._epoch, self._group = self._total, 0  # images of an epoch, and of the shards that are shuffled together
@@ -127,9 +129,11 @@ class Batches:
         if self.augment in BOXES:
             boxes = BOXES[self.augment](self.batch_size, self.pixels.shape[-1], generator)
             mine = Boxes(*(numbers[part] for numbers in boxes))
+            if not self.mirror:
+                mine = mine._replace(mirrored=torch.zeros_like(mine.mirrored))
             return _to_float(resize_boxes(self.pixels[indices], mine, self.resolution))
         x = self.images(indices)
-        if self.augment == "flip":
+        if self.augment == "flip" and self.mirror:
             mirrored = torch.rand(self.batch_size, 1, 1, 1, generator=generator, device=x.device)[part] < 0.5
             x = torch.where(mirrored, x.flip(3), x)
         return x

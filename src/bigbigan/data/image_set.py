@@ -171,6 +171,7 @@ class Source:
     notes: Counter[str] = field(default_factory=Counter)  # e.g. {"EXIF rotated": 3, "not an image": 2}
     max_unreadable: float = 0.05  # share of a split
     labels: LabelsFile | None = None  # in place of the source's own labels
+    mirrorable: bool = True  # mirror images of its images are as natural as the images: not so of digits and letters
     _counted: set[str] = field(default_factory=set, repr=False)
 
     def record(self, file: str, notes: Iterable[str]) -> None:

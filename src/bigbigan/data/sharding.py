@@ -143,6 +143,7 @@ def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) 
         "name": source.name,
         "classes": next((images.classes for images in source.splits.values() if images.classes), None),
         "pads": store.pads and plan["resolution"] is None,
+        "mirrorable": source.mirrorable,
         "plan": plan,
         "skipped": [s for lines in done.values() for line in lines for s in line["skipped"]],
     }

@@ -79,7 +79,8 @@ class Shard:
 
 
 def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]]) -> None:
-    """Write index.json, whole or not at all. `about` has "name", "classes" and "pads", and may say more."""
+    """Write index.json, whole or not at all. `about` has "name", "classes" and "pads", and may say more:
+    "mirrorable" of `Source`, for one."""
     counted = {
         split: {
             "images": sum(len(s.names) for s in shards),
@@ -132,6 +133,11 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
     return about, splits
 
 
+def _mirrorable(about: dict[str, Any]) -> bool:
+    """`Source.mirrorable` of the set that an index is of; one of an earlier version does not say, but pads arrays."""
+    return bool(about.get("mirrorable", about["name"] == "cifar10" or not about["pads"]))
+
+
 def _checked(shard: Shard, split: str) -> Shard:
     """The shard, if it can be one."""
     whole = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
@@ -152,6 +158,7 @@ def open_shards(folder: Path, source: Source, limits: DecodeLimits) -> dict[str,
     images = _splits(splits, about["classes"], _opener(paths), limits, in_source_order=True)
     for split in images.values():
         split.store.pads = bool(about["pads"])
+    source.mirrorable = _mirrorable(about)
     return images
 
 
@@ -337,6 +344,7 @@ def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str,
     for split in images.values():
         split.store.pads = bool(about["pads"])
         split.store.elsewhere = copies
+    source.mirrorable = _mirrorable(about)
     return images
 
 

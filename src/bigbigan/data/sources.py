@@ -30,7 +30,7 @@ from bigbigan.data.download import REMOTE, cached
 from bigbigan.data.elsewhere import is_elsewhere
 from bigbigan.data.folders import arrange, list_folder
 from bigbigan.data.huggingface import open_huggingface
-from bigbigan.data.image_set import ImageSet, Source, extension, shown
+from bigbigan.data.image_set import ArrayStore, ImageSet, Source, extension, shown
 from bigbigan.data.labels import apply_labels
 from bigbigan.data.shards import is_index, is_pattern, open_elsewhere, open_pattern, open_shards
 from bigbigan.errors import UserError
@@ -46,6 +46,8 @@ _INNER = {  # where the files may lie within NAME's PATH
     "fashion-mnist": ("FashionMNIST", "raw"),
     "cifar10": ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar10-jpeg.tar.gz"),
 }
+# Data sets of digits, letters and garments, in whatever form they come.
+_NOT_MIRRORED = ("digits", "mnist", "fashion-mnist", "emnist", "kmnist", "qmnist", "svhn", "usps", "omniglot")
 _LIMITS = DecodeLimits()
 
 
@@ -93,6 +95,7 @@ def open_source(
         splits = {"train": images, **splits}
         source.notes[f"no train split: '{first}' is read as train"] += 1
     source.splits = splits
+    source.mirrorable &= _mirrorable(source)
     for split, images in splits.items() if name else ():
         # All known data sets have ten classes: anything else is another set under a wrong name.
         count = len(images.classes or ())
@@ -104,6 +107,15 @@ def open_source(
     if labels is not None:
         apply_labels(source, Path(labels))
     return source
+
+
+def _mirrorable(source: Source) -> bool:
+    """Whether mirror images are taken to be as natural as the images: of files and of arrays in colour, but not of grey
+    arrays, which are digits, letters or X-rays more often than not, nor of data sets known to be digits or letters."""
+    if source.name.lower().replace("_", "-") in _NOT_MIRRORED:
+        return False
+    store = source.splits["train"].store
+    return not (isinstance(store, ArrayStore) and store.pixels.shape[-1] == 1)
 
 
 def _parse(spec: str) -> tuple[str, Path | None]:

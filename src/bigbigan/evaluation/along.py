@@ -128,15 +128,15 @@ class Watch:
         return float(np.mean(values))
 
     def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
-        device, augment = next(E.parameters()).device, self.config.data.augment
+        device, data = next(E.parameters()).device, self.config.data
         batches: FeatureBatches
-        if augment.endswith("_crop"):
-            b = self.batches
-            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only=torch.from_numpy(self.rest))
+        if data.augment.endswith("_crop"):
+            b, only = self.batches, torch.from_numpy(self.rest)
+            crops = Batches(b.pixels, BATCH, 0, data.augment, b.resolution, only, mirror=data.mirrors)
             batches = live_batches(E, [m.feature], crops, labels, device)
         else:
             views = [self._features(E, self.rest)]
-            views += [self._features(E, self.rest, mirrored=True)] if augment == "flip" else []
+            views += [self._features(E, self.rest, mirrored=True)] if data.augment == "flip" and data.mirrors else []
             batches = cached_batches(views, labels[self.rest], 0, device)
         new = {m.feature: self._features(E, self.held)[m.feature]}
         sizes = {m.feature: new[m.feature].shape[1]}

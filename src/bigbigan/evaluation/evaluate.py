@@ -298,14 +298,14 @@ def _measure_heads(
     names = list(dict.fromkeys(m.feature for m in metrics))
     held = train_val(len(train), e.subject.run, train.groups)
     rest = np.setdiff1d(np.arange(len(train)), held)
-    augment = e.subject.view.augment
+    augment, mirror = e.subject.view.augment, e.subject.mirrors(e.source)
     batches: FeatureBatches
     if augment.endswith("_crop") and encoder is not None:
         stored, only = torch.from_numpy(train.stored), torch.from_numpy(rest)
-        crops = Batches(stored, BATCH, 0, augment, train.resolution, only)
+        crops = Batches(stored, BATCH, 0, augment, train.resolution, only, mirror=mirror)
         batches = live_batches(encoder, names, crops, train.labels, device)
     else:
-        views = [known] + ([features(train, mirrored=True)] if augment == "flip" else [])
+        views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
         kept = [{name: view[name][rest] for name in names} for view in views]
         batches = cached_batches(kept, train.labels[rest], e.subject.seed, device)
     classes = int(max(train.labels.max(), test.labels.max())) + 1

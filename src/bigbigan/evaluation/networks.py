@@ -89,14 +89,14 @@ class Recipe:
     trunk: Callable[[int], nn.Module]  # of the number of image channels
     features: int
     resolution: int
-    augment: str  # none, or shift (by up to 4 px) and flip
+    augment: bool  # shifted by up to 4 px and, where the data may be (`Source.mirrorable`), mirrored
     epochs: int
 
 
 CLASSIFIERS = {
-    "mnist-cnn": Recipe(mnist_cnn, 128, 32, "none", 3),
+    "mnist-cnn": Recipe(mnist_cnn, 128, 32, False, 3),
     "cifar-resnet18": Recipe(
-        lambda channels: ResNetV2(channels, (64, 128, 256, 512), (2, 2, 2, 2), BasicBlock), 512, 32, "shift_flip", 15
+        lambda channels: ResNetV2(channels, (64, 128, 256, 512), (2, 2, 2, 2), BasicBlock), 512, 32, True, 15
     ),
 }
 
@@ -144,7 +144,7 @@ def train_classifier(
         if len(order) < batch:
             order = torch.randperm(len(x), generator=draws)
         picks, order = order[:batch].to(device), order[batch:]
-        images_now = augmented(x[picks], draws) if recipe.augment == "shift_flip" else x[picks]
+        images_now = augmented(x[picks], draws, source.mirrorable) if recipe.augment else x[picks]
         loss = F.cross_entropy(network(to_float(images_now).contiguous(memory_format=torch.channels_last))[1], y[picks])
         optimizer.zero_grad()
         loss.backward()
@@ -154,7 +154,7 @@ def train_classifier(
     found = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.stored).split(500)])
     right = 100 * float((found.numpy() == test.labels).mean())
     facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": right}
-    facts |= {"fingerprint": fingerprint(images), "epochs": epochs}
+    facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}
     path = classifier_file(name, source.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
@@ -184,14 +184,15 @@ def train_classifier(
     return path, line
 
 
-def augmented(x: Tensor, draws: torch.Generator) -> Tensor:
-    """uint8 [N, C, R, R] as float of the same range, shifted by up to 4 px and mirrored, each image on its own."""
+def augmented(x: Tensor, draws: torch.Generator, mirror: bool = True) -> Tensor:
+    """uint8 [N, C, R, R] as float of the same range, shifted by up to 4 px and, with `mirror`, half of them mirrored,
+    each image on its own."""
     side, n = x.shape[-1], len(x)
     padded = F.pad(x.float(), (4, 4, 4, 4), mode="reflect")
     place = torch.arange(side, device=x.device)
     rows, columns = (torch.randint(9, (n, 1), generator=draws).to(x.device) + place for _ in "yx")
     mirrored = (torch.rand(n, 1, generator=draws) < 0.5).to(x.device)
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    columns = torch.where(mirrored & mirror, columns.flip(1), columns)
     each = torch.arange(n, device=x.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

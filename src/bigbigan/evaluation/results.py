@@ -14,6 +14,7 @@ __all__ = [
     "Figure",
     "ResultLine",
     "append_results",
+    "chosen_settings",
     "paired_lead",
     "read_results",
     "results_table",
@@ -85,6 +86,13 @@ class ResultLine:
 def transferred(line: dict[str, Any]) -> bool:
     """Whether a line is of what was trained on other data, or part of a comparison of such (tools/transfer.py)."""
     return "trained_on" in line.get("protocol", {})
+
+
+def chosen_settings(line: dict[str, Any]) -> dict[str, Any]:
+    """The changed settings of a line that somebody chose. The data decide how many classes there are. They also decide
+    whether images are mirrored; where they are, that is what earlier versions did without saying so."""
+    by_data = {"data.classes": None, "data.mirror": "always"}
+    return {k: v for k, v in line["settings"].items() if k not in by_data or by_data[k] not in (None, v)}
 
 
 def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:

@@ -1,8 +1,8 @@
 """Image quality of a run's samples: features of samples and of real images, compared.
 
-Samples are drawn at truncation 1 and rounded to uint8 first. References are all images of the split at G's resolution
-(short side resized, centre crop; Appendix A); their statistics are kept in the cache under the data's fingerprint and
-the network's digest.
+Samples are drawn at truncation 1 and rounded to uint8 first. References are all images of the split in the form in
+which training shows them to D: loaded at E's resolution (short side resized, centre crop; Appendix A) and from there
+pooled to G's. Their statistics are kept in the cache under the data's fingerprint, that form and the network's digest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
+from bigbigan.data.batches import pool_to, to_float
 from bigbigan.data.download import cache_folder
 from bigbigan.errors import UserError
 from bigbigan.evaluation.metrics import Metric
@@ -33,7 +34,7 @@ from bigbigan.evaluation.splits import View, read_split
 from bigbigan.randomness import keyed_generator
 from bigbigan.systems import generate, sample_labels, sample_prior
 
-__all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference"]
+__all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference", "reference_of_run"]
 
 MOST = 50_000  # reference features kept for what needs more than their moments
 
@@ -55,15 +56,44 @@ def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0, batch_
     for start in range(0, count, batch_size):
         n = min(batch_size, count - start)
         z = sample_prior(n, config.latent.dim, config.latent.prior, noise)
-        x = generate(G, z, sample_labels(n, config.data.classes, noise))
-        parts.append(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+        parts.append(_rounded(generate(G, z, sample_labels(n, config.data, noise))))
     return torch.cat(parts)
 
 
-def reference(source: Source, split: str, view: View, network: FeatureNetwork) -> Reference:
-    """Features of a split's images at the resolution and channels of G, from the cache if they are there."""
-    images = source.splits[split]
-    name = f"{fingerprint(images)[:16]}-{view.resolution}px{view.channels}-{network.name}-{network.digest}.safetensors"
+def _rounded(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, on the CPU."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def reference_of_run(source: Source, split: str, config: Config, network: FeatureNetwork) -> Reference:
+    """What the samples of a run are compared with: a split in the form in which training showed its images to D.
+
+    Random crops of 7/8 of the side (BiGAN) are all of one scale, which is that of the central crop. The others vary in
+    scale; as published, the whole central square stands for them.
+    """
+    data = config.data
+    view = View(config.encoder.resolution, data.channels, data.augment if data.augment == "random_crop" else "none")
+    return reference(source, split, view, network, config.generator.resolution)
+
+
+def reference(
+    source: Source, split: str, view: View, network: FeatureNetwork, resolution: int | None = None
+) -> Reference:
+    """Features of a split's images, from the cache if they are there.
+
+    Args:
+        source, split: the images.
+        view: how they are loaded.
+        network: what the features are of.
+        resolution: R, to which loaded images are then brought by `pool_to`; without it they stay as they are.
+    """
+    images, resolution = source.splits[split], resolution or view.resolution
+    form = f"{resolution}px{view.channels}"
+    if resolution != view.resolution:
+        form += f"-from-{view.resolution}px"
+    if view.augment != "none":
+        form += f"-{view.augment}"
+    name = f"{fingerprint(images)[:16]}-{form}-{network.name}-{network.digest}.safetensors"
     path = cache_folder() / "statistics" / name
     lasting = network.name != "encoder"  # a run's own encoder is another one with each step
     try:
@@ -74,9 +104,11 @@ def reference(source: Source, split: str, view: View, network: FeatureNetwork) -
         return Reference(moments, kept["features"])
     except (FileNotFoundError, SafetensorError, KeyError):
         pass
-    pixels = torch.from_numpy(read_split(source, images, view).stored)
+    pixels = torch.from_numpy(read_split(source, images, view).pixels)
     moments, parts = Moments(), []
     for chunk in pixels.split(5_000):
+        if resolution != view.resolution:
+            chunk = torch.cat([_rounded(pool_to(to_float(x), resolution)) for x in chunk.split(500)])
         features = network(chunk)[0]
         moments.update(features)
         parts.append(features)
@@ -124,7 +156,6 @@ def quality_figures(
     """Figures by metric name, for quality metrics of one feature network; G and E are the averaged networks."""
     device = next(G.parameters()).device
     network = open_network(metrics[0].network, source.name, E, config.encoder.resolution, device)
-    view = View(config.generator.resolution, config.data.channels)
     features, logits = network(draw_samples(G, config, max(m.samples for m in metrics), config.training.seed))
     if not torch.isfinite(features).all():
         raise UserError(f"{network.name} gives features that are not finite for this generator's samples: look at them")
@@ -133,7 +164,7 @@ def quality_figures(
         for split in dict.fromkeys(m.reference for m in metrics):
             ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
             if split:
-                found = compare(reference(source, split, view, network), features[:samples], set(ours))
+                found = compare(reference_of_run(source, split, config, network), features[:samples], set(ours))
             elif ours and logits is not None:
                 found = {"is": Figure(*inception_score(logits[:samples]))}
             else:

@@ -21,15 +21,17 @@ SEED = 0  # one for all runs, so that all choose by the same images of a data se
 
 @dataclass(frozen=True)
 class View:
-    """How an encoder takes images: side R, 1 or 3 channels, and the augmentation its classifiers are trained with."""
+    """How an encoder takes images: side R, 1 or 3 channels, and the augmentation its classifiers are trained with,
+    which mirrors images only with `mirror`."""
 
     resolution: int
     channels: int
     augment: str = "none"
+    mirror: bool = False
 
     @classmethod
     def of(cls, config: Config) -> View:
-        return cls(config.encoder.resolution, config.data.channels, config.data.augment)
+        return cls(config.encoder.resolution, config.data.channels, config.data.augment, config.data.mirrors)
 
 
 @dataclass(eq=False)  # compared and hashed by identity

@@ -136,6 +136,11 @@ class Subject:
             raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
         return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
 
+    def mirrors(self, source: Source) -> bool:
+        """Whether classifiers are trained on mirrored images of a source too: where the run itself was, and the source,
+        if it is another than the run's, may be mirrored."""
+        return self.view.mirror and (source.mirrorable or source.name == self.trained_on)
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """Baselines first: raw pixels, for a run its encoder before the first step, then what is evaluated."""

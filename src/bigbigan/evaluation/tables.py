@@ -17,7 +17,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bigbigan.errors import UserError
-from bigbigan.evaluation.results import transferred
+from bigbigan.evaluation.results import chosen_settings, transferred
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
 __all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
@@ -247,8 +247,7 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
         if x["metric"] in column.metrics:
-            chosen = {name: v for name, v in x["settings"].items() if name != "data.classes"}  # which the data has
-            settings = json.dumps(chosen, sort_keys=True)
+            settings = json.dumps(chosen_settings(x), sort_keys=True)
             groups.setdefault((x["metric"], x["dataset"], x["split"], x["length"], settings), []).append(x)
 
     def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, float]:

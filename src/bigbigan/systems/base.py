@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bigbigan.config import Config
+from bigbigan.config import Config, DataConfig
 from bigbigan.data.batches import pool_to
 from bigbigan.losses import Scores
 from bigbigan.models import Networks, Posterior
@@ -26,11 +26,15 @@ def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -
     return torch.rand(count, dim, generator=generator, device=generator.device) * 2 - 1
 
 
-def sample_labels(count: int, classes: int, generator: torch.Generator) -> Tensor | None:
-    """Classes int64 [count], each as likely as another; None where there is only one."""
-    if classes == 1:
+def sample_labels(count: int, data: DataConfig, generator: torch.Generator) -> Tensor | None:
+    """Classes int64 [count] for G, each as likely as it is among the training images, so that a class by itself does
+    not tell D which images were drawn; None where there is only one."""
+    if data.classes == 1:
         return None
-    return torch.randint(classes, (count,), generator=generator, device=generator.device)
+    if not data.class_sizes:
+        return torch.randint(data.classes, (count,), generator=generator, device=generator.device)
+    sizes = torch.tensor(data.class_sizes, dtype=torch.float64, device=generator.device)
+    return torch.multinomial(sizes, count, replacement=True, generator=generator)
 
 
 def generate(G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
@@ -60,8 +64,8 @@ class System(ABC):
     each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1], what `draw` drew for it (and the labels of x, in a
     conditional system), and gives the losses of the learners that it lets move. Where a loss is a sum of terms that
     share no graph, a move yields one after the other, so that the gradient of one is taken, and its graph gone, before
-    the next is computed. Every learner that any of them names then takes one step. Losses are means over images: rows of a batch and of its draws can be given to several calls,
-    or to several devices, and the gradients averaged.
+    the next is computed. Every learner that any of them names then takes one step. Losses are means over images: rows
+    of a batch and of its draws can be given to several calls, or to several devices, and the gradients averaged.
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks

@@ -34,7 +34,7 @@ class BigBiGAN(System):
         draws = super().draw(count, noise)
         if self.networks.E is not None:
             return draws | {"eps": torch.randn(draws["z"].shape, generator=noise, device=noise.device)}
-        y = sample_labels(count, self.config.data.classes, noise)
+        y = sample_labels(count, self.config.data, noise)
         return draws if y is None else draws | {"y": y}
 
     def discriminator_move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:

@@ -46,8 +46,9 @@ class Task(NamedTuple):
     answer: Callable[[PretextEncoder, Tensor, Tensor, Tensor | None], Answer]  # of E, views as they enter, x, labels
 
 
-def draw(count: int, side: int, noise: torch.Generator, c: PretextConfig) -> Draws:
-    """All that is random in the views of `count` images of `side` px, by task and purpose: a row for each image."""
+def draw(count: int, side: int, noise: torch.Generator, c: PretextConfig, mirror: bool = True) -> Draws:
+    """All that is random in the views of `count` images of `side` px, by task and purpose: a row for each image.
+    Without `mirror` no view is mirrored (`DataConfig.mirror`)."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=noise, device=noise.device)
@@ -65,6 +66,9 @@ def draw(count: int, side: int, noise: torch.Generator, c: PretextConfig) -> Dra
             "patch single": uniform(49) < c.grey,
             "patch mirrored": uniform(49) < 0.5,
         }
+    for name in () if mirror else ("crop mirrored", "patch mirrored"):
+        if name in draws:
+            draws[name] = torch.zeros_like(draws[name])
     return draws
 
 
@@ -189,7 +193,8 @@ class Pretext(System):
 
     def draw(self, count: int, noise: torch.Generator) -> Draws:
         """What is random in the views of the tasks."""
-        return draw(count, self.config.encoder.resolution, noise, self.config.pretext)
+        c = self.config
+        return draw(count, c.encoder.resolution, noise, c.pretext, c.data.mirror != "never")
 
     def move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:
         """Each task on the batch, in a pass of its own: batch norms see views of one kind at a time."""
