@@ -199,8 +199,8 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     noise = keyed_generator(t.seed, "noise", state.step, str(state.device))
     if t.compile:
         torch.compiler.cudagraph_mark_step_begin()  # what networks gave in the last step may be overwritten
-    state.set_learning_rates()
     moves = system.moves
+    state.set_learning_rates(epoch=batches.steps_per_epoch(len(moves)))
     values: dict[str, Tensor] = {}
     posterior: Posterior | None = None
     for i, move in enumerate(moves):
