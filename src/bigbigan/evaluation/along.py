@@ -128,7 +128,7 @@ class Watch:
         return float(np.mean(values))
 
     def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
-        device, augment = next(E.parameters()).device, self.config.data.augment
+        device, augment = next(E.parameters()).device, self.config.data.classifier_augment
         batches: FeatureBatches
         if augment.endswith("_crop"):
             b = self.batches

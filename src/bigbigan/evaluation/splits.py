@@ -29,7 +29,7 @@ class View:
 
     @classmethod
     def of(cls, config: Config) -> View:
-        return cls(config.encoder.resolution, config.data.channels, config.data.augment)
+        return cls(config.encoder.resolution, config.data.channels, config.data.classifier_augment)
 
 
 @dataclass(eq=False)  # compared and hashed by identity

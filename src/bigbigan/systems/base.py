@@ -61,7 +61,7 @@ class System(ABC):
     conditional system), and gives the losses of the learners that it lets move. Where a loss is a sum of terms that
     share no graph, a move yields one after the other, so that the gradient of one is taken, and its graph gone, before
     the next is computed. Losses are means over images: rows of a batch and of its draws can be given to several calls,
-    or to several devices, and the gradients averaged.
+    or to several devices, and the gradients averaged. With data.augment=task_crop, x is as large as images are kept.
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks
