@@ -346,7 +346,7 @@ def bigan_elsewhere(lines: list[dict[str, Any]], dataset: str) -> str:
     return "\n".join([*out, *(f"\n{note}." for note in notes)])
 
 
-PRECISION = "training.precision"
+PRECISION, BY_EPOCH = "training.precision", "optimizer.lr_by_epoch"
 BIGAN = PUBLISHED["bigan"].rows
 # The GAN of a latent regressor is the GAN alone, to the bit (tests/test_bigan.py): its D is D.
 SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
@@ -363,12 +363,16 @@ def row_of(line: dict[str, Any]) -> str:
 def bigan_lines(
     lines: list[dict[str, Any]], experiment: str | None, settings: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Those of one row of BiGAN's table, as defined or with `settings`, in whatever arithmetic it was trained."""
+    """Those of one row of BiGAN's table, as defined or with `settings`, in whatever arithmetic it was trained, and
+    whether its rates fell from epoch to epoch or from step to step."""
+    return [
+        x for x in lines if row_of(x) == experiment and without(x, PRECISION, BY_EPOCH)["settings"] == (settings or {})
+    ]
 
-    def changed(x: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in x["settings"].items() if name != PRECISION}
 
-    return [x for x in lines if row_of(x) == experiment and changed(x) == (settings or {})]
+def without(line: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A line as if its run had these settings of its experiment."""
+    return line | {"settings": {name: value for name, value in line["settings"].items() if name not in names}}
 
 
 def bigan_more(lines: list[dict[str, Any]]) -> str:
@@ -378,7 +382,7 @@ def bigan_more(lines: list[dict[str, Any]]) -> str:
     out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
         for title, experiment, feature in rows:
-            found = [x for x in lines if x["dataset"] == dataset and x["steps"] in (0, 15 * 469)]
+            found = [without(x, BY_EPOCH) for x in lines if x["dataset"] == dataset and x["steps"] in (0, 15 * 469)]
             cells = [cell(newest(found, experiment, m.format(feature), feature != "pixels")) for m in columns]
             out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
     return "\n".join(out)
@@ -395,21 +399,22 @@ def over_seeds(values: dict[int, float] | None) -> str:
 
 
 def bigan_length(lines: list[dict[str, Any]]) -> str:
-    """BiGAN's table on MNIST by length of the runs and the arithmetic they were trained in; the published 1-NN last."""
+    """BiGAN's table on MNIST by length of the runs and how they were trained; the published 1-NN last."""
     metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
-    out = ["| | epochs | trained in | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
+    out = ["| | epochs | trained in; rates by | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
     for row in BIGAN:
         for title, settings in ((row.title, {}), (f"{row.title}, bias in D", BIAS)):
             found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
             for x in bigan_lines(lines, row.experiment, settings):
                 if x["dataset"] == "mnist" and (x["steps"] or not settings):
-                    precision = x["settings"].get(PRECISION, "float32") if x["steps"] else "–"
-                    group = found.setdefault((x["steps"], precision), {})
+                    precision = x["settings"].get(PRECISION, "float32")
+                    by = "epoch" if x["settings"].get(BY_EPOCH, True) else "step"
+                    group = found.setdefault((x["steps"], f"{precision}; {by}" if x["steps"] else "–"), {})
                     group.setdefault(x["metric"], {})[x["seed"]] = x["value"]
-            for (steps, precision), group in sorted(found.items()):
+            for (steps, trained), group in sorted(found.items()):
                 if (metric := f"knn1_euclidean_{row.feature}") in group:
                     cells = [over_seeds(group.get(m)) for m in (metric, *metrics)]
-                    out.append(f"| {title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
+                    out.append(f"| {title} | {steps / 469:.0f} | {trained} | {' | '.join(cells)} |")
         out.append(f"| {row.title}, published | 400 | | {row.published['1-NN']} | | | |")
     return "\n".join(out)
 
