@@ -401,7 +401,10 @@ def over_seeds(values: dict[int, float] | None) -> str:
 def bigan_length(lines: list[dict[str, Any]]) -> str:
     """BiGAN's table on MNIST by length of the runs and how they were trained; the published 1-NN last."""
     metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
-    out = ["| | epochs | trained in; rates by | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
+    out = [
+        "| | epochs | trained in; rates by | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in BIGAN:
         for title, settings in ((row.title, {}), (f"{row.title}, bias in D", BIAS)):
             found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
