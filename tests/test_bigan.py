@@ -21,6 +21,7 @@ from bigbigan.config import override
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.data.crops import fixed_boxes
 from bigbigan.errors import UserError
+from bigbigan.evaluation.knn import references_of_bigan
 from bigbigan.evaluation.quality import reconstruction_distances
 from bigbigan.experiments import find
 from bigbigan.losses import (
@@ -30,7 +31,7 @@ from bigbigan.losses import (
     pixel_loss,
 )
 from bigbigan.models import build, construct
-from bigbigan.state import TrainingState
+from bigbigan.state import TrainingState, rate_factor
 from bigbigan.systems import make_system
 from bigbigan.train import train, training_step
 from tiny import played, write_npz
@@ -427,7 +428,9 @@ def test_weight_decay_spares_the_gains_of_batch_norms():
 def test_a_continued_run_ends_as_an_uninterrupted_one(name, tmp_path):
     """Falling rates, weight decay, batch norms in D and a step of one move, all across a checkpoint."""
     data = str(write_npz(tmp_path / "rows.npz", side=28))
-    config = small(name, "training.steps=8", "log.checkpoint_every=4", "log.pictures_every=1000")
+    # Four epochs of two steps: rates have not fallen before the checkpoint.
+    length = ["training.steps=8", "training.batch_size=30"]
+    config = small(name, *length, "log.checkpoint_every=4", "log.pictures_every=1000")
     run = tmp_path / "run"
     train(config, data, run, progress=False)
     whole = {f: ck.newest_checkpoint(run).tensors(f) for f in ("weights.safetensors", "optimizer.safetensors")}
@@ -437,6 +440,55 @@ def test_a_continued_run_ends_as_an_uninterrupted_one(name, tmp_path):
         again = ck.newest_checkpoint(run).tensors(file)
         assert tensors.keys() == again.keys()
         assert all(torch.equal(tensors[k], again[k]) for k in tensors)
+
+
+def test_rates_fall_from_epoch_to_epoch_as_published():
+    """The authors' log has 2e-4 in epochs 0 to 199; epoch 200 is the first of 200 that fall, and the last has 2e-6."""
+    steps = 400 * 469
+    factors = {epoch: rate_factor(epoch * 469, steps, 0.01, 469) for epoch in (0, 199, 200, 201, 399)}
+    assert factors == pytest.approx({0: 1, 199: 1, 200: 0.01 ** (1 / 200), 201: 0.01 ** (2 / 200), 399: 0.01})
+    assert rate_factor(200 * 469 + 468, steps, 0.01, 469) == rate_factor(200 * 469, steps, 0.01, 469)
+    fifteen = [rate_factor(epoch * 469, 15 * 469, 0.01, 469) for epoch in range(15)]
+    assert fifteen[:7] == [1] * 7  # half, rounded down, as tools/bigan_authors.py asks of their code
+    assert fifteen[7:] == pytest.approx([0.01 ** (k / 8) for k in range(1, 9)])
+    assert [rate_factor(step, 300, 0.01, 469) for step in (0, 299)] == [1, 1]  # less than an epoch
+
+
+def test_an_epoch_of_rates_is_one_of_the_images():
+    """40 images in batches of 8 are five steps: of four epochs the last two have rates of their own."""
+    state = TrainingState(small("mnist", "training.steps=20", "optimizer.lr_d=3e-4"), torch.device("cpu"))
+    pixels = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batches, rates = Batches(pixels, 8, 0), []
+    for _ in range(20):
+        training_step(state, batches)
+        rates.append([state.optimizers[learner].param_groups[0]["lr"] for learner in ("eg", "d")])
+    factors = [1] * 10 + [0.1] * 5 + [0.01] * 5
+    assert np.array(rates) == pytest.approx(np.array([[2e-4 * f, 3e-4 * f] for f in factors]))
+    assert Batches(pixels, 12, 0).steps_per_epoch() == 4  # a batch that is not full counts
+    assert Batches(pixels, 8, 0).steps_per_epoch(moves=3) == 2
+
+
+def test_bigan_s_1nn_has_50_000_references(tmp_path, capsys, monkeypatch):
+    """As the authors' code with --use_test_set, and the line says so; other distances have all images."""
+    monkeypatch.setattr("bigbigan.evaluation.knn.OF_BIGAN", 50)
+    data, run = str(write_npz(tmp_path / "rows.npz", side=28)), str(tmp_path / "run")
+    settings = [*SMALL, *NARROW]
+    train = ["train", "bigan/mnist", "--data", data, "--out", run, "--quiet", "--steps", "2", "--set", *settings]
+    assert main(train) == 0
+    capsys.readouterr()
+    names = "knn1_euclidean_pixels,knn1_l2_pixels,knn1_euclidean_z_mean"
+    assert main(["evaluate", run, "--quiet", "--json", "--metrics", names]) == 0
+    protocols = {line["metric"]: line["protocol"] for line in json.loads(capsys.readouterr().out)}
+    assert protocols == {
+        "knn1_euclidean_pixels": {"references": 50, "train_images": 60},
+        "knn1_euclidean_z_mean": {"references": 50, "train_images": 60},
+        "knn1_l2_pixels": {"references": 60},
+    }
+    x, y = np.arange(120.0).reshape(60, 2), np.arange(60)
+    among, labels = references_of_bigan(x, y)
+    assert len(among) == len(np.unique(labels)) == 50
+    assert np.array_equal(among, x[labels])
+    assert np.array_equal(labels, references_of_bigan(x, y)[1])
 
 
 @pytest.mark.parametrize("name", ["mnist", "autoencoder_l1"])

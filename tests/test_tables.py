@@ -1,12 +1,21 @@
 """Published tables beside ours: what is compared, how seeds are summed up, and what was not run says so."""
 
+import importlib
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from bigbigan.cli import main
+from bigbigan.config import override
+from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
+from bigbigan.evaluation.budgets import budget
 from bigbigan.evaluation.tables import FORMATS, TABLES, fill
+from bigbigan.experiments import find
+from bigbigan.state import TrainingState
+from bigbigan.train import training_step
 
 
 def line(experiment, value, metric="top1_table1_avepool", scale=32, seed=0, steps=600, dataset="mnist", **more):
@@ -135,6 +144,107 @@ def test_methods_of_table_2_compare_at_equal_numbers_of_images_seen():
     assert any("6,336 images seen" in note for note in table.notes)
     assert shown["pretext/exemplar"] == "not run"
     assert ("Motion Segmentation (MS), ResNet-101", None) in [row[:2] for row in table.rows]  # published alone
+
+
+def test_table_2_shows_images_seen_and_updates_of_e():
+    sweep = "top1_sweep5k_avepool"
+    common = {"split": "test", "settings": {"training.batch_size": 32}}
+    fast = common["settings"] | {"encoder.lr_multiplier": 5.0}
+    lines = [
+        line("table1/base", 20.0, sweep, steps=0, images_seen=0, **common),
+        line("table1/base", 40.0, sweep, steps=66, images_seen=6336, **common),
+        line("table1/base", 44.0, sweep, steps=198, images_seen=19_008, **common),  # as many updates as the others
+        line("table1/base", 47.0, sweep, steps=66, images_seen=6336, split="test", settings=fast),
+        line("table1/base", 51.0, sweep, steps=500, images_seen=48_000, **common),  # another budget
+        line("table1/base", 52.0, sweep, steps=66, images_seen=6336, dataset="other", **common),
+        line("pretext/rotation", 42.0, sweep, steps=198, images_seen=6336, **common),
+        line("pretext/cpc", 41.0, sweep, steps=198, images_seen=6336, **common),
+    ]
+    table = fill("2", lines, 32)
+    title = "BigBiGAN, ResNet-50 at 128 px (Base)"
+    found = [
+        (row[0], budget, row[2][0].values)
+        for row, budget in zip(table.rows, table.budgets, strict=True)
+        if row[1] == "table1/base"
+    ]
+    assert found == [
+        (title, (6336, 66, 2112), [40.0]),
+        (f"{title}, 198 updates of E", (19_008, 198, 6336), [44.0]),
+        (f"{title}, encoder.lr_multiplier=5.0", (6336, 66, 2112), [47.0]),
+    ]
+    rows = {row["row"]: row for row in table.as_dict()["rows"]}
+    assert rows["Rotation, RevNet-50 ×4"]["budget"] == {
+        "images_seen": 6336, "updates": 198, "images_of_encoder": 6336
+    }  # fmt: skip
+    shown = FORMATS["markdown"](table)
+    assert "|  | images seen | updates of E | AvePool top-1 |" in shown
+    assert f"| {title} | 6,336 (2,112 by E) | 66 |" in shown
+    assert "| Rotation, RevNet-50 ×4 | 6,336 | 198 |" in shown
+    assert "images seen | updates" not in FORMATS["markdown"](fill("1", lines, 32))
+
+
+@pytest.mark.parametrize("name", ["table1/base", "pretext/rotation"])
+def test_e_is_updated_once_a_step_by_one_batch(name):
+    """What the budgets of Table 2 rest on, counted by E's optimiser and by the images that gave E a gradient."""
+    narrow = ["encoder.blocks=1", "encoder.widths=[8,8]", "training.batch_size=4"]
+    more = ["discriminator.channels=[8,8,8,8]", "generator.channels=[8,8,8,8]", "latent.dim=4"]
+    config = override(find(name).config(32), [*narrow, *(more if name == "table1/base" else [])])
+    state = TrainingState(config, torch.device("cpu"))
+    pixels = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    entered = []
+
+    def learns(module, inputs, output):
+        if output.requires_grad:
+            entered.append(len(inputs[0]))
+
+    state.networks.E.trunk.register_forward_hook(learns)
+    for _ in range(2):
+        training_step(state, Batches(pixels, 4, 0))
+    updates = {float(v) for k, v in state.moments().items() if k.startswith("E.") and k.endswith(".step")}
+    found = budget(line(name, 1.0, steps=2, images_seen=state.images_seen, settings={"training.batch_size": 4}))
+    assert updates == {found.updates} == {2}
+    views = 4 if name == "pretext/rotation" else 1  # of each image
+    assert sum(entered) == views * found.images_of_encoder
+    assert found.images_seen == (24 if name == "table1/base" else 8)
+
+
+def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
+    """tools/train_table.py 2 --equal"""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    train_table = importlib.import_module("train_table")
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(train_table, "run_command", commands.append)
+    steps = {}
+    for equal in ("images", "updates"):
+        arguments = ["2", "base", "rotation", "--data", "x", "--steps", "200", "--equal", equal]
+        monkeypatch.setattr("sys.argv", ["train_table.py", *arguments])
+        train_table.main()
+        trains = [c for c in commands if c[0] == "train"]
+        steps[equal] = {c[c.index("--out") + 1]: c[c.index("--steps") + 1] for c in trains}
+        commands.clear()
+    assert steps == {
+        "images": {"runs/table2/base_32": "200", "runs/table2/rotation_32": "600"},
+        "updates": {"runs/table2-updates/base_32": "200", "runs/table2-updates/rotation_32": "200"},
+    }
+    monkeypatch.setattr("sys.argv", ["train_table.py", "1", "--data", "x", "--steps", "2", "--equal", "updates"])
+    with pytest.raises(SystemExit):
+        train_table.main()
+
+
+def test_1nn_of_other_numbers_of_references_is_not_mixed():
+    seeds = [
+        line("bigan/mnist", 95.0, "knn1_euclidean_avepool", scale=0, seed=1,
+             protocol={"references": 50_000, "train_images": 60_000}, images_seen=6_000_000),
+        line("bigan/mnist", 96.0, "knn1_euclidean_avepool", scale=0, seed=2,
+             protocol={"references": 60_000}, images_seen=6_000_000),
+    ]  # fmt: skip
+    table = fill("bigan", seeds)
+    assert ours(table, "1-NN")["bigan/mnist"] == "96.00"
+    assert "60,000 references" in table.notes[0]
+    table = fill("bigan", seeds[::-1])
+    assert ours(table, "1-NN")["bigan/mnist"] == "95.00"
+    assert "(100 epochs), 50,000 references" in table.notes[0]
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

@@ -136,15 +136,17 @@ def table1(lines: list[dict[str, Any]]) -> str:
 def table1_small(lines: list[dict[str, Any]]) -> str:
     """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without
     the runs of Base that are as short as the methods of Table 2 beside it."""
-    return as_markdown(
-        fill("1", [x for x in lines if not x["command"].startswith("bigbigan evaluate runs/table2")], 32)
-    )
+    return as_markdown(fill("1", [x for x in lines if not x["command"].startswith(TABLE2)], 32))
 
 
 def table1_rates(lines: list[dict[str, Any]]) -> str:
     """Rows of Table 1 trained scaled down, at least three with equal settings: how far the order of each column agrees
     with the published one, and the few-label probe of Base beside that of its untrained E."""
-    chosen = [x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 32 and not of_table2([x])]
+    chosen = [
+        x
+        for x in lines
+        if x["experiment"].startswith("table1/") and x["scale"] == 32 and not x["command"].startswith(TABLE2)
+    ]
     columns = ("IS", "FID", "Cls.")
     head = ("changed", "data", "steps", "rows", *(f"{c}: rank correlation" for c in columns))
     out = [f"| {' | '.join(head)} | Base, 10 labels a class | untrained |", "|---" * (len(head) + 2) + "|"]
@@ -251,15 +253,18 @@ def small_data(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out if rows else [*out, "| not run | | | | | | |"])
 
 
+TABLE2 = "bigbigan evaluate runs/table2"  # and then table2/, -updates/ (as many updates of E), -longer/ (others)
+
+
 def of_table2(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of `tools/train_table.py 2`."""
-    return [x for x in lines if x["command"].startswith("bigbigan evaluate runs/table2/")]
+    """Those of `tools/train_table.py 2`, at equal numbers of images seen."""
+    return [x for x in lines if x["command"].startswith(f"{TABLE2}/")]
 
 
 def table2_small(lines: list[dict[str, Any]]) -> str:
     """Table 2's methods trained scaled down, as `bigbigan table 2 --scale 32` prints it; without encoders made
     elsewhere."""
-    return as_markdown(fill("2", of_table2(lines), 32))
+    return as_markdown(fill("2", [x for x in lines if x["command"].startswith(TABLE2)], 32))
 
 
 def pretext_small(lines: list[dict[str, Any]]) -> str:
@@ -374,7 +379,7 @@ def bigan_elsewhere(lines: list[dict[str, Any]], dataset: str) -> str:
     return "\n".join([*out, *(f"\n{note}." for note in notes)])
 
 
-PRECISION = "training.precision"
+PRECISION, BY_EPOCH = "training.precision", "optimizer.lr_by_epoch"
 BIGAN = PUBLISHED["bigan"].rows
 # The GAN of a latent regressor is the GAN alone, to the bit (tests/test_bigan.py): its D is D.
 SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
@@ -391,12 +396,16 @@ def row_of(line: dict[str, Any]) -> str:
 def bigan_lines(
     lines: list[dict[str, Any]], experiment: str | None, settings: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Those of one row of BiGAN's table, as defined or with `settings`, in whatever arithmetic it was trained."""
+    """Those of one row of BiGAN's table, as defined or with `settings`, in whatever arithmetic it was trained, and
+    whether its rates fell from epoch to epoch or from step to step."""
+    return [
+        x for x in lines if row_of(x) == experiment and without(x, PRECISION, BY_EPOCH)["settings"] == (settings or {})
+    ]
 
-    def changed(x: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in x["settings"].items() if name != PRECISION}
 
-    return [x for x in lines if row_of(x) == experiment and changed(x) == (settings or {})]
+def without(line: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A line as if its run had these settings of its experiment."""
+    return line | {"settings": {name: value for name, value in line["settings"].items() if name not in names}}
 
 
 def bigan_more(lines: list[dict[str, Any]]) -> str:
@@ -406,7 +415,7 @@ def bigan_more(lines: list[dict[str, Any]]) -> str:
     out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
         for title, experiment, feature in rows:
-            found = [x for x in lines if x["dataset"] == dataset and x["steps"] in (0, 15 * 469)]
+            found = [without(x, BY_EPOCH) for x in lines if x["dataset"] == dataset and x["steps"] in (0, 15 * 469)]
             cells = [cell(newest(found, experiment, m.format(feature), feature != "pixels")) for m in columns]
             out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
     return "\n".join(out)
@@ -423,21 +432,25 @@ def over_seeds(values: dict[int, float] | None) -> str:
 
 
 def bigan_length(lines: list[dict[str, Any]]) -> str:
-    """BiGAN's table on MNIST by length of the runs and the arithmetic they were trained in; the published 1-NN last."""
+    """BiGAN's table on MNIST by length of the runs and how they were trained; the published 1-NN last."""
     metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
-    out = ["| | epochs | trained in | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |", "|---|---|---|---|---|---|---|"]
+    out = [
+        "| | epochs | trained in; rates by | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in BIGAN:
         for title, settings in ((row.title, {}), (f"{row.title}, bias in D", BIAS)):
             found: dict[tuple[int, str], dict[str, dict[int, float]]] = {}
             for x in bigan_lines(lines, row.experiment, settings):
                 if x["dataset"] == "mnist" and (x["steps"] or not settings):
-                    precision = x["settings"].get(PRECISION, "float32") if x["steps"] else "–"
-                    group = found.setdefault((x["steps"], precision), {})
+                    precision = x["settings"].get(PRECISION, "float32")
+                    by = "epoch" if x["settings"].get(BY_EPOCH, True) else "step"
+                    group = found.setdefault((x["steps"], f"{precision}; {by}" if x["steps"] else "–"), {})
                     group.setdefault(x["metric"], {})[x["seed"]] = x["value"]
-            for (steps, precision), group in sorted(found.items()):
+            for (steps, trained), group in sorted(found.items()):
                 if (metric := f"knn1_euclidean_{row.feature}") in group:
                     cells = [over_seeds(group.get(m)) for m in (metric, *metrics)]
-                    out.append(f"| {title} | {steps / 469:.0f} | {precision} | {' | '.join(cells)} |")
+                    out.append(f"| {title} | {steps / 469:.0f} | {trained} | {' | '.join(cells)} |")
         out.append(f"| {row.title}, published | 400 | | {row.numbers[0]} | | | |")
     return "\n".join(out)
 

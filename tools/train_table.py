@@ -1,7 +1,7 @@
 """Train rows of a published table, each for the same length from the same seeds, and write their result lines.
 
     python tools/train_table.py 1 [ROW ...] --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value ...]
-    python tools/train_table.py 2 --data SOURCE --steps N [--images N] ...
+    python tools/train_table.py 2 --data SOURCE --steps N [--images N] [--equal images|updates] ...
     python tools/train_table.py 3 --data SOURCE --steps N --network cifar-resnet18 --clusters-of RUN ...
     python tools/train_table.py bigan --data SOURCE --steps 187600 --seeds 3 [--hold-out 10000]
 
@@ -9,8 +9,10 @@ Runs go to --runs, by default runs/table1/ and so on, and continue where they st
 if their rates do not fall; those measured at so many are left alone. Lines go to results/, and the table's page in
 docs/ shows them beside the published ones.
 
-1, 2 and 3 are trained scaled down. In table 2 the steps are BigBiGAN's: other methods, a step of which sees one batch,
-take as many steps as makes them see as many images. BiGAN's table is trained as published, in 400 epochs of 469 steps;
+1, 2 and 3 are trained scaled down. In table 2 the steps are BigBiGAN's. A step of it sees three batches, and E learns
+from one; a step of the other methods is one batch. By default they take three times as many steps and see as many
+images. With --equal updates all take as many steps, so that all have as many updates of E; these runs go to
+runs/table2-updates/. BiGAN's table is trained as published, in 400 epochs of 469 steps;
 with --hold-out 10000 it is scored as by default in its authors' code, on training images left out (391 steps an epoch).
 
 Samples are compared by a feature network (bigbigan feature-network NETWORK --data SOURCE makes it), without one not at
@@ -98,6 +100,12 @@ def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -
     return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
 
 
+def steps_of_one(config: Config, base: Config, equal: str) -> int:
+    """Return how many steps of a row make a step of BigBiGAN: as many as see equally many images, or the one that
+    updates E as often."""
+    return base.training.d_steps + 1 if config.system == "pretext" and equal == "images" else 1
+
+
 def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out: int | None) -> str:
     """A file of some images of a source at E's resolution, drawn at random: `images` to train on and 0.4·`images` of
     the test images; or with `hold_out` so many of the training images as test images, and the others to train on."""
@@ -152,6 +160,7 @@ def main() -> None:
     some.add_argument("--images", type=int, metavar="N", help="training images, drawn at random; by default all")
     some.add_argument("--hold-out", type=int, metavar="N", help="training images left out and scored on")
     parser.add_argument("--steps", type=int, required=True, metavar="N")
+    parser.add_argument("--equal", choices=("images", "updates"), default="images", help="of table 2 (default images)")
     parser.add_argument("--scale", type=int, default=32, metavar="S")
     parser.add_argument("--seeds", type=int, default=1, help="0, 1, ... (default 1 of them)")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value")
@@ -161,8 +170,11 @@ def main() -> None:
     parser.add_argument("--clusters-of", metavar="RUN", help="whose features are clustered")
     options = parser.parse_args()
     plan = PLANS[options.table]
-    folder = options.runs or Path("runs") / (f"table{options.table}" if plan.scaled else options.table)
+    by_updates = "-updates" * (options.equal == "updates")
+    folder = options.runs or Path("runs") / (f"table{options.table}{by_updates}" if plan.scaled else options.table)
     scale = options.scale if plan.scaled else 0
+    if by_updates and options.table != "2":
+        parser.error("--equal updates is for table 2")
     if options.table == "3" and not options.network:
         parser.error("table 3 needs --network NAME")
     named = {row.split("/")[1]: row for row in plan.rows}
@@ -176,8 +188,7 @@ def main() -> None:
             if options.rows and name not in options.rows:
                 continue
             config = find(row).config(scale)
-            of_base = find(plan.rows[0]).config(scale).training.d_steps + 1
-            steps = options.steps * (of_base if config.system == "pretext" else 1)
+            steps = options.steps * steps_of_one(config, find(plan.rows[0]).config(scale), options.equal)
             run = folder / f"{name}{f'_{scale}' * bool(scale)}{f'-seed{seed}' * bool(seed)}"
             if any(line["steps"] >= steps for line in read_results(run / "results.jsonl")):
                 continue

@@ -59,8 +59,9 @@ class DataConfig:
     channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
     # Of training images. flip: left to right, half of them. resnet_crop: 8-100 % of the area, 3/4-4/3, and flip
     # (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side (BiGAN).
-    augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop"] = "none"
-    # Whether augmentation (flip, resnet_crop; of pretext tasks exemplar's crops and cpc's patches) may mirror images.
+    # task_crop: each pretext task crops by itself (docs/pretext.md); classifiers are trained on resnet_crop.
+    augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop", "task_crop"] = "none"
+    # Whether augmentation (flip, resnet_crop; the crops of pretext tasks and cpc's patches) may mirror images.
     # auto: where mirror images are as natural as the images, so not digits or letters (docs/data.md). It is resolved
     # when training starts. --set data.augment=flip by itself means always.
     mirror: Literal["auto", "always", "never"] = "auto"
@@ -91,9 +92,14 @@ class DataConfig:
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
 
     @property
+    def classifier_augment(self) -> str:
+        """The augmentation that linear classifiers on frozen features are trained with, one of `augment`'s values."""
+        return "resnet_crop" if self.augment == "task_crop" else self.augment
+
+    @property
     def mirrors(self) -> bool:
-        """Whether training images are mirrored at random."""
-        return self.augment in MIRRORING and self.mirror != "never"
+        """Whether training images of the networks, or of classifiers on their features, are mirrored at random."""
+        return self.classifier_augment in MIRRORING and self.mirror != "never"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +260,7 @@ class PretextConfig:
     standardize: bool = False  # each view by itself, to mean 0 and variance 1, before E sees it
     grey: float = 0.66  # share of views without colour: of relative_position, exemplar, and cpc with patch_augment
     gap: bool = True  # of relative_position: patches lie apart, at places of their own; or edge to edge
+    embedding: int = 0  # of relative_position: length of a linear embedding of each patch before its head; 0: none
     views: int = 8  # of an image in exemplar
     directions: Literal[1, 2, 4] = 1  # of cpc: from above; also from below; and from both sides
     patch_augment: bool = False  # of cpc: patches are mirrored, or keep one channel, each by itself
@@ -262,10 +269,12 @@ class PretextConfig:
         _require(len(set(self.tasks)) == len(self.tasks), "pretext.tasks names a task twice")
         _require(0 <= self.grey <= 1, "pretext.grey must lie in [0, 1]")
         _require(self.views >= 2, "pretext.views must be at least 2")
+        _require(self.embedding >= 0, "pretext.embedding must not be negative")
         usual = {f.name: f.default for f in dataclasses.fields(self)}
         for name, tasks in (  # a setting that would do nothing is a mistake
             ("grey", ("relative_position", "exemplar", *(("cpc",) if self.patch_augment else ()))),
             ("gap", ("relative_position",)),
+            ("embedding", ("relative_position",)),
             ("views", ("exemplar",)),
             ("directions", ("cpc",)),
             ("patch_augment", ("cpc",)),
@@ -284,6 +293,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0  # this share of each weight is added to its gradient; gains of batch norms are spared
     lr_final: float = 1.0  # share of the rates left at the end: constant for half the steps, then geometric to this
+    lr_by_epoch: bool = False  # rates fall from one epoch to the next (BiGAN) instead of from step to step
 
     def __post_init__(self) -> None:
         _require(0 < self.lr_final <= 1, "optimizer.lr_final must lie in (0, 1]")
@@ -361,6 +371,7 @@ class Config:
             self._check_pretext()
             return
         _require(self.pretext == PretextConfig(), f"settings of pretext are for system=pretext, not {self.system}")
+        _require(self.data.augment != "task_crop", f"data.augment=task_crop is for system=pretext, not {self.system}")
         self._check_generator()
         r_e, r_g = self.encoder.resolution, self.generator.resolution
         _require(r_e >= r_g, f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image")
@@ -475,7 +486,7 @@ class Config:
     def can_mirror(self) -> bool:
         """Whether the augmentation, or a pretext task, mirrors images where `data.mirror` lets it."""
         p = self.pretext
-        return self.data.augment in MIRRORING or "exemplar" in p.tasks or p.patch_augment
+        return self.data.classifier_augment in MIRRORING or "exemplar" in p.tasks or p.patch_augment
 
     @property
     def has_encoder(self) -> bool:

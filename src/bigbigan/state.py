@@ -21,7 +21,23 @@ from bigbigan.precision import prepare
 from bigbigan.randomness import keyed_generator
 from bigbigan.systems import generate, make_system, sample_labels
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "rate_factor"]
+
+
+def rate_factor(step: int, steps: int, final: float, epoch: int | None = None) -> float:
+    """Return the share of the first learning rates that step `step` (0 to `steps` - 1) is taken at.
+
+    Rates are constant for half the steps, then fall by an equal factor each step; they would reach `final` after the
+    last one. With `epoch`, the number of steps of an epoch, they are constant for half the epochs (rounded down, but at
+    least one), then fall by an equal factor before each epoch, and the last epoch has `final` (`set_lr` in
+    jeffdonahue/bigan's train_gan.py).
+    """
+    if epoch is None:
+        return final ** max(0.0, 2 * step / steps - 1)
+    epochs = -(-steps // epoch)
+    constant = max(1, epochs // 2)
+    falls = step // epoch - constant + 1
+    return final ** (falls / (epochs - constant)) if falls > 0 else 1.0
 
 
 class TrainingState:
@@ -59,11 +75,10 @@ class TrainingState:
         """Images drawn from the data so far, counted once for each move."""
         return self.step * self.config.training.batch_size * len(self.system.moves)
 
-    def set_learning_rates(self) -> None:
-        """Those of the step about to be taken: constant for half the steps, then falling by an equal factor each
-        step towards `lr_final` of where they began."""
-        o, progress = self.config.optimizer, self.step / self.config.training.steps
-        factor = o.lr_final ** max(0.0, 2 * progress - 1)
+    def set_learning_rates(self, epoch: int = 1) -> None:
+        """Set the rates of the step about to be taken; an epoch has `epoch` steps. See `rate_factor`."""
+        o, steps = self.config.optimizer, self.config.training.steps
+        factor = rate_factor(self.step, steps, o.lr_final, epoch if o.lr_by_epoch else None)
         rates = {"G": o.lr_g, "E": o.lr_g * self.config.encoder.lr_multiplier, "D": o.lr_d}
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:

@@ -220,7 +220,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     noise = keyed_generator(config.training.seed, "noise", state.step, str(state.device))
     if config.training.compile:
         torch.compiler.cudagraph_mark_step_begin()  # outputs of the last step may be overwritten from here on
-    state.set_learning_rates()
+    state.set_learning_rates(epoch=batches.steps_per_epoch(len(system.moves)))
     metrics: dict[str, Tensor] = {}
     seen: Seen | None = None
     for i, move in enumerate(system.moves):

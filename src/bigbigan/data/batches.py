@@ -84,6 +84,10 @@ class Batches:
             each = self._total // len(pixels.shards.unique())
             self._group = min(self._epoch, self._world * pixels.together * each)
 
+    def steps_per_epoch(self, moves: int = 1) -> int:
+        """Return how many training steps of `moves` batches each an epoch has; a step begun counts."""
+        return -(-self._epoch // (moves * self.batch_size))
+
     def indices(self, number: int) -> Tensor:
         """Which images are in batch `number`: int64 [n]."""
         start, end = number * self.batch_size, (number + 1) * self.batch_size
@@ -118,7 +122,7 @@ class Batches:
         return torch.stack([order[:count].view(-1, rows) for order in orders], dim=1).flatten()
 
     def batch(self, number: int, part: slice = ALL) -> Tensor:
-        """Batch `number`, or these rows of it, as float [n, C, R, R] in [-1, 1]."""
+        """Batch `number`, or these rows of it, as float [n, C, R, R] in [-1, 1]; with "task_crop" [n, C, S, S]."""
         indices = self.indices(number)[part].to(self.pixels.device)
         if isinstance(self.pixels, StreamedPixels):
             for following in range(AHEAD + 1):
@@ -132,6 +136,8 @@ class Batches:
             if not self.mirror:
                 mine = mine._replace(mirrored=torch.zeros_like(mine.mirrored))
             return _to_float(resize_boxes(self.pixels[indices], mine, self.resolution))
+        if self.augment == "task_crop":
+            return _to_float(self.pixels[indices])
         x = self.images(indices)
         if self.augment == "flip" and self.mirror:
             mirrored = torch.rand(self.batch_size, 1, 1, 1, generator=generator, device=x.device)[part] < 0.5

@@ -64,11 +64,11 @@ def overlapping_grid(x: Tensor) -> Tensor:
     return x.unfold(2, size, step).unfold(3, size, step).flatten(2, 3).movedim(2, 1)
 
 
-def crops(x: Tensor, boxes: Boxes) -> Tensor:
-    """The cut-outs of each image, of `boxes` with fields [N, P], resized: S = R."""
+def crops(x: Tensor, boxes: Boxes, side: int) -> Tensor:
+    """The cut-outs of each image, of `boxes` with fields [N, P], resized (bicubic): S = `side`."""
     count = boxes.top.shape[1]
     pixels = (x.repeat_interleave(count, 0) + 1) * 127.5
-    cut = resize_boxes(pixels, Boxes(*(field.flatten() for field in boxes)), x.shape[-1])
+    cut = resize_boxes(pixels, Boxes(*(field.flatten() for field in boxes)), side)
     return (cut / 127.5 - 1).unflatten(0, (len(x), count))
 
 

@@ -129,14 +129,15 @@ class Watch:
 
     def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
         device, data = next(E.parameters()).device, self.config.data
+        augment = data.classifier_augment
         batches: FeatureBatches
-        if data.augment.endswith("_crop"):
+        if augment.endswith("_crop"):
             b, only = self.batches, torch.from_numpy(self.rest)
-            crops = Batches(b.pixels, BATCH, 0, data.augment, b.resolution, only, mirror=data.mirrors)
+            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, mirror=data.mirrors)
             batches = live_batches(E, [m.feature], crops, labels, device)
         else:
             views = [self._features(E, self.rest)]
-            views += [self._features(E, self.rest, mirrored=True)] if data.augment == "flip" and data.mirrors else []
+            views += [self._features(E, self.rest, mirrored=True)] if augment == "flip" and data.mirrors else []
             batches = cached_batches(views, labels[self.rest], 0, device)
         new = {m.feature: self._features(E, self.held)[m.feature]}
         sizes = {m.feature: new[m.feature].shape[1]}

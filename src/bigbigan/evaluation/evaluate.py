@@ -17,7 +17,7 @@ from bigbigan.data import Source
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
-from bigbigan.evaluation.knn import knn, knn_accuracies
+from bigbigan.evaluation.knn import knn, knn_accuracies, references_of_bigan
 from bigbigan.evaluation.linear import (
     BATCH,
     PROTOCOLS,
@@ -254,7 +254,7 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
     e.spent["features"] += time.perf_counter() - start
     for name in names:
         start = time.perf_counter()
-        x, arrays = known[name], (known[name], y, new[name], truth)
+        x = known[name]
         ours = [m for m in metrics if m.feature == name]
         if of_all := [m for m in ours if m.kind == "linear"]:
             worth = scores(class_scores(fit_linear(x, y, e.subject.seed, train.groups), new[name]), truth)
@@ -269,11 +269,15 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
             values = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in draws]
             e.note(start, trained, test.name, {m.name: over(values)})
             start = time.perf_counter()
-        if by_rank := {(m.k, m.distance): m.name for m in ours if m.kind == "knn"}:
-            found = knn_accuracies(*arrays, by_rank, device)
-            protocol = {"references": len(y)}
-            figures = {by_rank[key]: Figure(value, protocol=protocol) for key, value in found.items()}
-            e.note(start, trained, test.name, figures)
+        of_knn = [m for m in ours if m.kind == "knn"]
+        for euclidean in (False, True):
+            if by_rank := {(m.k, m.distance): m.name for m in of_knn if (m.distance == "euclidean") == euclidean}:
+                among, classes = references_of_bigan(x, y) if euclidean else (x, y)
+                found = knn_accuracies(among, classes, new[name], truth, by_rank, device)
+                protocol = {"references": len(among)} | ({"train_images": len(y)} if len(among) < len(y) else {})
+                figures = {by_rank[key]: Figure(value, protocol=protocol) for key, value in found.items()}
+                e.note(start, trained, test.name, figures)
+                start = time.perf_counter()
     # Longer first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
     for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
         ours = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]

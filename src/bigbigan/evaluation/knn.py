@@ -1,7 +1,7 @@
 """Nearest neighbours in feature space (Appendix C).
 
 l1, l2     distance of vectors divided by their own norm of that kind; k plain votes, ties go to the nearest
-euclidean  distance of the vectors as they are (BiGAN's 1-NN); plain votes
+euclidean  distance of the vectors as they are (BiGAN's 1-NN); plain votes; at most 50,000 references in evaluations
 cosine     votes weighted by exp(similarity / 0.07), as is usual since instance discrimination
 
 References stream through in parts and only the k nearest so far are kept, so that memory does not grow with their
@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["knn", "knn_accuracies", "nearest"]
+__all__ = ["knn", "knn_accuracies", "nearest", "references_of_bigan"]
 
 TEMPERATURE = 0.07
 QUERIES, REFERENCES = 1_000, 20_000  # at a time: 80 MB of distances
 REFERENCES_L1 = 4_000
+OF_BIGAN = 50_000  # references of its 1-NN: five blocks of 10,000 training images (jeffdonahue/bigan, train_gan.py)
 
 
 def scaled(x: Tensor, distance: str) -> Tensor:
@@ -57,6 +58,18 @@ def nearest(queries: Tensor, references: Tensor, k: int, distance: str) -> tuple
         values.append(best)
         indices.append(where)
     return torch.cat(values), torch.cat(indices)
+
+
+def references_of_bigan(train: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the references of BiGAN's 1-NN: features [M, d] and labels [M], M at most 50,000.
+
+    The authors' code draws as many of MNIST's 60,000 training images with `--use_test_set`, and takes all 50,000 when
+    it leaves 10,000 out. The draw is the same for all runs.
+    """
+    if len(train) <= OF_BIGAN:
+        return train, labels
+    picks = np.sort(np.random.default_rng(0).permutation(len(train))[:OF_BIGAN])
+    return train[picks], labels[picks]
 
 
 def knn_accuracies(

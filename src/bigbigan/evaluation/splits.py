@@ -31,7 +31,8 @@ class View:
 
     @classmethod
     def of(cls, config: Config) -> View:
-        return cls(config.encoder.resolution, config.data.channels, config.data.augment, config.data.mirrors)
+        data = config.data
+        return cls(config.encoder.resolution, data.channels, data.classifier_augment, data.mirrors)
 
 
 @dataclass(eq=False)  # compared and hashed by identity

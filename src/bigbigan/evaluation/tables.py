@@ -17,6 +17,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bigbigan.errors import UserError
+from bigbigan.evaluation.budgets import Budget, budget, variants
 from bigbigan.evaluation.results import chosen_settings, transferred
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
@@ -134,6 +135,7 @@ class FilledTable:
     columns: list[str]
     rows: list[tuple[str, str | None, list[Cell]]]  # title, experiment, cells
     notes: list[str]
+    budgets: list[Budget | None] | None = None  # of each row of ours, in a table that shows them
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -147,7 +149,8 @@ class FilledTable:
                         for column, cell in zip(self.columns, cells, strict=True)
                     },
                 }
-                for title, experiment, cells in self.rows
+                | ({} if self.budgets is None else {"budget": b._asdict() if (b := self.budgets[i]) else None})
+                for i, (title, experiment, cells) in enumerate(self.rows)
             ],
             "notes": self.notes,
         }
@@ -183,10 +186,11 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
         if x["experiment"] == row.experiment
     ]
     notes: list[str] = []
-    by_column = []
+    by_column, shown = [], list[list[Line]]()
     for column in table.columns:
         group = _fullest(column, [x for x in counted if column.untrained == (not x["steps"] and not _frozen(x))])
         by_column.append(_by_row(group))
+        shown.append(group)
         if group:
             notes.append(f"{column.title}: ours is {_protocol(group)}")
     of_features = [
@@ -204,12 +208,17 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
             for column, values in zip(table.columns, by_column, strict=True)
         ]
         filled.append((row.title, row.experiment, cells))
+    budgets = None
+    if name == "2":
+        trained = [x for column, group in zip(table.columns, shown, strict=True) if not column.untrained for x in group]
+        kinds = [(g[0]["metric"] if g else "", c.untrained) for c, g in zip(table.columns, shown, strict=True)]
+        filled, budgets = _with_variants(filled, trained, counted, kinds)
     for i, column in enumerate(table.columns):
         if (rho := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
             count = sum(bool(c[i].published and c[i].values) for _, _, c in filled)
             notes.append(f"{column.title}: rank correlation of published and ours over {count} rows {rho:.2f}")
     title = table.title + (f"; ours at scale {scale}" if scale else "")
-    return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes])
+    return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
 
 
 def _protocol(group: Sequence[Line]) -> str:
@@ -226,8 +235,39 @@ def _protocol(group: Sequence[Line]) -> str:
     return (
         f"{x['metric']} on {x['dataset']} ({x['split']}), {length}"
         + (f" ({epochs:g} epochs)" if epochs else "")
+        + (f", {x['protocol']['references']:,} references" if _of_neighbours(x) else "")
         + (f", {changed}" if changed else "")
     )
+
+
+def _with_variants(
+    rows: list[tuple[str, str | None, list[Cell]]], shown: list[Line], lines: list[Line], kinds: list[tuple[str, bool]]
+) -> tuple[list[tuple[str, str | None, list[Cell]]], list[Budget | None]]:
+    """Table 2's rows with the budget of each, and beneath a row its runs that share a budget with those shown: as many
+    images seen with other settings, or as many updates of E. `kinds` are each column's metric, and whether it is of
+    untrained networks. Where columns are of different lengths, which the notes tell, a row has no budget."""
+    shown, lines = ([x for x in of if not _frozen(x)] for of in (shown, lines))
+    spent: dict[str, set[Budget | None]] = {}
+    for x in shown:
+        spent.setdefault(x["experiment"], set()).add(budget(x))
+    others = variants(shown, lines)
+    out, budgets = [], list[Budget | None]()
+    for title, experiment, cells in rows:
+        out.append((title, experiment, cells))
+        found = spent.get(experiment or "", set())
+        budgets.append(next(iter(found)) if len(found) == 1 else None)
+        for variant in (v for v in others if v.experiment == experiment):
+            cells = [
+                Cell("", _by_row([x for x in variant.lines if (x["metric"], not x["steps"]) == kind]).get(title, []))
+                for kind in kinds
+            ]
+            out.append((f"{title}, {variant.what}", experiment, cells))
+            budgets.append(budget(variant.lines[-1]))
+    return out, budgets
+
+
+def _of_neighbours(x: Line) -> bool:
+    return x["metric"].startswith("knn") and "references" in x.get("protocol", {})
 
 
 def _frozen(x: Line) -> bool:
@@ -236,9 +276,10 @@ def _frozen(x: Line) -> bool:
 
 def _epochs(x: Line) -> float | None:
     """How often each training image was seen, where the line says how many there are: references of a nearest-neighbour
-    vote, or of image quality against the training split."""
-    references = None if "_test_" in x["metric"] else x.get("protocol", {}).get("references")
-    return round(x["images_seen"] / references, 1) if references and x["images_seen"] else None
+    vote (or what they were drawn from), or of image quality against the training split."""
+    protocol = {} if "_test_" in x["metric"] else x.get("protocol", {})
+    images = protocol.get("train_images", protocol.get("references"))
+    return round(x["images_seen"] / images, 1) if images and x["images_seen"] else None
 
 
 def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
@@ -248,7 +289,9 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     for x in lines:
         if x["metric"] in column.metrics:
             settings = json.dumps(chosen_settings(x), sort_keys=True)
-            groups.setdefault((x["metric"], x["dataset"], x["split"], x["length"], settings), []).append(x)
+            references = x["protocol"]["references"] if _of_neighbours(x) else None
+            key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references)
+            groups.setdefault(key, []).append(x)
 
     def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, float]:
         key, found = item
@@ -278,7 +321,8 @@ def rank_correlation(cells: Iterable[Cell]) -> float | None:
 
 
 def _grid(table: FilledTable) -> list[list[str]]:
-    """Published and ours side by side for each column; ours alone for a column of which nothing is published."""
+    """Published and ours side by side for each column, after the budget where the table shows it. A column of which
+    nothing is published has ours alone."""
     published = [any(cells[i].published for _, _, cells in table.rows) for i in range(len(table.columns))]
     head = [""]
     for column, both in zip(table.columns, published, strict=True):
@@ -290,6 +334,10 @@ def _grid(table: FilledTable) -> list[list[str]]:
             row += [c.published or "–"] if both else []
             row.append(c.ours if experiment else "–")
         body.append(row)
+    if table.budgets is not None:
+        head[1:1] = ["images seen", "updates of E"]
+        for row, spent in zip(body, table.budgets, strict=True):
+            row[1:1] = spent.shown() if spent else ("–", "–")
     return [head, *body]
 
 

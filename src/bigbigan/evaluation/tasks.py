@@ -46,8 +46,8 @@ def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.nd
     noise = keyed_generator(c.training.seed, f"task/{name}", 0, str(device))
 
     def asked(x: Tensor, y: Tensor) -> Answer:
-        draws = draw(len(x), x.shape[-1], noise, c.pretext, c.data.mirror != "never")
-        return ask(E, name, c.pretext, x, draws, y)
+        draws = draw(len(x), noise, c.pretext, mirror=c.data.mirror != "never")
+        return ask(E, name, c.pretext, x, draws, y, x.shape[-1])
 
     def pass_through(x: Tensor) -> Answer:
         return asked(x, torch.zeros(len(x), dtype=torch.long, device=device))  # whatever the classes

@@ -34,7 +34,9 @@ BIGAN = Config(
     discriminator=DiscriminatorConfig(network="mlp", channels=(1024, 1024)),
     encoder=EncoderConfig(resolution=28, block="mlp", widths=(1024, 1024), head_layers=0, stochastic=False),
     loss=LossConfig(s_x=False, s_z=False),
-    optimizer=OptimizerConfig(lr_g=2e-4, lr_d=2e-4, betas=(0.5, 0.999), weight_decay=2.5e-5, lr_final=0.01),
+    optimizer=OptimizerConfig(
+        lr_g=2e-4, lr_d=2e-4, betas=(0.5, 0.999), weight_decay=2.5e-5, lr_final=0.01, lr_by_epoch=True
+    ),
     training=TrainingConfig(steps=400 * EPOCH, batch_size=128, ema_decay=0.0),
     log=LogConfig(every=EPOCH, pictures_every=25 * EPOCH, checkpoint_every=25 * EPOCH, standing_batches=1000),
 )

@@ -40,13 +40,13 @@ RESNET161 = _trunk(256, "bottleneck", (256, 512, 2048), (3, 4, 46))
 
 
 def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext: PretextConfig, **data: Any) -> Config:
-    """As published: `encoder`, and `epochs` of ImageNet in batches of `batch` images; or at a scale, on table1/base's
-    trunk with the norm of `encoder`."""
+    """As published: `encoder`, and `epochs` of ImageNet in batches of `batch` images, cropped by the task itself; or at
+    a scale, on table1/base's trunk with the norm of `encoder`, and on its images."""
     optimizer = OptimizerConfig(lr_g=2e-4 if not scale else 1e-3, betas=(0.9, 0.999), lr_final=0.01)
     if not scale:
         return Config(
             system="pretext",
-            data=DataConfig(channels=3, augment="resnet_crop", **data),
+            data=DataConfig(channels=3, augment="task_crop", **data),
             pretext=pretext,
             encoder=encoder,
             optimizer=optimizer,
@@ -70,6 +70,11 @@ def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext
 _method = register("pretext", scales=(32, 64))
 
 
+def _embedding(scale: int) -> int:
+    """The published length. At a scale a trunk's features are shorter, and a linear layer would only copy them."""
+    return 0 if scale else 1000
+
+
 @_method
 def rotation(scale: int = 0) -> Config:
     """By how far was the image turned? All four ways in a batch, on a RevNet-50 ×4."""
@@ -79,8 +84,8 @@ def rotation(scale: int = 0) -> Config:
 @_method
 def relative_position(scale: int = 0) -> Config:
     """Where does this patch lie beside that one? Eight places around the middle of a 3×3 grid, on ResNet-101."""
-    pretext = PretextConfig(tasks=("relative_position",), standardize=True)
-    return _config(scale, RESNET101, 64, 35, pretext)
+    pretext = PretextConfig(tasks=("relative_position",), standardize=True, embedding=_embedding(scale))
+    return _config(scale, RESNET101, 128, 35, pretext)
 
 
 @_method
@@ -98,8 +103,13 @@ def colorization(scale: int = 0) -> Config:
 @_method
 def combination(scale: int = 0) -> Config:
     """Exemplar, relative position and colorization on one trunk, all of which see grey; not motion segmentation."""
-    tasks = PretextConfig(tasks=("exemplar", "relative_position", "colorization"), standardize=True, grey=0.0)
-    return _config(scale, RESNET101, 64, 35, tasks)
+    pretext = PretextConfig(
+        tasks=("exemplar", "relative_position", "colorization"),
+        standardize=True,
+        grey=0.0,
+        embedding=_embedding(scale),
+    )
+    return _config(scale, RESNET101, 64, 35, pretext)
 
 
 @_method

@@ -137,7 +137,7 @@ def _pretext_encoder(c: Config) -> PretextEncoder:
     stride = 2 ** (len(e.widths) - 1) * (4 if e.stem == "imagenet" else 1)
     heads: dict[str, Callable[[], nn.Module]] = {
         "rotation": lambda: nn.Linear(d, 4),
-        "relative_position": lambda: pair_head(d, e.head_width),
+        "relative_position": lambda: pair_head(d, e.head_width, c.pretext.embedding),
         "exemplar": lambda: nn.Linear(d, 1000),
         "colorization": lambda: ColourHead(d, stride),
         "cpc": lambda: ContextHead(d, c.pretext.directions),

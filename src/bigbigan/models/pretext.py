@@ -56,10 +56,26 @@ def _flat(views: Tensor) -> Tensor:
     return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def pair_head(num_features: int, width: int) -> nn.Module:
-    """Features of two patches [M, 2·num_features] to where the second is, of 8 places [M, 8]."""
-    norm = nn.BatchNorm1d(width, eps=BN_EPS)
-    return nn.Sequential(nn.Linear(2 * num_features, width), norm, nn.ReLU(), nn.Linear(width, 8))
+def pair_head(num_features: int, width: int, embedding: int = 0) -> nn.Module:
+    """Make the head of relative position: features of two patches [M, 2·num_features] to where the second is, of 8
+    places [M, 8].
+
+    Args:
+        num_features: of a patch.
+        width: of the hidden layer.
+        embedding: length of a linear embedding of each patch before the hidden layer (`embed_dim` in
+            google/revisiting-self-supervised); 0 for none.
+    """
+    before = [_EmbedEach(num_features, embedding)] if embedding else []
+    hidden = nn.Linear(2 * (embedding or num_features), width)
+    return nn.Sequential(*before, hidden, nn.BatchNorm1d(width, eps=BN_EPS), nn.ReLU(), nn.Linear(width, 8))
+
+
+class _EmbedEach(nn.Linear):
+    """The same linear layer for both patches of a pair: [M, 2·in_features] to [M, 2·out_features]."""
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return super().forward(pairs.unflatten(1, (2, self.in_features))).flatten(1)
 
 
 class ColourHead(nn.Module):

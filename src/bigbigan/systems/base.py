@@ -66,6 +66,7 @@ class System(ABC):
     share no graph, a move yields one after the other, so that the gradient of one is taken, and its graph gone, before
     the next is computed. Every learner that any of them names then takes one step. Losses are means over images: rows
     of a batch and of its draws can be given to several calls, or to several devices, and the gradients averaged.
+    With data.augment=task_crop, x is as large as images are kept.
     """
 
     learners: ClassVar[dict[str, str]]  # name: the letters of its networks

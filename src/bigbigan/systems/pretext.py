@@ -8,8 +8,9 @@
                        al. 2018, Hénaff et al. 2019)
     supervised         its class: not a pretext task but the upper line, told labels (`data.labels`)
 
-A task is what it shows of a batch (`bigbigan.data.views`), a head on E's trunk (`bigbigan.models.pretext`), and the
-answer: a loss, the share that was right, and the share that guessing would get right.
+A task is how it crops, what it shows of a batch (`bigbigan.data.views`), a head on E's trunk
+(`bigbigan.models.pretext`), and the answer: a loss, the share that was right, and the share that guessing would get
+right.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from torch import Tensor
 
 from bigbigan.config import PretextConfig
 from bigbigan.data import views
-from bigbigan.data.crops import Boxes, resnet_boxes
+from bigbigan.data.crops import Boxes, fixed_boxes, resnet_boxes
 from bigbigan.errors import UserError
 from bigbigan.models import ColourHead, PretextEncoder
 from bigbigan.systems.base import Draws, Move, Outcome, System
 
-__all__ = ["TASKS", "Answer", "Pretext", "Task", "ask", "draw"]
+__all__ = ["TASKS", "Answer", "Pretext", "Task", "ask", "cropped", "draw"]
 
 MARGIN = 0.5  # of the triplet loss
 RIVALS = 16  # images among whose patches CPC's are to be found
 NEAREST, SIGMA = 5, 5.0  # colours that a colour is spread over, and how
+SQUARE = 4096  # side of the square that boxes are drawn in, before the size of the images is known
 
 
 class Answer(NamedTuple):
@@ -42,13 +44,18 @@ class Answer(NamedTuple):
 
 
 class Task(NamedTuple):
-    views: Callable[[Tensor, Draws, PretextConfig], Tensor]  # of x [N, C, R, R] and draws: [N, P, C, S, S]
+    boxes: Callable[[int, torch.Generator], Boxes]  # training crops of so many images, in a square of side SQUARE
+    # Of x [N, C, R, R], draws, settings and R: [N, P, C, S, S]. Exemplar takes x as large as it is kept and crops it.
+    views: Callable[[Tensor, Draws, PretextConfig, int], Tensor]
     answer: Callable[[PretextEncoder, Tensor, Tensor, Tensor | None], Answer]  # of E, views as they enter, x, labels
 
 
-def draw(count: int, side: int, noise: torch.Generator, c: PretextConfig, mirror: bool = True) -> Draws:
-    """All that is random in the views of `count` images of `side` px, by task and purpose: a row for each image.
-    Without `mirror` no view is mirrored (`DataConfig.mirror`)."""
+def draw(count: int, noise: torch.Generator, c: PretextConfig, crop: bool = False, mirror: bool = True) -> Draws:
+    """All that is random in the views of `count` images, by task and purpose: a row for each image.
+
+    With `crop` each task crops the images it is given; exemplar always does. Without `mirror` no view is mirrored
+    (`DataConfig.mirror`).
+    """
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=noise, device=noise.device)
@@ -57,25 +64,59 @@ def draw(count: int, side: int, noise: torch.Generator, c: PretextConfig, mirror
     if "relative_position" in c.tasks:
         draws |= {"patch grey": uniform() < c.grey, "patch place": uniform(2, 9)}
     if "exemplar" in c.tasks:
-        boxes = resnet_boxes(count * c.views, side, noise)
-        draws |= {f"crop {name}": field.view(count, c.views) for name, field in boxes._asdict().items()}
-        draws["crop grey"] = uniform(c.views) < c.grey
+        draws["crop grey"] = uniform() < c.grey  # of the image, before its views are cut from it
+    for name in c.tasks:
+        if crop or name == "exemplar":
+            each = c.views if name == "exemplar" else 1
+            boxes = TASKS[name].boxes(count * each, noise)
+            draws |= {f"{name} {what}": field.view(count, each) for what, field in boxes._asdict().items()}
     if c.patch_augment:
         draws |= {
             "patch channel": uniform(49),
             "patch single": uniform(49) < c.grey,
             "patch mirrored": uniform(49) < 0.5,
         }
-    for name in () if mirror else ("crop mirrored", "patch mirrored"):
-        if name in draws:
-            draws[name] = torch.zeros_like(draws[name])
+    if not mirror:
+        draws |= {name: torch.zeros_like(drawn) for name, drawn in draws.items() if name.endswith(" mirrored")}
     return draws
 
 
-def ask(E: PretextEncoder, name: str, c: PretextConfig, x: Tensor, draws: Draws, y: Tensor | None) -> Answer:
-    """A task on the images x [N, C, R, R] in [-1, 1], in a pass of its own; y int64 [N] for "supervised"."""
-    task = TASKS[name]
-    return task.answer(E, E.enter(task.views(x, draws, c)), x, y)
+def ask(E: PretextEncoder, name: str, c: PretextConfig, x: Tensor, draws: Draws, y: Tensor | None, side: int) -> Answer:
+    """A task on the images x [N, C, S, S] in [-1, 1], in a pass of its own; y int64 [N] for "supervised", and `side`
+    the R that E takes. S is R unless `draws` have crops."""
+    task, x = TASKS[name], cropped(x, name, draws, side)
+    return task.answer(E, E.enter(task.views(x, draws, c, side)), x, y)
+
+
+def cropped(x: Tensor, name: str, draws: Draws, side: int) -> Tensor:
+    """The images that a task is asked about, [N, C, side, side]; exemplar's as they are."""
+    if name == "exemplar" or f"{name} top" not in draws:
+        return x
+    return views.crops(x, _boxes(draws, name, x.shape[-1]), side)[:, 0]
+
+
+def _boxes(draws: Draws, name: str, side: int) -> Boxes:
+    """The boxes drawn for a task, in whole pixels of images of `side` px."""
+    top, left, height, width, mirrored = (draws[f"{name} {what}"] for what in Boxes._fields)
+    height, width = ((length * side / SQUARE).round().long().clamp(min=1) for length in (height, width))
+    top, left = (
+        torch.minimum((place * side / SQUARE).round().long(), side - length)
+        for place, length in ((top, height), (left, width))
+    )
+    return Boxes(top, left, height, width, mirrored)
+
+
+def _area_boxes(count: int, noise: torch.Generator) -> Boxes:
+    return resnet_boxes(count, SQUARE, noise)
+
+
+def _window_boxes(count: int, noise: torch.Generator) -> Boxes:
+    return fixed_boxes(count, SQUARE, noise)
+
+
+def _mirrored_window_boxes(count: int, noise: torch.Generator) -> Boxes:
+    boxes = fixed_boxes(count, SQUARE, noise)
+    return boxes._replace(mirrored=torch.rand(count, generator=noise, device=noise.device) < 0.5)
 
 
 def _classified(logits: Tensor, y: Tensor) -> Answer:
@@ -93,7 +134,7 @@ def _supervised(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -
     return _classified(E.heads["supervised"](E.embed(shown)[:, 0]), y)
 
 
-def _nine_patches(x: Tensor, draws: Draws, c: PretextConfig) -> Tensor:
+def _nine_patches(x: Tensor, draws: Draws, c: PretextConfig, side: int) -> Tensor:
     return views.grid_of_nine(views.without_colour(x, draws["patch grey"]), draws["patch place"], c.gap)
 
 
@@ -105,9 +146,9 @@ def _relative_position(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | 
     return _classified(logits, torch.arange(8, device=x.device).repeat(len(x)))
 
 
-def _crops(x: Tensor, draws: Draws, c: PretextConfig) -> Tensor:
-    boxes = Boxes(*(draws[f"crop {name}"] for name in Boxes._fields))
-    return views.without_colour(views.crops(x, boxes), draws["crop grey"])
+def _crops(x: Tensor, draws: Draws, c: PretextConfig, side: int) -> Tensor:
+    """Views of an image are all in colour or all grey (google/revisiting-self-supervised: grey comes first)."""
+    return views.crops(views.without_colour(x, draws["crop grey"]), _boxes(draws, "exemplar", x.shape[-1]), side)
 
 
 def _exemplar(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
@@ -151,7 +192,7 @@ def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None)
     return Answer((weights * losses).mean(), right, shares)
 
 
-def _overlapping_patches(x: Tensor, draws: Draws, c: PretextConfig) -> Tensor:
+def _overlapping_patches(x: Tensor, draws: Draws, c: PretextConfig, side: int) -> Tensor:
     patches = views.overlapping_grid(x)
     if c.patch_augment:
         patches = views.single_channel(patches, draws["patch channel"], draws["patch single"])
@@ -175,12 +216,12 @@ def _cpc(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answe
 
 
 TASKS: dict[str, Task] = {
-    "rotation": Task(lambda x, draws, c: views.rotations(x), _rotation),
-    "relative_position": Task(_nine_patches, _relative_position),
-    "exemplar": Task(_crops, _exemplar),
-    "colorization": Task(lambda x, draws, c: x[:, None], _colorization),
-    "cpc": Task(_overlapping_patches, _cpc),
-    "supervised": Task(lambda x, draws, c: x[:, None], _supervised),
+    "rotation": Task(_area_boxes, lambda x, draws, c, side: views.rotations(x), _rotation),
+    "relative_position": Task(_window_boxes, _nine_patches, _relative_position),
+    "exemplar": Task(_area_boxes, _crops, _exemplar),
+    "colorization": Task(_mirrored_window_boxes, lambda x, draws, c, side: x[:, None], _colorization),
+    "cpc": Task(_mirrored_window_boxes, _overlapping_patches, _cpc),
+    "supervised": Task(_area_boxes, lambda x, draws, c, side: x[:, None], _supervised),
 }
 
 
@@ -193,15 +234,15 @@ class Pretext(System):
 
     def draw(self, count: int, noise: torch.Generator) -> Draws:
         """What is random in the views of the tasks."""
-        c = self.config
-        return draw(count, c.encoder.resolution, noise, c.pretext, c.data.mirror != "never")
+        data = self.config.data
+        return draw(count, noise, self.config.pretext, data.augment == "task_crop", data.mirror != "never")
 
     def move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:
         """Each task on the batch, in a pass of its own: batch norms see views of one kind at a time."""
         E, c = self.networks.E, self.config.pretext
         assert isinstance(E, PretextEncoder)
         for name in c.tasks:
-            answer = ask(E, name, c, x, draws, y)
+            answer = ask(E, name, c, x, draws, y, self.config.encoder.resolution)
             figures = {f"loss_{name}": answer.loss.detach(), f"accuracy_{name}": answer.accuracy}
             yield Outcome({"e": answer.loss}, figures=figures)
 
@@ -213,12 +254,14 @@ class Pretext(System):
 
     def pictures(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
         """What enters E of the images x for each task; of colorization between the image and the colours asked for."""
-        E, c = self.networks.E, self.config.pretext
+        E, c, side = self.networks.E, self.config.pretext, self.config.encoder.resolution
         assert isinstance(E, PretextEncoder)
-        shown: dict[str, Tensor] = {name: E.enter(TASKS[name].views(x, draws, c)) for name in c.tasks}
+        about = {name: cropped(x, name, draws, side) for name in c.tasks}
+        shown: dict[str, Tensor] = {name: E.enter(TASKS[name].views(about[name], draws, c, side)) for name in c.tasks}
         if c.standardize:
             shown = {name: (v / 2.5).clamp(-1, 1) for name, v in shown.items()}
         if "colorization" in shown:
+            x = about["colorization"]
             shown["colorization"] = torch.stack([x, shown["colorization"][:, 0], _painted(E, x)], dim=1)
         return shown
 

@@ -1,0 +1,77 @@
+"""How long a run was trained, in the two units that Table 2 compares at: images seen, and updates of E.
+
+A step of a BigBiGAN sees three batches, and E learns from one of them; in all other systems a step is one batch. So
+at equal numbers of images seen E of a BigBiGAN is updated a third as often.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from bigbigan.evaluation.results import chosen_settings
+from bigbigan.experiments import EXPERIMENTS
+
+__all__ = ["Budget", "Variant", "budget", "variants"]
+
+Line = dict[str, Any]  # a result line (bigbigan.evaluation.results)
+
+
+class Budget(NamedTuple):
+    images_seen: int  # drawn from the data, counted once for each batch
+    updates: int  # of E: in every system one a step
+    images_of_encoder: int  # in the batches that gave E a gradient
+
+    def shown(self) -> tuple[str, str]:
+        """Images seen and updates of E, as a table shows them."""
+        of_encoder = f" ({self.images_of_encoder:,} by E)" if self.images_of_encoder != self.images_seen else ""
+        return f"{self.images_seen:,}{of_encoder}", f"{self.updates:,}"
+
+
+def budget(line: Line) -> Budget | None:
+    """The budget of the run that a result line is of; None for an encoder made elsewhere or not trained."""
+    if not line["steps"] or line["experiment"] not in EXPERIMENTS:
+        return None
+    usual = EXPERIMENTS[line["experiment"]].config(line.get("scale", 0)).training.batch_size
+    batch = line["settings"].get("training.batch_size", usual)
+    return Budget(line["images_seen"], line["steps"], line["steps"] * batch)
+
+
+class Variant(NamedTuple):
+    """Runs of an experiment beside those that a table compares: of other settings, or of another length."""
+
+    experiment: str
+    what: str  # how they differ
+    lines: list[Line]  # of the trained networks; and of the untrained ones with the same settings
+
+
+def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
+    """Runs that share a budget with those that a table shows: as many images seen, or as many updates of E.
+
+    Args:
+        shown: lines of the trained networks that the table compares, of one data set and one change of settings.
+        lines: all that there are.
+    """
+    if not shown:
+        return []
+    where, usual = (shown[0]["dataset"], shown[0]["split"]), chosen_settings(shown[0])
+    images, updates = ({x[unit] for x in shown} for unit in ("images_seen", "steps"))
+    lines = [x for x in lines if (x["dataset"], x["split"]) == where]
+    groups: dict[tuple[str, str, int], list[Line]] = {}
+    for x in lines:
+        same_budget = x["images_seen"] in images or x["steps"] in updates
+        main = chosen_settings(x) == usual and x["images_seen"] in images
+        if x["steps"] and same_budget and not main:
+            key = (x["experiment"], json.dumps(chosen_settings(x), sort_keys=True), x["steps"])
+            groups.setdefault(key, []).append(x)
+    found = []
+    for (experiment, _, steps), trained in groups.items():
+        settings = chosen_settings(trained[0])
+        changed = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
+        what = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items()) or f"{steps:,} updates of E"
+        untrained = [
+            x for x in lines if not x["steps"] and x["experiment"] == experiment and chosen_settings(x) == settings
+        ]
+        found.append(Variant(experiment, what, untrained + trained))
+    return found
