@@ -288,6 +288,7 @@ def _list(options: argparse.Namespace) -> None:
                 "table_row": e.table_row,
                 "published": e.published,
                 "scales": e.scales,
+                "additions": e.additions,
             }
             for e in EXPERIMENTS.values()
         ]
@@ -297,7 +298,13 @@ def _list(options: argparse.Namespace) -> None:
     for e in EXPERIMENTS.values():
         numbers = ", ".join(f"{k} {v}" for k, v in e.published.items())
         row = f"  [{e.table_row}{': ' + numbers if numbers else ''}]" if e.table_row else ""
-        print(f"{e.name:{width}}  {e.summary}{row}")
+        at_own_size, *at_a_scale = (_named(found) for found in e.additions.values())
+        ours = at_own_size or next((f"{found} at --scale" for found in at_a_scale if found), "")
+        print(f"{e.name:{width}}  {e.summary}{row}{f'  (not in the paper: {ours})' if ours else ''}")
+
+
+def _named(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
 
 
 def _train(options: argparse.Namespace) -> int | None:
@@ -314,13 +321,15 @@ def _train(options: argparse.Namespace) -> int | None:
 
         cost = step_cost(config)
         if options.json:
-            print(json.dumps({"config": config.to_dict(), **cost}, indent=2))
+            print(json.dumps({"config": config.to_dict(), "additions": config.additions, **cost}, indent=2))
             return None
         print(json.dumps(config.to_dict(), indent=2))
         for name, count in cost["parameters"].items():
             print(f"{name:10} {count:>14,} parameters")
         print(f"one step of {config.training.batch_size} images: {cost['flops_per_step'] / 1e9:,.1f} GFLOP, "
               f"about {cost['memory_bytes'] / 2**20:,.0f} MiB")  # fmt: skip
+        if config.additions:
+            print(f"not in the paper: {_named(config.additions)} (docs/deviations.md, 2 and 3)")
         return None
     if options.out is None:
         raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")

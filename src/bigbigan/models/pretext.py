@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bigbigan.data.views import gamut_bins
 from bigbigan.models.encoder import FeatureEncoder
-from bigbigan.models.layers import BN_EPS
+from bigbigan.models.layers import E_BN_EPS
 
 __all__ = ["ColourHead", "ContextHead", "PretextEncoder", "pair_head"]
 
@@ -58,7 +58,7 @@ def _flat(views: Tensor) -> Tensor:
 
 def pair_head(num_features: int, width: int) -> nn.Module:
     """Features of two patches [M, 2·num_features] to where the second is, of 8 places [M, 8]."""
-    norm = nn.BatchNorm1d(width, eps=BN_EPS)
+    norm = nn.BatchNorm1d(width, eps=E_BN_EPS)
     return nn.Sequential(nn.Linear(2 * num_features, width), norm, nn.ReLU(), nn.Linear(width, 8))
 
 
