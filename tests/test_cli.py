@@ -65,6 +65,18 @@ def test_list(capsys):
     assert {"small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10", "small/folder64"} <= {
         e["name"] for e in entries
     }
+    ours = "(not in the paper: discriminator.pair_norm=true at --scale)"
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["table1/base"].endswith(ours)
+    assert lines["small/digits"].endswith("(not in the paper: discriminator.pair_norm=true, encoder.stdev_bias=-3.0)")
+    assert "not in the paper" not in lines["biggan/128"] + lines["table1/no_encoder"] + lines["pretext/rotation"]
+
+
+def test_dry_run_names_what_is_not_in_the_paper(capsys):
+    scaled = call(capsys, "train", "table1/base", "--scale", 32, "--dry-run")[1]
+    assert "not in the paper: discriminator.pair_norm=true (docs/deviations.md, 2 and 3)" in scaled
+    as_published = ["--set", "discriminator.pair_norm=false"]
+    assert "not in the paper" not in call(capsys, "train", "table1/base", "--scale", 32, "--dry-run", *as_published)[1]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["data", "inspect", "--help"], ["--version"]])
