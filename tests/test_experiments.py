@@ -178,7 +178,8 @@ def test_sigma_starts_at_softplus_of_its_bias():
     for name, expected in (("table1/base", math.log(2)), ("small/digits", math.log(1 + math.exp(-3)))):
         small = ["encoder.resolution=32", "encoder.widths=[8,8]", "encoder.blocks=1", "encoder.block=basic",
                  "encoder.head_width=8", "encoder.stem=small", "generator.channels=[8,8]", "generator.attention=[]",
-                 "discriminator.channels=[8,8]", "discriminator.attention=[]", "discriminator.mlp_width=8", "latent.dim=4"]  # fmt: skip
+                 "discriminator.channels=[8,8]", "discriminator.attention=[]", "discriminator.mlp_width=8",
+                 "latent.dim=4"]  # fmt: skip
         E = construct(override(find(name).config(), small)).encoder
         torch.nn.init.zeros_(E.latent.weight)
         torch.nn.init.zeros_(E.latent.bias)

@@ -74,7 +74,7 @@ def reference(source: Source, split: str, view: View, network: FeatureNetwork) -
         return Reference(moments, kept["features"])
     except (FileNotFoundError, SafetensorError, KeyError):
         pass
-    pixels = torch.from_numpy(read_split(source, images, view).stored)
+    pixels = torch.from_numpy(read_split(source, images, view).pixels)
     moments, parts = Moments(), []
     for chunk in pixels.split(5_000):
         features = network(chunk)[0]

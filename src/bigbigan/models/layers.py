@@ -282,8 +282,8 @@ class ResidualMLPBlock(nn.Module):
 
 
 def norm2d(kind: str, channels: int) -> nn.Module:
-    """Of E's maps [N, C, H, W]: "batch" norm, or "layer" norm over all numbers of an image or patch, which learns nothing
-    of the others."""
+    """Of E's maps [N, C, H, W]: "batch" norm, or "layer" norm over all numbers of an image or patch, which learns
+    nothing of the others."""
     return nn.BatchNorm2d(channels, eps=E_BN_EPS) if kind == "batch" else nn.GroupNorm(1, channels, eps=BN_EPS)
 
 
