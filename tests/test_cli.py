@@ -73,10 +73,12 @@ def test_list(capsys):
 
 
 def test_dry_run_names_what_is_not_in_the_paper(capsys):
-    scaled = call(capsys, "train", "table1/base", "--scale", 32, "--dry-run")[1]
-    assert "not in the paper: discriminator.pair_norm=true (docs/deviations.md, 2 and 3)" in scaled
-    as_published = ["--set", "discriminator.pair_norm=false"]
-    assert "not in the paper" not in call(capsys, "train", "table1/base", "--scale", 32, "--dry-run", *as_published)[1]
+    dry_run = ["train", "small/digits", "--dry-run", "--set", "encoder.stdev_bias=0"]
+    ours = "not in the paper: discriminator.pair_norm=true (docs/deviations.md, 2 and 3)"
+    assert call(capsys, *dry_run)[1].endswith(ours + "\n")
+    assert "not in the paper" not in call(capsys, *dry_run, "discriminator.pair_norm=false")[1]
+    found = json.loads(call(capsys, *dry_run, "--json")[1])["additions"]
+    assert found == {"discriminator.pair_norm": True}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["data", "inspect", "--help"], ["--version"]])
