@@ -65,6 +65,20 @@ def test_list(capsys):
     assert {"small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10", "small/folder64"} <= {
         e["name"] for e in entries
     }
+    ours = "(not in the paper: discriminator.pair_norm=true at --scale)"
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["table1/base"].endswith(ours)
+    assert lines["small/digits"].endswith("(not in the paper: discriminator.pair_norm=true, encoder.stdev_bias=-3.0)")
+    assert "not in the paper" not in lines["biggan/128"] + lines["table1/no_encoder"] + lines["pretext/rotation"]
+
+
+def test_dry_run_names_what_is_not_in_the_paper(capsys):
+    dry_run = ["train", "small/digits", "--dry-run", "--set", "encoder.stdev_bias=0"]
+    ours = "not in the paper: discriminator.pair_norm=true (docs/deviations.md, 2 and 3)"
+    assert call(capsys, *dry_run)[1].endswith(ours + "\n")
+    assert "not in the paper" not in call(capsys, *dry_run, "discriminator.pair_norm=false")[1]
+    found = json.loads(call(capsys, *dry_run, "--json")[1])["additions"]
+    assert found == {"discriminator.pair_norm": True}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["data", "inspect", "--help"], ["--version"]])

@@ -3,11 +3,14 @@
 That it computes what the ported network computes was checked side by side with random weights (docs/decisions.md).
 """
 
+import hashlib
+
 import pytest
 import torch
 
 from bigbigan.data import download
 from bigbigan.errors import UserError
+from bigbigan.evaluation import inception
 from bigbigan.evaluation.inception import FILE, Inception, inception_file, load_inception, resize_tf1
 
 CPU = torch.device("cpu")
@@ -55,6 +58,7 @@ def test_weights_are_taken_from_the_cache(network, tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path))
     inception_file().parent.mkdir(parents=True)
     torch.save(network.state_dict(), inception_file())
+    expect(inception_file(), monkeypatch)
     loaded = load_inception(CPU)
     x = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
@@ -89,12 +93,37 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
         load_inception(CPU, tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "other"])
-def test_a_file_that_is_not_it_is_told(network, tmp_path, damage):
+def expect(path, monkeypatch):
+    """Takes this file for the reference weights."""
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_one_changed_weight_is_refused(network, tmp_path, monkeypatch):
+    """Also in a file that was put into the cache by hand, of the right names and shapes."""
+    monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path))
+    path = inception_file()
+    path.parent.mkdir(parents=True)
+    weights = network.state_dict()
+    torch.save(weights, path)
+    expect(path, monkeypatch)
+    load_inception(CPU)
+    torch.save(weights | {"fc.bias": weights["fc.bias"] + (torch.arange(1008) == 7) * 1e-3}, path)
+    for given in (None, path):
+        with pytest.raises(UserError, match=r"is not the Inception of FID: its SHA-256 is \w{12}…, expected") as error:
+            load_inception(CPU, given)
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "folder"])
+def test_a_damaged_weight_file_is_refused(network, tmp_path, damage):
     path = tmp_path / "w.pth"
-    torch.save(network.state_dict() if damage == "cut" else {"weight": torch.zeros(1)}, path)
-    if damage != "other":
+    if damage == "folder":
+        path.mkdir()
+    else:
+        torch.save(network.state_dict(), path)
         path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:100_000])
-    with pytest.raises(UserError, match="is not the Inception of FID") as error:
+    expected = "cannot be read" if damage == "folder" else "is not the Inception of FID"
+    with pytest.raises(UserError, match=expected) as error:
         load_inception(CPU, path)
     assert "\n" not in str(error.value)

@@ -55,7 +55,7 @@ def test_a_trained_classifier_is_kept_and_found_again(cache, data, capsys, tmp_p
     network = open_network("mnist-cnn", "rows", None, 8, CPU)
     assert network.digest == line["protocol"]["network"]
     source = open_source(data)
-    images = read_split(source, source.splits["test"], View(32, 1)).stored
+    images = read_split(source, source.splits["test"], View(32, 1)).pixels
     features, logits = network(torch.from_numpy(images))
     assert features.shape == (240, 128)
     assert 100 * np.mean(logits.argmax(1).numpy() == source.splits["test"].labels) == pytest.approx(line["value"])

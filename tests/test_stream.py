@@ -13,6 +13,8 @@ from bigbigan.data import decode, fingerprint, load_pixels, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import UserError
+from bigbigan.evaluation import splits
+from bigbigan.evaluation.splits import View, read_split, stored_for_crops
 from bigbigan.train import train
 from tiny import tiny_config
 
@@ -39,9 +41,9 @@ def both(folder, side=12):
     return out
 
 
-@pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])
-def test_streamed_batches_are_those_from_memory(folder, augment):
-    (resident, kept, _), (streamed, all_kept, _) = both(folder)
+@pytest.mark.parametrize(("augment", "side"), [("none", 12), ("flip", 12), ("resnet_crop", 12), ("resnet_crop", 25)])
+def test_streamed_batches_are_those_from_memory(folder, augment, side):
+    (resident, kept, _), (streamed, all_kept, _) = both(folder, side)
     assert isinstance(streamed, StreamedPixels)
     assert np.array_equal(kept, all_kept)
     a, b = (Batches(pixels, 8, 3, augment, resolution=10) for pixels in (resident, streamed))
@@ -58,6 +60,36 @@ def test_a_streamed_run_has_the_weights_of_one_from_memory(folder, tmp_path):
         train(tiny_config(*settings), str(folder), run, progress=False)
         weights.append((run / "checkpoints" / "step-00000003" / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_continued_run_keeps_the_side_its_images_had(folder, tmp_path, monkeypatch):
+    """Crops depend on it, and the same images in shards on another machine may be judged to be of another size."""
+    run = tmp_path / "run"
+    settings = ("data.channels=3", "data.augment=resnet_crop", "training.steps=2")
+    train(tiny_config(*settings), str(folder), run, progress=False)
+    first = json.loads((run / "data.json").read_text())["side"]
+    assert first == 20  # of 8 px, 2.5 times
+    monkeypatch.setattr("bigbigan.train.stored_side", lambda *_: first + 1)
+    train(tiny_config(*settings, "training.steps=3"), str(folder), run, progress=False)
+    assert json.loads((run / "data.json").read_text())["side"] == first
+
+
+def test_classifiers_crop_from_the_larger_copy(folder, monkeypatch):
+    """The one training crops from, in memory or decoded anew; evaluation's own pixels are at R."""
+    source, view = open_source(str(folder)), View(8, 3, "resnet_crop")
+    train_split = read_split(source, source.splits["train"], view).pick(np.array([7, 3, 20]), "train")
+    assert train_split.pixels.shape == (3, 3, 8, 8)
+    held = stored_for_crops(source, train_split, view)
+    expected, _ = load_pixels(source.splits["train"].subset([7, 3, 20]), 20, 3)
+    assert np.array_equal(held, expected)
+    monkeypatch.setattr(splits, "MAX_HELD", 0)
+    streamed = stored_for_crops(source, train_split, view)
+    assert isinstance(streamed, StreamedPixels)
+    a, b = (Batches(pixels, 3, 0, "resnet_crop", 8) for pixels in (held, streamed))
+    assert torch.equal(a.batch(0), b.batch(0))
+    rows = open_source("digits")
+    digits = read_split(rows, rows.splits["test"], View(8, 1, "resnet_crop"))
+    assert np.array_equal(stored_for_crops(rows, digits, View(8, 1, "resnet_crop")), digits.pixels)
 
 
 def test_following_batches_are_decoded_ahead(folder, monkeypatch):

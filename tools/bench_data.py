@@ -3,7 +3,8 @@
     python tools/bench_data.py --data SOURCE [--results FILE] [--rounds N] [--images N]
 
 The images are laid out as a folder, as shards of the files and as shards of R×R PNG, and read from each in turn, as
-training does before it crops: decoded, cut to their middle square, resized to the side that table1/base keeps. What a
+training does before it crops: decoded, cut to their middle square, resized to the side that table1/base stores. The
+folder is also read at the side that evaluation sees, and crops are cut from pixels of either side. What a
 step of small/cifar10 takes an image is timed beside; what one of table1/base takes, which no CPU finishes, is its
 counted FLOPs over this core's own matrix product.
 
@@ -29,7 +30,7 @@ from bigbigan.cost import step_cost
 from bigbigan.data import ImageSet, open_source, write_shards
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.pixels import read_pixels, stored_side
+from bigbigan.data.pixels import read_pixels, stored_side, viewed_side
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.run import commit, device_name
@@ -37,6 +38,7 @@ from bigbigan.state import TrainingState
 from bigbigan.train import training_step
 
 LARGE, SMALL = "table1/base", "small/cifar10"
+CROP = "resnet_crop"  # table1/base's
 
 
 def main() -> None:
@@ -52,17 +54,26 @@ def main() -> None:
     per_image = step_cost(large)["flops_per_step"] / images_of(large.training.batch_size, large.training.d_steps)
     with tempfile.TemporaryDirectory() as folder:
         sets, side = layouts(source.splits["train"], Path(folder), options.images)
+        viewed = viewed_side(sets["folder"], 128, CROP)
         step, taken = small_step()
         step()
+        croppers = {"crops": cropper(side), "crops_of_viewed_side": cropper(viewed)}
         rounds = []
         for _ in range(options.rounds):
             seconds = {way: cpu_seconds(reader(images, side)) / len(images) for way, images in sets.items()}
+            seconds["folder_at_viewed_side"] = cpu_seconds(reader(sets["folder"], viewed)) / len(sets["folder"])
+            seconds |= {way: cpu_seconds(work) / CROPPED for way, work in croppers.items()}
             seconds[SMALL] = cpu_seconds(step) / taken
             seconds[LARGE] = per_image / matmul_flops()
             rounds.append(seconds)
     draws = {f"images_per_core_second_{way.replace('/', '_')}": [1 / r[way] for r in rounds] for way in rounds[0]}
     for way in ("shards", f"shards_{side}px"):
         draws[f"speed_of_{way.replace(str(side), 'R')}_over_folder"] = [r["folder"] / r[way] for r in rounds]
+    for way in ("folder", "crops"):
+        other = {"folder": "folder_at_viewed_side", "crops": "crops_of_viewed_side"}[way]
+        draws[f"speed_of_{way}_over_viewed_side"] = [r[other] / r[way] for r in rounds]
+    draws["stored_kib"] = [3 * side**2 / 1024]
+    draws["stored_over_viewed_side"] = [side**2 / viewed**2]
     for name in (SMALL, LARGE):
         draws[f"speed_of_folder_over_{name.replace('/', '_')}"] = [r[name] / r["folder"] for r in rounds]
     # 100e12 / per_image images a second are what a device consumes that does 100 TFLOP/s in all
@@ -75,7 +86,7 @@ def main() -> None:
         ResultLine(
             experiment="bench/data", scale=0, settings={}, table_row=None, dataset=source.name, split="train",
             metric=metric, value=float(f"{statistics.median(values):.4g}"),
-            std=float(f"{statistics.stdev(values):.3g}"), draws=[float(f"{v:.4g}") for v in values], protocol=protocol,
+            std=float(f"{statistics.stdev(values):.3g}") if len(values) > 1 else None, draws=[float(f"{v:.4g}") for v in values], protocol=protocol,
             n=options.images, seed=0, steps=0, images_seen=0, device=device_name(),
             seconds=round(time.perf_counter() - began, 1), commit=code,
             command=shlex.join(["python", "tools/bench_data.py", *sys.argv[1:]]),
@@ -96,7 +107,7 @@ def layouts(images: ImageSet, folder: Path, count: int) -> tuple[dict[str, Image
         name = f"{i:08d}{Path(images.files[i]).suffix}"
         (folder / "files" / name).write_bytes(store.raw(int(images.index[i])))
     files = open_source(str(folder / "files"))
-    side = stored_side(files.splits["train"], 128, "resnet_crop")
+    side = stored_side(files.splits["train"], 128, CROP)
     write_shards(files, folder / "shards", size_mib=16)
     write_shards(files, folder / "small", size_mib=16, resolution=side)
     opened = {"folder": files, "shards": open_source(str(folder / "shards"))}
@@ -106,6 +117,16 @@ def layouts(images: ImageSet, folder: Path, count: int) -> tuple[dict[str, Image
 
 def reader(images: ImageSet, side: int) -> Callable[[], object]:
     return lambda: [read_pixels(images, i, 3, side) for i in range(len(images))]
+
+
+CROPPED = 64  # images of a batch
+
+
+def cropper(side: int) -> Callable[[], object]:
+    """Crops of 128 px for a batch, from pixels of S = `side`."""
+    pixels = torch.randint(0, 256, (2 * CROPPED, 3, side, side), dtype=torch.uint8)
+    batches = Batches(pixels, CROPPED, 0, CROP, 128)
+    return lambda: batches.batch(0)
 
 
 def small_step() -> tuple[Callable[[], object], int]:

@@ -51,7 +51,7 @@ def main() -> None:
     view = View(options.resolution, channels_of(source))
     network = open_network(options.network, source.name, None, options.resolution, device)
     real = reference(source, "train", view, network)
-    test = torch.from_numpy(read_split(source, source.splits["test"], view).stored)[:10_000]
+    test = torch.from_numpy(read_split(source, source.splits["test"], view).pixels)[:10_000]
     noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     command = f"python {shlex.join(sys.argv)}"
     for name, pixels in (("test_images", test), ("blurred_test_images", blurred(test)), ("noise", noise)):

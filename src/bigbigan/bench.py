@@ -25,7 +25,7 @@ from bigbigan import distributed
 from bigbigan.config import Config
 from bigbigan.cost import step_cost
 from bigbigan.data.batches import Batches
-from bigbigan.data.pixels import CENTRAL
+from bigbigan.data.crops import STORED
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.run import changed_settings, commit, default_device, device_name
@@ -115,7 +115,7 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
 
 def _images(config: Config, device: torch.device) -> Batches:
     n, side = config.training.batch_size, config.encoder.resolution
-    kept = round(side / CENTRAL) if config.data.augment.endswith("_crop") else side
+    kept = round(STORED.get(config.data.augment, 1) * side)  # as of photographs that are large enough
     pixels = torch.randint(0, 256, (KEPT * n, config.data.channels, kept, kept), dtype=torch.uint8, device=device)
     told = config.data.labels == "classes"
     labels = torch.randint(config.data.classes, (len(pixels),), device=device) if told else None

@@ -289,6 +289,7 @@ def _list(options: argparse.Namespace) -> None:
                 "published": e.published,
                 "table_rows": e.table_rows,
                 "scales": e.scales,
+                "additions": e.additions,
             }
             for e in EXPERIMENTS.values()
         ]
@@ -299,7 +300,13 @@ def _list(options: argparse.Namespace) -> None:
         line = f"{e.name:{width}}  {e.summary}"
         for row, numbers in e.table_rows.items():
             line += f"  [{row}: {', '.join(f'{column} {number}' for column, number in numbers.items())}]"
-        print(line)
+        at_own_size, *at_a_scale = (_named(found) for found in e.additions.values())
+        ours = at_own_size or next((f"{found} at --scale" for found in at_a_scale if found), "")
+        print(line + (f"  (not in the paper: {ours})" if ours else ""))
+
+
+def _named(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
 
 
 def _train(options: argparse.Namespace) -> int | None:
@@ -316,13 +323,15 @@ def _train(options: argparse.Namespace) -> int | None:
 
         cost = step_cost(config)
         if options.json:
-            print(json.dumps({"config": config.to_dict(), **cost}, indent=2))
+            print(json.dumps({"config": config.to_dict(), "additions": config.additions, **cost}, indent=2))
             return None
         print(json.dumps(config.to_dict(), indent=2))
         for name, count in cost["parameters"].items():
             print(f"{name:10} {count:>14,} parameters")
         print(f"one step of {config.training.batch_size} images: {cost['flops_per_step'] / 1e9:,.1f} GFLOP, "
               f"about {cost['memory_bytes'] / 2**20:,.0f} MiB")  # fmt: skip
+        if config.additions:
+            print(f"not in the paper: {_named(config.additions)} (docs/deviations.md, 2 and 3)")
         return None
     if options.out is None:
         raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")

@@ -502,6 +502,20 @@ class Config:
     def has_discriminator(self) -> bool:
         return self.system not in ("autoencoder", "pretext")
 
+    @property
+    def additions(self) -> dict[str, Any]:
+        """Settings by which this BigBiGAN differs from the paper's, by name; empty where it is as published. The
+        reasons are in docs/deviations.md, 2 and 3."""
+        d, e = self.discriminator, self.encoder
+        if self.system != "bigbigan" or not self.has_encoder:
+            return {}
+        found: dict[str, Any] = {}
+        if d.network == "biggan" and self.loss.s_xz and d.pair_norm:
+            found["discriminator.pair_norm"] = d.pair_norm
+        if e.stochastic and e.stdev_bias:
+            found["encoder.stdev_bias"] = e.stdev_bias
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 

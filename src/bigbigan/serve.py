@@ -24,7 +24,7 @@ from torch import Tensor
 from bigbigan.data import DecodeLimits, ImageSet, Unreadable, open_source
 from bigbigan.data.batches import pool_to
 from bigbigan.data.image_set import FileStore, shown
-from bigbigan.data.pixels import middle, read_pixels, stored_side
+from bigbigan.data.pixels import middle, read_pixels, viewed_side
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.knn import nearest
@@ -108,7 +108,7 @@ class Bench:
         store = FileStore([path.name], [path], Path.read_bytes, LIMITS)
         store.pads = self._pads  # so that MNIST's 28 px meet the networks as in training
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
-        side = stored_side(images, c.encoder.resolution, c.data.augment)
+        side = viewed_side(images, c.encoder.resolution, c.data.augment)
         try:
             if path.stat().st_size > LIMITS.max_bytes:  # before it is read
                 raise Unreadable(f"file too large (over {LIMITS.max_bytes / 2**20:g} MiB)")

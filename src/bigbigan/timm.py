@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bigbigan.errors import UserError
-from bigbigan.models.layers import BN_EPS
+from bigbigan.models.layers import E_BN_EPS
 from bigbigan.models.resnet import ResNetV2
 
 __all__ = ["timm_state_dict"]
@@ -22,7 +22,7 @@ TIMM_EPS = 1e-5
 def timm_state_dict(trunk: nn.Module) -> dict[str, Tensor]:
     """The state dict of timm's ResNetV2 (num_classes=0) that computes what `trunk` does in evaluation mode.
 
-    timm's batch norms add 1e-5 to a variance where ours add 1e-4; the difference is put into the running variances.
+    timm's batch norms add 1e-5 to a variance where ours add 1e-3; the difference is put into the running variances.
 
     Args:
         trunk: of an encoder with encoder.block=basic or bottleneck, and encoder.norm=batch.
@@ -48,5 +48,5 @@ def timm_state_dict(trunk: nn.Module) -> dict[str, Tensor]:
             theirs = names[number] + rest.replace("skip.", "downsample.conv.")
         else:
             theirs = ours  # the closing norm
-        found[theirs] = tensor + (BN_EPS - TIMM_EPS) if ours.endswith("running_var") else tensor.clone()
+        found[theirs] = tensor + (E_BN_EPS - TIMM_EPS) if ours.endswith("running_var") else tensor.clone()
     return found

@@ -66,7 +66,8 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         )
     with open_for_training(run, config) if first else nullcontext():
         # Data: on the device as uint8, or too large for that and decoded as needed
-        side = stored_side(images, config.encoder.resolution, config.data.augment)
+        side = distributed.largest(_recorded_side(run) if first else 0)
+        side = side or stored_side(images, config.encoder.resolution, config.data.augment)
         d = config.data
         shown, world = progress and first, distributed.ranks()
         pixels, kept, fingerprint = training_pixels(
@@ -95,6 +96,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
             "spec": data,
             "name": source.name,
             "images": len(pixels),
+            "side": side,
             "fingerprint": fingerprint,
             "labels": None if source.labels is None else asdict(source.labels),
             "skipped": source.skipped,
@@ -412,6 +414,11 @@ def _look(watch: Watch, state: TrainingState, monitor: Monitor, run: Path) -> No
     comparable = best is not None and best["step"] in kept and best["metric"] == watch.metric.name
     if best is None or not comparable or sign * value > sign * best["value"]:
         ck.save_best(run, state.step, watch.metric.name, value)
+
+
+def _recorded_side(run: Path) -> int:
+    """The side that the images of a run that is continued were stored at, which its crops depend on; 0 of a new run."""
+    return int(read_json(run / "data.json").get("side", 0)) if (run / "data.json").exists() else 0
 
 
 def _same_data(run: Path, card: dict[str, Any]) -> None:

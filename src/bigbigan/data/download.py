@@ -1,6 +1,8 @@
 """Download: the cache of known data sets, and how files come into it: over https, checked against a digest.
 
-The cache is $BIGBIGAN_CACHE or ~/.cache/bigbigan, a folder a data set; files put there by hand are taken as they are.
+The cache is $BIGBIGAN_CACHE or ~/.cache/bigbigan, a folder a data set. Data files put there by hand are taken as they
+are: a run records a fingerprint of its images. The weights of the reference Inception are compared with their digest
+each time (`evaluation/inception.py`).
 """
 
 import hashlib

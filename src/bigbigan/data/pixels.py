@@ -1,17 +1,26 @@
 """Pixels: a split decoded once into memory, at the one size and number of channels a network takes."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
-from bigbigan.data.crops import CENTRAL
+from bigbigan.data.crops import CENTRAL, STORED, resize_center
 from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
 from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
 from bigbigan.errors import UserError
 
-__all__ = ["fingerprint", "load_pixels", "load_view", "middle", "read_pixels", "stored_side"]
+__all__ = [
+    "fingerprint",
+    "load_pixels",
+    "load_view",
+    "middle",
+    "middle_of_stored",
+    "read_pixels",
+    "stored_side",
+    "viewed_side",
+]
 
 WAY_OUT = "mend them or take them out, or train with a larger share, such as --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
@@ -89,9 +98,34 @@ def load_pixels(
 
 
 def stored_side(images: ImageSet, resolution: int, augment: str) -> int:
-    """At which side images are kept for networks of R = `resolution`. Where training crops photographs, evaluation sees
-    the central 87.5 % of what is kept; rows of arrays, which have few pixels to spare, are kept and seen whole."""
+    """The side S that training's images are stored at for networks of R = `resolution`.
+
+    Where photographs are cropped it is `STORED` times R, so that few crops are enlarged (14 % of "resnet_crop"), but no
+    more than the photographs have: the median side of their middle squares, of some of them. Rows of arrays, which
+    have few pixels to spare, are kept and seen whole.
+    """
+    least = viewed_side(images, resolution, augment)
+    wanted = round(STORED[augment] * resolution) if least > resolution else least
+    return wanted if wanted <= least else max(least, min(wanted, typical_side(images)))
+
+
+def viewed_side(images: ImageSet, resolution: int, augment: str) -> int:
+    """The side that evaluation decodes images to, to see the R × R pixels in their middle: after training on crops of
+    photographs the central 87.5 %, otherwise all."""
     return round(resolution / CENTRAL) if augment.endswith("_crop") and not images.store.pads else resolution
+
+
+def typical_side(images: ImageSet, most: int = 50) -> int:
+    """The median of the shorter sides of at most so many images, in pixels, spread over the set or, where shards are on
+    another machine, over the first; 0 where none of them can be read."""
+    order = images.at_hand(np.arange(len(images)))
+    sides = []
+    for i in order[:: max(1, -(-len(order) // most))]:
+        try:
+            sides.append(min(images.load(int(i)).shape[:2]))
+        except Unreadable:
+            continue
+    return int(np.median(sides)) if sides else 0
 
 
 def load_view(
@@ -103,13 +137,23 @@ def load_view(
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images as evaluation sees them, after training with `augment`; otherwise as `load_pixels`."""
-    pixels, kept = load_pixels(images, stored_side(images, resolution, augment), channels, source, progress)
+    pixels, kept = load_pixels(images, viewed_side(images, resolution, augment), channels, source, progress)
     return np.ascontiguousarray(middle(pixels, resolution)), kept
 
 
-def middle(pixels: Any, resolution: int) -> Any:
-    """The central [..., R, R] of an array or tensor [..., S, S]."""
+def middle(pixels: np.ndarray, resolution: int) -> np.ndarray:
+    """The central [..., R, R] of [..., S, S], where S is that of `viewed_side`."""
     edge = (pixels.shape[-1] - resolution) // 2
+    return pixels[..., edge : edge + resolution, edge : edge + resolution]
+
+
+def middle_of_stored(pixels: Tensor, resolution: int) -> Tensor:
+    """The same of uint8 pixels [N, C, S, S] that are stored for training (`stored_side`): uint8 [N, C, R, R]. They are
+    resized once more where S is larger than evaluation's, which blurs them a little."""
+    side = pixels.shape[-1]
+    if side > round(resolution / CENTRAL) + 1:
+        return resize_center(pixels, resolution)
+    edge = (side - resolution) // 2
     return pixels[..., edge : edge + resolution, edge : edge + resolution]
 
 

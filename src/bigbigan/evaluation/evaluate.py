@@ -35,7 +35,7 @@ from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, fi
 from bigbigan.evaluation.quality import reconstruction_distances
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.samples import quality_figures
-from bigbigan.evaluation.splits import Images, Split, few, load_images, train_val
+from bigbigan.evaluation.splits import Images, Split, few, load_images, stored_for_crops, train_val
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
 from bigbigan.evaluation.tasks import task_accuracies
 from bigbigan.model import Model
@@ -305,8 +305,8 @@ def _measure_heads(
     augment, mirror = e.subject.view.augment, e.subject.mirrors(e.source)
     batches: FeatureBatches
     if augment.endswith("_crop") and encoder is not None:
-        stored, only = torch.from_numpy(train.stored), torch.from_numpy(rest)
-        crops = Batches(stored, BATCH, 0, augment, train.resolution, only, mirror=mirror)
+        stored, view = stored_for_crops(e.source, train, e.subject.view), e.subject.view
+        crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(rest), mirror=mirror)
         batches = live_batches(encoder, names, crops, train.labels, device)
     else:
         views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])

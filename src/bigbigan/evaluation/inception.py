@@ -6,6 +6,8 @@ without half-pixel shift, and inputs (x - 128) / 128. Names are those of the por
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,21 +243,26 @@ def load_inception(device: torch.device, path: Path | None = None) -> Inception:
 
     Args:
         device: where it computes.
-        path: the weight file; by default that of the cache, downloaded and checked if it is not there.
+        path: the weight file; by default the one in the cache, downloaded if it is not there. Its SHA-256 is compared
+            each time: other weights would give numbers that look right and compare with nothing.
 
     Raises:
-        UserError: the file cannot be had, or is another one.
+        UserError: the file cannot be had or read, or is another one.
     """
     if path is not None and not path.exists():
         raise UserError(f"{path} does not exist; expected the weights of FID's Inception, as from {URL}")
     if path is None:
         path = fetch_file(URL, inception_file(), SHA256)
-    network = Inception()
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # what damaged files make torch.load raise is not listed anywhere
-        reason = (str(error).splitlines() or [""])[0]
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); expected the weights from {URL}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
         raise UserError(
-            f"{path} is not the Inception of FID ({type(error).__name__}: {reason[:120]}); delete it, or fetch {URL}"
-        ) from None
+            f"{path} is not the Inception of FID: its SHA-256 is {found[:12]}…, expected {SHA256[:12]}…; delete it, "
+            f"or put {URL} in its place"
+        )
+    network = Inception()
+    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]

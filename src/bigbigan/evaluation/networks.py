@@ -133,7 +133,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(0)
         network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
-    x, y = torch.from_numpy(train.stored).to(device), torch.from_numpy(train.labels).to(device)
+    x, y = torch.from_numpy(train.pixels).to(device), torch.from_numpy(train.labels).to(device)
     epochs = epochs or recipe.epochs
     batch = 128
     steps = epochs * (len(x) // batch)
@@ -151,7 +151,7 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     outputs = _outputs(network.eval(), device)
-    found = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.stored).split(500)])
+    found = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.pixels).split(500)])
     right = 100 * float((found.numpy() == test.labels).mean())
     facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": right}
     facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}

@@ -6,15 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.model_selection import GroupShuffleSplit
+from torch import Tensor
 
 from bigbigan.config import Config
-from bigbigan.data import ImageSet, Source, load_pixels
-from bigbigan.data.pixels import middle, stored_side
+from bigbigan.data import ImageSet, Source, load_pixels, load_view
+from bigbigan.data.image_set import MAX_HELD
+from bigbigan.data.pixels import stored_side
+from bigbigan.data.stream import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.run import read_json, write_json
 
-__all__ = ["Images", "Split", "View", "few", "hold_out", "load_images", "load_labelled", "parted", "train_val"]
+__all__ = [
+    "Images",
+    "Split",
+    "View",
+    "few",
+    "hold_out",
+    "load_images",
+    "load_labelled",
+    "parted",
+    "stored_for_crops",
+    "train_val",
+]
 
 SEED = 0  # one for all runs, so that all choose by the same images of a data set
 
@@ -37,38 +52,49 @@ class View:
 
 @dataclass(eq=False)  # compared and hashed by identity
 class Split:
-    """Images of one split with their labels int64 [N] (-1 where there is none) and file names.
+    """The readable images of one split, with their labels int64 [N] (-1 where there is none) and file names.
 
-    `stored` are the pixels as they are kept, uint8 [N, C, S, S], with a margin where training crops photographs.
-    `groups`, int64 [N], says which belong together (`ImageSet.groups`).
+    `pixels` are uint8 [N, C, R, R], as evaluation sees them. `groups`, int64 [N], says which belong together
+    (`ImageSet.groups`).
     """
 
     name: str
-    stored: np.ndarray
-    labels: np.ndarray | None
-    files: list[str]
-    resolution: int
-    groups: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.stored)
+    images: ImageSet
+    pixels: np.ndarray
 
     @property
-    def pixels(self) -> np.ndarray:
-        """As evaluation sees them: uint8 [N, C, R, R]."""
-        return np.asarray(middle(self.stored, self.resolution))
+    def labels(self) -> np.ndarray | None:
+        return self.images.labels
+
+    @property
+    def files(self) -> list[str]:
+        return self.images.files
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        return self.images.groups
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
     def pick(self, indices: np.ndarray, name: str) -> Split:
-        labels, groups = (None if of is None else of[indices] for of in (self.labels, self.groups))
-        files = [self.files[i] for i in indices]
-        return Split(name, self.stored[indices], labels, files, self.resolution, groups)
+        return Split(name, self.images.subset(indices), self.pixels[indices])
 
 
 def read_split(source: Source, images: ImageSet, view: View) -> Split:
-    side = stored_side(images, view.resolution, view.augment)
-    pixels, kept = load_pixels(images, side, view.channels, source)
-    labels, groups = (None if of is None else of[kept] for of in (images.labels, images.groups))
-    return Split(images.name, pixels, labels, [images.files[i] for i in kept], view.resolution, groups)
+    pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source)
+    return Split(images.name, images.subset(kept), pixels)
+
+
+def stored_for_crops(source: Source, split: Split, view: View) -> Tensor | StreamedPixels:
+    """The images of a split to cut training crops from, uint8 [N, C, S, S] (`stored_side`), read once more where that
+    is larger than what evaluation sees; decoded anew for each batch where memory cannot hold them."""
+    side = stored_side(split.images, view.resolution, view.augment)
+    if side == view.resolution:
+        return torch.from_numpy(split.pixels)
+    if len(split) * view.channels * side**2 > MAX_HELD:
+        return StreamedPixels(split.images, side, view.channels, source, torch.device("cpu"))
+    return torch.from_numpy(load_pixels(split.images, side, view.channels)[0])
 
 
 @dataclass(eq=False)

@@ -60,7 +60,7 @@ def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext
         scale=scale,
         data=replace(base.data, **data),
         pretext=pretext,
-        encoder=replace(base.encoder, norm=encoder.norm),
+        encoder=replace(base.encoder, norm=encoder.norm, stdev_bias=EncoderConfig.stdev_bias),  # it has no sigma
         optimizer=optimizer,
         training=replace(base.training, steps=moves * base.training.steps, d_steps=TrainingConfig().d_steps),
         log=base.log,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bigbigan.config import Config
 from bigbigan.errors import UserError
@@ -38,6 +39,11 @@ class Experiment:
             known = " or ".join(map(str, self.scales))
             raise UserError(f"--scale {scale}: {self.name} " + (f"scales to {known}" if known else "has one size only"))
         return replace(self.make(scale) if self.scales else self.make(), experiment=self.name)
+
+    @property
+    def additions(self) -> dict[int, dict[str, Any]]:
+        """`Config.additions` of each size it can be had at: 0 for its own, and each of `scales`."""
+        return {scale: self.config(scale).additions for scale in (0, *self.scales)}
 
     @property
     def summary(self) -> str:

@@ -22,7 +22,7 @@ from bigbigan.config import (
     OptimizerConfig,
     TrainingConfig,
 )
-from bigbigan.experiments.biggan import CHUNK, biggan_discriminator, biggan_generator
+from bigbigan.experiments.biggan import CHUNK, STANDING, biggan_discriminator, biggan_generator
 from bigbigan.experiments.registry import register
 
 __all__ = ["BASE", "HIGH_RES_E", "NO_ENCODER", "Row", "config"]
@@ -67,6 +67,7 @@ def config(row: Row, scale: int) -> Config:
         head_width=4096 if as_published else 16 * scale,
         head_layers=4,
         stochastic=row.stochastic,
+        stdev_bias=0.0,  # sigma = softplus(sigma-hat), as in the paper
         lr_multiplier=row.lr_multiplier,
     )
     if as_published:
@@ -74,7 +75,9 @@ def config(row: Row, scale: int) -> Config:
         data = DataConfig(channels=3, augment="resnet_crop")
         optimizer = OptimizerConfig(lr_g=5e-5, lr_d=2e-4)
         training = TrainingConfig(steps=500_000, batch_size=2048, ema_decay=0.9999)
-        log = LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, probe_every=5000)
+        log = LogConfig(
+            every=100, pictures_every=1000, checkpoint_every=1000, probe_every=5000, standing_batches=STANDING
+        )
     else:
         generator, discriminator = small_networks(row.resolution * scale // 128, scale, row.ch / 96)
         data = DataConfig(channels=3, augment="flip")
@@ -97,7 +100,8 @@ def config(row: Row, scale: int) -> Config:
 
 def small_networks(resolution: int, scale: int, share: float) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """G and D of a row scaled down. Like BigGAN's, G thins out by half towards the image, and F ends 16 times as wide
-    as it begins; the widest maps of G have 2·scale channels, `share` of that in the rows with a small G."""
+    as it begins; the widest maps of G have 2·scale channels, `share` of that in the rows with a small G. Unlike the
+    full-size networks, J reads F(x) and H(z) through a layer norm (docs/deviations.md, 2)."""
     blocks = (resolution // 4).bit_length() - 1
     top = 2 * scale
     G = ([top] * max(2, blocks - 1) + [top // 2, top // 4])[-blocks - 1 :]

@@ -37,7 +37,7 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.num_features: int = trunk.num_features  # type: ignore[assignment]
-        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only
+        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only; epsilon 1e-5
 
     def features(self, x: Tensor) -> Tensor:
         """AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]."""

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 __all__ = [
     "BN_EPS",
+    "E_BN_EPS",
     "ConditionalBatchNorm2d",
     "ResidualMLP",
     "SNConv2d",
@@ -32,8 +33,9 @@ __all__ = [
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-BN_EPS = 1e-4  # of DeepMind's released generators
+BN_EPS = 1e-4  # of G: DeepMind's released generators
 SN_EPS = 1e-4  # likewise
+E_BN_EPS = 1e-3  # of E: google/revisiting-self-supervised, which the paper cites for E, has TensorFlow's default
 
 
 class SpectralNorm(nn.Module):
@@ -253,7 +255,7 @@ class ResidualMLP(nn.Module):
             ResidualMLPBlock(a, b, first=i == 0, spectral_norm=spectral_norm)
             for i, (a, b) in enumerate(pairwise(widths))
         )
-        self.norm = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=BN_EPS)
+        self.norm = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=E_BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_features] -> [N, width], not negative."""
@@ -267,9 +269,9 @@ class ResidualMLPBlock(nn.Module):
         super().__init__()
         linear: type[nn.Linear] = SNLinear if spectral_norm else nn.Linear
         self.first = first
-        self.norm1 = nn.Identity() if spectral_norm or first else nn.BatchNorm1d(in_features, eps=BN_EPS)
+        self.norm1 = nn.Identity() if spectral_norm or first else nn.BatchNorm1d(in_features, eps=E_BN_EPS)
         self.linear1 = linear(in_features, width)
-        self.norm2 = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=BN_EPS)
+        self.norm2 = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=E_BN_EPS)
         self.linear2 = linear(width, width)
         self.skip = nn.Identity() if in_features == width else linear(in_features, width, bias=False)
 
@@ -280,9 +282,9 @@ class ResidualMLPBlock(nn.Module):
 
 
 def norm2d(kind: str, channels: int) -> nn.Module:
-    """Of maps [N, C, H, W]: "batch" norm, or "layer" norm over all numbers of an image or patch, which learns nothing
-    of the others."""
-    return nn.BatchNorm2d(channels, eps=BN_EPS) if kind == "batch" else nn.GroupNorm(1, channels, eps=BN_EPS)
+    """Of E's maps [N, C, H, W]: "batch" norm, or "layer" norm over all numbers of an image or patch, which learns
+    nothing of the others."""
+    return nn.BatchNorm2d(channels, eps=E_BN_EPS) if kind == "batch" else nn.GroupNorm(1, channels, eps=BN_EPS)
 
 
 def normal(layer: Layer, std: float) -> Layer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bigbigan.data.views import gamut_bins
 from bigbigan.models.encoder import FeatureEncoder
-from bigbigan.models.layers import BN_EPS
+from bigbigan.models.layers import E_BN_EPS
 
 __all__ = ["ColourHead", "ContextHead", "PretextEncoder", "pair_head"]
 
@@ -68,7 +68,7 @@ def pair_head(num_features: int, width: int, embedding: int = 0) -> nn.Module:
     """
     before = [_EmbedEach(num_features, embedding)] if embedding else []
     hidden = nn.Linear(2 * (embedding or num_features), width)
-    return nn.Sequential(*before, hidden, nn.BatchNorm1d(width, eps=BN_EPS), nn.ReLU(), nn.Linear(width, 8))
+    return nn.Sequential(*before, hidden, nn.BatchNorm1d(width, eps=E_BN_EPS), nn.ReLU(), nn.Linear(width, 8))
 
 
 class _EmbedEach(nn.Linear):
