@@ -41,9 +41,7 @@ def both(folder, side=12):
     return out
 
 
-@pytest.mark.parametrize(
-    ("augment", "side"), [("none", 12), ("flip", 12), ("resnet_crop", 12), ("resnet_crop", 25)]
-)
+@pytest.mark.parametrize(("augment", "side"), [("none", 12), ("flip", 12), ("resnet_crop", 12), ("resnet_crop", 25)])
 def test_streamed_batches_are_those_from_memory(folder, augment, side):
     (resident, kept, _), (streamed, all_kept, _) = both(folder, side)
     assert isinstance(streamed, StreamedPixels)

@@ -18,7 +18,18 @@ from bigbigan.data.stream import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.run import read_json, write_json
 
-__all__ = ["Images", "Split", "View", "few", "hold_out", "load_images", "load_labelled", "parted", "stored_for_crops", "train_val"]
+__all__ = [
+    "Images",
+    "Split",
+    "View",
+    "few",
+    "hold_out",
+    "load_images",
+    "load_labelled",
+    "parted",
+    "stored_for_crops",
+    "train_val",
+]
 
 SEED = 0  # one for all runs, so that all choose by the same images of a data set
 
