@@ -86,7 +86,8 @@ def main() -> None:
         ResultLine(
             experiment="bench/data", scale=0, settings={}, table_row=None, dataset=source.name, split="train",
             metric=metric, value=float(f"{statistics.median(values):.4g}"),
-            std=float(f"{statistics.stdev(values):.3g}") if len(values) > 1 else None, draws=[float(f"{v:.4g}") for v in values], protocol=protocol,
+            std=float(f"{statistics.stdev(values):.3g}") if len(values) > 1 else None,
+            draws=[float(f"{v:.4g}") for v in values], protocol=protocol,
             n=options.images, seed=0, steps=0, images_seen=0, device=device_name(),
             seconds=round(time.perf_counter() - began, 1), commit=code,
             command=shlex.join(["python", "tools/bench_data.py", *sys.argv[1:]]),

@@ -2,7 +2,8 @@
 
 Resizing is linear, rows and columns apart, so the crop of an image is two matrix products with a weight matrix of
 its own: [R, S] rows by [S, S] pixels by [S, R] columns. The weights are those of Pillow's BICUBIC on the cut-out
-(a = -0.5, widened when shrinking, so that nothing is skipped; TensorFlow 1's skips), and mirroring is a flip of the columns' weights.
+(a = -0.5, widened when shrinking, so that nothing is skipped, unlike TensorFlow 1's `resize_bicubic`), and mirroring
+is a flip of the columns' weights.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def square_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
 
 
 def _distorted(side: int, least: float, aspect: Tensor, tall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Height and width, int64 [N], of crops of `least` to all of the area of an image, and whether a try succeeded, bool
-    [N]; the first that does counts. By TensorFlow's `sample_distorted_bounding_box`
+    """Height and width, int64 [N], of crops of `least` to all of the area of an image, and bool [N], whether a try
+    succeeded; the first that does counts. By TensorFlow's `sample_distorted_bounding_box`
     (sample_distorted_bounding_box_op.cc, GenerateRandomCrop).
 
     Not the area is uniform but the height, between what the aspect ratio allows, so that small crops are more frequent:
