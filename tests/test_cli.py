@@ -257,6 +257,7 @@ MISTAKES = {
     "word for a number": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.steps=many"], "many"),
     "colours that are none": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "data.channels=2"], "expected one of 1, 3, got 2"),
     "a number for a list": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "encoder.widths=3"], "expected a list, such as [1,2], got 3"),
+    "mirror images of nothing": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "data.mirror=always"], "set data.augment=flip"),
     "nan rate": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "optimizer.lr_g=nan"], "nan"),
     "negative rate": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "optimizer.lr_d=-1"], "must be positive"),
     "zero steps": lambda t, r: (["train", "small/digits", "--out", t / "x", "--steps", "0"], "training.steps must be positive"),
@@ -435,7 +436,7 @@ def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path):
     assert code == 0
     trained = json.loads(out)[-1]
     assert (trained["scale"], trained["table_row"], trained["steps"]) == (32, "Table 1, RevNet", 1)
-    assert trained["settings"] == {"training.batch_size": 8}
+    assert trained["settings"] == {"data.mirror": "always", "training.batch_size": 8}
     shutil.rmtree(run / "checkpoints")  # the page then says how to train on
     assert call(capsys, "report", run)[0] == 0
     assert "--scale 32 --set training.batch_size=8 --out" in (run / "report.html").read_text()

@@ -41,9 +41,13 @@ class Run:
         data = ["--data", self.card["spec"]] if "spec" in self.card else []
         data += ["--labels", self.card["labels"]["path"]] if self.card.get("labels") else []
         scale = ["--scale", str(c.scale)] if c.scale else []
-        changed = [f"{name}={json.dumps(value)}" for name, value in changed_settings(c).items()]
-        settings = ["--set", *changed] if changed else []
-        return command("train", c.experiment, *data, *scale, *settings, "--out", self.path)
+        settings = changed_settings(c)
+        if "data.augment" not in settings:  # which by itself may say whether images are mirrored
+            settings.pop("data.mirror", None)  # the run keeps what it has
+        changed = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        return command(
+            "train", c.experiment, *data, *scale, *(["--set", *changed] if changed else []), "--out", self.path
+        )
 
 
 def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
