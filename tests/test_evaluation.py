@@ -138,15 +138,17 @@ def test_folds_leave_each_class_something_to_learn_from_and_part_no_group(images
 
 def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):
     """Twelve images a patient that give the patient away: whole patients are held out."""
-    asked = []
-    search = p.GridSearchCV
-    monkeypatch.setattr(p, "GridSearchCV", lambda *a, cv, **k: asked.append(cv) or search(*a, cv=cv, **k))
+    fitted = []
+    path = p.logistic_path
+    monkeypatch.setattr(p, "logistic_path", lambda x, *rest: fitted.append(x) or path(x, *rest))
     x, y = blobs(120, 3, 0, classes=2)
     groups = np.arange(120) // 12
+    patient = {row.tobytes(): group for row, group in zip(x, groups, strict=True)}
     p.fit_few(x, y, groups)
     p.fit_linear(x, y, 0, groups)
-    assert all(not set(groups[kept]) & set(groups[held]) for kept, held in asked[0])
-    assert [len(held) for _, held in asked[1].split()] == [12]  # one patient
+    counts = [np.bincount([patient[row.tobytes()] for row in rows], minlength=10) for rows in fitted]
+    assert all(set(count) <= {0, 12} for count in counts)  # whole patients
+    assert [len(rows) for rows in fitted[3:]] == [120, 108, 120]  # after three folds: all; without one patient; all
 
 
 def test_a_lead_is_taken_draw_by_draw():

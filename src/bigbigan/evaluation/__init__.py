@@ -7,5 +7,5 @@ knn        nearest neighbours                    networks   what images are comp
 quality    arithmetic of FID, KID, IS, P&R       samples    image quality of a run's samples
 inception  the network of published FIDs         evaluate   all of it: a subject on a data set, to result lines
 results    result lines                          tables     published tables beside ours
-tasks      pretext tasks, on images not seen
+tasks      pretext tasks, on images not seen     logistic   the optimum of logistic regression
 """
