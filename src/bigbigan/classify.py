@@ -7,8 +7,8 @@ scratch     for comparison, the same network from its initial weights, trained o
             rate for that
 
 Confidence is the softmax at a temperature fitted on labelled images the classifier had not seen (Guo et al. 2017).
-Beside the frozen encoder stand raw pixels and the same encoder untrained. What is held out to choose or calibrate by
-never shares a group (`ImageSet.groups`) with what is learned from.
+Beside the frozen encoder stand pixels, raw and PCA-whitened, and the same encoder untrained. What is held out to choose
+or calibrate by never shares a group (`ImageSet.groups`) with what is learned from.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.logistic import logistic_path
 from bigbigan.evaluation.probe import class_scores, cross_validated, few_label_draws, over, scores
 from bigbigan.evaluation.results import ResultLine, append_results
@@ -164,7 +164,10 @@ def _methods(subject: Subject, images: Images, finetune: bool, scratch: bool) ->
 
         return method
 
-    found = [("frozen_pixels", False, frozen(pixel_features(pixels)))]
+    found = [
+        ("frozen_pixels", False, frozen(pixel_features(pixels))),
+        ("frozen_pca_pixels", False, frozen(pca_pixels(images.seen)(pixels))),
+    ]
     for kind in subject.kinds[1:]:
         encoder = subject.encoder(kind, images.seen)
         with unchanged(encoder):

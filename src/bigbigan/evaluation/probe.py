@@ -10,8 +10,8 @@ Protocol, part of each metric's name:
   auroc_..., balanced_...  of the same classifiers: area under the ROC curve (0 to 1), and accuracy as the mean over
                            classes (percent), which large classes do not govern
   knn5_l2_F_10perclass     5 nearest neighbours (bigbigan.evaluation.knn), the labelled images alone as references
-F is avepool, bn_crelu or pixels. All are scored on the test split, top1 in percent. What is held out to choose by never
-shares a group (`ImageSet.groups`) with what is learned from.
+F is avepool, bn_crelu, pixels or pca_pixels. All are scored on the test split, top1 in percent. What is held out to
+choose by never shares a group (`ImageSet.groups`) with what is learned from.
 """
 
 from __future__ import annotations
