@@ -84,6 +84,7 @@ def test_a_generator_can_be_watched_by_the_encoders_own_features(tmp_path):
     ("fid10k_test_encoder", "not chosen by the test split"),
     ("knn5_l2_avepool", "expected top1_linear_F_10perclass"),
     ("top1_table1_pixels", "expected top1_linear_F_10perclass"),
+    ("top1_linear_pca_pixels_10perclass", "expected top1_linear_F_10perclass"),
     ("accuracy", "known are names such as"),
 ])  # fmt: skip
 def test_what_cannot_be_watched(tmp_path, metric, told):

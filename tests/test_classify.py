@@ -85,6 +85,7 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     asked = {("top1_frozen_pixels_8perclass", 0), ("top1_frozen_bn_crelu_8perclass", 0),
              ("top1_frozen_bn_crelu_8perclass", 2), ("ece_frozen_bn_crelu_8perclass", 2)}  # fmt: skip
     asked |= {("auroc_frozen_bn_crelu_8perclass", 2), ("balanced_frozen_bn_crelu_8perclass", 0)}
+    asked |= {("auroc_frozen_pca_pixels_8perclass", 0)}
     asked |= {("top1_scratch_8perclass", 0), ("auroc_finetuned_8perclass", 2)} if finetune else set()
     assert asked <= set(lines)
     assert lines["top1_frozen_pixels_8perclass", 0]["value"] > 95  # the bright row gives the class away

@@ -114,6 +114,7 @@ def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_p
     code, out, _ = call(capsys, "evaluate", copy, "--quiet", "--results", results)
     assert code == 0
     assert "raw pixels" in out
+    assert "PCA-whitened pixels" in out
     assert "untrained E" in out
     lines = [json.loads(line) for line in (copy / "results.jsonl").read_text().splitlines()]
     assert results.read_text() == (copy / "results.jsonl").read_text()
@@ -122,6 +123,10 @@ def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_p
     assert all(fields <= set(line) for line in lines)
     assert {(line["metric"], line["steps"]) for line in lines} >= {
         ("top1_linear_pixels", 0),
+        ("top1_linear_pca_pixels", 0),
+        ("top1_linear_pca_pixels_10perclass", 0),
+        ("top1_table1_pca_pixels", 0),
+        ("knn5_l2_pca_pixels_10perclass", 0),
         ("top1_linear_bn_crelu", 0),
         ("top1_linear_bn_crelu", 6),
         ("top1_linear_avepool_10perclass", 6),

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn import metrics
+from sklearn.decomposition import PCA
 
 from bigbigan.data import open_source
+from bigbigan.evaluation import features as f
 from bigbigan.evaluation import probe as p
 from bigbigan.evaluation.evaluate import evaluate
-from bigbigan.evaluation.features import encoder_features, fill_statistics, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, fill_statistics, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.results import paired_lead
 from bigbigan.evaluation.splits import View, load_labelled, train_val
 from bigbigan.models import build
@@ -138,15 +140,17 @@ def test_folds_leave_each_class_something_to_learn_from_and_part_no_group(images
 
 def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):
     """Twelve images a patient that give the patient away: whole patients are held out."""
-    asked = []
-    search = p.GridSearchCV
-    monkeypatch.setattr(p, "GridSearchCV", lambda *a, cv, **k: asked.append(cv) or search(*a, cv=cv, **k))
+    fitted = []
+    path = p.logistic_path
+    monkeypatch.setattr(p, "logistic_path", lambda x, *rest: fitted.append(x) or path(x, *rest))
     x, y = blobs(120, 3, 0, classes=2)
     groups = np.arange(120) // 12
+    patient = {row.tobytes(): group for row, group in zip(x, groups, strict=True)}
     p.fit_few(x, y, groups)
     p.fit_linear(x, y, 0, groups)
-    assert all(not set(groups[kept]) & set(groups[held]) for kept, held in asked[0])
-    assert [len(held) for _, held in asked[1].split()] == [12]  # one patient
+    counts = [np.bincount([patient[row.tobytes()] for row in rows], minlength=10) for rows in fitted]
+    assert all(set(count) <= {0, 12} for count in counts)  # whole patients
+    assert [len(rows) for rows in fitted[3:]] == [120, 108, 120]  # after three folds: all; without one patient; all
 
 
 def test_a_lead_is_taken_draw_by_draw():
@@ -194,6 +198,31 @@ def test_pixel_features_of_large_images_are_averaged_down():
     found = pixel_features(pixels).reshape(3, 1, 64, 64)
     np.testing.assert_allclose(found[0, 0, 5, 7], pixels[0, 0, 10:12, 14:16].mean() / 255, rtol=1e-5)
     assert pixel_features(pixels[..., :64, :64]).shape == (3, 64 * 64)
+
+
+@pytest.mark.parametrize("side", [4, 16])  # fewer numbers than images, and more
+def test_pca_pixels_are_scikit_learn_s(side, monkeypatch):
+    monkeypatch.setattr(f, "PCA_VARIANCE", 0.6)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 3, side, side), dtype=np.uint8)
+    pixels[:, 1] = pixels[:, 0] // 2
+    pca = pca_pixels(pixels)
+    reference = PCA(0.6, whiten=True, svd_solver="full").fit(pixel_features(pixels).astype(np.float64))
+    assert len(pca.components) == reference.n_components_ > 3
+    ours, theirs = pca(pixels), reference.transform(pixel_features(pixels))
+    theirs *= np.sqrt(60 / 59) * np.sign((ours * theirs).sum(0))  # it divides by N - 1, and has its own signs
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    np.testing.assert_allclose(np.cov(ours.T, bias=True), np.eye(len(pca.components)), atol=1e-3)
+    mirrored = np.ascontiguousarray(pixels[..., ::-1])
+    np.testing.assert_allclose(pca(pixels, mirrored=True), pca(mirrored), atol=1e-4)
+
+
+def test_pca_pixels_of_many_images_and_of_equal_ones(monkeypatch):
+    monkeypatch.setattr(f, "PCA_COMPONENTS", 5)
+    monkeypatch.setattr(f, "PCA_IMAGES", 50)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 1, 8, 8), dtype=np.uint8)
+    assert pca_pixels(pixels)(pixels).shape == (80, 5)
+    np.testing.assert_array_equal(pca_pixels(pixels)(pixels), pca_pixels(pixels)(pixels))
+    assert np.isfinite(pca_pixels(np.ones_like(pixels))(pixels)).all()
 
 
 def test_without_a_test_split_a_fifth_of_train_is_held_out_and_never_shared(tmp_path):

@@ -1,9 +1,11 @@
 """The experiments: each builds, differs from its base as its name says, and trains; published parameter counts."""
 
+import importlib
 import json
 import math
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,21 @@ def test_a_row_differs_from_its_base_only_in_what_it_is_named_for(row, scale):
     assert differing <= expected
     if not scale:  # G attends at 64 px in 64-px images too, and D in 256-px images
         assert differing >= expected - {"generator.attention", "discriminator.attention"}
+
+
+@pytest.mark.parametrize("scale", [0, 32, 64])
+def test_rows_of_table_1_stop_by_its_own_classifier(scale):
+    assert {find(name).config(scale).log.watch for name in TABLE1} == {"top1_table1_avepool"}
+
+
+def test_table_1_is_measured_by_its_own_classifier(monkeypatch):
+    """tools/train_table.py, with --quick too."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    tool = importlib.import_module("train_table")
+    for quick in (False, True):
+        names = tool.metrics("1", "table1/base", find("table1/base").config(32), Namespace(quick=quick, network=None))
+        assert "top1_table1_avepool" in names
+        assert ("top1_table1_bn_crelu" in names) != quick
 
 
 def test_every_row_but_base_is_in_the_table_of_differences():

@@ -191,6 +191,7 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
     old = [line("top1_linear_pixels", 11.1, steps=0), line("top1_linear_bn_crelu", 22.2, steps=3)]
     new = [
         line("top1_linear_pixels", 81.14, steps=0),
+        line("top1_linear_pca_pixels", 72.25, steps=0),
         line("top1_linear_bn_crelu", 70.06, steps=0),
         line("top1_linear_bn_crelu", 91.26),
         line("knn5_l2_bn_crelu_10perclass", 55.55, 2.34),
@@ -202,6 +203,7 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
         file.write('{"metric": "torn\n[1]\n' + json.dumps(asdict(line("fid", 1.0)) | {"value": "much"}) + "\n")
     page = Page(write_report(run))
     assert ["raw pixels", "81.1", "not run", "not run", "not run"] in page.rows
+    assert ["PCA-whitened pixels", "72.2", "not run", "not run", "not run"] in page.rows
     assert ["untrained E, BN+CReLU", "70.1", "not run", "not run", "not run"] in page.rows
     assert ["trained E, BN+CReLU", "91.3", "not run", "not run", "55.5 ± 2.3"] in page.rows
     assert ["reconstruction_ratio", "0.8642", "rows", "test", "60", "6"] in page.rows
@@ -217,6 +219,10 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
         (few((90, 1), (80, 1), (70, 1)), "It worked. With 10 labels a class, .* is right for 90.0 ± 1.0 % of 60 images "
          r"it has not seen: 10.0 points above raw pixels \(80.0\), more than two .*; 20.0 points above the untrained"),
         (few((82, 1), (80, 1), (70, 1)), r"Not clearly, so far.*2.0 points above raw pixels \(80.0\), less than two"),
+        ([*few((82, 1), (80, 1), (70, 1)), line("top1_linear_pca_pixels_10perclass", 85, 1, steps=0)],
+         r"Not yet\..* 3.0 points below PCA-whitened pixels \(85.0\)"),
+        ([*few((90, 1), (80, 1), (70, 1)), line("top1_linear_pca_pixels_10perclass", 75, 1, steps=0)],
+         r"It worked.* 10.0 points above raw pixels \(80.0\)"),
         (few((75, 1), (80, 1), (70, 1)), r"Not yet\..* 5.0 points below raw pixels"),
         (few((90, 1), (80, 1), (95, 9)), "Not yet.*5.0 points below the untrained encoder .*, less than two"),
         (few((90, 1), (80, 1), (70, 1))[:2], "Not clearly, so far.*the untrained encoder not measured"),

@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.evaluation.results import chosen_settings, paired_lead, read_results, transferred
+from bigbigan.evaluation.metrics import PIXELS
+from bigbigan.evaluation.results import better, chosen_settings, paired_lead, read_results, transferred
 from bigbigan.evaluation.tables import as_markdown, fill, rank_correlation
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED
@@ -55,6 +56,7 @@ def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
         out = [out[0] + " lead over pixels |", out[1] + "---|"]
     rows = [
         ("raw pixels", "pixels", False),
+        ("PCA pixels", "pca_pixels", False),
         ("E untrained", "bn_crelu", False),
         ("**E trained**", "bn_crelu", True),
     ]
@@ -71,9 +73,10 @@ def probe_table(lines: list[dict[str, Any]], experiments: list[str]) -> str:
 
 
 def lead(lines: list[dict[str, Any]], experiment: str, metric: str) -> str:
-    """By how much a trained encoder is above raw pixels, over draws of the same labelled images."""
+    """By how much a trained encoder is above pixels, the better of raw and whitened ones, over draws of the same
+    labelled images."""
     ours = newest(lines, experiment, metric, True)
-    base = newest(lines, experiment, "top1_linear_pixels_10perclass", False)
+    base = better(*(newest(lines, experiment, f"top1_linear_{name}_10perclass", False) for name in PIXELS))
     found = paired_lead(ours, base) if ours and base else None
     return f"{found[0]:+.1f} ± {found[1]:.1f}" if found else "–"
 
@@ -183,14 +186,14 @@ def table3_more(lines: list[dict[str, Any]]) -> str:
     """KID, precision and recall of the same samples, and what E learned beside raw pixels and before its first step."""
     few = "top1_linear_{}_10perclass"
     out = [
-        "| experiment | KID | precision | recall | E, 10 labels a class | untrained | raw pixels |",
-        "|---|---|---|---|---|---|---|",
+        "| experiment | KID | precision | recall | E, 10 labels a class | untrained | raw pixels | PCA pixels |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in of_table3(lines).items():
         cells = []
         for measure, digits in (("kid", 4), ("precision", 3), ("recall", 3)):
             cells.append(cell(last(found, lambda x, m=measure: x["metric"].startswith(f"{m}10k_train")), digits))
-        for feature, trained in (("bn_crelu", True), ("bn_crelu", False), ("pixels", False)):
+        for feature, trained in (("bn_crelu", True), ("bn_crelu", False), ("pixels", False), ("pca_pixels", False)):
             line = last(found, lambda x, f=feature, t=trained: x["metric"] == few.format(f) and (x["steps"] > 0) == t)
             cells.append(cell(line) if find_encoder(name) else "–")
         out.append(f"| `{name}` | {' | '.join(cells)} |")
@@ -275,8 +278,9 @@ def pretext_small(lines: list[dict[str, Any]]) -> str:
     head = ("task", "right", "by chance", "10 labels a class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
     out = [f"| experiment | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     for x in chosen:
-        if x["metric"] == few.format("pixels"):
-            out.append(f"| raw pixels | | | | {cell(x)} | | | |")
+        for title, feature in (("raw pixels", "pixels"), ("PCA pixels", "pca_pixels")):
+            if x["metric"] == few.format(feature):
+                out.append(f"| {title} | | | | {cell(x)} | | | |")
     for experiment in dict.fromkeys(x["experiment"] for x in chosen):
         probes = [(few.format(f), trained) for trained in (True, False) for f in ("avepool", "bn_crelu")]
         cells = [cell(found.get((experiment, *probe))) for probe in probes]
@@ -332,7 +336,8 @@ def frozen_table(lines: list[dict[str, Any]]) -> str:
     }
     out = [f"| data | features | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
     for dataset in dict.fromkeys(x["dataset"] for x in chosen):
-        for title, feature in (("raw pixels", "pixels"), ("AvePool", "avepool"), ("BN+CReLU", "bn_crelu")):
+        features = {"raw pixels": "pixels", "PCA pixels": "pca_pixels", "AvePool": "avepool", "BN+CReLU": "bn_crelu"}
+        for title, feature in features.items():
             found = {x["metric"]: x for x in chosen if x["dataset"] == dataset}
             cells = [cell(found.get(pattern.format(feature))) for pattern in columns.values()]
             out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
@@ -410,13 +415,14 @@ def without(line: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def bigan_more(lines: list[dict[str, Any]]) -> str:
     """Raw pixels, and logistic regression on the same features, for each method and data set after 15 epochs."""
-    rows = [("raw pixels", "bigan/mnist", "pixels"), *((r.title, str(r.experiment), r.feature) for r in BIGAN)]
+    pixels = [("raw pixels", "bigan/mnist", "pixels"), ("PCA pixels", "bigan/mnist", "pca_pixels")]
+    rows = [*pixels, *((r.title, str(r.experiment), r.feature) for r in BIGAN)]
     columns = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
     out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
         for title, experiment, feature in rows:
             found = [without(x, BY_EPOCH) for x in lines if x["dataset"] == dataset and x["steps"] in (0, 15 * 469)]
-            cells = [cell(newest(found, experiment, m.format(feature), feature != "pixels")) for m in columns]
+            cells = [cell(newest(found, experiment, m.format(feature), feature not in PIXELS)) for m in columns]
             out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
     return "\n".join(out)
 
@@ -657,10 +663,13 @@ def transfer(lines: list[dict[str, Any]], pattern: str) -> str:
         row = f"`{x['experiment']}` on {x['protocol']['trained_on']}, {form}"
         if x["metric"] == pattern.format("pixels"):
             rows.setdefault(f"raw pixels, {form}", {})[x["dataset"]] = x
+            rows.setdefault(f"PCA pixels, {form}", {})
+        elif x["metric"] == pattern.format("pca_pixels"):
+            rows.setdefault(f"PCA pixels, {form}", {})[x["dataset"]] = x
         elif x["metric"] == pattern.format("bn_crelu"):
             state = f"**trained**, {x['steps']:,} steps" if x["steps"] else "untrained"
             rows.setdefault(f"{row}: {state}", {})[x["dataset"]] = x
-    for row in sorted(rows, key=lambda title: not title.startswith("raw pixels")):
+    for row in sorted(rows, key=lambda title: "pixels, " not in title):
         out.append(f"| {row} | {' | '.join(cell(rows[row].get(name)) for name in datasets)} |")
     return "\n".join(out if chosen else [*out, "| not run | |"])
 
@@ -694,6 +703,7 @@ def classifiers(lines: list[dict[str, Any]], dataset: str) -> str:
     found = {(x["metric"], x["steps"] > 0): x for x in chosen}
     rows = {
         "raw pixels, linear": ("frozen_pixels", False),
+        "PCA pixels, linear": ("frozen_pca_pixels", False),
         "E untrained, linear": ("frozen_bn_crelu", False),
         "E's network trained on these labels alone": ("scratch", False),
         "**E trained without labels**, linear": ("frozen_bn_crelu", True),
@@ -706,9 +716,13 @@ def classifiers(lines: list[dict[str, Any]], dataset: str) -> str:
     ]
     for (size, labels), (title, (name, trained)) in product(sizes.items(), rows.items()):
         if not (ours := found.get((f"auroc_{name}_{size}", trained))):
+            if name == "frozen_pca_pixels" and (f"auroc_frozen_pixels_{size}", False) in found:
+                out.append(f"| {labels} | {title} | not run | not run | not run |  |")
             continue
         cells = [cell(found[f"{score}_{name}_{size}", trained]) for score in ("top1", "balanced")]
-        lead = paired_lead(ours, found[f"auroc_frozen_pixels_{size}", False]) if name != "frozen_pixels" else None
+        pixels = [found.get((f"auroc_frozen_{feature}_{size}", False)) for feature in PIXELS]
+        base = better(*pixels)
+        lead = paired_lead(ours, base) if base and ours not in pixels else None
         cells += [cell(ours, 3), f"{lead[0]:+.3f} ± {lead[1]:.3f}" if lead else ""]
         out.append(f"| {labels} | {title} | {' | '.join(cells)} |")
     return "\n".join(out if len(out) > 2 else [*out, "| not run | | | | | |"])

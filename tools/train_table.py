@@ -31,11 +31,13 @@ import numpy as np
 from bigbigan.cli import main as bigbigan
 from bigbigan.config import Config
 from bigbigan.data import load_pixels, open_source
+from bigbigan.evaluation.metrics import PIXELS
 from bigbigan.evaluation.networks import channels_of
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import find
 
 FEATURES = ("avepool", "bn_crelu")
+TABLE1 = "top1_table1_avepool"  # the column Cls. of Table 1
 FEW_LABELS = [f"top1_linear_{feature}_10perclass" for feature in FEATURES]
 
 
@@ -85,17 +87,18 @@ PLANS = {
 
 
 def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -> list[str]:
-    """What is measured of a run; of raw pixels too beside the first row."""
+    """What is measured of a run; of pixels too beside the first row."""
     plan, names = PLANS[table], []
     if table == "bigan":
-        features = ["avepool" if config.has_encoder else "discriminator", *["pixels"] * (row == plan.rows[0])]
+        features = ["avepool" if config.has_encoder else "discriminator", *PIXELS * (row == plan.rows[0])]
         kinds = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
         names += [kind.format(feature) for feature in features for kind in kinds]
         names += ["knn1_euclidean_z_mean", "reconstruction_*"] * config.has_encoder
     elif config.has_encoder:
-        names += [*FEW_LABELS, *([] if options.quick else plan.probe)]
+        names += [*FEW_LABELS, *(m for m in plan.probe if not options.quick or m == TABLE1)]
         names += ["reconstruction_ratio"] * (table != "2")
-        names += ["top1_linear_pixels_10perclass"] * (table == "2" and row == plan.rows[0])
+        if table == "2" and row == plan.rows[0]:
+            names += [f"top1_linear_{feature}_10perclass" for feature in PIXELS]
         names += [f"task_accuracy_{task}" for task in config.pretext.tasks if config.system == "pretext"]
     return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
 
@@ -165,7 +168,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="0, 1, ... (default 1 of them)")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value")
     parser.add_argument("--runs", type=Path, metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="probe E with 10 labels a class alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="probe E with 10 labels a class and Table 1's classifier alone"
+    )
     parser.add_argument("--network", metavar="NAME", help="feature network that samples are compared by")
     parser.add_argument("--clusters-of", metavar="RUN", help="whose features are clustered")
     options = parser.parse_args()

@@ -1,5 +1,5 @@
-"""Train on one data set without labels, classify another with few: every run on every source, beside raw pixels and the
-same encoder untrained.
+"""Train on one data set without labels, classify another with few: every run on every source, beside pixels, raw and
+whitened, and the same encoder untrained.
 
     python tools/transfer.py --runs RUN ... --sources SOURCE ... [--most N] [--results FILE]
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.evaluate import evaluate
+from bigbigan.evaluation.metrics import PIXELS
 from bigbigan.evaluation.results import append_results
 from bigbigan.evaluation.subjects import open_subject
 
@@ -36,7 +37,7 @@ def main() -> int:
         for run in options.runs:
             subject = open_subject(str(run))
             for spec in options.sources:
-                features = ["bn_crelu"] if (subject.view, spec) in seen else ["pixels", "bn_crelu"]
+                features = ["bn_crelu"] if (subject.view, spec) in seen else [*PIXELS, "bn_crelu"]
                 seen.add((subject.view, spec))
                 metrics = [pattern.format(feature) for feature in features for pattern in PROTOCOLS]
                 lines = evaluate(run, spec, metrics, command, progress=False, most=options.most)

@@ -7,8 +7,8 @@ scratch     for comparison, the same network from its initial weights, trained o
             rate for that
 
 Confidence is the softmax at a temperature fitted on labelled images the classifier had not seen (Guo et al. 2017).
-Beside the frozen encoder stand raw pixels and the same encoder untrained. What is held out to choose or calibrate by
-never shares a group (`ImageSet.groups`) with what is learned from.
+Beside the frozen encoder stand pixels, raw and PCA-whitened, and the same encoder untrained. What is held out to choose
+or calibrate by never shares a group (`ImageSet.groups`) with what is learned from.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
-from bigbigan.evaluation.probe import STRENGTHS, as_columns, class_scores, few_label_draws, folds, over, scores
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.logistic import logistic_path
+from bigbigan.evaluation.probe import class_scores, cross_validated, few_label_draws, over, scores
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
@@ -169,7 +167,10 @@ def _methods(
 
         return method
 
-    found = [("frozen_pixels", False, frozen(pixel_features(pixels)))]
+    found = [
+        ("frozen_pixels", False, frozen(pixel_features(pixels))),
+        ("frozen_pca_pixels", False, frozen(pca_pixels(images.seen)(pixels))),
+    ]
     for kind in subject.kinds[1:]:
         encoder = subject.encoder(kind, images.seen)
         with unchanged(encoder):
@@ -188,19 +189,11 @@ def frozen_logits(
 ) -> np.ndarray:
     """Calibrated logits [N, classes] of all features [N, d], from the labelled ones at `known` and their `groups`."""
     x = features[known]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if not (cv := folds(labels, groups)):  # nothing to choose or to calibrate by
-            return class_scores(LogisticRegression(max_iter=300).fit(x, labels), features)
-        tried = {}
-        for strength in STRENGTHS:
-            unseen = cross_val_predict(
-                LogisticRegression(C=strength, max_iter=300), x, labels, cv=cv, method="decision_function"
-            )
-            tried[strength] = as_columns(unseen, np.unique(labels))
-        best = max(STRENGTHS, key=lambda c: float((tried[c].argmax(1) == labels).mean()))
-        classifier = LogisticRegression(C=best, max_iter=300).fit(x, labels)
-    return class_scores(classifier, features) / fit_temperature(tried[best], labels)
+    strength, unseen = cross_validated(x, labels, groups)
+    logits = class_scores(next(logistic_path(x, labels, [strength])), features)
+    if unseen is None:  # nothing to calibrate by
+        return logits
+    return logits / fit_temperature(unseen[:, np.unique(labels)], np.unique(labels, return_inverse=True)[1])
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -8,4 +8,5 @@ quality    arithmetic of FID, KID, IS, P&R       samples    image quality of a r
 inception  the network of published FIDs         evaluate   all of it: a subject on a data set, to result lines
 results    result lines                          tables     published tables beside ours
 tasks      pretext tasks, on images not seen     budgets    images seen and updates of E, of Table 2's runs
+logistic   the optimum of logistic regression
 """

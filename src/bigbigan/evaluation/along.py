@@ -25,7 +25,7 @@ from bigbigan.evaluation.linear import (
     top_accuracy,
     train_heads,
 )
-from bigbigan.evaluation.metrics import Metric, parse_metrics
+from bigbigan.evaluation.metrics import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, scores
 from bigbigan.evaluation.samples import quality_figures
@@ -68,7 +68,7 @@ class Watch:
         if m.kind == "quality":
             if m.reference == "test":
                 raise UserError(f"log.watch={m.name}: a step is not chosen by the test split; expected ..._train_...")
-        elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature == "pixels":
+        elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature in PIXELS:
             raise UserError(
                 f"log.watch={m.name}: expected top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK"
             )

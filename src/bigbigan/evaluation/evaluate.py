@@ -1,4 +1,4 @@
-"""Measure a run, or any frozen encoder, beside raw pixels and beside the same encoder untrained."""
+"""Measure a run, or any frozen encoder, beside pixels, raw and whitened, and beside the same encoder untrained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bigbigan.data import Source
 from bigbigan.data.batches import Batches, pool_to
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.knn import knn, knn_accuracies, references_of_bigan
 from bigbigan.evaluation.linear import (
     BATCH,
@@ -29,7 +29,7 @@ from bigbigan.evaluation.linear import (
     top_accuracy,
     train_heads,
 )
-from bigbigan.evaluation.metrics import FEATURES, Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.metrics import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.networks import ready_networks
 from bigbigan.evaluation.probe import class_scores, few_label_draws, fit_few, fit_linear, over, scores
 from bigbigan.evaluation.quality import reconstruction_distances
@@ -171,7 +171,7 @@ def classes_of(split: Split) -> int:
 def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
     if metric.kind in (*OF_IMAGES, "task"):
         return ()
-    return ("pixels",) if metric.feature == "pixels" else subject.kinds[1:]
+    return ("pixels",) if metric.feature in PIXELS else subject.kinds[1:]
 
 
 def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
@@ -207,7 +207,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     }
     if asked is None:
         networks = ready_networks(e.source.name, has_encoder and has_generator)
-        features = FEATURES if has_encoder else ("pixels", "discriminator")
+        features = FEATURES if has_encoder else (*PIXELS, "discriminator")
         found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
     else:
         found = parse_metrics(asked)
@@ -242,14 +242,18 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
     else:
         encoder = e.subject.encoder(kind, e.images.seen)
     trained = kind == "trained"
+    start = time.perf_counter()
+    pca = pca_pixels(e.images.seen) if "pca_pixels" in names else None
 
     def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
         if encoder is None:
-            return {"pixels": pixel_features(split.pixels, mirrored)}
+            known: dict[str, Callable[..., np.ndarray]] = {"pixels": pixel_features}
+            if pca is not None:
+                known["pca_pixels"] = pca
+            return {name: known[name](split.pixels, mirrored) for name in names}
         with unchanged(encoder):
             return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
 
-    start = time.perf_counter()
     known, new = features(train), features(test)
     e.spent["features"] += time.perf_counter() - start
     for name in names:

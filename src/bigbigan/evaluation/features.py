@@ -5,20 +5,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import eigh
 from torch import Tensor, nn
 
 from bigbigan.averaging import standing_statistics
 from bigbigan.data.batches import to_float
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["digest", "encoder_features", "fill_statistics", "outputs", "pixel_features", "unchanged"]
+__all__ = [
+    "PCAPixels",
+    "digest",
+    "encoder_features",
+    "fill_statistics",
+    "outputs",
+    "pca_pixels",
+    "pixel_features",
+    "unchanged",
+]
 
 PIXELS_SIDE = 64
+PCA_VARIANCE = 0.8  # share of the variance that the components carry
+PCA_COMPONENTS = 256  # at most
+PCA_IMAGES = 5_000  # that they are computed from, at most
 LAYER_MOST = 9_216  # numbers that a layer's map is pooled to; AlexNet's own pool5 has as many
 USUAL = ("avepool", "bn_crelu")
 
@@ -79,6 +93,51 @@ def pixel_features(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
         chunks = torch.from_numpy(np.ascontiguousarray(x)).split(500)
         x = torch.cat([F.adaptive_avg_pool2d(c.float(), PIXELS_SIDE) for c in chunks]).numpy()
     return x.reshape(len(x), -1).astype(np.float32) / 255
+
+
+@dataclass(frozen=True)
+class PCAPixels:
+    """Pixels as coordinates along principal components, each of variance 1.
+
+    Attributes:
+        mean: of `pixel_features`, float64 [d].
+        components: directions over their standard deviations, float64 [k, d].
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+
+    def __call__(self, pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
+        """Features float32 [N, k] of uint8 images [N, C, R, R], or of their mirror images."""
+        chunks = np.split(pixels, range(1_000, len(pixels), 1_000))
+        parts = [(pixel_features(chunk, mirrored) - self.mean) @ self.components.T for chunk in chunks]
+        return np.concatenate(parts).astype(np.float32)
+
+
+def pca_pixels(pixels: np.ndarray) -> PCAPixels:
+    """The principal components of unlabelled images uint8 [N, C, R, R]; of 5,000 drawn by a fixed seed, where there are
+    more.
+
+    The components are the fewest that carry 80 % of the variance, 256 at most. Whitening gives each the same weight, so
+    with more of them a few labels tell less: those of little variance are mostly noise.
+    """
+    if len(pixels) > PCA_IMAGES:
+        pixels = pixels[np.random.default_rng(0).permutation(len(pixels))[:PCA_IMAGES]]
+    x = pixel_features(pixels).astype(np.float64)
+    mean = x.mean(0)
+    x -= mean
+    n, d = x.shape
+    square = x @ x.T if n < d else x.T @ x
+    most = min(PCA_COMPONENTS, len(square))
+    spread, vectors = eigh(square, subset_by_index=(len(square) - most, len(square) - 1))
+    spread, vectors = spread[::-1], vectors[:, ::-1]
+    total = float(np.trace(square))
+    count = min(int(np.searchsorted(spread.cumsum(), PCA_VARIANCE * total)) + 1, most)
+    spread, vectors = np.maximum(spread[:count], 1e-12 * total + 1e-300), vectors[:, :count]
+    directions = (vectors / np.sqrt(spread)).T @ x if n < d else vectors.T
+    largest = directions[np.arange(count), np.abs(directions).argmax(1)]
+    directions *= np.sign(largest + (largest == 0))[:, None]  # a sign that does not depend on the algorithm
+    return PCAPixels(mean, directions * np.sqrt(n / spread)[:, None])
 
 
 def fill_statistics(

@@ -17,7 +17,7 @@
     task_accuracy_TASK        right answers to a pretext task on test images; chance is in the protocol
                                                                                             bigbigan.evaluation.tasks
 
-F is pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator, conv1 .. conv5
+F is pixels, pca_pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator, conv1 .. conv5
 (bigbigan.evaluation.features). NET is what gives features to compare images by: inception,
 encoder (the run's own), or an in-domain classifier (bigbigan.evaluation.networks).
 """
@@ -33,9 +33,10 @@ from typing import Literal, get_args
 from bigbigan.config import Task
 from bigbigan.errors import UserError
 
-__all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "Metric", "default_metrics", "parse_metrics"]
+__all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "PIXELS", "Metric", "default_metrics", "parse_metrics"]
 
-FEATURES = ("pixels", "avepool", "bn_crelu")
+PIXELS = ("pixels", "pca_pixels")  # what needs no encoder
+FEATURES = (*PIXELS, "avepool", "bn_crelu")
 NAMED_FEATURES = ("z_mean", "discriminator", "conv1", "conv2", "conv3", "conv4", "conv5")
 NEIGHBOURS = (1, 5, 25, 50)
 DISTANCES = ("l1", "l2", "cosine", "euclidean")

@@ -14,6 +14,7 @@ __all__ = [
     "Figure",
     "ResultLine",
     "append_results",
+    "better",
     "chosen_settings",
     "paired_lead",
     "read_results",
@@ -24,6 +25,7 @@ __all__ = [
 # How probe figures are laid out wherever they are shown: (feature, of the trained encoder) by row, baselines first.
 PROBE_ROWS = {
     "raw pixels": ("pixels", False),
+    "PCA-whitened pixels": ("pca_pixels", False),
     "untrained E, AvePool": ("avepool", False),
     "untrained E, BN+CReLU": ("bn_crelu", False),
     "trained E, AvePool": ("avepool", True),
@@ -103,6 +105,12 @@ def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, floa
         return None
     leads = [x - y for x, y in zip(a, b, strict=True)]
     return mean(leads), stdev(leads)
+
+
+def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The line with the highest value, the first of equals; None where there is none. Of pixels, raw and whitened, it
+    is the baseline to compare with."""
+    return max((line for line in lines if line is not None), key=lambda line: line["value"], default=None)
 
 
 def append_results(path: Path, lines: list[ResultLine]) -> None:

@@ -84,6 +84,7 @@ def config(row: Row, scale: int) -> Config:
         optimizer = OptimizerConfig(lr_g=2e-4, lr_d=8e-4)
         training = TrainingConfig(steps=20_000, batch_size=4 * scale, ema_decay=0.999)
         log = LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=1000)
+    log = replace(log, watch="top1_table1_avepool")  # the paper's early stopping (Appendix A)
     return Config(
         scale=scale,
         data=data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS
+from bigbigan.evaluation.results import PROBE_COLUMNS, PROBE_ROWS, better
 from bigbigan.report.charts import INK, MUTED, ON, SERIES, svg
 from bigbigan.report.gathered import Results, Run, formatted
 from bigbigan.report.markup import Html, command, join, missing, paragraph, table, tag
@@ -21,7 +21,7 @@ def probe(run: Run) -> Html:
             f"Right answers in percent on {line['n']:,} images (the {line['split']} split of {line['dataset']}) by a "
             "linear classifier, or by 5 nearest neighbours, on frozen features; bars are of BN+CReLU, the feature the "
             "paper probes. With 10 labels a class: mean and standard deviation over draws of the labelled images. An "
-            "encoder that has learned passes the dotted line of the raw pixels, above all with few labels."
+            "encoder that has learned passes the dotted line of the pixels, raw or whitened, above all with few labels."
         )
         bars = (_bars(run.own, title, pattern) for title, pattern in PROBE_COLUMNS.items())
         parts += [paragraph(how), tag("div", *bars, classes="charts"), _probe_table(run.own)]
@@ -42,6 +42,7 @@ def probe(run: Run) -> Html:
 def _bars(results: Results, title: str, pattern: str) -> Html:
     rows = {
         "raw pixels": ("pixels", False),
+        "PCA pixels": ("pca_pixels", False),
         "untrained E": ("bn_crelu", False),
         "trained E": ("bn_crelu", True),
     }
@@ -57,8 +58,8 @@ def _bars(results: Results, title: str, pattern: str) -> Html:
                 axes.errorbar(value, place, xerr=std, color=INK, capsize=3, lw=1.2)
             start, colour = (2, ON) if value > 30 else (value + std + 2, INK)
             axes.text(start, place, formatted(line), color=colour, va="center", weight="bold")
-        if "raw pixels" in found:
-            axes.axvline(found["raw pixels"]["value"], color=INK, lw=0.9, ls=":")
+        if pixels := better(found.get("raw pixels"), found.get("PCA pixels")):
+            axes.axvline(pixels["value"], color=INK, lw=0.9, ls=":")
         axes.set(xlim=(0, 102), yticks=range(len(found)), yticklabels=list(found))
         axes.tick_params(length=0)
         axes.grid(visible=False, axis="y")

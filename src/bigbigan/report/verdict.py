@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bigbigan.evaluation.results import paired_lead
+from bigbigan.evaluation.results import better, paired_lead
 from bigbigan.report.gathered import Line, Run, formatted
 from bigbigan.report.markup import Html, command, paragraph, tag
 
@@ -22,8 +22,12 @@ def verdict(run: Run) -> Html:
             ["This is a GAN: it learns to generate images, and its features are its discriminator's."],
         )
     elif few is not None:
-        pixels, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "bn_crelu"))
-        beats = [_compare(few, pixels, "raw pixels"), _compare(few, untrained, "the untrained encoder")]
+        raw, pca, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "pca_pixels", "bn_crelu"))
+        pixels = better(raw, pca)
+        beats = [
+            _compare(few, pixels, "raw pixels" if pixels is raw else "PCA-whitened pixels"),
+            _compare(few, untrained, "the untrained encoder"),
+        ]
         kind = ("bad", "unclear", "good")[min(mark for mark, _ in beats)]
         lead = {"good": "It worked.", "unclear": "Not clearly, so far.", "bad": "Not yet."}[kind]
         words.append(

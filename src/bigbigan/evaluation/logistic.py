@@ -1,0 +1,193 @@
+"""Multinomial logistic regression with an L2 penalty, solved to its optimum, for several strengths C in turn.
+
+The objective is scikit-learn's: C Σ_i loss(x_i) + ½ ‖W‖², with a free intercept; of two classes W is a single vector.
+
+The optimum is found by a truncated Newton method: conjugate gradients on the Hessian, preconditioned by the principal
+axes of the features (Nocedal & Wright, Numerical Optimization, chapter 7). Losses and gradients are in float64. Two
+things make it fast:
+
+- W lies in the span of the centred rows. Where there are fewer rows than features, the rows are rotated into that
+  span, which leaves their inner products, and so all logits, as they are.
+- The solution for one strength is the start of the search for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from bigbigan.errors import UserError
+
+__all__ = ["logistic_path"]
+
+TOLERANCE = 1e-7  # the search ends where another step would lower the objective by no more than this share of it
+MOST_ROTATED = 5_000  # rows; of more, the rotation costs more than it saves
+MOST_AXES = 1_000  # rows that principal axes are taken from where there are many rows of many numbers
+BLOCK = 4_096  # rows turned into float64 at a time
+
+
+def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float]) -> Iterator[LogisticRegression]:
+    """The classifier at the optimum for each strength in turn.
+
+    Args:
+        x: features [N, d].
+        labels: int [N], of two classes or more.
+        strengths: values of C; the search is shortest where they rise.
+
+    Raises:
+        UserError: features that are not finite.
+    """
+    if not np.isfinite(x).all():
+        raise UserError(
+            f"{int((~np.isfinite(x)).any(1).sum()):,} of {len(x):,} images have features that are not finite numbers: "
+            "the encoder has diverged; take an earlier checkpoint, or train with a lower rate"
+        )
+    classes, y = np.unique(labels, return_inverse=True)
+    n, d = x.shape
+    mean = x.mean(0, dtype=np.float64)
+    if n <= min(d, MOST_ROTATED):
+        centred = x - mean
+        z, axes, back = _rotated(centred)
+        fit = _Fit(z, np.zeros(z.shape[1]), y, axes)
+    else:
+        fit, back = _Fit(x, mean, y, _principal_axes(x, mean)), None
+    W, b = np.zeros((len(classes), fit.z.shape[1])), np.zeros(len(classes))
+    for strength in strengths:
+        # Of two classes the single vector is W[1] - W[0]. At the optimum W[0] = -W[1], and half its square is ‖W‖².
+        W, b = fit.newton(W, b, strength / 2 if len(classes) == 2 else strength)
+        weights = W if back is None else (W @ back) @ centred
+        yield _classifier(classes, weights, b - weights @ mean)
+
+
+def _classifier(classes: np.ndarray, W: np.ndarray, b: np.ndarray) -> LogisticRegression:
+    found = LogisticRegression()
+    found.classes_, found.n_features_in_ = classes, W.shape[1]
+    found.coef_, found.intercept_ = (W[1:] - W[:1], b[1:] - b[:1]) if len(classes) == 2 else (W, b)
+    return found
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Principal axes of N centred rows.
+
+    Attributes:
+        directions: orthonormal, [a, d]; None where they are the axes of the coordinates.
+        spread: sum of squares of the rows along each [a].
+        rest: the same along any direction at right angles to them.
+    """
+
+    directions: np.ndarray | None
+    spread: np.ndarray
+    rest: float = 0.0
+
+
+def _rotated(centred: np.ndarray) -> tuple[np.ndarray, _Axes, np.ndarray]:
+    """Coordinates z [N, r] of centred rows [N, d] in their own span, along their principal axes; and the matrix
+    [r, N] that takes W for z to W for the rows: (W @ matrix) @ centred."""
+    spread, vectors = np.linalg.eigh(centred @ centred.T)
+    kept = spread > spread[-1] * 1e-12  # beyond is rounding
+    spread, vectors = spread[kept], vectors[:, kept]
+    lengths = np.sqrt(spread)
+    return vectors * lengths, _Axes(None, spread), vectors.T / lengths[:, None]
+
+
+def _principal_axes(x: np.ndarray, mean: np.ndarray) -> _Axes:
+    """Of all rows [N, d], or from some of them, evenly spread, where all would take long."""
+    n, d = x.shape
+    if d <= 2 * MOST_AXES:
+        some = x[:: -(-n // (10 * MOST_AXES))] - mean
+        spread, vectors = np.linalg.eigh(some.T @ some)
+        return _Axes(vectors.T, np.maximum(spread, 0) * (n / len(some)))
+    some = x[:: -(-n // MOST_AXES)] - mean
+    spread, vectors = np.linalg.eigh(some @ some.T)
+    kept = spread > spread[-1] * 1e-6
+    spread, vectors = spread[kept], vectors[:, kept]
+    return _Axes((vectors / np.sqrt(spread)).T @ some, spread * (n / len(some)), spread[0] * (n / len(some)))
+
+
+class _Fit:
+    """Rows z [N, r] with labels 0 .. K-1, and `mean` taken from them wherever they are used."""
+
+    def __init__(self, z: np.ndarray, mean: np.ndarray, y: np.ndarray, axes: _Axes) -> None:
+        self.z, self.mean, self.y, self.axes = z, mean, y, axes
+        self.targets = np.eye(int(y.max()) + 1)[y]
+        self.fast = z.astype(np.float32, copy=False)  # precise enough for the direction of a step
+
+    def newton(self, W: np.ndarray, b: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
+        """The optimum for strength C, searched from W [K, r] and b [K]."""
+        value, p = self.loss(W, b, C)
+        for _ in range(200):
+            gW, gb = self.gradient(p - self.targets)
+            gW, gb = C * gW + W, C * gb
+            dW, db = self.direction(gW, gb, p, C)
+            slope = float((gW * dW).sum() + gb @ db)
+            size = 1.0
+            new, new_p = self.loss(W + dW, b + db, C)
+            while new > value + 1e-4 * size * slope and size > 1e-6:
+                size /= 2
+                new, new_p = self.loss(W + size * dW, b + size * db, C)
+            if new >= value:  # what is left is rounding
+                break
+            W, b, value, p = W + size * dW, b + size * db, new, new_p
+            if -slope / 2 <= TOLERANCE * value:
+                break
+        return W, b
+
+    def loss(self, W: np.ndarray, b: np.ndarray, C: float) -> tuple[float, np.ndarray]:
+        """The objective, and the probabilities [N, K]."""
+        logits = np.concatenate([block.astype(np.float64) @ W.T for block in self.blocks()]) + (b - W @ self.mean)
+        total = logsumexp(logits, axis=1)
+        value = C * float((total - logits[np.arange(len(logits)), self.y]).sum()) + 0.5 * float((W * W).sum())
+        return value, np.exp(logits - total[:, None])
+
+    def gradient(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a loss with derivatives `residual` [N, K] by its logits."""
+        gb = residual.sum(0)
+        gW = np.zeros((residual.shape[1], self.z.shape[1]))
+        for start, block in zip(range(0, len(residual), BLOCK), self.blocks(), strict=True):
+            gW += residual[start : start + BLOCK].T @ block.astype(np.float64)
+        return gW - np.outer(gb, self.mean), gb
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        return (self.z[start : start + BLOCK] for start in range(0, len(self.z), BLOCK))
+
+    def direction(self, gW: np.ndarray, gb: np.ndarray, p: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
+        """The step that minimises the quadratic model of the objective, nearly: conjugate gradients that end where
+        a further iteration gains little (the test of Nash & Sofer 1990)."""
+        curvature = C * float((p * (1 - p)).mean())
+        directions, rest = self.axes.directions, 1 / (1 + curvature * self.axes.rest)
+        scale, b_scale = 1 / (1 + curvature * self.axes.spread), 1 / (curvature * len(p) + 1e-300)
+
+        def preconditioned(W: np.ndarray) -> np.ndarray:
+            return W * scale if directions is None else W * rest + ((W @ directions.T) * (scale - rest)) @ directions
+
+        p = p.astype(np.float32)
+        W, b = np.zeros_like(gW), np.zeros_like(gb)
+        rW, rb = -gW, -gb
+        sW, sb = preconditioned(rW), b_scale * rb
+        qW, qb = sW, sb
+        rho = first = float((rW * sW).sum() + rb @ sb)
+        gained = 0.0
+        for iteration in range(1, 501):
+            if rho <= 1e-20 * first:  # solved to rounding
+                break
+            u = self.fast @ qW.T.astype(np.float32) + (qb - qW @ self.mean).astype(np.float32)
+            u *= p
+            u -= p * u.sum(1, keepdims=True)
+            hb = C * u.sum(0, dtype=np.float64)
+            hW = C * (u.T @ self.fast).astype(np.float64) - np.outer(hb, self.mean) + qW
+            length = rho / float((qW * hW).sum() + qb @ hb)
+            W, b = W + length * qW, b + length * qb
+            rW, rb = rW - length * hW, rb - length * hb
+            gain = length * rho / 2
+            gained += gain
+            if iteration * gain <= 0.3 * gained:
+                break
+            sW, sb = preconditioned(rW), b_scale * rb
+            rho, before = float((rW * sW).sum() + rb @ sb), rho
+            qW, qb = sW + rho / before * qW, sb + rho / before * qb
+        return W, b
