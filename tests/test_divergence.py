@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from bigbigan.divergence import gan_value, jensen_shannon, optimal_discriminator
+from bigbigan.divergence import gan_value, jensen_shannon, l0_autoencoder_terms, optimal_discriminator
 
 counts = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=12)
 two = counts.map(lambda pairs: np.array(pairs).T).filter(lambda pq: pq.any(axis=1).all())
@@ -108,6 +108,67 @@ def test_joints_are_equal_exactly_if_encoder_and_generator_invert_each_other():
         of_e, of_g = third * eye[list(e)], (third * eye[list(g)]).T  # over (x, z): (x, E(x)) and (G(z), z)
         inverse = all(g[e[x]] == x for x in range(3)) and all(e[g[z]] == z for z in range(3))
         assert (jensen_shannon(of_e, of_g) < 1e-12) == inverse
+
+
+@st.composite
+def maps(draw):
+    """Draw P_x, P_z (zeros among them), E and G over a few images and latents."""
+    n, m = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    p_x = draw(st.lists(st.integers(0, 6), min_size=n, max_size=n).filter(any))
+    p_z = draw(st.lists(st.integers(0, 6), min_size=m, max_size=m).filter(any))
+    latent_of = draw(st.lists(st.integers(0, m - 1), min_size=n, max_size=n))
+    return p_x, p_z, latent_of, draw(st.lists(st.integers(0, n - 1), min_size=m, max_size=m))
+
+
+@quick
+@given(maps())
+def test_theorem_3_term_by_term(drawn):
+    """The two terms, one pair at a time in plain Python, and their sum against the value of the best D."""
+    p_x, p_z, latent_of, image_of = drawn
+    a, b = sum(p_x), sum(p_z)
+    of_x = of_z = 0.0
+    joint = {"E": np.zeros((len(p_x), len(p_z))), "G": np.zeros((len(p_x), len(p_z)))}
+    for x, z in enumerate(latent_of):
+        joint["E"][x, z] += p_x[x]
+        if image_of[z] == x and p_z[z] > 0 and p_x[x] > 0:
+            of_x += p_x[x] / a * math.log((p_x[x] / a) / (p_x[x] / a + p_z[z] / b))
+    for z, x in enumerate(image_of):
+        joint["G"][x, z] += p_z[z]
+        if latent_of[x] == z and p_x[x] > 0 and p_z[z] > 0:
+            of_z += p_z[z] / b * math.log(1 - (p_x[x] / a) / (p_x[x] / a + p_z[z] / b))
+    found = l0_autoencoder_terms(p_x, p_z, latent_of, image_of)
+    assert found == pytest.approx((of_x, of_z), abs=1e-13)
+    assert all(-math.log(2) - 1e-12 <= term <= 0 for term in found)
+    best = optimal_discriminator(joint["E"], joint["G"])
+    assert sum(found) == pytest.approx(gan_value(joint["E"], joint["G"], best), abs=1e-13)
+
+
+def test_the_l0_terms_by_hand():
+    half = math.log(0.5) / 2
+    assert l0_autoencoder_terms([1, 1], [1, 1], [0, 1], [0, 1]) == pytest.approx((2 * half, 2 * half))
+    assert l0_autoencoder_terms([1, 1], [1, 1], [0, 0], [0, 1]) == pytest.approx((half, half))  # image 1 is lost
+    assert l0_autoencoder_terms([1, 1], [1, 1], [0, 1], [1, 0]) == (0, 0)  # nothing comes back
+    assert l0_autoencoder_terms([1, 0], [0, 1], [0, 1], [0, 1]) == (0, 0)  # equal maps, but of what never occurs
+    found = l0_autoencoder_terms([3, 1], [1], [0, 0], [0])  # f = (3/4) / (3/4 + 1)
+    assert found == pytest.approx((0.75 * math.log(3 / 7), math.log(4 / 7)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 1], [1, 1], [0], [0, 1]), r"latent_of is int64 of shape \(1,\); expected 2 whole numbers"),
+        (([1, 1], [1, 1], [0, 2], [0, 1]), "latent_of has numbers outside 0 to 1"),
+        (([1, 1], [1, 1], [0, 1], [0, -1]), "image_of has numbers outside 0 to 1"),
+        (([1, 1], [1, 1], [0, 1], [0.0, 1.0]), "image_of is float64"),
+        (([1, -1], [1, 1], [0, 1], [0, 1]), "p_x has negative"),
+        (([1, 1], [0, 0], [0, 1], [0, 1]), "p_z is zero everywhere"),
+        (([[1, 1]], [1, 1], [0, 1], [0, 1]), "one dimension each"),
+    ],
+)
+def test_bad_maps_are_refused_in_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        l0_autoencoder_terms(*arguments)
+    assert "\n" not in str(error.value)
 
 
 def test_numbers_of_any_size():

@@ -1,8 +1,12 @@
 """What the page of `serve` computes, and the mistakes in how it is started; the page itself is in tests/interop."""
 
 import io
+import os
+import signal
 import socket
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from PIL import Image
 
 from bigbigan import serve
 from bigbigan.cli import main
-from bigbigan.errors import UserError
+from bigbigan.errors import RunError, UserError
 from bigbigan.export import export
 from bigbigan.serve import Bench
 from bigbigan.train import train
@@ -85,6 +89,14 @@ def test_what_is_no_image_is_told_by_name(bench, tmp_path, content, message):
     with pytest.raises(UserError, match=message) as told:
         bench.read(path)
     assert str(tmp_path) not in str(told.value)  # a visitor is told no paths of this machine
+
+
+def test_what_is_no_regular_file_is_not_read(bench, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(UserError, match=f"{name} cannot be used: not a regular file"):
+            bench.read(tmp_path / name)
 
 
 # -- what is computed ---------------------------------------------------------------------------------------
@@ -216,3 +228,53 @@ def test_a_port_in_use_is_told_before_anything_is_read(tmp_path, capsys):
 def test_loopback_is_known_by_name_and_number():
     assert all(map(serve._is_loopback, ("127.0.0.1", "127.0.0.9", "::1", "localhost")))
     assert not any(map(serve._is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org")))
+
+
+# -- how it ends ----------------------------------------------------------------------------------------------
+
+
+class FakeServer:
+    """Stands for uvicorn's: runs until told to end, or does not end at all."""
+
+    def __init__(self, hangs=False, starts=True):
+        self.hangs, self.started, self.should_exit = hangs, starts, False
+        self.released = threading.Event()
+
+    def run(self, sockets):
+        while self.started and (self.hangs or not self.should_exit) and not self.released.is_set():
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_signal_ends_it_even_while_a_request_hangs(number, hangs):
+    server = FakeServer(hangs)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
+    timer.start()
+    start = time.perf_counter()
+    with socket.socket() as listener:
+        assert serve._run_until_signal(server, listener, grace=-2.5) is not hangs
+    assert server.should_exit
+    assert time.perf_counter() - start < 10
+    server.released.set()
+
+
+def test_a_server_that_does_not_start_is_an_error():
+    with socket.socket() as listener, pytest.raises(RunError, match="did not start"):
+        serve._run_until_signal(FakeServer(starts=False), listener)
+
+
+def test_names_given_after_the_first_host_are_passed_on(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(serve, "serve", lambda *arguments: given.append(arguments))
+    assert main(["serve", str(tmp_path)]) == 0
+    assert main(["serve", str(tmp_path), "--host", "0.0.0.0", "--host", "box.example"]) == 0
+    assert [(host, names) for _, host, _, _, _, names in given] == [("127.0.0.1", []), ("0.0.0.0", ["box.example"])]
+
+
+def test_names_of_a_run_are_no_markup_on_the_page(bench, monkeypatch):
+    monkeypatch.setattr(bench, "missing", "no <b>x</b> [a](http://evil.example)\n# big")
+    about = serve._about(bench)
+    assert "<b>" not in about
+    assert "\\[a\\]\\(" in about
+    assert "\n# " not in about.partition("here: ")[2]

@@ -184,7 +184,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("serve", _serve)
     run_and_data(sub, "of the examples and nearest images; by default that of the run", None)
-    sub.add_argument("--host", default="127.0.0.1", help="where to serve (default %(default)s: to this machine alone)")
+    sub.add_argument(
+        "--host",
+        action="append",
+        metavar="NAME",
+        help="where to serve (default 127.0.0.1: to this machine alone); given again, another name it is reached by",
+    )
     sub.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s; 0: any that is free")
 
     sub = verb("classify", _classify)
@@ -472,7 +477,8 @@ def _serve(options: argparse.Namespace) -> None:
     """Serve a page to try a model with: samples, an image of your own, walks between two."""
     from bigbigan.serve import serve
 
-    serve(options.run, options.host, options.port, options.data, options.labels)
+    host, *names = options.host or ["127.0.0.1"]
+    serve(options.run, host, options.port, options.data, options.labels, names)
 
 
 def _at_least(least: int, **given: int) -> None:

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["gan_value", "jensen_shannon", "optimal_discriminator"]
+__all__ = ["gan_value", "jensen_shannon", "l0_autoencoder_terms", "optimal_discriminator"]
 
 Array = NDArray[np.float64]
 
@@ -63,19 +63,69 @@ def gan_value(p: ArrayLike, q: ArrayLike, d: ArrayLike) -> float:
     return _sum_log(p, d) + _sum_log(q, 1 - d)
 
 
+def l0_autoencoder_terms(
+    p_x: ArrayLike, p_z: ArrayLike, latent_of: ArrayLike, image_of: ArrayLike
+) -> tuple[float, float]:
+    """Compute the two terms whose sum is max_D V for deterministic E and G, both in [-log 2, 0].
+
+    The first is E_x[1{G(E(x)) = x and p_z(E(x)) > 0} log f(x, E(x))], the second
+    E_z[1{E(G(z)) = z and p_x(G(z)) > 0} log(1 - f(G(z), z))], with f = p_x(x) / (p_x(x) + p_z(z)) at a pair (x, z) that
+    both E and G make. Only pairs that are reconstructed exactly count, hence the name: the l0 loss of an autoencoder.
+
+    Args:
+        p_x: [X], counts or probabilities of the images.
+        p_z: [Z], counts or probabilities of the latents.
+        latent_of: [X], E: the number of each image's latent, from 0 to Z - 1.
+        image_of: [Z], G: the number of each latent's image, from 0 to X - 1.
+
+    Raises:
+        ValueError: as the other functions, and for maps of another length or with numbers out of range.
+
+    Source: Donahue et al. 2017, Theorem 3.
+    """
+    p_x, p_z = _probabilities("p_x", p_x), _probabilities("p_z", p_z)
+    if p_x.ndim != 1 or p_z.ndim != 1:
+        raise ValueError(f"p_x has shape {p_x.shape} and p_z {p_z.shape}; expected one dimension each")
+    there = _map("latent_of", latent_of, len(p_x), len(p_z))
+    back = _map("image_of", image_of, len(p_z), len(p_x))
+
+    return _returned(p_x, p_z, there, back), _returned(p_z, p_x, back, there)
+
+
+def _returned(own: Array, other: Array, there: NDArray[np.intp], back: NDArray[np.intp]) -> float:
+    """Σ own · log(own / (own + other)) over the points that `there` and then `back` lead to themselves."""
+    returns = (back[there] == np.arange(len(own))) & (other[there] > 0)
+    return _sum_log(own[returns], _share(own, other[there])[returns])
+
+
 def _normalised(p: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
     a, b = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"p has shape {a.shape} and q {b.shape}; expected one shape")
-    for name, h in (("p", a), ("q", b)):
-        if not np.isfinite(h).all():
-            raise ValueError(f"{name} has values that are not finite; expected counts or probabilities")
-        if (h < 0).any():
-            raise ValueError(f"{name} has negative values; expected counts or probabilities")
-        if not h.any():
-            raise ValueError(f"{name} is zero everywhere; expected some count above 0")
-    a, b = a / a.max(), b / b.max()  # first by the largest: the sum of what is left cannot overflow
-    return a / a.sum(), b / b.sum()
+    return _probabilities("p", a), _probabilities("q", b)
+
+
+def _probabilities(name: str, histogram: ArrayLike) -> Array:
+    """Check a histogram and divide it by its sum."""
+    h = np.asarray(histogram, dtype=np.float64)
+    if not np.isfinite(h).all():
+        raise ValueError(f"{name} has values that are not finite; expected counts or probabilities")
+    if (h < 0).any():
+        raise ValueError(f"{name} has negative values; expected counts or probabilities")
+    if not h.any():
+        raise ValueError(f"{name} is zero everywhere; expected some count above 0")
+    h = h / h.max()  # first by the largest: the sum of what is left cannot overflow
+    return h / h.sum()
+
+
+def _map(name: str, numbers: ArrayLike, length: int, below: int) -> NDArray[np.intp]:
+    """Check a deterministic map: `length` whole numbers from 0 to below - 1."""
+    found = np.asarray(numbers)
+    if found.shape != (length,) or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"{name} is {found.dtype} of shape {found.shape}; expected {length} whole numbers")
+    if not ((found >= 0) & (found < below)).all():
+        raise ValueError(f"{name} has numbers outside 0 to {below - 1}")
+    return found.astype(np.intp)
 
 
 def _share(p: Array, q: Array) -> Array:

@@ -1,6 +1,7 @@
 """`serve`: a page on this machine to try a model with: samples, an image of one's own, walks between two images.
 
-What is computed is in `Bench`, which knows no page. `page` puts gradio's widgets around it, and `serve` runs that.
+What is computed is in `Bench`, which knows no page. `page` puts gradio's widgets around it, and `serve` runs that. In
+front of it is `bigbigan.guard`, which decides what reaches it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import functools
 import ipaddress
 import os
 import socket
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,10 +28,12 @@ from bigbigan.data import DecodeLimits, ImageSet, Unreadable, open_source
 from bigbigan.data.batches import pool_to
 from bigbigan.data.image_set import FileStore, shown
 from bigbigan.data.pixels import middle, read_pixels, viewed_side
-from bigbigan.errors import UserError
+from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.knn import nearest
 from bigbigan.galleries import REFERENCES, pixel_error, shown_split, spread
+from bigbigan.guard import Names, guard, regular_bytes
+from bigbigan.markdown import plain
 from bigbigan.model import load
 from bigbigan.pictures import grid
 from bigbigan.run import Stop, default_device, source_and_labels
@@ -40,6 +45,9 @@ SIDE = 192  # least side of an image on the page, in pixels
 EXAMPLES = 12  # images to choose from
 NEIGHBOURS = 8
 MOST_SAMPLES, MOST_STEPS, MOST_WALK = 100, 1_000, 16  # that one request may ask for
+VISITORS = 64  # whose chosen images are kept; gradio keeps about 100 kB of each, and of 10,000 unless told otherwise
+FILES_KEPT = (60, 900)  # seconds: how often old uploads and pictures are removed, and from which age
+GRACE = 5  # seconds that requests may take when the server is ended
 
 
 class Made(NamedTuple):
@@ -105,13 +113,11 @@ class Bench:
             UserError: it is no image, damaged, or beyond `LIMITS`.
         """
         path, c = Path(path), self.model.config
-        store = FileStore([path.name], [path], Path.read_bytes, LIMITS)
+        store = FileStore([path.name], [_content(path)], lambda content: content, LIMITS)
         store.pads = self._pads  # so that MNIST's 28 px meet the networks as in training
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
         side = viewed_side(images, c.encoder.resolution, c.data.augment)
         try:
-            if path.stat().st_size > LIMITS.max_bytes:  # before it is read
-                raise Unreadable(f"file too large (over {LIMITS.max_bytes / 2**20:g} MiB)")
             return middle(read_pixels(images, 0, c.data.channels, side), c.encoder.resolution).copy()
         except Unreadable as error:
             raise UserError(f"{shown(path.name)} cannot be used: {error}") from None
@@ -174,6 +180,13 @@ class Bench:
         return Made(_tiles(x_hat), pixel_error(self._target(image), x_hat))
 
 
+def _content(path: Path) -> bytes | Unreadable:
+    try:
+        return regular_bytes(path, LIMITS.max_bytes)
+    except (OSError, ValueError) as error:
+        return Unreadable(getattr(error, "strerror", None) or str(error))
+
+
 def _tiles(images: Tensor, columns: int | None = None, side: int = SIDE) -> Image.Image:
     return grid(images, columns, gap=4, least_side=side)
 
@@ -206,8 +219,8 @@ def page(bench: Bench) -> Any:
     import gradio as gr
 
     name = bench.model.config.experiment
-    with gr.Blocks(title=f"bigbigan: {name}", analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {name}\n{_about(bench)}")
+    with gr.Blocks(title=f"bigbigan: {name}", analytics_enabled=False, delete_cache=FILES_KEPT) as blocks:
+        gr.Markdown(f"# {plain(name)}\n{_about(bench)}")
         with gr.Tab("Sample"):
             _sample_tab(gr, bench, blocks)
         if bench.encodes:
@@ -223,7 +236,8 @@ def _about(bench: Bench) -> str:
     kind = "grey" if c.data.channels == 1 else "colour"
     looks = f"looks at {kind} images of {c.encoder.resolution} px and " if bench.encodes else ""
     able = f"{looks}makes {kind} images of {c.generator.resolution} px"
-    lacks = f"\n\nNo example images and no nearest training images here: {bench.missing}." if bench.missing else ""
+    no_images = "No example images and no nearest training images here"
+    lacks = f"\n\n{no_images}: {plain(bench.missing)}." if bench.missing else ""
     return f"This model ({c.system}, {bench.model.step:,} training steps) {able}.{lacks}"
 
 
@@ -358,17 +372,34 @@ def _walk_tab(gr: Any, bench: Bench, blocks: Any) -> None:
 # -- the server ---------------------------------------------------------------------------------------------
 
 
-def serve(run: Path, host: str, port: int, data: str | None = None, labels: str | None = None) -> None:
-    """Serve the page of a model until interrupted; prints its address. `port` 0 takes any that is free.
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    data: str | None = None,
+    labels: str | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Serve the page of a model until a signal ends it; prints its address.
 
     What visitors upload is in a temporary folder, which goes when the server ends.
 
+    Args:
+        run: see `bigbigan.load`.
+        host: the name or address to listen on.
+        port: to listen on; 0 takes any that is free.
+        data, labels: see `Bench`.
+        names: further host names by which visitors reach the server; see `bigbigan.guard.Names`.
+
     Raises:
         UserError: gradio is missing, the address cannot be had, no such run, or unusable `data` or `labels`.
+        RunError: the server did not start.
     """
     with _bound(host, port) as listener, TemporaryDirectory(prefix="bigbigan-") as folder:
         if not _is_loopback(host):
             warnings.warn(f"--host {host}: whoever reaches it can use the page, without a password", stacklevel=2)
+        address, bound_port = listener.getsockname()[:2]
+        allowed = Names(host, address, names)
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}  # read on import
         try:
             import gradio as gr
@@ -378,17 +409,46 @@ def serve(run: Path, host: str, port: int, data: str | None = None, labels: str 
             raise UserError("serve needs gradio: pip install 'bigbigan[serve]'") from None
         bench = Bench(run, data, labels, progress=True)
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none that are fetched
+        blocks = page(bench)
+        blocks.state_session_capacity = VISITORS
         app = gr.mount_gradio_app(
-            FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page(bench), "/",
+            FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, "/",
             max_file_size=LIMITS.max_bytes, footer_links=[], run_history=False, ssr_mode=False,
             theme=theme, css=CSS,
         )  # fmt: skip
-        server = uvicorn.Server(uvicorn.Config(_kept_here(app), log_level="warning"))
+        blocks.has_launched = True  # or gradio takes any path of this machine for an upload
+        # Twice the largest file: that a single file is too large is for gradio to say, on the page.
+        guarded = guard(_kept_here(app), allowed, Path(folder), SUFFIXES, 2 * LIMITS.max_bytes)
+        server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=GRACE))
         listener.listen()
-        address, bound_port = listener.getsockname()[:2]
         print(f"http://{f'[{address}]' if ':' in address else address}:{bound_port}  (Ctrl-C ends it)", flush=True)
-        with Stop():  # uvicorn ends on a signal, and hands it on
-            server.run(sockets=[listener])
+        ended = _run_until_signal(server, listener)
+    if not ended:  # a thread that never returns would keep the interpreter from ending
+        print("bigbigan: a request did not end; left it", file=sys.stderr, flush=True)
+        os._exit(0)
+
+
+def _run_until_signal(server: Any, listener: socket.socket, grace: float = GRACE) -> bool:
+    """Run a server in a thread of its own until SIGINT or SIGTERM comes or it ends by itself.
+
+    Signals are handled in this, the main thread, and so whatever a request does to the server's.
+
+    Returns:
+        Whether the server ended within `grace` seconds and a few more.
+
+    Raises:
+        RunError: it ended before it had started.
+    """
+    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    with Stop() as stop:
+        thread.start()
+        while thread.is_alive() and stop.signal is None:
+            thread.join(0.2)
+        server.should_exit = True
+        thread.join(grace + 3)
+    if stop.signal is None and not server.started:
+        raise RunError("the server did not start; what it says is above")
+    return not thread.is_alive()
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,11 +1,7 @@
 """`bigbigan serve` in a browser: every tab, images that cannot be used, and that nothing is asked of other machines."""
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +11,7 @@ import numpy as np
 import pytest
 import sklearn
 from PIL import Image
+from serving import PATIENCE, Server
 
 from bigbigan.serve import Bench, page
 from bigbigan.train import train
@@ -24,20 +21,6 @@ gradio = pytest.importorskip("gradio", reason="gradio is not installed: make tes
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-interop")
 
 PHOTO = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
-PATIENCE = 180  # seconds, on a machine that has other things to do
-# The command, with a note of every other machine that the process turns to.
-WATCHED = """
-import sys
-notes = open(sys.argv[1], "a", buffering=1)
-def watch(event, arguments):
-    if event == "socket.getaddrinfo" or event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[0] if event == "socket.getaddrinfo" else arguments[1][0]
-        if host not in ("127.0.0.1", "localhost"):
-            notes.write(f"{event} {host}\\n")
-sys.addaudithook(watch)
-from bigbigan.cli import main
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +34,11 @@ def run(data):
     return data.parent / "run"
 
 
-class Server:
-    """`bigbigan serve RUN` on a free port; what it asked of other machines is in `notes`."""
-
-    def __init__(self, run: Path, folder: Path) -> None:
-        self.notes, self.temporary = folder / "notes", folder / "tmp"
-        self.temporary.mkdir()
-        command = [sys.executable, "-c", WATCHED, str(self.notes), "serve", str(run), "--port", "0"]
-        environment = {**os.environ, "TMPDIR": str(self.temporary)}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().split()[0]
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE)
-
-
 @pytest.fixture(scope="module")
 def server(run, tmp_path_factory):
     server = Server(run, tmp_path_factory.mktemp("server"))
     yield server
-    server.process.kill()
-    server.process.wait()
+    server.kill()
 
 
 @pytest.fixture(scope="module")

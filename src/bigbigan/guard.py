@@ -1,0 +1,241 @@
+"""What reaches the page of `serve`: a guard in front of any ASGI application. It knows neither gradio nor models.
+
+Three rules, each a function of its own:
+
+- `Names`: a request must be addressed to this server by one of its names, and so must the page it comes from. Otherwise
+  the page of a stranger, opened in a browser on this machine, could reach a server that listens on the loopback address
+  only (DNS rebinding).
+- `foreign_files`: a request may name files only if they were uploaded before: regular files inside the upload folder.
+- `POSTS`: of all that an application can be asked to do, only what the page uses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Names", "foreign_files", "guard", "is_upload", "regular_bytes"]
+
+Message = MutableMapping[str, Any]
+App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+POSTS = ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
+UPLOAD = POSTS[0]
+MOST_JSON = 2**20  # bytes of a request that is not an upload: a few numbers and a file name
+AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s\[\]:/@?#\\]+)(?::\d{0,5})?")
+ORIGIN = re.compile(r"https?://([^\s/@?#\\]+)")
+
+
+# -- who may ask ---------------------------------------------------------------------------------------------------
+
+
+class Names:
+    """The names by which a server may be addressed, with any port.
+
+    Args:
+        host: what it was told to listen on, a name or an address.
+        address: the address it listens on.
+        others: further names, such as that of a proxy in front of it.
+
+    On a loopback address these are localhost, 127.0.0.1 and [::1]; on any other address that one and `host`. A server
+    that listens on all addresses (0.0.0.0 or ::) answers to localhost, to this machine's name and to every numeric
+    address: a browser cannot be made to take the page of a stranger for a numeric address of this machine.
+    """
+
+    def __init__(self, host: str, address: str, others: Iterable[str] = ()) -> None:
+        listens = ipaddress.ip_address(address.partition("%")[0])
+        names = {host, address.partition("%")[0], *others}
+        self._numeric = listens.is_unspecified
+        if listens.is_loopback or listens.is_unspecified:
+            names |= LOOPBACK
+        if listens.is_unspecified:
+            names.add(socket.gethostname())
+        self._names = {name for given in names if (name := _plain(given))}
+
+    def takes_host(self, host: str) -> bool:
+        """Whether a request with this Host header is for this server."""
+        name = _name(host)
+        return name is not None and (name in self._names or (self._numeric and _is_address(name)))
+
+    def takes_origin(self, origin: str, host: str) -> bool:
+        """Whether a request with this Origin header comes from a page of this server. Where every numeric address is a
+        name of it, the origin must be the very address that was asked, `host`."""
+        match = ORIGIN.fullmatch(origin)
+        name = None if match is None else _name(match[1])
+        return name is not None and (name in self._names or (self._numeric and name == _name(host)))
+
+
+def _name(authority: str) -> str | None:
+    """The host of HOST or HOST:PORT; None for what is neither."""
+    match = AUTHORITY.fullmatch(authority)
+    return None if match is None else _plain(match[1])
+
+
+def _plain(name: str) -> str:
+    """A name or address in the one form in which names are compared."""
+    name = name.strip("[]").lower()
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+# -- which files it may name ---------------------------------------------------------------------------------------
+
+
+def is_upload(path: object, folder: Path, suffixes: Iterable[str]) -> bool:
+    """Whether `path` is the absolute path of a regular file with one of these suffixes inside `folder`, links
+    resolved."""
+    if not isinstance(path, str) or "\0" in path or not os.path.isabs(path):
+        return False
+    try:
+        real = Path(os.path.realpath(path, strict=True))
+        regular = stat.S_ISREG(real.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+    inside = real.is_relative_to(os.path.realpath(folder))
+    return inside and regular and real.suffix.lower() in set(suffixes)
+
+
+def foreign_files(body: object, folder: Path, suffixes: Iterable[str]) -> Iterator[object]:
+    """What a request names as files without their being uploads (`is_upload`): the "path" of every object in it, and
+    objects that are marked as files and have none."""
+    left = [body]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            marked = isinstance(part.get("meta"), dict)
+            if ("path" in part or marked) and not is_upload(part.get("path"), folder, suffixes):
+                yield part.get("path")
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+
+
+def regular_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file. Devices and pipes, which may have no end, are not read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, or larger than `most` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would wait
+    with open(descriptor, "rb") as file:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("not a regular file")
+        content = b"" if state.st_size > most else file.read(most + 1)
+        if state.st_size > most or len(content) > most:
+            raise ValueError(f"file too large (over {most / 2**20:g} MiB)")
+        return content
+
+
+# -- the guard -----------------------------------------------------------------------------------------------------
+
+
+def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], most_upload: int) -> App:
+    """`app`, asked nothing but what the rules of this module allow.
+
+    Refused are: 403 other names and origins, and files that are not uploads; 405 other methods and actions; 411 and 413
+    uploads without a length or of over `most_upload` bytes; 413 and 400 other bodies that are too large or not JSON.
+    What is passed on is the JSON that was checked, written anew: no two readings of it can differ.
+    """
+    suffixes = frozenset(suffixes)
+
+    async def guarded(scope: Message, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        elif scope["type"] != "http":  # the page uses no websockets
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            refusal = _refused(scope, names, most_upload)
+            if refusal is None and scope["method"] == "POST" and scope["path"] != UPLOAD:
+                refusal, scope, receive = await _checked_body(scope, receive, folder, suffixes)
+            if refusal is None:
+                await app(scope, receive, send)
+            else:
+                await _answer(send, *refusal)
+
+    return guarded
+
+
+def _refused(scope: Message, names: Names, most_upload: int) -> tuple[int, str] | None:
+    """Status and reason for which a request is refused by its head alone."""
+    hosts, origins, lengths = (
+        [value.decode("latin-1").strip() for name, value in scope["headers"] if name.lower() == wanted]
+        for wanted in (b"host", b"origin", b"content-length")
+    )
+    if len(hosts) != 1 or not names.takes_host(hosts[0]):
+        return 403, "this server is not known by that name; bigbigan serve --host takes further names"
+    if not all(names.takes_origin(origin, hosts[0]) for origin in origins):
+        return 403, "a page of another site may not ask this server"
+    path = scope["path"].rstrip("/")
+    if scope["method"] not in ("GET", "HEAD", "POST") or (scope["method"] == "POST" and path not in POSTS):
+        return 405, "not used by this page"
+    if scope["method"] == "POST" and path == UPLOAD:
+        if len(lengths) != 1 or not lengths[0].isdecimal():
+            return 411, "an upload must say its length"
+        if int(lengths[0]) > most_upload:
+            return 413, f"an upload may have {most_upload / 2**20:g} MiB"
+    return None
+
+
+async def _checked_body(
+    scope: Message, receive: Any, folder: Path, suffixes: frozenset[str]
+) -> tuple[tuple[int, str] | None, Message, Any]:
+    """(why the body is refused or None, the scope and the `receive` to go on with)."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":  # the visitor left
+            return (400, "no body"), scope, receive
+        body += message.get("body", b"")
+        if len(body) > MOST_JSON:
+            return (413, "too large"), scope, receive
+        if not message.get("more_body"):
+            break
+    try:
+        content = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return (400, "not JSON"), scope, receive
+    if any(True for _ in foreign_files(content, folder, suffixes)):
+        return (403, "a request may name only files that were uploaded here"), scope, receive
+    clean = json.dumps(content).encode()
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in (b"content-length",)]
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": clean, "more_body": False}
+
+    return None, {**scope, "headers": [*headers, (b"content-length", str(len(clean)).encode())]}, replay
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+async def _answer(send: Any, status: int, reason: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": reason.encode()})
