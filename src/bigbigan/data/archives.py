@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from bigbigan.data.decode import DecodeLimits, Unreadable
+from bigbigan.data.decode import HEAD, DecodeLimits, Unreadable
 from bigbigan.data.folders import Entry, Reader, is_candidate
 from bigbigan.data.image_set import MAX_HELD, Source, shown
 from bigbigan.errors import UserError
@@ -159,8 +159,8 @@ def _tar_handle(stream: _Forward, member: tarfile.TarInfo, limits: DecodeLimits)
         return Unreadable("link or device in archive"), b""
     stream.seek(member.offset_data)
     size = min(member.size, limits.max_bytes + 1)
-    data = stream.read(size if stream.gzipped else min(size, 32))
-    return (data if stream.gzipped else (member.offset_data, size)), data[:32]
+    data = stream.read(size if stream.gzipped else min(size, HEAD))
+    return (data if stream.gzipped else (member.offset_data, size)), data[:HEAD]
 
 
 def _after_last_member(stream: _Forward) -> str:

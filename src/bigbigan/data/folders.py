@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, sniff
+from bigbigan.data.decode import EXTENSIONS, HEAD, NOT_READ, DecodeLimits, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
 
 __all__ = ["SPLITS", "Entry", "Reader", "arrange", "is_candidate", "list_folder"]
@@ -30,8 +30,6 @@ Reader = Callable[..., bytes]  # (handle, size) -> at most so many bytes; withou
 
 _JUNK = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
 _JUNK_ENDINGS = (".part", ".crdownload", ".tmp", "~")
-# Images of formats that are not read: listed as candidates, so that they are reported and not overlooked.
-_UNREAD = {".heic", ".heif", ".avif", ".dcm", ".psd", ".jp2", ".j2k", ".pgm", ".ppm", ".tga", ".exr", ".dng"}
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLITS |= {"test": "test", "testing": "test"}
 
@@ -48,10 +46,11 @@ def is_candidate(parts: Sequence[str], notes: Counter[str], read: Reader, handle
     if _is_junk(parts, notes):
         return False
     ending = extension(parts[-1])
-    if ending in EXTENSIONS or ending in _UNREAD:
+    if ending in EXTENSIONS or ending in NOT_READ:
         return True
     try:
-        if sniff(read(handle, 32)) is not None:
+        head = read(handle, HEAD)
+        if sniff(head) is not None or other_format(head, pictures_alone=True):
             return True
     except Exception:  # unreadable, and nothing promises that it is an image
         pass

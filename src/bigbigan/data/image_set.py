@@ -88,7 +88,7 @@ class FileStore:
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         data = self.raw(i)
-        array, notes = decode(data, self.limits)
+        array, notes = decode(data, self.limits, extension(self.names[i]))
         if EXTENSIONS.get(extension(self.names[i]), sniff(data)) != sniff(data):
             notes = (*notes, "extension does not match the format")
         return array, notes
