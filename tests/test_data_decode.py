@@ -381,14 +381,17 @@ def test_refused_with_a_reason(name):
     assert "\n" not in str(e.value)
 
 
+REMEDY = "reduce the image or raise data.max_megapixels"
+
+
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
     [
-        (5001, 5001, "too many pixels (25.0 megapixels, limit 25: reduce the image or raise data.max_megapixels)"),
+        (5001, 5001, f"too many pixels (25.0 megapixels, limit 25: {REMEDY})"),
         (
             9500,
             9500,
-            "too many pixels (90.2 megapixels, limit 25: reduce the image or raise data.max_megapixels)",
+            f"too many pixels (90.2 megapixels, limit 25: {REMEDY})",
         ),  # Pillow only warns of these
         (20000, 10000, "too many pixels (over 179 megapixels: reduce the image)"),  # Pillow refuses these itself
         (2**31 - 1, 2**31 - 1, "too many pixels (over 179 megapixels: reduce the image)"),

@@ -9,7 +9,9 @@ import stat
 import struct
 import sys
 import tarfile
+import warnings
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -121,12 +123,119 @@ def test_class_folders(make):
 
 def test_splits_share_one_class_order(make):
     files = {f"train/{c}/1.png": png() for c in "bd"} | {f"test/{c}/1.png": png() for c in "abc"}
-    source = open_source(str(make(files)))
+    with pytest.warns(UserWarning, match="2 images of 'test' are read without labels, as train has no folder a, c"):
+        source = open_source(str(make(files)))
     assert list(source.splits) == ["train", "test"]
     for images in source.splits.values():
-        assert images.classes == ["a", "b", "c", "d"]
-    assert source.splits["train"].labels.tolist() == [1, 3]
-    assert source.splits["test"].labels.tolist() == [0, 1, 2]
+        assert images.classes == ["b", "d"]
+    assert source.splits["train"].labels.tolist() == [0, 1]
+    assert source.splits["test"].labels.tolist() == [-1, 0, -1]
+
+
+# Layouts as public data sets have them: folders with the names of their images (two each, where none are given); for
+# each split, how many images have which class (None: without a label); and what is warned of.
+LAYOUTS = {
+    "tiny imagenet": (
+        ["train/n01/images", "train/n02/images", "val/images"],
+        {"train": {"n01": 2, "n02": 2}, "val": {None: 2}},
+        "train has no folder images",
+    ),
+    "keras test/unknown": (
+        ["train/cat", "train/dog", "test/unknown"],
+        {"train": {"cat": 2, "dog": 2}, "test": {None: 2}},
+        "train has no folder unknown",
+    ),
+    "anomalies in test": (
+        ["train/good", "test/good", "test/broken"],
+        {"train": {"good": 2}, "test": {"good": 2, "broken": 2}},
+        None,
+    ),
+    "only test is labelled": (["train", "test/a", "test/b"], {"train": {None: 2}, "test": {"a": 2, "b": 2}}, None),
+    "vehicles": (
+        ["bus", "car", "train", "truck"],
+        {"train": {"bus": 2, "car": 2, "train": 2, "truck": 2}},
+        "the folders train are read as classes, like bus, car, truck",
+    ),
+    "vehicles, split": (
+        [f"{split}/{kind}" for split in ("train", "test") for kind in ("bus", "train")],
+        {"train": {"bus": 2, "train": 2}, "test": {"bus": 2, "train": 2}},
+        "the folders train are read as classes",
+    ),
+    "one split beside something else": (
+        ["train/cat", "train/dog", "unlabelled"],
+        {"train": {"cat": 2, "dog": 2}},
+        "left out: unlabelled; to use them",
+    ),
+    "intel scenes": (
+        ["seg_train/seg_train/forest", "seg_train/seg_train/sea", "seg_test/seg_test/forest", "seg_test/seg_test/sea",
+         "seg_pred/seg_pred"],
+        {"train": {"forest": 2, "sea": 2}, "test": {"forest": 2, "sea": 2}},
+        "left out: seg_pred; to use them",
+    ),
+    "cats and dogs": (
+        ["training_set/training_set/cats", "training_set/training_set/dogs", "test_set/test_set/cats",
+         "test_set/test_set/dogs"],
+        {"train": {"cats": 2, "dogs": 2}, "test": {"cats": 2, "dogs": 2}},
+        None,
+    ),
+    "coco": (["train2017", "val2017", "test2017"], {s: {None: 2} for s in ("train", "val", "test")}, None),
+    "train_images": (["train_images", "test_images"], {"train": {None: 2}, "test": {None: 2}}, None),
+    "trainval": (
+        ["trainval/a", "trainval/b", "test/a", "test/b"],
+        {"train": {"a": 2, "b": 2}, "test": {"a": 2, "b": 2}},
+        None,
+    ),
+    "dev": (["train", "dev", "test"], {"train": {None: 2}, "val": {None: 2}, "test": {None: 2}}, None),
+    "in parts": (["train_1", "train_2", "test_1"], {"train": {None: 4}, "test": {None: 2}}, None),
+    "class first": (
+        [f"{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        None,
+    ),
+    "ffhq": (["00000=00001,00999", "01000=01000,01777", "02000=02500"], {"train": {None: 5}}, None),
+    "banknotes": (["1000=1,2", "2000=3,4", "5000=5"], {"train": {"1000": 2, "2000": 2, "5000": 1}}, None),
+    "parts": (["part_1", "part_2", "part_10"], {"train": {None: 6}}, None),
+    "by checksum": ([f"{k:02x}={k:02x}3f9c21e0" for k in range(9)], {"train": {None: 9}}, None),
+    "masks": (["images", "annotations"], {"train": {None: 2}}, "left out as masks or annotations: annotations"),
+    "masks of splits": (
+        ["train/images", "train/masks", "val/images", "val/masks"],
+        {"train": {None: 2}, "val": {None: 2}},
+        "4 images are left out as masks or annotations: masks",
+    ),
+    "two domains": (
+        ["trainA", "trainB", "testA", "testB"],
+        {"train": {"testA": 2, "testB": 2, "trainA": 2, "trainB": 2}},
+        "classes: testA, testB, trainA, trainB; if they are not",
+    ),
+    "synology": (["cat", "dog", "cat/@eaDir/0.png", "@eaDir"], {"train": {"cat": 2, "dog": 2}}, None),
+    "numbers": ([str(k) for k in range(12)], {"train": {str(k): 2 for k in range(12)}}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_public_data_sets(make, layout):
+    folders, expected, warning = LAYOUTS[layout]
+    files = {}
+    for folder in folders:
+        name, _, stems = folder.partition("=")
+        files |= {f"{name}/{stem}.png": png(k) for k, stem in enumerate(stems.split(",") if stems else "xy")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = open_source(str(make(files)))
+    found = {}
+    for split, images in source.splits.items():
+        labels = [-1] * len(images) if images.labels is None else images.labels.tolist()
+        found[split] = dict(Counter(None if k < 0 else images.classes[k] for k in labels))
+    assert found == expected
+    assert [str(w.message) for w in caught if warning is None or warning not in str(w.message)] == []
+    assert len(caught) == (warning is not None)
+
+
+def test_classes_are_in_the_order_of_their_numbers(make):
+    source = open_source(str(make({f"{c}/1.png": png() for c in ("0", "2", "10", "b", "a", "-1.5")})))
+    assert source.splits["train"].classes == ["-1.5", "0", "2", "10", "a", "b"]
+    assert [f.split("/")[-2] for f in source.splits["train"].files] == ["-1.5", "0", "10", "2", "a", "b"]
+    assert source.splits["train"].labels.tolist() == [0, 1, 3, 2, 4, 5]
 
 
 def test_split_names_are_known_in_other_spellings(make):

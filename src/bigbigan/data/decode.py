@@ -211,8 +211,8 @@ def _reduce(image: Any, limits: DecodeLimits) -> bool:
     return True
 
 
-# Formats that are not read: how a file begins, what it is, what to convert it to. Those of `_PICTURES` hold photographs or
-# scans and are reported whatever a file is called.
+# Formats that are not read: how a file begins, what it is, what to convert it to. Those of `_PICTURES` hold photographs
+# or scans, and are reported whatever a file is called.
 _PICTURES = (
     (re.compile(rb".{4}ftyp(hei|hev|mif|avi)", re.DOTALL), "HEIC or AVIF", "JPEG or PNG"),
     (re.compile(rb".{128}DICM", re.DOTALL), "DICOM", "PNG"),
@@ -259,7 +259,7 @@ _DECORATION = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 
 
 def _without_decoration(data: bytes) -> tuple[bytes, bytes | None]:
-    """A PNG file without its texts and its colour profile, which Pillow bounds to 1 MiB; and the profile's beginning."""
+    """A PNG file without its texts and colour profile, which Pillow limits to 1 MiB; and how the profile begins."""
     kept, at, profile = [data[:8]], 8, None
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
-from bigbigan.data.folders import SPLITS
-from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
+from bigbigan.data.folders import split_of
+from bigbigan.data.image_set import FileStore, ImageSet, Source, named, shown
 from bigbigan.errors import UserError
 
 __all__ = ["open_huggingface"]
@@ -45,7 +45,9 @@ def open_huggingface(spec: str, source: Source, limits: DecodeLimits) -> dict[st
             )
         chosen = {"train": split}
     else:
-        chosen = {SPLITS[s.lower()]: s for s in found if s.lower() in SPLITS}
+        chosen = {ours: s for s in reversed(found) if (ours := split_of(s))}
+        chosen |= {s: s for s in ("train", "val", "test") if s in found}
+        chosen = {s: chosen[s] for s in ("train", "val", "test") if s in chosen}
         if not chosen:
             names = ", ".join(map(shown, found))
             raise UserError(f"{shown(spec)}: none of its splits is train, val or test; write hf:NAME:SPLIT, of {names}")
@@ -85,7 +87,7 @@ def _image_set(table: Any, name: str, theirs: str, spec: str, datasets: Any, lim
     labels, classes = None, None
     if label is not None:
         labels = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
-        classes = [shown(c) for c in features[label].names]
+        classes = [named(c) for c in features[label].names]
         if not (labels >= 0).any():  # of a test split they may be kept back
             labels, classes = None, None
     rows = np.arange(len(table))

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from bigbigan.data.crops import CENTRAL
 from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
-from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
+from bigbigan.data.image_set import MAX_HELD, ImageSet, Source, shown
 from bigbigan.errors import UserError
 
 __all__ = ["fingerprint", "load_pixels", "load_view", "middle", "read_pixels", "stored_side"]
@@ -133,7 +133,7 @@ def fingerprint(images: ImageSet, most: int | None = None) -> str:
             raw = images.store.identity(int(i)) if number % every == 0 else b""
         except Unreadable as e:
             raw = f"unreadable: {e}".encode()
-        name = file.encode()
+        name = shown(file).encode()
         digest.update(len(name).to_bytes(8, "little") + name + len(raw).to_bytes(8, "little"))
         digest.update(raw)
     return digest.hexdigest()

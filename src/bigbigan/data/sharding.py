@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bigbigan.data.decode import Unreadable, decode, resize_square, sniff
-from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.data.shards import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.stream import order_by_shards
 from bigbigan.errors import RunError, UserError
@@ -98,7 +98,9 @@ def _identity(source: Source) -> str:
     digest = hashlib.sha256()
     for split, images in source.splits.items():
         labels = None if images.labels is None else images.labels.tolist()
-        digest.update(json.dumps([split, images.files, labels, images.classes]).encode())
+        names = (None if of is None else list(map(shown, of)) for of in (images.files, images.classes))
+        files, classes = names
+        digest.update(json.dumps([split, files, labels, classes]).encode())
     return digest.hexdigest()
 
 

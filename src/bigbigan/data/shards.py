@@ -29,7 +29,7 @@ from bigbigan.data.archives import list_tar
 from bigbigan.data.decode import DecodeLimits, Unreadable
 from bigbigan.data.download import cache_folder
 from bigbigan.data.elsewhere import Elsewhere, read_location
-from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
+from bigbigan.data.image_set import NO_LABEL, FileStore, ImageSet, Source, class_order, extension, named, shown
 from bigbigan.errors import UserError
 
 __all__ = [
@@ -254,7 +254,7 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
     labels: dict[str, Any] = {}
     for parts, handle in entries:
         key = "/".join((*parts[:-1], parts[-1].partition(".")[0]))
-        member = f"{name}/{'/'.join(map(shown, parts))}"
+        member = f"{name}/{'/'.join(map(named, parts))}"
         if extension(parts[-1]) in (".cls", ".json"):
             label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
             labels[key] = labels.get(key) if label is None else label
@@ -278,8 +278,12 @@ def _label(data: bytes, ending: str) -> int | str | None:
             found = data.decode().strip()
     except ValueError:
         return None
-    if isinstance(found, str) and re.fullmatch(r"-?\d{1,7}", found):
+    if isinstance(found, float) and found.is_integer():
         found = int(found)
+    if isinstance(found, str):
+        found = None if found.strip() in NO_LABEL else found
+        if found and re.fullmatch(r"-?\d{1,7}", found):
+            found = int(found)
     if isinstance(found, int) and not isinstance(found, bool):
         return found if 0 <= found < _MOST_CLASSES else None
     return found if isinstance(found, str) and found else None
@@ -294,11 +298,12 @@ def _with_labels(shards: list[Shard]) -> list[str] | None:
             s.labels = [None] * len(s.names)
         return None
     by_number = all(isinstance(k, int) for k in labels)
-    names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(map(str, labels))
-    number = {k: k if by_number else names.index(str(k)) for k in labels}
+    names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(set(map(str, labels)), key=class_order)
+    place = {name: k for k, name in enumerate(names)}
+    number = {k: place[str(k)] for k in labels}
     for s in shards:
         s.labels = [number.get(k) for k in s.labels]
-    return list(map(shown, names))
+    return list(map(named, names))
 
 
 # -- shards elsewhere ---------------------------------------------------------------------------------------------
@@ -395,7 +400,7 @@ def _splits(
 
     numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
     offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
-    names = [shown(n) for s in shards for n in s.names]
+    names = [named(n) for s in shards for n in s.names]
     handles = np.stack([numbers, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)], axis=1)
     # Names do not say in which format an image is stored: the nameless are not compared with it.
     store = FileStore([""] * len(names), handles, read, limits)
