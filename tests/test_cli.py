@@ -149,10 +149,11 @@ def test_encode(run, data, capsys, tmp_path, suffix):
             assert list(arrays["filename"][:1]) == ["train/00000"]
             assert set(arrays["split"]) == {"train", "test"}
             assert arrays["label"].tolist()[:4] == [0, 1, 2, 0]
+            assert arrays["class"].tolist()[:4] == ["0", "1", "2", "0"]
     else:
         header, first, *rest = out.read_text().splitlines()
-        assert header.split(",")[:4] == ["filename", "split", "label", "z_mean_0"]
-        assert first.startswith("train/00000,train,0,")
+        assert header.split(",")[:5] == ["filename", "split", "label", "class", "z_mean_0"]
+        assert first.startswith("train/00000,train,0,0,")
         assert len(rest) == 179
 
 

@@ -297,7 +297,7 @@ def _write(out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = out.with_name(f".{out.name}")
-        with aside.open("w", newline="") as file:
+        with aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["filename", "split", "label", "predicted", "confidence"])
             row = 0

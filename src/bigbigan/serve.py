@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bigbigan.data import DecodeLimits, ImageSet, Unreadable, open_source
+from bigbigan.data import DecodeLimits, ImageSet, Unreadable
 from bigbigan.data.batches import pool_to
+from bigbigan.data.decode import EXTENSIONS
 from bigbigan.data.image_set import FileStore, shown
 from bigbigan.data.pixels import middle, read_pixels, stored_side
 from bigbigan.errors import UserError
@@ -31,7 +32,7 @@ from bigbigan.evaluation.knn import nearest
 from bigbigan.galleries import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.model import load
 from bigbigan.pictures import grid
-from bigbigan.run import Stop, default_device, source_and_labels
+from bigbigan.run import Stop, default_device, open_data
 
 __all__ = ["Bench", "serve"]
 
@@ -77,8 +78,7 @@ class Bench:
                 raise UserError("--data and --labels: this model has no encoder to look at images with")
             return
         try:
-            spec, file = source_and_labels(run, data, labels)
-            source = open_source(spec, labels=file, max_unreadable=c.data.max_unreadable)
+            source = open_data(run, data, labels, c)
         except UserError as error:
             if data or labels:
                 raise
@@ -155,7 +155,7 @@ class Bench:
     def _name(self, i: int) -> str:
         known = self._known
         assert known is not None
-        if known.labels is not None and known.classes is not None:
+        if known.labels is not None and known.classes is not None and known.labels[i] >= 0:
             return known.classes[known.labels[i]]
         return shown(Path(known.files[i]).name)
 
@@ -196,7 +196,7 @@ CSS = """
 .gradio-container .gallery-item, .gradio-container .thumbnail-item { width: 100%; height: auto; }
 .gradio-container .caption-label { left: 0; right: 0; max-width: none; padding: 2px; font-size: 11px; }
 """
-SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"]
+SUFFIXES = list(EXTENSIONS)
 # One model, one question at a time: all events wait in the same line.
 LINE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 

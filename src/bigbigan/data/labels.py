@@ -15,7 +15,8 @@ fits, `dog/001.png` does not. Where no image fits, a name without an ending, or 
 the one image that fits but for that.
 
 The file takes the place of the source's own labels. An image without a row, or whose cell is empty or one of
-`NO_LABEL`, has no label (-1); without a group it is a group of its own; without a split it stays where the source has it.
+`NO_LABEL`, has no label (-1); without a group it is a group of its own; without a split it stays where the source has
+it.
 """
 
 import csv

@@ -30,7 +30,7 @@ from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import EXPORTED, Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, default_device, device_name, read_json, source_and_labels
+from bigbigan.run import changed_settings, commit, default_device, device_name, open_data, read_json
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -131,7 +131,8 @@ class Subject:
             UserError: there is none.
         """
         if self.run is not None:
-            data, labels = source_and_labels(self.run, data, labels)
+            config = None if self.model is None else self.model.config
+            return open_data(self.run, data, labels, config, self.max_unreadable, needs_labels=True)
         if data is None:
             raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
         return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
