@@ -17,7 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan.data import DecodeLimits, Unreadable, archives, arrays, fingerprint, folders, load_pixels, open_source
+from bigbigan.data import (
+    DecodeLimits,
+    Unreadable,
+    archives,
+    arrays,
+    fingerprint,
+    folders,
+    image_set,
+    load_pixels,
+    open_source,
+)
 from bigbigan.errors import UserError
 
 
@@ -229,6 +239,23 @@ def test_layouts_of_public_data_sets(make, layout):
     assert found == expected
     assert [str(w.message) for w in caught if warning is None or warning not in str(w.message)] == []
     assert len(caught) == (warning is not None)
+
+
+def test_dicom_without_an_ending_is_reported(make):
+    files = {f"{i}.png": png(i) for i in range(60)} | {"IM0001": bytes(128) + b"DICM" + bytes(300)}
+    files |= {"notes": b"P5 is the fifth patient", "film.mp4": b"\0\0\0\x18ftypmp42", "a.tga": bytes(50)}
+    source = open_source(str(make(files)))
+    load_pixels(source.splits["train"], 8, 1, source)
+    told = {f.removeprefix("set/"): reason for f, reason in source.skipped}
+    assert told == {"IM0001": "DICOM (convert to PNG)", "a.tga": "TGA (convert to PNG)"}
+
+
+def test_a_folder_called_as_a_known_set_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "digits", TWO_CLASSES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"digits is the known data set; for the folder of that name write \./digits"):
+        assert len(open_source("digits").splits["train"]) == 1438
+    assert len(open_source("./digits").splits["train"]) == 6
 
 
 def test_classes_are_in_the_order_of_their_numbers(make):
@@ -886,6 +913,76 @@ def test_npz_that_claims_gigabytes_is_refused(tmp_path, monkeypatch):
     path.write_bytes(data)
     monkeypatch.setattr(arrays, "MAX_HELD", 2**30)
     assert "unpacks to 4 GiB, limit 1" in user_error(str(path))
+
+
+def test_a_zip_of_many_files_without_zip64_is_sound(tmp_path):
+    with zipfile.ZipFile(tmp_path / "zip64.zip", "w") as archive:
+        for i in range(65_600):
+            archive.writestr(f"{i:06d}.png", b"")
+    data = (tmp_path / "zip64.zip").read_bytes()
+    record, end = data.rfind(b"PK\6\6"), bytearray(data[data.rfind(b"PK\5\6") :])
+    size, offset = struct.unpack("<QQ", data[record + 40 : record + 56])
+    struct.pack_into("<HHII", end, 8, 65_600 % 65_536, 65_600 % 65_536, size, offset)  # as macOS does
+    (tmp_path / "many.zip").write_bytes(data[:record] + end)
+    source = open_source(str(tmp_path / "many.zip"))
+    assert (len(source.splits["train"]), source.skipped) == (65_600, [])
+    struct.pack_into("<HH", end, 8, 100, 100)
+    (tmp_path / "cut.zip").write_bytes(data[:record] + end)
+    assert "lists 65,600 of its 100 members" in open_source(str(tmp_path / "cut.zip")).skipped[0][1]
+
+
+@pytest.mark.parametrize(("method", "reason"), [(9, "Deflate64"), (95, "XZ"), (98, "PPMd"), (77, "method 77")])
+def test_zip_methods_that_are_not_unpacked_are_named(tmp_path, method, reason):
+    path = pack(tmp_path / "a.zip", {f"{i}.png": png(i) for i in range(30)})
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, 8, method)  # of the first member, in its header and in the directory
+    struct.pack_into("<H", data, data.find(b"PK\1\2") + 10, method)
+    path.write_bytes(data)
+    source = open_source(str(path))
+    load_pixels(source.splits["train"], 8, 1, source)
+    again = "pack the archive anew with Deflate, the usual method"
+    assert source.skipped == [("0.png", f"compressed by {reason} ({again})")]
+
+
+def test_arrays_are_bounded_by_free_memory(tmp_path, monkeypatch):
+    images = np.zeros((1000, 8, 8), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=images)
+    folder = write(tmp_path / "idx", {f"{IMAGES}.gz": gzip.compress(idx(images))})
+    monkeypatch.setattr(arrays, "memory_free", lambda: 50_000)
+    for spec, verb in (("a.npz", "unpacks to"), ("idx", "claims")):
+        assert f"{verb} 6e-05 GiB, this machine has 4.7e-05 GiB of memory free" in user_error(str(tmp_path / spec))
+    false = bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in (2**14, 2**10, 2**10)) + bytes(10)
+    write(folder, {IMAGES: false})
+    monkeypatch.setattr(arrays, "memory_free", lambda: 2**40)
+    assert "fewer bytes than the 17,179,869,184" in user_error(str(folder))
+    assert 0 < image_set.memory_free() <= image_set.MAX_HELD
+
+
+NO = None  # no label
+NPZ_LABELS = {
+    "one-hot": (np.eye(3, dtype=np.uint8)[[0, 2, 1, 2]], [0, 2, 1, 2]),
+    "one-hot floats": (np.eye(2, dtype=np.float32)[[0, 1, 1, 0]], [0, 1, 1, 0]),
+    "several": (np.array([[1, 1], [0, 1], [1, 0], [0, 0]]), NO),
+    "minus one": (np.array([0, -1, 1, 1]), [0, -1, 1, 1]),
+    "floats with NaN": (np.array([0, np.nan, 1, 1]), [0, -1, 1, 1]),
+    "none at all": (np.array([-1, -1, -1, -1]), NO),
+}
+
+
+@pytest.mark.parametrize("kind", NPZ_LABELS)
+def test_npz_labels_of_all_kinds(tmp_path, kind):
+    given, expected = NPZ_LABELS[kind]
+    np.savez(tmp_path / "a.npz", train_images=X, train_labels=given, validation_images=X, validation_labels=given)
+    splits = open_source(str(tmp_path / "a.npz")).splits
+    assert list(splits) == ["train", "val"]
+    for images in splits.values():
+        assert (images.labels if images.labels is None else images.labels.tolist()) == expected
+
+
+def test_classes_without_images_are_told(tmp_path):
+    np.savez(tmp_path / "a.npz", images=X, labels=np.array([1, 2, 4, 4]))
+    with pytest.warns(UserWarning, match="of 5 classes train has no image of 0, 3"):
+        open_source(str(tmp_path / "a.npz"))
 
 
 def test_zip_is_read_again_after_a_fork(tmp_path):

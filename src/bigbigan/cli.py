@@ -21,6 +21,8 @@ __all__ = ["main"]
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments") and ".tar" in message:  # the shell has expanded a pattern
+            message += "; a pattern of shards must be quoted: 'part-{000..099}.tar'"
         self.exit(2, f"bigbigan: {message}; see: {self.prog} --help\n")
 
 

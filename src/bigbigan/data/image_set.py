@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +36,33 @@ __all__ = [
     "class_order",
     "extension",
     "fraction_of",
+    "memory_free",
     "named",
     "shown",
 ]
 
 MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
 NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
+
+
+def memory_free() -> int:
+    """Bytes of memory that this process may still take, as far as the system says; else `MAX_HELD`."""
+    free = [MAX_HELD]
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        free += [1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    for most, taken in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            group = Path("/sys/fs/cgroup")
+            free.append(int((group / most).read_text()) - int((group / taken).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            pass
+    return max(0, min(free))
 
 
 class ArrayStore:

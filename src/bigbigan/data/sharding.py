@@ -165,7 +165,15 @@ def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     if not (out / PROGRESS).exists():
         return []
     text = (out / PROGRESS).read_text()
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # the last may be torn
+    lines: list[dict[str, Any]] = []
+    for text_line in text.splitlines(keepends=True):
+        try:
+            said = json.loads(text_line) if text_line.endswith("\n") else None  # the last may be torn
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(said, dict) or (lines and not _is_line(said)):
+            break
+        lines.append(said)
     if not lines or lines[0] != plan:
         raise UserError(f"--out {out} holds shards, begun, of other images or settings; choose another folder")
     kept, broken = [], set()
@@ -176,6 +184,15 @@ def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
         if line["split"] not in broken:
             kept.append(line)
     return kept
+
+
+def _is_line(said: dict[str, Any]) -> bool:
+    """Whether a line tells of a shard that was written."""
+    shard = said.get("shard")
+    whole = isinstance(said.get("split"), str) and isinstance(said.get("next"), int) and "skipped" in said
+    return (
+        whole and isinstance(shard, dict) and shard.keys() == vars(Shard("")).keys() and isinstance(shard["file"], str)
+    )
 
 
 def _write_split(

@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
 def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
     try:
         about = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
@@ -121,6 +122,11 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
         classes = about["classes"]
         if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
             raise ValueError("classes")
+        if not isinstance(about["name"], str) or not isinstance(about["pads"], bool):
+            raise ValueError("name or pads")
+        skipped = about.setdefault("skipped", [])
+        if not isinstance(skipped, list) or not all(map(_is_pair, skipped)):
+            raise ValueError("skipped")
         if not splits or not all(splits.values()):
             raise ValueError("no shards")
         for name, shards in splits.items():
@@ -130,6 +136,10 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
     return about, splits
+
+
+def _is_pair(said: Any) -> bool:
+    return isinstance(said, list) and len(said) == 2 and all(isinstance(s, str) for s in said)
 
 
 def _checked(shard: Shard, split: str) -> Shard:
@@ -261,6 +271,9 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
         elif isinstance(handle, Unreadable):
             source.refuse(member, handle)
         elif key in images:
+            if not source.notes["further images of one key in a shard, ignored"]:
+                alike = f"{images[key][0]} and {member} have one key, the name up to its first dot"
+                warnings.warn(f"{alike}: of such images only the first is read", stacklevel=2)
             source.notes["further images of one key in a shard, ignored"] += 1
         else:
             images[key] = (member, handle)
@@ -276,7 +289,7 @@ def _label(data: bytes, ending: str) -> int | str | None:
             found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
         else:
             found = data.decode().strip()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(found, float) and found.is_integer():
         found = int(found)
