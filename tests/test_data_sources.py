@@ -563,7 +563,7 @@ BROKEN = {
     ),
     "npz, too few labels": (file("a.npz", npz(images=X, labels=np.arange(3))), "3 labels for 4 images"),
     "npz, labels of text": (file("a.npz", npz(images=X, labels=np.array(list("abcd")))), "not class numbers"),
-    "npz, labels below 0": (file("a.npz", npz(images=X, labels=np.arange(4) - 1)), "not class numbers"),
+    "npz, labels below 0": (file("a.npz", npz(images=X, labels=np.arange(4) - 2)), "not class numbers"),
     "npz, no images": (file("a.npz", npz(images=X[:0])), "no images"),
     "idx, wrong magic": (folder({IMAGES: b"\0\0\x0d\x03" + bytes(90)}), "not an idx file of 3 dimensions"),
     "idx, header cut": (folder({IMAGES: idx(X)[:9]}), "not an idx file of 3 dimensions"),

@@ -102,7 +102,7 @@ def classify(
     Raises:
         UserError: no labels, too few images, or a file that cannot be written.
     """
-    if out.suffix != ".csv":
+    if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
     subject = open_subject(run)
     if (finetune or scratch) and subject.model is None:

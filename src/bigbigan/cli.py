@@ -400,17 +400,19 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     """Draw samples, as a grid (a name ending in .png) or as single images into a folder."""
+    from bigbigan.data.decode import EXTENSIONS, NOT_READ
     from bigbigan.model import load
     from bigbigan.pictures import grid, save_image
     from bigbigan.run import default_device
 
     _at_least(1, count=options.count)
-    if options.out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
+    one, other = options.out.suffix.lower() == ".png", (*EXTENSIONS, *NOT_READ, ".pdf", ".svg", ".npz", ".zip", ".mp4")
+    if not one and options.out.suffix.lower() in other:
         raise UserError(f"--out {options.out}: expected a name ending in .png for one picture, or a folder")
-    _writable(options.out if options.out.suffix == ".png" else options.out / "00000.png")
+    _writable(options.out if one else options.out / "00000.png")
     model = load(options.run, device=default_device())
     images = model.generate(options.count, options.truncation, options.seed, options.label).cpu()
-    if options.out.suffix == ".png":
+    if one:
         save_image(grid(images), options.out)
     else:
         for i, image in enumerate(images):
@@ -475,7 +477,7 @@ def _at_least(least: int, **given: int) -> None:
 def _picture(options: argparse.Namespace) -> None:
     """Tell a mistake in what a picture is to be before anything is read."""
     _at_least(1, count=options.count)
-    if options.out.suffix != ".png":
+    if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
 
 
@@ -542,7 +544,7 @@ def _cluster(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.results import append_results, results_table
 
     _at_least(2, clusters=options.clusters)
-    if options.sheet is not None and options.sheet.suffix != ".png":
+    if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
     lines, found = cluster(
         options.run,
@@ -604,7 +606,7 @@ def _bench(options: argparse.Namespace) -> None:
     name, equals, values = (options.vary or "").partition("=")
     if options.vary and not (equals and values):
         raise UserError(f"--vary {options.vary}: expected a.b=V1,V2,..., for example training.batch_size=16,32,64")
-    if options.picture and (not options.vary or options.picture.suffix != ".png"):
+    if options.picture and (not options.vary or options.picture.suffix.lower() != ".png"):
         raise UserError(
             f"--picture {options.picture}: expected a name ending in .png, and --vary with what to draw it over"
         )
@@ -640,7 +642,7 @@ def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
 
-    if options.out and options.out.suffix != ".png":
+    if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
     source = open_source(options.source, labels=options.labels)
     facts = inspect(source)

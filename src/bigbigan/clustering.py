@@ -58,7 +58,7 @@ def cluster(
     Raises:
         UserError: no such encoder, fewer images than clusters, or a file that cannot be written.
     """
-    if out.suffix != ".csv":
+    if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
     subject = open_subject(spec)
     if feature == "z_mean" and (subject.model is None or not subject.model.config.has_generator):

@@ -34,11 +34,12 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
         UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
             Nothing is half-written.
     """
-    if out.suffix not in SUFFIXES:
+    kind = out.suffix.lower()
+    if kind not in SUFFIXES:
         raise UserError(f"--out {out}: expected a name ending in .npz, .csv or .parquet")
     if unknown := sorted(set(features or ()) - {*FEATURES, *SCORES}):
         raise UserError(f"--features {','.join(unknown)}: unknown; known are {', '.join((*FEATURES, *SCORES))}")
-    if out.suffix == ".parquet":
+    if kind == ".parquet":
         try:
             import pandas as pd
             import pyarrow  # noqa: F401
@@ -69,10 +70,10 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}")
-    if out.suffix == ".npz":
+    if kind == ".npz":
         with aside.open("wb") as file:
             np.savez(file, **table)  # type: ignore[arg-type]
-    elif out.suffix == ".csv":
+    elif kind == ".csv":
         numbers = _numbers(table, features)
         with aside.open("w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text)
