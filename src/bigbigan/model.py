@@ -277,18 +277,15 @@ class Model:
         if not 0 < rate < math.inf:
             raise UserError(f"rate is {rate}; expected a number above 0")
         G, x, resolution = self.generator, self.prepare(images), self.config.generator.resolution
-        if z is None:
-            with torch.no_grad():
-                z = self.encoder(x).mean
-        else:
-            z = self._latents(z, len(x))
+        with torch.no_grad():
+            start = self.encoder(x).mean if z is None else self._latents(z, len(x))
         known = {"": None, "encoder": self._encoder_features, "discriminator": self._discriminator_features}
         if features not in known:
             raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for pixels alone")
         bounded = self.config.latent.prior == "uniform"
         x = pool_to(x, resolution)
         of_features = known[features]
-        return refine(G, x, z, steps, rate, bounded, of_features, after_step=after_step)
+        return refine(G, x, start, steps, rate, bounded, of_features, after_step=after_step)
 
     def _encoder_features(self, x: Tensor) -> Tensor:
         side = self.config.encoder.resolution
