@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from bigbigan.data import open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation import linear, samples
 from bigbigan.galleries import spread
+from bigbigan.progress import Bar
 from tiny import TINY, write_npz
 
 
@@ -712,3 +716,57 @@ def test_a_run_is_not_continued_with_classes_in_another_order(tmp_path, capsys):
     (out / "data.json").write_text(json.dumps(card))
     code, _, err = call(capsys, *arguments)
     assert (code, "numbered in another order" in err) == (2, True)
+
+
+# -- logs and folders that cannot be written to -------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_in_a_log_file_is_a_line_every_30_seconds():
+    now = [0.0]
+    log, screen = io.StringIO(), Terminal()
+    for file in (log, screen):
+        bar = Bar(total=1000, file=file, ncols=80)
+        bar._time = lambda: now[0]
+        bar.start_t = bar.last_print_t = now[0]
+        for _ in range(1000):
+            now[0] += 0.1
+            bar.update()
+        bar.close()
+    lines = [line for line in log.getvalue().split("\n") if line]
+    assert 4 <= len(lines) <= 6  # 100 seconds: at first, every 30 seconds, at last
+    assert all("\r" not in line for line in lines)
+    assert "1000/1000" in lines[-1]
+    assert screen.getvalue().count("\r") > 100
+
+
+def test_a_run_that_cannot_be_written_to(run, data, capsys, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: copy not in (Path(path), *Path(path).parents) and allowed(path, mode)
+    )
+    few = ["--quiet", "--metrics", "top1_linear_pixels"]
+    code, _, err = call(capsys, "evaluate", copy, *few)
+    assert (code, "give a folder for the results: --out DIR" in err) == (2, True)
+    code, _, err = call(capsys, "evaluate", copy, *few, "--out", tmp_path / "results")
+    assert code == 0, err
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["results.jsonl"]
+    code, _, err = call(capsys, "report", copy)
+    assert (code, "give another place: --out FILE.html" in err) == (2, True)
+    assert call(capsys, "report", copy, "--out", tmp_path / "page.html")[1].strip() == str(tmp_path / "page.html")
+    assert "<html" in (tmp_path / "page.html").read_text()
+    out = tmp_path / "clusters" / "c.csv"
+    code, _, err = call(capsys, "cluster", copy, "--clusters", 3, "--out", out)
+    assert (code, "result lines are added to" in err) == (0, True)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["c.csv", "results.jsonl"]
+    out = tmp_path / "classes" / "p.csv"
+    code, _, err = call(capsys, "classify", copy, "--labels-per-class", 5, "--draws", 1, "--quiet", "--out", out)
+    assert (code, "result lines are added to" in err) == (0, True)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["p.csv", "results.jsonl"]
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before

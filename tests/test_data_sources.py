@@ -9,9 +9,11 @@ import stat
 import struct
 import sys
 import tarfile
+import types
 import warnings
 import zipfile
 from collections import Counter
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -509,6 +511,28 @@ def test_mistaken_specs(spec, tmp_path, monkeypatch):
 def test_a_data_set_of_hugging_face_needs_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "needs the datasets library: pip install 'bigbigan[hf]'" in user_error("hf:owner/name")
+
+
+def test_a_label_column_that_is_no_class_label_is_named(monkeypatch):
+    """With as much of the library as is asked for; tests/interop has the library itself."""
+
+    class Image:
+        def __init__(self, decode=True):
+            pass
+
+    class Table(list):
+        features: ClassVar = {"picture": Image(), "diagnosis": types.SimpleNamespace(dtype="int64")}
+        select_columns = cast_column = lambda self, *_: self
+
+    rows = Table({"picture": {"bytes": png(k), "path": None}, "diagnosis": k % 2} for k in range(4))
+    library = types.SimpleNamespace(Image=Image, ClassLabel=type(None), load_dataset=lambda name: {"train": rows})
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    with pytest.warns(
+        UserWarning, match=r"column 'diagnosis' \(int64\) is no ClassLabel and not read; class_encode_column"
+    ):
+        source = open_source("hf:owner/name")
+    assert source.splits["train"].labels is None
+    assert source.notes == {"column 'diagnosis' (int64) is no ClassLabel: read without labels": 1}
 
 
 X = np.zeros((4, 8, 8), np.uint8)

@@ -31,7 +31,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
@@ -40,6 +39,7 @@ from bigbigan.evaluation.probe import STRENGTHS, as_columns, class_scores, few_l
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
+from bigbigan.progress import Bar
 
 __all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
 
@@ -123,7 +123,7 @@ def classify(
         )
     methods = _methods(subject, images, finetune, scratch)
     lines: list[ResultLine] = []
-    bar = tqdm(total=len(methods) * draws, desc="classify", disable=not progress)
+    bar = Bar(total=len(methods) * draws, desc="classify", disable=not progress)
     for metric, trained, method in methods:
         start = time.perf_counter()
         found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
@@ -144,8 +144,8 @@ def classify(
             del figures[f"auroc_{metric}_{labels.name}"]  # of one class there is none
         lines += result_lines(subject, source, test.name, len(test), figures, trained, start, command)
     bar.close()
-    if subject.run is not None:
-        append_results(subject.run / "results.jsonl", lines)
+    if (kept := subject.results_beside(out)) is not None:
+        append_results(kept, lines)
     return lines
 
 

@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
     sub.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl there and nothing into RUN")
     sub.add_argument("--json", **as_json)
     sub.add_argument("--quiet", **quiet)
 
@@ -216,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("report", _report)
     run_and_data(sub, own, None)
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="the page to write (default: RUN/report.html)")
 
     sub = verb("export", _export)
     run_and_data(sub, None, "DIR folder to write")
@@ -364,6 +366,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         channels=options.channels,
         checkpoint=options.checkpoint,
         most=options.most,
+        out=options.out,
     )
     if options.results:
         append_results(options.results, lines)
@@ -493,11 +496,15 @@ def _check_targets(options: argparse.Namespace) -> None:
         path = getattr(options, name, None)
         if path is not None and (options.verb, name) not in FOLDERS:
             _writable(path)
-    if options.verb in (_evaluate, _classify, _cluster) and (Path(options.run) / "checkpoints").is_dir():
-        _writable(Path(options.run) / "results.jsonl")
+    if options.verb is _evaluate and options.out is not None:
+        _writable(options.out / "results.jsonl")
+    elif options.verb is _evaluate and (Path(options.run) / "checkpoints").is_dir():
+        _writable(Path(options.run) / "results.jsonl", "give a folder for the results: --out DIR")
+    elif options.verb is _report and options.out is None and options.run.is_dir():
+        _writable(options.run / "report.html", "give another place: --out FILE.html")
 
 
-def _writable(path: Path) -> None:
+def _writable(path: Path, remedy: str = "choose another place") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -505,7 +512,7 @@ def _writable(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the name of a file to write")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written: permission denied; choose another place")
+        raise UserError(f"{path} cannot be written: permission denied; {remedy}")
 
 
 def _classify(options: argparse.Namespace) -> None:
@@ -571,7 +578,7 @@ def _report(options: argparse.Namespace) -> None:
     """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
     from bigbigan.report import write_report
 
-    print(write_report(options.run, options.data, options.labels))
+    print(write_report(options.run, options.data, options.labels, options.out))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -705,7 +712,10 @@ def _describe(facts: dict[str, Any]) -> str:
 
 
 # Options of these names that are folders.
-FOLDERS = ((_train, "out"), (_generate, "out"), (_export, "out"), (_data_shard, "out"), (_table, "results"))
+FOLDERS = (
+    *((verb, "out") for verb in (_train, _evaluate, _generate, _export, _data_shard)),
+    (_table, "results"),
+)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bigbigan.data.crops import CENTRAL
 from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
 from bigbigan.data.image_set import MAX_HELD, ImageSet, Source, shown
 from bigbigan.errors import UserError
+from bigbigan.progress import Bar
 
 __all__ = ["fingerprint", "glance", "load_pixels", "load_view", "middle", "read_pixels", "stored_side"]
 
@@ -60,7 +60,7 @@ def load_pixels(
     limit = source.max_unreadable if source is not None else Source.max_unreadable
     refused: list[str] = []
     kept: list[int] = []
-    for i in tqdm(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
+    for i in Bar(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
         images.fetch_ahead(i)
         try:
             array, notes = images.load_noted(i)

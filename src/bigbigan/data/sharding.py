@@ -24,13 +24,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from bigbigan.data.decode import Unreadable, decode, resize_square, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.data.shards import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.stream import order_by_shards
 from bigbigan.errors import RunError, UserError
+from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["write_shards"]
@@ -206,7 +206,7 @@ def _write_split(
     limit = 2**62 if plan["size_mib"] is None else int(plan["size_mib"] * 2**20)
     tar: _Tar | None = None
     number, skipped = len(done), []
-    bar = tqdm(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress,
+    bar = Bar(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress,
                dynamic_ncols=True)  # fmt: skip
     try:
         for at, data in enumerate(_prepared(images, order[start:], plan["resolution"]), start):

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bigbigan.data.archives import list_tar
 from bigbigan.data.decode import DecodeLimits, Unreadable
@@ -32,6 +31,7 @@ from bigbigan.data.download import cache_folder
 from bigbigan.data.elsewhere import Elsewhere, read_location
 from bigbigan.data.image_set import NO_LABEL, FileStore, ImageSet, Source, class_order, extension, named, shown
 from bigbigan.errors import UserError
+from bigbigan.progress import Bar
 
 __all__ = [
     "INDEX",
@@ -217,7 +217,7 @@ def _list(pattern: str, path_of: Callable[[int], Path], source: Source, limits: 
     """The shards of a pattern, listed one after the other."""
     names = _names(pattern)
     shards = []
-    for number, name in enumerate(tqdm(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
+    for number, name in enumerate(Bar(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
         shard = Shard(f"train/shard-{number:06d}.tar")
         try:
             _list_shard(path_of(number), name, shard, source, limits)

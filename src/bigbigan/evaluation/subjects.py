@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +138,14 @@ class Subject:
         if data is None:
             raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
         return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
+
+    def results_beside(self, out: Path) -> Path | None:
+        """The file for a run's result lines: in its folder, or, where that cannot be written to, beside `out`."""
+        if self.run is None or os.access(self.run, os.W_OK):
+            return None if self.run is None else self.run / "results.jsonl"
+        kept = out.parent / "results.jsonl"
+        warnings.warn(f"{self.run} cannot be written to: result lines are added to {kept}", stacklevel=3)
+        return kept
 
     @property
     def kinds(self) -> tuple[str, ...]:
