@@ -770,3 +770,28 @@ def test_a_run_that_cannot_be_written_to(run, data, capsys, tmp_path, monkeypatc
     assert (code, "result lines are added to" in err) == (0, True)
     assert sorted(p.name for p in out.parent.iterdir()) == ["p.csv", "results.jsonl"]
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_large_images_are_read_smaller_or_by_a_setting(capsys, tmp_path):
+    folder, train = (
+        tmp_path / "photos",
+        ["train", "small/digits", "--quiet", "--steps", "1", "--data", tmp_path / "photos"],
+    )
+    folder.mkdir()
+    for i in range(8):
+        rows = np.random.default_rng(i).integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(rows).save(folder / f"{i}.jpg")
+    few = [*TINY, "training.batch_size=4", "data.max_pixels=300"]
+    code, _, err = call(capsys, *train, "--out", tmp_path / "a", "--set", *few)
+    assert code == 0, err
+    notes = json.loads((tmp_path / "a" / "data.json").read_text())["notes"]
+    assert notes["large JPEG, decoded at a reduced size"] == 8
+    assert call(capsys, "encode", tmp_path / "a", "--features", "z_mean", "--out", tmp_path / "f.csv")[0] == 0
+    for path in folder.iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    code, _, err = call(capsys, *train, "--out", tmp_path / "b", "--set", *few)
+    assert (code, "limit 0.0003: reduce the image or raise data.max_pixels" in err) == (2, True)
+    assert call(capsys, *train, "--out", tmp_path / "b", "--set", *few[:-1], "data.max_pixels=2000")[0] == 0
+    code, _, err = call(capsys, "encode", tmp_path / "b", "--features", "z_mean", "--out", tmp_path / "f.csv")
+    assert code == 0, err  # by the setting of the run

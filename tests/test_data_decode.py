@@ -381,7 +381,7 @@ def test_refused_with_a_reason(name):
     assert "\n" not in str(e.value)
 
 
-REMEDY = "reduce the image or raise data.max_megapixels"
+REMEDY = "reduce the image or raise data.max_pixels"
 
 
 @pytest.mark.parametrize(

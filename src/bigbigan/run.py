@@ -126,7 +126,7 @@ def _where(recorded: str, from_run: Any, run: Path) -> str:
 
 def limits_of(config: Config) -> DecodeLimits:
     """What an image may cost to decode, by the settings of a run."""
-    return DecodeLimits(max_pixels=round(config.data.max_megapixels * 1e6))
+    return DecodeLimits(max_pixels=config.data.max_pixels)
 
 
 def open_data(

@@ -117,7 +117,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
             rows = X if X.ndim == 4 else X[..., None]
             images = _image_set([str(i) for i in range(len(rows))], ArrayStore(rows))
         else:
-            images = _of_files(_items(X), DecodeLimits(max_pixels=round(c.data.max_megapixels * 1e6)))
+            images = _of_files(_items(X), DecodeLimits(max_pixels=c.data.max_pixels))
         if not len(images):
             return np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), dtype=np.uint8)
         strict = Source("X", "X", {}, max_unreadable=0.0)  # every image must have its row

@@ -194,7 +194,7 @@ def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         megapixels = f"{width * height / 1e6:.1f} megapixels, limit {limits.max_pixels / 1e6:g}"
-        raise Unreadable(f"too many pixels ({megapixels}: reduce the image or raise data.max_megapixels)")
+        raise Unreadable(f"too many pixels ({megapixels}: reduce the image or raise data.max_pixels)")
     aspect = max(size) / min(size)  # a side of 0 is damage like any other
     if aspect > limits.max_aspect:
         raise Unreadable(f"too narrow ({width}x{height}: {aspect:.0f} to 1, limit {limits.max_aspect:g})")
