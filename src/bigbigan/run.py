@@ -196,7 +196,7 @@ def _harmless(spec: str, run: Path) -> str:
 
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
-CHANGEABLE = ("training.steps", "log.", "data.max_unreadable")
+CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -105,7 +106,8 @@ class Bench:
             UserError: it is no image, damaged, or beyond `LIMITS`.
         """
         path, c = Path(path), self.model.config
-        store = FileStore([path.name], [path], Path.read_bytes, LIMITS)
+        limits = replace(LIMITS, max_pixels=c.data.max_pixels)
+        store = FileStore([path.name], [path], Path.read_bytes, limits)
         store.pads = self._pads  # so that MNIST's 28 px meet the networks as in training
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
         side = stored_side(images, c.encoder.resolution, c.data.augment)
