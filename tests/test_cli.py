@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +16,11 @@ from PIL import Image
 
 import bigbigan
 from bigbigan.cli import main
+from bigbigan.data import open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation import linear, samples
+from bigbigan.galleries import spread
+from bigbigan.progress import Bar
 from tiny import TINY, write_npz
 
 
@@ -168,10 +176,11 @@ def test_encode(run, data, capsys, tmp_path, suffix):
             assert list(arrays["filename"][:1]) == ["train/00000"]
             assert set(arrays["split"]) == {"train", "test"}
             assert arrays["label"].tolist()[:4] == [0, 1, 2, 0]
+            assert arrays["class"].tolist()[:4] == ["0", "1", "2", "0"]
     else:
         header, first, *rest = out.read_text().splitlines()
-        assert header.split(",")[:4] == ["filename", "split", "label", "z_mean_0"]
-        assert first.startswith("train/00000,train,0,")
+        assert header.split(",")[:5] == ["filename", "split", "label", "class", "z_mean_0"]
+        assert first.startswith("train/00000,train,0,0,")
         assert len(rest) == 179
 
 
@@ -505,6 +514,33 @@ def test_the_model_in_python(run):
         (lambda m, t: m.encode(t.zeros(1, 8, 8)), r"shape \[1, 8, 8\]; expected \[N, 1, 8, 8\]"),
         (lambda m, t: m.encode(t.full((1, 1, 8, 8), 255.0)), r"expected \[-1, 1\]"),
         (lambda m, t: m.encode(t.zeros(1, 1, 8, 9)), "expected square"),
+        (lambda m, t: m.encode([[0.0]]), r"images: a list; expected a tensor or array, uint8 or float \[N, C, H, W\]"),
+        (lambda m, t: m.encode("a.png"), "images: a str; expected a tensor or array"),
+        (lambda m, t: m.encode(np.array([None])), "images: an array of object; expected a tensor or array"),
+        (lambda m, t: m.encode(t.zeros(1, 1, 8, 8).long()), r"images are torch.int64; expected uint8"),
+        (lambda m, t: m.encode(t.full((1, 1, 8, 8), t.nan)), "NaN or infinite"),
+        (lambda m, t: m.encode(-t.full((1, 1, 8, 8), t.inf)), "NaN or infinite"),
+        (lambda m, t: m.encode(t.zeros(1, 1, 0, 0)), "shape"),
+        (lambda m, t: m.encode(t.rand(1, 1, 8, 8), value_range=(1, 0)), "value_range is"),
+        (lambda m, t: m.encode(t.full((1, 1, 8, 8), 2.0), value_range=(0, 1)), r"expected \[0, 1\]"),
+        (lambda m, t: m.generate(-1), "count is -1; expected a whole number, at least 1"),
+        (lambda m, t: m.generate(0), "count is 0"),
+        (lambda m, t: m.generate(2.5), "count is 2.5"),
+        (lambda m, t: m.generate("2"), "count is 2;"),
+        (lambda m, t: m.generate(t.full((2, 8), t.nan)), "z has numbers that are NaN"),
+        (lambda m, t: m.refine(t.zeros(1, 1, 8, 8), steps=-1), "steps is -1; expected a whole number, at least 0"),
+        (lambda m, t: m.refine(t.zeros(1, 1, 8, 8), steps=1.5), "steps is 1.5"),
+        (lambda m, t: m.refine(t.zeros(1, 1, 8, 8), steps=1, rate=0), "rate is 0"),
+        (lambda m, t: m.refine(t.zeros(1, 1, 8, 8), 1, z=t.zeros(2, 8)), r"z has shape \[2, 8\]; expected \[1, 8\]"),
+        (lambda m, t: m.discriminate(t.zeros(1, 1, 8, 8), None), "z is missing"),
+        (lambda m, t: m.discriminate(t.zeros(1, 1, 8, 8), t.zeros(1, 7)), r"expected \[1, 8\]"),
+        (lambda m, t: m.discriminate(t.zeros(1, 1, 8, 8), t.zeros(2, 8)), r"expected \[1, 8\]"),
+        (lambda m, t: m.interpolate(t.zeros(1, 1, 8, 8), t.zeros(2, 1, 8, 8)), "1 images and 2 others"),
+        (lambda m, t: m.interpolate(t.zeros(1, 1, 8, 8), t.zeros(1, 1, 8, 8), steps=1), "steps is 1"),
+        (lambda m, t: m.to("cuda:99"), "device is cuda:99: .*; expected cpu"),
+        (lambda m, t: m.to("gpu"), "device is gpu: .*; expected cpu"),
+        (lambda m, t: bigbigan.load("nowhere", device="meta"), "device is meta"),
+        (lambda m, t: bigbigan.load(None), "run is a NoneType; expected the path"),
         (lambda m, t: m.generate(t.zeros(2, 7)), r"expected \[N, 8\]"),
         (lambda m, t: m.generate(2, truncation=2.0), "truncation is 2"),
     ],
@@ -514,3 +550,268 @@ def test_wrong_arguments_in_python_say_what_was_expected(run, call, expected):
 
     with pytest.raises(UserError, match=expected):
         call(bigbigan.load(run), torch)
+
+
+def test_images_from_0_to_1_are_noticed_once(run):
+    import torch
+
+    model = bigbigan.load(run)
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    right, halves = model.encode(images).z_mean, images / 255
+    with pytest.warns(UserWarning, match=r"taken as of \[-1, 1\]; if they are of \[0, 1\].*value_range=\(0, 1\)"):
+        wrong = model.encode(halves).z_mean
+    assert not torch.allclose(wrong, right, atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode(halves)  # said once
+        model = bigbigan.load(run)
+        model.encode(halves * 2 - 1)
+        bright = torch.full((1, 1, 8, 8), 200, dtype=torch.uint8)
+        model.encode(bright)
+        model.reconstruct(model.prepare(bright))  # what `prepare` made is known to be right
+        found = [model.encode(halves, value_range=(0, 1)), model.encode(halves.numpy(), value_range=(0, 1)),
+                 model.encode(images.float(), value_range=(0, 255)), model.encode(images.numpy()),
+                 model.encode(model.prepare(halves, (0, 1)))]  # fmt: skip
+    for each in found:
+        torch.testing.assert_close(each.z_mean, right, rtol=1e-3, atol=1e-4)
+
+
+def test_endings_in_capital_letters(run, data, capsys, tmp_path):
+    assert call(capsys, "generate", run, "--count", 2, "--out", tmp_path / "grid.PNG")[0] == 0
+    assert Image.open(tmp_path / "grid.PNG").size == (2 * 34 - 2, 32)
+    assert call(capsys, "interpolate", run, "--latents", "--count", 2, "--out", tmp_path / "walk.Png")[0] == 0
+    assert (tmp_path / "walk.Png").is_file()
+    assert call(capsys, "data", "inspect", data, "--out", tmp_path / "sheet.PNG")[0] == 0
+    assert call(capsys, "encode", run, "--features", "z_mean", "--out", tmp_path / "f.NPZ")[0] == 0
+    assert np.load(tmp_path / "f.NPZ")["z_mean"].shape == (180, 8)
+    for name in ("grid.JPEG", "grid.jfif", "grid.svg", "grid.pdf", "grid.npz"):
+        code, _, err = call(capsys, "generate", run, "--count", 2, "--out", tmp_path / name)
+        assert (code, "expected a name ending in .png for one picture, or a folder" in err) == (2, True)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Forty images, the last of them cut short."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(40):
+        rows = np.random.default_rng(i).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(rows).save(folder / f"{i:03d}.png")
+    (folder / "039.png").write_bytes((folder / "039.png").read_bytes()[:100])
+    return folder
+
+
+def test_one_unreadable_image_does_not_stop_a_picture(run, photos, capsys, tmp_path):
+    for verb in ("neighbours", "interpolate", "reconstruct"):
+        code, _, err = call(capsys, verb, run, "--data", photos, "--count", 8, "--out", tmp_path / f"{verb}.png")
+        assert code == 0, err
+    source = open_source(str(photos))
+    pixels, shown = spread(bigbigan.load(run), source, source.splits["train"], 8)
+    assert len(pixels) == len(shown) == 8
+    assert "039.png" not in shown.files
+    assert source.skipped == [("039.png", "truncated PNG")]
+    for i in range(39):
+        (photos / f"{i:03d}.png").write_bytes(b"")
+    code, _, err = call(capsys, "neighbours", run, "--data", photos, "--out", tmp_path / "n.png")
+    assert (code, "can be read" in err) == (2, True)
+
+
+def test_neighbours_of_few_images(run, photos, capsys, tmp_path):
+    for i in range(5, 40):
+        (photos / f"{i:03d}.png").unlink()
+    code, out, _ = call(capsys, "neighbours", run, "--data", photos, "--json", "--out", tmp_path / "n.png")
+    assert code == 0
+    for row in json.loads(out):
+        files = [n["file"] for n in row["neighbours"]]
+        assert sorted([row["file"], *files]) == [f"{i:03d}.png" for i in range(5)]
+        similar = [n["similarity"] for n in row["neighbours"]]
+        assert similar == sorted(similar, reverse=True)
+    for i in range(1, 5):
+        (photos / f"{i:03d}.png").unlink()
+    code, _, err = call(capsys, "neighbours", run, "--data", photos, "--out", tmp_path / "n.png")
+    assert (code, "a neighbour needs another" in err) == (2, True)
+
+
+def test_an_unquoted_pattern_of_shards_is_told(capsys):
+    code, _, err = call(capsys, "data", "inspect", "part-000.tar", "part-001.tar", "part-002.tar")
+    assert (code, "a pattern of shards must be quoted" in err) == (2, True)
+
+
+# -- a run's own images, from elsewhere ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_photos(tmp_path_factory):
+    """here/photos in two classes, and a run on them that was begun in `here`, with a labels file; there is empty."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    for c in ("a", "b"):
+        (root / "here" / "photos" / c).mkdir(parents=True)
+        for i in range(10):
+            rows = np.random.default_rng(i + 10 * (c == "b")).integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(rows).save(root / "here" / "photos" / c / f"{i}.png")
+    rows = [f"{c}/{i}.png,{'xy'[i % 2]}" for c in "ab" for i in range(10)]
+    (root / "here" / "own.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    (root / "there").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root / "here")
+        for name, labels in (("run", []), ("labelled", ["--labels", "own.csv"])):
+            assert main(["train", "small/digits", "--data", "photos", *labels, "--out", f"../{name}", "--quiet",
+                         "--steps", "2", "--set", *TINY, "training.batch_size=4"]) == 0  # fmt: skip
+    return root
+
+
+def encoded(capsys, root, run, *more):
+    out = root / "features.npz"
+    code, _, err = call(capsys, "encode", run, "--features", "z_mean", "--out", out, *more)
+    with np.load(out) if code == 0 else nullcontext({"filename": []}) as found:
+        return code, err, list(found["filename"]), list(found["class"]) if code == 0 else []
+
+
+def test_a_run_finds_its_images_from_any_folder(of_photos, capsys, tmp_path, monkeypatch):
+    root = shutil.copytree(of_photos, tmp_path / "root")
+    monkeypatch.chdir(root / "there")
+    (root / "there" / "photos").mkdir()
+    shutil.copy(root / "here" / "photos" / "a" / "0.png", root / "there" / "photos")
+    code, err, files, classes = encoded(capsys, root, "../run")
+    assert (code, err, len(files), set(classes)) == (0, "", 20, {"a", "b"})
+    code, err, files, classes = encoded(capsys, root, "../labelled")  # its labels file is found too
+    assert (code, err, len(files), set(classes)) == (0, "", 20, {"x", "y"})
+    card = json.loads((root / "run" / "data.json").read_text())
+    assert (card["spec"], card["from_run"], card["classes"]) == ("photos", "../here/photos", ["a", "b"])
+
+    shutil.move(root / "here" / "photos", root / "here" / "gone")
+    code, err, files, _ = encoded(capsys, root, "../run")  # others of the name
+    assert (code, len(files)) == (0, 1)
+    assert "the images of photos are not those ../run was trained on" in err
+    shutil.rmtree(root / "there" / "photos")
+    code, err, _, _ = encoded(capsys, root, "../run")
+    assert code == 2
+    assert (
+        "../run was trained on photos, named from the folder where training began; it is not there: give --data" in err
+    )
+    assert encoded(capsys, root, "../run", "--data", root / "here" / "gone")[0] == 0
+
+
+def test_other_images_of_the_same_names_are_noticed(of_photos, capsys, tmp_path, monkeypatch):
+    root = shutil.copytree(of_photos, tmp_path / "root")
+    monkeypatch.chdir(root / "here")
+    for path in (root / "here" / "photos").rglob("*.png"):
+        Image.new("L", (8, 8), 77).save(path)
+    code, err, _, _ = encoded(capsys, root, "../run")
+    assert (code, "are not those ../run was trained on" in err) == (0, True)
+
+
+def test_a_labels_file_that_has_gone_stops_only_what_needs_it(of_photos, capsys, tmp_path, monkeypatch):
+    root = shutil.copytree(of_photos, tmp_path / "root")
+    monkeypatch.chdir(root / "here")
+    with (root / "here" / "own.csv").open("a") as file:
+        file.write("\n")
+    code, err, _, _ = encoded(capsys, root, "../labelled")
+    assert (code, "the labels file own.csv has changed since ../labelled was trained" in err) == (0, True)
+    (root / "here" / "own.csv").unlink()
+    code, err, files, classes = encoded(capsys, root, "../labelled")
+    assert (code, len(files), set(classes)) == (0, 20, {""})
+    assert "the labels file own.csv of ../labelled has gone: going on without labels" in err
+    code, _, err = call(capsys, "evaluate", "../labelled", "--quiet")
+    assert (code, "has gone; give --labels FILE.csv" in err) == (2, True)
+
+
+def test_a_run_is_not_continued_with_classes_in_another_order(tmp_path, capsys):
+    for c in ("2", "10"):
+        (tmp_path / "set" / c).mkdir(parents=True)
+        for i in range(8):
+            Image.new("L", (8, 8), 9 * i).save(tmp_path / "set" / c / f"{i}.png")
+    out = tmp_path / "run"
+    arguments = ["train", "small/digits", "--data", tmp_path / "set", "--out", out, "--quiet", "--steps", "1", "--set",
+                 *TINY, "data.labels=classes", "system=bigbigan", "loss.s_z=false", "loss.s_xz=false",
+                 "training.batch_size=4"]  # fmt: skip
+    code, _, err = call(capsys, *arguments)
+    assert code == 0, err
+    card = json.loads((out / "data.json").read_text())
+    assert card["classes"] == ["2", "10"]
+    assert call(capsys, "export", out, "--out", tmp_path / "model")[0] == 0
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["data"]["classes"] == ["2", "10"]
+    assert call(capsys, *arguments)[0] == 0
+    del card["classes"]  # as before it was recorded: classes were in the order of text
+    (out / "data.json").write_text(json.dumps(card))
+    code, _, err = call(capsys, *arguments)
+    assert (code, "numbered in another order" in err) == (2, True)
+
+
+# -- logs and folders that cannot be written to -------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_in_a_log_file_is_a_line_every_30_seconds():
+    now = [0.0]
+    log, screen = io.StringIO(), Terminal()
+    for file in (log, screen):
+        bar = Bar(total=1000, file=file, ncols=80)
+        bar._time = lambda: now[0]
+        bar.start_t = bar.last_print_t = now[0]
+        for _ in range(1000):
+            now[0] += 0.1
+            bar.update()
+        bar.close()
+    lines = [line for line in log.getvalue().split("\n") if line]
+    assert 4 <= len(lines) <= 6  # 100 seconds: at first, every 30 seconds, at last
+    assert all("\r" not in line for line in lines)
+    assert "1000/1000" in lines[-1]
+    assert screen.getvalue().count("\r") > 100
+
+
+def test_a_run_that_cannot_be_written_to(run, data, capsys, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: copy not in (Path(path), *Path(path).parents) and allowed(path, mode)
+    )
+    few = ["--quiet", "--metrics", "top1_linear_pixels"]
+    code, _, err = call(capsys, "evaluate", copy, *few)
+    assert (code, "give a folder for the results: --out DIR" in err) == (2, True)
+    code, _, err = call(capsys, "evaluate", copy, *few, "--out", tmp_path / "results")
+    assert code == 0, err
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["results.jsonl"]
+    code, _, err = call(capsys, "report", copy)
+    assert (code, "give another place: --out FILE.html" in err) == (2, True)
+    assert call(capsys, "report", copy, "--out", tmp_path / "page.html")[1].strip() == str(tmp_path / "page.html")
+    assert "<html" in (tmp_path / "page.html").read_text()
+    out = tmp_path / "clusters" / "c.csv"
+    code, _, err = call(capsys, "cluster", copy, "--clusters", 3, "--out", out)
+    assert (code, "result lines are added to" in err) == (0, True)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["c.csv", "results.jsonl"]
+    out = tmp_path / "classes" / "p.csv"
+    code, _, err = call(capsys, "classify", copy, "--labels-per-class", 5, "--draws", 1, "--quiet", "--out", out)
+    assert (code, "result lines are added to" in err) == (0, True)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["p.csv", "results.jsonl"]
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_large_images_are_read_smaller_or_by_a_setting(capsys, tmp_path):
+    folder, train = (
+        tmp_path / "photos",
+        ["train", "small/digits", "--quiet", "--steps", "1", "--data", tmp_path / "photos"],
+    )
+    folder.mkdir()
+    for i in range(8):
+        rows = np.random.default_rng(i).integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(rows).save(folder / f"{i}.jpg")
+    few = [*TINY, "training.batch_size=4", "data.max_pixels=300"]
+    code, _, err = call(capsys, *train, "--out", tmp_path / "a", "--set", *few)
+    assert code == 0, err
+    notes = json.loads((tmp_path / "a" / "data.json").read_text())["notes"]
+    assert notes["large JPEG, decoded at a reduced size"] == 8
+    assert call(capsys, "encode", tmp_path / "a", "--features", "z_mean", "--out", tmp_path / "f.csv")[0] == 0
+    for path in folder.iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    code, _, err = call(capsys, *train, "--out", tmp_path / "b", "--set", *few)
+    assert (code, "limit 0.0003: reduce the image or raise data.max_pixels" in err) == (2, True)
+    assert call(capsys, *train, "--out", tmp_path / "b", "--set", *few[:-1], "data.max_pixels=2000")[0] == 0
+    code, _, err = call(capsys, "encode", tmp_path / "b", "--features", "z_mean", "--out", tmp_path / "f.csv")
+    assert code == 0, err  # by the setting of the run

@@ -47,6 +47,41 @@ def tiff(width, height, bits, photometric, data, sample_format=1, **tags):
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0) + data
 
 
+def tiff_by_hand(array, order="<", planar=1, photometric=None, deflate=False, rows=None, sample_format=1, extra=()):
+    """A TIFF of any number of channels and any depth, in strips of `rows`; with `planar` 2, plane after plane."""
+    array = np.atleast_3d(array)
+    height, width, samples = array.shape
+    rows = rows or height
+    planes = [array] if planar == 1 else np.split(array, samples, axis=2)
+    strips = [
+        p[y : y + rows].astype(array.dtype.newbyteorder(order)).tobytes()
+        for p in planes
+        for y in range(0, height, rows)
+    ]
+    strips = [zlib.compress(s) for s in strips] if deflate else strips
+    photometric = photometric if photometric is not None else 2 if samples > 2 else 1
+    bits = array.dtype.itemsize * 8
+    tags = {256: [width], 257: [height], 258: [bits] * samples, 259: [8 if deflate else 1], 262: [photometric]}
+    tags |= {273: [0] * len(strips), 277: [samples], 278: [rows], 279: [len(s) for s in strips], 284: [planar]}
+    tags |= {339: [sample_format] * samples, **({338: list(extra)} if extra else {})}
+    kinds = {tag: "I" if tag in (256, 257, 273, 278, 279) else "H" for tag in tags}
+    sizes = {tag: struct.calcsize(kinds[tag]) * len(numbers) for tag, numbers in tags.items()}
+    behind = 8 + 2 + 12 * len(tags) + 4
+    start = behind + sum(size for size in sizes.values() if size > 4)
+    tags[273] = [start + sum(map(len, strips[:k])) for k in range(len(strips))]
+    entries, values = b"", b""
+    for tag, numbers in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(numbers)}{kinds[tag]}", *numbers)
+        if len(packed) > 4:
+            values, packed = values + packed, struct.pack(f"{order}I", behind + len(values))
+        entries += struct.pack(f"{order}HHI", tag, 3 if kinds[tag] == "H" else 4, len(numbers)) + packed.ljust(4, b"\0")
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4) + values + b"".join(strips)
+
+
+FLOAT = "float pixels (no fixed range to scale from; save as 8 or 16 bits)"
+
+
 def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -180,6 +215,72 @@ def test_16_bit_keeps_256_levels():
     assert len(np.unique(array)) == 256
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_tiff_of_any_layout_is_read_exactly(planar, depth, order, deflate, rows):
+    layout = {"order": order, "planar": planar, "deflate": deflate, "rows": rows}
+    scale = 257 if depth is np.uint16 else 1
+    rgb, grey, alpha = RGB.astype(depth) * scale, GREY1.astype(depth) * scale, np.full(GREY1.shape, 128)
+    np.testing.assert_array_equal(decode(tiff_by_hand(rgb, **layout))[0], RGB)
+    np.testing.assert_array_equal(decode(tiff_by_hand(grey, **layout))[0], GREY1)
+    np.testing.assert_array_equal(decode(tiff_by_hand(grey, photometric=0, **layout))[0], 255 - GREY1)
+    rgba = np.concatenate([rgb, alpha.astype(depth) * scale], axis=2)
+    np.testing.assert_array_equal(decode(tiff_by_hand(rgba, extra=[2], **layout))[0], on_white(RGB, alpha))
+    if planar == 2 or depth is np.uint8:
+        both = np.concatenate([grey, alpha.astype(depth) * scale], axis=2)
+        np.testing.assert_array_equal(decode(tiff_by_hand(both, extra=[2], **layout))[0], on_white(GREY1, alpha))
+
+
+@pytest.mark.parametrize("chunk", [b"tEXt", b"zTXt", b"iTXt", b"iCCP"])
+def test_png_with_large_text_or_profile_is_read(chunk):
+    big = RNG.bytes(1_500_000)
+    content = {
+        b"tEXt": b"k\0" + b"x" * 1_500_000,
+        b"zTXt": b"k\0\0" + zlib.compress(bytes(3_000_000)),
+        b"iTXt": b"k\0\1\0\0\0" + zlib.compress(bytes(3_000_000)),
+        b"iCCP": b"p\0\0" + zlib.compress(big),
+    }[chunk]
+    array, notes = decode(png((9, 6, 8, 0), [r.tobytes() for r in GREY], (chunk, content)))
+    np.testing.assert_array_equal(array, GREY1)
+    assert notes == ()
+
+
+def profile(space=b"RGB ", name=b"Adobe RGB (1998)"):
+    return bytes(16) + space + bytes(108) + b"desc" + name + bytes(50)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_another_colour_profile_is_noted(kind):
+    note = "colour profile other than sRGB, not applied"
+    assert note in decode(save(SMOOTH, kind, icc_profile=profile()))[1]
+    for other in (profile(name=b"sRGB IEC61966-2.1"), profile(name="sRGB".encode("utf-16-be")), profile(b"GRAY")):
+        assert note not in decode(save(SMOOTH, kind, icc_profile=other))[1]
+
+
+@pytest.mark.parametrize(("size", "factor"), [((200, 150), 1), ((400, 300), 2), ((480, 360), 4)])
+def test_large_jpeg_is_read_at_a_reduced_size(size, factor):
+    limits = DecodeLimits(max_pixels=30_000)
+    image = Image.fromarray(RGB).resize(size, Image.Resampling.BICUBIC)
+    array, notes = decode(save(image, "JPEG", quality=95), limits)
+    assert array.shape == (size[1] // factor, size[0] // factor, 3)
+    assert notes == (("large JPEG, decoded at a reduced size",) if factor > 1 else ())
+    expected = np.asarray(image.resize((size[0] // factor, size[1] // factor), Image.Resampling.BOX)).astype(int)
+    assert np.abs(array - expected).mean() < 2
+    for options in ({"progressive": True}, {}):
+        with pytest.raises(Unreadable, match="too many pixels"):
+            decode(save(Image.new("L", (600, 500)), "JPEG", **options), DecodeLimits(max_pixels=30_000))
+
+
+def test_the_ending_tells_formats_without_a_signature():
+    with pytest.raises(Unreadable, match=r"TGA \(convert to PNG\)"):
+        decode(bytes(50), ending=".tga")
+    with pytest.raises(Unreadable, match="raw format"):
+        decode(save(RGB, "TIFF"), ending=".dng")  # what Pillow would give is a preview
+
+
 def test_jpeg_kinds_come_near():
     for image, notes in (
         (Image.fromarray(SMOOTH), ()),
@@ -231,7 +332,7 @@ REFUSED = {
     "tiff cut": (save(RGB, "TIFF")[:80], "damaged TIFF"),
     "float tiff": (
         save(GREY.astype(np.float32), "TIFF"),
-        "float pixels (no fixed range to scale from; save as 8 or 16 bits)",
+        FLOAT,
     ),
     "32-bit tiff": (
         tiff(9, 6, 32, 1, GREY.astype("<u4").tobytes()),
@@ -241,11 +342,31 @@ REFUSED = {
         tiff(9, 6, 16, 1, (GREY.astype("<i2") - 100).tobytes(), sample_format=2),
         "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)",
     ),
-    "ppm, a format not read": (save(RGB, "PPM"), "not an image"),
+    "ppm, a format not read": (save(RGB, "PPM"), "PGM, PPM or a relative (convert to PNG)"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC or AVIF (convert to JPEG or PNG)"),
     "dicom": (bytes(128) + b"DICM" + bytes(100), "DICOM (convert to PNG)"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
-    "photoshop": (b"8BPS\0\1" + bytes(100), "not an image"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript (convert to PNG)"),
+    "photoshop": (b"8BPS\0\1" + bytes(100), "Photoshop (convert to PNG)"),
+    "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), "JPEG 2000 (convert to PNG)"),
+    "jpeg 2000 code stream": (b"\xff\x4f\xff\x51" + bytes(50), "JPEG 2000 (convert to PNG)"),
+    "jpeg xl": (b"\xff\x0a" + bytes(50), "JPEG XL (convert to PNG)"),
+    "openexr": (b"\x76\x2f\x31\x01" + bytes(50), "OpenEXR (convert to PNG)"),
+    "pdf": (b"%PDF-1.7\n", "PDF (convert to PNG)"),
+    "float rgb tiff": (tiff_by_hand(RGB.astype(np.float32), sample_format=3), FLOAT),
+    "half float tiff": (tiff_by_hand(GREY.astype(np.float16), sample_format=3), FLOAT),
+    "double tiff": (tiff_by_hand(GREY.astype(np.float64), sample_format=3), FLOAT),
+    "tiff of five channels": (
+        tiff_by_hand(np.zeros((6, 9, 5), np.uint8), photometric=1),
+        "TIFF of 5 channels (save it as grey or RGB)",
+    ),
+    "planar tiff of five channels": (
+        tiff_by_hand(np.zeros((6, 9, 5), np.uint16), photometric=1, planar=2),
+        "TIFF of 5 channels (save it as grey or RGB)",
+    ),
+    "tiff in jpeg 2000": (
+        tiff(9, 6, 8, 1, GREY.tobytes(), _259=34712),
+        "TIFF compressed as JPEG 2000 (save it uncompressed, or with LZW or Deflate)",
+    ),
     "too narrow": (save(np.zeros((1, 21), np.uint8), "PNG"), "too narrow (21x1: 21 to 1, limit 20)"),
     "no width": (png((0, 5, 8, 0), []), None),
 }
@@ -260,13 +381,20 @@ def test_refused_with_a_reason(name):
     assert "\n" not in str(e.value)
 
 
+REMEDY = "reduce the image or raise data.max_pixels"
+
+
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
     [
-        (5001, 5001, "too many pixels (25.0 megapixels, limit 25)"),
-        (9500, 9500, "too many pixels (90.2 megapixels, limit 25)"),  # Pillow only warns of these
-        (20000, 10000, "too many pixels (over 179 megapixels)"),  # Pillow refuses these itself
-        (2**31 - 1, 2**31 - 1, "too many pixels (over 179 megapixels)"),
+        (5001, 5001, f"too many pixels (25.0 megapixels, limit 25: {REMEDY})"),
+        (
+            9500,
+            9500,
+            f"too many pixels (90.2 megapixels, limit 25: {REMEDY})",
+        ),  # Pillow only warns of these
+        (20000, 10000, "too many pixels (over 179 megapixels: reduce the image)"),  # Pillow refuses these itself
+        (2**31 - 1, 2**31 - 1, "too many pixels (over 179 megapixels: reduce the image)"),
         (65535, 1, "too narrow (65535x1: 65535 to 1, limit 20)"),
     ],
 )

@@ -9,13 +9,27 @@ import stat
 import struct
 import sys
 import tarfile
+import types
+import warnings
 import zipfile
+from collections import Counter
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan.data import DecodeLimits, Unreadable, archives, arrays, fingerprint, folders, load_pixels, open_source
+from bigbigan.data import (
+    DecodeLimits,
+    Unreadable,
+    archives,
+    arrays,
+    fingerprint,
+    folders,
+    image_set,
+    load_pixels,
+    open_source,
+)
 from bigbigan.errors import UserError
 
 
@@ -121,12 +135,136 @@ def test_class_folders(make):
 
 def test_splits_share_one_class_order(make):
     files = {f"train/{c}/1.png": png() for c in "bd"} | {f"test/{c}/1.png": png() for c in "abc"}
-    source = open_source(str(make(files)))
+    with pytest.warns(UserWarning, match="2 images of 'test' are read without labels, as train has no folder a, c"):
+        source = open_source(str(make(files)))
     assert list(source.splits) == ["train", "test"]
     for images in source.splits.values():
-        assert images.classes == ["a", "b", "c", "d"]
-    assert source.splits["train"].labels.tolist() == [1, 3]
-    assert source.splits["test"].labels.tolist() == [0, 1, 2]
+        assert images.classes == ["b", "d"]
+    assert source.splits["train"].labels.tolist() == [0, 1]
+    assert source.splits["test"].labels.tolist() == [-1, 0, -1]
+
+
+# Layouts as public data sets have them: folders with the names of their images (two each, where none are given); for
+# each split, how many images have which class (None: without a label); and what is warned of.
+LAYOUTS = {
+    "tiny imagenet": (
+        ["train/n01/images", "train/n02/images", "val/images"],
+        {"train": {"n01": 2, "n02": 2}, "val": {None: 2}},
+        "train has no folder images",
+    ),
+    "keras test/unknown": (
+        ["train/cat", "train/dog", "test/unknown"],
+        {"train": {"cat": 2, "dog": 2}, "test": {None: 2}},
+        "train has no folder unknown",
+    ),
+    "anomalies in test": (
+        ["train/good", "test/good", "test/broken"],
+        {"train": {"good": 2}, "test": {"good": 2, "broken": 2}},
+        None,
+    ),
+    "only test is labelled": (["train", "test/a", "test/b"], {"train": {None: 2}, "test": {"a": 2, "b": 2}}, None),
+    "vehicles": (
+        ["bus", "car", "train", "truck"],
+        {"train": {"bus": 2, "car": 2, "train": 2, "truck": 2}},
+        "the folders train are read as classes, like bus, car, truck",
+    ),
+    "vehicles, split": (
+        [f"{split}/{kind}" for split in ("train", "test") for kind in ("bus", "train")],
+        {"train": {"bus": 2, "train": 2}, "test": {"bus": 2, "train": 2}},
+        "the folders train are read as classes",
+    ),
+    "one split beside something else": (
+        ["train/cat", "train/dog", "unlabelled"],
+        {"train": {"cat": 2, "dog": 2}},
+        "left out: unlabelled; to use them",
+    ),
+    "intel scenes": (
+        ["seg_train/seg_train/forest", "seg_train/seg_train/sea", "seg_test/seg_test/forest", "seg_test/seg_test/sea",
+         "seg_pred/seg_pred"],
+        {"train": {"forest": 2, "sea": 2}, "test": {"forest": 2, "sea": 2}},
+        "left out: seg_pred; to use them",
+    ),
+    "cats and dogs": (
+        ["training_set/training_set/cats", "training_set/training_set/dogs", "test_set/test_set/cats",
+         "test_set/test_set/dogs"],
+        {"train": {"cats": 2, "dogs": 2}, "test": {"cats": 2, "dogs": 2}},
+        None,
+    ),
+    "coco": (["train2017", "val2017", "test2017"], {s: {None: 2} for s in ("train", "val", "test")}, None),
+    "train_images": (["train_images", "test_images"], {"train": {None: 2}, "test": {None: 2}}, None),
+    "trainval": (
+        ["trainval/a", "trainval/b", "test/a", "test/b"],
+        {"train": {"a": 2, "b": 2}, "test": {"a": 2, "b": 2}},
+        None,
+    ),
+    "dev": (["train", "dev", "test"], {"train": {None: 2}, "val": {None: 2}, "test": {None: 2}}, None),
+    "in parts": (["train_1", "train_2", "test_1"], {"train": {None: 4}, "test": {None: 2}}, None),
+    "class first": (
+        [f"{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        None,
+    ),
+    "ffhq": (["00000=00001,00999", "01000=01000,01777", "02000=02500"], {"train": {None: 5}}, None),
+    "banknotes": (["1000=1,2", "2000=3,4", "5000=5"], {"train": {"1000": 2, "2000": 2, "5000": 1}}, None),
+    "parts": (["part_1", "part_2", "part_10"], {"train": {None: 6}}, None),
+    "by checksum": ([f"{k:02x}={k:02x}3f9c21e0" for k in range(9)], {"train": {None: 9}}, None),
+    "masks": (["images", "annotations"], {"train": {None: 2}}, "left out as masks or annotations: annotations"),
+    "masks of splits": (
+        ["train/images", "train/masks", "val/images", "val/masks"],
+        {"train": {None: 2}, "val": {None: 2}},
+        "4 images are left out as masks or annotations: masks",
+    ),
+    "two domains": (
+        ["trainA", "trainB", "testA", "testB"],
+        {"train": {"testA": 2, "testB": 2, "trainA": 2, "trainB": 2}},
+        "classes: testA, testB, trainA, trainB; if they are not",
+    ),
+    "synology": (["cat", "dog", "cat/@eaDir/0.png", "@eaDir"], {"train": {"cat": 2, "dog": 2}}, None),
+    "numbers": ([str(k) for k in range(12)], {"train": {str(k): 2 for k in range(12)}}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_public_data_sets(make, layout):
+    folders, expected, warning = LAYOUTS[layout]
+    files = {}
+    for folder in folders:
+        name, _, stems = folder.partition("=")
+        files |= {f"{name}/{stem}.png": png(k) for k, stem in enumerate(stems.split(",") if stems else "xy")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = open_source(str(make(files)))
+    found = {}
+    for split, images in source.splits.items():
+        labels = [-1] * len(images) if images.labels is None else images.labels.tolist()
+        found[split] = dict(Counter(None if k < 0 else images.classes[k] for k in labels))
+    assert found == expected
+    assert [str(w.message) for w in caught if warning is None or warning not in str(w.message)] == []
+    assert len(caught) == (warning is not None)
+
+
+def test_dicom_without_an_ending_is_reported(make):
+    files = {f"{i}.png": png(i) for i in range(60)} | {"IM0001": bytes(128) + b"DICM" + bytes(300)}
+    files |= {"notes": b"P5 is the fifth patient", "film.mp4": b"\0\0\0\x18ftypmp42", "a.tga": bytes(50)}
+    source = open_source(str(make(files)))
+    load_pixels(source.splits["train"], 8, 1, source)
+    told = {f.removeprefix("set/"): reason for f, reason in source.skipped}
+    assert told == {"IM0001": "DICOM (convert to PNG)", "a.tga": "TGA (convert to PNG)"}
+
+
+def test_a_folder_called_as_a_known_set_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "digits", TWO_CLASSES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"digits is the known data set; for the folder of that name write \./digits"):
+        assert len(open_source("digits").splits["train"]) == 1438
+    assert len(open_source("./digits").splits["train"]) == 6
+
+
+def test_classes_are_in_the_order_of_their_numbers(make):
+    source = open_source(str(make({f"{c}/1.png": png() for c in ("0", "2", "10", "b", "a", "-1.5")})))
+    assert source.splits["train"].classes == ["-1.5", "0", "2", "10", "a", "b"]
+    assert [f.split("/")[-2] for f in source.splits["train"].files] == ["-1.5", "0", "10", "2", "a", "b"]
+    assert source.splits["train"].labels.tolist() == [0, 1, 3, 2, 4, 5]
 
 
 def test_split_names_are_known_in_other_spellings(make):
@@ -375,6 +513,28 @@ def test_a_data_set_of_hugging_face_needs_its_library(monkeypatch):
     assert "needs the datasets library: pip install 'bigbigan[hf]'" in user_error("hf:owner/name")
 
 
+def test_a_label_column_that_is_no_class_label_is_named(monkeypatch):
+    """With as much of the library as is asked for; tests/interop has the library itself."""
+
+    class Image:
+        def __init__(self, decode=True):
+            pass
+
+    class Table(list):
+        features: ClassVar = {"picture": Image(), "diagnosis": types.SimpleNamespace(dtype="int64")}
+        select_columns = cast_column = lambda self, *_: self
+
+    rows = Table({"picture": {"bytes": png(k), "path": None}, "diagnosis": k % 2} for k in range(4))
+    library = types.SimpleNamespace(Image=Image, ClassLabel=type(None), load_dataset=lambda name: {"train": rows})
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    with pytest.warns(
+        UserWarning, match=r"column 'diagnosis' \(int64\) is no ClassLabel and not read; class_encode_column"
+    ):
+        source = open_source("hf:owner/name")
+    assert source.splits["train"].labels is None
+    assert source.notes == {"column 'diagnosis' (int64) is no ClassLabel: read without labels": 1}
+
+
 X = np.zeros((4, 8, 8), np.uint8)
 
 
@@ -427,7 +587,7 @@ BROKEN = {
     ),
     "npz, too few labels": (file("a.npz", npz(images=X, labels=np.arange(3))), "3 labels for 4 images"),
     "npz, labels of text": (file("a.npz", npz(images=X, labels=np.array(list("abcd")))), "not class numbers"),
-    "npz, labels below 0": (file("a.npz", npz(images=X, labels=np.arange(4) - 1)), "not class numbers"),
+    "npz, labels below 0": (file("a.npz", npz(images=X, labels=np.arange(4) - 2)), "not class numbers"),
     "npz, no images": (file("a.npz", npz(images=X[:0])), "no images"),
     "idx, wrong magic": (folder({IMAGES: b"\0\0\x0d\x03" + bytes(90)}), "not an idx file of 3 dimensions"),
     "idx, header cut": (folder({IMAGES: idx(X)[:9]}), "not an idx file of 3 dimensions"),
@@ -777,6 +937,76 @@ def test_npz_that_claims_gigabytes_is_refused(tmp_path, monkeypatch):
     path.write_bytes(data)
     monkeypatch.setattr(arrays, "MAX_HELD", 2**30)
     assert "unpacks to 4 GiB, limit 1" in user_error(str(path))
+
+
+def test_a_zip_of_many_files_without_zip64_is_sound(tmp_path):
+    with zipfile.ZipFile(tmp_path / "zip64.zip", "w") as archive:
+        for i in range(65_600):
+            archive.writestr(f"{i:06d}.png", b"")
+    data = (tmp_path / "zip64.zip").read_bytes()
+    record, end = data.rfind(b"PK\6\6"), bytearray(data[data.rfind(b"PK\5\6") :])
+    size, offset = struct.unpack("<QQ", data[record + 40 : record + 56])
+    struct.pack_into("<HHII", end, 8, 65_600 % 65_536, 65_600 % 65_536, size, offset)  # as macOS does
+    (tmp_path / "many.zip").write_bytes(data[:record] + end)
+    source = open_source(str(tmp_path / "many.zip"))
+    assert (len(source.splits["train"]), source.skipped) == (65_600, [])
+    struct.pack_into("<HH", end, 8, 100, 100)
+    (tmp_path / "cut.zip").write_bytes(data[:record] + end)
+    assert "lists 65,600 of its 100 members" in open_source(str(tmp_path / "cut.zip")).skipped[0][1]
+
+
+@pytest.mark.parametrize(("method", "reason"), [(9, "Deflate64"), (95, "XZ"), (98, "PPMd"), (77, "method 77")])
+def test_zip_methods_that_are_not_unpacked_are_named(tmp_path, method, reason):
+    path = pack(tmp_path / "a.zip", {f"{i}.png": png(i) for i in range(30)})
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, 8, method)  # of the first member, in its header and in the directory
+    struct.pack_into("<H", data, data.find(b"PK\1\2") + 10, method)
+    path.write_bytes(data)
+    source = open_source(str(path))
+    load_pixels(source.splits["train"], 8, 1, source)
+    again = "pack the archive anew with Deflate, the usual method"
+    assert source.skipped == [("0.png", f"compressed by {reason} ({again})")]
+
+
+def test_arrays_are_bounded_by_free_memory(tmp_path, monkeypatch):
+    images = np.zeros((1000, 8, 8), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=images)
+    folder = write(tmp_path / "idx", {f"{IMAGES}.gz": gzip.compress(idx(images))})
+    monkeypatch.setattr(arrays, "memory_free", lambda: 50_000)
+    for spec, verb in (("a.npz", "unpacks to"), ("idx", "claims")):
+        assert f"{verb} 6e-05 GiB, this machine has 4.7e-05 GiB of memory free" in user_error(str(tmp_path / spec))
+    false = bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in (2**14, 2**10, 2**10)) + bytes(10)
+    write(folder, {IMAGES: false})
+    monkeypatch.setattr(arrays, "memory_free", lambda: 2**40)
+    assert "fewer bytes than the 17,179,869,184" in user_error(str(folder))
+    assert 0 < image_set.memory_free() <= image_set.MAX_HELD
+
+
+NO = None  # no label
+NPZ_LABELS = {
+    "one-hot": (np.eye(3, dtype=np.uint8)[[0, 2, 1, 2]], [0, 2, 1, 2]),
+    "one-hot floats": (np.eye(2, dtype=np.float32)[[0, 1, 1, 0]], [0, 1, 1, 0]),
+    "several": (np.array([[1, 1], [0, 1], [1, 0], [0, 0]]), NO),
+    "minus one": (np.array([0, -1, 1, 1]), [0, -1, 1, 1]),
+    "floats with NaN": (np.array([0, np.nan, 1, 1]), [0, -1, 1, 1]),
+    "none at all": (np.array([-1, -1, -1, -1]), NO),
+}
+
+
+@pytest.mark.parametrize("kind", NPZ_LABELS)
+def test_npz_labels_of_all_kinds(tmp_path, kind):
+    given, expected = NPZ_LABELS[kind]
+    np.savez(tmp_path / "a.npz", train_images=X, train_labels=given, validation_images=X, validation_labels=given)
+    splits = open_source(str(tmp_path / "a.npz")).splits
+    assert list(splits) == ["train", "val"]
+    for images in splits.values():
+        assert (images.labels if images.labels is None else images.labels.tolist()) == expected
+
+
+def test_classes_without_images_are_told(tmp_path):
+    np.savez(tmp_path / "a.npz", images=X, labels=np.array([1, 2, 4, 4]))
+    with pytest.warns(UserWarning, match="of 5 classes train has no image of 0, 3"):
+        open_source(str(tmp_path / "a.npz"))
 
 
 def test_zip_is_read_again_after_a_fork(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bigbigan.cli import main
-from bigbigan.data import inspect, open_source
+from bigbigan.data import ImageSet, Source, inspect, open_source
+from bigbigan.data.image_set import FileStore
+from bigbigan.data.labels import apply_labels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.results import read_results
 from bigbigan.evaluation.splits import View, hold_out, load_images, train_val
@@ -91,13 +95,106 @@ def test_folders_that_would_be_classes_and_images_beside_them_are_all_images(pho
 
 
 def test_names_of_classes_are_sorted_and_numbers_by_their_value(photos, tmp_path):
-    rows = [(f"{i:03d}.png", k) for i, k in enumerate(["10", "9", "-1", "2.5"])]
+    rows = [(f"{i:03d}.png", k) for i, k in enumerate(["10", "9", "-2", "2.5"])]
     assert open_source(str(photos), labels=write_csv(tmp_path / "n.csv", rows)).splits["train"].classes == [
-        "-1", "2.5", "9", "10"
+        "-2", "2.5", "9", "10"
     ]  # fmt: skip
-    rows = [(f"{i:03d}.png", k) for i, k in enumerate(["b", "10", "a", "nan"])]
+    rows = [(f"{i:03d}.png", k) for i, k in enumerate(["b", "10", "a", "inf"])]
     classes = open_source(str(photos), labels=write_csv(tmp_path / "t.csv", rows)).splits["train"].classes
-    assert classes == ["10", "a", "b", "nan"]
+    assert classes == ["10", "a", "b", "inf"]
+
+
+@pytest.mark.parametrize("cell", ["NaN", "nan", "NA", "N/A", "-1", "null", " ", ""])
+def test_what_stands_for_no_label(photos, tmp_path, cell):
+    rows = [("000.png", "x"), ("001.png", "y"), ("002.png", cell), ("003.png", cell)]
+    source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", rows))
+    assert source.splits["train"].classes == ["x", "y"]
+    assert source.notes["without a label"] == 58
+    assert source.notes.get(f"labels read as none: {cell}", 0) == (2 if cell.strip() else 0)
+
+
+NAMES = {
+    "narrow no-break space": "Screenshot 2024-01-01 at 1.23.45\u202fPM.png",  # of macOS
+    "no-break space": "obrazovka v\u00a013.05.png",
+    "ideographic space": "写真\u3000.png",
+    "joined emoji": "family \U0001f468\u200d\U0001f469.png",
+    "backslash": "left\\0.png",
+    "newline": "two\nlines.png",
+    "composed here, decomposed on disk": "Sni\u0301mek.png",
+    "not UTF-8": "caf\udce9.png",
+    "right to left": "\u202egnp.exe.png",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_any_name_can_be_labelled(tmp_path, kind):
+    name, folder = NAMES[kind], tmp_path / "photos"
+    picture(folder / name, 0, 0)
+    picture(folder / "other.png", 1, 1)
+    written = "caf\\xe9.png" if kind == "not UTF-8" else name
+    rows = [(unicodedata.normalize("NFC", written), "a"), ("other.png", "b")]
+    with (tmp_path / "l.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "label"), *rows])
+    train = open_source(str(folder), labels=tmp_path / "l.csv").splits["train"]
+    found = dict(zip(train.files, (train.classes[k] for k in train.labels), strict=True))
+    kept = next(f for f in found if f != "other.png")
+    assert found[kept] == "a"
+    if kind not in ("newline", "not UTF-8", "right to left"):  # which are escaped: they break lines and terminals
+        assert kept == name
+    with (tmp_path / "l.csv").open("w", newline="", encoding="utf-8") as file:  # and by the name as we write it
+        csv.writer(file).writerows([("file", "label"), (kept, "a"), ("other.png", "b")])
+    assert open_source(str(folder), labels=tmp_path / "l.csv").splits["train"].labels.tolist() == train.labels.tolist()
+
+
+LOOSE = dict.fromkeys(("left/001", "001", "001.PNG", "photos/left/001"), True)
+LOOSE |= dict.fromkeys(("001.jpg", "01", "1", "eft/001"), False)
+
+
+@pytest.mark.parametrize("row", LOOSE)
+def test_a_name_without_its_ending_fits_one_image(photos, tmp_path, row):
+    fits, path = LOOSE[row], tmp_path / "l.csv"
+    path = write_csv(tmp_path / "l.csv", [(row, "x"), ("000.png", "y")])
+    if not fits:
+        with pytest.raises(UserError, match="1 of 2 rows name no image"):
+            open_source(str(photos), labels=path)
+        return
+    assert by_file(open_source(str(photos), labels=path))["left/001.png"] == ("train", "x")
+
+
+def test_a_name_without_its_ending_is_not_guessed(tmp_path):
+    for ending in ("png", "gif"):
+        picture(tmp_path / "photos" / f"a.{ending}", 0, 0)
+    path = write_csv(tmp_path / "l.csv", [("a", "x")])
+    with pytest.raises(UserError, match=r"a may be a\.\w+ or a\.\w+; give the whole name"):
+        open_source(str(tmp_path / "photos"), labels=path)
+
+
+def test_many_images_of_one_base_name_are_matched_in_time(tmp_path):
+    files = [f"patient_{i:06d}/image.png" for i in range(20_000)]
+    images = ImageSet("train", files, None, None, FileStore(files, files, lambda h: b"", None), np.arange(len(files)))
+    path = write_csv(tmp_path / "l.csv", [("photos/" + name, "ab"[i % 2]) for i, name in enumerate(files)])
+    start = time.process_time()
+    source = Source("x", "x", {"train": images})
+    apply_labels(source, path)
+    assert time.process_time() - start < 10  # in quadratic time, over a minute
+    assert source.splits["train"].labels.tolist() == [i % 2 for i in range(20_000)]
+
+
+@pytest.mark.parametrize("column", ["filename", "file_name", "path", "image"])
+def test_the_column_of_names_may_be_called_otherwise(photos, tmp_path, column):
+    rows = [("a", "000.png", "x"), ("b", "001.png", "y")]
+    source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", rows, ("id", column, "label")))
+    assert by_file(source)["right/000.png"] == ("train", "x")
+
+
+def test_splits_are_spelled_in_many_ways(photos, tmp_path):
+    said = ("Train", "TEST", "validation", "dev", "held_out", "training", "valid", "test_set", "")
+    rows = [(f"{i:03d}.png", i % 2, said[i % 9]) for i in range(60)]
+    source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", rows, ("file", "label", "split")))
+    meant = ("train", "test", "val", "val", "train", "train", "val", "test", "train")
+    assert {f: s for f, (s, _) in by_file(source).items()} == {
+        f"{'left' if i % 2 else 'right'}/{i:03d}.png": meant[i % 9] for i in range(60)
+    }
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -142,7 +239,8 @@ WRONG = {
     "first unknown": (b"file,label\n000.png,x\nz.png,y\nzz.png,y\n", "the first z.png; images there are called as"),
     "other folder": (b"file,label\nright/001.png,x\n", "1 of 1 rows name no image"),
     "twice": (b"file,label\n000.png,x\nright/000.png,y\n", "right/000.png stands there twice, with different labels"),
-    "split": (b"file,label,split\n000.png,x,dev\n", "row 2: split is dev; expected train, val, test"),
+    "split": (b"file,label,split\n000.png,x,third\n", "row 2: split is third; expected train, val, test"),
+    "predictions": (b"filename,split,label,predicted\n000.png,train,,x\n", "call their column label"),
     "no train": (b"file,label,split\n" + b"".join(b"%03d.png,x,test\n" % i for i in range(60)), "leaves no image in"),
     "no labels": (b"file,label\n000.png,\n001.png,\n", "gives no label"),
 }  # fmt: skip

@@ -75,7 +75,10 @@ def png(size):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: png((6000, 5000)), r"x\.png cannot be used: too many pixels \(30\.0 megapixels, limit 25\)"),
+        (
+            lambda: png((6000, 5000)),
+            r"x\.png cannot be used: too many pixels \(30\.0 megapixels, limit 25: reduce the image",
+        ),
         (lambda: png((4000, 20)), "too narrow"),
         (lambda: png((8, 8))[:40], "damaged PNG|truncated PNG"),
         (lambda: b"a letter", "not an image"),
@@ -155,6 +158,10 @@ def test_without_classes_neighbours_are_named(run, tmp_path):
     table.write_text("file,label\n" + "".join(f"{i}.png,{'dark' if i < 3 else 'bright'}\n" for i in range(6)))
     bench = Bench(run, str(folder), str(table))
     assert bench.neighbours(bench.read(folder / "2.png"))[0][1] == "0.000 dark"
+    table.write_text("file,label\n0.png,dark\n5.png,bright\n")  # the others have none
+    bench = Bench(run, str(folder), str(table))
+    said = {caption.split()[1] for _, caption in bench.neighbours(bench.read(folder / "2.png"))}
+    assert said == {"dark", "1.png", "2.png", "3.png", "4.png", "bright"}
 
 
 def test_a_walk_has_its_images_at_the_ends(bench):

@@ -265,6 +265,11 @@ INDEXES = {
     "label beyond the classes": lambda text: text.replace('"classes": ["class0", ', '"classes": ['),
     "no splits": lambda text: text.replace('"splits"', '"splitz"'),
     "unknown column": lambda text: text.replace('"positions"', '"evil"'),
+    "no name": lambda text: text.replace('"name": "photos", ', ""),
+    "no pads": lambda text: text.replace('"pads": false, ', ""),
+    "name that is a list": lambda text: text.replace('"name": "photos"', '"name": []'),
+    "skipped in numbers": lambda text: text.replace('"skipped": []', '"skipped": [[1, 2]]'),
+    "deep": lambda text: text[:-2] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
     "checksum of another kind": lambda text: text.replace('"sha256": "', '"sha256": "x'),
 }  # fmt: skip
 
@@ -323,6 +328,10 @@ LABELS = {
     "names": (lambda i: [("json", json.dumps({"class": "cba"[i % 3]}).encode())], ["a", "b", "c"]),
     "both, and more": (lambda i: [("json", b"{}"), ("cls", b"%d" % (i % 3)), ("txt", b"a cat")], ["0", "1", "2"]),
     "none": (lambda i: [("cls", b"-1")], None),
+    "none in words": (lambda i: [("cls", (b"NaN", b"NA", b"")[i % 3])], None),
+    "none in json": (lambda i: [("json", b'{"label": NaN}' if i % 2 else b'{"label": "null"}')], None),
+    "whole floats": (lambda i: [("json", b'{"label": %d.0}' % (i % 3))], ["0", "1", "2"]),
+    "deep": (lambda i: [("json", b"[" * 100_000)], None),
     "damaged": (lambda i: [("json", b"{"), ("cls", b"\xff")], None),
     "not told": (lambda i: [], None),
 }
@@ -340,6 +349,40 @@ def test_labels_of_anybodys_shards(kind, tmp_path):
         assert [classes[k] for k in images.labels] == [("cba" if "a" in classes else "012")[i % 3] for i in range(12)]
     else:
         assert images.labels is None
+
+
+def test_names_with_numbers_are_in_the_order_of_their_values(tmp_path):
+    label = lambda i: [("json", json.dumps({"label": ("10.5", "9.5", "b")[i % 3]}).encode())]  # noqa: E731
+    images = open_source(str(make(tmp_path / "set", label))).splits["train"]
+    assert (images.classes, images.labels.tolist()[:3]) == (["9.5", "10.5", "b"], [1, 0, 2])
+
+
+def test_two_images_of_one_key_are_told(tmp_path):
+    path = pack(
+        tmp_path / "part-0.tar", [("scan.1.png", encoded(1)), ("scan.2.png", encoded(2)), ("b.png", encoded(3))]
+    )
+    told = r"part-0/scan\.1\.png and part-0/scan\.2\.png have one key, the name up to its first dot"
+    with pytest.warns(UserWarning, match=told):
+        source = open_source(str(path).replace("-0", "-{0..0}"))
+    assert source.splits["train"].files == ["part-0/scan.1.png", "part-0/b.png"]
+
+
+def test_a_damaged_list_of_progress_is_taken_up_to_the_damage(photos, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    whole = write(photos, tmp_path / "whole", count=7)
+    monkeypatch.setattr(sharding, "write_index", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write(photos, tmp_path / "out", count=7)
+    monkeypatch.undo()
+    for damage in ("[1]", '{"split": "train"}', "{", "[" * 100_000):
+        folder = tmp_path / f"copy{len(damage)}"
+        shutil.copytree(tmp_path / "out", folder)
+        lines = (folder / "progress.jsonl").read_text().splitlines()
+        (folder / "progress.jsonl").write_text("\n".join([*lines[:3], damage, *lines[4:]]) + "\n")
+        assert write(photos, folder, count=7) == whole
+        assert contents(folder) == contents(tmp_path / "whole")
 
 
 def test_images_without_a_label_among_labelled_ones_are_kept(tmp_path):

@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
@@ -38,6 +37,7 @@ from bigbigan.evaluation.probe import class_scores, cross_validated, few_label_d
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
+from bigbigan.progress import Bar
 
 __all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
 
@@ -100,7 +100,7 @@ def classify(
     Raises:
         UserError: no labels, too few images, or a file that cannot be written.
     """
-    if out.suffix != ".csv":
+    if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
     subject = open_subject(run)
     if (finetune or scratch) and subject.model is None:
@@ -121,7 +121,7 @@ def classify(
         )
     methods = _methods(subject, images, finetune, scratch, subject.mirrors(source))
     lines: list[ResultLine] = []
-    bar = tqdm(total=len(methods) * draws, desc="classify", disable=not progress)
+    bar = Bar(total=len(methods) * draws, desc="classify", disable=not progress)
     for metric, trained, method in methods:
         start = time.perf_counter()
         found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
@@ -142,8 +142,8 @@ def classify(
             del figures[f"auroc_{metric}_{labels.name}"]  # of one class there is none
         lines += result_lines(subject, source, test.name, len(test), figures, trained, start, command)
     bar.close()
-    if subject.run is not None:
-        append_results(subject.run / "results.jsonl", lines)
+    if (kept := subject.results_beside(out)) is not None:
+        append_results(kept, lines)
     return lines
 
 
@@ -300,7 +300,7 @@ def _write(out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = out.with_name(f".{out.name}")
-        with aside.open("w", newline="") as file:
+        with aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["filename", "split", "label", "predicted", "confidence"])
             row = 0

@@ -21,6 +21,8 @@ __all__ = ["main"]
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments") and ".tar" in message:  # the shell has expanded a pattern
+            message += "; a pattern of shards must be quoted: 'part-{000..099}.tar'"
         self.exit(2, f"bigbigan: {message}; see: {self.prog} --help\n")
 
 
@@ -136,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
     sub.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl there and nothing into RUN")
     sub.add_argument("--json", **as_json)
     sub.add_argument("--quiet", **quiet)
 
@@ -219,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("report", _report)
     run_and_data(sub, own, None)
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="the page to write (default: RUN/report.html)")
 
     sub = verb("export", _export)
     run_and_data(sub, None, "DIR folder to write")
@@ -378,6 +382,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         channels=options.channels,
         checkpoint=options.checkpoint,
         most=options.most,
+        out=options.out,
     )
     if options.results:
         append_results(options.results, lines)
@@ -414,17 +419,19 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     """Draw samples, as a grid (a name ending in .png) or as single images into a folder."""
+    from bigbigan.data.decode import EXTENSIONS, NOT_READ
     from bigbigan.model import load
     from bigbigan.pictures import grid, save_image
     from bigbigan.run import default_device
 
     _at_least(1, count=options.count)
-    if options.out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
+    one, other = options.out.suffix.lower() == ".png", (*EXTENSIONS, *NOT_READ, ".pdf", ".svg", ".npz", ".zip", ".mp4")
+    if not one and options.out.suffix.lower() in other:
         raise UserError(f"--out {options.out}: expected a name ending in .png for one picture, or a folder")
-    _writable(options.out if options.out.suffix == ".png" else options.out / "00000.png")
+    _writable(options.out if one else options.out / "00000.png")
     model = load(options.run, device=default_device())
     images = model.generate(options.count, options.truncation, options.seed, options.label).cpu()
-    if options.out.suffix == ".png":
+    if one:
         save_image(grid(images), options.out)
     else:
         for i, image in enumerate(images):
@@ -490,7 +497,7 @@ def _at_least(least: int, **given: int) -> None:
 def _picture(options: argparse.Namespace) -> None:
     """Tell a mistake in what a picture is to be before anything is read."""
     _at_least(1, count=options.count)
-    if options.out.suffix != ".png":
+    if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
 
 
@@ -506,11 +513,15 @@ def _check_targets(options: argparse.Namespace) -> None:
         path = getattr(options, name, None)
         if path is not None and (options.verb, name) not in FOLDERS:
             _writable(path)
-    if options.verb in (_evaluate, _classify, _cluster) and (Path(options.run) / "checkpoints").is_dir():
-        _writable(Path(options.run) / "results.jsonl")
+    if options.verb is _evaluate and options.out is not None:
+        _writable(options.out / "results.jsonl")
+    elif options.verb is _evaluate and (Path(options.run) / "checkpoints").is_dir():
+        _writable(Path(options.run) / "results.jsonl", "give a folder for the results: --out DIR")
+    elif options.verb is _report and options.out is None and options.run.is_dir():
+        _writable(options.run / "report.html", "give another place: --out FILE.html")
 
 
-def _writable(path: Path) -> None:
+def _writable(path: Path, remedy: str = "choose another place") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -518,7 +529,7 @@ def _writable(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the name of a file to write")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written: permission denied; choose another place")
+        raise UserError(f"{path} cannot be written: permission denied; {remedy}")
 
 
 def _classify(options: argparse.Namespace) -> None:
@@ -557,7 +568,7 @@ def _cluster(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.results import append_results, results_table
 
     _at_least(2, clusters=options.clusters)
-    if options.sheet is not None and options.sheet.suffix != ".png":
+    if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
     lines, found = cluster(
         options.run,
@@ -584,7 +595,7 @@ def _report(options: argparse.Namespace) -> None:
     """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
     from bigbigan.report import write_report
 
-    print(write_report(options.run, options.data, options.labels))
+    print(write_report(options.run, options.data, options.labels, options.out))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -619,7 +630,7 @@ def _bench(options: argparse.Namespace) -> None:
     name, equals, values = (options.vary or "").partition("=")
     if options.vary and not (equals and values):
         raise UserError(f"--vary {options.vary}: expected a.b=V1,V2,..., for example training.batch_size=16,32,64")
-    if options.picture and (not options.vary or options.picture.suffix != ".png"):
+    if options.picture and (not options.vary or options.picture.suffix.lower() != ".png"):
         raise UserError(
             f"--picture {options.picture}: expected a name ending in .png, and --vary with what to draw it over"
         )
@@ -655,7 +666,7 @@ def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
 
-    if options.out and options.out.suffix != ".png":
+    if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
     source = open_source(options.source, labels=options.labels)
     facts = inspect(source)
@@ -718,7 +729,10 @@ def _describe(facts: dict[str, Any]) -> str:
 
 
 # Options of these names that are folders.
-FOLDERS = ((_train, "out"), (_generate, "out"), (_export, "out"), (_data_shard, "out"), (_table, "results"))
+FOLDERS = (
+    *((verb, "out") for verb in (_train, _evaluate, _generate, _export, _data_shard)),
+    (_table, "results"),
+)
 
 
 if __name__ == "__main__":

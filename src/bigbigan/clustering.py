@@ -58,7 +58,7 @@ def cluster(
     Raises:
         UserError: no such encoder, fewer images than clusters, or a file that cannot be written.
     """
-    if out.suffix != ".csv":
+    if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
     subject = open_subject(spec)
     if feature == "z_mean" and (subject.model is None or not subject.model.config.has_generator):
@@ -91,8 +91,8 @@ def cluster(
         picks = images.subset([where[file] for file in train.files])
         picks.labels, picks.classes = found, [str(k) for k in range(clusters)]
         class_sheet(picks).save(sheet)
-    if subject.run is not None and lines:
-        append_results(subject.run / "results.jsonl", lines)
+    if lines and (kept := subject.results_beside(out)) is not None:
+        append_results(kept, lines)
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
 
 

@@ -77,6 +77,7 @@ class DataConfig:
     # Of sets that are decoded anew and lie in shards elsewhere: so many are shuffled together, twice as many held here.
     shuffle_shards: int = 16
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
+    max_pixels: int = 25_000_000  # larger image files are not read; JPEG files up to 8 times as large at a reduced size
 
     def __post_init__(self) -> None:
         _require(self.classes >= 1, "data.classes must be at least 1")
@@ -90,6 +91,7 @@ class DataConfig:
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
         _require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
         _require(0 <= self.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
+        _require(0 < self.max_pixels <= 178_000_000, "data.max_pixels must lie in 1 to 178000000")
 
     @property
     def classifier_augment(self) -> str:

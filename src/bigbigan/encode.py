@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigbigan.data import load_view, open_source
+from bigbigan.data import load_view
 from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import Model, load
-from bigbigan.run import default_device, source_and_labels
+from bigbigan.run import default_device, open_data
 
 __all__ = ["FEATURES", "encode"]
 
@@ -27,18 +27,19 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
     """Write features with file names, splits and labels; returns the number of images.
 
     .npz has an array a feature ([N, d], of a score [N]) and `filename`, `split`, `label` (class number, -1 where there
-    is none); .csv and .parquet have a column for each number, named feature_0, feature_1, ..., or as the score, and no
-    label where there is none. By default all features that the encoder has.
+    is none) and `class` (its name); .csv and .parquet have a column for each number, named feature_0, feature_1, ... or
+    as the score, and no label where there is none. By default all features that the encoder has.
 
     Raises:
         UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
             Nothing is half-written.
     """
-    if out.suffix not in SUFFIXES:
+    kind = out.suffix.lower()
+    if kind not in SUFFIXES:
         raise UserError(f"--out {out}: expected a name ending in .npz, .csv or .parquet")
     if unknown := sorted(set(features or ()) - {*FEATURES, *SCORES}):
         raise UserError(f"--features {','.join(unknown)}: unknown; known are {', '.join((*FEATURES, *SCORES))}")
-    if out.suffix == ".parquet":
+    if kind == ".parquet":
         try:
             import pandas as pd
             import pyarrow  # noqa: F401
@@ -52,36 +53,39 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
     scores = [feature for feature in features if feature in SCORES]
     of_encoder = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
     _check_scores(model, scores)
-    data, labels = source_and_labels(run, data, labels)
-    source = open_source(data, labels=labels, max_unreadable=model.config.data.max_unreadable)
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("filename", "split", "label", *features)}
+    source = open_data(run, data, labels, model.config)
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("filename", "split", "label", "class", *features)}
     for name, images in source.splits.items():
         c = model.config
         pixels, kept = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, source)
         found = encoder_features(model.encoder, pixels, of_encoder) | _scores_of(model, pixels, scores)
         columns["filename"].append(np.array([images.files[i] for i in kept]))
         columns["split"].append(np.full(len(kept), name))
-        columns["label"].append(np.full(len(kept), -1) if images.labels is None else images.labels[kept])
+        numbers = np.full(len(kept), -1) if images.labels is None else images.labels[kept]
+        columns["label"].append(numbers)
+        names = images.classes or [str(k) for k in range(numbers.max(initial=-1) + 1)]
+        columns["class"].append(np.array([names[k] if k >= 0 else "" for k in numbers], dtype=str))
         for feature in features:
             columns[feature].append(found[feature.removesuffix("_feat")])
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}")
-    if out.suffix == ".npz":
+    if kind == ".npz":
         with aside.open("wb") as file:
             np.savez(file, **table)  # type: ignore[arg-type]
-    elif out.suffix == ".csv":
+    elif kind == ".csv":
         numbers = _numbers(table, features)
-        with aside.open("w", newline="") as text:
+        with aside.open("w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text)
-            writer.writerow(["filename", "split", "label", *numbers])
+            writer.writerow(["filename", "split", "label", "class", *numbers])
             for i, row in enumerate(zip(*numbers.values(), strict=True)):
                 label = "" if table["label"][i] < 0 else table["label"][i]
-                writer.writerow([table["filename"][i], table["split"][i], label, *(f"{v:.6g}" for v in row)])
+                named = [table["filename"][i], table["split"][i], label, table["class"][i]]
+                writer.writerow([*named, *(f"{v:.6g}" for v in row)])
     else:
         known = pd.array(table["label"], dtype="Int64")
         known[table["label"] < 0] = pd.NA
-        whose = {k: table[k] for k in ("filename", "split")} | {"label": known}
+        whose = {k: table[k] for k in ("filename", "split")} | {"label": known, "class": table["class"]}
         pd.DataFrame(whose | _numbers(table, features)).to_parquet(aside)
     aside.replace(out)
     return len(table["filename"])

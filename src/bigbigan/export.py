@@ -58,6 +58,8 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
     card = read_json(run / "data.json") if (run / "data.json").exists() else before.get("data", {})
     lines = [x for x in read_results(run / "results.jsonl") if x["steps"] in (0, model.step)]
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
+    if model.config.data.labels == "classes" and card.get("classes"):
+        data["classes"] = card["classes"]  # what label k means
     return write_folder(model, out, data, before.get("origin", ""), lines, onnx)
 
 

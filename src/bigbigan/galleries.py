@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bigbigan.data import ImageSet, Source, load_view, open_source
+from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
@@ -17,7 +18,7 @@ from bigbigan.evaluation.knn import nearest
 from bigbigan.latents import interpolate
 from bigbigan.model import Model, load
 from bigbigan.pictures import grid, pairs_grid
-from bigbigan.run import default_device, source_and_labels
+from bigbigan.run import default_device, open_data
 
 __all__ = [
     "REFERENCES",
@@ -85,14 +86,23 @@ def neighbours(
     x, asked = spread(model, source, split, count)
     train = source.splits["train"]
     y, known = spread(model, source, train, REFERENCES + len(x))
+    alone = False
     if split is train:  # not an image's own neighbour
         own = set(asked.files)
         others = np.array([i for i, file in enumerate(known.files) if file not in own], dtype=np.int64)
-        y, known = y[others], known.subset(others)
-    if not len(y):
-        raise UserError(f"{source.spec} has no images left to be neighbours of those shown; give more than --count")
+        if alone := len(others) < k:  # too few: those shown are neighbours of each other
+            k = min(k, len(known) - 1)
+        else:
+            y, known = y[others], known.subset(others)
+    if k < 1:
+        raise UserError(f"{source.spec} has one image that can be read; a neighbour needs another")
     of_x, of_y = (torch.from_numpy(encoder_features(model.encoder, p, ["bn_crelu"])["bn_crelu"]) for p in (x, y))
-    close, found = nearest(of_x, of_y, k, "cosine")
+    close, found = nearest(of_x, of_y, k + alone, "cosine")
+    if alone:  # each image is found too, in some place
+        place = {file: i for i, file in enumerate(known.files)}
+        itself = found == torch.tensor([place[file] for file in asked.files])[:, None]
+        itself[~itself.any(1), -1] = True  # or one that is the same took its place
+        close, found = close[~itself].view(-1, k), found[~itself].view(-1, k)
     tiles = np.concatenate([np.concatenate([x[i : i + 1], y[places]]) for i, places in enumerate(found.numpy())])
     listed: list[dict[str, object]] = [
         {
@@ -109,8 +119,7 @@ def neighbours(
 def _open(run: Path, data: str | None, labels: str | None) -> tuple[Model, Source]:
     model = load(run, device=default_device())
     _ = model.encoder  # a GAN's user is told before the images are read
-    data, labels = source_and_labels(run, data, labels)
-    return model, open_source(data, labels=labels, max_unreadable=model.config.data.max_unreadable)
+    return model, open_data(run, data, labels, model.config)
 
 
 def shown_split(source: Source) -> ImageSet:
@@ -121,11 +130,35 @@ def shown_split(source: Source) -> ImageSet:
 def spread(
     model: Model, source: Source, images: ImageSet, count: int, progress: bool = False
 ) -> tuple[np.ndarray, ImageSet]:
-    """`count` images spread evenly over a split, as the encoder sees them, uint8 [N, C, R, R]; and what they are."""
-    picks = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
-    c, chosen = model.config, images.subset(picks)
-    pixels, kept = load_view(chosen, c.encoder.resolution, c.data.channels, c.data.augment, source, progress)
-    return pixels, chosen.subset(kept)
+    """`count` images spread evenly over a split, as the encoder sees them, uint8 [N, C, R, R]; and what they are.
+
+    Others stand in for those that cannot be read: how many may be unreadable is a share of the set, not of so few.
+
+    Raises:
+        UserError: none can be read.
+    """
+    c, wanted = model.config, min(count, len(images))
+    picks = np.linspace(0, len(images) - 1, wanted).round().astype(np.int64)
+    order = np.concatenate([picks, np.setdiff1d(np.arange(len(images)), picks)])
+    tolerant = replace(source, max_unreadable=1.0)  # notes and skipped files are those of `source`
+    parts: list[np.ndarray] = []
+    found = np.zeros(0, dtype=np.int64)
+    error: UserError | None = None
+    while len(found) < wanted and len(order):
+        batch, order = np.split(order, [wanted - len(found)])
+        try:
+            pixels, kept = load_view(
+                images.subset(batch), c.encoder.resolution, c.data.channels, c.data.augment, tolerant, progress
+            )
+        except UserError as e:  # not one of these can be read
+            error = e
+            continue
+        parts.append(pixels)
+        found = np.concatenate([found, batch[kept]])
+    if error is not None and not parts:
+        raise error
+    in_order = np.argsort(found, kind="stable")
+    return np.concatenate(parts)[in_order], images.subset(found[in_order])
 
 
 def pixel_error(x: Tensor, x_hat: Tensor) -> float:

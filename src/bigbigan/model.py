@@ -1,18 +1,24 @@
 """A trained model as people use it: encode, generate, reconstruct, discriminate.
 
-The names are those of the authors' published modules. Images are float tensors [N, C, H, W] in [-1, 1]; uint8
-is accepted and converted. Networks are the averaged ones with standing statistics, in evaluation mode.
+The names are those of the authors' published modules. Images are float tensors [N, C, H, W] in [-1, 1], or NumPy arrays
+of that form; uint8 is accepted and converted. Networks are the averaged ones with standing statistics, in evaluation
+mode.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import math
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -72,6 +78,7 @@ class Model:
         self.config, self.step, self.images_seen = config, step, images_seen
         self.networks = networks
         self._truncated: dict[float, nn.Module] = {}  # G by truncation
+        self._warned = False  # that images may lie in [0, 1]
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
 
@@ -92,25 +99,36 @@ class Model:
         return next(p for network in filter(None, self.networks) for p in network.parameters()).device
 
     def to(self, device: str | torch.device) -> Model:
+        """The model itself, moved to a device. Raises UserError where there is no such device."""
+        device = _usable(device)
         self._truncated.clear()
         for network in filter(None, self.networks):
             network.to(device)
         return self
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """uint8 or float images [N, C, H, W] as E takes them: float in [-1, 1], on the model's device.
+    def prepare(self, images: Tensor | np.ndarray, value_range: tuple[float, float] = (-1, 1)) -> Tensor:
+        """Images as E takes them: float [N, C, R, R] in [-1, 1], on the model's device. The result may be given to this
+        and to the other methods again.
+
+        Args:
+            images: uint8 or float [N, C, H, W].
+            value_range: black and white of float images, such as (0, 1).
+
+        Warns, once, where float images are all 0 or more and no range was given: they may lie in [0, 1].
 
         Raises:
-            UserError: wrong shape, channels or value range, with what was expected.
+            UserError: wrong type, shape, channels or values, with what was expected.
         """
         channels, side = self.config.data.channels, self.config.encoder.resolution
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
+        prepared = getattr(images, _PREPARED, False)
+        images = _tensor(images, "images", "uint8 or float [N, C, H, W]")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise UserError(f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]")
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
         x = to_float(images) if images.dtype == torch.uint8 else images.float()
-        if len(x) and (x.min() < -1.01 or x.max() > 1.01):
-            raise UserError(
-                f"float images lie in [{x.min():.3g}, {x.max():.3g}]; expected [-1, 1] (or uint8): scale x / 127.5 - 1"
-            )
+        if images.dtype != torch.uint8 and len(x):
+            x = self._scaled(x, value_range, prepared)
         if x.shape[1] != channels:
             weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
             x = x.expand(-1, 3, -1, -1) if channels == 3 else (x * weights).sum(1, keepdim=True)
@@ -120,12 +138,50 @@ class Model:
                     f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first"
                 )
             x = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-        return x.to(self.device)
+        x = x.to(self.device)
+        setattr(x, _PREPARED, True)
+        return x
+
+    def _scaled(self, x: Tensor, value_range: tuple[float, float], prepared: bool) -> Tensor:
+        """Float images brought from their range to [-1, 1]."""
+        low, high = _range(value_range)
+        least, most = x.min().item(), x.max().item()  # NaN if any pixel is
+        margin = 0.005 * (high - low)
+        if not (low - margin <= least and most <= high + margin):
+            if not (math.isfinite(least) and math.isfinite(most)):
+                raise UserError("float images have pixels that are NaN or infinite; expected numbers in [-1, 1]")
+            raise UserError(
+                f"float images lie in [{least:.3g}, {most:.3g}]; expected [{low:g}, {high:g}] (or uint8): "
+                "scale x / 127.5 - 1, or say which range they have: value_range=(0, 255)"
+            )
+        if (low, high) != (-1, 1):
+            return (x - low) * (2 / (high - low)) - 1
+        if least >= 0 and not prepared and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"float images lie in [{least:.3g}, {most:.3g}] and are taken as of [-1, 1]; if they are of [0, 1], "
+                "scale x * 2 - 1 or say so: encode(images, value_range=(0, 1)), prepare(images, value_range=(0, 1))",
+                stacklevel=4,
+            )
+        return x
+
+    def _latents(self, z: Any, count: int | None = None) -> Tensor:
+        """Latents as the networks take them: float32 [N, dim_z], finite, on the model's device."""
+        rows, dim = "N" if count is None else str(count), self.config.latent.dim
+        z = _tensor(z, "z", f"float [{rows}, {dim}]")
+        if z.ndim != 2 or z.shape[1] != dim or (count is not None and len(z) != count):
+            raise UserError(f"z has shape {list(z.shape)}; expected [{rows}, {dim}]")
+        z = z.to(self.device, torch.float32)
+        if not bool(z.isfinite().all()):
+            raise UserError("z has numbers that are NaN or infinite")
+        return z
 
     @torch.no_grad()
-    def encode(self, images: Tensor, seed: int = 0) -> Encoding:
-        """E's outputs for images [N, C, H, W]; `seed` is of z_sample's noise."""
-        q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images))
+    def encode(
+        self, images: Tensor | np.ndarray, seed: int = 0, value_range: tuple[float, float] = (-1, 1)
+    ) -> Encoding:
+        """E's outputs for images [N, C, H, W]; `seed` is of z_sample's noise, `value_range` see `prepare`."""
+        q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images, value_range))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)
         noise = keyed_generator(seed, "encode", 0, str(self.device))
@@ -134,7 +190,7 @@ class Model:
 
     @torch.no_grad()
     def generate(
-        self, z_or_count: Tensor | int, truncation: float = 1.0, seed: int = 0, label: int | None = None
+        self, z_or_count: Tensor | np.ndarray | int, truncation: float = 1.0, seed: int = 0, label: int | None = None
     ) -> Tensor:
         """Images [N, C, R, R] in [-1, 1] from latents [N, dim_z], or from a count of latents drawn from P_z.
 
@@ -149,16 +205,15 @@ class Model:
         Below 1, batch norm statistics are made anew for the truncation, as BigGAN does.
 
         Raises:
-            UserError: latents of another length, truncation or label out of range, or a label for a G without classes.
+            UserError: latents of another length, truncation, count or label out of range, or a label for a G without
+                classes.
         """
         classes = self.config.data.classes
-        if label is not None and (classes == 1 or not 0 <= label < classes):
+        if label is not None and (classes == 1 or not _is_whole(label) or not 0 <= label < classes):
             known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
             raise UserError(f"label is {label}; expected {known}")
-        if isinstance(z_or_count, Tensor):
-            z = z_or_count.to(self.device, torch.float32)
-            if z.ndim != 2 or z.shape[1] != self.config.latent.dim:
-                raise UserError(f"z has shape {list(z.shape)}; expected [N, {self.config.latent.dim}]")
+        if isinstance(z_or_count, Tensor | np.ndarray):
+            z = self._latents(z_or_count)
         else:
             z = self.sample_prior(z_or_count, truncation, seed)
         noise = keyed_generator(seed, "labels", 0, str(self.device))
@@ -185,6 +240,7 @@ class Model:
 
     def sample_prior(self, count: int, truncation: float = 1.0, seed: int = 0) -> Tensor:
         """`count` latents from P_z, [count, dim_z]; see `generate` for the truncation."""
+        _at_least(1, count=count)
         if not 0 < truncation <= 1:
             raise UserError(f"truncation is {truncation}; expected a number above 0 and up to 1")
         noise = keyed_generator(seed, "generate", 0, str(self.device))
@@ -195,15 +251,15 @@ class Model:
         return truncation * z
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def reconstruct(self, images: Tensor | np.ndarray) -> Tensor:
         """G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         return self.generator(self.encoder(self.prepare(images)).mean)
 
     def refine(
         self,
-        images: Tensor,
+        images: Tensor | np.ndarray,
         steps: int,
-        z: Tensor | None = None,
+        z: Tensor | np.ndarray | None = None,
         features: str = "",
         rate: float = 0.05,
         after_step: Callable[[int], object] | None = None,
@@ -219,21 +275,21 @@ class Model:
             after_step: called with the number of steps made, after each.
 
         Raises:
-            UserError: latents of another shape, unknown features, or ones this model has not.
+            UserError: latents of another shape, a number out of range, unknown features, or ones this model has not.
         """
+        _at_least(0, steps=steps)
+        if not 0 < rate < math.inf:
+            raise UserError(f"rate is {rate}; expected a number above 0")
         G, x, resolution = self.generator, self.prepare(images), self.config.generator.resolution
-        if z is None:
-            with torch.no_grad():
-                z = self.encoder(x).mean
-        elif z.shape != (len(x), self.config.latent.dim):
-            raise UserError(f"z has shape {list(z.shape)}; expected [{len(x)}, {self.config.latent.dim}]")
+        with torch.no_grad():
+            start = self.encoder(x).mean if z is None else self._latents(z, len(x))
         known = {"": None, "encoder": self._encoder_features, "discriminator": self._discriminator_features}
         if features not in known:
             raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for pixels alone")
         bounded = self.config.latent.prior == "uniform"
         x = pool_to(x, resolution)
         of_features = known[features]
-        return refine(G, x, z.to(self.device), steps, rate, bounded, of_features, after_step=after_step)
+        return refine(G, x, start, steps, rate, bounded, of_features, after_step=after_step)
 
     def _encoder_features(self, x: Tensor) -> Tensor:
         side = self.config.encoder.resolution
@@ -247,22 +303,32 @@ class Model:
         return self.discriminator.features(x)  # type: ignore[operator]
 
     @torch.no_grad()
-    def interpolate(self, images: Tensor, others: Tensor, steps: int = 8) -> Tensor:
+    def interpolate(self, images: Tensor | np.ndarray, others: Tensor | np.ndarray, steps: int = 8) -> Tensor:
         """Images along the way from E(images) to E(others), [N, C, H, W] each: [N, steps, C, R, R] in [-1, 1]."""
         G = self.generator
+        _at_least(2, steps=steps)
+        if len(images) != len(others):
+            raise UserError(f"{len(images)} images and {len(others)} others; expected as many")
         a, b = (self.encoder(self.prepare(x)).mean for x in (images, others))
         walks = interpolate(a, b, steps, self.config.latent.prior)
         return G(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
 
     @torch.no_grad()
-    def discriminate(self, images: Tensor, z: Tensor | None) -> Scores:
-        """D's scores of pairs: high where D takes them for encoder pairs (x, E(x))."""
+    def discriminate(self, images: Tensor | np.ndarray, z: Tensor | np.ndarray | None) -> Scores:
+        """D's scores of pairs: high where D takes them for encoder pairs (x, E(x)).
+
+        Raises:
+            UserError: no discriminator, or no latents for one that scores pairs.
+        """
+        D = self.discriminator
+        if z is None and (self.config.loss.s_z or self.config.loss.s_xz):
+            raise UserError("z is missing: this discriminator scores latents; give encode(images).z_mean, say")
         x = pool_to(self.prepare(images), self.config.generator.resolution)
-        s = self.discriminator(x, None if z is None else z.to(self.device))
+        s = D(x, None if z is None else self._latents(z, len(x)))
         return Scores(s.get("s_x"), s.get("s_z"), s.get("s_xz"))
 
     @torch.no_grad()
-    def anomaly_score(self, images: Tensor, alpha: float = 0.9) -> Tensor:
+    def anomaly_score(self, images: Tensor | np.ndarray, alpha: float = 0.9) -> Tensor:
         """How unlike the training images each one is, [N]: the higher, the more anomalous.
 
             alpha · ‖x − G(E(x))‖₁  +  (1 − alpha) · log(1 + exp(−s(x, E(x))))
@@ -302,8 +368,11 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
         device: where the networks go.
 
     Raises:
-        UserError: no such folder, no sound checkpoint, or weights that do not fit.
+        UserError: no such folder or device, no sound checkpoint, or weights that do not fit.
     """
+    if not isinstance(run, str | os.PathLike):
+        raise UserError(f"run is a {type(run).__name__}; expected the path of a run folder, or a name on the Hub")
+    device = _usable(device)
     run = download(str(run)) if is_hub_name(run) else Path(run)
     if (run / EXPORTED).exists():
         return _load_exported(run).to(device)
@@ -314,6 +383,51 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
     stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
     named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
     return Model(config, _filled(config, named, chosen.path), chosen.step, chosen.info()["images_seen"]).to(device)
+
+
+_PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made
+
+
+def _tensor(given: Any, name: str, expected: str) -> Tensor:
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(given, dtype=given.dtype.newbyteorder("="), order="C"))
+    if not isinstance(given, Tensor):
+        kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+        raise UserError(f"{name}: {kind}; expected a tensor or array, {expected}")
+    return given
+
+
+def _range(value_range: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not -math.inf < low < high < math.inf:
+        raise UserError(f"value_range is {value_range}; expected black and white, such as (0, 1)")
+    return low, high
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _at_least(least: int, **given: Any) -> None:
+    for name, value in given.items():
+        if not _is_whole(value) or value < least:
+            raise UserError(f"{name} is {value}; expected a whole number, at least {least}")
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """A device that is there."""
+    try:
+        found = torch.device(device)
+        if found.type != "meta":  # whose tensors hold nothing
+            torch.empty(0, device=found)
+            return found
+        reason = "it holds no numbers"
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+    raise UserError(f"device is {device}: {reason}; expected cpu, or cuda where there is a GPU")
 
 
 def _load_exported(folder: Path) -> Model:

@@ -10,6 +10,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from bigbigan.progress import Bar
+
 __all__ = ["Monitor", "Silence", "read_metrics"]
 
 
@@ -39,7 +41,7 @@ class Monitor:
         aside.replace(path)
         self._file = path.open("a")
         self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
-        self.bar = tqdm(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
+        self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, the same to TensorBoard, the gist to the bar."""
@@ -73,7 +75,7 @@ class Silence(Monitor):
     """That of ranks which write nothing."""
 
     def __init__(self) -> None:
-        self.bar = tqdm(disable=True)
+        self.bar = Bar(disable=True)
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import platform
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,9 @@ from torch.distributed import is_torchelastic_launched
 import bigbigan
 from bigbigan import distributed
 from bigbigan.config import Config, config_from_dict, flat
+from bigbigan.data import DecodeLimits, Source, glance, open_source
+from bigbigan.data.image_set import shown
+from bigbigan.data.sources import from_folder, is_there
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
 
@@ -36,6 +41,8 @@ __all__ = [
     "Stop",
     "changed_settings",
     "environment",
+    "limits_of",
+    "open_data",
     "open_for_training",
     "read_config",
     "read_json",
@@ -100,8 +107,81 @@ def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[
         if data is None:
             raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
         return data, labels
-    labels = labels or (file if data in (None, recorded) else None)
-    return data or _harmless(recorded, run), labels
+    if labels is None and data in (None, recorded) and file is not None:
+        labels = _where(file, card["labels"].get("from_run"), run)
+    return data or _where(_harmless(recorded, run), card.get("from_run"), run), labels
+
+
+def _where(recorded: str, from_run: Any, run: Path) -> str:
+    """A recorded source or file where it is now: a relative name was given in the folder where training began, so where
+    it lies as seen from the run comes first; an absolute one stands, unless it has gone."""
+    if not isinstance(from_run, str):  # of a run that does not say
+        return recorded
+    there = from_folder(from_run, run)
+    here = is_there(recorded)
+    if not is_there(there) or (here and (os.path.isabs(recorded) or from_folder(recorded, Path.cwd()) == there)):
+        return recorded
+    return there
+
+
+def limits_of(config: Config) -> DecodeLimits:
+    """What an image may cost to decode, by the settings of a run."""
+    return DecodeLimits(max_pixels=config.data.max_pixels)
+
+
+def open_data(
+    run: Path,
+    data: str | None,
+    labels: str | None,
+    config: Config | None = None,
+    max_unreadable: float | None = None,
+    needs_labels: bool = False,
+) -> Source:
+    """Open the source and the labels to look at, see `source_and_labels`. Of the run's own, warn if the images are not
+    those it was trained on; where its labels file has gone, go on without labels.
+
+    Args:
+        run: run folder.
+        data, labels: given; by default those of the run.
+        config: the run's settings, for the limits of reading.
+        max_unreadable: in place of the one in `config`.
+        needs_labels: a labels file that has gone is an error.
+
+    Raises:
+        UserError: the source cannot be opened, or is not there.
+    """
+    spec, file = source_and_labels(run, data, labels)
+    if data is None and not is_there(spec):
+        raise UserError(
+            f"{run} was trained on {shown(spec)}, named from the folder where training began; it is not there: "
+            "give --data SOURCE"
+        )
+    labelled = True
+    if labels is None and file is not None and not Path(file).exists():
+        gone = f"the labels file {shown(file)} of {run} has gone"
+        if needs_labels:
+            raise UserError(f"{gone}; give --labels FILE.csv")
+        warnings.warn(f"{gone}: going on without labels, and without the splits it made", stacklevel=2)
+        file, labelled = None, False
+    share = max_unreadable if max_unreadable is not None else config.data.max_unreadable if config else 0.05
+    limits = limits_of(config) if config else DecodeLimits()
+    source = open_source(spec, labels=file, max_unreadable=share, limits=limits, labelled=labelled)
+    if data is None and labels is None and labelled:
+        _compare(run, source)
+    return source
+
+
+def _compare(run: Path, source: Source) -> None:
+    """Warn where a run's own source or labels file is not what it was."""
+    try:
+        card = json.loads((run / "data.json").read_text())
+        before, labels = card.get("glance"), card.get("labels") or {}
+    except (OSError, ValueError, AttributeError):
+        return
+    if source.labels is not None and labels.get("sha256") != source.labels.sha256:
+        warnings.warn(f"the labels file {shown(source.labels.path)} has changed since {run} was trained", stacklevel=3)
+    elif before is not None and before != glance(source.splits["train"]):
+        warnings.warn(f"the images of {source.spec} are not those {run} was trained on", stacklevel=3)
 
 
 def _harmless(spec: str, run: Path) -> str:
@@ -116,7 +196,7 @@ def _harmless(spec: str, run: Path) -> str:
 
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
-CHANGEABLE = ("training.steps", "log.", "data.max_unreadable")
+CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -24,8 +25,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bigbigan.data import DecodeLimits, ImageSet, Unreadable, open_source
+from bigbigan.data import DecodeLimits, ImageSet, Unreadable
 from bigbigan.data.batches import pool_to
+from bigbigan.data.decode import EXTENSIONS
 from bigbigan.data.image_set import FileStore, shown
 from bigbigan.data.pixels import middle, read_pixels, viewed_side
 from bigbigan.errors import RunError, UserError
@@ -36,7 +38,7 @@ from bigbigan.guard import Names, guard, regular_bytes
 from bigbigan.markdown import plain
 from bigbigan.model import load
 from bigbigan.pictures import grid
-from bigbigan.run import Stop, default_device, source_and_labels
+from bigbigan.run import Stop, default_device, open_data
 
 __all__ = ["Bench", "serve"]
 
@@ -85,8 +87,7 @@ class Bench:
                 raise UserError("--data and --labels: this model has no encoder to look at images with")
             return
         try:
-            spec, file = source_and_labels(run, data, labels)
-            source = open_source(spec, labels=file, max_unreadable=c.data.max_unreadable)
+            source = open_data(run, data, labels, c)
         except UserError as error:
             if data or labels:
                 raise
@@ -113,7 +114,8 @@ class Bench:
             UserError: it is no image, damaged, or beyond `LIMITS`.
         """
         path, c = Path(path), self.model.config
-        store = FileStore([path.name], [_content(path)], lambda content: content, LIMITS)
+        limits = replace(LIMITS, max_pixels=c.data.max_pixels)
+        store = FileStore([path.name], [_content(path)], lambda content: content, limits)
         store.pads = self._pads  # so that MNIST's 28 px meet the networks as in training
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
         side = viewed_side(images, c.encoder.resolution, c.data.augment)
@@ -161,7 +163,7 @@ class Bench:
     def _name(self, i: int) -> str:
         known = self._known
         assert known is not None
-        if known.labels is not None and known.classes is not None:
+        if known.labels is not None and known.classes is not None and known.labels[i] >= 0:
             return known.classes[known.labels[i]]
         return shown(Path(known.files[i]).name)
 
@@ -209,7 +211,7 @@ CSS = """
 .gradio-container .gallery-item, .gradio-container .thumbnail-item { width: 100%; height: auto; }
 .gradio-container .caption-label { left: 0; right: 0; max-width: none; padding: 2px; font-size: 11px; }
 """
-SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"]
+SUFFIXES = list(EXTENSIONS)
 # One model, one question at a time: all events wait in the same line.
 LINE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 

@@ -9,8 +9,7 @@ model.fit(paths, labels)
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
-from bigbigan.data import ImageSet, Source, load_view
-from bigbigan.data.decode import DecodeLimits
-from bigbigan.data.image_set import ArrayStore, FileStore
+from bigbigan.data import DecodeLimits, ImageSet, Source, load_view
+from bigbigan.data.decode import decode_pillow
+from bigbigan.data.image_set import ArrayStore, FileStore, shown
+from bigbigan.data.pixels import WAY_OUT
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.model import Model, load
@@ -37,9 +37,10 @@ FEATURES = {"avepool_feat": "avepool", "bn_crelu_feat": "bn_crelu", "z_mean": "z
 class BigBiGANFeatures(TransformerMixin, BaseEstimator):
     """Features of images by the encoder of a run. `fit` learns nothing: the encoder was trained without labels before.
 
-    Takes, as X, a sequence of paths or of PIL images; or an array, uint8 [N, H, W] or [N, H, W, C], or a tensor or
-    float array [N, C, H, W] in [-1, 1] (tensors may be uint8 too). Files and PIL images are read as everywhere in this
-    package: EXIF rotation, palettes, 16 bits and transparency are taken care of.
+    Takes, as X, a sequence of paths or of PIL images, or a data frame with one column of them; or an array, uint8
+    [N, H, W] or [N, H, W, C], or a tensor or float array [N, C, H, W] in [-1, 1] (tensors may be uint8 too). Files and
+    PIL images are read as everywhere in this package: EXIF rotation, palettes, 16 bits and transparency are taken care
+    of.
 
     Args:
         run: run folder.
@@ -47,6 +48,8 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         checkpoint: "newest", or "best" by what was measured along the way.
         batch_size: images at a time.
         device: "cpu", "cuda", ...; by default a GPU where there is one.
+
+    Changed by `set_params`, settings other than `batch_size` count from the next `fit`.
 
     Raises:
         UserError: in `fit` or `transform`: no such run, unknown features, images that cannot be read.
@@ -70,10 +73,13 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         """Load the encoder. X and y are not looked at."""
         if self.features not in FEATURES:
             raise UserError(f"features is {self.features}; expected one of {', '.join(FEATURES)}")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; expected a whole number, at least 1")
         device = self.device or default_device()
         self.model_: Model = load(Path(self.run), self.checkpoint, device)
         if self.features == "z_mean" and not self.model_.config.has_generator:
             raise UserError("features is z_mean; this encoder learned by pretext tasks and has no latents")
+        self.features_ = self.features
         self.n_features_out_ = {
             "avepool_feat": self.model_.encoder.num_features,
             "bn_crelu_feat": 2 * self.model_.encoder.num_features,
@@ -88,20 +94,20 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         pixels = self._pixels(X)
         if not len(pixels):
             return np.empty((0, self.n_features_out_), dtype=np.float32)
-        name = FEATURES[self.features]
+        name = FEATURES[self.features_]
         return encoder_features(self.model_.encoder, pixels, [name], batch_size=self.batch_size)[name]
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Such as bn_crelu_feat_0, as in the files that `bigbigan encode` writes."""
         if not hasattr(self, "model_"):
             self.fit()
-        return np.array([f"{self.features}_{i}" for i in range(self.n_features_out_)], dtype=object)
+        return np.array([f"{self.features_}_{i}" for i in range(self.n_features_out_)], dtype=object)
 
     def _pixels(self, X: Any) -> np.ndarray:
         """X as the encoder sees it: uint8 [N, C, R, R]."""
         c = self.model_.config
         if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind == "f"):
-            x = self.model_.prepare(torch.as_tensor(X)).cpu()
+            x = self.model_.prepare(X).cpu()
             return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
         if isinstance(X, np.ndarray) and X.dtype == np.uint8:
             if X.ndim not in (3, 4) or (X.ndim == 4 and X.shape[3] not in (1, 3)):
@@ -111,11 +117,14 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
             rows = X if X.ndim == 4 else X[..., None]
             images = _image_set([str(i) for i in range(len(rows))], ArrayStore(rows))
         else:
-            images = _of_files(list(X))
+            images = _of_files(_items(X), DecodeLimits(max_pixels=c.data.max_pixels))
         if not len(images):
             return np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), dtype=np.uint8)
         strict = Source("X", "X", {}, max_unreadable=0.0)  # every image must have its row
-        return load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, strict)[0]
+        try:
+            return load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, strict)[0]
+        except UserError as error:
+            raise UserError(f"{str(error).removesuffix(f'; {WAY_OUT}')}; every image of X must have its row") from None
 
     def __getstate__(self) -> dict[str, Any]:
         # The run folder is the model: copies and workers load it for themselves.
@@ -130,13 +139,38 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _of_files(items: Sequence[Any]) -> ImageSet:
+def _items(X: Any) -> list[Any]:
+    """The paths or images of X, one a row."""
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        if len(X.columns) != 1:
+            columns = ", ".join(shown(c) for c in X.columns[:5])
+            raise UserError(
+                f"X is a data frame with the columns {columns}; expected its column of paths, X['file'] say"
+            )
+        return list(X.iloc[:, 0])
+    if isinstance(X, np.ndarray) and X.dtype.kind in "OUS" and X.ndim == 2 and X.shape[1] == 1:
+        return list(X[:, 0])
+    if isinstance(X, str | bytes | PathLike | Image.Image | dict) or not isinstance(X, Iterable):
+        kind = "one path" if isinstance(X, str | PathLike) else f"a {type(X).__name__}"
+        raise UserError(f"X is {kind}; expected a list of paths or of PIL images, or one array of all images")
+    return list(X)
+
+
+class _Given(FileStore):
+    """Image files by their paths, and PIL images."""
+
+    def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        given = self.handles[i]
+        return decode_pillow(given, self.limits) if isinstance(given, Image.Image) else super().get(i)
+
+
+def _of_files(items: Sequence[Any], limits: DecodeLimits) -> ImageSet:
     names: list[str] = []
-    handles: list[bytes | Path] = []
+    handles: list[Image.Image | Path] = []
     for i, item in enumerate(items):
         if isinstance(item, Image.Image):
             names.append(f"image {i}")
-            handles.append(_as_png(item))
+            handles.append(item)
         elif isinstance(item, str | PathLike):
             names.append(str(item))
             handles.append(Path(item))
@@ -144,16 +178,7 @@ def _of_files(items: Sequence[Any]) -> ImageSet:
             raise UserError(
                 f"X has a {type(item).__name__} at place {i}; expected paths, PIL images, or one array of all images"
             )
-    store = FileStore(names, handles, lambda h: h if isinstance(h, bytes) else h.read_bytes(), DecodeLimits())
-    return _image_set(names, store)
-
-
-def _as_png(image: Image.Image) -> bytes:
-    """The image in a form that keeps its depth, for the one decoder there is."""
-    data = io.BytesIO()
-    lossless = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
-    (image if lossless else image.convert("RGB")).save(data, "PNG", exif=image.getexif())
-    return data.getvalue()
+    return _image_set(names, _Given(names, handles, Path.read_bytes, limits))
 
 
 def _image_set(names: list[str], store: ArrayStore | FileStore) -> ImageSet:

@@ -16,9 +16,11 @@ from bigbigan import checkpoint as ck
 from bigbigan import distributed
 from bigbigan.averaging import batch_statistics
 from bigbigan.config import Config
-from bigbigan.data import ImageSet, Source, fraction_of, open_source
+from bigbigan.data import ImageSet, Source, fraction_of, glance, open_source
 from bigbigan.data.batches import Batches, pool_to
+from bigbigan.data.image_set import FileStore
 from bigbigan.data.pixels import stored_side
+from bigbigan.data.sources import seen_from
 from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.along import Watch
@@ -29,7 +31,7 @@ from bigbigan.monitor import Monitor, Silence, read_metrics
 from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import Stop, default_device, open_for_training, read_config, read_json, write_json
+from bigbigan.run import Stop, default_device, limits_of, open_for_training, read_config, read_json, write_json
 from bigbigan.state import TrainingState
 from bigbigan.systems import Move, Outcome, generate
 
@@ -56,7 +58,7 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
 def _train(config: Config, data: str, run: Path, progress: bool, labels: str | None, stop: Stop) -> int | None:
     first, device = distributed.is_first(), default_device()
     check_devices(config, device)
-    source = open_source(data, labels=labels, max_unreadable=config.data.max_unreadable)
+    source = open_source(data, labels=labels, max_unreadable=config.data.max_unreadable, limits=limits_of(config))
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = _resolved(config, source, images, data, run)
     if (saved := ck.checkpoints(run)) and saved[-1].step > config.training.steps:
@@ -94,11 +96,16 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         watch = Watch(config, batches, known, source, run, groups) if config.log.probe_every and first else None
         card = {
             "spec": data,
+            "from_run": seen_from(data, run),
             "name": source.name,
             "images": len(pixels),
             "side": side,
             "fingerprint": fingerprint,
-            "labels": None if source.labels is None else asdict(source.labels),
+            "glance": glance(source.splits["train"]),
+            "classes": images.classes,
+            "labels": None
+            if source.labels is None
+            else asdict(source.labels) | {"from_run": seen_from(source.labels.path, run)},
             "skipped": source.skipped,
             "notes": source.notes,
         }
@@ -110,7 +117,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         state.system.check(some_images(state, batches, 64))
         newest = None
         if first:
-            _same_data(run, card)
+            _same_data(run, card, None if told is None else images)
             newest = ck.newest_checkpoint(run, set_aside=True)
             if newest is not None:
                 ck.load_state(state, newest)
@@ -421,8 +428,9 @@ def _recorded_side(run: Path) -> int:
     return int(read_json(run / "data.json").get("side", 0)) if (run / "data.json").exists() else 0
 
 
-def _same_data(run: Path, card: dict[str, Any]) -> None:
-    """Refuse to continue a run on other images, or with another labels file, than it began with."""
+def _same_data(run: Path, card: dict[str, Any], told: ImageSet | None) -> None:
+    """Refuse to continue a run on other images, or with another labels file, than it began with; or, where the networks
+    are told the classes of `told`, with classes of other names or in another order."""
     if (run / "data.json").exists():
         before = read_json(run / "data.json")
         if before.get("fingerprint") != card["fingerprint"]:
@@ -439,3 +447,13 @@ def _same_data(run: Path, card: dict[str, Any]) -> None:
                 f"the labels of {run} were {was}, now they are {now}; "
                 "continue with the same --labels, or choose another --out"
             )
+        if told is not None and told.classes is not None:
+            folders = isinstance(told.store, FileStore) and card["labels"] is None
+            usual = (
+                sorted(told.classes) if folders else told.classes
+            )  # before it was recorded, folders were in this order
+            if before.get("classes", usual) != told.classes:
+                raise UserError(
+                    f"the classes of {run} were others, or numbered in another order, than the {len(told.classes)} "
+                    "there are now; choose another --out"
+                )

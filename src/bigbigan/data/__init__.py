@@ -3,7 +3,7 @@
 from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
 from bigbigan.data.image_set import ImageSet, Source, fraction_of
 from bigbigan.data.inspect import class_sheet, contact_sheet, inspect
-from bigbigan.data.pixels import fingerprint, load_pixels, load_view
+from bigbigan.data.pixels import fingerprint, glance, load_pixels, load_view
 from bigbigan.data.sharding import write_shards
 from bigbigan.data.sources import open_source
 
@@ -17,6 +17,7 @@ __all__ = [
     "decode",
     "fingerprint",
     "fraction_of",
+    "glance",
     "inspect",
     "load_pixels",
     "load_view",

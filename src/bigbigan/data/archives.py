@@ -9,19 +9,23 @@ import gzip
 import os
 import re
 import stat
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from bigbigan.data.decode import DecodeLimits, Unreadable
+from bigbigan.data.decode import HEAD, DecodeLimits, Unreadable
 from bigbigan.data.folders import Entry, Reader, is_candidate
-from bigbigan.data.image_set import MAX_HELD, Source, shown
+from bigbigan.data.image_set import MAX_HELD, Source, memory_free, shown
 from bigbigan.errors import UserError
 
 __all__ = ["list_tar", "list_zip"]
 
+_METHODS = {0, 8, 12, 14} | ({93} if sys.version_info >= (3, 14) else set())  # of zip, that Python unpacks
+_METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 94: "MP3", 95: "XZ"}
+_METHOD_NAMES |= {96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES encryption"}
 _BOMB_FROM, _BOMB_RATIO = 2**30, 200  # images hardly compress: past 1 GiB, 200 to 1 is no archive of images
 
 
@@ -52,7 +56,8 @@ def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Ent
     with open(path, "rb") as f:  # zipfile takes what it finds; the end record says how many there should be
         f.seek(-min(path.stat().st_size, 66_000), os.SEEK_END)
         count = int.from_bytes(f.read().rpartition(b"PK\5\6")[2][6:8], "little")
-    if count not in (len(members), 0xFFFF):  # which stands for "more, see the zip64 record"
+    # 0xFFFF stands for "more, see the zip64 record"; macOS writes no such record, and the count modulo 65,536.
+    if count not in (len(members) % 2**16, 0xFFFF):
         damage = f"lists {len(members):,} of its {count:,} members"
         source.refuse(shown(path), Unreadable(f"archive damaged or cut short ({damage})"))
     entries: list[Entry] = []
@@ -60,7 +65,12 @@ def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Ent
         name = member.filename.replace("\\", "/")
         parts = None if name.endswith("/") else _parts(name, source)
         if parts and is_candidate(parts, source.notes, read, member):
-            handle: Any = Unreadable("encrypted") if member.flag_bits & 1 else member
+            handle: Any = member
+            if member.flag_bits & 1 or member.compress_type == 99:
+                handle = Unreadable("encrypted")
+            elif member.compress_type not in _METHODS:
+                method = _METHOD_NAMES.get(member.compress_type, f"method {member.compress_type}")
+                handle = Unreadable(f"compressed by {method} (pack the archive anew with Deflate, the usual method)")
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
                 handle = Unreadable("link or device in archive")
             entries.append((parts, handle))
@@ -124,6 +134,7 @@ def list_tar(
 
     entries: list[Entry] = []
     count = held = 0
+    most = min(MAX_HELD, memory_free())
     with open(path, "rb") as file:
         stream = _Forward(file, path.stat().st_size, max(limits.max_bytes, 2**20) + 512)
         try:
@@ -138,8 +149,8 @@ def list_tar(
                     if not also(parts[-1]) and not is_candidate(parts, source.notes, read, head):
                         continue
                     held += len(handle) if isinstance(handle, bytes) else 0
-                    if held > MAX_HELD:
-                        raise UserError(f"holds more than {MAX_HELD / 2**30:g} GiB of images; unpack it to a folder")
+                    if held > most:
+                        raise UserError(f"holds more than {most / 2**30:.3g} GiB of images; unpack it to a folder")
                     entries.append((parts, handle))
                 damage = _after_last_member(stream)
         except UserError as e:
@@ -159,8 +170,8 @@ def _tar_handle(stream: _Forward, member: tarfile.TarInfo, limits: DecodeLimits)
         return Unreadable("link or device in archive"), b""
     stream.seek(member.offset_data)
     size = min(member.size, limits.max_bytes + 1)
-    data = stream.read(size if stream.gzipped else min(size, 32))
-    return (data if stream.gzipped else (member.offset_data, size)), data[:32]
+    data = stream.read(size if stream.gzipped else min(size, HEAD))
+    return (data if stream.gzipped else (member.offset_data, size)), data[:HEAD]
 
 
 def _after_last_member(stream: _Forward) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bigbigan.data.image_set import MAX_HELD, ArrayStore, ImageSet, shown
+from bigbigan.data.folders import split_of
+from bigbigan.data.image_set import MAX_HELD, ArrayStore, ImageSet, memory_free, shown
 from bigbigan.errors import UserError
 
 __all__ = ["CIFAR10_FILES", "digits", "open_cifar10", "open_idx", "open_npz"]
@@ -29,6 +30,7 @@ def _from_arrays(arrays: _Arrays, path: Path) -> dict[str, ImageSet]:
             raise UserError(f"{shown(path)}: {split} has {len(labels):,} labels for {len(pixels):,} images")
         if pixels.size:
             files = [f"{split}/{i:05d}" for i in range(len(pixels))]
+            labels = labels if labels is not None and (labels >= 0).any() else None
             of = classes if labels is not None else None
             splits[split] = ImageSet(split, files, labels, of, ArrayStore(pixels), np.arange(len(pixels)))
     if not splits:
@@ -88,9 +90,10 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
                 raise UserError(f"{shown(path)} is not an idx file of {dims} dimensions of unsigned bytes")
             shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
             size = int(np.prod(shape, dtype=object))
-            if size > MAX_HELD:
-                raise UserError(f"{shown(path)} claims {size / 2**30:,.0f} GiB, limit {MAX_HELD / 2**30:g}")
-            data = f.read(size + 1)
+            _check_size(path, "claims", size)
+            data = bytearray()  # in pieces: the claim may be false
+            while chunk := f.read(min(size + 1 - len(data), 2**24)):
+                data += chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{shown(path)} is damaged or cut short; delete it and get it again") from e
     if len(data) != size:
@@ -99,23 +102,32 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
+def _check_size(path: Path, verb: str, size: int) -> None:
+    if size > MAX_HELD:
+        raise UserError(f"{shown(path)} {verb} {size / 2**30:,.0f} GiB, limit {MAX_HELD / 2**30:g}")
+    if size > (free := memory_free()):
+        had = f"this machine has {free / 2**30:.2g} GiB of memory free"
+        raise UserError(f"{shown(path)} {verb} {size / 2**30:.2g} GiB, {had}; make it smaller, or write files instead")
+
+
 def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
-    """train_images, train_labels and so on (the keys of MedMNIST); or images and labels, which are train."""
-    keys = [("train", "images", "labels")] + [(s, f"{s}_images", f"{s}_labels") for s in ("train", "val", "test")]
+    """train_images, train_labels and so on (the keys of MedMNIST, splits in the spellings of `split_of`); or images and
+    labels, which are train. Labels may be class numbers or one-hot rows; -1 and NaN are no label."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            size = sum(member.file_size for member in file.zip.infolist())
-            found = [k for k in keys if k[1] in file]
-            wanted = [k for k in found if k[1] != "images"] or found
-            read = [(s, file[x], file.get(y)) for s, x, y in wanted if size <= MAX_HELD]
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
+            found = {s: k for k in file.files if k.endswith("_images") and (s := split_of(k.removesuffix("_images")))}
+            found = {s: found[s] for s in ("train", "val", "test") if s in found}
+            wanted = found or ({"train": "images"} if "images" in file.files else {})
+            labels = {k: k.removesuffix("images") + "labels" for k in wanted.values()}
             names = ", ".join(map(shown, file.files[:8])) or "nothing"
-    except OSError:
+            _check_size(path, "unpacks to", sum(sizes.get(k, 0) for k in (*labels, *labels.values())))
+            read = [(s, file[k], file.get(labels[k])) for s, k in wanted.items()]
+    except (OSError, UserError):
         raise
     except Exception as e:  # BadZipFile, zlib.error, ValueError, SyntaxError, ...
         why = "damaged, cut short, or of Python objects, which are never unpickled"
         raise UserError(f"{shown(path)} is not a readable npz file: {why}") from e
-    if size > MAX_HELD:
-        raise UserError(f"{shown(path)} unpacks to {size / 2**30:,.0f} GiB, limit {MAX_HELD / 2**30:g}")
     if not wanted:
         raise UserError(f"{shown(path)} holds {names}; expected train_images (and val_, test_) or images")
     arrays: _Arrays = {}
@@ -124,15 +136,27 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
         if x.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
             expected = "expected uint8 [N, H, W] or [N, H, W, 1 or 3]"
             raise UserError(f"{shown(path)}: {split} images are {x.dtype} {list(x.shape)}; {expected}")
-        if y is not None and y.ndim == 2 and y.shape[1] > 1:
-            notes["several labels an image: read without labels"] += 1
-            y = None
-        elif y is not None:
-            if y.dtype.kind not in "iub" or (y.size and (y.min() < 0 or y.max() >= 1_000_000)):
-                raise UserError(f"{shown(path)}: {split} labels are not class numbers 0, 1, 2, ... ({y.dtype})")
-            y = y.reshape(-1).astype(np.int64)
-        arrays[split] = (x.reshape(shape), y)
+        arrays[split] = (x.reshape(shape), None if y is None else _class_numbers(y, f"{shown(path)}: {split}", notes))
     return _from_arrays(arrays, path)
+
+
+def _class_numbers(y: np.ndarray, where: str, notes: Counter[str]) -> np.ndarray | None:
+    """Labels as npz files have them as class numbers, int64 [N], -1 where there is none; None, and a note, where images
+    have several."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        if y.dtype.kind not in "iubf" or not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
+            notes["several labels an image: read without labels"] += 1
+            return None
+        notes["one-hot labels"] += 1
+        return y.argmax(1).astype(np.int64)
+    numbers = np.where(np.isnan(y), -1, y) if y.dtype.kind == "f" else y
+    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and (numbers == np.rint(numbers)).all())
+    if not whole or (y.size and (numbers.min() < -1 or numbers.max() >= 1_000_000)):
+        raise UserError(f"{where} labels are not class numbers 0, 1, 2, ... ({y.dtype})")
+    numbers = numbers.reshape(-1).astype(np.int64)
+    if without := int((numbers < 0).sum()):
+        notes["without a label"] += without
+    return numbers
 
 
 CIFAR10_FILES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")

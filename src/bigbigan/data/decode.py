@@ -10,17 +10,32 @@ because of a file's content is `Unreadable`.
 
 import io
 import re
+import struct
 import threading
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from bigbigan.errors import UserError
 
-__all__ = ["EXTENSIONS", "DecodeLimits", "Unreadable", "decode", "fit", "resize_square", "sniff", "to_channels"]
+__all__ = [
+    "EXTENSIONS",
+    "HEAD",
+    "NOT_READ",
+    "DecodeLimits",
+    "Unreadable",
+    "decode",
+    "decode_pillow",
+    "fit",
+    "other_format",
+    "resize_square",
+    "sniff",
+    "to_channels",
+]
 
 # File name endings and the format each promises.
 EXTENSIONS = {
@@ -63,7 +78,7 @@ class Unreadable(Exception):
 class DecodeLimits:
     """What one image may cost. Judged from the header, before decoding."""
 
-    max_pixels: int = 25_000_000  # width x height
+    max_pixels: int = 25_000_000  # width x height; larger JPEG files are decoded at a half or a quarter
     max_bytes: int = 64 * 2**20  # encoded
     max_aspect: float = 20.0  # longer side / shorter side
 
@@ -74,15 +89,22 @@ def sniff(data: bytes) -> str | None:
     return found.lastgroup if found else None
 
 
-def decode(data: bytes, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarray, tuple[str, ...]]:
+def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
     """Decodes one image to uint8 [H, W, 1] (grey) or [H, W, 3] (colour), and notes what it converted.
 
     - 16-bit grey and colour keep their upper 8 bits (12-bit TIFF: upper 8 of 12); nothing is clipped.
     - Alpha and transparent palette entries are composited on white, as a viewer on a page shows them.
     - CMYK, YCCK, YCbCr, palettes and 1-bit are converted; EXIF orientation is applied.
     - Of several frames or pages the first is taken.
+    - JPEG files of up to 8 times `limits.max_pixels` (progressive ones: twice) are decoded at a reduced size.
+    - Colour profiles are not applied; one other than sRGB is noted.
 
     Notes are fixed phrases ("EXIF rotated", "16-bit scaled to 8"), so that they can be counted.
+
+    Args:
+        data: the file.
+        limits: what it may cost.
+        ending: of the file's name, such as ".tga": some formats are known by nothing else.
 
     Raises:
         Unreadable: for anything that cannot be read rightly, whatever the reason.
@@ -92,24 +114,55 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarr
     if len(data) > limits.max_bytes:
         raise Unreadable(f"file too large (over {limits.max_bytes / 2**20:g} MiB)")
     kind = sniff(data)
-    if kind is None:
-        raise Unreadable(_other_format(data))
+    if kind is None or (kind == "TIFF" and ending in _RAW):  # a raw file begins like a TIFF, and holds a small preview
+        raise Unreadable(other_format(data, ending) or "not an image")
+    tags: Any = {}
     try:
-        # Pillow warns of damaged EXIF, and of 89 to 179 megapixels, which `limits` judges here instead.
-        with _without_warnings, Image.open(io.BytesIO(data), formats=[kind]) as image:
-            _check_header(image.size, limits)
-            if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
-                Image.open(io.BytesIO(data)).verify()
-            return _pixels(image, data)
+        with _without_warnings:  # Pillow warns of damaged EXIF, and of 89 to 179 megapixels
+            if kind == "TIFF" and _is_read_by_planes(tags := _tiff_tags(data)):
+                _check_header((tags[256], tags[257]), limits)
+                return _from_planes(tags, data)
+            profile = None
+            if kind == "PNG":
+                data, profile = _without_decoration(data)
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                reduced = kind == "JPEG" and _reduce(image, limits)
+                _check_header(image.size, limits)
+                if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
+                    Image.open(io.BytesIO(data)).verify()
+                array, notes = _pixels(image, data)
+                if _is_first_of_several(image):
+                    notes = (*notes, "first of several frames")
+            if _has_other_colours(profile or image.info.get("icc_profile")):
+                notes = (*notes, "colour profile other than sRGB, not applied")
+            return array, (*notes, "large JPEG, decoded at a reduced size") if reduced else notes
     except Unreadable:
         raise
     except Image.DecompressionBombError as e:  # Pillow refuses before we see the size
-        raise Unreadable("too many pixels (over 179 megapixels)") from e
+        raise Unreadable("too many pixels (over 179 megapixels: reduce the image)") from e
     except Exception as e:
         # Decoders meet damaged data with OSError, ValueError, SyntaxError, struct.error, ZeroDivisionError,
         # MemoryError and more. All of them mean the same here.
+        if kind == "TIFF" and (reason := _reason_of_tiff(tags)):
+            raise Unreadable(reason) from e
         cut = isinstance(e, EOFError) or any(w in str(e).lower() for w in ("truncated", "unexpected end"))
         raise Unreadable(f"{'truncated' if cut else 'damaged'} {kind}") from e
+
+
+def decode_pillow(image: Image.Image, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Like `decode`, for an image that was opened or made with Pillow: the frame it stands at.
+
+    Raises:
+        Unreadable: as `decode`; also where loading the image fails.
+    """
+    try:
+        with _without_warnings:
+            _check_header(image.size, limits)
+            return _pixels(image, None)
+    except Unreadable:
+        raise
+    except Exception as e:  # whatever loading a file that was opened lazily raises
+        raise Unreadable(f"cannot be read ({type(e).__name__})") from e
 
 
 class _WithoutWarnings:
@@ -141,29 +194,107 @@ def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         megapixels = f"{width * height / 1e6:.1f} megapixels, limit {limits.max_pixels / 1e6:g}"
-        raise Unreadable(f"too many pixels ({megapixels})")
+        raise Unreadable(f"too many pixels ({megapixels}: reduce the image or raise data.max_pixels)")
     aspect = max(size) / min(size)  # a side of 0 is damage like any other
     if aspect > limits.max_aspect:
         raise Unreadable(f"too narrow ({width}x{height}: {aspect:.0f} to 1, limit {limits.max_aspect:g})")
 
 
-def _other_format(data: bytes) -> str:
-    """A better word than "not an image" for the image formats that people meet and we do not read."""
-    if data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"avi"):
-        return "HEIC or AVIF (convert to JPEG or PNG)"
-    if data[128:132] == b"DICM":
-        return "DICOM (convert to PNG)"
-    return "not an image"
+def _reduce(image: Any, limits: DecodeLimits) -> bool:
+    """Whether an opened JPEG is larger than allowed; then it will be decoded at a fraction of its size that is not."""
+    width, height = image.size
+    most = limits.max_pixels * (2 if image.info.get("progressive") else 8)  # a progressive one is held as a whole
+    if not limits.max_pixels < width * height <= most:
+        return False
+    factor = 2 if width * height <= 4 * limits.max_pixels else 4
+    image.draft(image.mode, (width // factor, height // factor))
+    return True
 
 
-def _pixels(image: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Pixels of the first frame of an opened image, upright."""
+# Formats that are not read: how a file begins, what it is, what to convert it to. Those of `_PICTURES` hold photographs
+# or scans, and are reported whatever a file is called.
+_PICTURES = (
+    (re.compile(rb".{4}ftyp(hei|hev|mif|avi)", re.DOTALL), "HEIC or AVIF", "JPEG or PNG"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "DICOM", "PNG"),
+    (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "JPEG 2000", "PNG"),
+    (re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"), "JPEG XL", "PNG"),
+    (re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s|P7\nWIDTH |P[Ff]\n\d"), "PGM, PPM or a relative", "PNG"),
+    (re.compile(rb"8BPS\0[\1\2]"), "Photoshop", "PNG"),
+    (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR", "PNG"),
+    (re.compile(rb"#\?(RADIANCE|RGBE)"), "Radiance HDR", "PNG"),
+    (re.compile(rb"SIMPLE  ="), "FITS", "PNG"),
+    (re.compile(rb"\x5c\x01\0\0|.{344}(n\+1|ni1)\0", re.DOTALL), "NIfTI", "PNG"),
+    (re.compile(rb"FUJIFILMCCD-RAW|II[RU][OS\0]|.{6}HEAPCCDR", re.DOTALL), "a camera's raw format", "JPEG or PNG"),
+)
+_OTHERS = (
+    (re.compile(rb"\x89HDF\r\n"), "HDF5", "PNG or npz"),
+    (re.compile(rb"\x93NUMPY"), "a NumPy array", "PNG or npz"),
+    (re.compile(rb"%PDF-"), "PDF", "PNG"),
+    (re.compile(rb"%!PS"), "PostScript", "PNG"),
+    (re.compile(rb"\s*(<\?xml.{0,200})?<svg", re.DOTALL), "SVG", "PNG"),
+    (re.compile(rb"\0\0[\1\2]\0[^\0]\0"), "a Windows icon", "PNG"),
+    (re.compile(rb"\x1aE\xdf\xa3|.{4}ftyp|RIFF.{4}AVI ", re.DOTALL), "a film", "JPEG, frame by frame"),
+)
+HEAD = 360  # bytes of a file that tell its format
+_RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"}
+_BY_ENDING = {".tga": "TGA", ".pcx": "PCX", ".sgi": "SGI", ".xcf": "GIMP's format"}
+_BY_ENDING |= dict.fromkeys(_RAW, "a camera's raw format")
+
+
+# Endings of image files that are not read: they are listed as unreadable, with the reason, and not overlooked.
+NOT_READ = {".heic", ".heif", ".avif", ".dcm", ".dicom", ".psd", ".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jxl"}
+NOT_READ |= {".pgm", ".ppm", ".pbm", ".pnm", ".pam", ".pfm", ".exr", ".fits", *_BY_ENDING}
+
+
+def other_format(data: bytes, ending: str = "", pictures_alone: bool = False) -> str | None:
+    """What to say of an image in a format that is not read, by its first `HEAD` bytes or by its name's ending; None
+    where they tell nothing."""
+    for magic, name, target in _PICTURES if pictures_alone else (*_PICTURES, *_OTHERS):
+        if magic.match(data[:HEAD]):
+            return f"{name} (convert to {target})"
+    return f"{_BY_ENDING[ending]} (convert to PNG)" if ending in _BY_ENDING else None
+
+
+_DECORATION = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+
+
+def _without_decoration(data: bytes) -> tuple[bytes, bytes | None]:
+    """A PNG file without its texts and colour profile, which Pillow limits to 1 MiB; and how the profile begins."""
+    kept, at, profile = [data[:8]], 8, None
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if end > len(data):  # cut short, or damaged: for Pillow to tell
+            break
+        if kind == b"iCCP":
+            packed = data[at + 8 : end - 4].partition(b"\0")[2][1:]
+            try:
+                profile = zlib.decompressobj().decompress(packed, 2**16)
+            except zlib.error:
+                profile = b""
+        if kind not in _DECORATION:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]]), profile
+
+
+def _has_other_colours(profile: bytes | None) -> bool:
+    """Whether an ICC profile is of RGB or CMYK colours, but not sRGB by its name."""
+    head = (profile or b"")[: 2**16]
+    return head[16:20] in (b"RGB ", b"CMYK") and b"sRGB" not in head and "sRGB".encode("utf-16-be") not in head
+
+
+def _pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels of the frame an opened image stands at, upright. `data` is the file, where it is known."""
     notes: list[str] = []
     tags = getattr(image, "tag_v2", None) or {}  # TIFF only; read now, as loading removes the orientation
     bits, min_is_white = np.ravel(tags.get(258, 0))[0], tags.get(262) == 0
     tiff_turned = tags.get(_ORIENTATION) in _TRANSPOSE
-    if image.format == "PNG":
-        bits = data[24]
+    colour_type = None
+    if image.format == "PNG" and data is not None:
+        bits, colour_type = data[24], data[25]
+    elif image.mode == "I" and data is None:
+        bits = 32
     image.load()
 
     orientation = 1
@@ -180,15 +311,116 @@ def _pixels(image: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
         array = _from_deep(upright, bits, min_is_white, notes)
     else:
         array = _from_8bit(upright, bits, notes)
-        if image.format == "PNG" and data[25] == 4:  # grey + alpha, which Pillow gives as RGBA at 16 bits
+        if colour_type == 4:  # grey + alpha, which Pillow gives as RGBA at 16 bits
             array = array[:, :, :1]
+    return np.ascontiguousarray(array), tuple(notes)
 
+
+def _is_first_of_several(image: Any) -> bool:
     try:
         image.seek(1)  # cheaper than n_frames, which walks through all of them
-        notes.append("first of several frames")
+        return True
     except Exception:  # EOFError when there is only one; others come from damage behind the first frame
-        pass
-    return np.ascontiguousarray(array), tuple(notes)
+        return False
+
+
+# -- TIFF files that Pillow reads wrongly or not at all ---------------------------------------------------------
+
+_COMPRESSION_OF_PLANES = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, Deflate
+_COMPRESSIONS_NOT_READ = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **{34887: "LERC", 34892: "lossy JPEG of raw cameras", 50002: "JPEG XL", 52546: "JPEG XL", 34933: "PNG"},
+    **{34925: "LZMA", 50000: "Zstandard", 34926: "Zstandard", 50001: "WebP", 34927: "WebP", 6: "old JPEG", 7: "JPEG"},
+}
+_PLANE_TAGS = {256: "I", 257: "I", 259: "H", 266: "H", _ORIENTATION: "H", 278: "I", 317: "H", 322: "I", 323: "I"}
+
+
+def _tiff_tags(data: bytes) -> Any:
+    """The tags of a TIFF file's first page; those that are missing are absent."""
+    head = 16 if data[2:4] in (b"+\0", b"\0+") else 8
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:head])
+    file = io.BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def _is_read_by_planes(tags: Any) -> bool:
+    """Whether each channel of a page is decoded by itself: where planes are stored one after the other, which Pillow
+    takes for something else at 16 bits and of grey; and of big-endian 16-bit grey with white as 0."""
+    if tags.get(262) not in (0, 1, 2):
+        return False
+    of_16_bits = 16 in np.ravel(tags.get(258, 1))
+    return tags.get(284) == 2 or (tags.get(262) == 0 and of_16_bits and tags.prefix == b"MM" and tags.get(277, 1) == 1)
+
+
+def _from_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Grey or RGB pixels of a page, each channel decoded as a grey image of its own."""
+    samples, colours = tags.get(277, 1), 3 if tags[262] == 2 else 1
+    kinds = np.ravel(tags.get(338, ())).tolist()  # of the channels beyond colour; 1 and 2 are alpha
+    alpha = kinds[:1] in ([1], [2]) and samples > colours
+    if samples < colours or (colours == 1 and samples > 1 + alpha):
+        raise Unreadable(f"TIFF of {samples} channels (save it as grey or RGB)")
+    if tags.get(259, 1) not in _COMPRESSION_OF_PLANES or data[2:4] in (b"+\0", b"\0+"):
+        raise Unreadable("TIFF in separate planes (save it with the channels of each pixel together)")
+    planes, notes = [], []
+    for k in range(colours + alpha):
+        plane = _plane(tags, data, k, samples)
+        with Image.open(io.BytesIO(plane), formats=["TIFF"]) as image:
+            pixels, said = _pixels(image, plane)
+        planes.append(pixels)
+        notes += [note for note in said if note not in notes]
+    array = np.concatenate(planes[:colours], axis=2)
+    if tags[262] == 0:
+        array = 255 - array
+    if alpha:
+        opacity = planes[-1].astype(np.uint16)
+        shown = array.astype(np.uint16) if kinds[0] == 1 else (array * opacity + 127) // 255  # 1: multiplied already
+        array = np.minimum(shown + (255 - opacity), 255).astype(np.uint8)
+        notes += ["alpha composited on white"] if opacity.min() < 255 else []
+    notes += ["further channels ignored"] if samples > colours + alpha else []
+    notes += ["first of several frames"] if tags.next else []
+    return array, tuple(notes)
+
+
+def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
+    """The file with another directory at its end, by which it is a grey image of channel k alone."""
+    order = "<" if tags.prefix == b"II" else ">"
+    places, sizes = (324, 325) if 324 in tags else (273, 279)
+    separate = tags.get(284) == 2
+    each = len(tags[places]) // samples if separate else len(tags[places])
+    own = slice(k * each, (k + 1) * each) if separate else slice(None)
+    bits, formats = np.ravel(tags.get(258, 1)), np.ravel(tags.get(339, 1))
+    entries = {tag: (kind, [tags[tag]]) for tag, kind in _PLANE_TAGS.items() if tag in tags}
+    entries |= {258: ("H", [int(bits[min(k, len(bits) - 1)])]), 339: ("H", [int(formats[min(k, len(formats) - 1)])])}
+    entries |= {262: ("H", [1]), 277: ("H", [1]), 284: ("H", [1])}
+    entries |= {places: ("I", list(tags[places][own])), sizes: ("I", list(tags[sizes][own]))}
+    at = len(data) + len(data) % 2
+    behind = at + 2 + 12 * len(entries) + 4
+    directory, values = struct.pack(f"{order}H", len(entries)), b""
+    for tag, (kind, numbers) in sorted(entries.items()):
+        packed = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
+        if len(packed) > 4:
+            values, packed = values + packed, struct.pack(f"{order}I", behind + len(values))
+        directory += struct.pack(f"{order}HHI", tag, 3 if kind == "H" else 4, len(numbers)) + packed.ljust(4, b"\0")
+    start = data[:4] + struct.pack(f"{order}I", at)
+    return start + data[8:] + bytes(len(data) % 2) + directory + bytes(4) + values
+
+
+def _reason_of_tiff(tags: Any) -> str | None:
+    """Why Pillow cannot read a page with these tags, if it is of a kind that is not read."""
+    bits, samples = np.ravel(tags.get(258, 1)).tolist(), tags.get(277, 1)
+    if name := _COMPRESSIONS_NOT_READ.get(tags.get(259, 1)):
+        return f"TIFF compressed as {name} (save it uncompressed, or with LZW or Deflate)"
+    if 3 in np.ravel(tags.get(339, 1)):
+        return "float pixels (no fixed range to scale from; save as 8 or 16 bits)"
+    if max(bits, default=1) > 16 or 2 in np.ravel(tags.get(339, 1)):
+        return "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)"
+    if samples not in (1, 3, 4) or (samples != 1 and tags.get(262) in (0, 1)):
+        return f"TIFF of {samples} channels (save it as grey or RGB)"
+    if not set(bits) <= {1, 2, 4, 8, 16}:
+        return f"TIFF of {max(bits)} bits a channel (save as 8 or 16 bits)"
+    return None
 
 
 def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[str]) -> np.ndarray:

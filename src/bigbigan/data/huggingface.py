@@ -7,14 +7,15 @@ bytes they were stored in, to be decoded here, as carefully as files are. No cod
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
-from bigbigan.data.folders import SPLITS
-from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
+from bigbigan.data.folders import split_of
+from bigbigan.data.image_set import FileStore, ImageSet, Source, named, shown
 from bigbigan.errors import UserError
 
 __all__ = ["open_huggingface"]
@@ -45,14 +46,18 @@ def open_huggingface(spec: str, source: Source, limits: DecodeLimits) -> dict[st
             )
         chosen = {"train": split}
     else:
-        chosen = {SPLITS[s.lower()]: s for s in found if s.lower() in SPLITS}
+        chosen = {ours: s for s in reversed(found) if (ours := split_of(s))}
+        chosen |= {s: s for s in ("train", "val", "test") if s in found}
+        chosen = {s: chosen[s] for s in ("train", "val", "test") if s in chosen}
         if not chosen:
             names = ", ".join(map(shown, found))
             raise UserError(f"{shown(spec)}: none of its splits is train, val or test; write hf:NAME:SPLIT, of {names}")
         if left := [s for s in found if s not in chosen.values()]:
             source.notes[f"splits not used: {', '.join(map(shown, left))}"] += 1
     source.name = shown(name.rstrip("/").rpartition("/")[2])
-    return {ours: _image_set(found[theirs], ours, theirs, spec, datasets, limits) for ours, theirs in chosen.items()}
+    return {
+        ours: _image_set(found[theirs], ours, theirs, spec, datasets, limits, source) for ours, theirs in chosen.items()
+    }
 
 
 def _load(datasets: Any, name: str) -> dict[str, Any]:
@@ -64,13 +69,25 @@ def _load(datasets: Any, name: str) -> dict[str, Any]:
     return dict(datasets.load_dataset(name))
 
 
-def _image_set(table: Any, name: str, theirs: str, spec: str, datasets: Any, limits: DecodeLimits) -> ImageSet:
+_LABEL_COLUMNS = {"label", "labels", "class", "classes", "category", "target", "y", "diagnosis"}
+
+
+def _image_set(
+    table: Any, name: str, theirs: str, spec: str, datasets: Any, limits: DecodeLimits, source: Source
+) -> ImageSet:
     features = table.features
     image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
     if image is None:
         columns = ", ".join(f"{shown(k)} ({type(f).__name__})" for k, f in features.items())
         raise UserError(f"{shown(spec)}: '{shown(theirs)}' has no column of images; it has {columns}")
     label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    if label is None and (plain := next((k for k in features if k.lower() in _LABEL_COLUMNS), None)) is not None:
+        kind = getattr(features[plain], "dtype", type(features[plain]).__name__)
+        source.notes[f"column '{shown(plain)}' ({kind}) is no ClassLabel: read without labels"] += 1
+        remedy = f"class_encode_column('{shown(plain)}') makes it one; or give --labels"
+        warnings.warn(
+            f"{shown(spec)}: column '{shown(plain)}' ({kind}) is no ClassLabel and not read; {remedy}", stacklevel=3
+        )
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def read(row: int) -> bytes:
@@ -85,7 +102,7 @@ def _image_set(table: Any, name: str, theirs: str, spec: str, datasets: Any, lim
     labels, classes = None, None
     if label is not None:
         labels = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
-        classes = [shown(c) for c in features[label].names]
+        classes = [named(c) for c in features[label].names]
         if not (labels >= 0).any():  # of a test split they may be kept back
             labels, classes = None, None
     rows = np.arange(len(table))

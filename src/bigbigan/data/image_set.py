@@ -9,10 +9,13 @@ evaluation.
 """
 
 import functools
+import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +27,42 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_HELD",
+    "NO_LABEL",
     "ArrayStore",
     "FileStore",
     "ImageSet",
     "LabelsFile",
     "Source",
+    "class_order",
     "extension",
     "fraction_of",
+    "memory_free",
+    "named",
     "shown",
 ]
 
 MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
+NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
+
+
+def memory_free() -> int:
+    """Bytes of memory that this process may still take, as far as the system says; else `MAX_HELD`."""
+    free = [MAX_HELD]
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        free += [1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    for most, taken in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            group = Path("/sys/fs/cgroup")
+            free.append(int((group / most).read_text()) - int((group / taken).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            pass
+    return max(0, min(free))
 
 
 class ArrayStore:
@@ -88,7 +116,7 @@ class FileStore:
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         data = self.raw(i)
-        array, notes = decode(data, self.limits)
+        array, notes = decode(data, self.limits, extension(self.names[i]))
         if EXTENSIONS.get(extension(self.names[i]), sniff(data)) != sniff(data):
             notes = (*notes, "extension does not match the format")
         return array, notes
@@ -200,7 +228,34 @@ def extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def named(name: object) -> str:
+    """A file's or a class's name as it is kept and written to files: its own, but for undecodable bytes, control
+    characters, line separators and marks that reverse the direction of text, which are escaped as in `shown`."""
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or _belongs_to_names(c) else shown(c) for c in text)
+
+
+def _belongs_to_names(c: str) -> bool:
+    """Of characters that are not printable: spaces of all kinds, joiners of emoji, and what Unicode has added since."""
+    return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and not (
+        "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
+    )
+
+
+def class_order(name: object) -> tuple[int, float, str]:
+    """The order of classes: numbers first and by value, then text."""
+    try:
+        value = float(str(name))
+    except ValueError:
+        value = math.nan
+    return (0, value, str(name)) if math.isfinite(value) else (1, 0.0, str(name))
+
+
 def shown(name: object) -> str:
     """A file name or path made fit to print: undecodable bytes and control characters escaped, one line."""
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

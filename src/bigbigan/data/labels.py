@@ -5,33 +5,42 @@
     cat/002.png,,P17,
     ...
 
-`file` and `label` must be there; `group` (a patient, say: `ImageSet.groups`) and `split` (train, val or test) may be;
-other columns are passed over. A row names the image whose whole name it gives, or else the one image with which it
-shares all of the shorter of the two names, folder by folder from the end: `photos/cat/001.png` and `001.png` both name
-`cat/001.png` if no other image fits, `dog/001.png` does not.
+`file` (or filename, file_name, path, image) and `label` must be there; `group` (a patient, say: `ImageSet.groups`) and
+`split` (train, val or test, in the spellings of `split_of`) may be; other columns are passed over. So `classify`'s
+predictions and `encode`'s features can be read as labels.
 
-The file takes the place of the source's own labels. An image without a row, or with an empty cell, has no label (-1);
-without a group it is a group of its own; without a split it stays where the source has it.
+A row names the image whose whole name it gives, or else the one image with which it shares all of the shorter of the
+two names, folder by folder from the end: `photos/cat/001.png` and `001.png` both name `cat/001.png` if no other image
+fits, `dog/001.png` does not. Where no image fits, a name without an ending, or with the ending in another case, names
+the one image that fits but for that.
+
+The file takes the place of the source's own labels. An image without a row, or whose cell is empty or one of
+`NO_LABEL`, has no label (-1); without a group it is a group of its own; without a split it stays where the source has
+it.
 """
 
 import csv
 import hashlib
 import io
-import math
+import os
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from bigbigan.data.image_set import ImageSet, LabelsFile, Source, shown
+from bigbigan.data.folders import split_of
+from bigbigan.data.image_set import NO_LABEL, ImageSet, LabelsFile, Source, class_order, named, shown
 from bigbigan.errors import UserError
 
 __all__ = ["apply_labels"]
 
 COLUMNS = ("file", "label", "group", "split")
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")  # the first of them that is there counts
 SPLITS = ("train", "val", "test")
 
 
@@ -52,12 +61,17 @@ def apply_labels(source: Source, path: Path) -> None:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"--labels {shown(path)} cannot be read: {error.strerror}") from None
-    rows = _matched(_read(content, path), source, path)
+    read = _read(content, path)
+    if spelled := Counter(row.label for _, row in read if row.label in NO_LABEL - {""}):
+        source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
+    read = [(file, replace(row, label="") if row.label in NO_LABEL else row) for file, row in read]
+    rows = _matched(read, source, path)
     images = [file for s in source.splits.values() for file in s.files]
     given = [rows.get(file, _Row()) for file in images]
-    names = sorted({row.label for row in given if row.label}, key=_order)
+    names = sorted({row.label for row in given if row.label}, key=class_order)
     if not names:
-        raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty")
+        hint = "; to use predictions as labels, call their column label" if b"predicted" in content[:1000] else ""
+        raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty{hint}")
     number = {name: k for k, name in enumerate(names)}
     labels = np.array([number.get(row.label, -1) for row in given], dtype=np.int64)
     groups = _groups(row.group for row in given)
@@ -66,7 +80,7 @@ def apply_labels(source: Source, path: Path) -> None:
     for split in source.splits.values():
         at = np.array([place[file] for file in split.files], dtype=np.int64)
         some = bool((labels[at] >= 0).any())
-        split.labels, split.classes = (labels[at], [shown(name) for name in names]) if some else (None, None)
+        split.labels, split.classes = (labels[at], [named(name) for name in names]) if some else (None, None)
         split.groups = None if groups is None else groups[at]
     source.labels = LabelsFile(str(path), hashlib.sha256(content).hexdigest())
     if without := int((labels < 0).sum()):
@@ -89,6 +103,8 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
     if not lines:
         raise UserError(f"{what} is empty; expected a header line with file,label and a line an image")
     header = [name.strip() for name in lines[0]]
+    if file_column := next((name for name in FILE_COLUMNS if name in header), None):
+        header = ["file" if name == file_column else name for name in header]
     if missing := [name for name in ("file", "label") if name not in header]:
         have = shown(", ".join(header))
         raise UserError(f"{what} has no column '{missing[0]}' but {have}; expected a header line with file,label")
@@ -104,8 +120,12 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
         file = cell.pop("file")
         if not file:
             raise UserError(f"{what}: row {number:,} names no file")
-        if cell.get("split", "") not in ("", *SPLITS):
-            raise UserError(f"{what}: row {number:,}: split is {shown(cell['split'])}; expected {', '.join(SPLITS)}")
+        if cell.get("split") == "held_out":  # of train, by `classify`
+            cell["split"] = ""
+        if said := cell.get("split"):
+            if (split := split_of(said)) is None:
+                raise UserError(f"{what}: row {number:,}: split is {shown(said)}; expected {', '.join(SPLITS)}")
+            cell["split"] = split
         found.append((file, _Row(**cell)))
     if not found:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
@@ -115,18 +135,12 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
 def _matched(rows: list[tuple[str, _Row]], source: Source, path: Path) -> dict[str, _Row]:
     """Rows by the image they name."""
     what = f"--labels {shown(path)}"
-    by_base: dict[str, list[str]] = {}
-    for split in source.splits.values():
-        for file in split.files:
-            by_base.setdefault(file.rpartition("/")[2], []).append(file)
+    files = [file for split in source.splits.values() for file in split.files]
+    exactly, loosely = _Index(files), _Index(files, loose=True)
     matched: dict[str, _Row] = {}
     strangers = []
     for given, row in rows:
-        name = shown(given).replace("\\", "/").removeprefix("./")
-        alike = by_base.get(name.rpartition("/")[2], [])
-        fitting = [f for f in alike if f == name] or [
-            f for f in alike if f.endswith(f"/{name}") or name.endswith(f"/{f}")
-        ]
+        fitting = exactly.find(given) or loosely.find(given)
         if len(fitting) > 1:
             raise UserError(f"{what}: {shown(given)} may be {fitting[0]} or {fitting[1]}; give the whole name")
         if not fitting:
@@ -134,21 +148,70 @@ def _matched(rows: list[tuple[str, _Row]], source: Source, path: Path) -> dict[s
         elif matched.setdefault(fitting[0], row) != row:
             raise UserError(f"{what}: {fitting[0]} stands there twice, with different labels, groups or splits")
     if strangers:
-        example = next(file for split in source.splits.values() for file in split.files)
         raise UserError(
             f"{what}: {len(strangers):,} of {len(rows):,} rows name no image of {source.spec}, "
-            f"the first {shown(strangers[0])}; images there are called as {example}"
+            f"the first {shown(strangers[0])}; images there are called as {shown(files[0])}"
         )
     return matched
 
 
-def _order(name: str) -> tuple[int, float, str]:
-    """Numbers first and by value, then text."""
-    try:
-        value = float(name)
-    except ValueError:
-        value = math.nan
-    return (0, value, name) if math.isfinite(value) else (1, 0.0, name)
+class _Index:
+    """Images by their names and by the ends of their names, folder by folder.
+
+    Names are compared in Unicode's composed form: macOS writes é as two characters, spreadsheets as one.
+
+    Args:
+        files: names of all images.
+        loose: find an image without its ending too, and whatever the case of the ending.
+    """
+
+    def __init__(self, files: list[str], loose: bool = False) -> None:
+        self.files, self.loose = files, loose
+        self.whole: dict[str, list[str]] = {}
+        self.ends: dict[str, list[str]] = {}
+
+    def find(self, given: str) -> list[str]:
+        """The images, if more than one then two of them, that a name fits."""
+        if not self.whole:  # not before it is needed
+            for file in self.files:
+                name = _composed(file)
+                stem, ending = os.path.splitext(name)
+                for spelled in {name, stem, stem + ending.lower()} if self.loose else {name}:
+                    _add(self.whole, spelled, file)
+                    for end in _ends(spelled):
+                        _add(self.ends, end, file)
+        given = _composed(given)
+        for form in dict.fromkeys((given, given.replace("\\", "/"))):  # a backslash is part of a name, or parts names
+            name = form.removeprefix("./")
+            if self.loose:
+                stem, ending = os.path.splitext(name)
+                name = stem + ending.lower()
+            if name in self.whole:
+                return self.whole[name]
+            fitting = [*self.ends.get(name, ())]
+            fitting += [file for end in _ends(name) for file in self.whole.get(end, ()) if file not in fitting]
+            if fitting:
+                return fitting
+        return []
+
+
+def _composed(name: str) -> str:
+    return shown(unicodedata.normalize("NFC", name))
+
+
+def _ends(name: str) -> Iterable[str]:
+    """b/c.png and c.png of a/b/c.png."""
+    at = name.find("/")
+    while at >= 0:
+        yield name[at + 1 :]
+        at = name.find("/", at + 1)
+
+
+def _add(found: dict[str, list[str]], name: str, file: str) -> None:
+    """Note a file, if it is the first or second of this name."""
+    files = found.setdefault(name, [])
+    if len(files) < 2 and file not in files:
+        files.append(file)
 
 
 def _groups(names: Iterable[str]) -> np.ndarray | None:

@@ -4,15 +4,16 @@ import hashlib
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from bigbigan.data.crops import CENTRAL, STORED, resize_center
 from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
-from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
+from bigbigan.data.image_set import MAX_HELD, ImageSet, Source, shown
 from bigbigan.errors import UserError
+from bigbigan.progress import Bar
 
 __all__ = [
     "fingerprint",
+    "glance",
     "load_pixels",
     "load_view",
     "middle",
@@ -69,7 +70,7 @@ def load_pixels(
     limit = source.max_unreadable if source is not None else Source.max_unreadable
     refused: list[str] = []
     kept: list[int] = []
-    for i in tqdm(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
+    for i in Bar(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
         images.fetch_ahead(i)
         try:
             array, notes = images.load_noted(i)
@@ -177,7 +178,12 @@ def fingerprint(images: ImageSet, most: int | None = None) -> str:
             raw = images.store.identity(int(i)) if number % every == 0 else b""
         except Unreadable as e:
             raw = f"unreadable: {e}".encode()
-        name = file.encode()
+        name = shown(file).encode()
         digest.update(len(name).to_bytes(8, "little") + name + len(raw).to_bytes(8, "little"))
         digest.update(raw)
     return digest.hexdigest()
+
+
+def glance(images: ImageSet) -> str:
+    """A fingerprint that is soon taken: over all names, and the content of 64 images spread over the set."""
+    return fingerprint(images, 64)

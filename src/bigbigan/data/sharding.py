@@ -24,13 +24,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from bigbigan.data.decode import Unreadable, decode, resize_square, sniff
-from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.data.shards import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.stream import order_by_shards
 from bigbigan.errors import RunError, UserError
+from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["write_shards"]
@@ -98,7 +98,9 @@ def _identity(source: Source) -> str:
     digest = hashlib.sha256()
     for split, images in source.splits.items():
         labels = None if images.labels is None else images.labels.tolist()
-        digest.update(json.dumps([split, images.files, labels, images.classes]).encode())
+        names = (None if of is None else list(map(shown, of)) for of in (images.files, images.classes))
+        files, classes = names
+        digest.update(json.dumps([split, files, labels, classes]).encode())
     return digest.hexdigest()
 
 
@@ -164,7 +166,15 @@ def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     if not (out / PROGRESS).exists():
         return []
     text = (out / PROGRESS).read_text()
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # the last may be torn
+    lines: list[dict[str, Any]] = []
+    for text_line in text.splitlines(keepends=True):
+        try:
+            said = json.loads(text_line) if text_line.endswith("\n") else None  # the last may be torn
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(said, dict) or (lines and not _is_line(said)):
+            break
+        lines.append(said)
     if not lines or lines[0] != plan:
         raise UserError(f"--out {out} holds shards, begun, of other images or settings; choose another folder")
     kept, broken = [], set()
@@ -175,6 +185,15 @@ def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
         if line["split"] not in broken:
             kept.append(line)
     return kept
+
+
+def _is_line(said: dict[str, Any]) -> bool:
+    """Whether a line tells of a shard that was written."""
+    shard = said.get("shard")
+    whole = isinstance(said.get("split"), str) and isinstance(said.get("next"), int) and "skipped" in said
+    return (
+        whole and isinstance(shard, dict) and shard.keys() == vars(Shard("")).keys() and isinstance(shard["file"], str)
+    )
 
 
 def _write_split(
@@ -188,7 +207,7 @@ def _write_split(
     limit = 2**62 if plan["size_mib"] is None else int(plan["size_mib"] * 2**20)
     tar: _Tar | None = None
     number, skipped = len(done), []
-    bar = tqdm(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress,
+    bar = Bar(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress,
                dynamic_ncols=True)  # fmt: skip
     try:
         for at, data in enumerate(_prepared(images, order[start:], plan["resolution"]), start):

@@ -17,20 +17,21 @@ import itertools
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bigbigan.data.archives import list_tar
 from bigbigan.data.decode import DecodeLimits, Unreadable
 from bigbigan.data.download import cache_folder
 from bigbigan.data.elsewhere import Elsewhere, read_location
-from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
+from bigbigan.data.image_set import NO_LABEL, FileStore, ImageSet, Source, class_order, extension, named, shown
 from bigbigan.errors import UserError
+from bigbigan.progress import Bar
 
 __all__ = [
     "INDEX",
@@ -110,7 +111,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
 def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
     try:
         about = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
@@ -122,6 +123,11 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
         classes = about["classes"]
         if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
             raise ValueError("classes")
+        if not isinstance(about["name"], str) or not isinstance(about["pads"], bool):
+            raise ValueError("name or pads")
+        skipped = about.setdefault("skipped", [])
+        if not isinstance(skipped, list) or not all(map(_is_pair, skipped)):
+            raise ValueError("skipped")
         if not splits or not all(splits.values()):
             raise ValueError("no shards")
         for name, shards in splits.items():
@@ -136,6 +142,10 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
 def _mirrorable(about: dict[str, Any]) -> bool:
     """`Source.mirrorable` of the set that an index is of; one of an earlier version does not say, but pads arrays."""
     return bool(about.get("mirrorable", about["name"] == "cifar10" or not about["pads"]))
+
+
+def _is_pair(said: Any) -> bool:
+    return isinstance(said, list) and len(said) == 2 and all(isinstance(s, str) for s in said)
 
 
 def _checked(shard: Shard, split: str) -> Shard:
@@ -214,7 +224,7 @@ def _list(pattern: str, path_of: Callable[[int], Path], source: Source, limits: 
     """The shards of a pattern, listed one after the other."""
     names = _names(pattern)
     shards = []
-    for number, name in enumerate(tqdm(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
+    for number, name in enumerate(Bar(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
         shard = Shard(f"train/shard-{number:06d}.tar")
         try:
             _list_shard(path_of(number), name, shard, source, limits)
@@ -261,13 +271,16 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
     labels: dict[str, Any] = {}
     for parts, handle in entries:
         key = "/".join((*parts[:-1], parts[-1].partition(".")[0]))
-        member = f"{name}/{'/'.join(map(shown, parts))}"
+        member = f"{name}/{'/'.join(map(named, parts))}"
         if extension(parts[-1]) in (".cls", ".json"):
             label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
             labels[key] = labels.get(key) if label is None else label
         elif isinstance(handle, Unreadable):
             source.refuse(member, handle)
         elif key in images:
+            if not source.notes["further images of one key in a shard, ignored"]:
+                alike = f"{images[key][0]} and {member} have one key, the name up to its first dot"
+                warnings.warn(f"{alike}: of such images only the first is read", stacklevel=2)
             source.notes["further images of one key in a shard, ignored"] += 1
         else:
             images[key] = (member, handle)
@@ -283,10 +296,14 @@ def _label(data: bytes, ending: str) -> int | str | None:
             found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
         else:
             found = data.decode().strip()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if isinstance(found, str) and re.fullmatch(r"-?\d{1,7}", found):
+    if isinstance(found, float) and found.is_integer():
         found = int(found)
+    if isinstance(found, str):
+        found = None if found.strip() in NO_LABEL else found
+        if found and re.fullmatch(r"-?\d{1,7}", found):
+            found = int(found)
     if isinstance(found, int) and not isinstance(found, bool):
         return found if 0 <= found < _MOST_CLASSES else None
     return found if isinstance(found, str) and found else None
@@ -301,11 +318,12 @@ def _with_labels(shards: list[Shard]) -> list[str] | None:
             s.labels = [None] * len(s.names)
         return None
     by_number = all(isinstance(k, int) for k in labels)
-    names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(map(str, labels))
-    number = {k: k if by_number else names.index(str(k)) for k in labels}
+    names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(set(map(str, labels)), key=class_order)
+    place = {name: k for k, name in enumerate(names)}
+    number = {k: place[str(k)] for k in labels}
     for s in shards:
         s.labels = [number.get(k) for k in s.labels]
-    return list(map(shown, names))
+    return list(map(named, names))
 
 
 # -- shards elsewhere ---------------------------------------------------------------------------------------------
@@ -403,7 +421,7 @@ def _splits(
 
     numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
     offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
-    names = [shown(n) for s in shards for n in s.names]
+    names = [named(n) for s in shards for n in s.names]
     handles = np.stack([numbers, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)], axis=1)
     # Names do not say in which format an image is stored: the nameless are not compared with it.
     store = FileStore([""] * len(names), handles, read, limits)

@@ -10,7 +10,7 @@
     https://HOST/set/index.json     such a folder elsewhere; or https://HOST/part-{000..099}.tar; or pipe:COMMAND
     hf:OWNER/NAME  hf:NAME:SPLIT    a data set of Hugging Face, by name or folder
 
-A known name wins over a folder of that name: write ./mnist for the folder.
+A known name wins over a folder of that name, and a warning says so: write ./mnist for the folder.
 
 Data flows `open_source` (here: which reader a path needs) -> `folders`, `archives`, `shards` or `arrays` (what lies
 there) -> `Source.splits["train"]`, an `ImageSet` -> `load_pixels`. What the user must mend is a `UserError` of one
@@ -21,6 +21,7 @@ import difflib
 import os
 import re
 import stat
+import warnings
 from pathlib import Path
 
 from bigbigan.data.archives import list_tar, list_zip
@@ -32,10 +33,10 @@ from bigbigan.data.folders import arrange, list_folder
 from bigbigan.data.huggingface import open_huggingface
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source, extension, shown
 from bigbigan.data.labels import apply_labels
-from bigbigan.data.shards import is_index, is_pattern, open_elsewhere, open_pattern, open_shards
+from bigbigan.data.shards import expand, is_index, is_pattern, open_elsewhere, open_pattern, open_shards
 from bigbigan.errors import UserError
 
-__all__ = ["open_source"]
+__all__ = ["from_folder", "is_there", "open_source", "seen_from"]
 
 _NAMES = ("digits", *REMOTE)
 _FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -57,6 +58,7 @@ def open_source(
     labels: str | Path | None = None,
     max_unreadable: float = 0.05,
     limits: DecodeLimits = _LIMITS,
+    labelled: bool = True,
 ) -> Source:
     """Opens a SOURCE string (grammar: see the module). Lists the images; decodes none of them yet.
 
@@ -65,6 +67,7 @@ def open_source(
         labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels).
         max_unreadable: the share of a split that may be skipped as unreadable before reading stops.
         limits: what one image may cost.
+        labelled: without it, folders are no classes and no label is given.
 
     Raises:
         UserError: one line, for anything that is not a source or holds no image.
@@ -76,7 +79,8 @@ def open_source(
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
-        classed = bool(name) or labels is None  # folders are classes where nothing else says what images are
+        # Folders are classes where nothing else says what images are.
+        classed = labelled and (bool(name) or labels is None)
         if spec.startswith("hf:"):
             splits = open_huggingface(spec, source, limits)
         elif is_elsewhere(spec):
@@ -106,6 +110,12 @@ def open_source(
             images.classes = list(_CLASSES[name])
     if labels is not None:
         apply_labels(source, Path(labels))
+    for images in () if labelled else splits.values():
+        images.labels = images.classes = None
+    if name and path is None and os.path.isdir(name):
+        source.notes[f"the folder ./{name} is passed over"] += 1
+        warnings.warn(f"{name} is the known data set; for the folder of that name write ./{name}", stacklevel=2)
+    _warn_of_empty_classes(source)
     return source
 
 
@@ -116,6 +126,51 @@ def _mirrorable(source: Source) -> bool:
         return False
     store = source.splits["train"].store
     return not (isinstance(store, ArrayStore) and store.pixels.shape[-1] == 1)
+
+
+def _warn_of_empty_classes(source: Source) -> None:
+    """Name the classes of which train has no image: those of other splits alone, or numbers that are not used."""
+    train = source.splits["train"]
+    if train.labels is None or train.classes is None:
+        return
+    there = set(train.labels[train.labels >= 0].tolist())
+    empty = [name for k, name in enumerate(train.classes) if k not in there]
+    if empty and len(there) > 1:  # of one class, what is normal, the others are to be told
+        source.notes["classes without a training image"] += len(empty)
+        named_ = ", ".join(map(shown, empty[:5])) + (f" and {len(empty) - 5:,} more" if len(empty) > 5 else "")
+        warnings.warn(f"{source.spec}: of {len(train.classes):,} classes train has no image of {named_}", stacklevel=3)
+
+
+def _file_part(spec: str) -> tuple[str, str] | None:
+    """(what stands before the path, the path) of a SOURCE that is a path or a pattern of paths; else None."""
+    head, colon, tail = spec.partition(":")
+    if head == "hf" or is_elsewhere(spec) or (head in _NAMES and not tail):
+        return None
+    return (head + colon, tail) if head in _NAMES else ("", spec)
+
+
+def is_there(spec: str) -> bool:
+    """Whether the file, folder or first shard that a SOURCE names is there."""
+    part = _file_part(spec)
+    if part is None:
+        return True
+    path = os.path.expanduser(part[1])
+    return os.path.exists(expand(path)[0] if is_pattern(path) else path)
+
+
+def seen_from(spec: str, folder: Path) -> str | None:
+    """A SOURCE with its path as it is seen from a folder; None where it names no path on this machine."""
+    part = _file_part(spec)
+    if part is None:
+        return None
+    path = os.path.abspath(os.path.expanduser(part[1]))
+    return part[0] + os.path.relpath(path, os.path.realpath(folder))
+
+
+def from_folder(spec: str, folder: Path) -> str:
+    """The SOURCE that `seen_from` wrote, with its whole path."""
+    part = _file_part(spec)
+    return spec if part is None else part[0] + os.path.normpath(os.path.join(os.path.realpath(folder), part[1]))
 
 
 def _parse(spec: str) -> tuple[str, Path | None]:

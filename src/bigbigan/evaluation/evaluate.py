@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from bigbigan.data import Source
 from bigbigan.data.batches import Batches, pool_to
@@ -39,6 +38,7 @@ from bigbigan.evaluation.splits import Images, Split, few, load_images, stored_f
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
 from bigbigan.evaluation.tasks import task_accuracies
 from bigbigan.model import Model
+from bigbigan.progress import Bar
 
 __all__ = ["evaluate"]
 
@@ -65,6 +65,7 @@ class Evaluation:
     images: Images
     command: str
     progress: bool
+    out: Path | None = None  # a folder in place of the run's
     protocol: dict[str, int] = field(default_factory=dict)  # of all figures
     lines: list[ResultLine] = field(default_factory=list)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
@@ -106,8 +107,9 @@ def evaluate(
     channels: int | None = None,
     checkpoint: str = "newest",
     most: int | None = None,
+    out: Path | None = None,
 ) -> list[ResultLine]:
-    """Measure a run or a frozen encoder. Of a run, the lines are added to results.jsonl in its folder.
+    """Measure a run or a frozen encoder. Of a run, the lines are added to results.jsonl in its folder, or in `out`.
 
     Args:
         spec: a run folder, or see `bigbigan.evaluation.subjects`.
@@ -121,6 +123,7 @@ def evaluate(
         checkpoint: of a run, "newest", "best" or a step.
         most: so many images of each split at most, drawn by a fixed seed; `protocol` then says how many there were to
             learn from.
+        out: a folder for what would be written into the run's, which may be one that cannot be written to.
 
     Raises:
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
@@ -132,7 +135,7 @@ def evaluate(
     source = subject.source(data, labels, f"evaluate {spec}")
     if most is not None:
         source.splits = {name: few(images, most) for name, images in source.splits.items()}
-    e = Evaluation(subject, source, load_images(source, subject.view, subject.seed), command, progress)
+    e = Evaluation(subject, source, load_images(source, subject.view, subject.seed), command, progress, out)
     if most is not None:
         e.protocol = {"train_images": len(e.images.train)}
     e.spent["reading"] = time.perf_counter() - began
@@ -143,7 +146,7 @@ def evaluate(
         for of_d in (False, True)
     ]
     images = [m for m in wanted if m.kind in OF_IMAGES]
-    bar = tqdm(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
+    bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
     for kind, ours in parts:
         if ours:
             _measure_features(e, kind, ours)
@@ -158,8 +161,8 @@ def evaluate(
         went = {part: round(seconds, 1) for part, seconds in e.spent.items()}
         total = {"evaluation_seconds": Figure(time.perf_counter() - began, protocol=went)}
         e.lines += result_lines(subject, source, e.test.name, len(e.test), total, True, began, command)
-    if subject.run is not None:
-        append_results(subject.run / "results.jsonl", e.lines)
+    if (kept := out or subject.run) is not None:
+        append_results(kept / "results.jsonl", e.lines)
     return e.lines
 
 
@@ -304,7 +307,7 @@ def _measure_heads(
     assert test.labels is not None
     start = time.perf_counter()
     names = list(dict.fromkeys(m.feature for m in metrics))
-    held = train_val(len(train), e.subject.run, train.groups)
+    held = train_val(len(train), e.subject.run, train.groups, e.out)
     rest = np.setdiff1d(np.arange(len(train)), held)
     augment, mirror = e.subject.view.augment, e.subject.mirrors(e.source)
     batches: FeatureBatches

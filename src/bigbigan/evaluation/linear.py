@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation.features import outputs
+from bigbigan.progress import Bar
 
 __all__ = ["PROTOCOLS", "TABLE1_RATE", "TABLE2_RATES", "Heads", "cached_batches", "top_accuracy", "train_heads"]
 
@@ -83,7 +83,7 @@ def train_heads(
         for (_, rate), w, b in zip(heads.keys, heads.weights, heads.biases, strict=True)
     ]
     optimizer = torch.optim.Adam(groups, fused=True)
-    for _ in tqdm(range(steps), "linear heads", disable=not progress, leave=False, unit="step"):
+    for _ in Bar(range(steps), "linear heads", disable=not progress, leave=False, unit="step"):
         features, labels = next(batches)
         logits = heads.logits(features)
         # Summed over heads: each has the gradient it would have alone.

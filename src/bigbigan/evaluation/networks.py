@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bigbigan.data import Source, fingerprint, to_channels
 from bigbigan.data.batches import to_float
@@ -35,6 +34,7 @@ from bigbigan.evaluation.inception import inception_file, load_inception
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.evaluation.splits import View, parted, read_split
 from bigbigan.models.resnet import BasicBlock, ResNetV2
+from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import commit, device_name
 
@@ -140,7 +140,7 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(1, steps))
     order = torch.empty(0, dtype=torch.long)
-    for _ in tqdm(range(steps), f"training {name}", unit="step", disable=not progress):
+    for _ in Bar(range(steps), f"training {name}", unit="step", disable=not progress):
         if len(order) < batch:
             order = torch.randperm(len(x), generator=draws)
         picks, order = order[:batch].to(device), order[batch:]

@@ -180,16 +180,21 @@ def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None)
     return rng.permutation(kept), rng.permutation(held)
 
 
-def train_val(count: int, run: Path | None = None, groups: np.ndarray | None = None) -> np.ndarray:
+def train_val(
+    count: int, run: Path | None = None, groups: np.ndarray | None = None, out: Path | None = None
+) -> np.ndarray:
     """Indices, sorted, of the training images that are held out to choose by (the paper's train_val): 10,000, or a
     tenth of fewer than 100,000; of whole groups as many. Never of the test split.
 
-    Made once by a seed. With a run folder they are recorded in its train_val.json and taken from there afterwards.
+    Made once by a seed. With a run folder they are recorded in its train_val.json, or in that of `out`, and taken from
+    there afterwards.
     """
     held = np.sort(hold_out(count, min(10_000, max(1, count // 10)), SEED, groups)[1])
     if run is None:
         return held
     path = run / "train_val.json"
+    if out is not None and not path.exists():
+        path = out / "train_val.json"
     if path.exists():
         recorded = read_json(path)
         if recorded["of"] == count:  # otherwise this is another source than the run's own, or has other labels

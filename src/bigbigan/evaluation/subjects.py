@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import EXPORTED, Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, default_device, device_name, read_json, source_and_labels
+from bigbigan.run import changed_settings, commit, default_device, device_name, open_data, read_json
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -131,7 +133,8 @@ class Subject:
             UserError: there is none.
         """
         if self.run is not None:
-            data, labels = source_and_labels(self.run, data, labels)
+            config = None if self.model is None else self.model.config
+            return open_data(self.run, data, labels, config, self.max_unreadable, needs_labels=True)
         if data is None:
             raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
         return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
@@ -140,6 +143,14 @@ class Subject:
         """Whether classifiers are trained on mirrored images of a source too: where the run itself was, and the source,
         if it is another than the run's, may be mirrored."""
         return self.view.mirror and (source.mirrorable or source.name == self.trained_on)
+
+    def results_beside(self, out: Path) -> Path | None:
+        """The file for a run's result lines: in its folder, or, where that cannot be written to, beside `out`."""
+        if self.run is None or os.access(self.run, os.W_OK):
+            return None if self.run is None else self.run / "results.jsonl"
+        kept = out.parent / "results.jsonl"
+        warnings.warn(f"{self.run} cannot be written to: result lines are added to {kept}", stacklevel=3)
+        return kept
 
     @property
     def kinds(self) -> tuple[str, ...]:

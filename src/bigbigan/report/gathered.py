@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bigbigan.config import Config
-from bigbigan.data import Source, open_source
+from bigbigan.data import Source
 from bigbigan.errors import UserError
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
 from bigbigan.report.markup import Html, command
-from bigbigan.run import changed_settings, default_device, read_config, source_and_labels
+from bigbigan.run import changed_settings, default_device, open_data, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
@@ -58,8 +58,7 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     try:
         # Unreadable images are for the data card to show: here they stop nothing.
         if spec:
-            given, file = source_and_labels(path, data, labels)
-            source = open_source(given, labels=file, max_unreadable=1.0)
+            source = open_data(path, data, labels, config, max_unreadable=1.0)
     except (UserError, OSError) as error:
         no_source = str(error)
     try:

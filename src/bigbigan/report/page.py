@@ -32,8 +32,8 @@ NEEDS: dict[str, Callable[[Config], bool]] = {
 }
 
 
-def write_report(run: Path, data: str | None = None, labels: str | None = None) -> Path:
-    """Write report.html into a run folder from whatever is there.
+def write_report(run: Path, data: str | None = None, labels: str | None = None, out: Path | None = None) -> Path:
+    """Write report.html into a run folder, or the page as the file `out`, from whatever is there.
 
     Args:
         run: the run folder; training may be at any step, or going on.
@@ -62,12 +62,13 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None) 
     body = join(header(known), tag("nav", *links), *sections, tag("footer", written))
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     page = PAGE.format(title=escape(f"{known.config.experiment}: report"), style=style, body=body)
-    aside = run / ".report.html"
+    out = out or run / "report.html"
+    aside = out.with_name(f".{out.name}")
     try:
         aside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        return aside.replace(run / "report.html")
+        return aside.replace(out)
     except OSError as error:
-        raise UserError(f"{run / 'report.html'} cannot be written: {error.strerror}") from None
+        raise UserError(f"{out} cannot be written: {error.strerror}; give another place: --out FILE.html") from None
 
 
 # The policy holds even if a hostile file name found its way into the page: nothing is run, nothing is fetched.
