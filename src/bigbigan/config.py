@@ -19,6 +19,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError, ArgumentParser
 
 from bigbigan.errors import UserError
+from bigbigan.io import write_json
 
 __all__ = [
     "Config",
@@ -307,12 +308,16 @@ class LogConfig:
     probe_every: int = 0  # how often `watch` is measured; 0 is never
     watch: str = "top1_linear_bn_crelu_10perclass"  # or top1_table1_F, fid10k_train_NETWORK: names the best step
     standing_batches: int = 16  # forward passes that fill the batch norm statistics used in evaluation
+    # Under torchrun: end when one process keeps the others waiting so long, unless it reads images or measures `watch`.
+    # 0 is never.
+    hang_minutes: float = 30.0
 
     def __post_init__(self) -> None:
         _require(min(self.every, self.pictures_every, self.checkpoint_every) > 0, "log: intervals must be positive")
         _require(self.keep_checkpoints >= 1, "log.keep_checkpoints must be at least 1")
         _require(self.probe_every >= 0, "log.probe_every must not be negative")
         _require(self.standing_batches > 0, "log.standing_batches must be positive")
+        _require(0 <= self.hang_minutes < math.inf, "log.hang_minutes must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,7 +470,7 @@ class Config:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(path, self.to_dict())
 
 
 _USUAL: dict[str, Any] = Config().to_dict()

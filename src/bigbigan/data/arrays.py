@@ -14,6 +14,7 @@ import numpy as np
 
 from bigbigan.data.image_set import MAX_HELD, ArrayStore, ImageSet, shown
 from bigbigan.errors import UserError
+from bigbigan.memory import available
 
 __all__ = ["CIFAR10_FILES", "digits", "open_cifar10", "open_idx", "open_npz"]
 
@@ -79,6 +80,12 @@ def open_idx(folder: Path) -> dict[str, ImageSet]:
     return _from_arrays(arrays, folder) if arrays else {}
 
 
+def _most() -> int:
+    """How many bytes an array file may unpack to: half of the memory that is free, as reading it makes a copy."""
+    free = available()
+    return MAX_HELD if free is None else min(MAX_HELD, free // 2)
+
+
 def _read_idx(path: Path, dims: int) -> np.ndarray:
     """One idx file of unsigned bytes; its length must be what its header says."""
     try:
@@ -88,8 +95,8 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
                 raise UserError(f"{shown(path)} is not an idx file of {dims} dimensions of unsigned bytes")
             shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
             size = int(np.prod(shape, dtype=object))
-            if size > MAX_HELD:
-                raise UserError(f"{shown(path)} claims {size / 2**30:,.0f} GiB, limit {MAX_HELD / 2**30:g}")
+            if size > (most := _most()):
+                raise UserError(f"{shown(path)} claims {size / 2**30:,.1f} GiB, limit {most / 2**30:,.1f}")
             data = f.read(size + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{shown(path)} is damaged or cut short; delete it and get it again") from e
@@ -107,15 +114,16 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
             size = sum(member.file_size for member in file.zip.infolist())
             found = [k for k in keys if k[1] in file]
             wanted = [k for k in found if k[1] != "images"] or found
-            read = [(s, file[x], file.get(y)) for s, x, y in wanted if size <= MAX_HELD]
+            most = _most()
+            read = [(s, file[x], file.get(y)) for s, x, y in wanted if size <= most]
             names = ", ".join(map(shown, file.files[:8])) or "nothing"
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as e:  # BadZipFile, zlib.error, ValueError, SyntaxError, ...
         why = "damaged, cut short, or of Python objects, which are never unpickled"
         raise UserError(f"{shown(path)} is not a readable npz file: {why}") from e
-    if size > MAX_HELD:
-        raise UserError(f"{shown(path)} unpacks to {size / 2**30:,.0f} GiB, limit {MAX_HELD / 2**30:g}")
+    if size > most:
+        raise UserError(f"{shown(path)} unpacks to {size / 2**30:,.1f} GiB, limit {most / 2**30:,.1f}")
     if not wanted:
         raise UserError(f"{shown(path)} holds {names}; expected train_images (and val_, test_) or images")
     arrays: _Arrays = {}

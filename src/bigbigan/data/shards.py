@@ -31,6 +31,7 @@ from bigbigan.data.download import cache_folder
 from bigbigan.data.elsewhere import Elsewhere, read_location
 from bigbigan.data.image_set import FileStore, ImageSet, Source, extension, shown
 from bigbigan.errors import UserError
+from bigbigan.io import checked, parse_json, write_text
 
 __all__ = [
     "INDEX",
@@ -87,9 +88,7 @@ def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]
         }
         for split, shards in splits.items()
     }
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
-    aside.replace(path)
+    write_text(path, json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
 
 
 def is_index(folder: Path) -> bool:
@@ -108,7 +107,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
 
 def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
     try:
-        about = json.loads(text)
+        about = parse_json(text)
     except ValueError as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
@@ -123,6 +122,7 @@ def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, lis
             raise ValueError("classes")
         if not splits or not all(splits.values()):
             raise ValueError("no shards")
+        checked(about, {"name": str, "pads": bool, "skipped?": [[str]]})
         for name, shards in splits.items():
             labels = [k for shard in shards for k in shard.labels if k is not None]
             if not all(type(k) is int and 0 <= k < len(classes or ()) for k in labels):
@@ -272,7 +272,7 @@ def _label(data: bytes, ending: str) -> int | str | None:
     """What a .cls or .json member says: a class by number or by name; None if nothing of the kind."""
     try:
         if ending == ".json":
-            said = json.loads(data)
+            said = parse_json(data)
             found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
         else:
             found = data.decode().strip()

@@ -12,7 +12,7 @@ from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels
 from bigbigan.data.pixels import middle, stored_side
 from bigbigan.errors import UserError
-from bigbigan.run import read_json, write_json
+from bigbigan.io import read_json, write_json
 
 __all__ = ["Images", "Split", "View", "few", "hold_out", "load_images", "load_labelled", "parted", "train_val"]
 
@@ -162,7 +162,7 @@ def train_val(count: int, run: Path | None = None, groups: np.ndarray | None = N
         return held
     path = run / "train_val.json"
     if path.exists():
-        recorded = read_json(path)
+        recorded = read_json(path, {"of": int, "indices": [int]})
         if recorded["of"] == count:  # otherwise this is another source than the run's own, or has other labels
             before = np.array(recorded["indices"], dtype=np.int64)
             if groups is None or not np.isin(np.delete(groups, before), groups[before]).any():

@@ -44,7 +44,7 @@ class Experiment:
 
     @property
     def summary(self) -> str:
-        return (self.make.__doc__ or "").strip().splitlines()[0]
+        return (self.make.__doc__ or "").strip().partition("\n")[0]
 
 
 EXPERIMENTS: dict[str, Experiment] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bigbigan.config import Config
 from bigbigan.errors import UserError
+from bigbigan.io import write_text
 from bigbigan.report.curves import curves
 from bigbigan.report.data_card import data_card
 from bigbigan.report.gathered import Run, gather
@@ -62,12 +63,8 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None) 
     body = join(header(known), tag("nav", *links), *sections, tag("footer", written))
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     page = PAGE.format(title=escape(f"{known.config.experiment}: report"), style=style, body=body)
-    aside = run / ".report.html"
-    try:
-        aside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        return aside.replace(run / "report.html")
-    except OSError as error:
-        raise UserError(f"{run / 'report.html'} cannot be written: {error.strerror}") from None
+    write_text(run / "report.html", page)
+    return run / "report.html"
 
 
 # The policy holds even if a hostile file name found its way into the page: nothing is run, nothing is fetched.
