@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from bigbigan import checkpoint as ck
+from bigbigan import io, tensors
 from bigbigan.data.batches import Batches
 from bigbigan.errors import RunError, UserError
 from bigbigan.state import TrainingState
@@ -224,11 +225,11 @@ def test_disk_error_keeps_the_checkpoint_before(data, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train(tiny_config("training.steps=4"), data, run, progress=False)
 
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ck, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(RunError, match=r"not saved to .*MiB free.*No space left"):
         train(tiny_config("training.steps=8"), data, run, progress=False)
     assert [c.step for c in ck.checkpoints(run)] == [4]
@@ -236,12 +237,13 @@ def test_disk_error_keeps_the_checkpoint_before(data, tmp_path, monkeypatch):
 
 
 def test_files_are_forced_to_disk_before_the_rename(data, tmp_path, monkeypatch):
-    calls, sync, rename = [], ck._sync, os.rename
-    monkeypatch.setattr(ck, "_sync", lambda p: (calls.append(f"sync {p.name}"), sync(p)))
+    calls, sync, rename = [], io.sync, os.rename
+    monkeypatch.setattr(io, "sync", lambda p: (calls.append(f"sync {p.name}"), sync(p)))
     monkeypatch.setattr(os, "rename", lambda a, b: (calls.append("rename"), rename(a, b)))
     train(tiny_config("training.steps=4"), data, tmp_path / "run", progress=False)
-    files = [f"sync {n}" for n in (*ck.FILES, "manifest.json")]
-    assert calls == [*files, "sync .writing-step-00000004", "rename", "sync checkpoints"]
+    at = calls.index("rename")
+    assert calls[at - 1 : at + 2] == [f"sync .writing-{os.getpid()}-step-00000004", "rename", "sync checkpoints"]
+    assert set(calls[at - 5 : at - 1]) == {f"sync {n}" for n in (*ck.FILES, "manifest.json")}
 
 
 def test_last_n_and_best_are_kept(data, tmp_path):

@@ -115,7 +115,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if (clear := write_error(error, path)) is not None:
+        if (clear := write_error(error.__cause__ or error, path)) is not None:  # of the folder, not of a file in it
             raise clear from error
         raise
 
