@@ -37,6 +37,13 @@ def umask():
     os.umask(before)
 
 
+def write_in_part(target, then):
+    with writing(target) as aside:
+        aside.write_bytes(b"half")
+        if then:
+            then()
+
+
 # -- writing ----------------------------------------------------------------------------------------------------
 
 
@@ -59,11 +66,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, numbe
 
     if moment != "block":
         monkeypatch.setattr(io, "sync", full) if moment == "sync" else monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(RunError, match=rf"features.npz cannot be written to .*out .*MiB free.*{os.strerror(number)}"):
-        with writing(target) as aside:
-            aside.write_bytes(b"half")
-            if moment == "block":
-                full()
+    said = rf"features.npz cannot be written to .*out .*MiB free.*{os.strerror(number)}"
+    with pytest.raises(RunError, match=said):
+        write_in_part(target, full if moment == "block" else None)
     assert [p.name for p in target.parent.iterdir()] == ["features.npz"]
     assert json.loads(target.read_text()) == "before"
 
@@ -147,7 +152,10 @@ def test_lines_for_which_there_is_no_room_are_taken_back(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"{", b"\xff\xfe", b"[1]", b"null", b'{"step": "7"}', b'{"step": 7, "loss_d": []}', b'{"loss_d": 1.0}', b"[" * 10**5],
+    [
+        b"{", b"\xff\xfe", b"[1]", b"null", b'{"step": "7"}', b'{"step": 7, "loss_d": []}', b'{"loss_d": 1.0}',
+        b"[" * 10**5,
+    ],
     ids=["torn", "bytes", "list", "null", "text", "list for number", "no step", "deep"],
 )  # fmt: skip
 def test_one_damaged_line_of_metrics_loses_no_other(tmp_path, damaged):

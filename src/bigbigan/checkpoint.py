@@ -12,13 +12,14 @@ is read can execute code.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,7 +133,7 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
 
 def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]) -> T | None:
     """Return `read` of the checkpoint that `which` names (see `chosen_checkpoint`), or None where there is none at all.
-    Where training removes it meanwhile, another one is chosen.
+    Training removes none that is being read. Where file locks do not work and it does, another one is chosen.
 
     Raises:
         UserError: see `chosen_checkpoint`; or checkpoints are removed faster than they can be read.
@@ -141,9 +142,10 @@ def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]
         before = [c.step for c in checkpoints(run)]
         chosen = None
         try:
-            chosen = chosen_checkpoint(run, which)
-            if chosen is not None:
-                return read(chosen)
+            with _held(run):
+                chosen = chosen_checkpoint(run, which)
+                if chosen is not None:
+                    return read(chosen)
         except (OSError, UserError):
             if chosen is not None and chosen.path.exists():
                 raise
@@ -152,6 +154,18 @@ def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]
         if not before and not checkpoints(run):
             return None
     raise UserError(f"{run}: training removes checkpoints faster than they can be read; raise log.keep_checkpoints")
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """Within it, `remove_old` leaves the checkpoints alone that are there now."""
+    with ExitStack() as held:
+        for checkpoint in checkpoints(run):
+            with suppress(OSError):  # removed just now, or no locks here
+                descriptor = os.open(checkpoint.path, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
 
 
 def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
@@ -222,13 +236,25 @@ def remove_old(run: Path, keep: int) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     for old in checkpoints(run)[:-keep]:
         if best is None or old.step != best["step"]:
-            aside = old.path.with_name(f"{REMOVING}{old.path.name}")
             try:
-                os.rename(old.path, aside)
-                sync(folder)
-                shutil.rmtree(aside)
+                _remove(old.path)
             except OSError as error:  # nothing is lost; the next call tries again
                 warnings.warn(f"{old.path} cannot be removed: {error.strerror}", stacklevel=2)
+
+
+def _remove(path: Path) -> None:
+    descriptor, aside = os.open(path, os.O_RDONLY), path.with_name(f"{REMOVING}{path.name}")
+    try:
+        with suppress(OSError):  # no locks here
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # it is being read; the next call removes it
+                return
+        os.rename(path, aside)
+        sync(path.parent)
+        shutil.rmtree(aside)
+    finally:
+        os.close(descriptor)
 
 
 def save_best(run: Path, step: int, metric: str, value: float) -> None:

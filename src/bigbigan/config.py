@@ -44,6 +44,17 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+MOST_WIDTH, MOST_LAYERS = 2**16, 1_000  # far above any network; beyond them a file of settings is a mistake or a trap
+
+
+def _check_sizes(network: str, settings: Any) -> None:
+    for name, value in dataclasses.asdict(settings).items():
+        most = MOST_LAYERS if name in ("blocks", "head_layers", "mlp_layers") else MOST_WIDTH
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]
+        _require(len(numbers) <= MOST_LAYERS, f"{network}.{name} has {len(numbers):,} numbers, limit {MOST_LAYERS:,}")
+        _require(max(numbers, default=0) <= most, f"{network}.{name} must not be above {most:,}")
+
+
 def _check_attention(network: str, attention: tuple[int, ...], widths: dict[int, int]) -> None:
     for side in attention:
         _require(side in widths, f"{network}.attention = {side}: its maps have sides {', '.join(map(str, widths))}")
@@ -69,7 +80,7 @@ class DataConfig:
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
-        _require(self.classes >= 1, "data.classes must be at least 1")
+        _require(1 <= self.classes <= 1_000_000, "data.classes must lie in 1 to 1,000,000")
         _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
         _require(0 < self.fraction <= 1, "data.fraction must lie in (0, 1]")
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
@@ -85,6 +96,7 @@ class LatentConfig:
     prior: Literal["normal", "uniform"] = "normal"  # N(0, I) or U(-1, 1)
 
     def __post_init__(self) -> None:
+        _check_sizes("latent", self)
         _require(self.dim > 0, "latent.dim must be positive")
 
 
@@ -100,6 +112,7 @@ class GeneratorConfig:
     shared_dim: int = 32  # length of the class embedding; with one class a learned vector
 
     def __post_init__(self) -> None:
+        _check_sizes("generator", self)
         if self.network != "biggan":
             _require(len(self.channels) > 0 and min(self.channels) > 0, "generator widths must be positive")
             _require(not self.attention, f"generator.attention is for generator.network=biggan, not {self.network}")
@@ -134,6 +147,7 @@ class DiscriminatorConfig:
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
     def __post_init__(self) -> None:
+        _check_sizes("discriminator", self)
         _require(min(self.channels) > 0, "discriminator.channels must be positive")
         _require(self.final_size > 0, "discriminator.final_size must be positive")
         _require(len(set(self.augment)) == len(self.augment), "discriminator.augment names something twice")
@@ -166,6 +180,7 @@ class EncoderConfig:
     lr_multiplier: float = 1.0  # of G's learning rate (column eta)
 
     def __post_init__(self) -> None:
+        _check_sizes("encoder", self)
         _require(len(self.widths) > 0 and min(self.widths) > 0, "encoder.widths must be positive")
         counts = self.blocks_per_stage
         _require(len(counts) == len(self.widths), f"encoder.blocks must be one number, or {len(self.widths)}")

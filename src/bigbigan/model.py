@@ -368,8 +368,11 @@ def _load_exported(folder: Path) -> Model:
 
 def _filled(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:
     """The networks of a config with these weights by letter; those that there are none of are left out."""
-    with torch.device("meta"):  # drawing weights that are replaced would take minutes for full-size networks
-        networks = construct(config)
+    try:
+        with torch.device("meta"):  # drawing weights that are replaced would take minutes for full-size networks
+            networks = construct(config)
+    except (TypeError, ValueError, RuntimeError) as error:  # settings that no network has
+        raise UserError(f"{where}: no networks can be made by its config.json ({str(error).splitlines()[0]})") from None
     for letter, network in networks.present().items():
         if letter in weights:
             _fill(network, weights[letter], where)
