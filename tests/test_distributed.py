@@ -143,7 +143,7 @@ def test_a_rank_that_is_stopped_is_named_and_a_slow_step_is_not():
     assert said == [{0: ("rank 2 of 3 has kept the others waiting for 660 s", False)}]
 
 
-def test_the_end_comes_after_the_patience_unless_there_is_a_reason():
+def test_the_end_comes_unless_there_is_a_reason():
     beats = heartbeats(2, patience=100)
     beats[1].count = 1
     ends = [now for now in range(0, 200, 5) if any(end for _, end in looks(beats, now).values())]

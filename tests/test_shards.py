@@ -265,6 +265,12 @@ INDEXES = {
     "label beyond the classes": lambda text: text.replace('"classes": ["class0", ', '"classes": ['),
     "no splits": lambda text: text.replace('"splits"', '"splitz"'),
     "unknown column": lambda text: text.replace('"positions"', '"evil"'),
+    "no name": lambda text: text.replace('"name": ', '"nome": '),
+    "name that is a list": lambda text: text.replace('"name": "', '"name": [], "x": "'),
+    "no pads": lambda text: text.replace('"pads": ', '"pods": '),
+    "pads in words": lambda text: text.replace('"pads": false', '"pads": "no"'),
+    "skipped that is a number": lambda text: text.replace('"skipped": []', '"skipped": 7'),
+    "nested too deeply": lambda text: text.replace('"skipped": []', '"skipped": ' + "[" * 10**5),
     "checksum of another kind": lambda text: text.replace('"sha256": "', '"sha256": "x'),
 }  # fmt: skip
 

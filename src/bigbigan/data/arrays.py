@@ -96,8 +96,10 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
             shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
             size = int(np.prod(shape, dtype=object))
             if size > (most := _most()):
-                raise UserError(f"{shown(path)} claims {size / 2**30:,.1f} GiB, limit {most / 2**30:,.1f}")
-            data = f.read(size + 1)
+                raise UserError(f"{shown(path)} claims {size / 2**30:.3g} GiB, limit {most / 2**30:.3g}")
+            data = bytearray()  # read in pieces: to ask for all at once takes the memory that the header claims
+            while len(data) <= size and (chunk := f.read(2**20)):
+                data += chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{shown(path)} is damaged or cut short; delete it and get it again") from e
     if len(data) != size:
@@ -123,7 +125,7 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
         why = "damaged, cut short, or of Python objects, which are never unpickled"
         raise UserError(f"{shown(path)} is not a readable npz file: {why}") from e
     if size > most:
-        raise UserError(f"{shown(path)} unpacks to {size / 2**30:,.1f} GiB, limit {most / 2**30:,.1f}")
+        raise UserError(f"{shown(path)} unpacks to {size / 2**30:.3g} GiB, limit {most / 2**30:.3g}")
     if not wanted:
         raise UserError(f"{shown(path)} holds {names}; expected train_images (and val_, test_) or images")
     arrays: _Arrays = {}

@@ -234,7 +234,9 @@ def open_network(
         network = Classifier(recipe.trunk(facts["channels"]), recipe.features, facts["classes"])
         check_tensors(tensors, network.state_dict(), str(path))
         network.load_state_dict(tensors)
-    except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UserError as error:
+        raise UserError(f"{error}; delete it and train {name} anew") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} anew") from None
     outputs = _outputs(network.to(device).eval(), device)
     channels, resolution = facts["channels"], recipe.resolution
