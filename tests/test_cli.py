@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -483,6 +485,31 @@ def test_photographs_are_cropped_from_a_larger_copy(capsys, tmp_path):
 
 
 # -- Python -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_output_that_is_not_utf8_has_replacements(tmp_path, encoding):
+    for folder in ("Größe", "幅"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "images" / folder / "a.png")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for arguments in (["list"], ["data", "inspect", str(tmp_path / "images")], ["data", "shard", "--help"]):
+        command = [sys.executable, "-m", "bigbigan", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), done.stderr
+
+
+def test_python_without_docstrings(tmp_path):
+    for arguments in (["--version"], ["list"], ["train", "--help"]):
+        command = [sys.executable, "-OO", "-m", "bigbigan", *arguments]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_output_to_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "bigbigan", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "bigbigan: the output cannot be written: No space left on device\n")
 
 
 def test_the_model_in_python(run):

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.client
 import io
+import os
 import urllib.error
 
 import numpy as np
@@ -61,6 +62,9 @@ def test_downloaded_once_then_cached(server, tmp_path):
     assert sorted(p.name for p in (tmp_path / "cache" / "fashion-mnist").iterdir()) == sorted(FILES)
     open_source("fashion-mnist")
     assert len(server) == 4
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "cache" / "fashion-mnist").iterdir()} == {0o666 & ~umask}
 
 
 def test_a_file_put_there_by_hand_is_not_fetched(server, tmp_path):

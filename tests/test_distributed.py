@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -99,6 +101,68 @@ def test_a_batch_that_cannot_be_cut_for_the_ranks_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"training.batch_size=16 .* 3 processes .* expected a multiple of 6"):
         precision.check_devices(tiny_config("training.accumulate=2"), torch.device("cpu"))
     precision.check_devices(tiny_config("training.batch_size=48"), torch.device("cpu"))
+
+
+# -- a rank that hangs --------------------------------------------------------------------------------------
+
+
+def heartbeats(size, patience=0.0):
+    store = dist.HashStore()
+    return [distributed.Heartbeat(store, rank, size, patience) for rank in range(size)]
+
+
+def looks(beats, now, of=None):
+    """What each rank says at this time, by rank."""
+    found = {beat.rank: beat.look(now) for beat in (of or beats)}
+    return {rank: answer for rank, answer in found.items() if answer != ("", False)}
+
+
+def test_the_first_waiting_rank_names_the_rank_that_hangs():
+    beats = heartbeats(4)
+    for beat in beats:
+        beat.count = 7
+    assert looks(beats, 0) == {}
+    for beat in (beats[0], beats[2], beats[3]):
+        beat.count = 8
+    said = [looks(beats, now) for now in range(5, 240, 5)]
+    line = "rank 1 of 4 has kept the others waiting for {} s"
+    assert [answer for answer in said if answer] == [{0: (line.format(n), False)} for n in (60, 120)]
+    beats[1].count = 8
+    assert looks(beats, 240) == {}
+    for beat in beats[1:]:
+        beat.count = 9  # now it is rank 0 that hangs: rank 1 speaks
+    assert [next(iter(found)) for now in range(245, 340, 5) if (found := looks(beats, now))] == [1]
+
+
+def test_a_rank_that_is_stopped_is_named_and_a_slow_step_is_not():
+    beats = heartbeats(3)
+    looks(beats, 0)
+    assert [looks(beats, now) for now in range(5, 600, 5)] == [{}] * 119  # all are in the same long exchange
+    alive = beats[:2]
+    said = [found for now in range(600, 700, 5) if (found := looks(beats, now, alive))]
+    assert said == [{0: ("rank 2 of 3 has kept the others waiting for 660 s", False)}]
+
+
+def test_the_end_comes_unless_there_is_a_reason():
+    beats = heartbeats(2, patience=100)
+    beats[1].count = 1
+    ends = [now for now in range(0, 200, 5) if any(end for _, end in looks(beats, now).values())]
+    assert ends[0] == 100
+    beats = heartbeats(2, patience=100)
+    beats[1].count, beats[0].doing = 1, "measuring fid"
+    said = [found[1] for now in range(0, 200, 5) if (found := looks(beats, now))]
+    assert said[0] == ("rank 0 (measuring fid) of 2 has kept the others waiting for 60 s", False)
+    assert not any(end for _, end in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["SIGSTOP@5", "hang@5"])
+def test_a_hanging_rank_is_named_and_the_run_ends(data, tmp_path, trouble):
+    process = start(tmp_path / "run", data, 2, "log.hang_minutes=0.3", trouble=trouble)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert re.search(r"rank 1 of 2 has kept the others waiting for \d+ s\n", output), output
+    assert "this run ends (log.hang_minutes)" in output
 
 
 # -- torchrun -----------------------------------------------------------------------------------------------

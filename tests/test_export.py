@@ -175,7 +175,7 @@ DAMAGES = {
     "weights changed": (damage("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1] + b"x")), "SHA-256"),
     "weights missing": (damage("model.safetensors", lambda p: p.unlink()), "not a whole exported model"),
     "about is no JSON": (damage("model.json", lambda p: p.write_text("{")), "cannot be read as JSON"),
-    "about is empty": (damage("model.json", lambda p: p.write_text("{}")), "not a whole exported model"),
+    "about is empty": (damage("model.json", lambda p: p.write_text("{}")), "it has no schema"),
     "newer schema": (
         damage("model.json", lambda p: p.write_text(p.read_text().replace('"schema": 1', '"schema": 2'))), "reads 1"
     ),

@@ -148,8 +148,17 @@ def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypa
     assert torch.equal(first.features, again.features)
     np.testing.assert_array_equal(first.moments.covariance, again.moments.covariance)
     (kept,) = (cache / "statistics").glob("*.safetensors")
-    kept.write_bytes(b"damaged")
-    assert torch.equal(reference(source, "train", view, network).features, first.features)
+    for damage in (lambda content: b"damaged", lambda content: content[:-1] + bytes((content[-1] ^ 64,))):
+        kept.write_bytes(damage(kept.read_bytes()))
+        with pytest.warns(UserWarning, match="statistics of real images are computed anew"):
+            assert torch.equal(reference(source, "train", view, network).features, first.features)
+        assert torch.equal(reference(source, "train", view, network).features, first.features)
+    classifier = classifier_file("mnist-cnn", "rows")
+    content = classifier.read_bytes()
+    classifier.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
+    with pytest.raises(UserError, match=r"changed since it was written\); delete it and train"):
+        open_network("mnist-cnn", "rows", None, 8, CPU)
+    classifier.write_bytes(content)
     reference(source, "test", view, network)
     reference(source, "train", View(16, 1), network)
     assert len(list((cache / "statistics").iterdir())) == 3

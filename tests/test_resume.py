@@ -5,6 +5,7 @@ And the test of that test: forget any one piece of state at resume, and it must 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,8 +22,10 @@ import pytest
 import torch
 
 from bigbigan import checkpoint as ck
+from bigbigan import io, tensors
 from bigbigan.data.batches import Batches
 from bigbigan.errors import RunError, UserError
+from bigbigan.run import Stop
 from bigbigan.state import TrainingState
 from bigbigan.train import train, training_step
 from tiny import tiny_config, write_npz
@@ -120,7 +123,7 @@ def test_thirty_kills_at_random_moments(data, reference, tmp_path):
 # -- signals ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signal_saves_and_ends_cleanly(number, data, reference, tmp_path, monkeypatch):
     run, config = tmp_path / "run", tiny_config(f"training.steps={STEPS}")
     calls = []
@@ -152,6 +155,63 @@ def test_second_signal_ends_at_once(data, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         train(tiny_config(), data, tmp_path / "run", progress=False)
     assert end.value.code == 130
+
+
+def test_a_hangup_is_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert stop.signal is None
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.05)
+            assert stop.signal == signal.SIGUSR1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_images_are_read_ends_at_once(number, data, tmp_path, monkeypatch, capsys):
+    from bigbigan.data.image_set import ImageSet
+
+    load, seen = ImageSet.load_noted, []
+
+    def load_then_signal(images, i):
+        seen.append(i)
+        if len(seen) == 3:
+            os.kill(os.getpid(), number)
+        return load(images, i)
+
+    monkeypatch.setattr(ImageSet, "load_noted", load_then_signal)
+    assert train(tiny_config(), data, tmp_path / "run", progress=False) == number
+    assert len(seen) <= 4
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "before the first step: there is nothing to save" in capsys.readouterr().err
+
+
+def test_a_closed_terminal_saves(data, tmp_path):
+    """The terminal's end is a SIGHUP, and no line can be written there any more."""
+    import pty
+
+    run, (here, there) = tmp_path / "run", pty.openpty()
+    script = "import sys, pathlib, bigbigan.train as t, tiny; t.train(tiny.tiny_config('training.steps=100000', "
+    script += "'log.checkpoint_every=100000', 'log.every=1'), sys.argv[1], pathlib.Path(sys.argv[2]))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, data, str(run)], stdin=there, stdout=there, stderr=there, cwd=SCRIPT.parent,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(there)
+    os.set_blocking(here, False)
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        time.sleep(0.1)
+        with contextlib.suppress(BlockingIOError):
+            os.read(here, 10**6)
+        assert child.poll() is None
+    os.close(here)
+    child.send_signal(signal.SIGHUP)
+    assert child.wait(120) == 0
+    assert ck.newest_checkpoint(run).step > 0
 
 
 # -- damage -------------------------------------------------------------------------------------------------
@@ -224,11 +284,11 @@ def test_disk_error_keeps_the_checkpoint_before(data, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train(tiny_config("training.steps=4"), data, run, progress=False)
 
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ck, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(RunError, match=r"not saved to .*MiB free.*No space left"):
         train(tiny_config("training.steps=8"), data, run, progress=False)
     assert [c.step for c in ck.checkpoints(run)] == [4]
@@ -236,12 +296,13 @@ def test_disk_error_keeps_the_checkpoint_before(data, tmp_path, monkeypatch):
 
 
 def test_files_are_forced_to_disk_before_the_rename(data, tmp_path, monkeypatch):
-    calls, sync, rename = [], ck._sync, os.rename
-    monkeypatch.setattr(ck, "_sync", lambda p: (calls.append(f"sync {p.name}"), sync(p)))
+    calls, sync, rename = [], io.sync, os.rename
+    monkeypatch.setattr(io, "sync", lambda p: (calls.append(f"sync {p.name}"), sync(p)))
     monkeypatch.setattr(os, "rename", lambda a, b: (calls.append("rename"), rename(a, b)))
     train(tiny_config("training.steps=4"), data, tmp_path / "run", progress=False)
-    files = [f"sync {n}" for n in (*ck.FILES, "manifest.json")]
-    assert calls == [*files, "sync .writing-step-00000004", "rename", "sync checkpoints"]
+    at = calls.index("rename")
+    assert calls[at - 1 : at + 2] == [f"sync .writing-{os.getpid()}-step-00000004", "rename", "sync checkpoints"]
+    assert set(calls[at - 5 : at - 1]) == {f"sync {n}" for n in (*ck.FILES, "manifest.json")}
 
 
 def test_last_n_and_best_are_kept(data, tmp_path):

@@ -270,6 +270,8 @@ INDEXES = {
     "name that is a list": lambda text: text.replace('"name": "photos"', '"name": []'),
     "skipped in numbers": lambda text: text.replace('"skipped": []', '"skipped": [[1, 2]]'),
     "deep": lambda text: text[:-2] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "pads in words": lambda text: text.replace('"pads": false', '"pads": "no"'),
+    "nested too deeply": lambda text: text.replace('"skipped": []', '"skipped": ' + "[" * 10**5),
     "checksum of another kind": lambda text: text.replace('"sha256": "', '"sha256": "x'),
 }  # fmt: skip
 

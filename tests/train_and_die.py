@@ -17,15 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-from bigbigan import checkpoint, systems
+from bigbigan import checkpoint, io, systems, tensors
 from bigbigan.train import train
 from tiny import tiny_config
 
 MOMENTS = {
     "step": (systems.BigBiGAN, "encoder_generator_move"),
-    "tensors": (checkpoint, "save_file"),
+    "tensors": (tensors, "save_file"),
     "hash": (checkpoint, "_sha256"),
-    "sync": (checkpoint, "_sync"),
+    "sync": (io, "sync"),
+    "replace": (os, "replace"),
     "rename": (os, "rename"),
     "prune": (checkpoint.shutil, "rmtree"),
 }

@@ -28,6 +28,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.crops import STORED
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.experiments import EXPERIMENTS
+from bigbigan.io import writing
 from bigbigan.run import changed_settings, commit, default_device, device_name
 from bigbigan.state import TrainingState
 from bigbigan.systems import Move, Outcome
@@ -250,4 +251,5 @@ def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:
     for ax in axes:
         ax.set_xlabel(setting)
         ax.set_ylim(bottom=0)
-    figure.savefig(path, dpi=90)
+    with writing(path) as aside:
+        figure.savefig(aside, dpi=90, format="png")

@@ -6,27 +6,31 @@
                               manifest.json          size and SHA-256 of each file above
     checkpoints/best.json                            which step is best, by which figure
 
-A checkpoint is written beside its place, forced to disk, and renamed. Nothing that is read can execute code.
+A checkpoint is written beside its place, forced to disk, and renamed; to remove one, it is renamed first. Nothing that
+is read can execute code.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import json
 import os
+import re
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bigbigan.errors import RunError, UserError
+from bigbigan.io import TEMPORARY, open_regular, read_json, sync, write_json, writing_folder
 from bigbigan.state import TrainingState
+from bigbigan.tensors import check_tensors, read_tensors, save_tensors
 
 __all__ = [
     "Checkpoint",
@@ -35,12 +39,23 @@ __all__ = [
     "chosen_checkpoint",
     "load_state",
     "newest_checkpoint",
+    "read_checkpoint",
+    "remove_old",
     "save_best",
     "save_checkpoint",
 ]
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 SCHEMA = 1
+REMOVING = ".removing-"
+TRIES = 20  # of reading a run whose checkpoints are removed while they are read
+
+# What is read from a checkpoint, see `bigbigan.io.checked`.
+MANIFEST = {"schema": int, "files": {name: {"bytes": int, "sha256": str} for name in FILES}}
+STATE = {"step": int, "images_seen": int}
+BEST = {"step": int, "metric": str, "value": float}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,10 @@ class Checkpoint:
     def problem(self) -> str | None:
         """Why this checkpoint cannot be trusted, or None."""
         try:
-            manifest = json.loads((self.path / "manifest.json").read_text())
+            manifest = read_json(self.path / "manifest.json", {"schema": int})
             if manifest["schema"] != SCHEMA:
                 return f"schema {manifest['schema']}, this version reads {SCHEMA}"
+            manifest = read_json(self.path / "manifest.json", MANIFEST)
             for name in FILES:
                 path, entry = self.path / name, manifest["files"][name]
                 if path.is_symlink() or path.stat().st_size != entry["bytes"]:
@@ -62,17 +78,19 @@ class Checkpoint:
                     return f"{name} has changed since it was written"
             if self.info()["step"] != self.step:
                 return f"its state is of step {self.info()['step']}"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             return f"{type(error).__name__}: {error}"
+        except (UserError, ValueError) as error:
+            return str(error)
         return None
 
     def info(self) -> dict[str, Any]:
-        return json.loads((self.path / "state.json").read_text())
+        """The content of state.json."""
+        return read_json(self.path / "state.json", STATE)
 
     def tensors(self, name: str, prefix: str = "") -> dict[str, Tensor]:
         """The tensors of one of the two safetensors files whose names start with `prefix`."""
-        with safe_open(self.path / name, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+        return read_tensors(self.path / name, prefix)[0]
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
@@ -80,7 +98,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     found = [
         Checkpoint(path, int(path.name.removeprefix("step-")))
         for path in (run / "checkpoints").glob("step-*")
-        if path.is_dir() and path.name.removeprefix("step-").isdigit()
+        if re.fullmatch(r"step-[0-9]{1,18}", path.name) and path.is_dir()
     ]
     return sorted(found, key=lambda c: c.step)
 
@@ -95,6 +113,8 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
     problems: list[tuple[Checkpoint, str]] = []
     for checkpoint in reversed(checkpoints(run)):
         problem = checkpoint.problem()
+        if problem is not None and not checkpoint.path.exists():  # removed just now by the process that trains
+            continue
         if problem is None:
             for damaged, reason in problems:
                 warnings.warn(f"damaged checkpoint passed over: {damaged.path}: {reason}", stacklevel=2)
@@ -111,13 +131,51 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
     return None
 
 
-def chosen_checkpoint(run: Path, which: str) -> Checkpoint | None:
+def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]) -> T | None:
+    """Return `read` of the checkpoint that `which` names (see `chosen_checkpoint`), or None where there is none at all.
+    Training removes none that is being read. Where file locks do not work and it does, another one is chosen.
+
+    Raises:
+        UserError: see `chosen_checkpoint`; or checkpoints are removed faster than they can be read.
+    """
+    for _ in range(TRIES):
+        before = [c.step for c in checkpoints(run)]
+        chosen = None
+        try:
+            with _held(run):
+                chosen = chosen_checkpoint(run, which)
+                if chosen is not None:
+                    return read(chosen)
+        except (OSError, UserError):
+            if chosen is not None and chosen.path.exists():
+                raise
+            if chosen is None and before == [c.step for c in checkpoints(run)]:
+                raise
+        if not before and not checkpoints(run):
+            return None
+    raise UserError(f"{run}: training removes checkpoints faster than they can be read; raise log.keep_checkpoints")
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """Within it, `remove_old` leaves the checkpoints alone that are there now."""
+    with ExitStack() as held:
+        for checkpoint in checkpoints(run):
+            with suppress(OSError):  # removed just now, or no locks here
+                descriptor = os.open(checkpoint.path, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
     """The checkpoint that `which` names: "newest"; "best", by the figure in best.json, or newest where there is none;
     or the number of a step that is kept. None where there is no checkpoint at all.
 
     Raises:
         UserError: no such step, a damaged one, or no name of a checkpoint.
     """
+    which = str(which)
     if which == "newest" or (which == "best" and best_record(run) is None):
         return newest_checkpoint(run)
     record = best_record(run)
@@ -132,12 +190,11 @@ def chosen_checkpoint(run: Path, which: str) -> Checkpoint | None:
 
 
 def best_record(run: Path) -> dict[str, Any] | None:
-    """The content of best.json: step, metric, value."""
+    """The content of best.json: step, metric, value. None where it is missing or damaged."""
     try:
-        record = json.loads((run / "checkpoints" / "best.json").read_text())
-    except (OSError, ValueError):
+        return read_json(run / "checkpoints" / "best.json", BEST)
+    except UserError:
         return None
-    return record if isinstance(record, dict) and {"step", "metric", "value"} <= record.keys() else None
 
 
 def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep: int) -> Checkpoint:
@@ -154,42 +211,55 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
     for name, tensor in (weights | moments).items():
         if not torch.isfinite(tensor).all():
             raise RunError(f"not saved: {name} is not finite at step {state.step}")
-    aside = folder / f".writing-step-{state.step:08d}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".writing-*"):
-            shutil.rmtree(stale)
-        aside.mkdir()
-        for name, tensors in (("weights.safetensors", weights), ("optimizer.safetensors", moments)):
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, aside / name)
-        info = {"schema": SCHEMA, "step": state.step, "images_seen": state.images_seen} | info
-        (aside / "state.json").write_text(json.dumps(info, indent=2) + "\n")
-        files = {n: {"bytes": (aside / n).stat().st_size, "sha256": _sha256(aside / n)} for n in FILES}
-        (aside / "manifest.json").write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=2) + "\n")
-        for name in (*FILES, "manifest.json"):
-            _sync(aside / name)
-        _sync(aside)
-        os.rename(aside, final)
-        _sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        free = shutil.disk_usage(run).free / 2**20
-        raise RunError(
-            f"checkpoint of step {state.step} not saved to {folder} ({free:.0f} MiB free): {error}"
-        ) from error
-    best = best_record(run)
-    for old in checkpoints(run)[:-keep]:
-        if best is None or old.step != best.get("step"):
-            shutil.rmtree(old.path)
+        with writing_folder(final) as aside:
+            for name, tensors in (("weights.safetensors", weights), ("optimizer.safetensors", moments)):
+                save_tensors(aside / name, tensors)
+            info = {"schema": SCHEMA, "step": state.step, "images_seen": state.images_seen} | info
+            write_json(aside / "state.json", info)
+            files = {n: {"bytes": (aside / n).stat().st_size, "sha256": _sha256(aside / n)} for n in FILES}
+            write_json(aside / "manifest.json", {"schema": SCHEMA, "files": files})
+    except (RunError, UserError) as error:
+        raise RunError(f"checkpoint of step {state.step} not saved to {folder}: {error}") from error
+    remove_old(run, keep)
     return Checkpoint(final, state.step)
+
+
+def remove_old(run: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` and the best, and what was left half-written or half-removed.
+
+    A checkpoint is renamed first, so that it is whole or not there for whoever reads the run meanwhile.
+    """
+    folder, best = run / "checkpoints", best_record(run)
+    for left in [*folder.glob(f"{REMOVING}*"), *folder.glob(f"{TEMPORARY}*")]:
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for old in checkpoints(run)[:-keep]:
+        if best is None or old.step != best["step"]:
+            try:
+                _remove(old.path)
+            except OSError as error:  # nothing is lost; the next call tries again
+                warnings.warn(f"{old.path} cannot be removed: {error.strerror}", stacklevel=2)
+
+
+def _remove(path: Path) -> None:
+    descriptor, aside = os.open(path, os.O_RDONLY), path.with_name(f"{REMOVING}{path.name}")
+    try:
+        with suppress(OSError):  # no locks here
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # it is being read; the next call removes it
+                return
+        os.rename(path, aside)
+        sync(path.parent)
+        shutil.rmtree(aside)
+    finally:
+        os.close(descriptor)
 
 
 def save_best(run: Path, step: int, metric: str, value: float) -> None:
     """Name the checkpoint of `step` the best; it is kept from then on."""
-    aside, final = run / "checkpoints" / ".best.json", run / "checkpoints" / "best.json"
-    aside.write_text(json.dumps({"step": step, "metric": metric, "value": value}) + "\n")
-    _sync(aside)
-    os.replace(aside, final)
+    write_json(run / "checkpoints" / "best.json", {"step": step, "metric": metric, "value": value})
 
 
 def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:
@@ -198,26 +268,18 @@ def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: its tensors are not those of this configuration's networks.
     """
-    stored = checkpoint.tensors("weights.safetensors")
+    stored, moments = checkpoint.tensors("weights.safetensors"), checkpoint.tensors("optimizer.safetensors")
     ours = state.weights()
-    wrong = sorted(stored.keys() ^ ours.keys()) or [k for k, t in ours.items() if t.shape != stored[k].shape]
-    if wrong:
-        raise UserError(f"{checkpoint.path} does not fit these networks, first at {wrong[0]}; train into another --out")
+    what = f"{checkpoint.path} does not fit these networks; train into another --out"
+    check_tensors(stored, ours, what)
+    check_tensors(moments, state.empty_moments("meta"), what)
     with torch.no_grad():
         for name, tensor in ours.items():
             tensor.copy_(stored[name])
-    state.load_moments(checkpoint.tensors("optimizer.safetensors"))
+    state.load_moments(moments)
     state.step = checkpoint.step
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

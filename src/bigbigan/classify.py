@@ -37,6 +37,7 @@ from bigbigan.evaluation.probe import class_scores, cross_validated, few_label_d
 from bigbigan.evaluation.results import ResultLine, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
 from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
+from bigbigan.io import writing
 from bigbigan.progress import Bar
 
 __all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
@@ -297,21 +298,15 @@ def _write(out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray
     """The predictions of all images but those of the first split at `known`, written aside and then renamed."""
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     predicted = logits.argmax(1)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = out.with_name(f".{out.name}")
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["filename", "split", "label", "predicted", "confidence"])
-            row = 0
-            skipped = set(known.tolist())
-            for split in splits:
-                for i, k in enumerate(split.labels if split.labels is not None else np.full(len(split), -1)):
-                    if row not in skipped:
-                        label = classes[k] if k >= 0 else ""
-                        guess = [classes[predicted[row]], f"{confidence[row]:.4f}"]
-                        writer.writerow([split.files[i], split.name, label, *guess])
-                    row += 1
-        aside.replace(out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "split", "label", "predicted", "confidence"])
+        row = 0
+        skipped = set(known.tolist())
+        for split in splits:
+            for i, k in enumerate(split.labels if split.labels is not None else np.full(len(split), -1)):
+                if row not in skipped:
+                    label = classes[k] if k >= 0 else ""
+                    guess = [classes[predicted[row]], f"{confidence[row]:.4f}"]
+                    writer.writerow([split.files[i], split.name, label, *guess])
+                row += 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bigbigan.errors import RunError, UserError
+from bigbigan.io import DISK_FULL
+from bigbigan.memory import out_of_memory
 
 __all__ = ["main"]
 
@@ -29,6 +32,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not of UTF-8 gets \xe9 for what it lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     try:
         options = parser.parse_args(argv)
@@ -39,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             _check_targets(options)
-            return options.verb(options) or 0
+            code = options.verb(options) or 0
+            sys.stdout.flush()
+            return code
         except UserError as error:
             print(f"bigbigan: {error}", file=sys.stderr)
             return 2
@@ -50,13 +57,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:
+            if error.errno in DISK_FULL and error.filename is None:  # of standard output: all other files are named
+                print(f"bigbigan: the output cannot be written: {error.strerror}", file=sys.stderr)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
+            if out_of_memory(error):
+                return _too_little_memory(error)
             if error.filename is None:  # not of a file that was named
                 raise
             print(f"bigbigan: {error.filename}: {error.strerror}", file=sys.stderr)
             return 1
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return _too_little_memory(error)
         except KeyboardInterrupt:
             print("bigbigan: interrupted", file=sys.stderr)
             return 130
+
+
+def _too_little_memory(error: BaseException) -> int:
+    said = " ".join(str(error).split())[:160]
+    print(
+        f"bigbigan: out of memory{f' ({said})' if said else ''}; ask for fewer or smaller images (--count, --most, "
+        "--resolution), end what else runs here, or take a machine with more",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -71,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     def verb(
         name: str, function: Callable[[argparse.Namespace], int | None], under: Any = verbs
     ) -> argparse.ArgumentParser:
-        summary = (function.__doc__ or "").strip()
-        sub = under.add_parser(name, help=summary.splitlines()[0], description=summary)
+        summary = (function.__doc__ or "").strip()  # empty under python -OO
+        sub = under.add_parser(name, help=summary.partition("\n")[0], description=summary)
         sub.set_defaults(verb=function)
         return sub
 
@@ -419,6 +446,8 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     """Draw samples, as a grid (a name ending in .png) or as single images into a folder."""
+    import torch
+
     from bigbigan.data.decode import EXTENSIONS, NOT_READ
     from bigbigan.model import load
     from bigbigan.pictures import grid, save_image
@@ -430,11 +459,11 @@ def _generate(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out}: expected a name ending in .png for one picture, or a folder")
     _writable(options.out if one else options.out / "00000.png")
     model = load(options.run, device=default_device())
-    images = model.generate(options.count, options.truncation, options.seed, options.label).cpu()
+    batches = model.generate_batches(options.count, options.truncation, options.seed, options.label)
     if one:
-        save_image(grid(images), options.out)
+        save_image(grid(torch.cat([batch.cpu() for batch in batches])), options.out)
     else:
-        for i, image in enumerate(images):
+        for i, image in enumerate(image for batch in batches for image in batch):
             save_image(grid(image[None], least_side=1), options.out / f"{i:05d}.png")
     print(options.out)
 
@@ -613,7 +642,11 @@ def _table(options: argparse.Namespace) -> None:
     folder = options.results
     if not folder.is_dir():
         raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
-    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in read_results(path)]
+    is_run = (folder / "config.json").exists() or (folder / "metrics.jsonl").exists()
+    files = [folder / "results.jsonl"] if is_run else sorted(folder.glob("*.jsonl"))
+    if is_run and not files[0].exists():
+        raise UserError(f"--results {folder} has no results.jsonl; measure the run first: bigbigan evaluate {folder}")
+    lines = [line for path in files for line in read_results(path)]
     table = fill(options.name, lines, options.scale, options.dataset)
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
 
@@ -665,6 +698,7 @@ def _bench(options: argparse.Namespace) -> None:
 def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
+    from bigbigan.pictures import save_image
 
     if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
@@ -672,7 +706,7 @@ def _data_inspect(options: argparse.Namespace) -> None:
     facts = inspect(source)
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     if options.out:
-        contact_sheet(source).save(options.out)
+        save_image(contact_sheet(source), options.out)
 
 
 def _data_shard(options: argparse.Namespace) -> None:

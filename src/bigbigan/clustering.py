@@ -23,6 +23,8 @@ from bigbigan.evaluation.features import encoder_features, pixel_features, uncha
 from bigbigan.evaluation.results import Figure, ResultLine, append_results
 from bigbigan.evaluation.splits import read_split
 from bigbigan.evaluation.subjects import open_subject, result_lines
+from bigbigan.io import writing
+from bigbigan.pictures import save_image
 
 __all__ = ["CLUSTERS", "agreement", "cluster", "k_means"]
 
@@ -90,7 +92,7 @@ def cluster(
         where = {file: i for i, file in enumerate(images.files)}
         picks = images.subset([where[file] for file in train.files])
         picks.labels, picks.classes = found, [str(k) for k in range(clusters)]
-        class_sheet(picks).save(sheet)
+        save_image(class_sheet(picks), sheet)
     if lines and (kept := subject.results_beside(out)) is not None:
         append_results(kept, lines)
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
@@ -115,13 +117,7 @@ def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def _write(out: Path, files: list[str], clusters: np.ndarray) -> None:
-    aside = out.with_name(f".{out.name}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("file", "label"))
-            writer.writerows(zip(files, clusters.tolist(), strict=True))
-        aside.replace(out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "label"))
+        writer.writerows(zip(files, clusters.tolist(), strict=True))

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError, ArgumentParser
 
 from bigbigan.errors import UserError
+from bigbigan.io import write_json
 
 __all__ = [
     "Config",
@@ -41,6 +42,17 @@ __all__ = [
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+MOST_WIDTH, MOST_LAYERS = 2**16, 1_000  # far above any network; beyond them a file of settings is a mistake or a trap
+
+
+def _check_sizes(network: str, settings: Any) -> None:
+    for name, value in dataclasses.asdict(settings).items():
+        most = MOST_LAYERS if name in ("blocks", "head_layers", "mlp_layers") else MOST_WIDTH
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]
+        _require(len(numbers) <= MOST_LAYERS, f"{network}.{name} has {len(numbers):,} numbers, limit {MOST_LAYERS:,}")
+        _require(max(numbers, default=0) <= most, f"{network}.{name} must not be above {most:,}")
 
 
 def _check_attention(network: str, attention: tuple[int, ...], widths: dict[int, int]) -> None:
@@ -80,7 +92,7 @@ class DataConfig:
     max_pixels: int = 25_000_000  # larger image files are not read; JPEG files up to 8 times as large at a reduced size
 
     def __post_init__(self) -> None:
-        _require(self.classes >= 1, "data.classes must be at least 1")
+        _require(1 <= self.classes <= 1_000_000, "data.classes must lie in 1 to 1,000,000")
         _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
         _require(
             not self.class_sizes
@@ -112,6 +124,7 @@ class LatentConfig:
     prior: Literal["normal", "uniform"] = "normal"  # N(0, I) or U(-1, 1)
 
     def __post_init__(self) -> None:
+        _check_sizes("latent", self)
         _require(self.dim > 0, "latent.dim must be positive")
 
 
@@ -127,6 +140,7 @@ class GeneratorConfig:
     shared_dim: int = 32  # length of the class embedding; with one class a learned vector
 
     def __post_init__(self) -> None:
+        _check_sizes("generator", self)
         if self.network != "biggan":
             _require(len(self.channels) > 0 and min(self.channels) > 0, "generator widths must be positive")
             _require(not self.attention, f"generator.attention is for generator.network=biggan, not {self.network}")
@@ -161,6 +175,7 @@ class DiscriminatorConfig:
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
     def __post_init__(self) -> None:
+        _check_sizes("discriminator", self)
         _require(min(self.channels) > 0, "discriminator.channels must be positive")
         _require(self.final_size > 0, "discriminator.final_size must be positive")
         _require(len(set(self.augment)) == len(self.augment), "discriminator.augment names something twice")
@@ -193,6 +208,7 @@ class EncoderConfig:
     lr_multiplier: float = 1.0  # of G's learning rate (column eta)
 
     def __post_init__(self) -> None:
+        _check_sizes("encoder", self)
         _require(len(self.widths) > 0 and min(self.widths) > 0, "encoder.widths must be positive")
         counts = self.blocks_per_stage
         _require(len(counts) == len(self.widths), f"encoder.blocks must be one number, or {len(self.widths)}")
@@ -339,12 +355,16 @@ class LogConfig:
     probe_every: int = 0  # how often `watch` is measured; 0 is never
     watch: str = "top1_linear_bn_crelu_10perclass"  # or top1_table1_F, fid10k_train_NETWORK: names the best step
     standing_batches: int = 16  # forward passes that fill the batch norm statistics used in evaluation
+    # Under torchrun: end when one process keeps the others waiting so long, unless it reads images or measures `watch`.
+    # 0 is never.
+    hang_minutes: float = 30.0
 
     def __post_init__(self) -> None:
         _require(min(self.every, self.pictures_every, self.checkpoint_every) > 0, "log: intervals must be positive")
         _require(self.keep_checkpoints >= 1, "log.keep_checkpoints must be at least 1")
         _require(self.probe_every >= 0, "log.probe_every must not be negative")
         _require(self.standing_batches > 0, "log.standing_batches must be positive")
+        _require(0 <= self.hang_minutes < math.inf, "log.hang_minutes must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -522,7 +542,7 @@ class Config:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(path, self.to_dict())
 
 
 _USUAL: dict[str, Any] = Config().to_dict()

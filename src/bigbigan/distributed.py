@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,10 +30,24 @@ from bigbigan.averaging import batch_norms
 if TYPE_CHECKING:
     from bigbigan.state import TrainingState
 
-__all__ = ["average", "is_first", "joined", "largest", "parts", "ranks", "same", "share", "synchronise"]
+__all__ = [
+    "Heartbeat",
+    "average",
+    "busy",
+    "is_first",
+    "joined",
+    "largest",
+    "parts",
+    "ranks",
+    "same",
+    "share",
+    "synchronise",
+]
 
 # Ranks wait for rank 0 while it evaluates. That a process has died torchrun sees by itself, long before.
 PATIENCE = timedelta(hours=12)
+SAY_AFTER = 60.0  # seconds of waiting after which a line names the rank that is waited for
+EVERY = 5.0  # seconds between two looks at the other ranks
 
 
 def is_first() -> bool:
@@ -43,9 +60,11 @@ def ranks() -> int:
 
 
 @contextmanager
-def joined(name: str = "") -> Iterator[None]:
+def joined(name: str = "", patience: float = 0) -> Iterator[None]:
     """Within it, the processes that torchrun started know each other; they leave it together. Who joins more than once
-    gives each time a name of its own."""
+    gives each time a name of its own. A process ends when it waits for another one for more than `patience` seconds
+    (see `Heartbeat`; 0 is never)."""
+    global _heartbeat
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
@@ -54,12 +73,112 @@ def joined(name: str = "") -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(dist.rendezvous("env://"))
+    heartbeat = Heartbeat(dist.PrefixStore(f"heartbeat {name}", store.clone()), rank, size, patience)
     # torchrun keeps its store over restarts: without a name of its own a restarted group finds addresses of the dead.
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']} {name}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    yield
-    largest(0)  # nobody leaves before rank 0 has saved: torchrun would end it
+    _heartbeat = heartbeat
+    heartbeat.start()
+    try:
+        yield
+        largest(0)  # nobody leaves before rank 0 has saved: torchrun would end it
+    finally:
+        _heartbeat = None
+        heartbeat.stop()
     dist.destroy_process_group()
+
+
+class Heartbeat:
+    """Says which rank keeps the others waiting, and ends the process when that takes too long.
+
+    Every rank counts the exchanges it has come to. A thread of each tells the others its count, and that it lives,
+    through `store`. A rank that hangs is one whose count stays below that of those who wait for it, or whose thread
+    has stopped too. Of the waiting ranks the first one speaks, and ends; torchrun then ends the others.
+
+    Args:
+        store: a store of torch.distributed that all ranks have; not used by another thread.
+        rank, size: of this process, and of all.
+        patience: seconds until the end; 0 is never.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, patience: float) -> None:
+        self.store, self.rank, self.size, self.patience = store, rank, size, patience
+        self.count, self.doing = 0, ""  # exchanges come to; what this rank may take long for
+        self._beats, self._ended = 0, threading.Event()
+        self._waiting_at, self._since, self._say_at = -1, 0.0, SAY_AFTER
+        self._alive: dict[int, tuple[str, float]] = {}  # of each rank its last beat, and when it came
+        self._tell()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True, name="heartbeat").start()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(EVERY):
+            try:
+                line, too_long = self.look(time.monotonic())
+            except Exception:  # the store is gone, and with it torchrun: it ends the processes itself
+                return
+            if line:
+                print(f"bigbigan: {line}", file=sys.stderr, flush=True)
+            if too_long:
+                os._exit(1)  # the main thread waits in an exchange that nothing can interrupt
+
+    def _tell(self) -> None:
+        self._beats += 1
+        self.store.set(str(self.rank), f"{self.count} {self._beats} {self.doing}")
+
+    def look(self, now: float) -> tuple[str, bool]:
+        """(what is to be said at this time, in seconds, or nothing; whether this process is to end)."""
+        self._tell()
+        counts, doing = {}, {}
+        for rank in set(range(self.size)) - {self.rank}:
+            count, beat, what = self.store.get(str(rank)).decode().split(" ", 2)
+            counts[rank], doing[rank] = int(count), what
+            if self._alive.get(rank, ("", 0.0))[0] != beat:
+                self._alive[rank] = beat, now
+        if self.count != self._waiting_at:
+            self._waiting_at, self._since, self._say_at = self.count, now, SAY_AFTER
+        waited = now - self._since
+        silent = {rank for rank in counts if now - self._alive[rank][1] >= SAY_AFTER}
+        behind = {rank for rank, count in counts.items() if count < self.count} or silent
+        first = min(set(range(self.size)) - behind)
+        if not behind or first != self.rank or waited < SAY_AFTER:
+            return "", False
+        excused = any(doing[rank] for rank in behind - silent)
+        too_long = 0 < self.patience <= waited and not excused
+        if not too_long and waited < self._say_at:
+            return "", False
+        self._say_at = 2 * waited
+        names = ", ".join(f"{rank} ({doing[rank]})" if doing[rank] else str(rank) for rank in sorted(behind))
+        line = f"rank {names} of {self.size} has kept the others waiting for {waited:.0f} s"
+        if too_long:
+            line += "; this run ends (log.hang_minutes), its last checkpoint is good"
+        return line, too_long
+
+
+_heartbeat: Heartbeat | None = None
+
+
+def _arrive() -> None:
+    """Count an exchange that this rank has come to."""
+    if _heartbeat is not None:
+        _heartbeat.count += 1
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Within it, this rank may keep the others waiting for long, and a line that says so has the reason."""
+    if _heartbeat is None:
+        yield
+        return
+    _heartbeat.doing = what
+    try:
+        yield
+    finally:
+        _heartbeat.doing = ""
 
 
 def parts(count: int, chunks: int = 1, rank: int | None = None, of: int | None = None) -> list[slice]:
@@ -75,6 +194,7 @@ def average(tensors: list[Tensor]) -> list[Tensor]:
     if ranks() == 1:
         return tensors
     flat = torch.cat([t.detach().reshape(-1) for t in tensors])
+    _arrive()
     dist.all_reduce(flat)
     parts = flat.div_(ranks()).split([t.numel() for t in tensors])
     return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
@@ -85,6 +205,7 @@ def largest(number: int) -> int:
     if ranks() == 1:
         return number
     tensor = torch.tensor(number)
+    _arrive()
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 
@@ -105,6 +226,7 @@ def share(state: TrainingState) -> None:
     with torch.no_grad():
         for tensor in [*state.weights().values(), *state.moments().values()]:
             there = tensor.to(state.device, copy=True).contiguous()
+            _arrive()
             dist.broadcast(there, 0)
             tensor.copy_(there)
 
@@ -149,6 +271,7 @@ class _Normalise(torch.autograd.Function):
         mean, variance = torch.batch_norm_update_stats(x.to(exact), None, None, 0.0)
         mine = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])
         everyones = [torch.empty_like(mine) for _ in range(ranks())]
+        _arrive()
         dist.all_gather(everyones, mine)
         means, variances, counts = torch.stack(everyones, dim=1)  # [ranks, C] each
         count = counts.sum(0)
@@ -167,6 +290,7 @@ class _Normalise(torch.autograd.Function):
         y, scale, count = ctx.saved_tensors
         g, y = grad.to(scale.dtype), y.to(scale.dtype)
         sums = torch.stack([g.sum(ctx.dims), (g * y).sum(ctx.dims)])
+        _arrive()
         dist.all_reduce(sums)
         of_mean, of_scale = (s.view(ctx.shape) for s in sums / count)
         return ((g - of_mean - y * of_scale) * scale.view(ctx.shape)).to(grad.dtype), None

@@ -13,6 +13,7 @@ from bigbigan.data import load_view
 from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
+from bigbigan.io import writing
 from bigbigan.model import Model, load
 from bigbigan.run import default_device, open_data
 
@@ -68,26 +69,24 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
         for feature in features:
             columns[feature].append(found[feature.removesuffix("_feat")])
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}")
-    if kind == ".npz":
-        with aside.open("wb") as file:
-            np.savez(file, **table)  # type: ignore[arg-type]
-    elif kind == ".csv":
-        numbers = _numbers(table, features)
-        with aside.open("w", newline="", encoding="utf-8") as text:
-            writer = csv.writer(text)
-            writer.writerow(["filename", "split", "label", "class", *numbers])
-            for i, row in enumerate(zip(*numbers.values(), strict=True)):
-                label = "" if table["label"][i] < 0 else table["label"][i]
-                named = [table["filename"][i], table["split"][i], label, table["class"][i]]
-                writer.writerow([*named, *(f"{v:.6g}" for v in row)])
-    else:
-        known = pd.array(table["label"], dtype="Int64")
-        known[table["label"] < 0] = pd.NA
-        whose = {k: table[k] for k in ("filename", "split")} | {"label": known, "class": table["class"]}
-        pd.DataFrame(whose | _numbers(table, features)).to_parquet(aside)
-    aside.replace(out)
+    with writing(out) as aside:
+        if out.suffix == ".npz":
+            with aside.open("wb") as file:
+                np.savez(file, **table)  # type: ignore[arg-type]
+        elif out.suffix == ".csv":
+            numbers = _numbers(table, features)
+            with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as text:
+                writer = csv.writer(text)
+                writer.writerow(["filename", "split", "label", "class", *numbers])
+                for i, row in enumerate(zip(*numbers.values(), strict=True)):
+                    label = "" if table["label"][i] < 0 else table["label"][i]
+                    named = [table["filename"][i], table["split"][i], label, table["class"][i]]
+                    writer.writerow([*named, *(f"{v:.6g}" for v in row)])
+        else:
+            known = pd.array(table["label"], dtype="Int64")
+            known[table["label"] < 0] = pd.NA
+            whose = {k: table[k] for k in ("filename", "split")} | {"label": known, "class": table["class"]}
+            pd.DataFrame(whose | _numbers(table, features)).to_parquet(aside)
     return len(table["filename"])
 
 

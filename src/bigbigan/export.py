@@ -15,21 +15,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 import bigbigan
 from bigbigan.errors import UserError
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.model import EXPORTED, Model, load
+from bigbigan.io import read_json, write_json, write_text, writing_folder
+from bigbigan.model import ABOUT, EXPORTED, Model, load
 from bigbigan.onnx import encoder_outputs, require_onnx, write_onnx
-from bigbigan.run import changed_settings, read_json
+from bigbigan.run import changed_settings, read_card
+from bigbigan.tensors import save_tensors
 
 __all__ = ["check_free", "export", "write_folder"]
 
@@ -54,8 +54,8 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
     if onnx:
         require_onnx()
     model = load(run, checkpoint)
-    before = read_json(run / EXPORTED) if (run / EXPORTED).exists() else {}  # of a model that is handed on once more
-    card = read_json(run / "data.json") if (run / "data.json").exists() else before.get("data", {})
+    before = read_json(run / EXPORTED, ABOUT) if (run / EXPORTED).exists() else {}  # of a model handed on once more
+    card = read_card(run) if (run / "data.json").exists() else before.get("data", {})
     lines = [x for x in read_results(run / "results.jsonl") if x["steps"] in (0, model.step)]
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
     if model.config.data.labels == "classes" and card.get("classes"):
@@ -88,46 +88,37 @@ def write_folder(
         onnx: E and G as ONNX files too.
     """
     check_free(out)
-    aside = out.with_name(f".writing-{out.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     weights = {
-        f"{letter}.{name}": tensor.detach().cpu().contiguous()
+        f"{letter}.{name}": tensor
         for letter, network in model.networks.present().items()
         for name, tensor in network.state_dict().items()
     }
-    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-    about = {
-        "schema": SCHEMA,
-        "experiment": model.config.experiment,
-        "step": model.step,
-        "images_seen": model.images_seen,
-        "data": data,
-        "origin": origin,
-        "networks": list(model.networks.present()),
-        "weights_sha256": hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest(),
-        "bigbigan": bigbigan.__version__,
-    }
-    (aside / EXPORTED).write_text(json.dumps(about, indent=2) + "\n")
-    model.config.save(aside / "config.json")
-    if onnx:
-        try:
+    with writing_folder(out) as aside:
+        save_tensors(aside / "model.safetensors", weights, {"format": "pt"})
+        about = {
+            "schema": SCHEMA,
+            "experiment": model.config.experiment,
+            "step": model.step,
+            "images_seen": model.images_seen,
+            "data": data,
+            "origin": origin,
+            "networks": list(model.networks.present()),
+            "weights_sha256": hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest(),
+            "bigbigan": bigbigan.__version__,
+        }
+        write_json(aside / EXPORTED, about)
+        model.config.save(aside / "config.json")
+        if onnx:
             write_onnx(model, aside)
-        except BaseException:
-            shutil.rmtree(aside)
-            raise
-    if lines:
-        (aside / "results.jsonl").write_text("".join(json.dumps(_without_places(x)) + "\n" for x in lines))
-    (aside / "README.md").write_text(_model_card(model, about, lines, weights, onnx))
-    if out.exists():
-        out.rmdir()
-    os.replace(aside, out)
+        if lines:
+            write_text(aside / "results.jsonl", "".join(json.dumps(_without_places(x)) + "\n" for x in lines))
+        write_text(aside / "README.md", _model_card(model, about, lines, weights, onnx))
     return out
 
 
 def _without_places(line: dict[str, Any]) -> dict[str, Any]:
     """A result line whose command names files and folders by their last part alone."""
-    words = [os.path.basename(w.rstrip("/")) if "/" in w else w for w in line["command"].split()]
+    words = [os.path.basename(w.rstrip("/")) if "/" in w else w for w in line.get("command", "").split()]
     return line | {"command": " ".join(words)}
 
 
@@ -208,8 +199,8 @@ def _measured(lines: Iterable[dict[str, Any]]) -> list[str]:
         return ["Not evaluated before it was exported."]
     newest = {(x["metric"], x["dataset"], x["split"], x["steps"]): x for x in shown}
     rows = [
-        f"| {x['metric']} | {x['dataset']}, {x['split']} | {x['n']:,} | {x['steps']:,} | {x['value']:.4g}"
-        + (f" ± {x['std']:.2g}" if x["std"] is not None else "") + " |"
+        f"| {x['metric']} | {x['dataset']}, {x['split']} | {x.get('n', 0):,} | {x['steps']:,} | {x['value']:.4g}"
+        + (f" ± {x['std']:.2g}" if x.get("std") is not None else "") + " |"
         for x in newest.values()
     ]  # fmt: skip
     return ["0 steps: raw pixels, or the same network untrained.", "", "| metric | data | n | steps | value |",

@@ -38,6 +38,8 @@ class Refined:
     errors: Tensor
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def refine(
     generate: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -62,7 +64,7 @@ def refine(
         weight: of the features.
         after_step: called with the number of steps made, after each.
     """
-    z = z.detach().clone().requires_grad_()
+    x, z = x.clone(), z.detach().clone().requires_grad_()  # copies: what was made in inference mode has no gradient
     optimizer = torch.optim.Adam([z], lr=rate)
     aim = None if features is None else features(x).detach()
     best, least, errors = z.detach().clone(), torch.full((len(x),), torch.inf, device=x.device), []

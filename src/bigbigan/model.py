@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bigbigan import checkpoint as ck
@@ -30,16 +29,28 @@ from bigbigan.config import Config, config_from_dict
 from bigbigan.data.batches import pool_to, to_float
 from bigbigan.errors import UserError
 from bigbigan.hub import download, is_hub_name
+from bigbigan.io import open_regular, read_json
 from bigbigan.latents import Refined, interpolate, refine
 from bigbigan.models import FeatureEncoder, Networks, construct
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import read_config, read_json
+from bigbigan.run import CARD, read_config
 from bigbigan.systems import generate, sample_labels, sample_prior
+from bigbigan.tensors import check_tensors, read_tensors
 
 __all__ = ["EXPORTED", "Encoding", "Model", "Scores", "load"]
 
 EXPORTED = "model.json"  # the file by which an exported folder is known
 PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # what of a checkpoint a model is made of
+ABOUT = {  # what is read from model.json, see `bigbigan.io.checked`
+    "schema": int,
+    "step": int,
+    "images_seen": int,
+    "weights_sha256": str,
+    "networks?": [str],
+    "data?": CARD,
+    "origin?": str,
+}
+AT_ONCE = 64  # images that pass through G together
 
 
 @dataclass
@@ -208,6 +219,17 @@ class Model:
             UserError: latents of another length, truncation, count or label out of range, or a label for a G without
                 classes.
         """
+        return torch.cat(list(self.generate_batches(z_or_count, truncation, seed, label)))
+
+    @torch.no_grad()
+    def generate_batches(
+        self,
+        z_or_count: Tensor | np.ndarray | int,
+        truncation: float = 1.0,
+        seed: int = 0,
+        label: int | None = None,
+    ) -> Iterator[Tensor]:
+        """The images of `generate`, 64 at a time: for more of them than memory holds."""
         classes = self.config.data.classes
         if label is not None and (classes == 1 or not _is_whole(label) or not 0 <= label < classes):
             known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
@@ -221,7 +243,14 @@ class Model:
             y = sample_labels(len(z), self.config.data, noise)
         else:
             y = torch.full((len(z),), label, device=self.device)
-        return generate(self._at(truncation), z, y)
+        G = self._at(truncation)
+        for start in range(0, max(1, len(z)), AT_ONCE):  # no images are one empty batch
+            part = slice(start, start + AT_ONCE)
+            yield generate(G, z[part], None if y is None else y[part])
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """G of latents [N, dim_z], a batch at a time."""
+        return torch.cat([self.generator(part) for part in z.split(AT_ONCE)])
 
     def _at(self, truncation: float) -> nn.Module:
         """G with the batch norm statistics of truncated latents."""
@@ -253,7 +282,8 @@ class Model:
     @torch.no_grad()
     def reconstruct(self, images: Tensor | np.ndarray) -> Tensor:
         """G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
-        return self.generator(self.encoder(self.prepare(images)).mean)
+        x = self.prepare(images)
+        return torch.cat([self.generator(self.encoder(part).mean) for part in x.split(AT_ONCE)])
 
     def refine(
         self,
@@ -305,13 +335,13 @@ class Model:
     @torch.no_grad()
     def interpolate(self, images: Tensor | np.ndarray, others: Tensor | np.ndarray, steps: int = 8) -> Tensor:
         """Images along the way from E(images) to E(others), [N, C, H, W] each: [N, steps, C, R, R] in [-1, 1]."""
-        G = self.generator
+        _ = self.generator  # of what has none, say so at once
         _at_least(2, steps=steps)
         if len(images) != len(others):
             raise UserError(f"{len(images)} images and {len(others)} others; expected as many")
         a, b = (self.encoder(self.prepare(x)).mean for x in (images, others))
         walks = interpolate(a, b, steps, self.config.latent.prior)
-        return G(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
+        return self._decode(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
 
     @torch.no_grad()
     def discriminate(self, images: Tensor | np.ndarray, z: Tensor | np.ndarray | None) -> Scores:
@@ -358,7 +388,8 @@ class Model:
         return score
 
 
-def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device = "cpu") -> Model:
+@torch.inference_mode(False)  # weights made in inference mode could never be differentiated through
+def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.device = "cpu") -> Model:
     """The model of a run folder, or of an exported one, here or on the Hugging Face Hub.
 
     Args:
@@ -377,12 +408,16 @@ def load(run: str | Path, checkpoint: str = "newest", device: str | torch.device
     if (run / EXPORTED).exists():
         return _load_exported(run).to(device)
     config = read_config(run)
-    chosen = ck.chosen_checkpoint(run, checkpoint)
-    if chosen is None:
+
+    def read(chosen: ck.Checkpoint) -> Model:
+        stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
+        named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
+        return Model(config, _filled(config, named, chosen.path), chosen.step, chosen.info()["images_seen"])
+
+    model = ck.read_checkpoint(run, checkpoint, read)
+    if model is None:
         raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
-    stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
-    named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
-    return Model(config, _filled(config, named, chosen.path), chosen.step, chosen.info()["images_seen"]).to(device)
+    return model.to(device)
 
 
 _PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made
@@ -431,34 +466,35 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _load_exported(folder: Path) -> Model:
-    about = read_json(folder / EXPORTED)
+    if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
+        raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
+    about = read_json(folder / EXPORTED, ABOUT)
     config = config_from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     try:
-        if about["schema"] != 1:
-            raise UserError(f"{folder / EXPORTED} has schema {about['schema']}, this version reads 1")
-        with weights.open("rb") as file:
+        with open_regular(weights) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != about["weights_sha256"]:
                 raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
-        with safe_open(weights, framework="pt") as file:
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        step, images_seen = int(about["step"]), int(about["images_seen"])
-        letters = list(about.get("networks", PREFIXES))  # a model may come without E and D; older ones are whole
-        if not {"G", "E"} & set(letters):
-            raise ValueError("it has neither generator nor encoder")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
+    stored, _ = read_tensors(weights)
+    letters = about.get("networks", list(PREFIXES))  # a model may come without E and D; older ones are whole
+    if not {"G", "E"} & set(letters):
+        raise UserError(f"{folder} is not a whole exported model: it has neither generator nor encoder")
     named = {
         letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
         for letter in letters
     }
-    return Model(config, _filled(config, named, folder), step, images_seen)
+    return Model(config, _filled(config, named, folder), about["step"], about["images_seen"])
 
 
 def _filled(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:
     """The networks of a config with these weights by letter; those that there are none of are left out."""
-    with torch.device("meta"):  # drawing weights that are replaced would take minutes for full-size networks
-        networks = construct(config)
+    try:
+        with torch.device("meta"):  # drawing weights that are replaced would take minutes for full-size networks
+            networks = construct(config)
+    except (TypeError, ValueError, RuntimeError) as error:  # settings that no network has
+        raise UserError(f"{where}: no networks can be made by its config.json ({str(error).splitlines()[0]})") from None
     for letter, network in networks.present().items():
         if letter in weights:
             _fill(network, weights[letter], where)
@@ -466,10 +502,7 @@ def _filled(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) 
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    try:
-        # Copies: how the parts of a file lie in memory decides which kernels are taken, and with them the last bits.
-        network.load_state_dict({name: t.clone() for name, t in tensors.items()}, assign=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{where} does not fit the networks of its config.json: {first}") from None
+    check_tensors(tensors, network.state_dict(), f"{where} does not fit the networks of its config.json")
+    # Copies: how the parts of a file lie in memory decides which kernels are taken, and with them the last bits.
+    network.load_state_dict({name: t.clone() for name, t in tensors.items()}, assign=True)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from bigbigan.io import append_lines, read_lines, warn_of_damage, write_error, write_text
 from bigbigan.progress import Bar
 
 __all__ = ["Monitor", "Silence", "read_metrics"]
 
 
+METRIC: dict[Any, Any] = {"step": int, str: float}  # a line, see `bigbigan.io.checked`
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in order; a torn last line is left out."""
-    lines = []
-    path = run / "metrics.jsonl"
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or "step" not in line:
-            break
-        lines.append(line)
+    """The lines of metrics.jsonl in order. Damaged ones, such as a last line that was cut off, are left out, and a
+    warning says which."""
+    lines, damaged = read_lines(run / "metrics.jsonl", METRIC)
+    warn_of_damage(run / "metrics.jsonl", damaged)
     return lines
 
 
@@ -34,21 +33,24 @@ class Monitor:
     """Opens the logs of a run at `step`; lines after it, from before a crash, are dropped first."""
 
     def __init__(self, run: Path, step: int, steps: int, progress: bool) -> None:
-        path = run / "metrics.jsonl"
+        self._path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(run) if line["step"] <= step]
-        aside = path.with_suffix(".aside")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        aside.replace(path)
-        self._file = path.open("a")
-        self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._run = run
+        with self._writing():
+            self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
         self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, the same to TensorBoard, the gist to the bar."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        """One line of metrics.jsonl, the same to TensorBoard, the gist to the bar.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        append_lines(self._path, [{"step": step} | values], durable=False)
+        with self._writing():
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
         shown = {
             "loss_d": "D",
             "loss_eg": "EG",
@@ -61,14 +63,28 @@ class Monitor:
             short = {"img/s": f"{values['images_per_second']:.0f}"} | short
         self.bar.set_postfix(short, refresh=False)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise write_error(error, self._run / "tensorboard" / "events") or error from error
+
+    def advance(self) -> None:
+        """Count a step."""
+        with suppress(OSError):  # the terminal was closed: the run has its state to save
+            self.bar.update()
+
     def say(self, text: str) -> None:
         """A line above the bar, on standard error."""
-        tqdm.write(text, file=sys.stderr)
+        with suppress(OSError):
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        self.bar.close()
-        self._board.close()
-        self._file.close()
+        """Close the logs; what cannot be written any more is left out, as the error that ends the run is the first."""
+        for close in (self.bar.close, self._board.close):
+            with suppress(OSError):
+                close()
 
 
 class Silence(Monitor):
@@ -78,6 +94,8 @@ class Silence(Monitor):
         self.bar = Bar(disable=True)
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def advance(self) -> None: ...
 
     def say(self, text: str) -> None: ...
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbigan.errors import RunError, UserError
+from bigbigan.io import writing
 from bigbigan.model import Model
 from bigbigan.models import FeatureEncoder
 from bigbigan.randomness import keyed_generator
@@ -110,7 +111,10 @@ def _write(network: nn.Module, given: dict[str, Tensor], outputs: tuple[str, ...
                 verbose=False,
             )
             onnxscript.optimizer.optimize(exported.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
-            onnx.save(_bare(exported.model_proto), path)
+            with writing(path) as aside:
+                onnx.save(_bare(exported.model_proto), aside)
+    except RunError:
+        raise
     except Exception as error:  # whatever the exporter meets in a network
         raise RunError(f"{path.name} cannot be written: {_in_one_line(error)}") from error
     _check(network, given, outputs, path)

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bigbigan.io import writing
+
 __all__ = ["grid", "pairs_grid", "save_image", "to_uint8"]
 
 
@@ -48,6 +50,5 @@ def pairs_grid(above: Tensor, below: Tensor, columns: int = 16) -> Image.Image:
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Write a picture so that it is whole or not there."""
-    aside = path.with_name(f".{path.name}")
-    image.save(aside, format="PNG")
-    aside.replace(path)
+    with writing(path, durable=False) as aside:
+        image.save(aside, format="PNG")

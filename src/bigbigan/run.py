@@ -9,7 +9,6 @@ report.html       everything on one page
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -36,15 +35,19 @@ from bigbigan.data.image_set import shown
 from bigbigan.data.sources import from_folder, is_there
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
+from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
 
 __all__ = [
     "Stop",
+    "Stopped",
     "changed_settings",
     "environment",
     "limits_of",
     "open_data",
     "open_for_training",
+    "read_card",
     "read_config",
+    "read_environment",
     "read_json",
     "source_and_labels",
     "source_of",
@@ -52,25 +55,40 @@ __all__ = [
 ]
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+# What is read from a run folder, see `bigbigan.io.checked`.
+CARD = {
+    "spec?": str,
+    "from_run?": (str, None),
+    "name?": str,
+    "side?": int,
+    "classes?": ([str], None),
+    "images?": int,
+    "fingerprint?": str,
+    "labels?": ({"path": str, "sha256?": str}, None),
+    "skipped?": [[str]],
+    "notes?": {str: int},
+}
+ENVIRONMENT: dict[Any, Any] = {"device?": str, "started?": str, "earlier?": [{"started?": str}], str: (str, int)}
+
+
+def read_card(run: Path) -> dict[str, Any]:
+    """The data card of a run.
 
     Raises:
-        UserError: it is missing or not JSON.
+        UserError: data.json is missing, or not one.
     """
+    card = read_json(run / "data.json", CARD)
+    if any(len(pair) != 2 for pair in card.get("skipped", [])):
+        raise UserError(f"{run / 'data.json'} cannot be read (skipped has no pairs); restore it from a copy")
+    return card
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """The content of environment.json; empty where it is missing or damaged: nothing depends on it."""
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); restore it from a copy") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is whole or not there."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
+        return read_json(run / "environment.json", ENVIRONMENT)
+    except UserError:
+        return {}
 
 
 def read_config(run: Path) -> Config:
@@ -101,9 +119,9 @@ def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[
         UserError: no source is given, and the run does not say what it was trained on.
     """
     try:
-        card = json.loads((run / "data.json").read_text())
-        recorded, file = str(card["spec"]), (card.get("labels") or {}).get("path")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        card = read_card(run)
+        recorded, file = card["spec"], (card.get("labels") or {}).get("path")
+    except (UserError, KeyError):
         if data is None:
             raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
         return data, labels
@@ -210,31 +228,31 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
         raise UserError(f"--out {run} is a file; expected a folder for the run")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("w")
+        held = (run / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"--out {run} cannot be written to: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is training in {run}; wait for it or choose another --out") from None
+        raise write_error(error, run / ".lock") or error from None
+    with held:
+        if not lock(held.fileno(), run):
+            raise UserError(f"another process is training in {run}; wait for it or choose another --out")
+        for left in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"samples/{TEMPORARY}*")):
+            left.unlink(missing_ok=True)
         if (run / "config.json").exists():
             _refuse_changes(read_config(run), config, run)
         elif any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
         write_json(run / "config.json", config.to_dict())
         write_json(run / "environment.json", environment() | {"earlier": _environments(run)})
-        (run / "samples").mkdir(exist_ok=True)
+        try:
+            (run / "samples").mkdir(exist_ok=True)
+        except OSError as error:
+            raise write_error(error, run / "samples") or error from None
         yield
 
 
 def _environments(run: Path) -> list[dict[str, Any]]:
     """Where the run was trained before it was continued, oldest first; empty for a new run."""
-    try:
-        before = json.loads((run / "environment.json").read_text())
-        return [*before.pop("earlier", []), before]
-    except (OSError, ValueError, AttributeError):
-        return []
+    before = read_environment(run)
+    return [*before.pop("earlier", []), before] if before else []
 
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
@@ -303,26 +321,37 @@ def commit() -> str:
         return ""
 
 
+class Stopped(Exception):
+    """A signal came before the first step: there is nothing to save."""
+
+
 class Stop:
-    """Turns SIGINT and SIGTERM into a request to save and end; a second one ends at once. Not so under torchrun, which
-    passes on what its processes may have received already, and itself ends them after 30 seconds.
+    """Turns a signal into a request to save and end; a second one ends at once. Signals are SIGINT, SIGTERM, SIGHUP
+    (the terminal was closed; left alone under nohup) and SIGUSR1 (schedulers send it before they take a machine away).
+
+    A second signal is not obeyed under torchrun, which passes on what its processes may have received already, and
+    itself ends them after 30 seconds. While there is `nothing_to_save`, the first signal raises `Stopped`.
 
     Use as a context manager. `signal` is the number of the signal received, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nothing_to_save: bool = False) -> None:
         self.signal: int | None = None
+        self.nothing_to_save = nothing_to_save
         self._previous: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and not is_torchelastic_launched():
             sys.exit(128 + number)
-        self.signal = number
+        first, self.signal = self.signal is None, number
+        if first and self.nothing_to_save:
+            raise Stopped
 
     def __enter__(self) -> Stop:
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         except ValueError:  # not in the main thread: signals stay the caller's business
             pass
         return self

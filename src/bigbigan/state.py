@@ -150,12 +150,14 @@ class TrainingState:
                 "exp_avg_sq": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg_sq"]),
             }
 
-    def empty_moments(self) -> dict[str, Tensor]:
-        """As `moments` after a step, filled with zeros."""
+    def empty_moments(self, device: str | torch.device | None = None) -> dict[str, Tensor]:
+        """As `moments` after a step, filled with zeros, on `device` or where the parameters are."""
         moments = {}
         for name, _, parameter in self._parameters():
-            moments[f"{name}.step"] = torch.zeros((), device=parameter.device, dtype=torch.float32)
-            moments |= {f"{name}.{key}": torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            where = device or parameter.device
+            moments[f"{name}.step"] = torch.zeros((), device=where, dtype=torch.float32)
+            for key in ("exp_avg", "exp_avg_sq"):
+                moments[f"{name}.{key}"] = torch.zeros_like(parameter, device=where)
         return moments
 
     def _parameters(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:

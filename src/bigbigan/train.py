@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,13 +26,14 @@ from bigbigan.data.stream import StreamedPixels, training_pixels
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.along import Watch
 from bigbigan.evaluation.quality import reconstruction_distances
+from bigbigan.memory import out_of_memory
 from bigbigan.models import Posterior
 from bigbigan.models.layers import held_vectors
 from bigbigan.monitor import Monitor, Silence, read_metrics
 from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import Stop, default_device, limits_of, open_for_training, read_config, read_json, write_json
+from bigbigan.run import Stop, Stopped, default_device, limits_of, open_for_training, read_card, read_config, write_json
 from bigbigan.state import TrainingState
 from bigbigan.systems import Move, Outcome, generate
 
@@ -51,8 +53,22 @@ def train(config: Config, data: str, run: Path, progress: bool = True, labels: s
         UserError: data, settings or folder cannot be used; nothing was trained.
         RunError: a loss or gradient was not finite, or a checkpoint could not be saved.
     """
-    with distributed.joined(), Stop() as stop:
-        return _train(config, data, run, progress, labels, stop)
+    stop = Stop(nothing_to_save=True)
+    try:
+        with distributed.joined(patience=60 * config.log.hang_minutes), stop:
+            return _train(config, data, run, progress, labels, stop)
+    except Stopped:
+        with suppress(OSError):  # a terminal that was closed
+            print("stopped before the first step: there is nothing to save", file=sys.stderr)
+        return stop.signal
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        t = config.training
+        raise RunError(
+            f"out of memory ({' '.join(str(error).split())[:160]}); lower training.batch_size={t.batch_size}, raise "
+            f"training.accumulate={t.accumulate}, or lower data.memory_gib={config.data.memory_gib:g} for many images"
+        ) from error
 
 
 def _train(config: Config, data: str, run: Path, progress: bool, labels: str | None, stop: Stop) -> int | None:
@@ -72,9 +88,10 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         side = side or stored_side(images, config.encoder.resolution, config.data.augment)
         d = config.data
         shown, world = progress and first, distributed.ranks()
-        pixels, kept, fingerprint = training_pixels(
-            images, side, d.channels, source, d.memory_gib, device, shown, d.shuffle_shards, world
-        )
+        with distributed.busy("reading images"):
+            pixels, kept, fingerprint = training_pixels(
+                images, side, d.channels, source, d.memory_gib, device, shown, d.shuffle_shards, world
+            )
         if len(pixels) < 2:
             raise UserError(f"--data {data}: {len(pixels)} images are too few to train on")
         known, groups = (None if of is None else of[kept] for of in (images.labels, images.groups))
@@ -118,11 +135,12 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
         newest = None
         if first:
             _same_data(run, card, None if told is None else images)
+            ck.remove_old(run, config.log.keep_checkpoints)
             newest = ck.newest_checkpoint(run, set_aside=True)
             if newest is not None:
                 ck.load_state(state, newest)
                 if (run / "data.json").exists():
-                    source.remember(read_json(run / "data.json").get("skipped", []))
+                    source.remember(read_card(run).get("skipped", []))
             write_json(run / "data.json", card)
         distributed.share(state)
         steps = config.training.steps
@@ -141,6 +159,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
 
         # Loop. What all ranks do together must not depend on what one of them alone knows.
         started, since, signal = time.perf_counter(), state.step, 0
+        stop.nothing_to_save = False
         watches = distributed.largest(watch is not None and watch.possible)
         try:
             if distributed.largest(newest is not None and watch is not None and _missed(watch, state, run)):
@@ -156,7 +175,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
                     logged |= {"images_seen": state.images_seen, "images_per_second": rate / (now - started)}
                     monitor.log(state.step, logged)
                     started, since = now, state.step
-                monitor.bar.update()
+                monitor.advance()
                 pictures = _due(config.log.pictures_every, state.step, steps)
                 probe = bool(watches) and _due(config.log.probe_every, state.step, steps)
                 save = probe or _due(config.log.checkpoint_every, state.step, steps)
@@ -171,7 +190,7 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
                 if probe and watch is not None:
                     _look(watch, state, monitor, run)
                 started += time.perf_counter() - paused  # images_per_second is of training alone
-            if signal:
+            if signal and state.step:
                 check_finite(state)
                 state.fill_standing_statistics(batches)
                 if first:
@@ -414,7 +433,8 @@ def _missed(watch: Watch, state: TrainingState, run: Path) -> bool:
 
 def _look(watch: Watch, state: TrainingState, monitor: Monitor, run: Path) -> None:
     """Log what is watched, and note the step if it is the best so far."""
-    value = watch(state)
+    with distributed.busy(f"measuring {watch.metric.name}"):
+        value = watch(state)
     monitor.log(state.step, {watch.metric.name: value})
     best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
     sign = -1 if watch.less_is_better else 1
@@ -425,14 +445,14 @@ def _look(watch: Watch, state: TrainingState, monitor: Monitor, run: Path) -> No
 
 def _recorded_side(run: Path) -> int:
     """The side that the images of a run that is continued were stored at, which its crops depend on; 0 of a new run."""
-    return int(read_json(run / "data.json").get("side", 0)) if (run / "data.json").exists() else 0
+    return int(read_card(run).get("side", 0)) if (run / "data.json").exists() else 0
 
 
 def _same_data(run: Path, card: dict[str, Any], told: ImageSet | None) -> None:
     """Refuse to continue a run on other images, or with another labels file, than it began with; or, where the networks
     are told the classes of `told`, with classes of other names or in another order."""
     if (run / "data.json").exists():
-        before = read_json(run / "data.json")
+        before = read_card(run)
         if before.get("fingerprint") != card["fingerprint"]:
             raise UserError(
                 f"the images are not those {run} was trained on ({before.get('spec')}); "

@@ -91,8 +91,8 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
             shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
             size = int(np.prod(shape, dtype=object))
             _check_size(path, "claims", size)
-            data = bytearray()  # in pieces: the claim may be false
-            while chunk := f.read(min(size + 1 - len(data), 2**24)):
+            data = bytearray()  # read in pieces: to ask for all at once takes the memory that the header claims
+            while len(data) <= size and (chunk := f.read(2**20)):
                 data += chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{shown(path)} is damaged or cut short; delete it and get it again") from e
@@ -123,7 +123,7 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
             names = ", ".join(map(shown, file.files[:8])) or "nothing"
             _check_size(path, "unpacks to", sum(sizes.get(k, 0) for k in (*labels, *labels.values())))
             read = [(s, file[k], file.get(labels[k])) for s, k in wanted.items()]
-    except (OSError, UserError):
+    except (OSError, MemoryError, UserError):
         raise
     except Exception as e:  # BadZipFile, zlib.error, ValueError, SyntaxError, ...
         why = "damaged, cut short, or of Python objects, which are never unpickled"

@@ -9,13 +9,14 @@ import hashlib
 import http.client
 import os
 import sys
-import tempfile
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from bigbigan.data.image_set import shown
 from bigbigan.errors import UserError
+from bigbigan.io import writing
 
 __all__ = ["REMOTE", "cache_folder", "cached", "fetch_file"]
 
@@ -89,25 +90,26 @@ def _open_url(url: str) -> IO[bytes]:
     return opened
 
 
+def _chunks(response: IO[bytes]) -> Iterator[bytes]:
+    """What comes over the network. Its errors become ValueErrors, to tell them from those of the disk."""
+    try:
+        while chunk := response.read(2**20):
+            yield chunk
+    except OSError as e:
+        raise ValueError(e.strerror or str(e) or type(e).__name__) from e
+
+
 def _download(url: str, target: Path, wanted: str) -> None:
     """Downloads to a temporary file beside the target, checks it, and only then gives it its name."""
     digest = hashlib.sha256() if len(wanted) == 64 else hashlib.md5(usedforsecurity=False)
     print(f"downloading {url} to {target.parent}", file=sys.stderr)
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as out:
-        try:
-            size = 0
-            with _open_url(url) as response:
-                while chunk := response.read(2**20):
-                    size += len(chunk)
-                    if size > _MAX_DOWNLOAD:
-                        raise ValueError(f"more than {_MAX_DOWNLOAD / 2**30:g} GiB")
-                    digest.update(chunk)
-                    out.write(chunk)
-            if digest.hexdigest() != wanted:
-                raise ValueError(f"wrong checksum after {size:,} bytes")
-            out.close()
-            os.replace(out.name, target)
-        except BaseException:
-            out.close()
-            os.unlink(out.name)
-            raise
+    size = 0
+    with _open_url(url) as response, writing(target) as aside, aside.open("wb") as out:
+        for chunk in _chunks(response):
+            size += len(chunk)
+            if size > _MAX_DOWNLOAD:
+                raise ValueError(f"more than {_MAX_DOWNLOAD / 2**30:g} GiB")
+            digest.update(chunk)
+            out.write(chunk)
+        if digest.hexdigest() != wanted:
+            raise ValueError(f"wrong checksum after {size:,} bytes")

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO
 
 from bigbigan.data.download import cache_folder
+from bigbigan.io import lock
 
 __all__ = ["Elsewhere", "is_elsewhere", "read_location"]
 
@@ -205,9 +206,9 @@ def _temporary(owner: Elsewhere) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix="held-", dir=root))
         handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        held = lock(handle, folder)
         weakref.finalize(owner, _remove, folder, handle)
-        if folder.exists():  # else removed by another process before it was locked
+        if held and folder.exists():  # else removed by another process before it was locked
             return folder
 
 

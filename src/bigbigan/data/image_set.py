@@ -15,7 +15,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, s
 
 if TYPE_CHECKING:
     from bigbigan.data.elsewhere import Elsewhere
+from bigbigan.memory import available
 
 __all__ = [
     "MAX_HELD",
@@ -46,23 +46,9 @@ NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", 
 
 
 def memory_free() -> int:
-    """Bytes of memory that this process may still take, as far as the system says; else `MAX_HELD`."""
-    free = [MAX_HELD]
-    try:
-        meminfo = Path("/proc/meminfo").read_text()
-        free += [1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        pass
-    for most, taken in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            group = Path("/sys/fs/cgroup")
-            free.append(int((group / most).read_text()) - int((group / taken).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            pass
-    return max(0, min(free))
+    """Return the bytes of memory that this process can still have, at most `MAX_HELD`."""
+    free = available()
+    return MAX_HELD if free is None else min(MAX_HELD, free)
 
 
 class ArrayStore:

@@ -8,7 +8,6 @@ place in the source. What shards hold depends on nothing but the source and the 
 renamed, and then noted in DIR/progress.jsonl: started again, the work goes on behind the last one noted.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -30,6 +29,7 @@ from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.data.shards import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.stream import order_by_shards
 from bigbigan.errors import RunError, UserError
+from bigbigan.io import checked, lock, read_lines
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 
@@ -38,6 +38,7 @@ __all__ = ["write_shards"]
 SEED = 0  # of the order of images
 PROGRESS = "progress.jsonl"  # a line of the settings, then one a shard
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif"}
+NOTE = {"split": str, "shard": {"file": str, "size": int}, "next": int, "skipped": [[str]]}  # a line on a shard
 END_MARK = bytes(1024)  # of a tar file
 
 
@@ -109,10 +110,8 @@ def _alone(out: Path) -> Iterator[None]:
     """No two processes write to one folder."""
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"another process is writing shards to {out}; wait for it or choose another --out") from None
-    try:
+        if not lock(folder, out):
+            raise UserError(f"another process is writing shards to {out}; wait for it or choose another --out")
         yield
     finally:
         os.close(folder)
@@ -165,35 +164,21 @@ def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
         aside.unlink()
     if not (out / PROGRESS).exists():
         return []
-    text = (out / PROGRESS).read_text()
-    lines: list[dict[str, Any]] = []
-    for text_line in text.splitlines(keepends=True):
-        try:
-            said = json.loads(text_line) if text_line.endswith("\n") else None  # the last may be torn
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(said, dict) or (lines and not _is_line(said)):
-            break
-        lines.append(said)
+    lines, damaged = read_lines(out / PROGRESS, {str: Any})  # a line that was cut off is the last one
     if not lines or lines[0] != plan:
         raise UserError(f"--out {out} holds shards, begun, of other images or settings; choose another folder")
     kept, broken = [], set()
-    for line in lines[1:]:
+    for line in lines[1 : damaged[0] - 1 if damaged else None]:
+        try:
+            checked(line, NOTE)
+        except ValueError:
+            break
         path = out / line["shard"]["file"]
         if not path.exists() or path.stat().st_size != line["shard"]["size"]:
             broken.add(line["split"])
         if line["split"] not in broken:
             kept.append(line)
     return kept
-
-
-def _is_line(said: dict[str, Any]) -> bool:
-    """Whether a line tells of a shard that was written."""
-    shard = said.get("shard")
-    whole = isinstance(said.get("split"), str) and isinstance(said.get("next"), int) and "skipped" in said
-    return (
-        whole and isinstance(shard, dict) and shard.keys() == vars(Shard("")).keys() and isinstance(shard["file"], str)
-    )
 
 
 def _write_split(

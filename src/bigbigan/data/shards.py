@@ -31,6 +31,7 @@ from bigbigan.data.download import cache_folder
 from bigbigan.data.elsewhere import Elsewhere, read_location
 from bigbigan.data.image_set import NO_LABEL, FileStore, ImageSet, Source, class_order, extension, named, shown
 from bigbigan.errors import UserError
+from bigbigan.io import parse_json, write_text
 from bigbigan.progress import Bar
 
 __all__ = [
@@ -89,9 +90,7 @@ def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]
         }
         for split, shards in splits.items()
     }
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
-    aside.replace(path)
+    write_text(path, json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
 
 
 def is_index(folder: Path) -> bool:
@@ -110,8 +109,8 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
 
 def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
     try:
-        about = json.loads(text)
-    except (ValueError, RecursionError) as e:
+        about = parse_json(text)
+    except ValueError as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
@@ -292,7 +291,7 @@ def _label(data: bytes, ending: str) -> int | str | None:
     """What a .cls or .json member says: a class by number or by name; None if nothing of the kind."""
     try:
         if ending == ".json":
-            said = json.loads(data)
+            said = parse_json(data)
             found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
         else:
             found = data.decode().strip()

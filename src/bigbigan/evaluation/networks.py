@@ -21,8 +21,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bigbigan.data import Source, fingerprint, to_channels
@@ -33,10 +31,12 @@ from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.inception import inception_file, load_inception
 from bigbigan.evaluation.results import ResultLine
 from bigbigan.evaluation.splits import View, parted, read_split
+from bigbigan.io import checked, parse_json
 from bigbigan.models.resnet import BasicBlock, ResNetV2
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import commit, device_name
+from bigbigan.tensors import check_tensors, read_tensors, save_tensors
 
 __all__ = ["CLASSIFIERS", "FeatureNetwork", "classifier_file", "open_network", "ready_networks", "train_classifier"]
 
@@ -156,11 +156,7 @@ def train_classifier(
     facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": right}
     facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}
     path = classifier_file(name, source.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    tensors = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(tensors, aside, metadata={"bigbigan": json.dumps(facts)})
-    aside.replace(path)
+    save_tensors(path, network.state_dict(), {"bigbigan": json.dumps(facts)}, digest=True)
     line = ResultLine(
         experiment=f"feature-network/{name}",
         scale=0,
@@ -230,18 +226,18 @@ def open_network(
             name, digest(E)[:12], lambda p: (E.features(_sized(to_float(p.to(device)), resolution)), None)
         )
     path = classifier_file(name, dataset)
+    if not path.exists():
+        raise UserError(f"{name} is not trained for {dataset} yet: bigbigan feature-network {name} --data {dataset}")
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["bigbigan"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
+        facts = checked(parse_json(metadata["bigbigan"]), {"channels": int, "classes": int})
         recipe = CLASSIFIERS[name]
         network = Classifier(recipe.trunk(facts["channels"]), recipe.features, facts["classes"])
+        check_tensors(tensors, network.state_dict(), str(path))
         network.load_state_dict(tensors)
-    except FileNotFoundError:
-        raise UserError(
-            f"{name} is not trained for {dataset} yet: bigbigan feature-network {name} --data {dataset}"
-        ) from None
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UserError as error:
+        raise UserError(f"{error}; delete it and train {name} anew") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} anew") from None
     outputs = _outputs(network.to(device).eval(), device)
     channels, resolution = facts["channels"], recipe.resolution

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
+
+from bigbigan.io import append_lines, read_lines, warn_of_damage
 
 __all__ = [
     "PROBE_COLUMNS",
@@ -113,17 +114,43 @@ def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
     return max((line for line in lines if line is not None), key=lambda line: line["value"], default=None)
 
 
+# What every reader of a line relies on, see `bigbigan.io.checked`; lines of older versions have fewer parts.
+RESULT = {
+    "experiment": str,
+    "scale?": int,
+    "settings": {str: Any},
+    "table_row?": (str, None),
+    "dataset": str,
+    "split": str,
+    "metric": str,
+    "value": float,
+    "std?": (float, None),
+    "draws?": ([float], None),
+    "protocol?": {"references?": float, str: Any},
+    "labels?": {str: Any},
+    "n?": int,
+    "seed": int,
+    "steps": int,
+    "images_seen": int,
+    "command?": str,
+}
+
+
 def append_results(path: Path, lines: list[ResultLine]) -> None:
-    """Add lines to a file of result lines, made if missing."""
-    with path.open("a") as file:
-        file.write("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    """Add lines to a file of result lines, made if missing.
+
+    Raises:
+        RunError: the disk is full. UserError: the file cannot be written.
+    """
+    append_lines(path, map(asdict, lines))
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, oldest first; an empty list where there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    """The lines of a file, oldest first; an empty list where there is no file. Lines that are damaged or no results
+    are left out, and a warning says which."""
+    lines, damaged = read_lines(path, RESULT)
+    warn_of_damage(path, damaged)
+    return lines
 
 
 def results_table(lines: list[ResultLine]) -> str:

@@ -7,12 +7,11 @@ pooled to G's. Their statistics are kept in the cache under the data's fingerpri
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bigbigan.config import Config
@@ -33,6 +32,7 @@ from bigbigan.evaluation.results import Figure
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.randomness import keyed_generator
 from bigbigan.systems import generate, sample_labels, sample_prior
+from bigbigan.tensors import read_tensors, save_tensors
 
 __all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference", "reference_of_run"]
 
@@ -99,11 +99,12 @@ def reference(
     try:
         if not lasting:
             raise FileNotFoundError
-        kept = load_file(path)
+        kept, _ = read_tensors(path, digest=True)
         moments = Moments(int(kept["n"]), kept["mean"].numpy(), kept["scatter"].numpy())
         return Reference(moments, kept["features"])
-    except (FileNotFoundError, SafetensorError, KeyError):
-        pass
+    except (FileNotFoundError, UserError, KeyError) as error:
+        if lasting and path.exists():  # of an older version, or damaged
+            warnings.warn(f"statistics of real images are computed anew: {error}", stacklevel=2)
     pixels = torch.from_numpy(read_split(source, images, view).pixels)
     moments, parts = Moments(), []
     for chunk in pixels.split(5_000):
@@ -117,16 +118,13 @@ def reference(
     found = Reference(moments, features[picks].contiguous())
     if not lasting:
         return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
     tensors = {
         "n": torch.tensor(moments.n),
         "mean": torch.from_numpy(moments.mean),
         "scatter": torch.from_numpy(moments.scatter),
         "features": found.features,
     }
-    save_file(tensors, aside)
-    aside.replace(path)
+    save_tensors(path, tensors, digest=True)
     return found
 
 

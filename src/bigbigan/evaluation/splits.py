@@ -16,7 +16,7 @@ from bigbigan.data.image_set import MAX_HELD
 from bigbigan.data.pixels import stored_side
 from bigbigan.data.stream import StreamedPixels
 from bigbigan.errors import UserError
-from bigbigan.run import read_json, write_json
+from bigbigan.io import read_json, write_json
 
 __all__ = [
     "Images",
@@ -196,7 +196,7 @@ def train_val(
     if out is not None and not path.exists():
         path = out / "train_val.json"
     if path.exists():
-        recorded = read_json(path)
+        recorded = read_json(path, {"of": int, "indices": [int]})
         if recorded["of"] == count:  # otherwise this is another source than the run's own, or has other labels
             before = np.array(recorded["indices"], dtype=np.int64)
             if groups is None or not np.isin(np.delete(groups, before), groups[before]).any():

@@ -30,9 +30,10 @@ from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.results import Figure, ResultLine
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.model import EXPORTED, Model, load
+from bigbigan.io import read_json
+from bigbigan.model import ABOUT, EXPORTED, Model, load
 from bigbigan.models import build
-from bigbigan.run import changed_settings, commit, default_device, device_name, open_data, read_json
+from bigbigan.run import changed_settings, commit, default_device, device_name, open_data, read_card
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
 
@@ -258,9 +259,9 @@ def _of_run(run: Path, which: str, device: torch.device) -> Subject:
 def _data_of(run: Path) -> str | None:
     """Name of the data a run, or what was exported of it, was trained on, where that is recorded."""
     try:
-        about = read_json(run / EXPORTED)["data"] if (run / EXPORTED).exists() else read_json(run / "data.json")
+        about = read_json(run / EXPORTED, ABOUT)["data"] if (run / EXPORTED).exists() else read_card(run)
         return about.get("name")
-    except (UserError, KeyError, AttributeError):  # no such file, or not what we write: nothing is known then
+    except (UserError, KeyError):  # no such file, or not what we write: nothing is known then
         return None
 
 

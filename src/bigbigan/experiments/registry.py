@@ -47,7 +47,7 @@ class Experiment:
 
     @property
     def summary(self) -> str:
-        return (self.make.__doc__ or "").strip().splitlines()[0]
+        return (self.make.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def table_rows(self) -> dict[str, dict[str, str]]:

@@ -21,6 +21,9 @@ class Chart(NamedTuple):
     alarm: tuple[float, float, str] = (-math.inf, math.inf, "")  # said when the first line ends outside these bounds
 
 
+DRAWABLE = 1e30  # what is larger, or not a number, is left out
+
+
 def _score(name: str, what: str, bad: str) -> Chart:
     keys = {f"{name}_enc": "encoder pairs (x, E(x))", f"{name}_gen": "generator pairs (G(z), z)"}
     how = "D pushes the first above +1 and the second below −1 (dashed); G and E push back. Far apart for long: "
@@ -100,7 +103,7 @@ def _curve(metrics: list[Line], chart: Chart) -> Html:
     series = {}
     for key, name in chart.keys.items():
         points = np.array([(m["step"], m[key]) for m in metrics if key in m], dtype=float).reshape(-1, 2)
-        if len(points := points[np.isfinite(points[:, 1])]):
+        if len(points := points[np.abs(points[:, 1]) < DRAWABLE]):
             series[name] = points[:, 0], points[:, 1], _smooth(points[:, 1])
     if not series:
         return Html()

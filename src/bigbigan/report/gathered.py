@@ -10,10 +10,12 @@ from typing import Any
 from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.errors import UserError
+from bigbigan.evaluation.results import RESULT
+from bigbigan.io import read_lines
 from bigbigan.model import Model, load
 from bigbigan.monitor import read_metrics
 from bigbigan.report.markup import Html, command
-from bigbigan.run import changed_settings, default_device, open_data, read_config
+from bigbigan.run import changed_settings, default_device, open_data, read_card, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
@@ -52,7 +54,10 @@ class Run:
 
 def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     config = read_config(path)
-    card = read_json(path / "data.json")
+    try:
+        card = read_card(path)
+    except UserError:
+        card = {}
     spec = data or card.get("spec")  # of a run that may be somebody else's
     source, model, no_source, no_model = None, None, "the run has no data.json", ""
     try:
@@ -69,32 +74,17 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     return Run(path, config, card, read_metrics(path), *results, spec, source, no_source, model, no_model)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file; empty where it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
     """The newest line of each kind on data set `name` (the split measured last), the same on other data, and the
     number of damaged lines."""
     groups: dict[tuple[str, str], Results] = {}
-    damaged = 0
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-            place, key = (line["dataset"], line["split"]), (line["metric"], line["steps"] > 0)
-            line["value"] = float(line["value"])
-        except (ValueError, KeyError, TypeError):
-            damaged += 1
-            continue
+    lines, damaged = read_lines(path, RESULT)
+    for line in lines:
+        place, key = (line["dataset"], line["split"]), (line["metric"], line["steps"] > 0)
         groups[place] = groups.pop(place, {}) | {key: line}  # the place measured last comes last
     own = next((place for place in reversed(groups) if place[0] == name), None)
     results = groups.pop(own) if own else {}
-    return results, [line for group in groups.values() for line in group.values()], damaged
+    return results, [line for group in groups.values() for line in group.values()], len(damaged)
 
 
 def formatted(line: Line) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bigbigan.report.gathered import Line, Run, read_json
+from bigbigan.report.gathered import Line, Run
 from bigbigan.report.markup import Html, join, tag
 from bigbigan.report.verdict import verdict
+from bigbigan.run import read_environment
 
 
 def header(run: Run) -> Html:
@@ -15,7 +16,7 @@ def header(run: Run) -> Html:
         "steps": f"{step:,} of {c.training.steps:,}",
         "images seen": f"{seen:,}" + (f" ({seen / count:,.1f} epochs)" if count else ""),
         "training time": _duration(run.metrics),
-        "device": read_json(run.path / "environment.json").get("device", "not recorded"),
+        "device": read_environment(run.path).get("device", "not recorded"),
         "training images": f"{count:,}" if count else "not recorded",
         "sizes": ", ".join(
             [f"G {c.generator.resolution} px"] * c.has_generator
@@ -38,8 +39,9 @@ def _duration(metrics: list[Line]) -> str:
     """Time spent in the loop, from the images between log lines and their rate."""
     seconds, before = 0.0, 0
     for line in metrics:
-        if line.get("images_per_second"):
-            seconds += (line["images_seen"] - before) / line["images_per_second"]
-            before = line["images_seen"]
+        rate, seen = line.get("images_per_second", 0), line.get("images_seen", 0)
+        if rate > 1e-6 and before < seen < 1e18:
+            seconds += (seen - before) / rate
+            before = seen
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if seconds > 120 else f"{seconds:.0f} s"

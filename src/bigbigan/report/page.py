@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bigbigan.config import Config
 from bigbigan.errors import UserError
+from bigbigan.io import write_text
 from bigbigan.report.curves import curves
 from bigbigan.report.data_card import data_card
 from bigbigan.report.gathered import Run, gather
@@ -63,12 +64,8 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None, 
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     page = PAGE.format(title=escape(f"{known.config.experiment}: report"), style=style, body=body)
     out = out or run / "report.html"
-    aside = out.with_name(f".{out.name}")
-    try:
-        aside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        return aside.replace(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}; give another place: --out FILE.html") from None
+    write_text(out, page)
+    return out
 
 
 # The policy holds even if a hostile file name found its way into the page: nothing is run, nothing is fetched.

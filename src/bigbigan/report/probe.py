@@ -17,8 +17,9 @@ def probe(run: Run) -> Html:
     if line is None:
         parts.append(missing("Not measured on the run's own data. To measure: ", command("evaluate", run.path)))
     else:
+        n = line.get("n", 0)
         how = (
-            f"Right answers in percent on {line['n']:,} images (the {line['split']} split of {line['dataset']}) by a "
+            f"Right answers in percent on {n:,} images (the {line['split']} split of {line['dataset']}) by a "
             "linear classifier, or by 5 nearest neighbours, on frozen features; bars are of BN+CReLU, the feature the "
             "paper probes. With 10 labels a class: mean and standard deviation over draws of the labelled images. An "
             "encoder that has learned passes the dotted line of the pixels, raw or whitened, above all with few labels."

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from bigbigan import checkpoint as ck
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
-from bigbigan.report.gathered import Run, read_json
+from bigbigan.report.gathered import Run
 from bigbigan.report.markup import Html, join, missing, paragraph, table, tag
+from bigbigan.run import read_environment
 
 
 def settings(run: Run) -> Html:
@@ -29,13 +30,15 @@ def settings(run: Run) -> Html:
             cell = [tag("mark", json.dumps(value)), f" instead of {json.dumps(was)}"]
             rows.append((key, json.dumps(value) if value == was else tag("span", *cell)))
         blocks[group] = table([], rows)
-    environment = read_json(run.path / "environment.json")
+    environment = read_environment(run.path)
     if "earlier" in environment:
         environment["earlier"] = ", ".join(e.get("started", "?") for e in environment["earlier"]) or "none"
     blocks["environment"] = table([], environment.items()) if environment else missing("Not recorded.")
     best, kept = ck.best_record(run.path) or {}, list[Sequence[object]]()
     for checkpoint in ck.checkpoints(run.path):
         problem, note = checkpoint.problem(), ""
+        if problem and not checkpoint.path.exists():  # removed just now by the process that trains
+            continue
         if checkpoint.step == best.get("step"):
             note = "best by {metric}: {value:.4g}".format_map(best)
         kept.append((f"step {checkpoint.step:,}", tag("mark", f"damaged: {problem}") if problem else note))

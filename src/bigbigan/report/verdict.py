@@ -32,7 +32,7 @@ def verdict(run: Run) -> Html:
         lead = {"good": "It worked.", "unclear": "Not clearly, so far.", "bad": "Not yet."}[kind]
         words.append(
             "With 10 labels a class, a linear classifier on the trained encoder's features is right for "
-            f"{formatted(few)} % of {few['n']:,} images it has not seen: {'; '.join(text for _, text in beats)}."
+            f"{formatted(few)} % of {few.get('n', 0):,} images it has not seen: {'; '.join(text for _, text in beats)}."
         )
     elif run.own:
         words.append("The probe with 10 labels a class was not run: no labels, or other metrics were asked for.")

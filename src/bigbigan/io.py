@@ -1,0 +1,362 @@
+"""Files of our own: written whole or not at all, and read as what they should be.
+
+Writing: a temporary file beside the target, forced to disk, renamed; removed on any error. A full disk, a missing
+permission and the like become one line that names the folder. Reading: JSON and safetensors become typed values of a
+bounded size, or one line that names the file. Nothing that is read here can execute code.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import re
+import reprlib
+import shutil
+import stat
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from bigbigan.errors import RunError, UserError
+
+__all__ = [
+    "DISK_FULL",
+    "append_lines",
+    "checked",
+    "lock",
+    "open_regular",
+    "parse_json",
+    "read_json",
+    "read_lines",
+    "sync",
+    "warn_of_damage",
+    "write_error",
+    "write_json",
+    "write_text",
+    "writing",
+    "writing_folder",
+]
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+TEMPORARY = ".writing-"  # how the names of temporary files begin
+STALE = 3600  # seconds since its last change, after which a temporary file is one that a killed process left
+MOST_JSON = 2**28  # bytes of a JSON file
+MOST_LINES = 2**30  # bytes of a file of JSON lines
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Write the file `path`: the block writes to the path it is given, which is then renamed.
+
+    The file gets the permissions that the umask allows, whatever the block's writer sets.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        durable: force it to disk before it is renamed. False for the many pictures that can be drawn again.
+
+    Raises:
+        RunError: the disk is full or broken.
+        UserError: the file cannot be written for another reason, such as a missing permission.
+    """
+    aside = _temporary(path)
+    try:
+        if path.exists() and not path.is_file():
+            what = "a directory" if path.is_dir() else "not a regular file"
+            raise UserError(f"{path} cannot be written: it is {what}; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            _remove_stale(path)
+        with aside.open("wb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        yield aside
+        if stat.S_IMODE(aside.stat().st_mode) != mode:  # safetensors writes files that only their owner can read
+            aside.chmod(mode)
+        if durable:
+            sync(aside)
+        os.replace(aside, path)
+        if durable:
+            sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink()
+        if (clear := write_error(error, path)) is not None:
+            raise clear from error
+        raise
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Write the folder `path`, which must be missing or empty: the block fills the folder it is given, which is then
+    renamed. Errors as in `writing`."""
+    aside = _temporary(path)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        aside.mkdir()
+        yield aside
+        for file in aside.iterdir():
+            sync(file)
+        sync(aside)
+        os.rename(aside, path)
+        sync(path.parent)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if (clear := write_error(error.__cause__ or error, path)) is not None:  # of the folder, not of a file in it
+            raise clear from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; see `writing`. Characters that UTF-8 lacks (parts of file names) are written as \\udc80."""
+    with writing(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; see `writing`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+    """Add JSON objects to a file, one a line, in one write. A last line that was cut off is ended first; what is
+    written of the new lines when the disk is full is taken back. Errors as in `writing`."""
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            state = os.fstat(file.fileno())
+            regular = stat.S_ISREG(state.st_mode)
+            if regular and state.st_size and not _ends_a_line(path, state.st_size):
+                data = b"\n" + data
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                if regular and durable:
+                    sync(path)
+            except OSError:
+                if regular:
+                    os.ftruncate(file.fileno(), state.st_size)
+                raise
+    except OSError as error:
+        raise write_error(error, path) or error from error
+
+
+def _ends_a_line(path: Path, size: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"
+
+
+def write_error(error: BaseException, path: Path) -> RunError | UserError | None:
+    """What to raise instead of an error met while writing `path`; None for errors that are not of the file system."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+        number = int(found[1])
+    elif not isinstance(error, OSError) or number is None:
+        return None
+    assert number is not None
+    folder = path.parent
+    if number in DISK_FULL:
+        free = ""
+        with suppress(OSError):
+            free = f" ({shutil.disk_usage(folder).free / 2**20:,.0f} MiB free)"
+        return RunError(f"{path.name} cannot be written to {folder}{free}: {os.strerror(number)}; make room there")
+    return UserError(f"{path} cannot be written: {os.strerror(number)}; choose another place")
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk, where its file system can do that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, name: Path) -> bool:
+    """Lock an open file or folder without waiting; False where another process holds the lock. Where the file system
+    has no locks, a warning says so and the answer is True."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        warnings.warn(
+            f"{name} cannot be locked ({error.strerror}): start no second process that writes there", stacklevel=2
+        )
+    return True
+
+
+def _temporary(path: Path) -> Path:
+    name = os.fsencode(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    return path.with_name(os.fsdecode(name[:200]))
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed processes left of earlier attempts to write `path`."""
+    for old in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path, form: Any = Any) -> Any:
+    """The content of a JSON file that has this form; see `checked`.
+
+    Raises:
+        UserError: it is missing, too large, not JSON, or of another form.
+    """
+    try:
+        return checked(parse_json(_bytes(path, MOST_JSON)), form)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); restore it from a copy") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it from a copy") from None
+
+
+def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], list[int]]:
+    """(the objects of a file of JSON lines that have this form, the numbers of the lines that are damaged or have
+    another form). Both are empty where there is no file.
+
+    Raises:
+        UserError: it cannot be read, or is larger than 1 GiB.
+    """
+    try:
+        data = _bytes(path, MOST_LINES)
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    lines, damaged = [], []
+    for number, text in enumerate(data.split(b"\n"), 1):
+        if text.strip():
+            try:
+                lines.append(checked(parse_json(text), form))
+            except ValueError:
+                damaged.append(number)
+    return lines, damaged
+
+
+def warn_of_damage(path: Path, damaged: list[int]) -> None:
+    """Say which lines `read_lines` left out."""
+    if damaged:
+        shown = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5:,} more" if len(damaged) > 5 else "")
+        lines = "lines" if len(damaged) > 1 else "line"
+        warnings.warn(f"{path}: {lines} {shown} cannot be read: left out", stacklevel=3)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def checked(value: Any, form: Any, name: str = "") -> Any:
+    """Return `value` if it has this form.
+
+    Args:
+        value: as parsed from JSON.
+        form: a type; a tuple of forms, any of which will do; [form] for a list of them; or a dictionary of forms by
+            key for an object, where "key?" may be missing and `str` stands for all other keys, which are not looked at
+            without it. None is null, Any is anything; a bool is not an int, an int is a float; numbers have 64 bits.
+        name: of the value, for the message.
+
+    Raises:
+        ValueError: it has not; the message names the part and says what was expected.
+    """
+    if form is Any:
+        return value
+    if isinstance(form, tuple):
+        for one in form:
+            with suppress(ValueError):
+                return checked(value, one, name)
+        raise ValueError(_unexpected(value, form, name))
+    if isinstance(form, list):
+        if not isinstance(value, list):
+            raise ValueError(_unexpected(value, form, name))
+        return [checked(item, form[0], f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            raise ValueError(_unexpected(value, form, name))
+        for key, one in form.items():
+            plain = key if key is str else key.removesuffix("?")
+            if plain is str:
+                others = value.keys() - {k.removesuffix("?") for k in form if k is not str}
+                for other in sorted(others):
+                    checked(value[other], one, f"{name}.{other}".lstrip("."))
+            elif plain in value:
+                checked(value[plain], one, f"{name}.{plain}".lstrip("."))
+            elif plain == key:
+                raise ValueError(f"it has no {f'{name}.{key}'.lstrip('.')}")
+        return value
+    if form is None:
+        fits = value is None
+    elif form in (str, bool):
+        fits = isinstance(value, form)
+    else:
+        fits = isinstance(value, form if form is int else (int, float)) and not isinstance(value, bool)
+        fits = fits and (isinstance(value, float) or -(2**63) <= value < 2**63)
+    if not fits:
+        raise ValueError(_unexpected(value, form, name))
+    return value
+
+
+def _unexpected(value: Any, form: Any, name: str) -> str:
+    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    words[None] = "null"
+
+    def described(form: Any) -> str:
+        if isinstance(form, tuple):
+            return " or ".join(map(described, form))
+        return "a list" if isinstance(form, list) else "an object" if isinstance(form, dict) else words[form]
+
+    return f"{name or 'it'} is {reprlib.repr(value)}; expected {described(form)}"
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes. Raises ValueError for others: devices and pipes may have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"larger than {most / 2**20:,.0f} MiB")
+        return file.read()
