@@ -28,8 +28,11 @@ import numpy as np
 
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source, shown
 from bigbigan.errors import UserError
+from bigbigan.regular import regular_bytes
 
 __all__ = ["apply_labels"]
+
+MOST_BYTES = 2**30  # of a labels file
 
 COLUMNS = ("file", "label", "group", "split")
 SPLITS = ("train", "val", "test")
@@ -49,9 +52,9 @@ def apply_labels(source: Source, path: Path) -> None:
         UserError: one line, for a file that cannot be read or does not fit the images.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--labels {shown(path)} cannot be read: {error.strerror}") from None
+        content = regular_bytes(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     rows = _matched(_read(content, path), source, path)
     images = [file for s in source.splits.values() for file in s.files]
     given = [rows.get(file, _Row()) for file in images]
