@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     quiet: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
     as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 
+    raw_cells: dict[str, Any] = {
+        "action": "store_true",
+        "help": "write names that begin with = + - @ as they are, without the apostrophe that keeps spreadsheets from "
+        "running them",
+    }
     which: dict[str, Any] = {
         "default": "newest",
         "metavar": "WHICH",
@@ -156,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
         "score_z, score_xz; default: all features that the encoder has",
     )
 
+    sub.add_argument("--raw-cells", **raw_cells)
+
     sub = verb("generate", _generate)
     run_and_data(sub, None, "DIR_OR_GRID.png folder for single images, or one picture of all")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many images (default 64)")
@@ -202,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--finetune", action="store_true", help="train the encoder too, beside the frozen one")
     sub.add_argument("--scratch", action="store_true", help="compare with the same network trained on the labels alone")
     sub.add_argument("--draws", type=int, default=5, metavar="K", help="of labelled images to measure over (default 5)")
+    sub.add_argument("--raw-cells", **raw_cells)
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     sub.add_argument("--json", **as_json)
     sub.add_argument("--quiet", **quiet)
@@ -214,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--clusters", type=int, default=50, metavar="K", help="how many (default 50)")
     sub.add_argument("--features", choices=("avepool", "bn_crelu", "z_mean"), default="avepool", help="default avepool")
     sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="draw a row of images for each cluster")
+    sub.add_argument("--raw-cells", **raw_cells)
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     sub.add_argument("--json", **as_json)
 
@@ -397,7 +406,7 @@ def _encode(options: argparse.Namespace) -> None:
     from bigbigan.encode import encode
 
     features = options.features.split(",") if options.features else None
-    count = encode(options.run, options.data, options.out, features, options.labels)
+    count = encode(options.run, options.data, options.out, features, options.labels, options.raw_cells)
     print(f"{options.out}: {count} images")
 
 
@@ -532,6 +541,7 @@ def _classify(options: argparse.Namespace) -> None:
         scratch=options.scratch,
         draws=options.draws,
         progress=not options.quiet,
+        raw_cells=options.raw_cells,
     )
     if options.results:
         append_results(options.results, lines)
@@ -557,6 +567,7 @@ def _cluster(options: argparse.Namespace) -> None:
         options.features,
         options.sheet,
         options.labels,
+        options.raw_cells,
     )
     if options.results:
         append_results(options.results, lines)

@@ -10,6 +10,8 @@ other columns are passed over. A row names the image whose whole name it gives, 
 shares all of the shorter of the two names, folder by folder from the end: `photos/cat/001.png` and `001.png` both name
 `cat/001.png` if no other image fits, `dog/001.png` does not.
 
+Cells are read as `bigbigan.cells.text_of` does: '=x, as a spreadsheet keeps it, is =x.
+
 The file takes the place of the source's own labels. An image without a row, or with an empty cell, has no label (-1);
 without a group it is a group of its own; without a split it stays where the source has it.
 """
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigbigan.cells import text_of
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source, shown
 from bigbigan.errors import UserError
 from bigbigan.regular import regular_bytes
@@ -103,7 +106,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
             continue
         if len(cells) != len(header):
             raise UserError(f"{what}: row {number:,} has {len(cells)} cells, the header {len(header)}")
-        cell = {name: value.strip() for name, value in zip(header, cells, strict=True) if name in COLUMNS}
+        cell = {name: text_of(value.strip()) for name, value in zip(header, cells, strict=True) if name in COLUMNS}
         file = cell.pop("file")
         if not file:
             raise UserError(f"{what}: row {number:,} names no file")
