@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several that share the cores
@@ -10,6 +12,15 @@ import pytest
 import torch
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure():
+    """Keep the key that seals the runs of tests out of the user's home."""
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="bigbigan-tests-")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

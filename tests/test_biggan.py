@@ -184,7 +184,7 @@ def test_verbs_on_a_conditional_run(run, tmp_path, capsys):
     [
         (["data.labels=classes"], "is for a BigGAN: loss.s_x alone"),
         ([*GAN, "data.classes=4"], "data.classes goes with data.labels=classes"),
-        ([*GAN, "data.labels=classes", "data.classes=0"], "at least 1"),
+        ([*GAN, "data.labels=classes", "data.classes=0"], "data.classes"),
         ([*GAN, "data.labels=clusters"], "clusters"),
         (["loss.orthogonal=-1"], "must not be negative"),
     ],

@@ -91,13 +91,17 @@ def test_labels_are_drawn_in_proportion_for_samples(run, tmp_path, told):
     export(run, tmp_path / "model")
     for model in (load(run), load(tmp_path / "model")):
         assert model.config.data.class_sizes == SIZES
-        told.clear()
-        model.generate(4000)
-        samples.draw_samples(model.generator, model.config, 1000)
-        model.generate(1000, truncation=0.5)
-        per_kind = [told[0], torch.cat(told[1:3]), torch.cat(told[3:-1]), told[-1]]
-        assert [len(y) for y in per_kind] == [4000, 1000, 256, 1000]
-        assert all(follows_the_sizes(y) for y in per_kind)
+        drawn = []
+        for draw in (
+            lambda: model.generate(4000),
+            lambda: samples.draw_samples(model.generator, model.config, 1000),
+            lambda: model.generate(1000, truncation=0.5),  # and before it the statistics of truncated latents
+        ):
+            told.clear()
+            draw()
+            drawn.append(torch.cat(told))
+        assert [len(y) for y in drawn] == [4000, 1000, 256 + 1000]
+        assert all(follows_the_sizes(y) for y in [*drawn[:2], drawn[2][:256], drawn[2][256:]])
     told.clear()
     load(run).generate(5, label=1)
     assert told[0].tolist() == [1] * 5

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from bigbigan.guard import MOST_JSON, Names, foreign_files, guard, is_upload, regular_bytes
+from bigbigan.guard import MOST_JSON, Names, foreign_files, guard, is_upload
+from bigbigan.regular import regular_bytes
 
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
 PNG = [".png"]

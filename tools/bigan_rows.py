@@ -14,7 +14,7 @@ from bigbigan.data import load_view, open_source
 from bigbigan.data.batches import pool_to
 from bigbigan.model import load
 from bigbigan.pictures import grid, save_image
-from bigbigan.run import read_json
+from bigbigan.run import source_of
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     model, n = load(options.run), options.columns
     c = model.config
-    source = open_source(options.data or read_json(options.run / "data.json")["spec"])
+    source = open_source(options.data or source_of(options.run))
     images = source.splits.get("test", source.splits["train"])
     pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)
     x = torch.from_numpy(pixels)

@@ -29,6 +29,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
+from bigbigan.cells import cell
 from bigbigan.data.batches import to_float
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
@@ -80,11 +81,12 @@ def classify(
     scratch: bool = False,
     draws: int = 5,
     progress: bool = True,
+    raw_cells: bool = False,
 ) -> list[ResultLine]:
     """Train classifiers on few labels, write the predictions of the first draw, and give the result lines.
 
     The file (.csv) has a row for each image whose label was not used in the first draw: filename, split, label (as the
-    source has it; empty where there is none), predicted, confidence.
+    source has it; empty where there is none), predicted, confidence. Names are written as `bigbigan.cells.cell` does.
 
     Args:
         run: a run folder, or a frozen encoder (`bigbigan.evaluation.subjects`).
@@ -97,6 +99,7 @@ def classify(
         scratch: compare with the same network trained from scratch.
         draws: how often, with other labelled images, the accuracy is measured.
         progress: show time left.
+        raw_cells: write names as they are, also those that a spreadsheet takes for formulas.
 
     Raises:
         UserError: no labels, too few images, or a file that cannot be written.
@@ -136,7 +139,7 @@ def classify(
             for name, values in found.items():
                 values.append(measured[name])
             if written:
-                _write(out, [train, test, *images.others], known, logits, names)
+                _write(out, [train, test, *images.others], known, logits, names, raw_cells)
             bar.update()
         figures = {f"{name}_{metric}_{labels.name}": over(values) for name, values in found.items()}
         if len(np.unique(test.labels)) < 2:
@@ -294,8 +297,11 @@ class _Tuned(nn.Module):
         return torch.cat(parts).double().numpy()
 
 
-def _write(out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray, classes: list[str]) -> None:
+def _write(
+    out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray, classes: list[str], raw: bool
+) -> None:
     """The predictions of all images but those of the first split at `known`, written aside and then renamed."""
+    written = str if raw else cell
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     predicted = logits.argmax(1)
     with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -307,6 +313,6 @@ def _write(out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray
             for i, k in enumerate(split.labels if split.labels is not None else np.full(len(split), -1)):
                 if row not in skipped:
                     label = classes[k] if k >= 0 else ""
-                    guess = [classes[predicted[row]], f"{confidence[row]:.4f}"]
-                    writer.writerow([split.files[i], split.name, label, *guess])
+                    texts = [split.files[i], split.name, label, classes[predicted[row]]]
+                    writer.writerow([*map(written, texts), f"{confidence[row]:.4f}"])
                 row += 1

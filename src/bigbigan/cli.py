@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from bigbigan.errors import RunError, UserError
 from bigbigan.io import DISK_FULL
 from bigbigan.memory import out_of_memory
+from bigbigan.terminal import plain_output
 
 __all__ = ["main"]
 
@@ -31,6 +32,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    with plain_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not of UTF-8 gets \xe9 for what it lacks
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -121,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     quiet: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
     as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 
+    raw_cells: dict[str, Any] = {
+        "action": "store_true",
+        "help": "write names that begin with = + - @ as they are, without the apostrophe that keeps spreadsheets from "
+        "running them",
+    }
     which: dict[str, Any] = {
         "default": "newest",
         "metavar": "WHICH",
@@ -186,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
         "score_z, score_xz; default: all features that the encoder has",
     )
 
+    sub.add_argument("--raw-cells", **raw_cells)
+
     sub = verb("generate", _generate)
     run_and_data(sub, None, "DIR_OR_GRID.png folder for single images, or one picture of all")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many images (default 64)")
@@ -232,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--finetune", action="store_true", help="train the encoder too, beside the frozen one")
     sub.add_argument("--scratch", action="store_true", help="compare with the same network trained on the labels alone")
     sub.add_argument("--draws", type=int, default=5, metavar="K", help="of labelled images to measure over (default 5)")
+    sub.add_argument("--raw-cells", **raw_cells)
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     sub.add_argument("--json", **as_json)
     sub.add_argument("--quiet", **quiet)
@@ -244,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--clusters", type=int, default=50, metavar="K", help="how many (default 50)")
     sub.add_argument("--features", choices=("avepool", "bn_crelu", "z_mean"), default="avepool", help="default avepool")
     sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="draw a row of images for each cluster")
+    sub.add_argument("--raw-cells", **raw_cells)
     sub.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     sub.add_argument("--json", **as_json)
 
@@ -440,7 +455,7 @@ def _encode(options: argparse.Namespace) -> None:
     from bigbigan.encode import encode
 
     features = options.features.split(",") if options.features else None
-    count = encode(options.run, options.data, options.out, features, options.labels)
+    count = encode(options.run, options.data, options.out, features, options.labels, options.raw_cells)
     print(f"{options.out}: {count} images")
 
 
@@ -583,6 +598,7 @@ def _classify(options: argparse.Namespace) -> None:
         scratch=options.scratch,
         draws=options.draws,
         progress=not options.quiet,
+        raw_cells=options.raw_cells,
     )
     if options.results:
         append_results(options.results, lines)
@@ -608,6 +624,7 @@ def _cluster(options: argparse.Namespace) -> None:
         options.features,
         options.sheet,
         options.labels,
+        options.raw_cells,
     )
     if options.results:
         append_results(options.results, lines)

@@ -17,6 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
+from bigbigan.cells import cell
 from bigbigan.data import class_sheet
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
@@ -40,6 +41,7 @@ def cluster(
     feature: str = "avepool",
     sheet: Path | None = None,
     labels: str | None = None,
+    raw_cells: bool = False,
 ) -> tuple[list[ResultLine], dict[str, Any]]:
     """Cluster the training images of a source by an encoder's features and write FILE.csv: file, label.
 
@@ -52,6 +54,7 @@ def cluster(
         feature: avepool, bn_crelu or z_mean.
         sheet: a picture to write, a row of random images for each cluster, the largest cluster first.
         labels: a CSV file of the true labels, in place of the source's own.
+        raw_cells: write names as they are, also those that a spreadsheet takes for formulas (`bigbigan.cells`).
 
     Returns:
         Result lines nmi_kmeansK_F and purity_kmeansK_F (none without true labels; of a run also in its results.jsonl),
@@ -86,7 +89,7 @@ def cluster(
             measured = zip(("nmi", "purity"), agreement(found[labelled], truth), strict=True)
             figures = {f"{measure}_kmeans{clusters}_{name}": Figure(value) for measure, value in measured}
             lines += result_lines(subject, source, "train", len(truth), figures, kind == "trained", start, command)
-    _write(out, train.files, found)
+    _write(out, train.files, found, raw_cells)
     if sheet is not None:
         images = source.splits["train"]
         where = {file: i for i, file in enumerate(images.files)}
@@ -116,8 +119,8 @@ def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(normalized_mutual_info_score(truth, found)), float(100 * table.max(0).sum() / table.sum())
 
 
-def _write(out: Path, files: list[str], clusters: np.ndarray) -> None:
+def _write(out: Path, files: list[str], clusters: np.ndarray, raw: bool) -> None:
     with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "label"))
-        writer.writerows(zip(files, clusters.tolist(), strict=True))
+        writer.writerows(zip(files if raw else map(cell, files), clusters.tolist(), strict=True))

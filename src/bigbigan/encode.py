@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigbigan.cells import cell
 from bigbigan.data import load_view
 from bigbigan.data.batches import pool_to
 from bigbigan.errors import UserError
@@ -24,12 +25,20 @@ SCORES = ("anomaly_score", "reconstruction_error", "score_x", "score_z", "score_
 SUFFIXES = (".npz", ".csv", ".parquet")
 
 
-def encode(run: Path, data: str | None, out: Path, features: list[str] | None = None, labels: str | None = None) -> int:
+def encode(
+    run: Path,
+    data: str | None,
+    out: Path,
+    features: list[str] | None = None,
+    labels: str | None = None,
+    raw_cells: bool = False,
+) -> int:
     """Write features with file names, splits and labels; returns the number of images.
 
     .npz has an array a feature ([N, d], of a score [N]) and `filename`, `split`, `label` (class number, -1 where there
     is none) and `class` (its name); .csv and .parquet have a column for each number, named feature_0, feature_1, ... or
-    as the score, and no label where there is none. By default all features that the encoder has.
+    as the score, and no label where there is none. By default all features that the encoder has. In .csv, names that a
+    spreadsheet takes for formulas are written as `bigbigan.cells.cell` does, unless `raw_cells`.
 
     Raises:
         UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
@@ -70,18 +79,19 @@ def encode(run: Path, data: str | None, out: Path, features: list[str] | None = 
             columns[feature].append(found[feature.removesuffix("_feat")])
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
     with writing(out) as aside:
-        if out.suffix == ".npz":
+        if kind == ".npz":
             with aside.open("wb") as file:
                 np.savez(file, **table)  # type: ignore[arg-type]
-        elif out.suffix == ".csv":
+        elif kind == ".csv":
             numbers = _numbers(table, features)
+            written = str if raw_cells else cell
             with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as text:
                 writer = csv.writer(text)
                 writer.writerow(["filename", "split", "label", "class", *numbers])
                 for i, row in enumerate(zip(*numbers.values(), strict=True)):
                     label = "" if table["label"][i] < 0 else table["label"][i]
-                    named = [table["filename"][i], table["split"][i], label, table["class"][i]]
-                    writer.writerow([*named, *(f"{v:.6g}" for v in row)])
+                    texts = [written(table[name][i]) for name in ("filename", "split")]
+                    writer.writerow([*texts, label, written(table["class"][i]), *(f"{v:.6g}" for v in row)])
         else:
             known = pd.array(table["label"], dtype="Int64")
             known[table["label"] < 0] = pd.NA

@@ -26,6 +26,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.results import read_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import read_json, write_json, write_text, writing_folder
+from bigbigan.markdown import code, plain
 from bigbigan.model import ABOUT, EXPORTED, Model, load
 from bigbigan.onnx import encoder_outputs, require_onnx, write_onnx
 from bigbigan.run import changed_settings, read_card
@@ -140,10 +141,10 @@ def _model_card(
     }
     changed = changed_settings(c)
     facts = {
-        "experiment": f"`{c.experiment}`" + (f": {experiment.summary}" if experiment else ""),
-        "changed settings": ", ".join(f"`{k}={json.dumps(v)}`" for k, v in changed.items()) or "none",
+        "experiment": code(c.experiment) + (f": {experiment.summary}" if experiment else ""),
+        "changed settings": ", ".join(code(f"{k}={json.dumps(v)}") for k, v in changed.items()) or "none",
         "scaled down": f"{c.scale} px stand for the paper's 128" if c.scale else "no",
-        "trained on": f"{data.get('name', 'not recorded')}, {data.get('images', 0):,} images, {labels}",
+        "trained on": f"{plain(data.get('name', 'not recorded'))}, {data.get('images', 0):,} images, {labels}",
         "steps": f"{about['step']:,} ({about['images_seen']:,} images seen), batch {c.training.batch_size}",
         "images": f"{c.data.channels} channel{'s' * (c.data.channels > 1)}, "
         + ", ".join(
@@ -168,9 +169,9 @@ def _model_card(
     else:
         what = "An encoder of images"
     return "\n".join([
-        *front, "", f"# {c.experiment} on {data.get('name', 'its data')}", "",
+        *front, "", f"# {plain(c.experiment)} on {plain(data.get('name', 'its data'))}", "",
         f"{what}, trained {labels}"
-        + (f". {about['origin']}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
+        + (f". {plain(about['origin'])}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
         "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
         "", "## Measured", "", *measured,
         "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "", *(_onnx_files(model) if onnx else []),
@@ -199,7 +200,8 @@ def _measured(lines: Iterable[dict[str, Any]]) -> list[str]:
         return ["Not evaluated before it was exported."]
     newest = {(x["metric"], x["dataset"], x["split"], x["steps"]): x for x in shown}
     rows = [
-        f"| {x['metric']} | {x['dataset']}, {x['split']} | {x.get('n', 0):,} | {x['steps']:,} | {x['value']:.4g}"
+        f"| {plain(x['metric'])} | {plain(x['dataset'])}, {plain(x['split'])} | {x.get('n', 0):,} | {x['steps']:,} "
+        f"| {x['value']:.4g}"
         + (f" ± {x['std']:.2g}" if x.get("std") is not None else "") + " |"
         for x in newest.values()
     ]  # fmt: skip

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Names", "foreign_files", "guard", "is_upload", "regular_bytes"]
+__all__ = ["Names", "foreign_files", "guard", "is_upload"]
 
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -126,24 +126,6 @@ def foreign_files(body: object, folder: Path, suffixes: Iterable[str]) -> Iterat
             left += part.values()
         elif isinstance(part, list):
             left += part
-
-
-def regular_bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file. Devices and pipes, which may have no end, are not read.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a regular file, or larger than `most` bytes.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would wait
-    with open(descriptor, "rb") as file:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise ValueError("not a regular file")
-        content = b"" if state.st_size > most else file.read(most + 1)
-        if state.st_size > most or len(content) > most:
-            raise ValueError(f"file too large (over {most / 2**20:g} MiB)")
-        return content
 
 
 # -- the guard -----------------------------------------------------------------------------------------------------

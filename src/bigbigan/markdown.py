@@ -9,12 +9,12 @@ from bigbigan.data.image_set import shown
 
 __all__ = ["code", "plain"]
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#!|~$])")
+SPECIAL = re.compile(r"[\\`*{}\[\]()#!|~$]|(?<![^\W_])_|_(?![^\W_])")  # _ within a word is no markup
 
 
 def plain(text: object) -> str:
     """`text` as one line of Markdown that shows it letter by letter: no markup, no HTML, no control characters."""
-    return SPECIAL.sub(r"\\\1", html.escape(shown(text), quote=False))
+    return SPECIAL.sub(r"\\\g<0>", html.escape(shown(text), quote=False))
 
 
 def code(text: object) -> str:

@@ -31,11 +31,13 @@ import bigbigan
 from bigbigan import distributed
 from bigbigan.config import Config, config_from_dict, flat
 from bigbigan.data import DecodeLimits, Source, glance, open_source
+from bigbigan.data.download import REMOTE
 from bigbigan.data.image_set import shown
 from bigbigan.data.sources import from_folder, is_there
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
+from bigbigan.seal import is_sealed
 
 __all__ = [
     "Stop",
@@ -115,8 +117,12 @@ def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[
     """The source and the labels file to look at: those given, or else those the run was trained on. Its labels file
     goes with its own source alone.
 
+    What is not given must be sealed (`bigbigan.seal`): the run may be somebody else's, and could name any file or
+    address. Data sets known by name need no seal.
+
     Raises:
-        UserError: no source is given, and the run does not say what it was trained on.
+        UserError: no source is given, and the run does not say what it was trained on; or what it names is neither
+            given nor sealed.
     """
     try:
         card = read_card(run)
@@ -125,8 +131,14 @@ def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[
         if data is None:
             raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
         return data, labels
-    if labels is None and data in (None, recorded) and file is not None:
-        labels = _where(file, card["labels"].get("from_run"), run)
+    of_run = file if labels is None and data in (None, recorded) else None
+    if ((data is None and recorded not in KNOWN) or of_run is not None) and not is_sealed(card):
+        raise UserError(
+            f"{run} was not trained here by you, so what it names is not opened; to open it, say it: "
+            f"--data {_quoted(data or recorded)}" + (f" --labels {_quoted(of_run)}" if of_run is not None else "")
+        )
+    if of_run is not None:
+        labels = _where(of_run, card["labels"].get("from_run"), run)
     return data or _where(_harmless(recorded, run), card.get("from_run"), run), labels
 
 
@@ -209,9 +221,16 @@ def _harmless(spec: str, run: Path) -> str:
         UserError: it is a command.
     """
     if spec.startswith("pipe:"):
-        raise UserError(f"{run} was trained on what a command gives; to run it, say it: --data {shlex.quote(spec)}")
+        raise UserError(f"{run} was trained on what a command gives; to run it, say it: --data {_quoted(spec)}")
     return spec
 
+
+def _quoted(word: object) -> str:
+    """A word of a command line, fit to print."""
+    return shlex.quote(shown(word))
+
+
+KNOWN = ("digits", *REMOTE)  # sources without a path: of these a run may be anybody's
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
 CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels")

@@ -6,6 +6,7 @@ front of it is `bigbigan.guard`, which decides what reaches it.
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import functools
 import ipaddress
@@ -14,6 +15,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,10 +36,11 @@ from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.knn import nearest
 from bigbigan.galleries import REFERENCES, pixel_error, shown_split, spread
-from bigbigan.guard import Names, guard, regular_bytes
+from bigbigan.guard import Names, guard
 from bigbigan.markdown import plain
 from bigbigan.model import load
 from bigbigan.pictures import grid
+from bigbigan.regular import regular_bytes
 from bigbigan.run import Stop, default_device, open_data
 
 __all__ = ["Bench", "serve"]
@@ -214,6 +217,8 @@ CSS = """
 SUFFIXES = list(EXTENSIONS)
 # One model, one question at a time: all events wait in the same line.
 LINE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+# And one thread: gradio's come and go, and each that has computed leaves some memory behind.
+MODEL = ThreadPoolExecutor(1, thread_name_prefix="model")
 
 
 def page(bench: Bench) -> Any:
@@ -244,12 +249,12 @@ def _about(bench: Bench) -> str:
 
 
 def _told(gr: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, with a visitor's mistakes told on the page."""
+    """`function`, run in the thread of the model, with a visitor's mistakes told on the page."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any) -> Any:
         try:
-            return function(*arguments)
+            return MODEL.submit(contextvars.copy_context().run, function, *arguments).result()
         except UserError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from None
 

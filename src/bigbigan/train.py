@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from bigbigan.pictures import grid, pairs_grid, save_image
 from bigbigan.precision import check_devices
 from bigbigan.randomness import keyed_generator
 from bigbigan.run import Stop, Stopped, default_device, limits_of, open_for_training, read_card, read_config, write_json
+from bigbigan.seal import key_file, seal
 from bigbigan.state import TrainingState
 from bigbigan.systems import Move, Outcome, generate
 
@@ -126,6 +128,9 @@ def _train(config: Config, data: str, run: Path, progress: bool, labels: str | N
             "skipped": source.skipped,
             "notes": source.notes,
         }
+        card["seal"] = seal(card) if first else ""
+        if first and not card["seal"]:
+            warnings.warn(f"no key can be kept in {key_file()}: verbs will ask for --data", stacklevel=2)
         if not distributed.same(fingerprint):
             raise UserError(f"--data {data}: not all processes of torchrun find the same images there; copy them anew")
 

@@ -14,6 +14,8 @@ two names, folder by folder from the end: `photos/cat/001.png` and `001.png` bot
 fits, `dog/001.png` does not. Where no image fits, a name without an ending, or with the ending in another case, names
 the one image that fits but for that.
 
+Cells are read as `bigbigan.cells.text_of` does: '=x, as a spreadsheet keeps it, is =x.
+
 The file takes the place of the source's own labels. An image without a row, or whose cell is empty or one of
 `NO_LABEL`, has no label (-1); without a group it is a group of its own; without a split it stays where the source has
 it.
@@ -33,11 +35,15 @@ from pathlib import Path
 
 import numpy as np
 
+from bigbigan.cells import text_of
 from bigbigan.data.folders import split_of
 from bigbigan.data.image_set import NO_LABEL, ImageSet, LabelsFile, Source, class_order, named, shown
 from bigbigan.errors import UserError
+from bigbigan.regular import regular_bytes
 
 __all__ = ["apply_labels"]
+
+MOST_BYTES = 2**30  # of a labels file
 
 COLUMNS = ("file", "label", "group", "split")
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")  # the first of them that is there counts
@@ -58,9 +64,9 @@ def apply_labels(source: Source, path: Path) -> None:
         UserError: one line, for a file that cannot be read or does not fit the images.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--labels {shown(path)} cannot be read: {error.strerror}") from None
+        content = regular_bytes(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     read = _read(content, path)
     if spelled := Counter(row.label for _, row in read if row.label in NO_LABEL - {""}):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
@@ -116,7 +122,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
             continue
         if len(cells) != len(header):
             raise UserError(f"{what}: row {number:,} has {len(cells)} cells, the header {len(header)}")
-        cell = {name: value.strip() for name, value in zip(header, cells, strict=True) if name in COLUMNS}
+        cell = {name: text_of(value.strip()) for name, value in zip(header, cells, strict=True) if name in COLUMNS}
         file = cell.pop("file")
         if not file:
             raise UserError(f"{what}: row {number:,} names no file")
