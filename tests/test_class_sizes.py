@@ -1,5 +1,7 @@
 """G is told each class as often as the training images have it: in training, statistics, samples and exports."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -88,18 +90,22 @@ def test_labels_are_drawn_in_proportion_while_training(run, told):
 
 
 def test_labels_are_drawn_in_proportion_for_samples(run, tmp_path, told):
+    def labels_of(draw):
+        told.clear()
+        draw()
+        return list(told)
+
     export(run, tmp_path / "model")
     for model in (load(run), load(tmp_path / "model")):
         assert model.config.data.class_sizes == SIZES
-        drawn = []
-        for draw in (
-            lambda: model.generate(4000),
-            lambda: samples.draw_samples(model.generator, model.config, 1000),
-            lambda: model.generate(1000, truncation=0.5),  # and before it the statistics of truncated latents
-        ):
-            told.clear()
-            draw()
-            drawn.append(torch.cat(told))
+        drawn = [
+            torch.cat(labels_of(draw))
+            for draw in (
+                partial(model.generate, 4000),
+                partial(samples.draw_samples, model.generator, model.config, 1000),
+                partial(model.generate, 1000, truncation=0.5),  # and before it the statistics of truncated latents
+            )
+        ]
         assert [len(y) for y in drawn] == [4000, 1000, 256 + 1000]
         assert all(follows_the_sizes(y) for y in [*drawn[:2], drawn[2][:256], drawn[2][256:]])
     told.clear()
