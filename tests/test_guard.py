@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from bigbigan.guard import MOST_JSON, Names, foreign_files, guard, is_upload
-from bigbigan.regular import regular_bytes
+from bigbigan.io import regular_bytes
 
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
 PNG = [".png"]

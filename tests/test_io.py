@@ -211,7 +211,7 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path):
         file.truncate(io.MOST_JSON + 1)
     for name, said in {
         "pipe": "not a regular file", "zero": "not a regular file", "deep": "nested too deeply",
-        "digits": "digits", "huge": "larger than 256 MiB", "none": "does not exist",
+        "digits": "digits", "huge": "over 256 MiB", "none": "does not exist",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=rf"{name}.json .*{said}"):
             read_json(tmp_path / f"{name}.json")

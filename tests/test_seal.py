@@ -229,4 +229,4 @@ def test_a_labels_file_is_a_regular_file(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.csv")
     for path in ("/dev/zero", tmp_path / "pipe.csv"):
         assert ask(["data", "inspect", "digits", "--labels", path]) == 2
-        assert capsys.readouterr().err == f"bigbigan: --labels {path} cannot be read: not a regular file\n"
+        assert capsys.readouterr().err == f"bigbigan: --labels {path} cannot be read: it is not a regular file\n"

@@ -37,6 +37,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_lines",
+    "regular_bytes",
     "sync",
     "warn_of_damage",
     "write_error",
@@ -228,7 +229,7 @@ def read_json(path: Path, form: Any = Any) -> Any:
         UserError: it is missing, too large, not JSON, or of another form.
     """
     try:
-        return checked(parse_json(_bytes(path, MOST_JSON)), form)
+        return checked(parse_json(regular_bytes(path, MOST_JSON)), form)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
     except json.JSONDecodeError as error:
@@ -247,7 +248,7 @@ def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], list[int]]:
         UserError: it cannot be read, or is larger than 1 GiB.
     """
     try:
-        data = _bytes(path, MOST_LINES)
+        data = regular_bytes(path, MOST_LINES)
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -348,15 +349,27 @@ def _unexpected(value: Any, form: Any, name: str) -> str:
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes. Raises ValueError for others: devices and pipes may have no end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ValueError("it is not a regular file")
-    return os.fdopen(descriptor, "rb")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would wait
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise ValueError("it is not a regular file")
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def regular_bytes(path: Path, most: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, or larger than `most` bytes.
+    """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > most:
-            raise ValueError(f"larger than {most / 2**20:,.0f} MiB")
-        return file.read()
+            raise ValueError(f"file too large (over {most / 2**20:,g} MiB)")
+        content = file.read(most + 1)
+    if len(content) > most:  # it has grown meanwhile
+        raise ValueError(f"file too large (over {most / 2**20:,g} MiB)")
+    return content

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bigbigan.regular import regular_bytes
+from bigbigan.io import regular_bytes
 
 __all__ = ["is_sealed", "key_file", "seal"]
 

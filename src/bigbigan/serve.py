@@ -37,10 +37,10 @@ from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.knn import nearest
 from bigbigan.galleries import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.guard import Names, guard
+from bigbigan.io import regular_bytes
 from bigbigan.markdown import plain
 from bigbigan.model import load
 from bigbigan.pictures import grid
-from bigbigan.regular import regular_bytes
 from bigbigan.run import Stop, default_device, open_data
 
 __all__ = ["Bench", "serve"]

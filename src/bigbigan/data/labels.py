@@ -39,7 +39,7 @@ from bigbigan.cells import text_of
 from bigbigan.data.folders import split_of
 from bigbigan.data.image_set import NO_LABEL, ImageSet, LabelsFile, Source, class_order, named, shown
 from bigbigan.errors import UserError
-from bigbigan.regular import regular_bytes
+from bigbigan.io import regular_bytes
 
 __all__ = ["apply_labels"]
 
