@@ -32,13 +32,13 @@ test-slow: setup
 # With timm, torchvision, ONNX Runtime, datasets and others, in an environment of their own: all else does without.
 # gradio needs a Pillow below 13. Its page is opened in Chromium: apt-get install chromium, or playwright's own.
 test-interop: $(INTEROP)/.ready
-	$(INTEROP)/bin/python -m pytest tests/interop
+	$(INTEROP)/bin/python -m pytest tests/external
 
-$(INTEROP)/.ready: pyproject.toml constraints.txt tests/interop/requirements.txt
+$(INTEROP)/.ready: pyproject.toml constraints.txt tests/external/requirements.txt
 	$(PYTHON) -m venv $(INTEROP)
 	sed /^pillow=/d constraints.txt > $(INTEROP)/constraints.txt
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt torch
-	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt -e . -r tests/interop/requirements.txt
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt -e . -r tests/external/requirements.txt
 	touch $@
 
 # The site, in build/docs, also in an environment of its own. Warnings are errors.

@@ -17,7 +17,7 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bigbigan.losses import discriminator_loss
+from bigbigan.methods.losses import discriminator_loss
 
 PICTURE = Path(__file__).parent / "pictures" / "hinge_of_sum.png"
 LIMIT = 3.0

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from bigbigan.data import Source, load_view, open_source
 from bigbigan.evaluation.features import encoder_features, pixel_features
-from bigbigan.evaluation.knn import nearest
-from bigbigan.evaluation.results import Figure, append_results
-from bigbigan.evaluation.subjects import Subject, open_subject, result_lines
-from bigbigan.model import Model
+from bigbigan.evaluation.probes.knn import nearest
+from bigbigan.evaluation.records import Figure, append_results
+from bigbigan.evaluation.targets import Subject, open_subject, result_lines
+from bigbigan.inference.model import Model
 from bigbigan.randomness import keyed_generator
-from bigbigan.run import source_of
+from bigbigan.training.run_folder import source_of
 
 NEAREST = 5  # training images whose distances are averaged
 NOISE = 0.1  # standard deviation, pixels in [0, 1]

@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 
 from bigbigan.config import Config, override
-from bigbigan.data.batches import Batches, to_float
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.data.batches import Batches
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
+from bigbigan.image import to_float
 from bigbigan.models import build
-from bigbigan.run import commit, default_device, device_name
-from bigbigan.state import TrainingState
-from bigbigan.train import training_step
+from bigbigan.training.loop import training_step
+from bigbigan.training.run_folder import commit, default_device, device_name
+from bigbigan.training.state import TrainingState
 
 NAME = "bigan/mnist"
 VARIANTS = {"compiled": ("training.compile=true", "eager"), "bf16": ("training.precision=bf16", "float32")}

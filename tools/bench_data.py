@@ -26,16 +26,16 @@ from pathlib import Path
 import torch
 
 from bigbigan.config import override
-from bigbigan.cost import step_cost
 from bigbigan.data import ImageSet, open_source, write_shards
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.pixels import read_pixels, stored_side, viewed_side
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.data.loading import read_pixels, stored_side, viewed_side
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
-from bigbigan.run import commit, device_name
-from bigbigan.state import TrainingState
-from bigbigan.train import training_step
+from bigbigan.training.flops import step_cost
+from bigbigan.training.loop import training_step
+from bigbigan.training.run_folder import commit, device_name
+from bigbigan.training.state import TrainingState
 
 LARGE, SMALL = "table1/base", "small/cifar10"
 CROP = "resnet_crop"  # table1/base's

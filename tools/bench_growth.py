@@ -19,9 +19,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bigbigan.bench import Cost, bench, result_lines
+from bigbigan.apps.benchmark import Cost, bench, result_lines
 from bigbigan.config import Config, override
-from bigbigan.evaluation.results import append_results
+from bigbigan.evaluation.records import append_results
 from bigbigan.experiments import find
 
 EXPERIMENT = "small/mnist"

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bigbigan.evaluation.results import ResultLine, append_results, read_results
+from bigbigan.evaluation.records import ResultLine, append_results, read_results
 from bigbigan.models.revnet import ReversibleStage
-from bigbigan.run import commit, device_name
+from bigbigan.training.run_folder import commit, device_name
 
 DEPTHS = (2, 4, 8, 16, 32)
 RESULTS, PICTURE = Path("results/reversible.jsonl"), Path("docs/pictures/reversible.png")

@@ -27,8 +27,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bigbigan.evaluation.results import ResultLine, append_results
-from bigbigan.run import commit, device_name
+from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.training.run_folder import commit, device_name
 
 LEFT_OUT, EPOCH, BATCH, SEED = 10_000, 391, 128, 42  # as it has them, unless told otherwise
 SETTINGS = (

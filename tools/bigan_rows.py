@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from bigbigan.data import load_view, open_source
-from bigbigan.data.batches import pool_to
-from bigbigan.model import load
-from bigbigan.pictures import grid, save_image
-from bigbigan.run import source_of
+from bigbigan.image import pool_to
+from bigbigan.inference.model import load
+from bigbigan.training.image_grid import grid, save_image
+from bigbigan.training.run_folder import source_of
 
 
 def main() -> None:

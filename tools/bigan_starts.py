@@ -20,9 +20,9 @@ from torch import Tensor
 
 from bigbigan.cli import main as bigbigan
 from bigbigan.data import load_view
-from bigbigan.data.batches import pool_to
-from bigbigan.evaluation.results import Figure, append_results, read_results
-from bigbigan.evaluation.subjects import open_subject, result_lines
+from bigbigan.evaluation.records import Figure, append_results, read_results
+from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.image import pool_to
 
 STEPS, COUNT = 469, 500  # an epoch of MNIST
 

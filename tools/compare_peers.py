@@ -38,16 +38,16 @@ from typing import Any
 
 import torch
 
-from bigbigan.bench import peak_memory_mib
+from bigbigan.apps.benchmark import peak_memory_mib
 from bigbigan.config import Config, override
-from bigbigan.cost import count_flops
 from bigbigan.data.batches import Batches
-from bigbigan.evaluation.inception import Inception, load_inception
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.evaluation.image_quality.inception import Inception, load_inception
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
-from bigbigan.run import commit, default_device, device_name
-from bigbigan.state import TrainingState
-from bigbigan.train import training_step
+from bigbigan.training.flops import count_flops
+from bigbigan.training.loop import training_step
+from bigbigan.training.run_folder import commit, default_device, device_name
+from bigbigan.training.state import TrainingState
 
 BATCH = 64
 NOT_NEEDED = ("torchvision", "h5py", "wandb", "kornia", "seaborn")

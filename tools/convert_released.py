@@ -25,8 +25,8 @@ from torch import Tensor
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
-from bigbigan.export import check_free, write_folder
-from bigbigan.model import Model
+from bigbigan.inference.model import Model
+from bigbigan.integrations.export import check_free, write_folder
 from bigbigan.models import Generator, Networks, construct
 
 EXPERIMENTS = {  # the row of Table 1 that each released module is

@@ -22,12 +22,12 @@ import torch
 from bigbigan.config import override
 from bigbigan.data import load_pixels, open_source
 from bigbigan.data.batches import Batches
-from bigbigan.data.pixels import stored_side
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.data.loading import stored_side
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
-from bigbigan.run import changed_settings, commit, default_device, device_name
-from bigbigan.state import TrainingState
-from bigbigan.train import training_step
+from bigbigan.training.loop import training_step
+from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name
+from bigbigan.training.state import TrainingState
 
 ROWS = ["table1/base", "table1/revnet_x4_up_encoder_lr"]
 IMAGES = 16

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from bigbigan.data import load_view, open_source
-from bigbigan.data.batches import pool_to
-from bigbigan.evaluation.quality import reconstruction_distances
-from bigbigan.evaluation.results import Figure, append_results
-from bigbigan.evaluation.subjects import open_subject, result_lines
-from bigbigan.run import source_of
+from bigbigan.evaluation.records import Figure, append_results
+from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.image import pool_to, reconstruction_distances
+from bigbigan.training.run_folder import source_of
 
 
 def main() -> None:

@@ -28,12 +28,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bigbigan.config import Config
-from bigbigan.cost import count_flops, step_cost
-from bigbigan.data.batches import pool_to
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import EXPERIMENTS, find
+from bigbigan.image import pool_to
 from bigbigan.models import construct
-from bigbigan.run import commit, device_name
+from bigbigan.training.flops import count_flops, step_cost
+from bigbigan.training.run_folder import commit, device_name
 
 NAMES = ["small/cifar10", "table1/base", "table1/revnet_x4"]
 N = 2  # images that are followed; all scales with their number

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from bigbigan.data import load_view, open_source
-from bigbigan.data.batches import to_float
 from bigbigan.experiments import find
+from bigbigan.image import to_float
+from bigbigan.methods import make_system
 from bigbigan.models import build
-from bigbigan.pictures import grid, save_image
 from bigbigan.randomness import keyed_generator
-from bigbigan.systems import make_system
+from bigbigan.training.image_grid import grid, save_image
 
 METHODS = ("rotation", "relative_position", "exemplar", "colorization", "efficient_cpc")
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"

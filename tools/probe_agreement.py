@@ -22,12 +22,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from bigbigan.data import open_source
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.knn import knn_accuracies
-from bigbigan.evaluation.linear import PROTOCOLS, TABLE2_RATES, cached_batches, top_accuracy, train_heads
-from bigbigan.evaluation.results import Figure, append_results
+from bigbigan.evaluation.probes.knn import knn_accuracies
+from bigbigan.evaluation.probes.linear_heads import PROTOCOLS, TABLE2_RATES, cached_batches, top_accuracy, train_heads
+from bigbigan.evaluation.records import Figure, append_results
 from bigbigan.evaluation.splits import load_labelled, train_val
-from bigbigan.evaluation.subjects import open_subject, result_lines
-from bigbigan.run import source_of
+from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.training.run_folder import source_of
 
 NAMES = ("avepool", "bn_crelu")
 NEIGHBOURS = (1, 5, 25)

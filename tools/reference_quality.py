@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.data import open_source
-from bigbigan.evaluation.networks import channels_of, open_network
-from bigbigan.evaluation.results import append_results
-from bigbigan.evaluation.samples import compare, reference
+from bigbigan.evaluation.image_quality.feature_networks import channels_of, open_network
+from bigbigan.evaluation.image_quality.sampling import compare, reference
+from bigbigan.evaluation.records import append_results
 from bigbigan.evaluation.splits import View, read_split
-from bigbigan.evaluation.subjects import Subject, result_lines
-from bigbigan.run import default_device
+from bigbigan.evaluation.targets import Subject, result_lines
+from bigbigan.training.run_folder import default_device
 
 MEASURES = ("fid", "kid", "precision", "recall")
 

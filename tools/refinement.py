@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure as Chart
 
 from bigbigan.data import load_view, open_source
-from bigbigan.evaluation.results import Figure, append_results
-from bigbigan.evaluation.subjects import open_subject, result_lines
-from bigbigan.run import source_of
+from bigbigan.evaluation.records import Figure, append_results
+from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.training.run_folder import source_of
 
 DRAWS = 3  # of random starts
 

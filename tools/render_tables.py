@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.evaluation.metrics import PIXELS
-from bigbigan.evaluation.results import better, chosen_settings, paired_lead, read_results, transferred
-from bigbigan.evaluation.tables import as_markdown, fill, rank_correlation
+from bigbigan.evaluation.metric_names import PIXELS
+from bigbigan.evaluation.published_tables import as_markdown, fill, rank_correlation
+from bigbigan.evaluation.records import better, chosen_settings, paired_lead, read_results, transferred
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED
 
@@ -386,7 +386,7 @@ def bigan_elsewhere(lines: list[dict[str, Any]], dataset: str) -> str:
 
 PRECISION, BY_EPOCH = "training.precision", "optimizer.lr_by_epoch"
 BIGAN = PUBLISHED["bigan"].rows
-# The GAN of a latent regressor is the GAN alone, to the bit (tests/test_bigan.py): its D is D.
+# The GAN of a latent regressor is the GAN alone, to the bit (tests/unit/methods/test_bigan.py): its D is D.
 SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
 BIAS = {"discriminator.bias": True}  # the three rows with a GAN were trained with and without
 LEFT_OUT, COUNT = "mnist-held-out", 10_000  # made by tools/train_table.py bigan --hold-out 10000

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.run import changed_settings, commit, device_name, read_config
+from bigbigan.training.run_folder import changed_settings, commit, device_name, read_config
 
 LOOKS = ("look", "samples", "walk")  # what a visitor asks for after an upload
 

@@ -9,10 +9,10 @@ import argparse
 import time
 from pathlib import Path
 
-from bigbigan.cost import step_cost
-from bigbigan.evaluation.results import ResultLine, append_results
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.run import commit
+from bigbigan.training.flops import step_cost
+from bigbigan.training.run_folder import commit
 
 RESULTS = Path("results/table1_costs.jsonl")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bigbigan.evaluation.results import read_results
+from bigbigan.evaluation.records import read_results
 
 LINEAR, TASK = "top1_sweep5k_bn_crelu", "task_accuracy_"
 

@@ -31,9 +31,9 @@ import numpy as np
 from bigbigan.cli import main as bigbigan
 from bigbigan.config import Config
 from bigbigan.data import load_pixels, open_source
-from bigbigan.evaluation.metrics import PIXELS
-from bigbigan.evaluation.networks import channels_of
-from bigbigan.evaluation.results import read_results
+from bigbigan.evaluation.image_quality.feature_networks import channels_of
+from bigbigan.evaluation.metric_names import PIXELS
+from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import find
 
 FEATURES = ("avepool", "bn_crelu")

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bigbigan.errors import UserError
-from bigbigan.evaluation.evaluate import evaluate
-from bigbigan.evaluation.metrics import PIXELS
-from bigbigan.evaluation.results import append_results
-from bigbigan.evaluation.subjects import open_subject
+from bigbigan.evaluation.metric_names import PIXELS
+from bigbigan.evaluation.records import append_results
+from bigbigan.evaluation.runner import evaluate
+from bigbigan.evaluation.targets import open_subject
 
 PROTOCOLS = ("top1_linear_{}_10perclass", "top1_linear_{}")
 

@@ -2,8 +2,8 @@
 
     python tools/truncation.py RUN --network NAME [--samples 10000] [--results FILE] [--picture FILE.png]
 
-Each level has batch norm statistics of its own (bigbigan.model). NAME is a feature network, such as mnist-cnn. Metrics
-are those of `evaluate` with the level at their end: fid10k_train_NAME_truncation0.5.
+Each level has batch norm statistics of its own (bigbigan.inference.model). NAME is a feature network, such as
+mnist-cnn. Metrics are those of `evaluate` with the level at their end: fid10k_train_NAME_truncation0.5.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure as Picture
 
-from bigbigan.evaluation.networks import open_network
-from bigbigan.evaluation.quality import inception_score
-from bigbigan.evaluation.results import Figure, append_results
-from bigbigan.evaluation.samples import compare, reference_of_run
-from bigbigan.evaluation.subjects import open_subject, result_lines
+from bigbigan.evaluation.image_quality.feature_networks import open_network
+from bigbigan.evaluation.image_quality.metrics import inception_score
+from bigbigan.evaluation.image_quality.sampling import compare, reference_of_run
+from bigbigan.evaluation.records import Figure, append_results
+from bigbigan.evaluation.targets import open_subject, result_lines
 
 LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 CHUNK = 500

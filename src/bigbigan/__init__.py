@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from bigbigan.model import Model, load
+    from bigbigan.inference.model import Model, load
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `bigbigan --help` and `bigbigan list` do not wait for torch.
     if name in ("Model", "load"):
-        from bigbigan import model
+        from bigbigan.inference import model
 
         return getattr(model, name)
     raise AttributeError(f"module 'bigbigan' has no attribute {name!r}")

@@ -15,9 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bigbigan.errors import RunError, UserError
+from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import DISK_FULL
-from bigbigan.memory import out_of_memory
 from bigbigan.terminal import plain_output
 
 __all__ = ["main"]
@@ -364,13 +363,13 @@ def _train(options: argparse.Namespace) -> int | None:
     """Train an experiment; the same command again continues where it stopped."""
     from bigbigan.config import override
     from bigbigan.experiments import find
-    from bigbigan.run import source_and_labels
+    from bigbigan.training.run_folder import source_and_labels
 
     experiment = find(options.experiment)
     steps = [] if options.steps is None else [f"training.steps={options.steps}"]
     config = override(experiment.config(options.scale), [*options.set, *steps])
     if options.dry_run:
-        from bigbigan.cost import step_cost
+        from bigbigan.training.flops import step_cost
 
         cost = step_cost(config)
         if options.json:
@@ -391,8 +390,8 @@ def _train(options: argparse.Namespace) -> int | None:
         data, labels = source_and_labels(options.out, data, labels)
     if (data := data or experiment.data) is None:
         raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
-    from bigbigan.distributed import is_first
-    from bigbigan.train import train
+    from bigbigan.apps.train import train
+    from bigbigan.training.distributed import is_first
 
     ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
     if not is_first():  # of the processes of torchrun one speaks
@@ -407,8 +406,8 @@ def _train(options: argparse.Namespace) -> int | None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Measure a run beside raw pixels and the untrained encoder; writes result lines."""
-    from bigbigan.evaluation.evaluate import evaluate
-    from bigbigan.evaluation.results import append_results, results_table
+    from bigbigan.evaluation.records import append_results, results_table
+    from bigbigan.evaluation.runner import evaluate
 
     if options.most is not None:
         _at_least(2, most=options.most)
@@ -434,9 +433,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _feature_network(options: argparse.Namespace) -> None:
     """Train a small classifier to compare images of its kind by: FID and others where Inception is no judge."""
     from bigbigan.data import open_source
-    from bigbigan.evaluation.networks import train_classifier
-    from bigbigan.evaluation.results import append_results
-    from bigbigan.run import default_device
+    from bigbigan.evaluation.image_quality.feature_networks import train_classifier
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.training.run_folder import default_device
 
     if options.epochs is not None and options.epochs < 1:
         raise UserError(f"--epochs {options.epochs}: expected at least 1")
@@ -452,7 +451,7 @@ def _feature_network(options: argparse.Namespace) -> None:
 
 def _encode(options: argparse.Namespace) -> None:
     """Write features or scores of every image of a source, with file names and labels."""
-    from bigbigan.encode import encode
+    from bigbigan.apps.encode import encode
 
     features = options.features.split(",") if options.features else None
     count = encode(options.run, options.data, options.out, features, options.labels, options.raw_cells)
@@ -464,9 +463,9 @@ def _generate(options: argparse.Namespace) -> None:
     import torch
 
     from bigbigan.data.decode import EXTENSIONS, NOT_READ
-    from bigbigan.model import load
-    from bigbigan.pictures import grid, save_image
-    from bigbigan.run import default_device
+    from bigbigan.inference.model import load
+    from bigbigan.training.image_grid import grid, save_image
+    from bigbigan.training.run_folder import default_device
 
     _at_least(1, count=options.count)
     one, other = options.out.suffix.lower() == ".png", (*EXTENSIONS, *NOT_READ, ".pdf", ".svg", ".npz", ".zip", ".mp4")
@@ -485,7 +484,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _reconstruct(options: argparse.Namespace) -> None:
     """Draw x above G(E(x)) for images of a source; with --refine, G of z optimised from E(x) below."""
-    from bigbigan.galleries import reconstructions
+    from bigbigan.apps.visualize import reconstructions
 
     _at_least(0, refine=options.refine)
     _picture(options)
@@ -499,7 +498,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _interpolate(options: argparse.Namespace) -> None:
     """Draw walks between the encodings of images of a source, their ends beside them; or between latents."""
-    from bigbigan.galleries import interpolations, latent_walks
+    from bigbigan.apps.visualize import interpolations, latent_walks
 
     _at_least(2, steps=options.steps)
     _picture(options)
@@ -515,7 +514,7 @@ def _interpolate(options: argparse.Namespace) -> None:
 
 def _neighbours(options: argparse.Namespace) -> None:
     """Draw images of a source and, beside each, the training images nearest to it in feature space."""
-    from bigbigan.galleries import neighbours
+    from bigbigan.apps.visualize import neighbours
 
     _at_least(1, neighbours=options.neighbours)
     _picture(options)
@@ -526,7 +525,7 @@ def _neighbours(options: argparse.Namespace) -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     """Serve a page to try a model with: samples, an image of your own, walks between two."""
-    from bigbigan.serve import serve
+    from bigbigan.apps.serve import serve
 
     host, *names = options.host or ["127.0.0.1"]
     serve(options.run, host, options.port, options.data, options.labels, names)
@@ -546,7 +545,7 @@ def _picture(options: argparse.Namespace) -> None:
 
 
 def _save(picture: Any, options: argparse.Namespace) -> None:
-    from bigbigan.pictures import save_image
+    from bigbigan.training.image_grid import save_image
 
     save_image(picture, options.out)
 
@@ -578,8 +577,8 @@ def _writable(path: Path, remedy: str = "choose another place") -> None:
 
 def _classify(options: argparse.Namespace) -> None:
     """Train a classifier on a few labels; writes predictions, measures accuracy beside baselines."""
-    from bigbigan.classify import Labels, classify
-    from bigbigan.evaluation.results import append_results, results_table
+    from bigbigan.apps.classify import Labels, classify
+    from bigbigan.evaluation.records import append_results, results_table
 
     if options.labels_per_class is not None and options.labels_per_class < 1:
         raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
@@ -609,8 +608,8 @@ def _classify(options: argparse.Namespace) -> None:
 
 def _cluster(options: argparse.Namespace) -> None:
     """Cluster images by an encoder's features: a file of labels for a conditional BigGAN, and a sheet to look at."""
-    from bigbigan.clustering import cluster
-    from bigbigan.evaluation.results import append_results, results_table
+    from bigbigan.apps.cluster import cluster
+    from bigbigan.evaluation.records import append_results, results_table
 
     _at_least(2, clusters=options.clusters)
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
@@ -639,22 +638,22 @@ def _cluster(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
-    from bigbigan.report import write_report
+    from bigbigan.apps.report import write_report
 
     print(write_report(options.run, options.data, options.labels, options.out))
 
 
 def _export(options: argparse.Namespace) -> None:
     """Write the model as a folder to hand on: safetensors, settings and a model card; ONNX files if asked."""
-    from bigbigan.export import export
+    from bigbigan.integrations.export import export
 
     print(export(options.run, options.out, options.checkpoint, options.onnx))
 
 
 def _table(options: argparse.Namespace) -> None:
     """Fill a published table from result lines: published beside ours, "not run" where not run."""
-    from bigbigan.evaluation.results import read_results
-    from bigbigan.evaluation.tables import FORMATS, fill
+    from bigbigan.evaluation.published_tables import FORMATS, fill
+    from bigbigan.evaluation.records import read_results
 
     folder = options.results
     if not folder.is_dir():
@@ -670,11 +669,11 @@ def _table(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     """Time training steps on random images: by part, images and FLOPs a second, peak memory."""
-    from bigbigan import distributed
-    from bigbigan.bench import bench, chart, result_lines
+    from bigbigan.apps.benchmark import bench, chart, result_lines
     from bigbigan.config import override
-    from bigbigan.evaluation.results import append_results
+    from bigbigan.evaluation.records import append_results
     from bigbigan.experiments import find
+    from bigbigan.training import distributed
 
     _at_least(1, steps=options.steps)
     name, equals, values = (options.vary or "").partition("=")
@@ -715,7 +714,7 @@ def _bench(options: argparse.Namespace) -> None:
 def _data_inspect(options: argparse.Namespace) -> None:
     """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
-    from bigbigan.pictures import save_image
+    from bigbigan.training.image_grid import save_image
 
     if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")

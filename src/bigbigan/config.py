@@ -272,7 +272,7 @@ Task = Literal["rotation", "relative_position", "exemplar", "colorization", "cpc
 
 @dataclass(frozen=True, kw_only=True)
 class PretextConfig:
-    """Of system=pretext: what E is asked about images (bigbigan.systems.pretext)."""
+    """Of system=pretext: what E is asked about images (bigbigan.methods.pretext)."""
 
     tasks: tuple[Task, ...] = ()  # several share one trunk, and their losses are added up
     standardize: bool = False  # each view by itself, to mean 0 and variance 1, before E sees it
@@ -370,7 +370,7 @@ class LogConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     experiment: str = "custom"
-    # bigbigan.systems
+    # bigbigan.methods
     system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder", "pretext"] = "bigbigan"
     scale: int = 0  # of a row made smaller: the resolution that stands for the paper's 128 px; 0 is as published
     data: DataConfig = field(default_factory=DataConfig)

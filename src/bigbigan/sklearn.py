@@ -23,11 +23,11 @@ from torch import Tensor
 from bigbigan.data import DecodeLimits, ImageSet, Source, load_view
 from bigbigan.data.decode import decode_pillow
 from bigbigan.data.image_set import ArrayStore, FileStore, shown
-from bigbigan.data.pixels import WAY_OUT
+from bigbigan.data.loading import WAY_OUT
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.model import Model, load
-from bigbigan.run import default_device
+from bigbigan.inference.model import Model, load
+from bigbigan.training.run_folder import default_device
 
 __all__ = ["BigBiGANFeatures"]
 

@@ -3,8 +3,8 @@
 from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
 from bigbigan.data.image_set import ImageSet, Source, fraction_of
 from bigbigan.data.inspect import class_sheet, contact_sheet, inspect
-from bigbigan.data.pixels import fingerprint, glance, load_pixels, load_view
-from bigbigan.data.sharding import write_shards
+from bigbigan.data.loading import fingerprint, glance, load_pixels, load_view
+from bigbigan.data.shards.writer import write_shards
 from bigbigan.data.sources import open_source
 
 __all__ = [

@@ -6,15 +6,15 @@ The order is a function of (seed, position), so a run can be continued at any ba
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.data.crops import Boxes, fixed_boxes, resize_boxes, resnet_boxes, square_boxes
-from bigbigan.data.pixels import middle_of_stored
-from bigbigan.data.stream import StreamedPixels, order_by_shards
+from bigbigan.data.loading import middle_of_stored
+from bigbigan.data.streaming import StreamedPixels, order_by_shards
+from bigbigan.image import to_float
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["Batches", "pool_to", "to_float"]
+__all__ = ["Batches"]
 
 
 ALL = slice(None)
@@ -22,24 +22,8 @@ AHEAD = 4  # batches that are decoded ahead where images are streamed
 BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes, "random_crop": fixed_boxes}
 
 
-def to_float(pixels: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] to float in [-1, 1]: x / 127.5 - 1."""
-    return pixels.float().div_(127.5).sub_(1)
-
-
 def _to_float(pixels: Tensor) -> Tensor:
     return to_float(pixels).contiguous(memory_format=torch.channels_last)
-
-
-def pool_to(x: Tensor, resolution: int) -> Tensor:
-    """[N, C, R', R'] brought to [N, C, R, R], D's view of the crop E sees: average-pooled, or resized (bicubic,
-    antialiased) where R' is no multiple of R."""
-    side = x.shape[-1]
-    if side == resolution:
-        return x
-    if side % resolution == 0:
-        return F.avg_pool2d(x, side // resolution)
-    return F.interpolate(x, size=(resolution, resolution), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 class Batches:

@@ -14,7 +14,9 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +24,7 @@ import numpy as np
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, sniff
 
 if TYPE_CHECKING:
-    from bigbigan.data.elsewhere import Elsewhere
-from bigbigan.memory import available
+    from bigbigan.data.shards.remote import Elsewhere
 
 __all__ = [
     "MAX_HELD",
@@ -45,9 +46,25 @@ MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
 NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
 
 
+def _available() -> int | None:
+    """Bytes of memory that this process can still have: what the machine has free and its control group (a container,
+    a scheduler's job) allows. None where neither is known."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    for most, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            found.append(max(0, int(Path(most).read_text()) - int(Path(used).read_text())))
+    return min(found, default=None)
+
+
 def memory_free() -> int:
     """Return the bytes of memory that this process can still have, at most `MAX_HELD`."""
-    free = available()
+    free = _available()
     return MAX_HELD if free is None else min(MAX_HELD, free)
 
 
@@ -160,7 +177,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class LabelsFile:
-    """The CSV file that labels came from (bigbigan.data.labels)."""
+    """The CSV file that labels came from (bigbigan.data.labels_csv)."""
 
     path: str
     sha256: str

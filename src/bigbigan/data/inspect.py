@@ -12,7 +12,7 @@ from PIL import Image
 
 from bigbigan.data.decode import Unreadable, resize_square, to_channels
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.pixels import fingerprint
+from bigbigan.data.loading import fingerprint
 from bigbigan.errors import UserError
 
 __all__ = ["class_sheet", "contact_sheet", "inspect"]

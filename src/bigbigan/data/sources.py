@@ -24,16 +24,16 @@ import stat
 import warnings
 from pathlib import Path
 
-from bigbigan.data.archives import list_tar, list_zip
-from bigbigan.data.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable
-from bigbigan.data.download import REMOTE, cached
-from bigbigan.data.elsewhere import is_elsewhere
-from bigbigan.data.folders import arrange, list_folder
-from bigbigan.data.huggingface import open_huggingface
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source, extension, shown
-from bigbigan.data.labels import apply_labels
-from bigbigan.data.shards import expand, is_index, is_pattern, open_elsewhere, open_pattern, open_shards
+from bigbigan.data.labels_csv import apply_labels
+from bigbigan.data.readers.archives import list_tar, list_zip
+from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
+from bigbigan.data.readers.download import REMOTE, cached
+from bigbigan.data.readers.folders import arrange, list_folder
+from bigbigan.data.readers.huggingface import open_huggingface
+from bigbigan.data.shards.reader import expand, is_index, is_pattern, open_elsewhere, open_pattern, open_shards
+from bigbigan.data.shards.remote import is_elsewhere
 from bigbigan.errors import UserError
 
 __all__ = ["from_folder", "is_there", "open_source", "seen_from"]
@@ -64,7 +64,7 @@ def open_source(
 
     Args:
         spec: what the user typed after `--data`.
-        labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels).
+        labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels_csv).
         max_unreadable: the share of a split that may be skipped as unreadable before reading stops.
         limits: what one image may cost.
         labelled: without it, folders are no classes and no label is given.

@@ -1,12 +1,10 @@
-"""Measuring, from names to tables; nothing here changes a weight of what is measured.
+"""Measure trained networks and any frozen encoder, from names of metrics to tables. Nothing here changes a weight.
 
-metrics    the names of what can be measured     subjects   what is measured: a run, or any frozen encoder
-splits     what is learned, chosen, scored on    features   what an encoder says of a whole image set
-probe      logistic regression, few labels       linear     the paper's linear classifiers
-knn        nearest neighbours                    networks   what images are compared by
-quality    arithmetic of FID, KID, IS, P&R       samples    image quality of a run's samples
-inception  the network of published FIDs         evaluate   all of it: a subject on a data set, to result lines
-results    result lines                          tables     published tables beside ours
-tasks      pretext tasks, on images not seen     budgets    images seen and updates of E, of Table 2's runs
-logistic   the optimum of logistic regression
+metric_names      what can be measured, by name     targets           what is measured: a run, or any frozen encoder
+splits            what is learned, chosen, scored   features          what an encoder says of a whole image set
+probes/           logistic regression, linear heads, nearest neighbours, accuracy of pretext tasks
+image_quality/    FID, KID, Inception Score, precision and recall, and the networks they compare images by
+runner            a target on a data set, to result lines             early_stopping    the same while a run trains
+records           result lines                      published_tables  published tables, with ours next to them
+budgets           images seen and updates of E, for Table 2
 """

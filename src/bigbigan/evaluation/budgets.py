@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bigbigan.evaluation.results import chosen_settings
+from bigbigan.evaluation.records import chosen_settings
 from bigbigan.experiments import EXPERIMENTS
 
 __all__ = ["Budget", "Variant", "budget", "variants"]
 
-Line = dict[str, Any]  # a result line (bigbigan.evaluation.results)
+Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
 
 
 class Budget(NamedTuple):

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
-from bigbigan.averaging import standing_statistics
-from bigbigan.data.batches import to_float
+from bigbigan.image import to_float
+from bigbigan.models.batch_norm import standing_statistics
 from bigbigan.randomness import keyed_generator
 
 __all__ = [

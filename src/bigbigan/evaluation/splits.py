@@ -13,8 +13,8 @@ from torch import Tensor
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_HELD
-from bigbigan.data.pixels import stored_side
-from bigbigan.data.stream import StreamedPixels
+from bigbigan.data.loading import stored_side
+from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, write_json
 

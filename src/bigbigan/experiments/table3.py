@@ -5,7 +5,7 @@ The networks are those of `table1`; the two BigGANs, baselines of Lucic et al., 
 down (`--scale 32`) all four have Table 1's settings at that scale, flips and rates too.
 
     biggan_sl          Single Label: one class for all images
-    biggan_clustering  the clusters of an encoder's features for classes (bigbigan.clustering)
+    biggan_clustering  the clusters of an encoder's features for classes (bigbigan.apps.cluster)
 """
 
 from __future__ import annotations

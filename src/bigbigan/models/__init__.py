@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bigbigan.config import Config
-from bigbigan.data import views
 from bigbigan.errors import UserError
+from bigbigan.models import pretext_views as views
 from bigbigan.models.bigan import (
     STD,
     AlexNet,
@@ -24,7 +24,7 @@ from bigbigan.models.discriminator import Discriminator, ImageTrunk
 from bigbigan.models.encoder import Encoder, FeatureEncoder, Posterior
 from bigbigan.models.generator import Generator
 from bigbigan.models.layers import init_weights
-from bigbigan.models.pretext import ColourHead, ContextHead, PretextEncoder, pair_head
+from bigbigan.models.pretext_heads import ColourHead, ContextHead, PretextEncoder, pair_head
 from bigbigan.models.resnet import BasicBlock, Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
 from bigbigan.randomness import keyed_generator

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from bigbigan.averaging import batch_statistics
+from bigbigan.models.batch_norm import batch_statistics
 from bigbigan.models.layers import norm2d
 from bigbigan.models.resnet import root
 

@@ -1,0 +1,255 @@
+"""What a training step costs on this machine: time by part, images and FLOPs a second, memory.
+
+Images are random and lie in memory at the size that E sees, so that nothing waits for a disk. Each measurement runs in
+a process of its own, for its peak of memory; the machine's own matrix product is timed beside it, since machines differ
+and a figure is best read as a share of that. Under torchrun all ranks step together, each with its part of the batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bigbigan.config import Config
+from bigbigan.data.batches import Batches
+from bigbigan.data.crops import STORED
+from bigbigan.evaluation.records import ResultLine
+from bigbigan.experiments import EXPERIMENTS
+from bigbigan.io import writing
+from bigbigan.methods import Move, Outcome
+from bigbigan.training import distributed
+from bigbigan.training.flops import step_cost
+from bigbigan.training.loop import training_step
+from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name
+from bigbigan.training.state import TrainingState
+
+__all__ = ["Cost", "bench", "chart", "measure", "peak_memory_mib", "result_lines"]
+
+T = TypeVar("T")
+KEPT = 4  # batches of images that are kept in memory
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A step's cost: of those that were timed the one of median length.
+
+    Attributes:
+        seconds: of the whole step, and of its `parts`: data; each kind of move with its backward pass and update;
+            averages; the rest, which is logging and the loop itself.
+        flops: of a step, counted, 2 a multiply-add; `tflops` a second; `share` of the machine's own matrix product.
+        images_per_second: real images that the networks see.
+        peak_memory_mib: of the device, or resident memory of the process on a CPU; `before_mib` is what it held before
+            the networks were there. Of several ranks, of this one.
+        ranks: processes that stepped together.
+    """
+
+    seconds: float
+    parts: dict[str, float]
+    images_per_second: float
+    flops: int
+    tflops: float
+    matmul_tflops: float
+    peak_memory_mib: float
+    before_mib: float
+    ranks: int = 1
+
+    @property
+    def share(self) -> float:
+        return self.tflops / (self.ranks * self.matmul_tflops)
+
+
+def bench(config: Config, steps: int = 5) -> Cost:
+    """Measure `steps` training steps, after two that warm up, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
+        return other.submit(measure, config, steps, next(_measurements)).result()
+
+
+_measurements = itertools.count()
+
+
+def measure(config: Config, steps: int, number: int = 0) -> Cost:
+    """The same in this process, the `number`-th that this command makes."""
+    with distributed.joined(f"bench {number}"):
+        return _measure(config, steps, default_device())
+
+
+def _measure(config: Config, steps: int, device: torch.device) -> Cost:
+    peak, before = matmul_tflops(device), peak_memory_mib(device)
+    flops = step_cost(config)["flops_per_step"]
+    state, batches = TrainingState(config, device), _images(config, device)
+    parts = Parts(device)
+    parts.watch(state, batches)
+    for _ in range(2):
+        training_step(state, batches)
+    timed = []
+    for _ in range(steps):
+        parts.seconds.clear()
+        start = parts.now()
+        training_step(state, batches)
+        whole = parts.now() - start
+        timed.append((whole, {**parts.seconds, "rest": whole - sum(parts.seconds.values())}))
+    seconds, of_parts = sorted(timed, key=lambda step: step[0])[len(timed) // 2]
+    images = config.training.batch_size * len(state.system.moves)
+    return Cost(
+        seconds=seconds,
+        parts=of_parts,
+        images_per_second=images / seconds,
+        flops=flops,
+        tflops=flops / seconds / 1e12,
+        matmul_tflops=peak,
+        peak_memory_mib=peak_memory_mib(device),
+        before_mib=before,
+        ranks=distributed.ranks(),
+    )
+
+
+def _images(config: Config, device: torch.device) -> Batches:
+    n, side = config.training.batch_size, config.encoder.resolution
+    kept = round(STORED.get(config.data.augment, 1) * side)  # as of photographs that are large enough
+    pixels = torch.randint(0, 256, (KEPT * n, config.data.channels, kept, kept), dtype=torch.uint8, device=device)
+    told = config.data.labels == "classes"
+    labels = torch.randint(config.data.classes, (len(pixels),), device=device) if told else None
+    return Batches(
+        pixels, n, config.training.seed, config.data.augment, side, labels=labels, mirror=config.data.mirrors
+    )
+
+
+class Parts:
+    """Seconds of a step by part. What is called while a part is timed counts for that part alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self.part = device, defaultdict[str, float](float), ""
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def timed(self, work: Callable[..., T], part: str = "") -> Callable[..., T]:
+        """`work` as part of `part`, or of the one that was entered last."""
+
+        def run(*args: Any, **kwargs: Any) -> T:
+            self.part = part or self.part
+            start = self.now()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.seconds[self.part] += self.now() - start
+
+        return run
+
+    def timed_terms(self, move: Move, part: str) -> Move:
+        """A move whose terms, which it works out one by one as they are asked for, are timed."""
+
+        def terms(*args: Any, **kwargs: Any) -> Iterator[Outcome]:
+            work = iter(move(*args, **kwargs))
+            yield from iter(self.timed(lambda: next(work, None), part), None)
+
+        return terms
+
+    def watch(self, state: TrainingState, batches: Batches) -> None:
+        """Time a training step's parts from now on."""
+        system: Any = state.system
+        batches.batch = self.timed(batches.batch, "data")  # type: ignore[method-assign]
+        for move in dict.fromkeys(system.moves):
+            setattr(system, move.__name__, self.timed_terms(move, move.__name__))
+        system.backward = self.timed(system.backward)
+        for optimizer in state.optimizers.values():
+            optimizer.step = self.timed(optimizer.step)  # type: ignore[method-assign]
+        state.update_averages = self.timed(state.update_averages, "averages")  # type: ignore[method-assign]
+
+
+def matmul_tflops(device: torch.device) -> float:
+    """Best rate of a few large float32 matrix products (bf16 ones would be on a GPU that trains in bf16), TFLOP/s."""
+    side = 1024 if device.type == "cpu" else 8192
+    a = torch.randn(side, side, device=device)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best / 1e12
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak so far: of a GPU's memory, or of what this process held resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage's figure is never below what the parent process held
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def result_lines(config: Config, cost: Cost, steps: int, command: str) -> list[ResultLine]:
+    """A measurement as result lines; what was varied is in their `settings`."""
+    figures = {f"seconds_{part}": seconds for part, seconds in cost.parts.items()} | {
+        "seconds_per_step": cost.seconds,
+        "images_per_second": cost.images_per_second,
+        "flops_per_step": float(cost.flops),
+        "tflops": cost.tflops,
+        "share_of_matmul": cost.share,
+        "peak_memory_mib": cost.peak_memory_mib,
+    }
+    experiment = EXPERIMENTS.get(config.experiment)
+    return [
+        ResultLine(
+            experiment=config.experiment,
+            scale=config.scale,
+            settings=changed_settings(config),
+            table_row=None if experiment is None else experiment.table_row,
+            dataset="noise",
+            split="train",
+            metric=metric,
+            value=float(f"{value:.5g}"),
+            std=None,
+            n=steps,
+            seed=config.training.seed,
+            steps=0,
+            images_seen=0,
+            device=device_name() if cost.ranks == 1 else f"{cost.ranks} ranks, {device_name()} each",
+            seconds=round(cost.seconds * steps, 2),
+            commit=commit(),
+            command=command,
+        )
+        for metric, value in sorted(figures.items())
+    ]
+
+
+def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:
+    """Draw seconds by part, images a second and memory for each value of a setting, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure.suptitle(title)
+    axes, names = figure.subplots(1, 3), list(costs)
+    bottom = [0.0] * len(names)
+    for part in next(iter(costs.values())).parts:
+        heights = [cost.parts.get(part, 0.0) for cost in costs.values()]
+        axes[0].bar(names, heights, bottom=bottom, label=part.replace("_", " "))
+        bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
+    axes[0].set_ylabel("seconds a step")
+    axes[0].legend(fontsize=8)
+    axes[1].plot(names, [cost.images_per_second for cost in costs.values()], "o-")
+    axes[1].set_ylabel("images a second")
+    axes[2].plot(names, [cost.peak_memory_mib for cost in costs.values()], "o-", label="peak")
+    axes[2].set_ylabel("memory, MiB")
+    for ax in axes:
+        ax.set_xlabel(setting)
+        ax.set_ylim(bottom=0)
+    with writing(path) as aside:
+        figure.savefig(aside, dpi=90, format="png")

@@ -1,0 +1,319 @@
+"""`classify`: a classifier from a few labels on top of a run's encoder, its predictions and how far to trust them.
+
+frozen      logistic regression on BN+CReLU features; strength chosen by cross-validation on the labelled images
+fine-tuned  the encoder and a linear layer trained on together; length chosen on a fifth of the labelled images, then
+            trained on all of them
+scratch     for comparison, the same network from its initial weights, trained on the labelled images alone, at a
+            rate for that
+
+Confidence is the softmax at a temperature fitted on labelled images the classifier had not seen (Guo et al. 2017).
+Beside the frozen encoder stand pixels, raw and PCA-whitened, and the same encoder untrained. What is held out to choose
+or calibrate by never shares a group (`ImageSet.groups`) with what is learned from.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from torch import Tensor, nn
+
+from bigbigan.data.csv_cells import cell
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.probes.logistic import class_scores, cross_validated, few_label_draws, over, scores
+from bigbigan.evaluation.probes.solver import logistic_path
+from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
+from bigbigan.evaluation.targets import Subject, open_subject, result_lines
+from bigbigan.image import to_float
+from bigbigan.io import writing
+from bigbigan.progress import Bar
+
+__all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
+
+EPOCHS = 30  # of training a network, at most
+LEAST_STEPS = 5  # of an epoch: a few labelled images are gone through several times
+PATIENCE = 10  # epochs without improvement, after which the length is chosen
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How many images are labelled: `per_class` of each class, or a `fraction` of each class (at least one)."""
+
+    per_class: int | None = None
+    fraction: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.per_class}perclass" if self.per_class else f"{100 * (self.fraction or 0):g}percent"
+
+    def draw(self, labels: np.ndarray, number: int) -> np.ndarray:
+        """Indices of the labelled images of draw `number`."""
+        if self.per_class:
+            return few_label_draws(labels, self.per_class, number + 1)[number]
+        assert self.fraction is not None
+        rng = np.random.default_rng(number)
+        members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+        return np.concatenate([m[: max(1, round(self.fraction * len(m)))] for m in members])
+
+
+def classify(
+    run: str,
+    data: str | None,
+    labels: Labels,
+    out: Path,
+    command: str,
+    *,
+    labels_file: str | None = None,
+    finetune: bool = False,
+    scratch: bool = False,
+    draws: int = 5,
+    progress: bool = True,
+    raw_cells: bool = False,
+) -> list[ResultLine]:
+    """Train classifiers on few labels, write the predictions of the first draw, and give the result lines.
+
+    The file (.csv) has a row for each image whose label was not used in the first draw: filename, split, label (as the
+    source has it; empty where there is none), predicted, confidence. Names are written as
+    `bigbigan.data.csv_cells.cell` does.
+
+    Args:
+        run: a run folder, or a frozen encoder (`bigbigan.evaluation.targets`).
+        data: a labelled source; by default the run's own.
+        labels: how many labels of the training split are used.
+        out: the predictions file.
+        command: recorded in the lines.
+        labels_file: where labels are those of a file (bigbigan.data.labels_csv); by default the one of the run.
+        finetune: train the encoder too.
+        scratch: compare with the same network trained from scratch.
+        draws: how often, with other labelled images, the accuracy is measured.
+        progress: show time left.
+        raw_cells: write names as they are, also those that a spreadsheet takes for formulas.
+
+    Raises:
+        UserError: no labels, too few images, or a file that cannot be written.
+    """
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"--out {out}: expected a name ending in .csv")
+    subject = open_subject(run)
+    if (finetune or scratch) and subject.model is None:
+        raise UserError(f"{run}: only the encoder of a run can be trained here, with --finetune or --scratch")
+    source = subject.source(data, labels_file, f"classify {run}")
+    images = load_images(source, subject.view, subject.seed, everything=True)
+    train, test = images.train, images.test
+    if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
+        raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
+    names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
+    classes, counts = np.unique(train.labels, return_counts=True)
+    if labels.per_class and labels.per_class > counts.min():
+        fewest = int(classes[counts.argmin()])
+        warnings.warn(
+            f"--labels-per-class {labels.per_class}: class {names[fewest]} has {counts.min():,} labelled images to "
+            "train on; of such classes all are used",
+            stacklevel=2,
+        )
+    methods = _methods(subject, images, finetune, scratch, subject.mirrors(source))
+    lines: list[ResultLine] = []
+    bar = Bar(total=len(methods) * draws, desc="classify", disable=not progress)
+    for metric, trained, method in methods:
+        start = time.perf_counter()
+        found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
+        for number in range(draws):
+            known = labels.draw(train.labels, number)
+            written = number == 0 and method is methods[-1][2]
+            tested = slice(len(train), len(train) + len(test))
+            logits = method(known, number, slice(None) if written else tested)
+            of_test = logits[tested] if written else logits
+            measured = scores(of_test, test.labels) | {"ece": 100 * calibration_error(of_test, test.labels)}
+            for name, values in found.items():
+                values.append(measured[name])
+            if written:
+                _write(out, [train, test, *images.others], known, logits, names, raw_cells)
+            bar.update()
+        figures = {f"{name}_{metric}_{labels.name}": over(values) for name, values in found.items()}
+        if len(np.unique(test.labels)) < 2:
+            del figures[f"auroc_{metric}_{labels.name}"]  # of one class there is none
+        lines += result_lines(subject, source, test.name, len(test), figures, trained, start, command)
+    bar.close()
+    if (kept := subject.results_beside(out)) is not None:
+        append_results(kept, lines)
+    return lines
+
+
+# Labelled indices, number of the draw, images asked for -> calibrated logits of these.
+Method = Callable[[np.ndarray, int, slice], np.ndarray]
+
+
+def _methods(
+    subject: Subject, images: Images, finetune: bool, scratch: bool, mirror: bool
+) -> list[tuple[str, bool, Method]]:
+    """Name, whether it uses what was trained, and the method; those to compare with first, what was asked for last.
+    With `mirror` whole networks are trained on mirrored images too."""
+    pixels = np.concatenate([split.pixels for split in (images.train, images.test, *images.others)])
+    assert images.train.labels is not None
+    y, groups = images.train.labels, images.train.groups
+
+    def frozen(features: np.ndarray) -> Method:
+        def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
+            of_known = None if groups is None else groups[known]
+            return frozen_logits(features, known, y[known], of_known)[asked]
+
+        return method
+
+    found = [
+        ("frozen_pixels", False, frozen(pixel_features(pixels))),
+        ("frozen_pca_pixels", False, frozen(pca_pixels(images.seen)(pixels))),
+    ]
+    for kind in subject.kinds[1:]:
+        encoder = subject.encoder(kind, images.seen)
+        with unchanged(encoder):
+            features = encoder_features(encoder, pixels)["bn_crelu"]
+        found.append(("frozen_bn_crelu", kind == "trained", frozen(features)))
+    tuned = [("scratch", "untrained", 1e-3)] if scratch else []
+    tuned += [("finetuned", "trained", 3e-4)] if finetune else []
+    for name, kind, rate in tuned:
+        encoder = subject.encoder(kind, images.seen)
+        found.append((name, kind == "trained", _tuner(encoder, pixels, y, groups, subject, rate, mirror)))
+    return sorted(found, key=lambda method: method[1])
+
+
+def frozen_logits(
+    features: np.ndarray, known: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Calibrated logits [N, classes] of all features [N, d], from the labelled ones at `known` and their `groups`."""
+    x = features[known]
+    strength, unseen = cross_validated(x, labels, groups)
+    logits = class_scores(next(logistic_path(x, labels, [strength])), features)
+    if unseen is None:  # nothing to calibrate by
+        return logits
+    return logits / fit_temperature(unseen[:, np.unique(labels)], np.unique(labels, return_inverse=True)[1])
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T in [0.05, 20] for which softmax(logits / T) gives unseen labels the highest likelihood."""
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error in [0, 1]: mean gap of confidence and accuracy over bins of equal width."""
+    probabilities = np.exp(log_softmax(logits, axis=1))
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(confidence[which == b].mean() - right[which == b].mean()) * (which == b).sum() for b in np.unique(which)
+    ]
+    return float(sum(gaps) / len(labels))
+
+
+def _tuner(
+    encoder: nn.Module,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    subject: Subject,
+    rate: float,
+    mirror: bool = False,
+) -> Method:
+    """Training of the whole network, from the weights that `encoder` has; `rate` is that of its trunk; with `mirror`
+    half of the images are mirrored."""
+    x = torch.from_numpy(pixels)
+    device = subject.device
+
+    def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
+        y = labels[known]
+        kept, held = hold_out(len(known), max(1, len(known) // 5), number, None if groups is None else groups[known])
+        chosen, rest = known[held], known[kept]
+        classes = int(y.max()) + 1
+        first = _Tuned(encoder, classes, mirror, number, rate).to(device)
+        losses: list[float] = []
+        unseen: list[np.ndarray] = []
+        while len(losses) < EPOCHS and len(losses) - int(np.argmin(losses or [0])) <= PATIENCE:
+            first.epoch(x[rest], torch.from_numpy(labels[rest]))
+            unseen.append(first.logits(x[chosen]))
+            losses.append(F.cross_entropy(torch.from_numpy(unseen[-1]), torch.from_numpy(labels[chosen])).item())
+        best = int(np.argmin(losses))
+        second = _Tuned(encoder, classes, mirror, number, rate).to(device)
+        for _ in range(best + 1):
+            second.epoch(x[known], torch.from_numpy(y))
+        return second.logits(x[asked]) / fit_temperature(unseen[best], labels[chosen])
+
+    return method
+
+
+class _Tuned(nn.Module):
+    """A copy of an encoder with a linear layer on its features, trained together."""
+
+    def __init__(self, encoder: nn.Module, classes: int, mirror: bool, seed: int, rate: float) -> None:
+        super().__init__()
+        E: Any = copy.deepcopy(encoder)
+        self.encoder = E
+        self.head = nn.Linear(E.num_features, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.requires_grad_(True)
+        self.mirror, self.generator = mirror, torch.Generator().manual_seed(seed)
+        trunk = self.encoder.trunk.parameters()
+        groups = [{"params": trunk, "lr": rate}, {"params": self.head.parameters(), "lr": 3e-3}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+
+    def epoch(self, x: Tensor, y: Tensor, batch: int = 32) -> None:
+        """A pass over uint8 images [N, C, R, R] and labels [N], or several of few images."""
+        self.train()
+        device = self.head.weight.device
+        passes = max(1, -(-LEAST_STEPS * batch // len(x)))
+        order = torch.cat([torch.randperm(len(x), generator=self.generator) for _ in range(passes)])
+        for picks in order.split(batch):
+            if len(picks) < 2:  # batch norm needs two
+                continue
+            images = to_float(x[picks].to(device))
+            if self.mirror:
+                mirrored = torch.rand(len(picks), 1, 1, 1, generator=self.generator).to(device) < 0.5
+                images = torch.where(mirrored, images.flip(3), images)
+            loss = F.cross_entropy(self.head(self.encoder.features(images)), y[picks].to(device))
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> np.ndarray:
+        self.eval()
+        device = self.head.weight.device
+        parts = [self.head(self.encoder.features(to_float(chunk.to(device)))).cpu() for chunk in x.split(500)]
+        return torch.cat(parts).double().numpy()
+
+
+def _write(
+    out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray, classes: list[str], raw: bool
+) -> None:
+    """The predictions of all images but those of the first split at `known`, written aside and then renamed."""
+    written = str if raw else cell
+    confidence = np.exp(log_softmax(logits, axis=1)).max(1)
+    predicted = logits.argmax(1)
+    with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "split", "label", "predicted", "confidence"])
+        row = 0
+        skipped = set(known.tolist())
+        for split in splits:
+            for i, k in enumerate(split.labels if split.labels is not None else np.full(len(split), -1)):
+                if row not in skipped:
+                    label = classes[k] if k >= 0 else ""
+                    texts = [split.files[i], split.name, label, classes[predicted[row]]]
+                    writer.writerow([*map(written, texts), f"{confidence[row]:.4f}"])
+                row += 1

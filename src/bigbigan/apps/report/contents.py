@@ -1,0 +1,93 @@
+"""All that is known of a run. Its config must be there; what else is missing stays empty or leaves its reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bigbigan.apps.report.markup import Html, command
+from bigbigan.config import Config
+from bigbigan.data import Source
+from bigbigan.errors import UserError
+from bigbigan.evaluation.records import RESULT
+from bigbigan.inference.model import Model, load
+from bigbigan.io import read_lines
+from bigbigan.training.monitor import read_metrics
+from bigbigan.training.run_folder import changed_settings, default_device, open_data, read_card, read_config
+
+Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
+Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
+
+
+@dataclass
+class Run:
+    path: Path
+    config: Config
+    card: dict[str, Any]  # data.json
+    metrics: list[Line]
+    own: Results  # on the run's own data
+    others: list[Line]  # newest of each kind on other data
+    damaged_results: int
+    spec: str | None  # of the source that is looked at: the run's own, or the one asked for
+    source: Source | None
+    no_source: str  # why there is none
+    model: Model | None
+    no_model: str
+
+    @property
+    def resume(self) -> Html:
+        """The command that trains on."""
+        c = self.config
+        data = ["--data", self.card["spec"]] if "spec" in self.card else []
+        data += ["--labels", self.card["labels"]["path"]] if self.card.get("labels") else []
+        scale = ["--scale", str(c.scale)] if c.scale else []
+        settings = changed_settings(c)
+        if "data.augment" not in settings:  # which by itself may say whether images are mirrored
+            settings.pop("data.mirror", None)  # the run keeps what it has
+        changed = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        return command(
+            "train", c.experiment, *data, *scale, *(["--set", *changed] if changed else []), "--out", self.path
+        )
+
+
+def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
+    config = read_config(path)
+    try:
+        card = read_card(path)
+    except UserError:
+        card = {}
+    spec = data or card.get("spec")  # of a run that may be somebody else's
+    source, model, no_source, no_model = None, None, "the run has no data.json", ""
+    try:
+        # Unreadable images are for the data card to show: here they stop nothing.
+        if spec:
+            source = open_data(path, data, labels, config, max_unreadable=1.0)
+    except (UserError, OSError) as error:
+        no_source = str(error)
+    try:
+        model = load(path, device=default_device())
+    except (UserError, OSError) as error:
+        no_model = str(error)
+    results = _results(path / "results.jsonl", card.get("name"))
+    return Run(path, config, card, read_metrics(path), *results, spec, source, no_source, model, no_model)
+
+
+def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
+    """The newest line of each kind on data set `name` (the split measured last), the same on other data, and the
+    number of damaged lines."""
+    groups: dict[tuple[str, str], Results] = {}
+    lines, damaged = read_lines(path, RESULT)
+    for line in lines:
+        place, key = (line["dataset"], line["split"]), (line["metric"], line["steps"] > 0)
+        groups[place] = groups.pop(place, {}) | {key: line}  # the place measured last comes last
+    own = next((place for place in reversed(groups) if place[0] == name), None)
+    results = groups.pop(own) if own else {}
+    return results, [line for group in groups.values() for line in group.values()], len(damaged)
+
+
+def formatted(line: Line) -> str:
+    """Value and deviation of a result line: percentages with one place, others with four digits."""
+    form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
+    return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)

@@ -1,0 +1,94 @@
+"""The section on the data: what was read, what was skipped, how many of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bigbigan.apps.report.contents import Run
+from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
+from bigbigan.data import Source, class_sheet, contact_sheet, fingerprint, inspect
+
+INSPECTED = 100_000  # a source of more images is described without reading them all
+
+
+def data_card(run: Run) -> Html:
+    card, source = run.card, run.source
+    notes, skipped = card.get("notes", {}), card.get("skipped", [])
+    total = len(skipped)
+    told = run.config.data.labels == "classes"
+    if told:
+        who = "G and D were" if run.config.has_generator else "E was"
+        labels = f"{who} told which of {run.config.data.classes} classes an image is of."
+    else:
+        labels = "Training used no labels; evaluation did"
+        labels += (
+            ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
+        )
+    rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
+    parts: list[object] = []
+    if source is not None and source.labels is not None:
+        rows.append(("labels file", source.labels.path))
+    if source is None:
+        rows.append(("training images", card.get("images", "not recorded")))
+        parts.append(missing(f"Not looked at: {run.no_source}. The above is what the run noted."))
+    elif sum(map(len, source.splits.values())) > INSPECTED:
+        rows += [(f"{name} split", f"{len(images):,} images") for name, images in source.splits.items()]
+        parts.append(missing("Too many to look at each here: ", command("data", "inspect", run.spec)))
+    else:
+        facts = inspect(source)
+        train, notes, skipped, total = (
+            facts["splits"]["train"], facts["notes"], facts["skipped"], facts["skipped_count"]
+        )  # fmt: skip
+        rows += [(f"{name} split", _describe(split)) for name, split in facts["splits"].items()]
+        rows += [(f"in both {pair}", tag("mark", f"{n:,} images")) for pair, n in facts["shared"].items()]
+        parts.append(_classes(facts["splits"]))
+        if card.get("fingerprint") not in (None, _fingerprint(source, train)):
+            parts.append(paragraph("These are not the images the run was trained on.", classes="warn"))
+    if skipped:
+        summary = tag("summary", f"{total:,} files skipped, the first of them:")
+        parts.append(tag("details", summary, table(("file", "reason"), skipped[:20]), open="open"))
+    if source is not None and told and source.splits["train"].labels is not None:
+        sheet = class_sheet(source.splits["train"])
+        parts.append(picture(sheet, "a row of training images for each class", "training images by class"))
+    elif source is not None:
+        parts.append(picture(contact_sheet(source), "drawn at random from the training split", "training images"))
+    return join(paragraph(labels), table([], [*rows, *((kind, f"{n:,}") for kind, n in notes.items())]), *parts)
+
+
+def _fingerprint(source: Source, train: dict[str, Any]) -> str:
+    """As a run records it: of the training images that can be read."""
+    images, bad = source.splits["train"], {file for file, _ in source.skipped}
+    if not train["unreadable"]:
+        return train["fingerprint"]
+    return fingerprint(images.subset([i for i, file in enumerate(images.files) if file not in bad]))
+
+
+def _describe(split: dict[str, Any]) -> str:
+    """A line on one split of `bigbigan.data.inspect`."""
+    text = [f"{split['count']:,} images"]
+    if split["sizes"]:
+        low, high = ("×".join(map(str, split["sizes"][key])) for key in ("min", "max"))
+        text.append(f"{low} px" if low == high else f"{low} to {high} px")
+    text += [f"{n:,} {kind}" for kind, n in split["channels"].items() if n]
+    text += [f"{split[key]:,} {key}" for key in ("unreadable", "duplicates") if split[key]]
+    return ", ".join([*text, "labelled" if split["labelled"] else "no labels"])
+
+
+def _classes(splits: dict[str, Any], most: int = 20) -> Html:
+    """Images of each class in each split; of more than `most` classes the largest and the smallest."""
+    counts = splits["train"]["classes"] or {}
+    names, left = list(counts), len(counts) - most
+    if left > 0:
+        names.sort(key=lambda name: -counts[name])
+        names[most // 2 : -most // 2] = []
+    rows = [
+        (
+            name,
+            *(f"{(split['classes'] or {}).get(name, 0):,}" for split in splits.values()),
+            tag("div", classes="bar", style=f"width:{100 * counts[name] / max(1, *counts.values()):.1f}%"),
+        )
+        for name in names
+    ]
+    between = paragraph(f"Left out: {left} classes of sizes in between.") if left > 0 else ""
+    return join(table(("class", *splits, ""), rows, "classes"), between) if rows else Html()

@@ -1,0 +1,47 @@
+"""The section of settings, with the environment and the checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from bigbigan.apps.report.contents import Run
+from bigbigan.apps.report.markup import Html, join, missing, paragraph, table, tag
+from bigbigan.errors import UserError
+from bigbigan.experiments import find
+from bigbigan.training import checkpoint as ck
+from bigbigan.training.run_folder import read_environment
+
+
+def settings(run: Run) -> Html:
+    now = run.config.to_dict()
+    try:
+        usual, how = (
+            find(run.config.experiment).config(run.config.scale).to_dict(),
+            "Marked: other than in the experiment.",
+        )
+    except UserError:
+        usual, how = now, f"{run.config.experiment} is no experiment of this version; nothing to compare with."
+    blocks = {}
+    for group in (key for key in now if isinstance(now[key], dict)):
+        rows = []
+        for key, value in now[group].items():
+            was = usual[group][key]
+            cell = [tag("mark", json.dumps(value)), f" instead of {json.dumps(was)}"]
+            rows.append((key, json.dumps(value) if value == was else tag("span", *cell)))
+        blocks[group] = table([], rows)
+    environment = read_environment(run.path)
+    if "earlier" in environment:
+        environment["earlier"] = ", ".join(e.get("started", "?") for e in environment["earlier"]) or "none"
+    blocks["environment"] = table([], environment.items()) if environment else missing("Not recorded.")
+    best, kept = ck.best_record(run.path) or {}, list[Sequence[object]]()
+    for checkpoint in ck.checkpoints(run.path):
+        problem, note = checkpoint.problem(), ""
+        if problem and not checkpoint.path.exists():  # removed just now by the process that trains
+            continue
+        if checkpoint.step == best.get("step"):
+            note = "best by {metric}: {value:.4g}".format_map(best)
+        kept.append((f"step {checkpoint.step:,}", tag("mark", f"damaged: {problem}") if problem else note))
+    blocks["checkpoints"] = table([], kept) if kept else missing("None yet; to train on: ", run.resume)
+    sections = (tag("section", tag("h3", name), block) for name, block in blocks.items())
+    return join(paragraph(how), tag("div", *sections, classes="settings"))

@@ -1,0 +1,1 @@
+"""Readers of image sets: folders, archives, arrays, Hugging Face datasets, downloads."""

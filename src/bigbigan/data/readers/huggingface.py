@@ -1,0 +1,110 @@
+"""Hugging Face: data sets of the `datasets` library, by their name on the Hub or where they lie on this machine.
+
+    hf:ylecun/mnist  hf:owner/name:validation  hf:folder/of/parquet  hf:folder/saved/to/disk
+
+The image column and the label column are the first of their kinds (`Image`, `ClassLabel`). Images are taken as the
+bytes they were stored in, to be decoded here, as carefully as files are. No code of a data set is run.
+"""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.image_set import FileStore, ImageSet, Source, named, shown
+from bigbigan.data.readers.folders import split_of
+from bigbigan.errors import UserError
+
+__all__ = ["open_huggingface"]
+
+
+def open_huggingface(spec: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
+    """The splits of hf:NAME, or the one of hf:NAME:SPLIT as "train".
+
+    Raises:
+        UserError: the library is not there, nor the data set, or it has no images.
+    """
+    name, _, split = spec.removeprefix("hf:").partition(":")
+    if not name:
+        raise UserError(f"{shown(spec)}: no name behind the colon; expected hf:OWNER/NAME, hf:NAME:SPLIT or hf:FOLDER")
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(f"{shown(spec)} needs the datasets library: pip install 'bigbigan[hf]'") from None
+    try:
+        found = _load(datasets, os.path.expanduser(name))
+    except Exception as e:  # of datasets, huggingface_hub, fsspec, pyarrow, ...: each library has its own
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"{shown(spec)} cannot be loaded: {shown(reason[:300])}") from e
+    if split:
+        if split not in found:
+            raise UserError(
+                f"{shown(spec)}: there is no split '{shown(split)}'; there are {', '.join(map(shown, found))}"
+            )
+        chosen = {"train": split}
+    else:
+        chosen = {ours: s for s in reversed(found) if (ours := split_of(s))}
+        chosen |= {s: s for s in ("train", "val", "test") if s in found}
+        chosen = {s: chosen[s] for s in ("train", "val", "test") if s in chosen}
+        if not chosen:
+            names = ", ".join(map(shown, found))
+            raise UserError(f"{shown(spec)}: none of its splits is train, val or test; write hf:NAME:SPLIT, of {names}")
+        if left := [s for s in found if s not in chosen.values()]:
+            source.notes[f"splits not used: {', '.join(map(shown, left))}"] += 1
+    source.name = shown(name.rstrip("/").rpartition("/")[2])
+    return {
+        ours: _image_set(found[theirs], ours, theirs, spec, datasets, limits, source) for ours, theirs in chosen.items()
+    }
+
+
+def _load(datasets: Any, name: str) -> dict[str, Any]:
+    """All splits, of the Hub or of a folder."""
+    folder = Path(name)
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        loaded = datasets.load_from_disk(name)
+        return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    return dict(datasets.load_dataset(name))
+
+
+_LABEL_COLUMNS = {"label", "labels", "class", "classes", "category", "target", "y", "diagnosis"}
+
+
+def _image_set(
+    table: Any, name: str, theirs: str, spec: str, datasets: Any, limits: DecodeLimits, source: Source
+) -> ImageSet:
+    features = table.features
+    image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
+    if image is None:
+        columns = ", ".join(f"{shown(k)} ({type(f).__name__})" for k, f in features.items())
+        raise UserError(f"{shown(spec)}: '{shown(theirs)}' has no column of images; it has {columns}")
+    label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    if label is None and (plain := next((k for k in features if k.lower() in _LABEL_COLUMNS), None)) is not None:
+        kind = getattr(features[plain], "dtype", type(features[plain]).__name__)
+        source.notes[f"column '{shown(plain)}' ({kind}) is no ClassLabel: read without labels"] += 1
+        remedy = f"class_encode_column('{shown(plain)}') makes it one; or give --labels"
+        warnings.warn(
+            f"{shown(spec)}: column '{shown(plain)}' ({kind}) is no ClassLabel and not read; {remedy}", stacklevel=3
+        )
+    encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+
+    def read(row: int) -> bytes:
+        cell = encoded[int(row)][image]
+        if cell is None:
+            return b""
+        if cell["bytes"] is not None:
+            return bytes(cell["bytes"])
+        with open(cell["path"], "rb") as file:
+            return file.read(limits.max_bytes + 1)
+
+    labels, classes = None, None
+    if label is not None:
+        labels = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
+        classes = [named(c) for c in features[label].names]
+        if not (labels >= 0).any():  # of a test split they may be kept back
+            labels, classes = None, None
+    rows = np.arange(len(table))
+    return ImageSet(name, [f"{theirs}/{i:08d}" for i in rows], labels, classes,
+                    FileStore([""] * len(rows), rows, read, limits), rows)  # fmt: skip

@@ -1,0 +1,145 @@
+"""What is measured along the way of a training run, and which step is the best by it (early stopping, Appendix A).
+
+Accuracies are on train_val, training images held out of the labels; the test split stays unseen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bigbigan.config import Config
+from bigbigan.data import Source
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, unchanged
+from bigbigan.evaluation.image_quality.feature_networks import ready_networks
+from bigbigan.evaluation.image_quality.sampling import quality_figures
+from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
+from bigbigan.evaluation.probes.linear_heads import (
+    BATCH,
+    PROTOCOLS,
+    TABLE1_RATE,
+    FeatureBatches,
+    cached_batches,
+    live_batches,
+    top_accuracy,
+    train_heads,
+)
+from bigbigan.evaluation.probes.logistic import class_scores, few_label_draws, fit_few, scores
+from bigbigan.evaluation.splits import hold_out, train_val
+from bigbigan.models.encoder import FeatureEncoder
+from bigbigan.training.state import TrainingState
+
+__all__ = ["Watch"]
+
+MOST = 4_000  # images of train_val that few-label accuracy is taken over
+
+
+class Watch:
+    """Measures `log.watch` on the averaged networks of a training state; changes no weight.
+
+    Args:
+        config: of the run; `log.watch` is a few-label or Table 1 accuracy, or image quality.
+        batches: of the training images.
+        labels: of the training images, int64 [N], -1 where there is none; or None.
+        source: of the images.
+        run: the run folder.
+        groups: of the training images, int64 [N] (`ImageSet.groups`), or None.
+
+    Raises:
+        UserError: the metric cannot be watched, or not with this system or data.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batches: Batches,
+        labels: np.ndarray | None,
+        source: Source,
+        run: Path,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        (self.metric,) = parse_metrics([config.log.watch])
+        m = self.metric
+        self.config, self.batches, self.labels, self.source, self.groups = config, batches, labels, source, groups
+        if m.kind == "quality":
+            if m.reference == "test":
+                raise UserError(f"log.watch={m.name}: a step is not chosen by the test split; expected ..._train_...")
+        elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature in PIXELS:
+            raise UserError(
+                f"log.watch={m.name}: expected top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK"
+            )
+        known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
+        if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
+            # The fifth of them that evaluation will hold out as test (`load_images`) is not to be chosen by.
+            among = None if groups is None else groups[known]
+            if among is not None and len(np.unique(among)) < 3:  # to be scored on, to choose by, to learn from
+                known = known[:0]
+            else:
+                known = known[hold_out(len(known), len(known) // 5, config.training.seed, among)[0]]
+        of = None if groups is None else groups[known]
+        self.held = known[train_val(len(known), run, of)] if len(known) else known
+        self.rest = np.setdiff1d(known, self.held)
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is what it takes: labels and an encoder; or G, and a feature network that is there."""
+        if self.metric.kind == "quality":
+            ready = ready_networks(self.source.name, self.config.has_encoder)
+            return self.config.has_generator and self.metric.network in ready
+        return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels[self.rest])) > 1
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.metric.measure in ("fid", "kid")
+
+    def __call__(self, state: TrainingState) -> float:
+        """The figure of the averaged networks, whose standing statistics are filled."""
+        m = self.metric
+        if m.kind == "quality":
+            assert state.G_ema is not None
+            return quality_figures(state.G_ema, state.E_ema, self.config, self.source, [m])[m.name].value
+        E = state.E_ema
+        assert E is not None
+        assert self.labels is not None
+        with unchanged(E):
+            return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
+
+    def _features(self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
+        parts = []
+        for part in np.array_split(indices, max(1, len(indices) // 5_000)):
+            pixels = self.batches.middle(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
+            parts.append(encoder_features(E, pixels, [self.metric.feature], mirrored=mirrored))
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
+        draws = [self.rest[picks] for picks in few_label_draws(labels[self.rest], 10)]
+        used = np.unique(np.concatenate(draws))
+        scored = self.held[:: max(1, len(self.held) // MOST)]
+        known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
+        values = []
+        for picks in draws:
+            groups = None if self.groups is None else self.groups[picks]
+            classifier = fit_few(known[np.searchsorted(used, picks)], labels[picks], groups)
+            values.append(scores(class_scores(classifier, new), labels[scored])[m.score])
+        return float(np.mean(values))
+
+    def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
+        device, data = next(E.parameters()).device, self.config.data
+        augment = data.classifier_augment
+        batches: FeatureBatches
+        if augment.endswith("_crop"):
+            b, only = self.batches, torch.from_numpy(self.rest)
+            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, mirror=data.mirrors)
+            batches = live_batches(E, [m.feature], crops, labels, device)
+        else:
+            views = [self._features(E, self.rest)]
+            views += [self._features(E, self.rest, mirrored=True)] if augment == "flip" and data.mirrors else []
+            batches = cached_batches(views, labels[self.rest], 0, device)
+        new = {m.feature: self._features(E, self.held)[m.feature]}
+        sizes = {m.feature: new[m.feature].shape[1]}
+        heads = train_heads(batches, sizes, int(labels.max()) + 1, (TABLE1_RATE,), PROTOCOLS["table1"], device)
+        return top_accuracy(heads, new, labels[self.held], m.top, device)[m.feature, TABLE1_RATE]

@@ -1,0 +1,268 @@
+"""Feature networks: what images are compared by in FID, KID, precision and recall, and Inception Score.
+
+inception        the reference network of published figures (bigbigan.evaluation.image_quality.inception)
+encoder          the run's own averaged encoder, AvePool
+mnist-cnn        small classifiers of the data at hand, trained by `bigbigan feature-network NAME --data SOURCE`,
+cifar-resnet18   kept in the cache; for data that Inception knows nothing of, and for machines without its weights
+
+Figures by different networks do not compare; the network is part of a metric's name, and the digest of its weights part
+of the result line.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigbigan.data import Source, fingerprint, to_channels
+from bigbigan.data.readers.download import cache_folder
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import digest
+from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
+from bigbigan.evaluation.records import ResultLine
+from bigbigan.evaluation.splits import View, parted, read_split
+from bigbigan.image import to_float
+from bigbigan.io import checked, parse_json
+from bigbigan.models.resnet import BasicBlock, ResNetV2
+from bigbigan.progress import Bar
+from bigbigan.randomness import keyed_generator
+from bigbigan.training.run_folder import commit, device_name
+from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
+
+__all__ = ["CLASSIFIERS", "FeatureNetwork", "classifier_file", "open_network", "ready_networks", "train_classifier"]
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network as quality metrics use it.
+
+    Attributes:
+        name: part of the metric's name.
+        digest: first 12 hex digits of the SHA-256 of its weights.
+        outputs: uint8 images [N, C, R, R] to features [N, d] and class logits [N, K], or None without classes.
+    """
+
+    name: str
+    digest: str
+    outputs: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor | None]:
+        """Features and logits of any number of images, on the CPU."""
+        parts = [self.outputs(chunk) for chunk in pixels.split(batch_size)]
+        logits = [second.cpu() for _, second in parts if second is not None]
+        return torch.cat([first.cpu() for first, _ in parts]), torch.cat(logits) if logits else None
+
+
+class Classifier(nn.Module):
+    """A trunk with features [N, num_features] and a linear layer on them."""
+
+    def __init__(self, trunk: nn.Module, num_features: int, classes: int) -> None:
+        super().__init__()
+        self.trunk, self.fc = trunk, nn.Linear(num_features, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [N, C, R, R] in [-1, 1] to features and logits."""
+        features = self.trunk(x)
+        return features, self.fc(features)
+
+
+def mnist_cnn(channels: int) -> nn.Module:
+    """Three 3×3 convolutions with pooling and a layer of 128 units: features [N, 128], not negative."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise((channels, 32, 64, 64)):
+        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    trunk: Callable[[int], nn.Module]  # of the number of image channels
+    features: int
+    resolution: int
+    augment: bool  # shifted by up to 4 px and, where the data may be (`Source.mirrorable`), mirrored
+    epochs: int
+
+
+CLASSIFIERS = {
+    "mnist-cnn": Recipe(mnist_cnn, 128, 32, False, 3),
+    "cifar-resnet18": Recipe(
+        lambda channels: ResNetV2(channels, (64, 128, 256, 512), (2, 2, 2, 2), BasicBlock), 512, 32, True, 15
+    ),
+}
+
+
+def classifier_file(name: str, dataset: str) -> Path:
+    return cache_folder() / "networks" / f"{name}-{dataset}.safetensors"
+
+
+def train_classifier(
+    name: str, source: Source, epochs: int | None, device: torch.device, command: str, progress: bool = True
+) -> tuple[Path, ResultLine]:
+    """Train an in-domain classifier on the labels of the training split, and keep it in the cache.
+
+    Returns:
+        The file, and a result line: its accuracy on the test split.
+
+    Raises:
+        UserError: no such classifier, no labels, or no test split.
+    """
+    if name not in CLASSIFIERS:
+        raise UserError(f"feature-network {name}: unknown; expected one of {', '.join(CLASSIFIERS)}")
+    recipe = CLASSIFIERS[name]
+    images = source.splits["train"]
+    if images.labels is None or "test" not in source.splits or source.splits["test"].labels is None:
+        raise UserError(f"{source.spec} has no labelled train and test split; {name} is trained on labels")
+    start = time.perf_counter()
+    channels = channels_of(source)
+    view = View(recipe.resolution, channels)
+    train, test = (parted(read_split(source, source.splits[s], view))[0] for s in ("train", "test"))
+    assert train.labels is not None
+    assert test.labels is not None
+    classes = int(train.labels.max()) + 1
+    draws = keyed_generator(0, name)
+    with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
+        torch.manual_seed(0)
+        network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
+    x, y = torch.from_numpy(train.pixels).to(device), torch.from_numpy(train.labels).to(device)
+    epochs = epochs or recipe.epochs
+    batch = 128
+    steps = epochs * (len(x) // batch)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(1, steps))
+    order = torch.empty(0, dtype=torch.long)
+    for _ in Bar(range(steps), f"training {name}", unit="step", disable=not progress):
+        if len(order) < batch:
+            order = torch.randperm(len(x), generator=draws)
+        picks, order = order[:batch].to(device), order[batch:]
+        images_now = augmented(x[picks], draws, source.mirrorable) if recipe.augment else x[picks]
+        loss = F.cross_entropy(network(to_float(images_now).contiguous(memory_format=torch.channels_last))[1], y[picks])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    outputs = _outputs(network.eval(), device)
+    found = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.pixels).split(500)])
+    right = 100 * float((found.numpy() == test.labels).mean())
+    facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": right}
+    facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}
+    path = classifier_file(name, source.name)
+    save_tensors(path, network.state_dict(), {"bigbigan": json.dumps(facts)}, digest=True)
+    line = ResultLine(
+        experiment=f"feature-network/{name}",
+        scale=0,
+        settings={},
+        table_row=None,
+        dataset=source.name,
+        split="test",
+        metric="top1",
+        value=round(right, 4),
+        std=None,
+        protocol={"network": digest(network)[:12], "epochs": epochs},
+        n=len(test),
+        seed=0,
+        steps=steps,
+        images_seen=steps * batch,
+        device=device_name(),
+        seconds=round(time.perf_counter() - start, 1),
+        commit=commit(),
+        command=command,
+    )
+    return path, line
+
+
+def augmented(x: Tensor, draws: torch.Generator, mirror: bool = True) -> Tensor:
+    """uint8 [N, C, R, R] as float of the same range, shifted by up to 4 px and, with `mirror`, half of them mirrored,
+    each image on its own."""
+    side, n = x.shape[-1], len(x)
+    padded = F.pad(x.float(), (4, 4, 4, 4), mode="reflect")
+    place = torch.arange(side, device=x.device)
+    rows, columns = (torch.randint(9, (n, 1), generator=draws).to(x.device) + place for _ in "yx")
+    mirrored = (torch.rand(n, 1, generator=draws) < 0.5).to(x.device)
+    columns = torch.where(mirrored & mirror, columns.flip(1), columns)
+    each = torch.arange(n, device=x.device).view(-1, 1, 1)
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def channels_of(source: Source) -> int:
+    """3 when any of the first images has colour, else 1."""
+    images = source.splits["train"]
+    return max(images.load(i).shape[-1] for i in range(min(8, len(images))))
+
+
+def ready_networks(dataset: str, own_encoder: bool) -> list[str]:
+    """Those that need nothing more: the run's own encoder, trained classifiers of this data set, Inception if its
+    weights are in the cache."""
+    ready = [name for name in CLASSIFIERS if classifier_file(name, dataset).exists()]
+    ready += ["encoder"] if own_encoder else []
+    return ready + (["inception"] if inception_file().exists() else [])
+
+
+def open_network(
+    name: str, dataset: str, encoder: nn.Module | None, resolution: int, device: torch.device
+) -> FeatureNetwork:
+    """The feature network of this name for images of `dataset`; `encoder` and its `resolution` are of the run at hand.
+
+    Raises:
+        UserError: it is not there, with the command that makes it or the file to fetch.
+    """
+    if name == "inception":
+        inception = load_inception(device)
+        return FeatureNetwork(name, digest(inception)[:12], lambda pixels: inception(pixels.to(device)))
+    if name == "encoder":
+        if encoder is None:
+            raise UserError("a GAN has no encoder to compare images by; name another feature network")
+        E: Any = encoder
+        return FeatureNetwork(
+            name, digest(E)[:12], lambda p: (E.features(_sized(to_float(p.to(device)), resolution)), None)
+        )
+    path = classifier_file(name, dataset)
+    if not path.exists():
+        raise UserError(f"{name} is not trained for {dataset} yet: bigbigan feature-network {name} --data {dataset}")
+    try:
+        tensors, metadata = read_tensors(path)
+        facts = checked(parse_json(metadata["bigbigan"]), {"channels": int, "classes": int})
+        recipe = CLASSIFIERS[name]
+        network = Classifier(recipe.trunk(facts["channels"]), recipe.features, facts["classes"])
+        check_tensors(tensors, network.state_dict(), str(path))
+        network.load_state_dict(tensors)
+    except UserError as error:
+        raise UserError(f"{error}; delete it and train {name} anew") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} anew") from None
+    outputs = _outputs(network.to(device).eval(), device)
+    channels, resolution = facts["channels"], recipe.resolution
+    return FeatureNetwork(name, digest(network)[:12], lambda p: outputs(_as_trained(p, channels, resolution)))
+
+
+def _outputs(network: Classifier, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    @torch.no_grad()
+    def outputs(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = network(to_float(pixels.to(device)).contiguous(memory_format=torch.channels_last))
+        return features, logits
+
+    return outputs
+
+
+def _as_trained(pixels: Tensor, channels: int, resolution: int) -> Tensor:
+    if pixels.shape[1] != channels:  # a G that draws in colour what is grey in the data, or the other way round
+        pixels = torch.from_numpy(to_channels(pixels.permute(0, 2, 3, 1).numpy(), channels)).permute(0, 3, 1, 2)
+    if pixels.shape[-1] == resolution:
+        return pixels
+    x = _sized(pixels.float(), resolution)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def _sized(x: Tensor, side: int | None) -> Tensor:
+    if side is None or x.shape[-1] == side:
+        return x
+    return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False)

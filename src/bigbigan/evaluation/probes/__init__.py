@@ -1,0 +1,1 @@
+"""Probes of frozen features: logistic regression, linear heads, nearest neighbours, pretext accuracy."""

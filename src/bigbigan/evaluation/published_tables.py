@@ -1,0 +1,373 @@
+"""The published tables beside what was measured here: `bigbigan table 1|2|3|bigan`.
+
+Ours is the median over seeds, with mean ± standard deviation where there are several; published figures are as printed.
+A column compares like with like: all its figures are of one metric, data set, number of images seen and change of
+settings, the group that fills most rows. Lines are of one data set where the caller says which.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median, stdev
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from bigbigan.errors import UserError
+from bigbigan.evaluation.budgets import Budget, budget, variants
+from bigbigan.evaluation.records import chosen_settings, transferred
+from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
+
+__all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
+
+Line = dict[str, Any]
+NOT_RUN = "not run"
+FROZEN = ("timm:", "hub:", "python:")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a published table, and the metrics of ours that stand for it, the nearest to its protocol first."""
+
+    title: str
+    metrics: tuple[str, ...]
+    untrained: bool = False  # a column of our own: the same of networks before their first step
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table, the columns it is filled by, and rows of ours that it does not have."""
+
+    published: PublishedTable
+    columns: tuple[Column, ...]
+    ours: tuple[PublishedRow, ...] = ()
+    dataset: str | None = None  # that the figures are of, where lines of others would fill the table too
+
+    @property
+    def title(self) -> str:
+        return f"{self.published.name}: {self.published.title}"
+
+    @property
+    def rows(self) -> tuple[PublishedRow, ...]:
+        return (*self.published.rows, *self.ours)
+
+
+def _quality(measure: str, split: str = "") -> tuple[str, ...]:
+    networks = ("inception", "cifar-resnet18", "mnist-cnn", "encoder")
+    return tuple(
+        "_".join(filter(None, (f"{measure}{count}", split, network)))
+        for network in networks
+        for count in ("50k", "10k")
+    )  # fmt: skip
+
+
+def _top(k: int, feature: str) -> tuple[str, ...]:
+    return tuple(f"top{k}_{protocol}_{feature}" for protocol in ("sweep100k", "sweep5k", "linear"))
+
+
+TABLES = {
+    "1": Table(
+        PUBLISHED["1"],
+        (
+            Column("IS", _quality("is")),
+            Column("FID", _quality("fid", "train")),
+            Column("Cls.", ("top1_table1_avepool",)),
+            Column("10 labels a class", ("top1_linear_avepool_10perclass",)),
+        ),
+    ),
+    "2": Table(
+        PUBLISHED["2"],
+        (
+            Column("AvePool top-1", _top(1, "avepool")),
+            Column("AvePool top-5", _top(5, "avepool")),
+            Column("BN+CReLU top-1", _top(1, "bn_crelu")),
+            Column("BN+CReLU top-5", _top(5, "bn_crelu")),
+            Column("untrained, BN+CReLU top-1", _top(1, "bn_crelu"), untrained=True),
+        ),
+        (
+            PublishedRow("BigBiGAN, ResNet-50 at 128 px (Base)", "table1/base"),
+            PublishedRow("Supervised, ResNet-50", "pretext/supervised"),
+        ),
+    ),
+    "3": Table(
+        PUBLISHED["3"],
+        (
+            Column("IS", _quality("is")),
+            Column("FID vs. train", _quality("fid", "train")),
+            Column("FID vs. val", _quality("fid", "test")),
+        ),
+    ),
+    "bigan": Table(
+        PUBLISHED["bigan"],
+        (
+            Column("1-NN", ("knn1_euclidean_avepool",)),
+            Column("untrained", ("knn1_euclidean_avepool",), untrained=True),
+            Column("1-NN on E(x)", ("knn1_euclidean_z_mean",)),
+            Column("‖x − G(E(x))‖", ("reconstruction_error",)),
+            Column("mismatched", ("reconstruction_error_mismatched",)),
+        ),
+        dataset="mnist",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    published: str  # "" where the table has none
+    values: list[float] = field(default_factory=list)  # ours, one a seed
+
+    @property
+    def ours(self) -> str:
+        if not self.values:
+            return NOT_RUN
+        shown = f"{median(self.values):.2f}"
+        if len(self.values) > 1:
+            shown += f" ({mean(self.values):.2f} ± {stdev(self.values):.2f})"
+        return shown
+
+
+@dataclass(frozen=True)
+class FilledTable:
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, str | None, list[Cell]]]  # title, experiment, cells
+    notes: list[str]
+    budgets: list[Budget | None] | None = None  # of each row of ours, in a table that shows them
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "rows": [
+                {
+                    "row": title,
+                    "experiment": experiment,
+                    "columns": {
+                        column: {"published": cell.published or None, "ours": cell.values or None}
+                        for column, cell in zip(self.columns, cells, strict=True)
+                    },
+                }
+                | ({} if self.budgets is None else {"budget": b._asdict() if (b := self.budgets[i]) else None})
+                for i, (title, experiment, cells) in enumerate(self.rows)
+            ],
+            "notes": self.notes,
+        }
+
+
+def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None = None) -> FilledTable:
+    """A published table with what the result lines say of its rows.
+
+    Args:
+        name: 1, 2, 3 or bigan.
+        lines: result lines, oldest first.
+        scale: which size of the experiments; 0 as published.
+        dataset: lines of this one alone; by default the table's own, or whichever fills most rows.
+
+    Raises:
+        UserError: no such table.
+    """
+    if name not in TABLES:
+        raise UserError(f"table {name}: unknown; expected one of {', '.join(TABLES)}")
+    table = TABLES[name]
+    dataset = dataset or table.dataset
+    lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
+    lines = [x for x in lines if x.get("scale", 0) == scale or _frozen(x)]
+    rows = table.rows
+    if name == "2":  # encoders made elsewhere, measured by the same protocol
+        frozen = dict.fromkeys(x["experiment"] for x in lines if _frozen(x))
+        rows += tuple(PublishedRow(experiment, experiment) for experiment in frozen)
+    # A line counts for each row of its experiment; `length` makes rows of unequal published length comparable.
+    counted = [
+        x | {"row": row, "metric": x["metric"].replace(row.feature, "avepool"), "length": x["images_seen"] / row.length}
+        for x in lines
+        for row in rows
+        if x["experiment"] == row.experiment
+    ]
+    notes: list[str] = []
+    by_column, shown = [], list[list[Line]]()
+    for column in table.columns:
+        group = _fullest(column, [x for x in counted if column.untrained == (not x["steps"] and not _frozen(x))])
+        by_column.append(_by_row(group))
+        shown.append(group)
+        if group:
+            notes.append(f"{column.title}: ours is {_protocol(group)}")
+    of_features = [
+        found
+        for column, found in zip(table.columns, by_column, strict=True)
+        if any("avepool" in m for m in column.metrics)
+    ]
+    others = [row for row in rows if row.feature != "avepool" and any(row.title in found for found in of_features)]
+    notes += [f"{row.title}: of {row.feature} instead of avepool" for row in others]
+    filled = []
+    for row in rows:
+        numbers = table.published.numbers(row)
+        cells = [
+            Cell(numbers.get(column.title, ""), values.get(row.title, []))
+            for column, values in zip(table.columns, by_column, strict=True)
+        ]
+        filled.append((row.title, row.experiment, cells))
+    budgets = None
+    if name == "2":
+        trained = [x for column, group in zip(table.columns, shown, strict=True) if not column.untrained for x in group]
+        kinds = [(g[0]["metric"] if g else "", c.untrained) for c, g in zip(table.columns, shown, strict=True)]
+        filled, budgets = _with_variants(filled, trained, counted, kinds)
+    for i, column in enumerate(table.columns):
+        if (rho := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
+            count = sum(bool(c[i].published and c[i].values) for _, _, c in filled)
+            notes.append(f"{column.title}: rank correlation of published and ours over {count} rows {rho:.2f}")
+    title = table.title + (f"; ours at scale {scale}" if scale else "")
+    return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
+
+
+def _protocol(group: Sequence[Line]) -> str:
+    """What the lines of a column were measured by: metric, data set, length of training, settings changed."""
+    longer = {x["row"].title: x["steps"] for x in group if x["row"].length > 1}
+    usual = [x for x in group if x["row"].title not in longer] or group
+    x = usual[0]
+    epochs = _epochs(x)
+    changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+    steps = {y["steps"] for y in usual if not _frozen(y)}
+    length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
+    if usual is not group:
+        length += "".join(f", {title}: {count:,} steps" for title, count in longer.items())
+    return (
+        f"{x['metric']} on {x['dataset']} ({x['split']}), {length}"
+        + (f" ({epochs:g} epochs)" if epochs else "")
+        + (f", {x['protocol']['references']:,} references" if _of_neighbours(x) else "")
+        + (f", {changed}" if changed else "")
+    )
+
+
+def _with_variants(
+    rows: list[tuple[str, str | None, list[Cell]]], shown: list[Line], lines: list[Line], kinds: list[tuple[str, bool]]
+) -> tuple[list[tuple[str, str | None, list[Cell]]], list[Budget | None]]:
+    """Table 2's rows with the budget of each, and beneath a row its runs that share a budget with those shown: as many
+    images seen with other settings, or as many updates of E. `kinds` are each column's metric, and whether it is of
+    untrained networks. Where columns are of different lengths, which the notes tell, a row has no budget."""
+    shown, lines = ([x for x in of if not _frozen(x)] for of in (shown, lines))
+    spent: dict[str, set[Budget | None]] = {}
+    for x in shown:
+        spent.setdefault(x["experiment"], set()).add(budget(x))
+    others = variants(shown, lines)
+    out, budgets = [], list[Budget | None]()
+    for title, experiment, cells in rows:
+        out.append((title, experiment, cells))
+        found = spent.get(experiment or "", set())
+        budgets.append(next(iter(found)) if len(found) == 1 else None)
+        for variant in (v for v in others if v.experiment == experiment):
+            cells = [
+                Cell("", _by_row([x for x in variant.lines if (x["metric"], not x["steps"]) == kind]).get(title, []))
+                for kind in kinds
+            ]
+            out.append((f"{title}, {variant.what}", experiment, cells))
+            budgets.append(budget(variant.lines[-1]))
+    return out, budgets
+
+
+def _of_neighbours(x: Line) -> bool:
+    return x["metric"].startswith("knn") and "references" in x.get("protocol", {})
+
+
+def _frozen(x: Line) -> bool:
+    return x["experiment"].startswith(FROZEN)
+
+
+def _epochs(x: Line) -> float | None:
+    """How often each training image was seen, where the line says how many there are: references of a nearest-neighbour
+    vote (or what they were drawn from), or of image quality against the training split."""
+    protocol = {} if "_test_" in x["metric"] else x.get("protocol", {})
+    images = protocol.get("train_images", protocol.get("references"))
+    return round(x["images_seen"] / images, 1) if images and x["images_seen"] else None
+
+
+def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
+    """The lines for a column that can be compared: of one metric, data set, length and change of settings; those of
+    most rows."""
+    groups: dict[tuple[Any, ...], list[Line]] = {}
+    for x in lines:
+        if x["metric"] in column.metrics:
+            settings = json.dumps(chosen_settings(x), sort_keys=True)
+            references = x["protocol"]["references"] if _of_neighbours(x) else None
+            key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references)
+            groups.setdefault(key, []).append(x)
+
+    def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, float]:
+        key, found = item
+        return len({x["row"] for x in found}), -column.metrics.index(key[0]), key[3]
+
+    if not groups:
+        return []
+    key, found = max(reversed(groups.items()), key=rank)  # of equals the one that was begun last
+    # how many images an encoder made elsewhere saw is not known (0): it joins whatever is shown of its metric and data
+    return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
+
+
+def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
+    """The newest value of each seed, by the title of the row."""
+    newest: dict[str, dict[int, float]] = {}
+    for x in lines:
+        newest.setdefault(x["row"].title, {})[x["seed"]] = x["value"]
+    return {title: list(seeds.values()) for title, seeds in newest.items()}
+
+
+def rank_correlation(cells: Iterable[Cell]) -> float | None:
+    """Spearman's correlation of the published and our column, None of fewer than three rows or a constant column."""
+    both = [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
+    if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
+        return None
+    return float(spearmanr(*zip(*both, strict=True)).statistic)
+
+
+def _grid(table: FilledTable) -> list[list[str]]:
+    """Published and ours side by side for each column, after the budget where the table shows it. A column of which
+    nothing is published has ours alone."""
+    published = [any(cells[i].published for _, _, cells in table.rows) for i in range(len(table.columns))]
+    head = [""]
+    for column, both in zip(table.columns, published, strict=True):
+        head += [column, "ours"] if both else [f"{column} (ours)"]
+    body = []
+    for title, experiment, cells in table.rows:
+        row = [title]
+        for c, both in zip(cells, published, strict=True):
+            row += [c.published or "–"] if both else []
+            row.append(c.ours if experiment else "–")
+        body.append(row)
+    if table.budgets is not None:
+        head[1:1] = ["images seen", "updates of E"]
+        for row, spent in zip(body, table.budgets, strict=True):
+            row[1:1] = spent.shown() if spent else ("–", "–")
+    return [head, *body]
+
+
+def as_text(table: FilledTable) -> str:
+    grid = _grid(table)
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    lines = [
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in grid
+    ]
+    return "\n".join([table.title, "", *lines, *([""] if table.notes else []), *table.notes])
+
+
+def as_markdown(table: FilledTable) -> str:
+    head, *body = _grid(table)
+    rows = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+    return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}." for note in table.notes)])
+
+
+def as_html(table: FilledTable) -> str:
+    head, *body = _grid(table)
+
+    def row(tag: str, cells: list[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    rows = "\n".join([row("th", head), *(row("td", cells) for cells in body)])
+    notes = "\n".join(f"<p>{html.escape(note)}.</p>" for note in table.notes)
+    return f"<table>\n<caption>{html.escape(table.title)}</caption>\n{rows}\n</table>\n{notes}"
+
+
+FORMATS: dict[str, Callable[[FilledTable], str]] = {"text": as_text, "markdown": as_markdown, "html": as_html}

@@ -1,0 +1,386 @@
+"""Measure a run, or any frozen encoder, beside pixels, raw and whitened, and beside the same encoder untrained."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bigbigan.data import Source
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.image_quality.feature_networks import ready_networks
+from bigbigan.evaluation.image_quality.sampling import quality_figures
+from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.probes.knn import knn, knn_accuracies, references_of_bigan
+from bigbigan.evaluation.probes.linear_heads import (
+    BATCH,
+    PROTOCOLS,
+    TABLE1_RATE,
+    TABLE2_RATES,
+    FeatureBatches,
+    cached_batches,
+    live_batches,
+    top_accuracy,
+    train_heads,
+)
+from bigbigan.evaluation.probes.logistic import class_scores, few_label_draws, fit_few, fit_linear, over, scores
+from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
+from bigbigan.evaluation.records import Figure, ResultLine, append_results
+from bigbigan.evaluation.splits import Images, Split, few, load_images, stored_for_crops, train_val
+from bigbigan.evaluation.targets import Subject, open_subject, result_lines
+from bigbigan.image import pool_to, reconstruction_distances
+from bigbigan.inference.model import Model
+from bigbigan.progress import Bar
+
+__all__ = ["evaluate"]
+
+
+PARTS = {
+    "linear": "logistic regression",
+    "few_linear": "few labels",
+    "few_knn": "few labels",
+    "heads": "linear heads",
+    "knn": "nearest neighbours",
+    "quality": "image quality",
+    "reconstruction": "image quality",
+    "task": "tasks",
+}
+OF_IMAGES = ("quality", "reconstruction")  # what needs no labels
+
+
+@dataclass
+class Evaluation:
+    """A subject on a data set, and the result lines so far."""
+
+    subject: Subject
+    source: Source
+    images: Images
+    command: str
+    progress: bool
+    out: Path | None = None  # a folder in place of the run's
+    protocol: dict[str, int] = field(default_factory=dict)  # of all figures
+    lines: list[ResultLine] = field(default_factory=list)
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
+
+    @property
+    def train(self) -> Split:
+        return self.images.train
+
+    @property
+    def test(self) -> Split:
+        return self.images.test
+
+    @property
+    def labelled(self) -> bool:
+        return classes_of(self.train) > 1 and self.test.labels is not None
+
+    def note(self, start: float, trained: bool, split: str, figures: dict[str, Figure], n: int | None = None) -> None:
+        """Turn figures that took since `start` into result lines."""
+        if not figures:
+            return
+        part = parse_metrics(figures)[0]
+        self.spent[PARTS[part.kind]] += time.perf_counter() - start
+        count = len(self.test) if n is None else n
+        figures = {
+            name: figure._replace(protocol=(figure.protocol or {}) | self.protocol) for name, figure in figures.items()
+        }
+        self.lines += result_lines(self.subject, self.source, split, count, figures, trained, start, self.command)
+
+
+def evaluate(
+    spec: str | Path,
+    data: str | None,
+    metrics: list[str] | None,
+    command: str,
+    progress: bool = True,
+    *,
+    labels: str | None = None,
+    resolution: int | None = None,
+    channels: int | None = None,
+    checkpoint: str = "newest",
+    most: int | None = None,
+    out: Path | None = None,
+) -> list[ResultLine]:
+    """Measure a run or a frozen encoder. Of a run, the lines are added to results.jsonl in its folder, or in `out`.
+
+    Args:
+        spec: a run folder, or see `bigbigan.evaluation.targets`.
+        data: a labelled source; by default the one a run was trained on.
+        metrics: names, see `bigbigan.evaluation.metric_names`; by default all that the subject and the data allow,
+            but for those that take hours.
+        command: recorded in the lines.
+        progress: show what is being measured.
+        labels: a labels file (bigbigan.data.labels_csv); by default the one a run was trained with.
+        resolution, channels: of the images a frozen encoder takes.
+        checkpoint: of a run, "newest", "best" or a step.
+        most: so many images of each split at most, drawn by a fixed seed; `protocol` then says how many there were to
+            learn from.
+        out: a folder for what would be written into the run's, which may be one that cannot be written to.
+
+    Raises:
+        UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
+    """
+    began = time.perf_counter()
+    if metrics:
+        parse_metrics(metrics)  # a misspelt name is told before anything is read
+    subject = open_subject(str(spec), resolution, channels, checkpoint)
+    source = subject.source(data, labels, f"evaluate {spec}")
+    if most is not None:
+        source.splits = {name: few(images, most) for name, images in source.splits.items()}
+    e = Evaluation(subject, source, load_images(source, subject.view, subject.seed), command, progress, out)
+    if most is not None:
+        e.protocol = {"train_images": len(e.images.train)}
+    e.spent["reading"] = time.perf_counter() - began
+    wanted = _allowed(e, metrics)
+    parts = [
+        (kind, [m for m in wanted if kind in _kinds(m, subject) and (m.feature == "discriminator") == of_d])
+        for kind in subject.kinds
+        for of_d in (False, True)
+    ]
+    images = [m for m in wanted if m.kind in OF_IMAGES]
+    bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
+    for kind, ours in parts:
+        if ours:
+            _measure_features(e, kind, ours)
+        bar.update()
+    if images:
+        _measure_images(e, images)
+    if tasks := [m for m in wanted if m.kind == "task"]:
+        _measure_tasks(e, tasks)
+    bar.update()
+    bar.close()
+    if not metrics:
+        went = {part: round(seconds, 1) for part, seconds in e.spent.items()}
+        total = {"evaluation_seconds": Figure(time.perf_counter() - began, protocol=went)}
+        e.lines += result_lines(subject, source, e.test.name, len(e.test), total, True, began, command)
+    if (kept := out or subject.run) is not None:
+        append_results(kept / "results.jsonl", e.lines)
+    return e.lines
+
+
+def classes_of(split: Split) -> int:
+    """How many classes there are images of."""
+    return 0 if split.labels is None else len(np.unique(split.labels))
+
+
+def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
+    if metric.kind in (*OF_IMAGES, "task"):
+        return ()
+    return ("pixels",) if metric.feature in PIXELS else subject.kinds[1:]
+
+
+def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
+    """The metrics to measure: those asked for by name, if they can be; of those that a `*` stands for, and by default,
+    the ones that can."""
+    model = e.subject.model
+    has_encoder = model is None or model.networks.E is not None
+    has_generator = model is not None and model.networks.G is not None
+    tasks = () if model is None else model.config.pretext.tasks
+    D = None if model is None else model.networks.D
+    layers = model is not None and model.networks.E is not None and hasattr(model.networks.E.trunk, "maps")
+    sees_images = D is not None and bool(D.sees_images_alone)
+
+    def of_encoder(m: Metric) -> bool:
+        return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
+
+    needs: dict[str, Callable[[Metric], bool]] = {
+        f"an encoder; {e.subject.experiment} is a GAN, or a generator alone": lambda m: (
+            has_encoder or not of_encoder(m)
+        ),
+        "latents, which come with a generator": lambda m: has_generator or m.feature != "z_mean",
+        "a discriminator that looks at images alone": lambda m: sees_images or m.feature != "discriminator",
+        "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),
+        "a generator; an encoder by itself has none": lambda m: has_generator or m.kind not in OF_IMAGES,
+        "a run that was trained by this task": lambda m: not m.task or m.task in tasks,
+        f"labels; {e.source.spec} has no labels of two or more classes": lambda m: (
+            e.labelled or m.kind in OF_IMAGES or m.task not in ("", "supervised")
+        ),
+        f"test images of two or more classes, which {e.source.spec} has not": lambda m: (
+            m.score != "auroc" or classes_of(e.test) > 1
+        ),
+        f"a test split, which {e.source.spec} has not": lambda m: m.reference != "test" or "test" in e.source.splits,
+    }
+    if asked is None:
+        networks = ready_networks(e.source.name, has_encoder and has_generator)
+        features = FEATURES if has_encoder else (*PIXELS, "discriminator")
+        found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
+    else:
+        found = parse_metrics(asked)
+    able = [m for m in found if all(fits(m) for fits in needs.values())]
+    for what, fits in needs.items():
+        lacking = [m.name for m in found if not fits(m)]
+        if asked is not None and lacking and (set(lacking) & set(asked) or not able):
+            raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}")
+    if not able:
+        raise UserError(
+            f"{e.subject.experiment}: nothing can be measured without an encoder and without a feature network; "
+            "train one: bigbigan feature-network mnist-cnn --data SOURCE"
+        )
+    return able
+
+
+def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
+    """The probes of one encoder (or of raw pixels): each kind of probe for all its features at once."""
+    train, test, device = e.train, e.test, e.subject.device
+    assert train.labels is not None
+    assert test.labels is not None
+    y, truth = train.labels, test.labels
+    few = few_label_draws(y, 10)
+    if all(m.kind.startswith("few_") for m in metrics):  # no other image is looked at
+        used = np.unique(np.concatenate(few))
+        train, y, few = train.pick(used, train.name), y[used], [np.searchsorted(used, picks) for picks in few]
+    names = list(dict.fromkeys(m.feature for m in metrics))
+    if kind == "pixels":
+        encoder = None
+    elif names == ["discriminator"]:
+        encoder = e.subject.discriminator(kind, e.images.seen)
+    else:
+        encoder = e.subject.encoder(kind, e.images.seen)
+    trained = kind == "trained"
+    start = time.perf_counter()
+    pca = pca_pixels(e.images.seen) if "pca_pixels" in names else None
+
+    def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
+        if encoder is None:
+            known: dict[str, Callable[..., np.ndarray]] = {"pixels": pixel_features}
+            if pca is not None:
+                known["pca_pixels"] = pca
+            return {name: known[name](split.pixels, mirrored) for name in names}
+        with unchanged(encoder):
+            return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
+
+    known, new = features(train), features(test)
+    e.spent["features"] += time.perf_counter() - start
+    for name in names:
+        start = time.perf_counter()
+        x = known[name]
+        ours = [m for m in metrics if m.feature == name]
+        if of_all := [m for m in ours if m.kind == "linear"]:
+            worth = scores(class_scores(fit_linear(x, y, e.subject.seed, train.groups), new[name]), truth)
+            e.note(start, trained, test.name, {m.name: Figure(worth[m.score]) for m in of_all})
+            start = time.perf_counter()
+        draws = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few]
+        if of_few := [m for m in ours if m.kind == "few_linear"]:
+            each = [scores(class_scores(fit_few(*draw), new[name]), truth) for draw in draws]
+            e.note(start, trained, test.name, {m.name: over([worth[m.score] for worth in each]) for m in of_few})
+            start = time.perf_counter()
+        for m in (m for m in ours if m.kind == "few_knn"):
+            values = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in draws]
+            e.note(start, trained, test.name, {m.name: over(values)})
+            start = time.perf_counter()
+        of_knn = [m for m in ours if m.kind == "knn"]
+        for euclidean in (False, True):
+            if by_rank := {(m.k, m.distance): m.name for m in of_knn if (m.distance == "euclidean") == euclidean}:
+                among, classes = references_of_bigan(x, y) if euclidean else (x, y)
+                found = knn_accuracies(among, classes, new[name], truth, by_rank, device)
+                protocol = {"references": len(among)} | ({"train_images": len(y)} if len(among) < len(y) else {})
+                figures = {by_rank[key]: Figure(value, protocol=protocol) for key, value in found.items()}
+                e.note(start, trained, test.name, figures)
+                start = time.perf_counter()
+    # Longer first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
+    for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
+        ours = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
+        _measure_heads(e, encoder, trained, steps, ours, known, new, features)
+
+
+def _measure_heads(
+    e: Evaluation,
+    encoder: nn.Module | None,
+    trained: bool,
+    steps: int,
+    metrics: list[Metric],
+    known: dict[str, np.ndarray],
+    new: dict[str, np.ndarray],
+    features: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    """The paper's linear classifiers of all rates and features, trained together, without the images of train_val."""
+    train, test, device = e.train, e.test, e.subject.device
+    assert train.labels is not None
+    assert test.labels is not None
+    start = time.perf_counter()
+    names = list(dict.fromkeys(m.feature for m in metrics))
+    held = train_val(len(train), e.subject.run, train.groups, e.out)
+    rest = np.setdiff1d(np.arange(len(train)), held)
+    augment, mirror = e.subject.view.augment, e.subject.mirrors(e.source)
+    batches: FeatureBatches
+    if augment.endswith("_crop") and encoder is not None:
+        stored, view = stored_for_crops(e.source, train, e.subject.view), e.subject.view
+        crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(rest), mirror=mirror)
+        batches = live_batches(encoder, names, crops, train.labels, device)
+    else:
+        views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
+        kept = [{name: view[name][rest] for name in names} for view in views]
+        batches = cached_batches(kept, train.labels[rest], e.subject.seed, device)
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    rates = TABLE2_RATES if any(m.protocol != "table1" for m in metrics) else (TABLE1_RATE,)
+    sizes = {name: known[name].shape[1] for name in names}
+    heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
+    chosen = {name: known[name][held] for name in names}
+    by_top = {
+        top: top_accuracy(heads, chosen, train.labels[held], top, device) for top in {1, *(m.top for m in metrics)}
+    }
+    final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
+    held_out, tested = {}, {}
+    for m in metrics:
+        if m.protocol == "table1":
+            accuracy = by_top[m.top][m.feature, TABLE1_RATE]
+            held_out[m.name] = Figure(accuracy, protocol={"rate": TABLE1_RATE, "batch": BATCH})
+        else:
+            rate = max(rates, key=lambda r: by_top[1][m.feature, r])
+            tested[m.name] = Figure(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
+    e.note(start, trained, "train_val", held_out, n=len(held))
+    e.note(start if not held_out else time.perf_counter(), trained, test.name, tested)
+
+
+def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
+    """What the generator makes: reconstructions, and samples by every feature network asked for."""
+    model = e.subject.model
+    assert model is not None
+    start = time.perf_counter()
+    if wanted := {m.name for m in metrics if m.kind == "reconstruction"}:
+        errors = reconstruction_errors(model, e.test.pixels)
+        e.note(start, True, e.test.name, {name: Figure(v) for name, v in errors.items() if name in wanted})
+    quality = [m for m in metrics if m.kind == "quality"]
+    for network in dict.fromkeys(m.network for m in quality):
+        start = time.perf_counter()
+        ours = [m for m in quality if m.network == network]
+        found = quality_figures(model.generator, model.networks.E, model.config, e.source, ours)
+        for reference, samples in dict.fromkeys((m.reference, m.samples) for m in ours):
+            figures = {m.name: found[m.name] for m in ours if (m.reference, m.samples) == (reference, samples)}
+            e.note(start, True, reference or "samples", figures, n=samples)
+            start = time.perf_counter()
+
+
+def _measure_tasks(e: Evaluation, metrics: list[Metric]) -> None:
+    """The pretext tasks that the encoder was trained by, on test images."""
+    model = e.subject.model
+    assert model is not None
+    for m in metrics:
+        start = time.perf_counter()
+        figures = task_accuracies(model, e.train.pixels, e.test.pixels, e.test.labels, [m.task])
+        e.note(start, True, e.test.name, {m.name: figures[m.task]})
+
+
+def reconstruction_errors(model: Model, pixels: np.ndarray, most: int = 10_000) -> dict[str, float]:
+    """Mean ‖x − G(E(x))‖₂ with pixels in [0, 1]; the same with another image's reconstruction; and their ratio, which
+    is 1 where nothing is learned. By name of metric."""
+    error = mismatched = 0.0
+    pixels = pixels[:most]
+    for chunk in np.array_split(pixels, max(1, len(pixels) // 500)):
+        x_hat = model.reconstruct(torch.from_numpy(chunk)).cpu()
+        x = pool_to(model.prepare(torch.from_numpy(chunk)).cpu(), x_hat.shape[-1])
+        own, other = reconstruction_distances(x, x_hat)
+        error, mismatched = error + float(own.sum()), mismatched + float(other.sum())
+    return {
+        "reconstruction_error": error / len(pixels),
+        "reconstruction_error_mismatched": mismatched / len(pixels),
+        "reconstruction_ratio": error / mismatched,
+    }

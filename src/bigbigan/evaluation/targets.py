@@ -1,0 +1,308 @@
+"""What is evaluated: a run, or any frozen encoder, so that methods made elsewhere stand on the same scale.
+
+RUN                       a run folder, an exported one, or a name on the Hugging Face Hub
+timm:NAME                 a model of timm with its published weights; timm:local-dir:FOLDER is one saved in timm's form
+hub:REPO:ENTRY            a torch.hub entry; REPO is owner/name on GitHub, or a folder with a hubconf.py
+python:MODULE:NAME        a callable: images float [N, C, R, R] in [-1, 1] to features [N, d]
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigbigan.data import Source, open_source
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import fill_statistics
+from bigbigan.evaluation.records import Figure, ResultLine
+from bigbigan.evaluation.splits import View
+from bigbigan.experiments import EXPERIMENTS
+from bigbigan.image import pool_to, to_float
+from bigbigan.inference.model import ABOUT, EXPORTED, Model, load
+from bigbigan.io import read_json
+from bigbigan.models import build
+from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name, open_data, read_card
+
+__all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, standard deviation
+KINDS = ("timm", "hub", "python")
+
+
+class Frozen(nn.Module):
+    """An encoder made elsewhere, with the two features evaluation asks of an encoder.
+
+    Args:
+        network: float [N, C, R, R], normalised, to features [N, d] or maps [N, d, H, W], which are averaged.
+        device: where it computes; images are brought there.
+        mean, std: of the normalisation it expects, for images in [0, 1]; None leaves them in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Any],
+        device: torch.device,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = mean, std
+        self.device = device
+        self.feature_mean: Tensor | None = None
+        self.feature_stdev: Tensor | None = None
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] to [N, d]."""
+        if self.mean is not None and self.std is not None:
+            mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            x = ((x + 1) / 2 - mean) / std
+        try:
+            out = self.network(x)
+        except Exception as error:  # whatever a foreign network raises: images of this form are not for it
+            raise UserError(
+                f"the encoder fails on images {list(x.shape)}: {_in_one_line(error)}; "
+                "--resolution and --channels set what it is given"
+            ) from error
+        if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != len(x):
+            got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UserError(f"the encoder gives {got} for {len(x)} images; expected a tensor [N, d] or [N, d, H, W]")
+        return (out if out.ndim == 2 else out.mean((2, 3))).float()
+
+    @torch.no_grad()
+    def fit(self, pixels: np.ndarray) -> None:
+        """Take the statistics of BN+CReLU from training images, uint8 [N, C, R, R]; at most 4,096 of them are used."""
+        picks = np.random.default_rng(0).permutation(len(pixels))[:4096]
+        chunks = torch.from_numpy(pixels[picks]).split(256)
+        features = torch.cat([self.features(to_float(chunk.to(self.device))) for chunk in chunks])
+        self.feature_mean, self.feature_stdev = features.mean(0), features.std(0)
+
+    def bn_crelu(self, features: Tensor) -> Tensor:
+        """[relu(h), relu(-h)] of h, the features with mean 0 and variance 1 over the training images."""
+        if self.feature_mean is None or self.feature_stdev is None:
+            raise RuntimeError("fit comes before bn_crelu")
+        h = (features - self.feature_mean) / (self.feature_stdev + 1e-5)
+        return torch.cat([F.relu(h), F.relu(-h)], dim=1)
+
+
+class DiscriminatorFeatures(nn.Module):
+    """D as a feature extractor (BiGAN's baseline "D"): `features` of images at E's resolution, in [-1, 1]."""
+
+    def __init__(self, D: nn.Module, resolution: int) -> None:
+        super().__init__()
+        self.D, self.resolution = D, resolution
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.D.features(pool_to(x, self.resolution))  # type: ignore[operator]
+
+
+@dataclass
+class Subject:
+    """What is evaluated, and what its result lines say of it."""
+
+    experiment: str
+    view: View
+    device: torch.device
+    seed: int = 0
+    scale: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    trained_on: str | None = None  # name of a data set
+    table_row: str | None = None
+    steps: int = 0
+    images_seen: int = 0
+    max_unreadable: float = 0.05
+    run: Path | None = None
+    model: Model | None = None  # of a run
+    frozen: Frozen | None = None  # of all else
+
+    def source(self, data: str | None, labels: str | None, verb: str) -> Source:
+        """The source to measure on, and a labels file for it: those given, or a run's own.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.run is not None:
+            config = None if self.model is None else self.model.config
+            return open_data(self.run, data, labels, config, self.max_unreadable, needs_labels=True)
+        if data is None:
+            raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
+        return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
+
+    def mirrors(self, source: Source) -> bool:
+        """Whether classifiers are trained on mirrored images of a source too: where the run itself was, and the source,
+        if it is another than the run's, may be mirrored."""
+        return self.view.mirror and (source.mirrorable or source.name == self.trained_on)
+
+    def results_beside(self, out: Path) -> Path | None:
+        """The file for a run's result lines: in its folder, or, where that cannot be written to, beside `out`."""
+        if self.run is None or os.access(self.run, os.W_OK):
+            return None if self.run is None else self.run / "results.jsonl"
+        kept = out.parent / "results.jsonl"
+        warnings.warn(f"{self.run} cannot be written to: result lines are added to {kept}", stacklevel=3)
+        return kept
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Baselines first: raw pixels, for a run its encoder before the first step, then what is evaluated."""
+        return ("pixels", "trained") if self.model is None else ("pixels", "untrained", "trained")
+
+    def encoder(self, kind: str, pixels: np.ndarray) -> nn.Module:
+        """The encoder of a kind, in evaluation mode; training images, uint8 [N, C, R, R], fill its statistics."""
+        if self.frozen is not None:
+            if self.frozen.feature_mean is None:
+                self.frozen.fit(pixels)
+            return self.frozen
+        assert self.model is not None
+        if kind == "trained":
+            return self.model.encoder
+        encoder = build(self.model.config, self.device).encoder
+        fill_statistics(encoder, encoder.all_outputs, pixels, self.seed)
+        return encoder
+
+    def discriminator(self, kind: str, pixels: np.ndarray) -> nn.Module:
+        """Likewise the discriminator, for its features of images alone."""
+        assert self.model is not None
+        networks = self.model.networks if kind == "trained" else build(self.model.config, self.device)
+        D = DiscriminatorFeatures(networks.discriminator, self.model.config.generator.resolution)
+        D = copy.deepcopy(D) if kind == "trained" else D  # the run's own is left as it is
+        fill_statistics(D, D.features, pixels, self.seed, self.model.config.log.standing_batches)
+        return D
+
+
+def open_subject(
+    spec: str, resolution: int | None = None, channels: int | None = None, which: str = "newest"
+) -> Subject:
+    """The subject that `spec` names.
+
+    Args:
+        spec: see the module.
+        resolution, channels: of the images a frozen encoder takes; by default what it says of itself, or 224 and 3.
+        which: of a run, its "newest" checkpoint, the "best" by what was measured along the way, or that of a step.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    device = default_device()
+    kind, _, name = spec.partition(":")
+    if kind not in KINDS or Path(spec).exists():
+        if resolution or channels:
+            raise UserError("--resolution and --channels are for encoders made elsewhere; a run has its own")
+        return _of_run(Path(spec), which, device)
+    mean_std: Any = IMAGENET
+    try:
+        if kind == "timm":
+            import timm
+
+            adapted = {} if channels is None else {"in_chans": channels}
+            network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
+            expected = timm.data.resolve_model_data_config(network)
+            if resolution and resolution != expected["input_size"][-1] and hasattr(network, "set_input_size"):
+                network.set_input_size((resolution, resolution))  # its position embeddings are for one size
+            resolution, channels = resolution or expected["input_size"][-1], channels or expected["input_size"][0]
+            mean_std = (expected["mean"], expected["std"])
+        elif kind == "hub":
+            repo, _, entry = name.rpartition(":")
+            where = "local" if Path(repo).is_dir() else "github"
+            network = torch.hub.load(repo, entry, source=where, trust_repo=True)
+        else:
+            module, _, attribute = name.partition(":")
+            network = getattr(importlib.import_module(module), attribute)
+            resolution = resolution or getattr(network, "resolution", None)
+            channels = channels or getattr(network, "channels", None)
+            mean_std = (None, None)
+    except Exception as error:  # whatever a foreign module raises: the user named it
+        raise UserError(f"{spec} cannot be loaded: {_in_one_line(error)}") from error
+    channels = channels or 3
+    if mean_std[0] is not None and channels != len(mean_std[0]):
+        mean_std = (mean_std[0][:1] * channels, mean_std[1][:1] * channels)
+    frozen = Frozen(network, device, *mean_std).to(device).eval().requires_grad_(False)
+    return Subject(spec, View(resolution or 224, channels), device, frozen=frozen)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _of_run(run: Path, which: str, device: torch.device) -> Subject:
+    model = load(run, which, device)
+    config, exported = model.config, not (run / "checkpoints").is_dir()  # or a name on the Hub
+    experiment = EXPERIMENTS.get(config.experiment)
+    return Subject(
+        config.experiment,
+        View.of(config),
+        device,
+        seed=config.training.seed,
+        scale=config.scale,
+        settings=changed_settings(config),
+        trained_on=_data_of(run),
+        table_row=None if experiment is None else experiment.table_row,
+        steps=model.step,
+        images_seen=model.images_seen,
+        max_unreadable=config.data.max_unreadable,
+        run=None if exported else run,  # what was handed on stays as it is
+        model=model,
+    )
+
+
+def _data_of(run: Path) -> str | None:
+    """Name of the data a run, or what was exported of it, was trained on, where that is recorded."""
+    try:
+        about = read_json(run / EXPORTED, ABOUT)["data"] if (run / EXPORTED).exists() else read_card(run)
+        return about.get("name")
+    except (UserError, KeyError):  # no such file, or not what we write: nothing is known then
+        return None
+
+
+def result_lines(
+    subject: Subject,
+    source: Source,
+    split: str,
+    n: int,
+    figures: Mapping[str, Figure],
+    trained: bool,
+    start: float,
+    command: str,
+) -> list[ResultLine]:
+    """Figures by metric, which took since `start` (time.perf_counter), as result lines of a subject. Where that was
+    trained on other data, `protocol` says on which."""
+    elsewhere = {"trained_on": subject.trained_on} if subject.trained_on not in (None, source.name) else {}
+    labels: dict[str, Any] = {}
+    if source.labels is not None:
+        labels = {"sha256": source.labels.sha256[:12], "without": source.notes["without a label"]}
+    return [
+        ResultLine(
+            experiment=subject.experiment,
+            scale=subject.scale,
+            settings=subject.settings,
+            table_row=subject.table_row,
+            dataset=source.name,
+            split=split,
+            metric=metric,
+            value=round(figure.value, 4),
+            std=None if figure.std is None else round(figure.std, 4),
+            draws=None if figure.draws is None else [round(draw, 4) for draw in figure.draws],
+            protocol=(figure.protocol or {}) | elsewhere,
+            labels=labels,
+            n=n,
+            seed=subject.seed,
+            steps=subject.steps if trained else 0,
+            images_seen=subject.images_seen if trained else 0,
+            device=device_name(),
+            seconds=round(time.perf_counter() - start, 1),
+            commit=commit(),
+            command=command,
+        )
+        for metric, figure in sorted(figures.items())
+    ]

@@ -1,0 +1,1 @@
+"""Hand a model on: export, model card, ONNX, timm."""

@@ -1,0 +1,51 @@
+"""Batch norm statistics: standing statistics for evaluation, and passes that leave running statistics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["batch_norms", "batch_statistics", "standing_statistics"]
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, _BatchNorm)]
+
+
+@torch.no_grad()
+def standing_statistics(average: nn.Module, network: nn.Module, passes: Iterator[Callable[[], object]]) -> None:
+    """Fill the batch norm statistics of averaged weights (BigGAN's "standing statistics"); ends in eval mode.
+
+    Batch means and variances are averaged over all `passes`, each of which runs a batch through `average` in
+    training mode. Other buffers (spectral norm vectors) are taken over from `network`.
+    """
+    for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
+        ours.copy_(theirs)
+    norms = batch_norms(average)
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # torch: cumulative average
+    average.train()
+    for run in passes:
+        run()
+    average.eval()
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Within it, batch norms in training mode leave their running statistics alone."""
+    norms = batch_norms(network)
+    for m in norms:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.track_running_stats = True

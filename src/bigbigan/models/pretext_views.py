@@ -1,0 +1,150 @@
+"""What pretext tasks show of an image: views of whole batches, on the device, by numbers drawn beforehand.
+
+Images are float [N, C, R, R] in [-1, 1]; views are [N, P, C, S, S], P of each image. C is 3, or 1 of grey images.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bigbigan.data.crops import Boxes, resize_boxes
+
+__all__ = [
+    "BIN",
+    "crops",
+    "gamut_bins",
+    "grid_of_nine",
+    "lab_to_rgb",
+    "lightness",
+    "mirrored",
+    "overlapping_grid",
+    "rgb_to_lab",
+    "rotations",
+    "single_channel",
+    "standardized",
+    "without_colour",
+]
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def rotations(x: Tensor) -> Tensor:
+    """The image upright, and turned by 90, 180 and 270 degrees against the clock: P = 4, S = R."""
+    return torch.stack([x.rot90(turns, (2, 3)) for turns in range(4)], dim=1)
+
+
+# -- patches ------------------------------------------------------------------------------------------------------
+
+
+def grid_of_nine(x: Tensor, drawn: Tensor | None = None, gap: bool = True) -> Tensor:
+    """Patches of a 3×3 grid, row by row: P = 9, S = R / 4 (of 256 px: 64-px patches in cells of 85, as in
+    google/revisiting-self-supervised).
+
+    Each lies at a place of its own in its cell, by `drawn` in [0, 1) [N, 2, 9], in the middle without, and leaves the
+    cell's last row and column free: neighbours never touch. Without `gap` they touch, and lie where they lie.
+    """
+    side, size = x.shape[-1], x.shape[-1] // 4
+    cell = side // 3 if gap else size
+    start, slack = (side - 3 * cell) // 2, cell - size
+    if not gap or drawn is None:
+        places = [start + i * cell + slack // 2 for i in range(3)]
+        return torch.stack([x[:, :, t : t + size, l : l + size] for t in places for l in places], dim=1)  # noqa: E741
+    cells = torch.arange(9, device=x.device)
+    top, left = (start + cell * torch.stack([cells // 3, cells % 3]) + (slack * drawn).long()).unbind(1)
+    within = torch.arange(size, device=x.device)
+    n = torch.arange(len(x), device=x.device)[:, None, None, None]
+    rows, columns = (top[..., None] + within)[..., None], (left[..., None] + within)[:, :, None]
+    return x[n, :, rows, columns].movedim(-1, 2)
+
+
+def overlapping_grid(x: Tensor) -> Tensor:
+    """Patches of a 7×7 grid, row by row, each half over the next: P = 49, S = R / 4 (CPC)."""
+    size, step = x.shape[-1] // 4, x.shape[-1] // 8
+    return x.unfold(2, size, step).unfold(3, size, step).flatten(2, 3).movedim(2, 1)
+
+
+def crops(x: Tensor, boxes: Boxes, side: int) -> Tensor:
+    """The cut-outs of each image, of `boxes` with fields [N, P], resized (bicubic): S = `side`."""
+    count = boxes.top.shape[1]
+    pixels = (x.repeat_interleave(count, 0) + 1) * 127.5
+    cut = resize_boxes(pixels, Boxes(*(field.flatten() for field in boxes)), side)
+    return (cut / 127.5 - 1).unflatten(0, (len(x), count))
+
+
+# -- what views do not show -----------------------------------------------------------------------------------------
+
+
+def without_colour(x: Tensor, grey: Tensor) -> Tensor:
+    """[..., C, S, S] with the images marked in `grey`, bool [...], turned grey: fringes of colour tell where in a
+    photograph a patch was."""
+    weights = torch.tensor(LUMA, device=x.device).view(3, 1, 1)
+    luma = (x * weights).sum(-3, keepdim=True) if x.shape[-3] == 3 else x
+    return torch.where(grey[..., None, None, None], luma, x)
+
+
+def single_channel(x: Tensor, chosen: Tensor, single: Tensor) -> Tensor:
+    """[..., C, S, S] with one of the channels, by `chosen` in [0, 1), in place of all in the images marked in `single`,
+    bool; both [...]."""
+    index = (chosen * x.shape[-3]).long()[..., None, None, None]
+    one = x.gather(-3, index.expand(*x.shape[:-3], 1, *x.shape[-2:]))
+    return torch.where(single[..., None, None, None], one, x)
+
+
+def mirrored(x: Tensor, which: Tensor) -> Tensor:
+    """[..., C, S, S] with the images marked in `which`, bool [...], flipped left to right."""
+    return torch.where(which[..., None, None, None], x.flip(-1), x)
+
+
+def standardized(x: Tensor) -> Tensor:
+    """[..., C, S, S] with mean 0 and variance 1 over each image's numbers; of flat ones 0."""
+    centred = x - x.mean((-3, -2, -1), keepdim=True)
+    return centred / centred.square().mean((-3, -2, -1), keepdim=True).sqrt().clamp(min=0.02)
+
+
+# -- colour ---------------------------------------------------------------------------------------------------------
+
+TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))  # sRGB
+WHITE = (0.95047, 1.0, 1.08883)  # D65
+BIN = 10  # side of the cells that colours are counted in
+
+# Cells of the ab plane that some sRGB colour falls into: a / BIN, and the range of b / BIN (tests of pretext).
+GAMUT = {
+    -9: (8, 8), -8: (4, 8), -7: (2, 9), -6: (0, 9), -5: (-2, 9), -4: (-3, 9), -3: (-4, 9), -2: (-4, 9), -1: (-5, 9),
+    0: (-6, 9), 1: (-7, 8), 2: (-7, 8), 3: (-8, 8), 4: (-9, 8), 5: (-9, 7), 6: (-10, 7), 7: (-11, 7), 8: (-11, 7),
+    9: (-9, 0), 10: (-7, -5),
+}  # fmt: skip
+
+
+def gamut_bins() -> list[tuple[float, float]]:
+    """The middles (a, b) of all cells that sRGB reaches."""
+    return [(BIN * a, BIN * b) for a, (low, high) in GAMUT.items() for b in range(low, high + 1)]
+
+
+def rgb_to_lab(x: Tensor) -> Tensor:
+    """sRGB [N, 3, H, W] in [-1, 1] to CIE L*a*b*: L in [0, 100], a and b within ±110."""
+    rgb = (x + 1) / 2
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+    white = torch.tensor(WHITE, device=x.device).view(3, 1, 1)
+    xyz = torch.einsum("ij,njhw->nihw", torch.tensor(TO_XYZ, device=x.device), linear) / white
+    f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    fx, fy, fz = f.unbind(1)
+    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=1)
+
+
+def lab_to_rgb(lab: Tensor) -> Tensor:
+    """The way back; what is outside sRGB is clipped."""
+    light, a, b = lab.unbind(1)
+    fy = (light + 16) / 116
+    f = torch.stack([fy + a / 500, fy, fy - b / 200], dim=1)
+    xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
+    xyz = xyz * torch.tensor(WHITE, device=lab.device).view(3, 1, 1)
+    linear = torch.einsum("ij,njhw->nihw", torch.tensor(TO_XYZ, device=lab.device).inverse(), xyz).clamp(0, 1)
+    rgb = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb.clamp(0, 1) * 2 - 1
+
+
+def lightness(x: Tensor) -> Tensor:
+    """L of [..., 3, S, S] in all three channels, brought to [-1, 1]."""
+    light = rgb_to_lab(x.reshape(-1, *x.shape[-3:]))[:, :1] / 50 - 1
+    return light.expand(-1, 3, -1, -1).reshape(x.shape)

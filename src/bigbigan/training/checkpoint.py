@@ -1,0 +1,285 @@
+"""Checkpoints: folders of safetensors and JSON that are whole or not there.
+
+    checkpoints/step-00001000/weights.safetensors    the five networks
+                              optimizer.safetensors  Adam's moments
+                              state.json             step, configuration's seed, data fingerprint, versions
+                              manifest.json          size and SHA-256 of each file above
+    checkpoints/best.json                            which step is best, by which figure
+
+A checkpoint is written beside its place, forced to disk, and renamed; to remove one, it is renamed first. Nothing that
+is read can execute code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bigbigan.errors import RunError, UserError
+from bigbigan.io import TEMPORARY, open_regular, read_json, sync, write_json, writing_folder
+from bigbigan.training.state import TrainingState
+from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
+
+__all__ = [
+    "Checkpoint",
+    "best_record",
+    "checkpoints",
+    "chosen_checkpoint",
+    "load_state",
+    "newest_checkpoint",
+    "read_checkpoint",
+    "remove_old",
+    "save_best",
+    "save_checkpoint",
+]
+
+FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+SCHEMA = 1
+REMOVING = ".removing-"
+TRIES = 20  # of reading a run whose checkpoints are removed while they are read
+
+# What is read from a checkpoint, see `bigbigan.io.checked`.
+MANIFEST = {"schema": int, "files": {name: {"bytes": int, "sha256": str} for name in FILES}}
+STATE = {"step": int, "images_seen": int}
+BEST = {"step": int, "metric": str, "value": float}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    step: int
+
+    def problem(self) -> str | None:
+        """Why this checkpoint cannot be trusted, or None."""
+        try:
+            manifest = read_json(self.path / "manifest.json", {"schema": int})
+            if manifest["schema"] != SCHEMA:
+                return f"schema {manifest['schema']}, this version reads {SCHEMA}"
+            manifest = read_json(self.path / "manifest.json", MANIFEST)
+            for name in FILES:
+                path, entry = self.path / name, manifest["files"][name]
+                if path.is_symlink() or path.stat().st_size != entry["bytes"]:
+                    return f"{name} has not the size it was written with"
+                if _sha256(path) != entry["sha256"]:
+                    return f"{name} has changed since it was written"
+            if self.info()["step"] != self.step:
+                return f"its state is of step {self.info()['step']}"
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+        except (UserError, ValueError) as error:
+            return str(error)
+        return None
+
+    def info(self) -> dict[str, Any]:
+        """The content of state.json."""
+        return read_json(self.path / "state.json", STATE)
+
+    def tensors(self, name: str, prefix: str = "") -> dict[str, Tensor]:
+        """The tensors of one of the two safetensors files whose names start with `prefix`."""
+        return read_tensors(self.path / name, prefix)[0]
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """All checkpoints of a run, oldest first, not yet checked."""
+    found = [
+        Checkpoint(path, int(path.name.removeprefix("step-")))
+        for path in (run / "checkpoints").glob("step-*")
+        if re.fullmatch(r"step-[0-9]{1,18}", path.name) and path.is_dir()
+    ]
+    return sorted(found, key=lambda c: c.step)
+
+
+def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
+    """The newest sound checkpoint, or None where there is none at all. A damaged one is passed over with a
+    warning, and with `set_aside` renamed, so that training can go on from the one before.
+
+    Raises:
+        UserError: there are checkpoints but none is sound.
+    """
+    problems: list[tuple[Checkpoint, str]] = []
+    for checkpoint in reversed(checkpoints(run)):
+        problem = checkpoint.problem()
+        if problem is not None and not checkpoint.path.exists():  # removed just now by the process that trains
+            continue
+        if problem is None:
+            for damaged, reason in problems:
+                warnings.warn(f"damaged checkpoint passed over: {damaged.path}: {reason}", stacklevel=2)
+                if set_aside:
+                    shutil.rmtree(damaged.path.with_name(f"damaged-{damaged.path.name}"), ignore_errors=True)
+                    damaged.path.rename(damaged.path.with_name(f"damaged-{damaged.path.name}"))
+            return checkpoint
+        problems.append((checkpoint, problem))
+    if problems:
+        raise UserError(
+            f"no checkpoint in {run / 'checkpoints'} is sound ({problems[0][0].path.name}: {problems[0][1]}); "
+            "restore one from a copy, or train into another --out"
+        )
+    return None
+
+
+def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]) -> T | None:
+    """Return `read` of the checkpoint that `which` names (see `chosen_checkpoint`), or None where there is none at all.
+    Training removes none that is being read. Where file locks do not work and it does, another one is chosen.
+
+    Raises:
+        UserError: see `chosen_checkpoint`; or checkpoints are removed faster than they can be read.
+    """
+    for _ in range(TRIES):
+        before = [c.step for c in checkpoints(run)]
+        chosen = None
+        try:
+            with _held(run):
+                chosen = chosen_checkpoint(run, which)
+                if chosen is not None:
+                    return read(chosen)
+        except (OSError, UserError):
+            if chosen is not None and chosen.path.exists():
+                raise
+            if chosen is None and before == [c.step for c in checkpoints(run)]:
+                raise
+        if not before and not checkpoints(run):
+            return None
+    raise UserError(f"{run}: training removes checkpoints faster than they can be read; raise log.keep_checkpoints")
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """Within it, `remove_old` leaves the checkpoints alone that are there now."""
+    with ExitStack() as held:
+        for checkpoint in checkpoints(run):
+            with suppress(OSError):  # removed just now, or no locks here
+                descriptor = os.open(checkpoint.path, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
+    """The checkpoint that `which` names: "newest"; "best", by the figure in best.json, or newest where there is none;
+    or the number of a step that is kept. None where there is no checkpoint at all.
+
+    Raises:
+        UserError: no such step, a damaged one, or no name of a checkpoint.
+    """
+    which = str(which)
+    if which == "newest" or (which == "best" and best_record(run) is None):
+        return newest_checkpoint(run)
+    record = best_record(run)
+    step = str(record["step"]) if which == "best" and record else which
+    kept = {str(c.step): c for c in checkpoints(run)}
+    if step not in kept:
+        known = ", ".join(kept) or "none"
+        raise UserError(f"--checkpoint {which}: {run} keeps steps {known}; expected one of these, newest or best")
+    if (problem := kept[step].problem()) is not None:
+        raise UserError(f"{kept[step].path} is damaged: {problem}; choose another --checkpoint")
+    return kept[step]
+
+
+def best_record(run: Path) -> dict[str, Any] | None:
+    """The content of best.json: step, metric, value. None where it is missing or damaged."""
+    try:
+        return read_json(run / "checkpoints" / "best.json", BEST)
+    except UserError:
+        return None
+
+
+def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep: int) -> Checkpoint:
+    """Write the state as a checkpoint of its step, then remove old ones but the newest `keep` and the best.
+
+    Raises:
+        RunError: a tensor is not finite, or the disk does not take it; what was there before is untouched.
+    """
+    folder = run / "checkpoints"
+    final = folder / f"step-{state.step:08d}"
+    if final.exists():  # the state is a function of the step
+        return Checkpoint(final, state.step)
+    weights, moments = state.weights(), state.moments()
+    for name, tensor in (weights | moments).items():
+        if not torch.isfinite(tensor).all():
+            raise RunError(f"not saved: {name} is not finite at step {state.step}")
+    try:
+        with writing_folder(final) as aside:
+            for name, tensors in (("weights.safetensors", weights), ("optimizer.safetensors", moments)):
+                save_tensors(aside / name, tensors)
+            info = {"schema": SCHEMA, "step": state.step, "images_seen": state.images_seen} | info
+            write_json(aside / "state.json", info)
+            files = {n: {"bytes": (aside / n).stat().st_size, "sha256": _sha256(aside / n)} for n in FILES}
+            write_json(aside / "manifest.json", {"schema": SCHEMA, "files": files})
+    except (RunError, UserError) as error:
+        raise RunError(f"checkpoint of step {state.step} not saved to {folder}: {error}") from error
+    remove_old(run, keep)
+    return Checkpoint(final, state.step)
+
+
+def remove_old(run: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` and the best, and what was left half-written or half-removed.
+
+    A checkpoint is renamed first, so that it is whole or not there for whoever reads the run meanwhile.
+    """
+    folder, best = run / "checkpoints", best_record(run)
+    for left in [*folder.glob(f"{REMOVING}*"), *folder.glob(f"{TEMPORARY}*")]:
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for old in checkpoints(run)[:-keep]:
+        if best is None or old.step != best["step"]:
+            try:
+                _remove(old.path)
+            except OSError as error:  # nothing is lost; the next call tries again
+                warnings.warn(f"{old.path} cannot be removed: {error.strerror}", stacklevel=2)
+
+
+def _remove(path: Path) -> None:
+    descriptor, aside = os.open(path, os.O_RDONLY), path.with_name(f"{REMOVING}{path.name}")
+    try:
+        with suppress(OSError):  # no locks here
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # it is being read; the next call removes it
+                return
+        os.rename(path, aside)
+        sync(path.parent)
+        shutil.rmtree(aside)
+    finally:
+        os.close(descriptor)
+
+
+def save_best(run: Path, step: int, metric: str, value: float) -> None:
+    """Name the checkpoint of `step` the best; it is kept from then on."""
+    write_json(run / "checkpoints" / "best.json", {"step": step, "metric": metric, "value": value})
+
+
+def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint into `state`.
+
+    Raises:
+        UserError: its tensors are not those of this configuration's networks.
+    """
+    stored, moments = checkpoint.tensors("weights.safetensors"), checkpoint.tensors("optimizer.safetensors")
+    ours = state.weights()
+    what = f"{checkpoint.path} does not fit these networks; train into another --out"
+    check_tensors(stored, ours, what)
+    check_tensors(moments, state.empty_moments("meta"), what)
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            tensor.copy_(stored[name])
+    state.load_moments(moments)
+    state.step = checkpoint.step
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

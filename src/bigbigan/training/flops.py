@@ -1,0 +1,95 @@
+"""What a training step costs, found without doing it: parameters, FLOPs, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from bigbigan.config import Config
+from bigbigan.methods import make_system
+from bigbigan.methods.base import Move
+from bigbigan.models import construct
+
+__all__ = ["count_flops", "step_cost"]
+
+
+def step_cost(config: Config) -> dict[str, Any]:
+    """Parameters of each network, FLOPs and estimated peak memory of a step at the config's batch size.
+
+    The losses and their gradients are followed through tensors without content, for a batch of two, and scaled.
+    FLOPs are 2 a multiply-add, of matrix products and convolutions. Memory is that of weights, gradients, Adam's
+    moments and averages, plus what autograd keeps for the costliest of the backward passes; a framework's own
+    overhead comes on top.
+    """
+    small = 2
+    held: dict[int, int] = {}
+    weights: set[int] = set()  # kept anyway, and views of them cost nothing
+    peak = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            held[storage._cdata] = storage.nbytes()
+        return tensor
+
+    def use(tensor: Tensor) -> Tensor:
+        nonlocal peak
+        peak = max(peak, sum(held.values()))
+        held.clear()  # a backward pass has begun; the next forward counts afresh
+        return tensor
+
+    with FakeTensorMode():
+        networks = construct(config)
+        weights |= {p.untyped_storage()._cdata for n in filter(None, networks) for p in n.parameters()}
+        system, noise = make_system(config, networks), torch.Generator()
+        r, c = config.encoder.resolution, config.data.channels
+        x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
+        labels = {"y": torch.zeros(small, dtype=torch.long)} if config.data.classes > 1 else {}
+        flops: dict[Move, int] = {}  # of each kind of move
+        for move in dict.fromkeys(system.moves):
+            with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
+                for outcome in move(x, system.draw(small, noise), **labels):
+                    system.backward(outcome.losses)
+            flops[move] = counter.total
+    parameters = {name: _count(network) for name, network in networks.present().items()}
+    if networks.D is not None:
+        parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
+    averaged = sum(parameters.get(name, 0) for name in "GE")
+    fixed = 4 * (4 * sum(parameters.get(name, 0) for name in "GED") + averaged)
+    scale = config.training.batch_size / small
+    chunk = scale / config.training.accumulate
+    return {
+        "parameters": parameters,
+        "flops_per_step": int(sum(flops[move] for move in system.moves) * scale),
+        "memory_bytes": int(fixed + peak * chunk),
+    }
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """FLOPs of matrix products and convolutions while `work` runs, 2 a multiply-add."""
+    with _Flops() as counter:
+        work()
+    return counter.total
+
+
+class _Flops(TorchDispatchMode):
+    """Adds up the FLOPs of all that is computed within it. torch's own counter also tracks modules, which fails where a
+    backward pass runs modules again, as reversible stages do."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

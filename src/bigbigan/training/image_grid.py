@@ -1,0 +1,50 @@
+"""Grids of images, as files a person looks at."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bigbigan.image import to_uint8
+from bigbigan.io import writing
+
+__all__ = ["grid", "pairs_grid", "save_image"]
+
+
+def grid(images: Tensor, columns: int | None = None, gap: int = 2, least_side: int = 32) -> Image.Image:
+    """[N, C, R, R] float in [-1, 1] as one picture, row by row, white between the tiles.
+
+    Small images are enlarged by a whole factor to at least `least_side` pixels.
+    """
+    count, _, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = max(1, math.ceil(least_side / height))
+    tiles = to_uint8(images.detach().cpu()).expand(-1, 3, -1, -1)
+    tiles = tiles.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    h, w = height * scale, width * scale
+    canvas = torch.full((3, rows * (h + gap) - gap, columns * (w + gap) - gap), 255, dtype=torch.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        canvas[:, y : y + h, x : x + w] = tile
+    return Image.fromarray(canvas.permute(1, 2, 0).numpy())
+
+
+def pairs_grid(above: Tensor, below: Tensor, columns: int = 16) -> Image.Image:
+    """Rows of `above`, each with the matching row of `below` under it: x over G(E(x))."""
+    columns = min(columns, len(above))
+    missing = -len(above) % columns
+    white = torch.ones(missing, *above.shape[1:])
+    above, below = torch.cat([above.cpu(), white]), torch.cat([below.cpu(), white])
+    rows = [t for pair in zip(above.split(columns), below.split(columns), strict=True) for t in pair]
+    return grid(torch.cat(rows), columns)
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a picture so that it is whole or not there."""
+    with writing(path, durable=False) as aside:
+        image.save(aside, format="PNG")

@@ -1,0 +1,79 @@
+"""How the forward passes of training compute: in float32 or bfloat16, eagerly or compiled.
+
+Weights, optimisers, losses, batch norm's statistics and spectral norm stay float32 in any case, and so do the averaged
+networks, which are what is evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigbigan.config import Config
+from bigbigan.errors import UserError
+from bigbigan.training import distributed
+
+__all__ = ["check_devices", "prepare"]
+
+
+def check_devices(config: Config, device: torch.device) -> None:
+    """Make ready what is here for training.
+
+    Raises:
+        UserError: a batch cannot be cut as asked, or the device or a compiler is not up to it.
+    """
+    t, ranks = config.training, distributed.ranks()
+    if config.system == "pretext" and ranks > 1:  # tasks compare images with others of the batch, and count colours
+        raise UserError("system=pretext trains in one process; start it without torchrun, training.accumulate may help")
+    if t.batch_size % (t.accumulate * ranks):
+        raise UserError(
+            f"training.batch_size={t.batch_size} cannot be cut for {ranks} processes of torchrun and "
+            f"training.accumulate={t.accumulate}; expected a multiple of {t.accumulate * ranks}"
+        )
+    if t.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("training.precision=bf16: this GPU cannot compute in bfloat16; expected float32")
+    if t.compile and device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError("training.compile=true needs a C++ compiler, g++ or what CXX names; install one, or set false")
+    if t.compile:
+        torch.compiler.reset()  # what an earlier run in this process compiled counts towards a limit
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as torch's convolutions compute anyway
+
+
+def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.device) -> None:
+    """Make calls of `network` compute so (`training.precision`, `training.compile`). What they give is float32."""
+    forward = network.forward
+    if compiled:
+        # A graph for each shape and mode (with gradient, without, ...), of which there are few. On a GPU kernels are
+        # launched as CUDA graphs, which is what small networks gain most by.
+        mode = "reduce-overhead" if device.type == "cuda" else None
+        forward = torch.compile(forward, dynamic=False, mode=mode)
+    if precision == "bf16":
+        forward = _in_bf16(forward, device.type)
+    if forward is not network.forward:
+        network.forward = forward
+
+
+def _in_bf16(forward: Callable[..., Any], device: str) -> Callable[..., Any]:
+    def wrapped(*arguments: Any) -> Any:
+        # One context a call: what autocast keeps of weights must not outlive a pass without gradient.
+        with torch.autocast(device, torch.bfloat16):
+            out = forward(*arguments)
+        return _float(out)
+
+    return wrapped
+
+
+def _float(out: Any) -> Any:
+    """A tensor, a dictionary or a dataclass of tensors, as float32."""
+    if isinstance(out, Tensor):
+        return out.float()
+    if isinstance(out, dict):
+        return {name: _float(value) for name, value in out.items()}
+    return dataclasses.replace(out, **{f.name: _float(getattr(out, f.name)) for f in dataclasses.fields(out)})

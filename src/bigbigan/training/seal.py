@@ -1,0 +1,73 @@
+"""A seal on what a run names: whether its data.json was written here, by this user.
+
+A run folder may come from anybody, and its data.json names places: folders, files, addresses. `train` seals these names
+with a key that stays in this user's home. Names without the seal are opened only if the user gives them on the command
+line (`bigbigan.training.run_folder.source_and_labels`).
+
+The key is made when it is first needed: 32 random bytes in $XDG_STATE_HOME/bigbigan/key, by default
+~/.local/state/bigbigan/key, readable by this user alone. Whoever can read it can write runs that count as this user's
+own. Without it nothing is lost but that own runs ask for --data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bigbigan.io import regular_bytes
+
+__all__ = ["is_sealed", "key_file", "seal"]
+
+LENGTH = 32  # bytes of the key
+
+
+def key_file() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "bigbigan" / "key"
+
+
+def seal(card: Mapping[str, Any]) -> str:
+    """The seal of the names in a data card, hexadecimal; "" where no key can be kept here."""
+    key = _key(make=True)
+    return "" if key is None else hmac.new(key, _names(card), hashlib.sha256).hexdigest()
+
+
+def is_sealed(card: Mapping[str, Any]) -> bool:
+    """Whether a data card, which may be anybody's, has the seal of this user on the names in it."""
+    key, found = _key(make=False), card.get("seal")
+    if key is None or not isinstance(found, str):
+        return False
+    return hmac.compare_digest(found.encode(), hmac.new(key, _names(card), hashlib.sha256).hexdigest().encode())
+
+
+def _names(card: Mapping[str, Any]) -> bytes:
+    """What a card names, in one form."""
+    labels = card.get("labels")
+    labels = labels if isinstance(labels, Mapping) else {}
+    return json.dumps([[part.get("spec"), part.get("path"), part.get("from_run")] for part in (card, labels)]).encode()
+
+
+def _key(make: bool) -> bytes | None:
+    """This user's key; None where there is none and none is made."""
+    path = key_file()
+    try:
+        if make and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".key-{secrets.token_hex(8)}")
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(LENGTH))
+            try:
+                os.link(aside, path)  # fails where another process was first
+            except FileExistsError:
+                pass
+            finally:
+                aside.unlink()
+        key = regular_bytes(path, LENGTH)
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home
+        return None
+    return key if len(key) == LENGTH else None

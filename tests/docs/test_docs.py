@@ -1,0 +1,362 @@
+"""What the pages say is so: tables are those of the result lines, links lead somewhere, commands parse, and what a
+reader is told to type runs."""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import itertools
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import MagicMock
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from bigbigan.apps.train import train
+from bigbigan.cli import _parser, main
+from bigbigan.config import override
+from bigbigan.evaluation.metric_names import parse_metrics
+from bigbigan.evaluation.published_tables import fill
+from bigbigan.experiments import find
+from tiny import tiny_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [p.relative_to(ROOT).as_posix() for p in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])]
+NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
+COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python tools/\w+\.py) [^`]*)`")  # in a line of prose
+OPTIONAL = {"datasets", "onnx", "onnxruntime", "tensorflow", "timm", "torchvision"}
+OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "source", "tensorboard"}  # programs that are not ours
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    line: int  # of its first line in the page
+    not_run: str  # the reason given
+
+
+def blocks(page: str, language: str) -> list[Block]:
+    """The fenced blocks of a page in a language."""
+    found, before, lines = [], "", (ROOT / page).read_text().splitlines()
+    number = 0
+    while number < len(lines):
+        if fence := re.match(r" *(`{3,})\s*(\S*)", lines[number]):
+            end = next(n for n in range(number + 1, len(lines)) if lines[n].lstrip().startswith(fence[1]))
+            reason = NOT_RUN.fullmatch(before)
+            code = textwrap.dedent("\n".join(lines[number + 1 : end]))
+            found.append(Block(fence[2], code, number + 2, reason[1] if reason else ""))
+            number = end
+        before = lines[number].strip() or before
+        number += 1
+    return [b for b in found if b.language == language]
+
+
+def prose(page: str) -> str:
+    return re.sub(r"^ *(`{3,}).*?^ *\1", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str, text: str | None = None) -> list[str]:
+    """What stands behind "$ " in console blocks, a line that ends in a backslash together with the next."""
+    codes = [b.code for b in blocks(page, "console")] if text is None else [text]
+    return [
+        line.removeprefix("$ ")
+        for code in codes
+        for line in code.replace("\\\n", " ").splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+def test_tables_are_rendered_from_the_result_lines():
+    check = [sys.executable, str(ROOT / "tools" / "render_tables.py"), "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}; run python tools/render_tables.py"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that headings have as targets of links, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#{1,6} (.+?)\s*$", prose(page.relative_to(ROOT).as_posix()), flags=re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        found.add(next(s for s in (slug, *(f"{slug}-{n}" for n in range(1, 99))) if s not in found))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    targets = re.findall(r"\]\(<?([^)\s>]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)|<(\w+:[^>\s]+)>", text, flags=re.MULTILINE)
+    for target in map("".join, targets):
+        url = urlsplit(target)
+        if url.scheme:
+            assert re.fullmatch(r"https:[\w-]+(\.[\w-]+)+", f"{url.scheme}:{url.netloc}"), f"{page}: {target}"
+            continue
+        file = ((ROOT / page).parent / unquote(url.path)).resolve() if url.path else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        assert file.is_relative_to(ROOT), f"{page} links out of the repository: {target}"
+        if url.fragment:
+            assert url.fragment in anchors(file), f"{page}: {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_on_the_pages_parse(page, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    for line in commands(page):
+        assert _mistake(line) is None, f"{page}: $ {line}\n{_mistake(line)}"
+    # A line of prose may leave out what is obvious there.
+    for line in COMMAND.findall(prose(page)):
+        mistake = _mistake(line) if "..." not in line else None
+        assert mistake is None or "arguments are required" in mistake, f"{page}: {line}\n{mistake}"
+
+
+def _mistake(line: str) -> str | None:
+    """What is wrong with a command, by the parsers themselves; None if nothing is."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|&;"):
+            parts.append([])
+        elif parts[-1] or not re.match(r"[A-Z_]+=", word):
+            parts[-1].append(word)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            for words in parts:
+                _parse(words)
+        except SystemExit as end:
+            return f"exit {end.code}: {said.getvalue()}" if end.code else None
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _parse(words: list[str]) -> None:
+    program, *arguments = words
+    if program == "bigbigan":
+        _parse_verb(arguments)
+    elif program in ("python", "python3") and arguments[0].startswith("tools/"):
+        _parse_tool(arguments[0], arguments[1:])
+    elif program == "python":
+        assert arguments[:1] in (["-m"], ["-c"]) or (ROOT / arguments[0]).exists(), f"there is no {arguments[0]}"
+    elif program == "make":
+        dry = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert dry.returncode == 0, dry.stderr
+    elif program == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        options = get_args_parser().parse_args(arguments)
+        if options.module:
+            assert options.training_script == "bigbigan", options.training_script
+            _parse_verb(options.training_script_args)
+        elif Path(options.training_script).name == "bigbigan":
+            _parse_verb(options.training_script_args)
+        else:
+            _parse_tool(options.training_script, options.training_script_args)
+    elif program == "pip":
+        _parse_pip(arguments)
+    else:
+        assert program in OTHERS, f"{program} is not a program these pages may ask for: {sorted(OTHERS)}"
+
+
+def _parse_verb(arguments: list[str]) -> None:
+    if len(arguments) - arguments[:1].count("data") <= 1 and arguments != ["list"]:
+        arguments = [*arguments, "--help"]  # a verb that is spoken of
+    options = vars(_parser().parse_args(arguments))
+    if "experiment" in options and not options["experiment"].isupper():
+        override(find(options["experiment"]).config(options["scale"]), options["set"])
+    if options.get("metrics"):
+        parse_metrics(options["metrics"].split(","))
+    if arguments[0] == "table":
+        fill(options["name"], [], options["scale"], options["dataset"])
+
+
+class _ParsedError(Exception):
+    """The arguments were understood; nothing more is to be done with them."""
+
+
+def _parse_tool(tool: str, arguments: list[str]) -> None:
+    if "ArgumentParser" not in (ROOT / tool).read_text():
+        assert arguments in ([], ["--check"]), f"{tool} takes no arguments"
+        return
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser, *given: object) -> None:
+        parse_args(self, arguments)
+        raise _ParsedError
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(_ParsedError):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        while True:  # what a tool compares with need not be installed to read its arguments
+            try:
+                runpy.run_path(str(ROOT / tool), run_name="__main__")
+            except ModuleNotFoundError as missing:
+                if missing.name is None or missing.name.partition(".")[0] not in OPTIONAL:
+                    raise
+                patch.setitem(sys.modules, missing.name, MagicMock())
+
+
+def _parse_pip(arguments: list[str]) -> None:
+    extras = re.findall(r"\.\[([\w,-]+)\]|bigbigan\[([\w,-]+)\]", " ".join(arguments))
+    project = (ROOT / "pyproject.toml").read_text()
+    for extra in ",".join(map("".join, extras)).split(","):
+        assert not extra or re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), f"there is no extra {extra}"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("bigbigan train small/mnits --out x", "small/mnist"),
+        ("bigbigan train small/mnist --out x --set training.step=5", "training.steps"),
+        ("bigbigan evaluate x --metric y --nothing", "--nothing"),
+        ("bigbigan evaluate x --metrics top1_linaer_pixels", "top1_linaer_pixels"),
+        ("bigbigan table 9", "9"),
+        ("bigbigan tabel", "tabel"),
+        ("python tools/truncation.py runs/x --network y --smaples 9", "--smaples"),
+        ("python tools/ablations.py --fast", "--fast"),
+        ("make tset", "tset"),
+        ("torchrun --nproc-per-node 2 -m bigbigan train small/mnits --out x", "small/mnist"),
+        ("pip install -e '.[onxn]'", "onxn"),
+        ("conda install bigbigan", "conda"),
+    ],
+)
+def test_a_command_that_is_wrong_is_found(line, says):
+    assert says in (_mistake(line) or "")
+
+
+# What a reader is told to type
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of small images in three classes, 40 of each: class k has a bright row. photos.csv beside it."""
+    folder, rng = tmp_path_factory.mktemp("docs") / "photos", np.random.default_rng(0)
+    rows = ["file,label,group,split"]
+    for k, name in enumerate(("apples", "pears", "plums")):
+        (folder / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 60, (16, 16, 3))
+            pixels[4 * k] += 180
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i:02d}.png")
+            rows.append(f"{name}/{i:02d}.png,{name if i else ''},G{i // 2},{'test' if i >= 32 else 'train'}")
+    folder.with_suffix(".csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(photos):
+    train(tiny_config("training.steps=2"), str(photos), photos.parent / "run", progress=False)
+    return photos.parent / "run"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_on_the_pages_runs(page, run, photos, tmp_path, monkeypatch):
+    """In order, in one namespace with `images`, `paths` and `labels`; the runs named and photos.csv lie ready."""
+    monkeypatch.chdir(tmp_path)
+    code = [block for block in blocks(page, "python") if not block.not_run]
+    (tmp_path / "runs").mkdir()
+    for name in set(re.findall(r"\bruns/([\w-]+)", "".join(b.code for b in code))):
+        (tmp_path / "runs" / name).symlink_to(run)
+    for beside in (photos, photos.with_suffix(".csv")):
+        (tmp_path / beside.name).symlink_to(beside)
+    paths = sorted(photos.glob("*/*.png"))
+    pixels = np.stack([np.asarray(Image.open(path).convert("L").resize((8, 8))) for path in paths[::10]])
+    names = {"images": torch.from_numpy(pixels)[:, None], "paths": paths, "labels": [p.parent.name for p in paths]}
+    for block in code:
+        exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
+
+
+def test_few_blocks_are_not_run_and_each_says_why():
+    left_out = [(page, b.line, b.not_run) for page in PAGES for b in blocks(page, "python") if b.not_run]
+    assert len(left_out) <= 3, left_out
+
+
+SMALLER = [
+    "generator.channels=[8,8,8,8,8]", "generator.shared_dim=4", "latent.dim=10",
+    "discriminator.channels=[8,8,8,8]", "discriminator.mlp_width=16", "discriminator.mlp_layers=2",
+    "encoder.widths=[8,8,8,8]", "encoder.head_width=16", "encoder.head_layers=2",
+    "training.batch_size=8", "log.standing_batches=2", "log.probe_every=0",
+]  # fmt: skip
+
+
+class Extra(NamedTuple):
+    name: str
+    module: str
+
+
+EXTRAS = {"--onnx": Extra("onnx", "onnxruntime"), "serve": Extra("serve", "gradio")}  # what needs more installed
+
+
+def _smaller(words: list[str]) -> list[str]:
+    """The same command with tiny networks, two steps and few measurements."""
+    if words[0] == "train":
+        return [*words, "--steps", "2", "--set", *SMALLER]
+    if words[0] == "evaluate" and "--metrics" not in words:
+        return [*words, "--metrics", "knn5_l2_*,reconstruction_ratio"]
+    if words[0] == "classify" and "--draws" not in words:
+        return [*words, "--draws", "2"]
+    return ["2" if before == "--refine" else word for before, word in zip(["", *words], words, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("page", "section"), [("README.md", "Your own images"), *[(p, "") for p in PAGES if p.endswith("own_images.md")]]
+)
+def test_commands_for_own_images_run(page, section, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for beside in (photos, photos.with_suffix(".csv")):
+        (tmp_path / beside.name).symlink_to(beside)
+    text = (ROOT / page).read_text()
+    if section:
+        text = re.search(rf"^## {section}\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    lines = [line for line in commands(page, text) if line.startswith("bigbigan ")]
+    assert len(lines) >= 5
+    for line in lines:
+        words = _smaller(shlex.split(line, comments=True)[1:])
+        extra = next((extra for word, extra in EXTRAS.items() if word in words), None)
+        if extra and importlib.util.find_spec(extra.module):
+            continue  # tests/external runs these
+        code = main(words)
+        said = capsys.readouterr()
+        if extra:
+            assert code == 2
+            assert f"[{extra.name}]" in said.err
+            continue
+        assert code == 0, f"{page}: $ {line}\n{said.err}"
+        for before, word in itertools.pairwise(words):
+            assert before != "--out" or Path(word).exists(), f"{page}: $ {line}\nmade no {word}"
+
+
+def test_result_lines_are_complete_and_commands_name_no_place_of_a_machine():
+    files = list((ROOT / "results").glob("*.jsonl"))
+    assert files
+    for file in files:
+        for text in file.read_text().splitlines():
+            line = json.loads(text)
+            assert {"experiment", "metric", "value", "n", "seed", "steps", "commit", "command"} <= set(line)
+            assert not re.search(r"(^| )/", line["command"]), f"{file.name}: {line['command']}"
+
+
+def test_jobs_of_slurm_and_kubernetes_start_commands_that_parse():
+    page = "docs/many_machines.md"
+    (slurm,), (manifests,) = blocks(page, "bash"), blocks(page, "yaml")
+    (line,) = re.findall(r"torchrun [^|]*", slurm.code.replace("\\\n", " "))
+    job, service = yaml.safe_load_all(manifests.code)
+    pod = job["spec"]["template"]["spec"]
+    for words in (shlex.split(line), pod["containers"][0]["command"]):
+        _parse(words)
+    port = service["spec"]["ports"][0]["port"]
+    there = f"{job['metadata']['name']}-0.{pod['subdomain']}:{port}"
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert f"--rdzv-endpoint={there}" in words

@@ -1,0 +1,195 @@
+"""`export --onnx`: in ONNX Runtime the files compute what the networks do in torch, for any batch size."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bigbigan
+import bigbigan.integrations.onnx as ours
+from bigbigan import load
+from bigbigan.apps.train import train
+from bigbigan.cli import main
+from bigbigan.config import override
+from bigbigan.data import load_pixels, open_source
+from bigbigan.experiments import find
+from bigbigan.integrations.onnx import encoder_outputs, write_onnx
+from tiny import tiny_config, write_npz
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: make test-interop")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: make test-interop")
+
+# At rates that move in few steps what begins at zero: biases, and the weight of attention.
+FEW = ["training.steps=3", "training.batch_size=16", "log.standing_batches=2", "optimizer.lr_g=0.02"]
+KINDS = {
+    "basic": tiny_config(*FEW),
+    "bottleneck, deterministic": tiny_config(*FEW, "encoder.block=bottleneck", "encoder.stochastic=false"),
+    "reversible, high-res E": tiny_config(*FEW, "encoder.block=reversible", "encoder.resolution=16"),
+    "imagenet stem": tiny_config(*FEW, "encoder.stem=imagenet", "encoder.resolution=16"),
+    "uniform prior": tiny_config(*FEW, "latent.prior=uniform", "encoder.stochastic=false"),
+    "attention": tiny_config(*FEW, "generator.attention=[8]"),
+    "z to the seed alone": tiny_config(*FEW, "generator.skip_z=false"),
+    "gan": tiny_config(*FEW, "loss.s_z=false", "loss.s_xz=false"),
+    "conditional": tiny_config(*FEW, "loss.s_z=false", "loss.s_xz=false", "data.labels=classes"),
+    "conditional, z to the seed alone": tiny_config(
+        *FEW, "loss.s_z=false", "loss.s_xz=false", "data.labels=classes", "generator.skip_z=false"
+    ),
+    "bigan": override(find("bigan/mnist").config(0), [
+        *FEW, "generator.channels=[16,16]", "generator.side=8", "discriminator.channels=[16,16]",
+        "encoder.widths=[16,16]", "encoder.resolution=8",
+    ]),
+    "convolutional bigan": override(find("bigan/imagenet").config(0), [
+        *FEW, "generator.channels=[8,8,8]", "discriminator.channels=[8,8]", "encoder.widths=[8,8,8,8,8]",
+        "encoder.resolution=32",
+    ]),
+}  # fmt: skip
+
+
+def trained(config, folder: Path) -> Path:
+    data = write_npz(folder / "rows.npz", channels=config.data.channels)
+    train(config, str(data), folder / "run", progress=False)
+    return folder / "run"
+
+
+def run_onnx(path: Path, **given: torch.Tensor) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {k: v.numpy() for k, v in given.items()}), strict=True))
+
+
+def agree(theirs: np.ndarray, ours: torch.Tensor) -> None:
+    assert theirs.dtype == np.float32
+    assert theirs.shape == ours.shape
+    assert np.abs(theirs - ours.numpy()).max() <= 1e-4 * ours.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx_runtime_gives_what_torch_gives(kind, tmp_path):
+    run, out = trained(KINDS[kind], tmp_path), tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out), "--onnx"]) == 0
+    model = load(run)
+    card = (out / "README.md").read_text()
+    assert "`generator.onnx`" in card
+    assert ("`y` int64 [N], 0 to 2" in card) == (model.config.data.classes == 3)
+    assert ("`encoder.onnx`" in card) == (out / "encoder.onnx").exists() == (model.networks.E is not None)
+    rows = torch.from_numpy(np.load(tmp_path / "rows.npz")["test_images"][:5])
+    pixels = rows[:, None] if rows.ndim == 3 else rows.permute(0, 3, 1, 2)
+    for n in (1, 5):
+        z = model.sample_prior(n, seed=n)
+        if model.config.data.classes > 1:
+            said = [model.generate(z, label=k) for k in range(3)]
+            assert not torch.equal(said[0], said[1])
+            for k in range(3):
+                agree(run_onnx(out / "generator.onnx", z=z, y=torch.full((n,), k))["images"], said[k])
+        else:
+            agree(run_onnx(out / "generator.onnx", z=z)["images"], model.generate(z))
+        if model.networks.E is not None:
+            x = model.prepare(pixels[:n])
+            found, said = run_onnx(out / "encoder.onnx", images=x), model.encode(x)
+            assert tuple(found) == encoder_outputs(model)
+            for name, value in found.items():
+                agree(value, getattr(said, name))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run of small/digits at its own size, of few steps, and its export."""
+    folder = tmp_path_factory.mktemp("secret-project")
+    train(override(find("small/digits").config(0), ["training.steps=20"]), "digits", folder / "run", progress=False)
+    assert main(["export", str(folder / "run"), "--out", str(folder / "out"), "--onnx"]) == 0
+    return folder
+
+
+def test_digits_encoded_and_reconstructed_without_torch(digits):
+    model, out = load(digits / "run"), digits / "out"
+    pixels, _ = load_pixels(open_source("digits").splits["test"], 8, 1)
+    x = model.prepare(torch.from_numpy(pixels))
+    found = run_onnx(out / "encoder.onnx", images=x)
+    for name, value in found.items():
+        agree(value, getattr(model.encode(x), name))
+    agree(run_onnx(out / "generator.onnx", z=torch.from_numpy(found["z_mean"]))["images"], model.reconstruct(x))
+
+
+def test_the_files_are_lean_named_and_tell_nothing_of_this_machine(digits):
+    for name, given, outputs in (
+        ("encoder.onnx", ["images"], ["z_mean", "z_stdev", "avepool_feat", "bn_crelu_feat"]),
+        ("generator.onnx", ["z"], ["images"]),
+    ):  # fmt: skip
+        path = digits / "out" / name
+        onnx.checker.check_model(path, full_check=True)
+        graph = onnx.load(path).graph
+        assert [x.name for x in graph.input] == given
+        assert [x.name for x in graph.output] == outputs
+        assert {x.type.tensor_type.shape.dim[0].dim_param for x in (*graph.input, *graph.output)} == {"N"}
+        # Spectral norms, and whatever else does not depend on the input, are done with.
+        fixed = {x.name for x in graph.initializer}
+        assert not [node.name for node in graph.node if fixed.issuperset(node.input)]
+        written = path.read_bytes()
+        for place in ("secret-project", "stack_trace", str(Path(bigbigan.__file__).parent), str(Path.home())):
+            assert place.encode() not in written, place
+
+
+def test_an_exported_folder_is_exported_again_with_onnx(digits, tmp_path):
+    assert main(["export", str(digits / "out"), "--out", str(tmp_path / "again"), "--onnx"]) == 0
+    model = load(digits / "run")
+    z = model.sample_prior(3)
+    agree(run_onnx(tmp_path / "again" / "generator.onnx", z=z)["images"], model.generate(z))
+
+
+def test_the_live_model_stays_as_it_was(digits, tmp_path):
+    model = load(digits / "run")
+    x, z = torch.rand(3, 1, 8, 8) * 2 - 1, model.sample_prior(3)
+    before = (
+        model.encode(x).bn_crelu_feat,
+        model.generate(z),
+        [p.clone() for p in model.generator.state_dict().values()],
+    )
+    write_onnx(model, tmp_path)
+    assert torch.equal(before[0], model.encode(x).bn_crelu_feat)
+    assert torch.equal(before[1], model.generate(z))
+    for a, b in zip(before[2], model.generator.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def spoil(proto):
+    weights = max(proto.graph.initializer, key=lambda x: x.ByteSize())
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.01, weights.name))
+    return proto
+
+
+def fix_batch(proto):
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    return proto
+
+
+@pytest.mark.parametrize(("change", "message"), [(spoil, "computes another"), (fix_batch, "does not run")])
+def test_a_file_that_does_something_else_is_not_written(change, message, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ours, "_bare", change)
+    capsys.readouterr()
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
+    assert not list(tmp_path.iterdir())
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_network_that_cannot_be_exported_ends_in_one_line(digits, tmp_path, monkeypatch, capsys):
+    def fix_its_batch(self, z):
+        return self.to_image(z.new_zeros(len(z), self.to_image.in_channels, 8, 8))
+
+    monkeypatch.setattr("bigbigan.models.generator.Generator.forward", fix_its_batch)
+    capsys.readouterr()
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
+    assert not list(tmp_path.iterdir())
+    said = capsys.readouterr().err
+    assert "generator.onnx cannot be written" in said
+    assert said.count("\n") == 1
+
+
+def test_without_onnxruntime_the_files_are_written_and_that_is_said(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 0
+    assert (tmp_path / "out" / "generator.onnx").exists()
+    assert "encoder.onnx was not checked: onnxruntime is not installed" in capsys.readouterr().err

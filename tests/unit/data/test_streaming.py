@@ -1,0 +1,180 @@
+"""Sets too large for memory: the same batches, decoded ahead; what cannot be read is listed and replaced."""
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bigbigan.apps.train import train
+from bigbigan.data import decode, fingerprint, load_pixels, open_source
+from bigbigan.data.batches import Batches
+from bigbigan.data.streaming import StreamedPixels, training_pixels
+from bigbigan.errors import UserError
+from bigbigan.evaluation import splits
+from bigbigan.evaluation.splits import View, read_split, stored_for_crops
+from tiny import tiny_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """30 photographs in two classes, of several sizes."""
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        path = tmp_path / "photos" / f"class{i % 2}" / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20 + i % 3, 24, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def both(folder, side=12):
+    """The set in memory and streamed."""
+    out = []
+    for memory in (1.0, 0.0):
+        source = open_source(str(folder))
+        out.append(training_pixels(source.splits["train"], side, 3, source, memory, CPU, progress=False))
+    return out
+
+
+@pytest.mark.parametrize(("augment", "side"), [("none", 12), ("flip", 12), ("resnet_crop", 12), ("resnet_crop", 25)])
+def test_streamed_batches_are_those_from_memory(folder, augment, side):
+    (resident, kept, _), (streamed, all_kept, _) = both(folder, side)
+    assert isinstance(streamed, StreamedPixels)
+    assert np.array_equal(kept, all_kept)
+    a, b = (Batches(pixels, 8, 3, augment, resolution=10) for pixels in (resident, streamed))
+    for number in (0, 1, 2, 3, 7, 2):  # over the end of an epoch, ahead, and back
+        assert torch.equal(a.batch(number), b.batch(number))
+    assert torch.equal(a.images(torch.tensor([4, 4, 29])), b.images(torch.tensor([4, 4, 29])))
+
+
+def test_a_streamed_run_has_the_weights_of_one_from_memory(folder, tmp_path):
+    weights = []
+    for memory in (1, 0):
+        run = tmp_path / f"run{memory}"
+        settings = ("data.channels=3", f"data.memory_gib={memory}", "training.steps=3", "log.probe_every=2")
+        train(tiny_config(*settings), str(folder), run, progress=False)
+        weights.append((run / "checkpoints" / "step-00000003" / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_continued_run_keeps_the_side_its_images_had(folder, tmp_path, monkeypatch):
+    """Crops depend on it, and the same images in shards on another machine may be judged to be of another size."""
+    run = tmp_path / "run"
+    settings = ("data.channels=3", "data.augment=resnet_crop", "training.steps=2")
+    train(tiny_config(*settings), str(folder), run, progress=False)
+    first = json.loads((run / "data.json").read_text())["side"]
+    assert first == 20  # of 8 px, 2.5 times
+    monkeypatch.setattr("bigbigan.training.loop.stored_side", lambda *_: first + 1)
+    train(tiny_config(*settings, "training.steps=3"), str(folder), run, progress=False)
+    assert json.loads((run / "data.json").read_text())["side"] == first
+
+
+def test_classifiers_crop_from_the_larger_copy(folder, monkeypatch):
+    """The one training crops from, in memory or decoded anew; evaluation's own pixels are at R."""
+    source, view = open_source(str(folder)), View(8, 3, "resnet_crop")
+    train_split = read_split(source, source.splits["train"], view).pick(np.array([7, 3, 20]), "train")
+    assert train_split.pixels.shape == (3, 3, 8, 8)
+    held = stored_for_crops(source, train_split, view)
+    expected, _ = load_pixels(source.splits["train"].subset([7, 3, 20]), 20, 3)
+    assert np.array_equal(held, expected)
+    monkeypatch.setattr(splits, "MAX_HELD", 0)
+    streamed = stored_for_crops(source, train_split, view)
+    assert isinstance(streamed, StreamedPixels)
+    a, b = (Batches(pixels, 3, 0, "resnet_crop", 8) for pixels in (held, streamed))
+    assert torch.equal(a.batch(0), b.batch(0))
+    rows = open_source("digits")
+    digits = read_split(rows, rows.splits["test"], View(8, 1, "resnet_crop"))
+    assert np.array_equal(stored_for_crops(rows, digits, View(8, 1, "resnet_crop")), digits.pixels)
+
+
+def test_following_batches_are_decoded_ahead(folder, monkeypatch):
+    _, (streamed, *_) = both(folder)
+    batches = Batches(streamed, 5, 0)
+    batches.batch(0)
+    coming = set(streamed._coming)
+    assert set(batches.indices(1).tolist()) <= coming
+    assert set(batches.indices(4).tolist()) <= coming
+
+
+def test_unreadable_images_are_replaced_listed_and_written_down(folder, tmp_path):
+    (folder / "class0" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    source = open_source(str(folder))
+    images = source.splits["train"]
+    streamed = StreamedPixels(images, 12, 3, source, CPU)
+    number = images.files.index("class0/04.png")
+    x = streamed[torch.tensor([number, number + 1])]
+    assert torch.equal(x[0], x[1])
+    assert [file for file, _ in source.skipped] == ["class0/04.png"]
+    run = tmp_path / "run"
+    train(tiny_config("data.channels=3", "data.memory_gib=0", "training.steps=3"), str(folder), run, progress=False)
+    assert json.loads((run / "data.json").read_text())["skipped"][0][0] == "class0/04.png"
+
+
+def test_too_many_unreadable_images_end_in_one_line(folder):
+    for i in (0, 2, 4):
+        (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    source = open_source(str(folder))
+    streamed = StreamedPixels(source.splits["train"], 12, 3, source, CPU)
+    with pytest.raises(UserError, match=r"2 of the 30 images .* so far \(6.7%, limit 5.0%\)"):
+        streamed[torch.arange(30)]
+
+
+@pytest.mark.parametrize("held", ["1", "0"])  # GiB: in memory, or streamed
+def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folder, tmp_path, held):
+    for i in (0, 2, 4):
+        (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    settings = ("data.channels=3", f"data.memory_gib={held}", "training.steps=3")
+    with pytest.raises(UserError, match=r"or train with a larger share, such as --set data\.max_unreadable="):
+        train(tiny_config(*settings), str(folder), tmp_path / "run", progress=False)
+    more = tiny_config(*settings, "data.max_unreadable=0.2")
+    assert train(more, str(folder), tmp_path / "run", progress=False) is None
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3
+    more = tiny_config(*settings, "data.max_unreadable=0.2", "training.steps=4")
+    assert train(more, str(folder), tmp_path / "run", progress=False) is None
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3  # each once
+
+
+def test_what_stands_in_for_an_unreadable_image_brings_its_label(folder):
+    (folder / "class0" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    source = open_source(str(folder))
+    images = source.splits["train"]
+    streamed = StreamedPixels(images, 12, 3, source, CPU)
+    numbers = torch.arange(len(images))  # told as labels, so that each says whose it is
+    batches = Batches(streamed, len(images), 0, labels=numbers)
+    x, y = batches.batch(0), batches.labels(0)
+    for image, number in zip(x, y.tolist(), strict=True):
+        assert torch.equal(image, batches.images(torch.tensor([number]))[0])
+    lost = images.files.index("class0/04.png")
+    assert lost not in y
+    assert y.tolist().count(lost + 1) == 2
+
+
+def test_fingerprint_of_a_sample_sees_names_of_all_and_content_of_some(folder):
+    images = open_source(str(folder)).splits["train"]
+    assert fingerprint(images, most=100) == fingerprint(images)
+    sampled = fingerprint(images, most=10)  # every third
+    Image.new("RGB", (9, 9)).save(folder / images.files[1])
+    assert fingerprint(open_source(str(folder)).splits["train"], most=10) == sampled
+    Image.new("RGB", (9, 9)).save(folder / images.files[3])
+    assert fingerprint(open_source(str(folder)).splits["train"], most=10) != sampled
+
+
+def test_decoding_in_threads_leaves_the_warning_filters_alone(folder):
+    data = next(folder.rglob("*.png")).read_bytes()
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode(data), range(200)))
+    assert warnings.filters == before
+
+
+def test_threads_read_what_one_reader_reads(folder):
+    source = open_source(str(folder))
+    images = source.splits["train"]
+    resident, _ = load_pixels(images, 12, 3, source)
+    streamed = StreamedPixels(images, 12, 3, source, CPU)
+    assert np.array_equal(streamed[torch.arange(30)].numpy(), resident)

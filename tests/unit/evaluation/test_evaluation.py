@@ -1,0 +1,266 @@
+"""Probes reach known answers, agree with references, and leave the encoder alone."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn import metrics
+from sklearn.decomposition import PCA
+
+from bigbigan.apps.train import train
+from bigbigan.data import open_source
+from bigbigan.evaluation import features as f
+from bigbigan.evaluation.features import encoder_features, fill_statistics, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.probes import logistic as p
+from bigbigan.evaluation.records import paired_lead
+from bigbigan.evaluation.runner import evaluate
+from bigbigan.evaluation.splits import View, load_labelled, train_val
+from bigbigan.models import build
+from tiny import tiny_config, write_npz
+
+
+def blobs(count: int, distance: float, seed: int, classes: int = 4, dim: int = 12):
+    """Gaussian blobs: class k sits at `distance` along axis k."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    x = rng.normal(size=(count, dim))
+    x[np.arange(count), labels] += distance
+    return x.astype(np.float32), labels
+
+
+def test_linear_probe_solves_separable_features_and_guesses_on_noise():
+    (x, y), (xt, yt) = blobs(400, 9, 0), blobs(400, 9, 1)
+    assert p.fit_linear(x, y, seed=0).score(xt, yt) == 1
+    assert p.fit_few(x[:40], y[:40]).score(xt, yt) > 0.99
+    assert 0.15 < p.fit_linear(*blobs(400, 0, 2), seed=0).score(*blobs(4000, 0, 3)) < 0.35
+
+
+def test_linear_probe_finds_the_bayes_rate():
+    """Two blobs at distance d: the best classifier is right with probability Phi(d / 2)."""
+    distance = 2.0
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 20_000)
+    x = rng.normal(size=(20_000, 5)).astype(np.float32)
+    x[:, 0] += distance * y
+    best = 100 * torch.distributions.Normal(0, 1).cdf(torch.tensor(distance / 2)).item()
+    found = 100 * p.fit_linear(x[:10_000], y[:10_000], seed=0).score(x[10_000:], y[10_000:])
+    assert found == pytest.approx(best, abs=1)
+
+
+def test_linear_probe_does_not_mind_the_scale_of_features():
+    (x, y), (xt, yt) = blobs(300, 2.5, 0), blobs(2000, 2.5, 1)
+    values = [p.fit_few(s * x, y).score(s * xt, yt) for s in (1, 0.1)]
+    assert values[0] == pytest.approx(values[1], abs=0.015)
+
+
+def test_few_label_draws_are_fixed_distinct_and_balanced():
+    labels = np.repeat(np.arange(3), [50, 20, 4])
+    draws = p.few_label_draws(labels, 10)
+    assert len(draws) == 5
+    for picks in draws:
+        assert np.bincount(labels[picks]).tolist() == [10, 10, 4]
+        assert len(set(picks)) == 24
+    assert not np.array_equal(draws[0], draws[1])
+    assert all(np.array_equal(a, b) for a, b in zip(draws, p.few_label_draws(labels, 10), strict=True))
+
+
+def test_figures_over_draws_are_mean_and_sample_deviation():
+    figure = p.over([10.0, 20.0, 30.0, 40.0, 50.0])
+    assert figure.value == 30
+    assert figure.std == pytest.approx(15.811, abs=1e-3)
+    assert figure.draws == [10, 20, 30, 40, 50]
+    assert p.over([7.0]) == (7, None, None, None)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_scores_are_scikit_learn_s(classes):
+    rng = np.random.default_rng(classes)
+    truth = rng.choice(classes, 400, p=[0.7, *[0.3 / (classes - 1)] * (classes - 1)])
+    logits = rng.normal(size=(400, classes)) * 2
+    logits[np.arange(400), truth] += 1.5
+    found = p.scores(logits, truth)
+    probabilities = softmax(logits, axis=1)
+    given = probabilities[:, 1] if classes == 2 else probabilities
+    assert found["auroc"] == pytest.approx(metrics.roc_auc_score(truth, given, multi_class="ovr"), abs=1e-12)
+    assert found["top1"] == pytest.approx(100 * metrics.accuracy_score(truth, logits.argmax(1)))
+    assert found["balanced"] == pytest.approx(100 * metrics.balanced_accuracy_score(truth, logits.argmax(1)))
+
+
+def test_auroc_orders_images_where_probabilities_no_longer_do():
+    truth = np.array([0, 0, 1, 1])
+    logits = np.stack([np.zeros(4), [800.0, 900.0, 1000.0, 1100.0]], axis=1)  # sigmoid(800) is 1
+    assert p.scores(logits, truth)["auroc"] == 1
+    assert p.scores(logits, truth)["top1"] == p.scores(logits, truth)["balanced"] == 50
+
+
+def test_scores_of_classes_that_only_one_side_has():
+    logits = np.array([[2.0, 0, -1e9], [0, 2, -1e9], [1, 0, -1e9], [0, 1, -1e9]])
+    some = p.scores(logits, np.array([0, 1, 0, 1]))  # the third class was not seen
+    assert some == {"top1": 100, "balanced": 100, "auroc": 1}
+    more = p.scores(logits[:, :2], np.array([0, 1, 0, 2]))  # the last image is of a class that no classifier knows
+    assert more["top1"] == 75
+    assert more["balanced"] == pytest.approx(200 / 3)
+    assert more["auroc"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert np.isnan(p.scores(logits, np.zeros(4, int))["auroc"])
+
+
+def test_class_scores_put_each_class_in_its_column():
+    x, y = blobs(60, 6, 0, classes=3)
+    known = np.flatnonzero(y != 1)
+    found = p.class_scores(p.fit_few(x[known], y[known]), x)
+    assert found.shape == (60, 3)
+    assert found.dtype == np.float64
+    assert not (found.argmax(1) == 1).any()
+
+
+def test_a_handful_of_labels_is_enough_to_fit():
+    x, y = blobs(7, 9, 0, classes=2)
+    assert p.fit_linear(x, y, seed=0).score(x, y) == 1
+    assert p.fit_few(x[:2], y[:2]).score(x, y) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=6, max_size=60), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_folds_leave_each_class_something_to_learn_from_and_part_no_group(images, grouped):
+    labels, groups = np.array(images).T
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = p.folds(labels, groups if grouped else None)
+    for kept, held in found:
+        assert sorted([*kept, *held]) == list(range(len(labels)))
+        assert len(held)
+        assert set(labels[kept]) == set(labels)
+        assert not grouped or not set(groups[kept]) & set(groups[held])
+
+
+def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):
+    """Twelve images a patient that give the patient away: whole patients are held out."""
+    fitted = []
+    path = p.logistic_path
+    monkeypatch.setattr(p, "logistic_path", lambda x, *rest: fitted.append(x) or path(x, *rest))
+    x, y = blobs(120, 3, 0, classes=2)
+    groups = np.arange(120) // 12
+    patient = {row.tobytes(): group for row, group in zip(x, groups, strict=True)}
+    p.fit_few(x, y, groups)
+    p.fit_linear(x, y, 0, groups)
+    counts = [np.bincount([patient[row.tobytes()] for row in rows], minlength=10) for rows in fitted]
+    assert all(set(count) <= {0, 12} for count in counts)  # whole patients
+    assert [len(rows) for rows in fitted[3:]] == [120, 108, 120]  # after three folds: all; without one patient; all
+
+
+def test_a_lead_is_taken_draw_by_draw():
+    ours, base = {"draws": [71.0, 73.0, 75.0]}, {"draws": [70.0, 71.0, 74.0]}
+    assert paired_lead(ours, base) == pytest.approx((4 / 3, 0.5774), abs=1e-4)
+    assert paired_lead(ours, {"draws": None}) is None
+    assert paired_lead({}, base) is None
+
+
+def test_unchanged_notices_a_weight_and_a_statistic():
+    E = build(tiny_config()).E
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    fill_statistics(E, E.all_outputs, pixels, seed=0, batches=2)
+    with unchanged(E):
+        encoder_features(E, pixels)
+    with pytest.raises(AssertionError, match="encoder changed"), unchanged(E), torch.no_grad():
+        E.latent.bias[0] += 1e-6
+    E.train()
+    with pytest.raises(AssertionError, match="encoder changed"), unchanged(E):
+        encoder_features(E, pixels)  # in training mode it moves its running statistics
+
+
+def test_features_do_not_depend_on_the_batch_size():
+    E = build(tiny_config()).E
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 1, 8, 8), dtype=np.uint8)
+    fill_statistics(E, E.all_outputs, pixels, seed=0, batches=2)
+    a, b = encoder_features(E, pixels, batch_size=33), encoder_features(E, pixels, batch_size=7)
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_mirrored_features_are_those_of_mirrored_images():
+    E = build(tiny_config()).E
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    fill_statistics(E, E.all_outputs, pixels, seed=0, batches=2)
+    flipped = np.ascontiguousarray(pixels[..., ::-1])
+    np.testing.assert_allclose(
+        encoder_features(E, pixels, mirrored=True)["avepool"], encoder_features(E, flipped)["avepool"], rtol=1e-5
+    )
+    np.testing.assert_array_equal(pixel_features(pixels, mirrored=True), pixel_features(flipped))
+
+
+def test_pixel_features_of_large_images_are_averaged_down():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 128, 128), dtype=np.uint8)
+    found = pixel_features(pixels).reshape(3, 1, 64, 64)
+    np.testing.assert_allclose(found[0, 0, 5, 7], pixels[0, 0, 10:12, 14:16].mean() / 255, rtol=1e-5)
+    assert pixel_features(pixels[..., :64, :64]).shape == (3, 64 * 64)
+
+
+@pytest.mark.parametrize("side", [4, 16])  # fewer numbers than images, and more
+def test_pca_pixels_are_scikit_learn_s(side, monkeypatch):
+    monkeypatch.setattr(f, "PCA_VARIANCE", 0.6)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 3, side, side), dtype=np.uint8)
+    pixels[:, 1] = pixels[:, 0] // 2
+    pca = pca_pixels(pixels)
+    reference = PCA(0.6, whiten=True, svd_solver="full").fit(pixel_features(pixels).astype(np.float64))
+    assert len(pca.components) == reference.n_components_ > 3
+    ours, theirs = pca(pixels), reference.transform(pixel_features(pixels))
+    theirs *= np.sqrt(60 / 59) * np.sign((ours * theirs).sum(0))  # it divides by N - 1, and has its own signs
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    np.testing.assert_allclose(np.cov(ours.T, bias=True), np.eye(len(pca.components)), atol=1e-3)
+    mirrored = np.ascontiguousarray(pixels[..., ::-1])
+    np.testing.assert_allclose(pca(pixels, mirrored=True), pca(mirrored), atol=1e-4)
+
+
+def test_pca_pixels_of_many_images_and_of_equal_ones(monkeypatch):
+    monkeypatch.setattr(f, "PCA_COMPONENTS", 5)
+    monkeypatch.setattr(f, "PCA_IMAGES", 50)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 1, 8, 8), dtype=np.uint8)
+    assert pca_pixels(pixels)(pixels).shape == (80, 5)
+    np.testing.assert_array_equal(pca_pixels(pixels)(pixels), pca_pixels(pixels)(pixels))
+    assert np.isfinite(pca_pixels(np.ones_like(pixels))(pixels)).all()
+
+
+def test_without_a_test_split_a_fifth_of_train_is_held_out_and_never_shared(tmp_path):
+    arrays = np.load(write_npz(tmp_path / "both.npz", count=50))
+    np.savez(tmp_path / "train.npz", images=arrays["train_images"], labels=arrays["train_labels"])
+    train, test = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))
+    assert (test.name, len(test), len(train)) == ("held_out", 10, 40)
+    seen = {x.tobytes() for x in train.pixels}
+    assert not any(x.tobytes() in seen for x in test.pixels)
+    assert not set(train.files) & set(test.files)
+    again = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))[1]
+    assert np.array_equal(test.pixels, again.pixels)
+
+
+@pytest.mark.parametrize(("count", "held"), [(60_000, 6_000), (1_300_000, 10_000), (25, 2), (3, 1)])
+def test_train_val_is_ten_thousand_or_a_tenth(count, held):
+    picks = train_val(count)
+    assert len(set(picks.tolist())) == held
+    assert picks.min() >= 0
+    assert picks.max() < count
+
+
+def test_train_val_is_recorded_and_taken_from_the_record(tmp_path):
+    first = train_val(100, tmp_path)
+    record = json.loads((tmp_path / "train_val.json").read_text())
+    assert record == {"seed": 0, "of": 100, "indices": first.tolist()}
+    (tmp_path / "train_val.json").write_text(json.dumps(record | {"indices": [5, 6]}))
+    assert train_val(100, tmp_path).tolist() == [5, 6]
+    assert len(train_val(200, tmp_path)) == 20  # another source than the one recorded
+
+
+def test_few_labels_alone_are_measured_as_among_others(tmp_path):
+    data, run = str(write_npz(tmp_path / "rows.npz", count=300)), tmp_path / "run"
+    train(tiny_config("training.steps=2"), data, run, progress=False)
+    few = ["top1_linear_avepool_10perclass", "knn5_l2_avepool_10perclass"]
+    alone, among = (
+        evaluate(run, None, metrics, "", progress=False) for metrics in (few, [*few, "top1_linear_avepool"])
+    )
+    values = [{(x.metric, x.steps): x.draws for x in lines if x.metric in few} for lines in (alone, among)]
+    assert values[0] == values[1]
+    assert len(values[0]) == 4

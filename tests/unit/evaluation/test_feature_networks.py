@@ -1,0 +1,209 @@
+"""Feature networks: trained, kept and found again; image quality by them orders what it should."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bigbigan.apps.train import train
+from bigbigan.cli import main
+from bigbigan.config import override
+from bigbigan.data import open_source
+from bigbigan.errors import UserError
+from bigbigan.evaluation.image_quality import sampling as samples
+from bigbigan.evaluation.image_quality.feature_networks import (
+    CLASSIFIERS,
+    augmented,
+    classifier_file,
+    open_network,
+    ready_networks,
+    train_classifier,
+)
+from bigbigan.evaluation.image_quality.metrics import Moments
+from bigbigan.evaluation.image_quality.sampling import Reference, compare, draw_samples, quality_figures, reference
+from bigbigan.evaluation.metric_names import parse_metrics
+from bigbigan.evaluation.records import read_results
+from bigbigan.evaluation.splits import View, read_split
+from bigbigan.models import build
+from tiny import tiny_config, write_npz
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return str(write_npz(tmp_path / "rows.npz", count=240))
+
+
+def test_a_trained_classifier_is_kept_and_found_again(cache, data, capsys, tmp_path):
+    out = tmp_path / "r.jsonl"
+    assert "mnist-cnn" not in ready_networks("rows", own_encoder=False)
+    call = ["feature-network", "mnist-cnn", "--data", data, "--epochs", "30", "--quiet", "--results", str(out)]
+    assert main(call) == 0
+    (line,) = read_results(out)
+    assert line["value"] > 90  # the bright row gives the class away
+    assert (line["experiment"], line["metric"], line["n"]) == ("feature-network/mnist-cnn", "top1", 240)
+    assert f"{line['value']:.1f} %" in capsys.readouterr().out
+    assert ready_networks("rows", own_encoder=True) == ["mnist-cnn", "encoder"]
+    network = open_network("mnist-cnn", "rows", None, 8, CPU)
+    assert network.digest == line["protocol"]["network"]
+    source = open_source(data)
+    images = read_split(source, source.splits["test"], View(32, 1)).pixels
+    features, logits = network(torch.from_numpy(images))
+    assert features.shape == (240, 128)
+    assert 100 * np.mean(logits.argmax(1).numpy() == source.splits["test"].labels) == pytest.approx(line["value"])
+
+
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS))
+def test_every_classifier_trains_and_takes_images_of_other_sizes(cache, tmp_path, name):
+    channels = 1 if name.startswith("mnist") else 3
+    source = open_source(str(write_npz(tmp_path / "few.npz", count=130, channels=channels)))
+    train_classifier(name, source, 1, CPU, "", progress=False)
+    network = open_network(name, "few", None, 8, CPU)
+    features, logits = network(torch.randint(0, 256, (3, channels, 16, 16), dtype=torch.uint8))
+    assert features.shape == (3, CLASSIFIERS[name].features)
+    assert logits.shape == (3, 3)
+    grey = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)  # the same to it as three equal channels
+    assert torch.equal(network(grey)[0], network(grey.expand(-1, 3, -1, -1))[0])
+
+
+def test_augmentation_shifts_and_mirrors_each_image_on_its_own():
+    x = torch.zeros(200, 1, 9, 9, dtype=torch.uint8)
+    x[:, :, 4, 4] = 255
+    x[:, :, 4, 5] = 100
+    out = augmented(x, torch.Generator().manual_seed(0))
+    places = {tuple(np.argwhere(image[0].numpy() == 255)[0]) for image in out if (image == 255).any()}
+    assert len(places) > 40  # of 81 shifts
+    left = [bool((row[:-1] == 100).any()) for image in out for row in image[0] if (row == 255).any()]
+    assert 0.2 < np.mean(left) < 1
+    assert (out.min(), out.max()) == (0, 255)
+
+
+def test_what_is_missing_or_damaged_is_told_in_one_line(cache, data):
+    with pytest.raises(UserError, match="not trained for rows yet: bigbigan feature-network mnist-cnn --data rows"):
+        open_network("mnist-cnn", "rows", None, 8, CPU)
+    path = classifier_file("mnist-cnn", "rows")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a network")
+    with pytest.raises(UserError, match="damaged"):
+        open_network("mnist-cnn", "rows", None, 8, CPU)
+    with pytest.raises(UserError, match="a GAN has no encoder"):
+        open_network("encoder", "rows", None, 8, CPU)
+
+
+def test_images_without_a_label_are_left_out(cache, data, tmp_path):
+    source = open_source(data)
+    labels = source.splits["train"].labels
+    labels[:40] = -1
+    _, line = train_classifier("mnist-cnn", source, 1, CPU, "", progress=False)
+    assert line.n == 240
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["vgg", "--data", "{d}"], "expected one of mnist-cnn, cifar-resnet18"),
+    (["mnist-cnn", "--data", "{d}", "--epochs", "0"], "expected at least 1"),
+    (["mnist-cnn", "--data", "{u}"], "no labelled train and test split"),
+])  # fmt: skip
+def test_mistakes(cache, data, arguments, told, capsys, tmp_path):
+    unlabelled = tmp_path / "u.npz"
+    np.savez(unlabelled, images=np.zeros((20, 8, 8), dtype=np.uint8))
+    assert main(["feature-network", *(a.format(d=data, u=unlabelled) for a in arguments), "--quiet"]) == 2
+    assert told in capsys.readouterr().err
+    assert not cache.exists()
+
+
+def of(features):
+    moments = Moments()
+    moments.update(features)
+    return Reference(moments, features)
+
+
+def test_measures_order_what_they_should():
+    g = torch.Generator().manual_seed(0)
+    real, same, near, far = (torch.randn(600, 8, generator=g) + shift for shift in (0, 0, 0.5, 4))
+    found = [compare(of(real), x, {"fid", "kid", "precision", "recall"}) for x in (same, near, far)]
+    for measure, sign in (("fid", 1), ("kid", 1), ("precision", -1), ("recall", -1)):
+        values = [sign * f[measure].value for f in found]
+        assert values == sorted(values), measure
+        assert values[0] < values[2], measure
+    assert found[0]["fid"].protocol == {"references": 600}
+
+
+def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypatch):
+    source = open_source(data)
+    train_classifier("mnist-cnn", source, 1, CPU, "", progress=False)
+    network, view = open_network("mnist-cnn", "rows", None, 8, CPU), View(32, 1)
+    first = reference(source, "train", view, network)
+    assert first.moments.n == len(first.features) == 240
+    with monkeypatch.context() as m:
+        m.setattr(samples, "read_split", lambda *a: pytest.fail("the images were read again"))
+        again = reference(source, "train", view, network)
+    assert torch.equal(first.features, again.features)
+    np.testing.assert_array_equal(first.moments.covariance, again.moments.covariance)
+    (kept,) = (cache / "statistics").glob("*.safetensors")
+    for damage in (lambda content: b"damaged", lambda content: content[:-1] + bytes((content[-1] ^ 64,))):
+        kept.write_bytes(damage(kept.read_bytes()))
+        with pytest.warns(UserWarning, match="statistics of real images are computed anew"):
+            assert torch.equal(reference(source, "train", view, network).features, first.features)
+        assert torch.equal(reference(source, "train", view, network).features, first.features)
+    classifier = classifier_file("mnist-cnn", "rows")
+    content = classifier.read_bytes()
+    classifier.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
+    with pytest.raises(UserError, match=r"changed since it was written\); delete it and train"):
+        open_network("mnist-cnn", "rows", None, 8, CPU)
+    classifier.write_bytes(content)
+    reference(source, "test", view, network)
+    reference(source, "train", View(16, 1), network)
+    assert len(list((cache / "statistics").iterdir())) == 3
+
+
+def test_samples_are_bytes_and_the_same_each_time():
+    config = tiny_config()
+    G = build(config).G.eval()
+    x = draw_samples(G, config, 30, batch_size=7)
+    assert (x.shape, x.dtype) == ((30, 1, 8, 8), torch.uint8)
+    assert torch.equal(x, draw_samples(G, config, 30, batch_size=7))
+    assert not torch.equal(x, draw_samples(G, config, 30, seed=1, batch_size=7))
+    assert not torch.equal(x[:7], x[7:14])
+
+
+def test_quality_of_a_run_by_its_own_encoder_and_a_classifier(cache, data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(override(tiny_config(), ["training.steps=2"]), data, run, progress=False)
+    train_classifier("mnist-cnn", open_source(data), 1, CPU, "", progress=False)
+    few = samples.draw_samples
+    monkeypatch.setattr(samples, "draw_samples", lambda G, config, count, seed: few(G, config, 300, seed))
+    out = tmp_path / "r.jsonl"
+    metrics = "fid10k_*_encoder,*10k_train_mnist-cnn,is10k_mnist-cnn"
+    assert main(["evaluate", str(run), "--metrics", metrics, "--quiet", "--results", str(out)]) == 0
+    lines = {x["metric"]: x for x in read_results(out)}
+    assert set(lines) == {
+        "fid10k_train_encoder", "fid10k_test_encoder", "fid10k_train_mnist-cnn", "kid10k_train_mnist-cnn",
+        "precision10k_train_mnist-cnn", "recall10k_train_mnist-cnn", "is10k_mnist-cnn",
+    }  # fmt: skip
+    fid = lines["fid10k_train_mnist-cnn"]
+    assert (fid["n"], fid["split"], fid["steps"], fid["protocol"]["references"]) == (10_000, "train", 2, 240)
+    assert len(fid["protocol"]["network"]) == 12
+    assert lines["is10k_mnist-cnn"]["split"] == "samples"
+    assert 1 <= lines["is10k_mnist-cnn"]["value"] <= 3
+    assert json.loads((run / "results.jsonl").read_text().splitlines()[0])["experiment"] == "small/digits"
+
+
+def test_fifty_thousand_and_ten_thousand_samples_are_told_apart(monkeypatch, cache, data):
+    config = tiny_config()
+    networks = build(config)
+    drawn = []
+    monkeypatch.setattr(
+        samples, "draw_samples", lambda G, c, n, s: drawn.append(n) or torch.zeros(n // 100, 1, 8, 8).byte()
+    )
+    metrics = parse_metrics(["fid10k_train_encoder", "fid50k_train_encoder"])
+    found = quality_figures(networks.G.eval(), networks.E.eval(), config, open_source(data), metrics)
+    assert drawn == [50_000]
+    assert set(found) == {"fid10k_train_encoder", "fid50k_train_encoder"}

@@ -1,0 +1,141 @@
+"""Any frozen encoder on the same scale: Python callables, torch.hub entries, timm models."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bigbigan.cli import main
+from bigbigan.errors import UserError
+from bigbigan.evaluation.targets import Frozen, open_subject
+from tiny import write_npz
+
+MODULE = """
+import torch
+
+def rows(x):  # the brightness of each row: solves the data of tiny.write_npz
+    return x.mean(dim=(1, 3))
+rows.resolution, rows.channels = 8, 1
+
+def maps(x):
+    return x
+
+def words(x):
+    return "features"
+
+def picky(x):
+    raise ValueError("of 32\\npixels only")
+
+broken = None.encoder if False else 3
+"""
+HUB = """
+dependencies = ["torch"]
+
+def tiny(**kwargs):
+    import torch
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(3, 5, 3)
+"""
+
+
+@pytest.fixture
+def encoders(tmp_path, monkeypatch):
+    (tmp_path / "my_encoders.py").write_text(MODULE)
+    (tmp_path / "hubconf.py").write_text(HUB)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_python_callable_is_evaluated_beside_raw_pixels(encoders, capsys):
+    data = write_npz(encoders / "d.npz", count=90)
+    metrics = "top1_linear_*,knn1_l2_*"
+    out = encoders / "r.jsonl"
+    call = ["evaluate", "python:my_encoders:rows", "--data", data, "--metrics", metrics, "--quiet", "--results", out]
+    assert main([str(a) for a in call]) == 0
+    lines = [json.loads(text) for text in out.read_text().splitlines()]
+    found = {x["metric"]: x["value"] for x in lines}
+    assert {"top1_linear_avepool", "top1_linear_bn_crelu_10perclass", "knn1_l2_pixels"} <= set(found)
+    assert found["top1_linear_avepool"] == 100
+    assert {x["experiment"] for x in lines} == {"python:my_encoders:rows"}
+    assert "AvePool" in capsys.readouterr().out
+
+
+def test_resolution_channels_and_maps(encoders):
+    subject = open_subject("python:my_encoders:maps", resolution=16, channels=1)
+    assert (subject.view.resolution, subject.view.channels) == (16, 1)
+    assert subject.frozen.features(torch.ones(2, 1, 16, 16)).shape == (2, 1)
+    assert (open_subject("python:my_encoders:maps").view.resolution, subject.kinds) == (224, ("pixels", "trained"))
+
+
+def test_a_local_torch_hub_entry_gets_images_normalised_as_imagenet(encoders):
+    subject = open_subject(f"hub:{encoders}:tiny", resolution=8)
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = ((x + 1) / 2 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(subject.frozen.features(x), subject.frozen.network(normal).mean((2, 3)))
+    assert not any(p.requires_grad for p in subject.frozen.parameters())
+
+
+def test_bn_crelu_of_a_frozen_encoder_is_standardised_over_training_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 1, 4, 4), dtype=np.uint8)
+    frozen = Frozen(nn.Flatten(), torch.device("cpu"))
+    frozen.fit(pixels)
+    x = torch.from_numpy(pixels).float() / 127.5 - 1
+    positive, negative = frozen.bn_crelu(frozen.features(x)).chunk(2, dim=1)
+    h = positive - negative
+    torch.testing.assert_close(h.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(h.std(0), torch.ones(16), atol=1e-3, rtol=0)
+    assert positive.min() == negative.min() == 0
+
+
+@pytest.mark.parametrize(("spec", "told"), [
+    ("python:my_encoders:absent", "has no attribute"),
+    ("python:no_such_module:x", "No module named"),
+    ("hub:{t}:absent", "absent"),
+    ("hub:{t}/none:tiny", "cannot be loaded"),
+])  # fmt: skip
+def test_what_cannot_be_loaded_is_told_in_one_line(encoders, spec, told, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", no_network)
+    with pytest.raises(UserError, match=told) as error:
+        open_subject(spec.format(t=encoders))
+    assert "\n" not in str(error.value)
+
+
+def test_an_encoder_that_gives_no_features(encoders, capsys):
+    data = str(write_npz(encoders / "d.npz"))
+    call = ["evaluate", "python:my_encoders:words", "--data", data, "--resolution", "8", "--quiet"]
+    assert main([*call, "--metrics", "knn1_l2_avepool"]) == 2
+    assert "expected a tensor [N, d]" in capsys.readouterr().err
+    call[1] = "python:my_encoders:picky"
+    assert main([*call, "--metrics", "knn1_l2_avepool"]) == 2
+    assert "fails on images [60, 3, 8, 8]: ValueError: of 32 pixels only;" in capsys.readouterr().err
+    call[1] = "python:my_encoders:words"
+    assert main(["evaluate", "python:my_encoders:rows", "--quiet"]) == 2
+    assert "--data SOURCE is missing" in capsys.readouterr().err
+    assert main([*call, "--metrics", "fid10k_train_encoder"]) == 2
+    assert "needs a generator" in capsys.readouterr().err
+
+
+def test_a_timm_model_brings_its_own_size_and_normalisation(monkeypatch):
+    """timm itself needs torchvision and weights; its two functions in use are stood in for."""
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options, name=name)
+        return nn.Conv2d(3, 5, 3)
+
+    expected = {"input_size": (3, 48, 48), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    data = SimpleNamespace(resolve_model_data_config=lambda model: expected)
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, data=data))
+    subject = open_subject("timm:resnet18")
+    assert asked == {"name": "resnet18", "pretrained": True, "num_classes": 0}
+    assert (subject.view.resolution, subject.view.channels, subject.experiment) == (48, 3, "timm:resnet18")
+    x = torch.rand(2, 3, 48, 48) * 2 - 1
+    torch.testing.assert_close(subject.frozen.features(x), subject.frozen.network(2 * x).mean((2, 3)))

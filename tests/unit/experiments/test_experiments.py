@@ -1,0 +1,286 @@
+"""The experiments: each builds, differs from its base as its name says, and trains; published parameter counts."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bigbigan.config import config_from_dict, flat, override
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.evaluation.records import read_results
+from bigbigan.experiments import EXPERIMENTS, find
+from bigbigan.experiments.biggan import biggan_discriminator, biggan_generator, pytorch_32, studiogan_32
+from bigbigan.models import Discriminator, Generator, construct
+from bigbigan.models.discriminator import ImageTrunk
+from bigbigan.models.resnet import Bottleneck, ResNetV2
+from bigbigan.models.revnet import RevNet
+from bigbigan.training.flops import step_cost
+from bigbigan.training.loop import training_step
+from bigbigan.training.state import TrainingState
+
+TABLE1 = [name for name in EXPERIMENTS if name.startswith("table1/")]
+SIZES = [(name, scale) for name, e in EXPERIMENTS.items() for scale in (0, *e.scales)]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("name", "scale"), SIZES, ids=[f"{n}@{s}" for n, s in SIZES])
+@torch.no_grad()
+def test_every_experiment_builds_and_survives_json(name, scale):
+    config = find(name).config(scale)
+    assert (config.experiment, config.scale) == (name, scale)
+    assert config_from_dict(json.loads(json.dumps(config.to_dict())), "test") == config
+    with torch.device("meta"):
+        networks = construct(config)
+        z = torch.empty(2, config.latent.dim)
+        x = torch.empty(2, config.data.channels, config.encoder.resolution, config.encoder.resolution)
+    if networks.G is None:
+        assert networks.E.features(x).shape == (2, networks.E.num_features)
+        assert find(name).summary
+        return
+    images = networks.G(z)
+    assert images.shape == (2, config.data.channels, config.generator.resolution, config.generator.resolution)
+    assert networks.E is None or networks.E(x).mean.shape == z.shape
+    if networks.D is not None:
+        y = {"y": torch.empty(2, dtype=torch.long, device="meta")} if config.data.classes > 1 else {}
+        scores = networks.D(images, z if config.has_encoder else None, **y)
+        assert set(scores) == {f"s_{s}" for s in config.loss.scores}
+    assert find(name).summary
+
+
+def test_table_1_has_its_19_rows():
+    rows = [e for e in EXPERIMENTS.values() if e.table_row and e.table_row.startswith("Table 1, ")]
+    assert len(rows) == 19
+    assert [e.name for e in rows if len(e.published) != 3] == ["table1/no_encoder"]  # its Cls. is a dash
+    assert find("table1/hinge_of_sum").table_row is None
+
+
+# What each row changes, and nothing else; the rows below High Res E are compared with it.
+GENERATOR = {"generator.channels"}
+RESOLUTION = {
+    "generator.channels", "generator.attention", "discriminator.channels", "discriminator.attention", "latent.dim",
+}  # fmt: skip
+DIFFERENCES = {
+    "deterministic_encoder": ("base", {"encoder.stochastic"}),
+    "uniform_prior": ("base", {"encoder.stochastic", "latent.prior"}),
+    "x_unary_only": ("base", {"loss.s_z"}),
+    "z_unary_only": ("base", {"loss.s_x"}),
+    "no_unaries": ("base", {"loss.s_x", "loss.s_z"}),
+    "small_g_32": ("base", GENERATOR),
+    "small_g_64": ("base", GENERATOR),
+    "no_encoder": ("base", {"loss.s_z", "loss.s_xz"}),
+    "hinge_of_sum": ("base", {"loss.hinge"}),
+    "high_res_e": ("base", {"encoder.resolution"}),
+    "low_res_g": ("high_res_e", RESOLUTION),
+    "high_res_g": ("high_res_e", RESOLUTION),
+    "resnet101": ("high_res_e", {"encoder.blocks"}),
+    "resnet_x2": ("high_res_e", {"encoder.widths"}),
+    "revnet": ("high_res_e", {"encoder.block"}),
+    "revnet_x2": ("revnet", {"encoder.widths"}),
+    "revnet_x4": ("revnet", {"encoder.widths"}),
+    "resnet_up_encoder_lr": ("high_res_e", {"encoder.lr_multiplier"}),
+    "revnet_x4_up_encoder_lr": ("revnet_x4", {"encoder.lr_multiplier"}),
+}
+
+
+@pytest.mark.parametrize("scale", [0, 32, 64])
+@pytest.mark.parametrize("row", DIFFERENCES)
+def test_a_row_differs_from_its_base_only_in_what_it_is_named_for(row, scale):
+    base, expected = DIFFERENCES[row]
+    ours, theirs = (flat(find(f"table1/{name}").config(scale).to_dict()) for name in (row, base))
+    differing = {k for k in ours if ours[k] != theirs[k]} - {"experiment"}
+    assert differing
+    assert differing <= expected
+    if not scale:  # G attends at 64 px in 64-px images too, and D in 256-px images
+        assert differing >= expected - {"generator.attention", "discriminator.attention"}
+
+
+@pytest.mark.parametrize("scale", [0, 32, 64])
+def test_rows_of_table_1_stop_by_its_own_classifier(scale):
+    assert {find(name).config(scale).log.watch for name in TABLE1} == {"top1_table1_avepool"}
+
+
+def test_table_1_is_measured_by_its_own_classifier(monkeypatch):
+    """tools/train_table.py, with --quick too."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
+    tool = importlib.import_module("train_table")
+    for quick in (False, True):
+        names = tool.metrics("1", "table1/base", find("table1/base").config(32), Namespace(quick=quick, network=None))
+        assert "top1_table1_avepool" in names
+        assert ("top1_table1_bn_crelu" in names) != quick
+
+
+def test_every_row_but_base_is_in_the_table_of_differences():
+    assert {f"table1/{row}" for row in DIFFERENCES} | {"table1/base"} == set(TABLE1)
+
+
+@pytest.mark.parametrize("name", TABLE1)
+def test_every_row_of_table_1_takes_a_step_at_scale_32(name):
+    config = override(find(name).config(32), ["training.batch_size=4", "log.every=1"])
+    state = TrainingState(config, torch.device("cpu"))
+    r = config.encoder.resolution
+    pixels = torch.randint(0, 256, (8, 3, r, r), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    before = {k: v.clone() for k, v in state.weights().items()}
+    values = training_step(state, Batches(pixels, 4, 0, config.data.augment))
+    assert all(math.isfinite(float(v)) for v in values.values())
+    assert ("reconstruction_ratio" in values) == config.has_encoder == any(k.startswith("E.") for k in before)
+    after = state.weights()
+    for network in ("G", "D") + (("E",) if config.has_encoder else ()):
+        weights = [k for k in before if k.startswith(f"{network}.") and k.endswith("weight")]
+        changed = sum(not torch.equal(before[k], after[k]) for k in weights)
+        assert changed > 0.9 * len(weights), network
+
+
+def test_scale_is_refused_where_there_is_none():
+    with pytest.raises(UserError, match="has one size only"):
+        find("small/mnist").config(32)
+    with pytest.raises(UserError, match="scales to 32 or 64"):
+        find("table1/base").config(48)
+
+
+# -- parameter counts -----------------------------------------------------------------------------------------
+
+
+def counts(resolution, classes, dim_z, ch=96):
+    """Parameters of BigGAN's conditional G and D; D is F, the linear score and the class projection."""
+    g, d = biggan_generator(resolution, ch), biggan_discriminator(resolution, ch)
+    with torch.device("meta"):
+        G = Generator(dim_z, g.channels, 3, g.shared_dim, g.attention, classes)
+        F = ImageTrunk(3, d.channels, resolution, d.final_size, d.attention)
+        return count(G), count(Discriminator(F, 1, 1, 2, ("x",), classes=classes))
+
+
+def test_published_counts_of_biggan():
+    """Those of ajbrock/BigGAN-PyTorch. DeepMind's D at 256 and 512 px are given as 98.64 and 98.80 million: without the
+    1×1 convolution on the skip of blocks that keep their width."""
+    assert counts(128, 1000, 120) == (70_433_988, 87_982_370)
+    assert counts(128, 1, 120) == (70_306_116, 86_447_906)
+    skip = lambda width: width * width + width  # noqa: E731
+    G, D = counts(256, 1000, 140)
+    assert (G, D, D - skip(768)) == (82_097_604, 99_225_890, 98_635_298)
+    G, D = counts(512, 1000, 160)
+    assert (G, D - skip(768) - skip(96)) == (82_468_068, 98_801_378)
+
+
+@pytest.mark.parametrize("name", ["table1/high_res_g", "biggan/128", "biggan/256", "biggan/512"])
+def test_d_attends_at_64_px_as_published(name):
+    assert find(name).config().discriminator.attention == (64,)
+
+
+FULL_SIZE = [name for name in EXPERIMENTS if name.startswith(("table1/", "table3/"))]
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_rows_have_none_of_our_additions(name):
+    experiment = find(name)
+    c = experiment.config()
+    assert (c.encoder.stdev_bias, c.discriminator.pair_norm, c.additions) == (0.0, False, {})
+    assert c.log.standing_batches * c.training.batch_size == 204_800  # compare_gan's number of samples
+    kept = {"discriminator.pair_norm": True} if c.has_encoder else {}  # measured to be needed: docs/deviations.md, 2
+    assert experiment.additions == {0: {}, 32: kept, 64: kept}
+
+
+def test_sigma_starts_at_softplus_of_its_bias():
+    """log 2 where it is as published: sigma-hat's linear layer starts without an offset."""
+    for name, expected in (("table1/base", math.log(2)), ("small/digits", math.log(1 + math.exp(-3)))):
+        small = ["encoder.resolution=32", "encoder.widths=[8,8]", "encoder.blocks=1", "encoder.block=basic",
+                 "encoder.head_width=8", "encoder.stem=small", "generator.channels=[8,8]", "generator.attention=[]",
+                 "discriminator.channels=[8,8]", "discriminator.attention=[]", "discriminator.mlp_width=8",
+                 "latent.dim=4"]  # fmt: skip
+        E = construct(override(find(name).config(), small)).encoder
+        torch.nn.init.zeros_(E.latent.weight)
+        torch.nn.init.zeros_(E.latent.bias)
+        x = torch.zeros(2, find(name).config().data.channels, 32, 32)
+        torch.testing.assert_close(E.eval()(x).stdev, torch.full((2, 4), expected))
+
+
+def test_e_has_the_epsilon_of_the_code_the_paper_cites():
+    with torch.device("meta"):
+        G, E, _ = construct(find("table1/base").config(32))
+        pairs = construct(find("pretext/relative_position").config(32)).encoder
+    epsilons = lambda network: {m.eps for m in network.modules() if isinstance(m, _BatchNorm)}  # noqa: E731
+    assert epsilons(G) == {1e-4}
+    assert all(epsilons(part) == {1e-3} for part in (E.trunk, E.head, pairs.trunk, pairs.heads))
+
+
+def test_published_counts_of_the_32_px_variants():
+    for classes, expected in ((10, (4_304_387, 4_207_361)), (1, (4_276_739, 4_205_057))):
+        g, d = pytorch_32(64)
+        with torch.device("meta"):
+            G = Generator(128, g.channels, 3, g.shared_dim, g.attention, classes, g.skip_z)
+            F = ImageTrunk(3, d.channels, 32, d.final_size, d.attention)
+            assert (count(G), count(Discriminator(F, 1, 1, 2, ("x",), classes=classes))) == expected
+
+
+def test_the_32_px_variants_generate_and_judge():
+    for (g, d), dim in ((pytorch_32(4), 128), (studiogan_32(4), 80)):
+        G = Generator(dim, g.channels, 3, g.shared_dim, g.attention, 10, g.skip_z)
+        y = torch.tensor([0, 3, 9])
+        images = G(torch.randn(3, dim), y)
+        assert images.shape == (3, 3, 32, 32)
+        F = ImageTrunk(3, d.channels, 32, d.final_size, d.attention)
+        assert F.blocks(images).shape[-1] == 8
+        D = Discriminator(F, 1, 1, 2, ("x",), classes=10)
+        s = D(images, None, y)["s_x"]
+        assert s.shape == (3,)
+        assert not torch.equal(s, D(images, None, y.flip(0))["s_x"])
+        assert not torch.equal(images, G(torch.zeros(3, dim), y))
+
+
+def test_published_counts_of_encoder_trunks():
+    widths, blocks = (256, 512, 1024, 2048), (3, 4, 6, 3)
+    with torch.device("meta"):
+        assert count(ResNetV2(3, widths, blocks, Bottleneck, "imagenet")) == 23_500_352
+        for m, expected in ((1, 5_408_640), (2, 21_505_792), (4, 85_765_632)):
+            trunk = RevNet(3, tuple(m * w for w in widths), blocks, "imagenet")
+            assert (count(trunk), trunk.num_features) == (expected, 2048 * m)
+
+
+def test_base_has_the_paper_s_sizes():
+    with torch.device("meta"):
+        G, E, D = construct(find("table1/base").config())
+    assert (D.F.out_features, E.num_features, E.latent.out_features) == (1536, 2048, 240)
+    # 29.6, 36.7 and 59.7 million without the projections on skips (paper-facts)
+    assert count(D.H) - 120 * 2048 == pytest.approx(29.6e6, rel=0.01)
+    assert count(D.J) - (1536 + 2048) * 2048 == pytest.approx(36.7e6, rel=0.01)
+    assert count(G) == 70_306_116
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_s_cost_is_counted_without_running_it(name):
+    experiment = EXPERIMENTS[name]
+    cost = step_cost(experiment.config(min(experiment.scales, default=0)))
+    assert cost["flops_per_step"] > 0
+    assert cost["memory_bytes"] > 4 * sum(n for part, n in cost["parameters"].items() if "." not in part)
+
+
+def test_cost_of_a_full_size_step_is_found_without_doing_it():
+    cost = step_cost(find("table1/base").config())
+    assert cost["parameters"]["G"] == 70_306_116
+    assert 5e14 < cost["flops_per_step"] < 1e15
+    assert cost["memory_bytes"] > 100 * 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table1/base", "table1/revnet_x4_up_encoder_lr"])
+def test_full_size_rows_take_a_real_step_on_photographs(name, shared, tmp_path):
+    archive, results = shared / "caltech101" / "caltech101-128.tar.gz", tmp_path / "lines.jsonl"
+    tool = Path(__file__).parents[3] / "tools" / "full_size_step.py"
+    done = subprocess.run(
+        [sys.executable, tool, "--data", archive, "--results", results, name], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    values = {line["metric"]: line["value"] for line in read_results(results)}
+    assert values["peak_memory_mib"] < 16 * 1024
+    assert all(math.isfinite(v) for v in values.values())
+    assert values["reconstruction_error"] > 0

@@ -1,0 +1,210 @@
+"""An exported model is the run's, loads anywhere, and says what it is; a damaged one is refused in one line."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from bigbigan import load
+from bigbigan.apps.train import train
+from bigbigan.cli import main
+from bigbigan.config import override
+from bigbigan.errors import UserError
+from bigbigan.experiments import find
+from bigbigan.inference.hub import is_hub_name
+from bigbigan.models import build
+from tiny import tiny_config, write_npz
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secret-project")
+    train(tiny_config("training.steps=6"), str(write_npz(folder / "rows.npz")), folder / "run", progress=False)
+    metrics = "knn5_l2_avepool,reconstruction_ratio"
+    assert main(["evaluate", str(folder / "run"), "--quiet", "--metrics", metrics]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "model"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_exported_model_is_the_run_s(run, exported):
+    ours, theirs = load(run), load(exported)
+    x = torch.rand(5, 1, 8, 8) * 2 - 1
+    assert torch.equal(ours.encode(x).bn_crelu_feat, theirs.encode(x).bn_crelu_feat)
+    assert torch.equal(ours.reconstruct(x), theirs.reconstruct(x))
+    z = torch.randn(5, 8)
+    assert torch.equal(ours.discriminate(x, z).score_xz, theirs.discriminate(x, z).score_xz)
+    assert (ours.step, ours.images_seen, ours.config) == (theirs.step, theirs.images_seen, theirs.config)
+
+
+def test_the_folder_is_whole_and_names_no_place_of_the_machine(run, exported):
+    names = {p.name for p in exported.iterdir()}
+    assert names == {"model.safetensors", "config.json", "model.json", "results.jsonl", "README.md"}
+    about = json.loads((exported / "model.json").read_text())
+    assert about["data"]["images"] == 60
+    for name in names - {"model.safetensors"}:
+        text = (exported / name).read_text()
+        assert "secret-project" not in text, name
+        assert str(run.parents[1]) not in text, name
+
+
+def test_the_card_tells_what_was_measured_and_its_code_runs(exported):
+    card = (exported / "README.md").read_text()
+    assert "60 images, without labels" in card
+    lines = [json.loads(line) for line in (exported / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert f"| {line['metric']} | " in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    code = code.replace("THIS FOLDER", str(exported))
+    exec(compile(code, "README.md", "exec"), {"images": torch.zeros(2, 1, 8, 8)})
+
+
+def test_verbs_take_an_exported_model(exported, run, tmp_path, capsys):
+    data, folder = str(run.parent / "rows.npz"), str(exported)
+    before = {p.name: p.read_bytes() for p in exported.iterdir()}
+    for arguments in (
+        ["generate", folder, "--count", "4", "--out", str(tmp_path / "g.png")],
+        ["encode", folder, "--data", data, "--out", str(tmp_path / "f.npz")],
+        ["reconstruct", folder, "--data", data, "--count", "4", "--out", str(tmp_path / "r.png")],
+        ["evaluate", folder, "--data", data, "--quiet", "--metrics", "knn5_l2_avepool"],
+    ):
+        assert main(arguments) == 0
+    assert {p.name: p.read_bytes() for p in exported.iterdir()} == before
+    capsys.readouterr()
+    assert main(["evaluate", folder, "--quiet"]) == 2
+    assert "--data SOURCE is missing" in capsys.readouterr().err
+
+
+def test_a_gan_and_an_unevaluated_run_are_exported_too(tmp_path, capsys):
+    data = str(write_npz(tmp_path / "rows.npz"))
+    gan = tiny_config("training.steps=2", "loss.s_z=false", "loss.s_xz=false")
+    train(gan, data, tmp_path / "run", progress=False)
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    model = load(tmp_path / "out")
+    assert model.networks.E is None
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Not evaluated" in card
+    assert "model.encode" not in card
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_package_that_onnx_needs_is_named(package, run, tmp_path, monkeypatch, capsys):
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None if name == package else ModuleType(name))
+    assert main(["export", str(run), "--out", str(tmp_path / "out"), "--onnx"]) == 2
+    said = capsys.readouterr().err
+    assert "pip install 'bigbigan[onnx]'" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_on_the_hub_without_its_package_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"owner/name@v1 is not a folder here.*pip install 'bigbigan\[hub\]'"):
+        load("owner/name@v1")
+    assert main(["generate", "owner/name", "--out", "grid.png"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    for name in ("owner/name", "owner/name@v1.0", "owner/name@refs/pr/1", "a_b.c/d-e"):
+        assert is_hub_name(name), name
+        assert is_hub_name(Path(name)), name
+    paths = (
+        "runs/digits",
+        "runs/typo",
+        "name",
+        "a/b/c",
+        "/a/b",
+        "./a",
+        "./a/b",
+        "../a",
+        "a/..",
+        "~/a",
+        "a/b c",
+        "a/b@",
+    )
+    for name in (*paths, "owner/ñame", "owner/name\n", ""):
+        assert not is_hub_name(name), name
+
+
+CONVOLUTIONAL = ["generator.channels=[8,8,8]", "discriminator.channels=[8,8]", "encoder.widths=[8,8,8,8,8]"]
+EXPORTABLE = {
+    "bigbigan": tiny_config(),
+    "z to the seed alone": tiny_config("generator.skip_z=false"),
+    "bigan": override(find("bigan/imagenet").config(0), [*CONVOLUTIONAL, "encoder.resolution=32"]),
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTABLE)
+def test_torch_export_leaves_the_batch_free(kind):
+    config = EXPORTABLE[kind]
+    networks = build(config)
+    for network, shape in (
+        (networks.G, (config.latent.dim,)), (networks.E.trunk, (config.data.channels, *[config.encoder.resolution] * 2))
+    ):  # fmt: skip
+        network.eval().requires_grad_(False)
+        shapes = ({0: torch.export.Dim("N")},)  # raises where N is not free
+        program = torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=shapes).module()
+        x = torch.rand(5, *shape)
+        torch.testing.assert_close(program(x), network(x))
+
+
+def damage(name, change):
+    def apply(folder):
+        path = folder / name
+        change(path)
+
+    return apply
+
+
+DAMAGES = {
+    "weights changed": (damage("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1] + b"x")), "SHA-256"),
+    "weights missing": (damage("model.safetensors", lambda p: p.unlink()), "not a whole exported model"),
+    "about is no JSON": (damage("model.json", lambda p: p.write_text("{")), "cannot be read as JSON"),
+    "about is empty": (damage("model.json", lambda p: p.write_text("{}")), "it has no schema"),
+    "newer schema": (
+        damage("model.json", lambda p: p.write_text(p.read_text().replace('"schema": 1', '"schema": 2'))), "reads 1"
+    ),
+    "settings missing": (damage("config.json", lambda p: p.unlink()), "does not exist"),
+    "other settings": (
+        damage("config.json", lambda p: p.write_text(p.read_text().replace('"shared_dim": 4', '"shared_dim": 6'))),
+        "does not fit",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_folder_is_refused_in_one_line(kind, exported, tmp_path):
+    apply, message = DAMAGES[kind]
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    apply(copy)
+    with pytest.raises(UserError, match=message) as error:
+        load(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_overwritten(run, exported, tmp_path, capsys):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    assert main(["export", str(run), "--out", str(full)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    assert [p.name for p in full.iterdir()] == ["thesis.txt"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["export", str(run), "--out", str(empty)]) == 0
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".writing")]

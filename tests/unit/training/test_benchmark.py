@@ -1,0 +1,120 @@
+"""What a step costs: parts that add up, FLOPs that are those counted elsewhere, and a step that does little more than
+its game takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from bigbigan.apps.benchmark import Parts, bench, measure, result_lines
+from bigbigan.cli import main
+from bigbigan.experiments import find
+from bigbigan.training.flops import step_cost
+from tiny import TINY, tiny_config
+
+TOOLS = Path(__file__).parents[3] / "tools"
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["loss.s_z=false", "loss.s_xz=false", "data.labels=classes", "data.classes=3"]]
+)
+def test_parts_add_up_to_the_step(settings):
+    config = tiny_config(*settings)
+    cost = measure(config, steps=3)
+    assert set(cost.parts) == {"data", "discriminator_move", "encoder_generator_move", "averages", "rest"}
+    assert all(seconds >= 0 for seconds in cost.parts.values())
+    assert cost.parts["discriminator_move"] > cost.parts["averages"]
+    assert sum(cost.parts.values()) == pytest.approx(cost.seconds)
+    assert cost.flops == step_cost(config)["flops_per_step"]
+    assert cost.images_per_second == pytest.approx(16 * 3 / cost.seconds)
+    metrics = {line.metric: line.value for line in result_lines(config, cost, 3, "bench")}
+    assert metrics["share_of_matmul"] == pytest.approx(cost.tflops / cost.matmul_tflops, rel=1e-3)
+
+
+def test_what_runs_within_a_part_counts_once():
+    parts = Parts(torch.device("cpu"))
+    inner = parts.timed(lambda: sum(range(10**5)))
+    outer = parts.timed(lambda: 1, "outer")
+    outer()
+    start = parts.seconds["outer"]
+    inner()
+    assert set(parts.seconds) == {"outer"}
+    assert parts.seconds["outer"] > start
+
+
+def test_a_measurement_is_made_in_a_process_of_its_own():
+    held = torch.zeros(2**28)  # 1 GiB here is not its memory
+    held += 1
+    cost = bench(tiny_config("training.batch_size=4096"), steps=1)
+    assert 0 < cost.before_mib + 50 < cost.peak_memory_mib < 1500
+    del held
+
+
+def test_the_command_varies_a_setting_and_draws_a_chart(tmp_path, capsys):
+    picture, results = tmp_path / "p" / "chart.png", tmp_path / "r.jsonl"
+    vary = ["--vary", "training.batch_size=4,8", "--steps", "1"]
+    assert main(["bench", "small/digits", *vary, "--picture", str(picture), "--results", str(results), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["8"]["flops"] == 2 * found["4"]["flops"]
+    assert Image.open(picture).width > 500
+    lines = [json.loads(text) for text in results.read_text().splitlines()]
+    assert {x["settings"]["training.batch_size"] for x in lines} == {4, 8}
+
+
+def test_ranks_of_torchrun_are_measured_together(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "bigbigan", "bench", "small/digits", "--steps", "1", "--json"]
+    command += ["--vary", "training.batch_size=16,32", "--results", str(tmp_path / "r.jsonl"), "--set", *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    cost = json.loads(done.stdout)["16"]  # told by one of them
+    assert cost["ranks"] == 2
+    assert cost["images_per_second"] == pytest.approx(16 * 3 / cost["seconds"])
+    lines = [json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert {x["device"] for x in lines} == {"2 ranks, cpu, 1 threads each"}
+
+
+@pytest.mark.parametrize("name", ["small/cifar10", "table1/base", "table1/revnet_x4"])
+def test_a_step_does_hardly_more_than_its_game_takes(name):
+    config = find(name).config()
+    least, counted = tool("minimal_flops").minimal(config), step_cost(config)["flops_per_step"]
+    assert 0.995 * least <= counted <= 1.05 * least
+
+
+def test_the_twin_of_another_codes_network_has_its_size_and_two_thirds_of_its_arithmetic():
+    twin = tool("compare_peers").settings("biggan")
+    cost = step_cost(twin)
+    assert cost["parameters"]["G"] == 4_304_387
+    assert cost["parameters"]["D"] == 4_207_361
+    assert cost["flops_per_step"] / 64 <= 20.8e9  # of 30.7e9 there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vary", "training.batch_size"], "--vary training.batch_size: expected a.b=V1,V2,..."),
+        (["--picture", "c.png"], "--picture c.png: expected a name ending in .png, and --vary"),
+        (["--steps", "0"], "--steps 0: expected at least 1"),
+        (["--vary", "training.batch=1,2"], "there is no setting training.batch; did you mean training.batch_size?"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, capsys):
+    assert main(["bench", "small/digits", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
