@@ -7,6 +7,7 @@ bytes they were stored in, to be decoded here, as carefully as files are. No cod
 """
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.folders import SPLITS
 from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.errors import UserError
+from bigbigan.offline import cache_alone_where_unreached
 
 __all__ = ["open_huggingface"]
 
@@ -61,7 +63,8 @@ def _load(datasets: Any, name: str) -> dict[str, Any]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         loaded = datasets.load_from_disk(name)
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    return dict(datasets.load_dataset(name))
+    with nullcontext() if os.path.exists(name) else cache_alone_where_unreached():
+        return dict(datasets.load_dataset(name))
 
 
 def _image_set(table: Any, name: str, theirs: str, spec: str, datasets: Any, limits: DecodeLimits) -> ImageSet:

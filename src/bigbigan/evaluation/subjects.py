@@ -12,6 +12,7 @@ import copy
 import importlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.model import EXPORTED, Model, load
 from bigbigan.models import build
+from bigbigan.offline import cache_alone_where_unreached
 from bigbigan.run import changed_settings, commit, default_device, device_name, read_json, source_and_labels
 
 __all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
@@ -189,7 +191,8 @@ def open_subject(
             import timm
 
             adapted = {} if channels is None else {"in_chans": channels}
-            network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
+            with nullcontext() if name.startswith("local-dir:") else cache_alone_where_unreached():
+                network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
             expected = timm.data.resolve_model_data_config(network)
             if resolution and resolution != expected["input_size"][-1] and hasattr(network, "set_input_size"):
                 network.set_input_size((resolution, resolution))  # its position embeddings are for one size
