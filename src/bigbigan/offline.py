@@ -35,8 +35,8 @@ def is_reached(url: str, patience: float = PATIENCE) -> bool:
     answers = []
 
     def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "bigbigan"})
         try:
+            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "bigbigan"})
             urllib.request.urlopen(request, timeout=patience).close()
         except urllib.error.HTTPError:
             pass
