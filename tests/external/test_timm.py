@@ -2,6 +2,8 @@
 wrote."""
 
 import json
+import socket
+import time
 from functools import partial
 
 import numpy as np
@@ -145,3 +147,16 @@ def test_bytes_reach_the_model_as_timm_reads_pictures(tmp_path):
     with torch.no_grad():
         expected = model(torch.stack([read(Image.fromarray(p.transpose(1, 2, 0))) for p in pixels]))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_network_it_says_so_within_seconds(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="timm:resnet18 cannot be loaded: "):
+        open_subject("timm:resnet18")
+    assert time.perf_counter() - start < 20

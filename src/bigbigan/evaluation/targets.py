@@ -14,6 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.data import Source, open_source
+from bigbigan.data.readers.offline import cache_alone_where_unreached
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.records import Figure, ResultLine
@@ -206,7 +208,8 @@ def open_subject(
             import timm
 
             adapted = {} if channels is None else {"in_chans": channels}
-            network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
+            with nullcontext() if name.startswith("local-dir:") else cache_alone_where_unreached():
+                network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
             expected = timm.data.resolve_model_data_config(network)
             if resolution and resolution != expected["input_size"][-1] and hasattr(network, "set_input_size"):
                 network.set_input_size((resolution, resolution))  # its position embeddings are for one size

@@ -8,6 +8,7 @@ bytes they were stored in, to be decoded here, as carefully as files are. No cod
 
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.image_set import FileStore, ImageSet, Source, named, shown
 from bigbigan.data.readers.folders import split_of
+from bigbigan.data.readers.offline import cache_alone_where_unreached
 from bigbigan.errors import UserError
 
 __all__ = ["open_huggingface"]
@@ -66,7 +68,8 @@ def _load(datasets: Any, name: str) -> dict[str, Any]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         loaded = datasets.load_from_disk(name)
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    return dict(datasets.load_dataset(name))
+    with nullcontext() if os.path.exists(name) else cache_alone_where_unreached():
+        return dict(datasets.load_dataset(name))
 
 
 _LABEL_COLUMNS = {"label", "labels", "class", "classes", "category", "target", "y", "diagnosis"}
