@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from bigbigan import offline
+from bigbigan.data.readers import offline
 from bigbigan.data.readers.offline import cache_alone_where_unreached, is_reached
 
 
