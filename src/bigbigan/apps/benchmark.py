@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import torch
 
 from bigbigan.config import Config
+from bigbigan.crops import STORED
 from bigbigan.data.batches import Batches
-from bigbigan.data.crops import STORED
 from bigbigan.evaluation.records import ResultLine
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import writing

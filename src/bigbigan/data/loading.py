@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from torch import Tensor
 
-from bigbigan.data.crops import CENTRAL, STORED, resize_center
+from bigbigan.crops import CENTRAL, STORED, resize_center
 from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
 from bigbigan.data.image_set import MAX_HELD, ImageSet, Source, shown
 from bigbigan.errors import UserError

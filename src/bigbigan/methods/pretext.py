@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.config import PretextConfig
-from bigbigan.data.crops import Boxes, fixed_boxes, resnet_boxes
+from bigbigan.crops import Boxes, fixed_boxes, resnet_boxes
 from bigbigan.errors import UserError
 from bigbigan.methods.base import Draws, Move, Outcome, System
 from bigbigan.models import ColourHead, PretextEncoder

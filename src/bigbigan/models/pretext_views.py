@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigbigan.data.crops import Boxes, resize_boxes
+from bigbigan.crops import Boxes, resize_boxes
 
 __all__ = [
     "BIN",

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from bigbigan.data import crops, load_pixels, load_view, open_source
+from bigbigan import crops
+from bigbigan.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
+from bigbigan.data import load_pixels, load_view, open_source
 from bigbigan.data.batches import Batches
-from bigbigan.data.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.data.loading import stored_side, viewed_side
 
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.config import override
+from bigbigan.crops import fixed_boxes
 from bigbigan.data.batches import Batches
-from bigbigan.data.crops import fixed_boxes
 from bigbigan.errors import UserError
 from bigbigan.evaluation.probes.knn import references_of_bigan
 from bigbigan.experiments import find
