@@ -189,7 +189,7 @@ def write(G: Generator, config: Config, module: str, out: Path) -> None:
     t = config.training
     model = Model(config, Networks(G, None, None), t.steps, t.steps * t.batch_size * (t.d_steps + 1))
     origin = (
-        f"Converted from the variables of `deepmind/{module}/1`, the generator alone. The settings are the paper's for "
+        f"Converted from the variables of deepmind/{module}/1, the generator alone. The settings are the paper's for "
         "that row of Table 1, steps included: the module does not record them."
     )
     write_folder(model, out, {"name": "ImageNet", "images": 1_281_167}, origin)

@@ -17,6 +17,11 @@ TINY = [
     "optimizer.betas=[0.5,0.999]",
 ]  # fmt: skip
 
+RESULT_LINE = {
+    "experiment": "small/digits", "settings": {}, "dataset": "digits", "split": "test", "metric": "top1", "value": 1.0,
+    "std": None, "n": 3, "seed": 0, "steps": 4, "images_seen": 9, "command": "bigbigan evaluate run",
+}  # fmt: skip
+
 
 def tiny_config(*settings: str) -> Config:
     return override(find("small/digits").config(), [*TINY, *settings])
@@ -44,3 +49,12 @@ def write_npz(path, count: int = 60, side: int = 8, channels: int = 1, seed: int
         arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
     np.savez(path, **arrays)
     return path
+
+
+def blobs(count: int, distance: float, seed: int, classes: int = 4, dim: int = 12):
+    """Gaussian blobs: class k sits at `distance` along axis k."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    x = rng.normal(size=(count, dim))
+    x[np.arange(count), labels] += distance
+    return x.astype(np.float32), labels

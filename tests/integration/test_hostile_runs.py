@@ -14,7 +14,6 @@ from contextlib import suppress
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_io import LINE
 
 from bigbigan import load
 from bigbigan.apps.report import write_report
@@ -25,7 +24,7 @@ from bigbigan.evaluation.records import append_results
 from bigbigan.inference.model import Model
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.state import TrainingState
-from tiny import TINY, tiny_config, write_npz
+from tiny import RESULT_LINE, TINY, tiny_config, write_npz
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +34,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     data = str(write_npz(folder / "rows.npz", count=24))
     train(tiny_config("training.steps=2", "log.checkpoint_every=1"), data, folder / "run", progress=False)
-    (folder / "run" / "results.jsonl").write_text(json.dumps(LINE) + "\n")
+    (folder / "run" / "results.jsonl").write_text(json.dumps(RESULT_LINE) + "\n")
     ck.save_best(folder / "run", 1, "top1", 50.0)
     return folder / "run", data
 

@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("bigbigan.models", ("bigbigan.data", "bigbigan.training", "sklearn", "tarfile")),
+        ("bigbigan.models", ("bigbigan.data", "bigbigan.training", "sklearn")),
         ("bigbigan.methods.losses", ("bigbigan.data.readers", "bigbigan.training")),
         ("bigbigan.training.loop", ("bigbigan.evaluation", "sklearn", "scipy")),
         ("bigbigan.cli", ("torch", "numpy")),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from test_evaluation import blobs
 
 from bigbigan.apps import classify as c
 from bigbigan.apps.train import train
@@ -19,7 +18,7 @@ from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import hold_out, load_images
 from bigbigan.evaluation.targets import open_subject
 from bigbigan.training.run_folder import read_json
-from tiny import tiny_config, write_npz
+from tiny import blobs, tiny_config, write_npz
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_what_is_no_regular_file_is_not_read(bench, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "zero.png"):
-        with pytest.raises(UserError, match=f"{name} cannot be used: not a regular file"):
+        with pytest.raises(UserError, match=f"{name} cannot be used: it is not a regular file"):
             bench.read(tmp_path / name)
 
 

@@ -21,8 +21,8 @@ from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.data import inspect, load_pixels, open_source, write_shards
 from bigbigan.data.batches import Batches
-from bigbigan.data.shards.reader import reader as reading
-from bigbigan.data.shards.reader import remote as elsewhere
+from bigbigan.data.shards import reader as reading
+from bigbigan.data.shards import remote as elsewhere
 from bigbigan.data.streaming import StreamedPixels, order_by_shards
 from bigbigan.errors import UserError
 from tiny import tiny_config

@@ -15,8 +15,8 @@ from PIL import Image
 
 from bigbigan.apps.train import train
 from bigbigan.data import fingerprint, load_pixels, open_source, write_shards
-from bigbigan.data.shards.reader import reader as shards
-from bigbigan.data.shards.reader import writer as sharding
+from bigbigan.data.shards import reader as shards
+from bigbigan.data.shards import writer as sharding
 from bigbigan.errors import RunError, UserError
 from tiny import tiny_config, write_npz
 

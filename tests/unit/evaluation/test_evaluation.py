@@ -21,16 +21,7 @@ from bigbigan.evaluation.records import paired_lead
 from bigbigan.evaluation.runner import evaluate
 from bigbigan.evaluation.splits import View, load_labelled, train_val
 from bigbigan.models import build
-from tiny import tiny_config, write_npz
-
-
-def blobs(count: int, distance: float, seed: int, classes: int = 4, dim: int = 12):
-    """Gaussian blobs: class k sits at `distance` along axis k."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    x = rng.normal(size=(count, dim))
-    x[np.arange(count), labels] += distance
-    return x.astype(np.float32), labels
+from tiny import blobs, tiny_config, write_npz
 
 
 def test_linear_probe_solves_separable_features_and_guesses_on_noise():

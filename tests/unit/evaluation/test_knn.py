@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
-from test_evaluation import blobs
 
 from bigbigan.evaluation.probes import knn as module
 from bigbigan.evaluation.probes.knn import knn, knn_accuracies, nearest
+from tiny import blobs
 
 
 def unit(x, order):

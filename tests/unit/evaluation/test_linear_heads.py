@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from test_evaluation import blobs
 
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation.probes import linear_heads as linear
@@ -16,6 +15,7 @@ from bigbigan.evaluation.probes.linear_heads import (
     top_accuracy,
     train_heads,
 )
+from tiny import blobs
 
 CPU = torch.device("cpu")
 

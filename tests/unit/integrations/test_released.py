@@ -269,7 +269,7 @@ def test_the_folder_opens_and_is_of_a_generator_alone(ending, G, small_module, t
     with pytest.raises(UserError, match="a generator alone: it has no discriminator"):
         model.discriminate(torch.zeros(2, 3, 32, 32), z)
     card = (out / "README.md").read_text()
-    assert "Converted from the variables of `deepmind/bigbigan-resnet50/1`" in card
+    assert "Converted from the variables of deepmind/bigbigan-resnet50/1" in card
     assert "model.encode" not in card
 
 

@@ -13,17 +13,13 @@ import pytest
 import torch
 
 from bigbigan import io
-from bigbigan.data.shards.reader import writer as sharding
+from bigbigan.data.shards import writer as sharding
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.io import append_lines, checked, read_json, read_lines, write_json, writing, writing_folder
 from bigbigan.training.monitor import Monitor, read_metrics
 from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
-
-LINE = {
-    "experiment": "small/digits", "settings": {}, "dataset": "digits", "split": "test", "metric": "top1", "value": 1.0,
-    "std": None, "n": 3, "seed": 0, "steps": 4, "images_seen": 9, "command": "bigbigan evaluate run",
-}  # fmt: skip
+from tiny import RESULT_LINE
 
 
 def mode(path):
@@ -129,16 +125,16 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, numb
 
 def test_a_line_after_a_torn_one_is_on_its_own(tmp_path):
     path = tmp_path / "results.jsonl"
-    append_lines(path, [LINE, LINE])
+    append_lines(path, [RESULT_LINE, RESULT_LINE])
     path.write_bytes(path.read_bytes()[:-20])
-    append_lines(path, [LINE | {"value": 2.0}])
+    append_lines(path, [RESULT_LINE | {"value": 2.0}])
     with pytest.warns(UserWarning, match=r"results.jsonl: line 2 cannot be read: left out"):
         assert [line["value"] for line in read_results(path)] == [1.0, 2.0]
 
 
 def test_lines_for_which_there_is_no_room_are_taken_back(tmp_path, monkeypatch):
     path = tmp_path / "results.jsonl"
-    append_lines(path, [LINE])
+    append_lines(path, [RESULT_LINE])
     before = path.read_bytes()
 
     def full(_):
@@ -146,7 +142,7 @@ def test_lines_for_which_there_is_no_room_are_taken_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(io, "sync", full)
     with pytest.raises(RunError, match="No space left"):
-        append_lines(path, [LINE])
+        append_lines(path, [RESULT_LINE])
     assert path.read_bytes() == before
 
 
@@ -173,9 +169,9 @@ def test_one_damaged_line_of_metrics_loses_no_other(tmp_path, damaged):
 @pytest.mark.parametrize("key", ["value", "steps", "metric", "settings", "draws", "protocol", "std", "n"])
 @pytest.mark.parametrize("wrong", [[["x"]], {"x": [1]}, "x"], ids=["list", "object", "text"])
 def test_result_lines_of_another_form_are_left_out(tmp_path, key, wrong):
-    changed = LINE | {key: wrong}
+    changed = RESULT_LINE | {key: wrong}
     fits = (key, str(wrong)) in {("metric", "x"), ("settings", "{'x': [1]}"), ("protocol", "{'x': [1]}")}
-    append_lines(tmp_path / "results.jsonl", [changed, LINE])
+    append_lines(tmp_path / "results.jsonl", [changed, RESULT_LINE])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert len(read_results(tmp_path / "results.jsonl")) == 1 + fits
