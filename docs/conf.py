@@ -85,7 +85,12 @@ html_theme_options = {
 
 # Links: what they lead to on GitHub, and in the site.
 
-ELSEWHERE = {"README.md": "start", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
+ELSEWHERE = {
+    "README.md": "start",
+    "CHANGELOG.md": "changelog",
+    "CONTRIBUTING.md": "contributing",
+    "SECURITY.md": "security",
+}
 LINK = re.compile(r"(!?\[(?:`[^`]*`|[^\[\]`])*\])\(([^)\s]+)\)")
 
 

@@ -52,6 +52,7 @@ def main() -> None:
             process.terminate()
     config = read_config(options.run)
     experiment = EXPERIMENTS.get(config.experiment)
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     figures = {"serve_memory_mib": after, "serve_memory_growth": 100 * (after / before - 1)}
     lines = [
         ResultLine(
@@ -72,7 +73,7 @@ def main() -> None:
             device=device_name(),
             seconds=round(time.perf_counter() - start, 1),
             commit=commit(),
-            command=shlex.join(["python", "tools/serve_memory.py", "RUN", *sys.argv[2:]]),
+            command=shlex.join(["python", "tools/serve_memory.py", *words]),
         )
         for metric, value in figures.items()
     ]
