@@ -75,7 +75,7 @@ def test_the_tool_measures_every_run_on_every_source(folder, tmp_path):
     found = {
         (x["protocol"]["trained_on"], x["protocol"]["channels"], x["dataset"], x["metric"], x["steps"]) for x in lines
     }
-    assert len(found) == len(lines) == 2 * 2 * 2 * 3  # runs, sources, protocols; pixels, untrained, trained
+    assert len(found) == len(lines) == 2 * 2 * 2 * 4  # runs, sources, protocols; two of pixels, untrained, trained
     assert {x["protocol"]["train_images"] for x in lines} == {45}
     assert {x["n"] for x in lines} == {45}
 
