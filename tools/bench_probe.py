@@ -17,17 +17,17 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from bigbigan.evaluation.logistic import logistic_path
-from bigbigan.evaluation.probe import STRENGTHS, few_label_draws
-from bigbigan.evaluation.results import ResultLine, append_results
-from bigbigan.run import commit, device_name
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from bigbigan.data import open_source
 from bigbigan.evaluation.features import pixel_features
+from bigbigan.evaluation.probes.logistic import STRENGTHS, few_label_draws
+from bigbigan.evaluation.probes.solver import logistic_path
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.evaluation.splits import View, load_labelled
+from bigbigan.training.run_folder import commit, device_name
 
 
 def objective(fitted: LogisticRegression, x: np.ndarray, labels: np.ndarray, C: float) -> float:
