@@ -22,7 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.rst import escape
 
 import bigbigan
-from bigbigan.cli import _parser
+from bigbigan.cli import build_parser
 from bigbigan.experiments import EXPERIMENTS
 
 DOCS = Path(__file__).parent
@@ -196,7 +196,7 @@ sphinx.pycode.Parser = CommentedFields
 
 class CommandLine(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(_verb(_parser())), allow_section_headings=True)
+        return self.parse_text_to_nodes("\n".join(_verb(build_parser())), allow_section_headings=True)
 
 
 def _verb(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 
 from bigbigan.apps.train import train
-from bigbigan.cli import _parser, main
+from bigbigan.cli import build_parser, main
 from bigbigan.config import override
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.published_tables import fill
@@ -174,7 +174,7 @@ def _parse(words: list[str]) -> None:
 def _parse_verb(arguments: list[str]) -> None:
     if len(arguments) - arguments[:1].count("data") <= 1 and arguments != ["list"]:
         arguments = [*arguments, "--help"]  # a verb that is spoken of
-    options = vars(_parser().parse_args(arguments))
+    options = vars(build_parser().parse_args(arguments))
     if "experiment" in options and not options["experiment"].isupper():
         override(find(options["experiment"]).config(options["scale"]), options["set"])
     if options.get("metrics"):

@@ -1,0 +1,5 @@
+"""The command line: `bigbigan VERB ...`."""
+
+from bigbigan.cli.main import build_parser, main
+
+__all__ = ["build_parser", "main"]

@@ -1,0 +1,68 @@
+"""`bigbigan bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from bigbigan.cli.common import AS_JSON, at_least
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
+    parser.add_argument("--scale", type=int, default=0, metavar="S", help="as in train")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
+    parser.add_argument(
+        "--vary", metavar="a.b=V1,V2,...", help="measure for each value, such as training.batch_size=16,32,64"
+    )
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="timed, after two that warm up (default 5)")
+    parser.add_argument("--picture", type=Path, metavar="CHART.png", help="draw how cost grows with what is varied")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="append result lines to this file")
+    parser.add_argument("--json", **AS_JSON)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Time training steps on random images: by part, images and FLOPs a second, peak memory."""
+    from bigbigan.apps.benchmark import bench, chart, result_lines
+    from bigbigan.config import override
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.experiments import find
+    from bigbigan.training import distributed
+
+    at_least(1, steps=options.steps)
+    name, equals, values = (options.vary or "").partition("=")
+    if options.vary and not (equals and values):
+        raise UserError(f"--vary {options.vary}: expected a.b=V1,V2,..., for example training.batch_size=16,32,64")
+    if options.picture and (not options.vary or options.picture.suffix.lower() != ".png"):
+        raise UserError(
+            f"--picture {options.picture}: expected a name ending in .png, and --vary with what to draw it over"
+        )
+    made = find(options.experiment).config(options.scale)
+    varied = [f"{name}={value}" for value in values.split(",")] if options.vary else [""]
+    configs = {v.removeprefix(f"{name}="): override(made, [*options.set, *([v] if v else [])]) for v in varied}
+    costs = {}
+    for value, config in configs.items():
+        cost = costs[value] = bench(config, options.steps)
+        if not distributed.is_first():
+            continue
+        if options.results:
+            append_results(options.results, result_lines(config, cost, options.steps, options.command))
+        if not options.json:
+            print(f"{name}={value}: " if value else "", end="")
+            parts = ", ".join(f"{part.replace('_', ' ')} {seconds:.3f}" for part, seconds in cost.parts.items())
+            print(f"{cost.seconds:.3f} s a step ({parts}), {cost.images_per_second:,.0f} images/s, "
+                  f"{cost.flops / 1e9:,.1f} GFLOP a step, {cost.tflops:.3g} TFLOP/s, {cost.share:.0%} of a matrix "
+                  f"product's, {cost.peak_memory_mib:,.0f} MiB", flush=True)  # fmt: skip
+    if not distributed.is_first():
+        return
+    if options.json:
+        print(
+            json.dumps(
+                {value or "defined": asdict(cost) | {"share": cost.share} for value, cost in costs.items()}, indent=2
+            )
+        )
+    if options.picture:
+        chart(costs, name, options.experiment, options.picture)

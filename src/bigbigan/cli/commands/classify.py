@@ -1,0 +1,64 @@
+"""`bigbigan classify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from bigbigan.cli.common import AS_JSON, OWN_DATA, QUIET, RAW_CELLS, run_and_data
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    run_and_data(
+        parser, OWN_DATA.replace("images;", "images, labelled;"), "FILE.csv predictions, with their confidence"
+    )
+    count = parser.add_mutually_exclusive_group(required=True)
+    count.add_argument(
+        "--labels-per-class", type=int, metavar="N", help="how many labelled images of each class are used"
+    )
+    count.add_argument("--label-fraction", type=float, metavar="P", help="or which share of each class, above 0 to 1")
+    parser.add_argument("--finetune", action="store_true", help="train the encoder too, beside the frozen one")
+    parser.add_argument(
+        "--scratch", action="store_true", help="compare with the same network trained on the labels alone"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=5, metavar="K", help="of labelled images to measure over (default 5)"
+    )
+    parser.add_argument("--raw-cells", **RAW_CELLS)
+    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    parser.add_argument("--json", **AS_JSON)
+    parser.add_argument("--quiet", **QUIET)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train a classifier on a few labels; writes predictions, measures accuracy beside baselines."""
+    from bigbigan.apps.classify import Labels, classify
+    from bigbigan.evaluation.records import append_results, results_table
+
+    if options.labels_per_class is not None and options.labels_per_class < 1:
+        raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
+    if options.label_fraction is not None and not 0 < options.label_fraction <= 1:
+        raise UserError(f"--label-fraction {options.label_fraction}: expected a number above 0 and up to 1")
+    if options.draws < 1:
+        raise UserError(f"--draws {options.draws}: expected at least 1")
+    lines = classify(
+        str(options.run),
+        options.data,
+        Labels(options.labels_per_class, options.label_fraction),
+        options.out,
+        options.command,
+        labels_file=options.labels,
+        finetune=options.finetune,
+        scratch=options.scratch,
+        draws=options.draws,
+        progress=not options.quiet,
+        raw_cells=options.raw_cells,
+    )
+    if options.results:
+        append_results(options.results, lines)
+    print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))
+    if not options.json:
+        print(options.out)

@@ -1,0 +1,54 @@
+"""`bigbigan data shard`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, at_least
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help=OWN_DATA.replace("images; by default those of the run.", "such as")
+    )
+    parser.add_argument("--labels", **LABELS_FILE)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; again to go on")
+    cut = parser.add_mutually_exclusive_group()
+    cut.add_argument("--size-mib", type=float, default=256, metavar="S", help="how large a shard may be (default 256)")
+    cut.add_argument("--images", type=int, metavar="N", help="images of a shard, instead")
+    parser.add_argument(
+        "--resolution", type=int, metavar="R", help="store R×R PNG instead of the files: smaller, faster"
+    )
+    parser.add_argument("--json", **AS_JSON)
+    parser.add_argument("--quiet", **QUIET)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write a source as tar shards (WebDataset), shuffled, with checksums; the same command again goes on."""
+    from bigbigan.data import open_source, write_shards
+
+    if not options.size_mib > 0:
+        raise UserError(f"--size-mib {options.size_mib}: expected a number above 0")
+    given = {"images": options.images, "resolution": options.resolution}
+    at_least(1, **{name: value for name, value in given.items() if value is not None})
+    written = write_shards(
+        open_source(options.source, labels=options.labels),
+        options.out,
+        options.size_mib,
+        options.images,
+        options.resolution,
+        progress=not options.quiet,
+    )
+    if options.json:
+        print(json.dumps(written, indent=2))
+        return
+    for split, n in written["splits"].items():
+        print(f"{options.out / split}: {n['images']:,} images in {n['shards']:,} shards, {n['bytes'] / 2**20:,.1f} MiB")
+    skipped = written["skipped"]
+    for file, reason in skipped[:20]:
+        print(f"skipped: {file}: {reason}")
+    if len(skipped) > 20:
+        print(f"skipped: {len(skipped) - 20:,} more, listed in {options.out / 'index.json'}")

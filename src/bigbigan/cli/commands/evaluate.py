@@ -1,0 +1,60 @@
+"""`bigbigan evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from bigbigan.cli.common import AS_JSON, CHECKPOINT, LABELS_FILE, OWN_DATA, QUIET, at_least
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="run folder (train --out), or any frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME",
+    )
+    parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
+    parser.add_argument("--labels", **LABELS_FILE)
+    parser.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; "
+        "* fits any part; default: all that the run and data allow, but for those that take hours",
+    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--most", type=int, metavar="N", help="of each split at most so many images, drawn by one seed")
+    parser.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl there and nothing into RUN")
+    parser.add_argument("--json", **AS_JSON)
+    parser.add_argument("--quiet", **QUIET)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure a run beside raw pixels and the untrained encoder; writes result lines."""
+    from bigbigan.evaluation.records import append_results, results_table
+    from bigbigan.evaluation.runner import evaluate
+
+    if options.most is not None:
+        at_least(2, most=options.most)
+    metrics = options.metrics.split(",") if options.metrics else None
+    lines = evaluate(
+        options.run,
+        options.data,
+        metrics,
+        options.command,
+        progress=not options.quiet,
+        labels=options.labels,
+        resolution=options.resolution,
+        channels=options.channels,
+        checkpoint=options.checkpoint,
+        most=options.most,
+        out=options.out,
+    )
+    if options.results:
+        append_results(options.results, lines)
+    print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))

@@ -1,0 +1,20 @@
+"""`bigbigan export`."""
+
+from __future__ import annotations
+
+import argparse
+
+from bigbigan.cli.common import CHECKPOINT, run_and_data
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    run_and_data(parser, None, "DIR folder to write")
+    parser.add_argument("--onnx", action="store_true", help="E and G as ONNX files too")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the model as a folder to hand on: safetensors, settings and a model card; ONNX files if asked."""
+    from bigbigan.integrations.export import export
+
+    print(export(options.run, options.out, options.checkpoint, options.onnx))

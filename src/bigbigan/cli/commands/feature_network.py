@@ -1,0 +1,37 @@
+"""`bigbigan feature-network`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bigbigan.cli.common import LABELS_FILE, QUIET
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="mnist-cnn or cifar-resnet18")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="labelled images with a train and a test split")
+    parser.add_argument("--labels", **LABELS_FILE)
+    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 3 and 15)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result line to this file")
+    parser.add_argument("--quiet", **QUIET)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train a small classifier to compare images of its kind by: FID and others where Inception is no judge."""
+    from bigbigan.data import open_source
+    from bigbigan.evaluation.image_quality.feature_networks import train_classifier
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.training.run_folder import default_device
+
+    if options.epochs is not None and options.epochs < 1:
+        raise UserError(f"--epochs {options.epochs}: expected at least 1")
+    device = default_device()
+    source = open_source(options.data, labels=options.labels)
+    path, line = train_classifier(
+        options.name, source, options.epochs, device, options.command, progress=not options.quiet
+    )
+    if options.results:
+        append_results(options.results, [line])
+    print(f"{path}: {line.value:.1f} % of {line.n:,} test images right")

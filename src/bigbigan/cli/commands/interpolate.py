@@ -1,0 +1,32 @@
+"""`bigbigan interpolate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, save_picture
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    run_and_data(parser, OWN_DATA, "GRID.png picture to write")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="how many walks (default 8)")
+    parser.add_argument("--steps", type=int, default=8, metavar="K", help="images of a walk (default 8)")
+    parser.add_argument("--latents", action="store_true", help="between latents drawn from P_z, not between images")
+    parser.add_argument("--seed", type=int, default=0, help="of those latents (default 0)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw walks between the encodings of images of a source, their ends beside them; or between latents."""
+    from bigbigan.apps.visualize import interpolations, latent_walks
+
+    at_least(2, steps=options.steps)
+    check_picture(options)
+    if options.latents and options.data:
+        raise UserError(f"--data {options.data}: walks between latents need no images; leave out --data or --latents")
+    if options.latents:
+        picture = latent_walks(options.run, options.count, options.steps, options.seed)
+    else:
+        picture = interpolations(options.run, options.data, options.count, options.steps, options.labels)
+    save_picture(picture, options)
+    print(options.out)

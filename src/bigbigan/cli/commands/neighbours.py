@@ -1,0 +1,26 @@
+"""`bigbigan neighbours`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bigbigan.cli.common import AS_JSON, OWN_DATA, at_least, check_picture, run_and_data, save_picture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    run_and_data(parser, OWN_DATA, "GRID.png picture to write")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="how many images (default 8)")
+    parser.add_argument("--neighbours", type=int, default=8, metavar="K", help="of each image (default 8)")
+    parser.add_argument("--json", **AS_JSON)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw images of a source and, beside each, the training images nearest to it in feature space."""
+    from bigbigan.apps.visualize import neighbours
+
+    at_least(1, neighbours=options.neighbours)
+    check_picture(options)
+    picture, found = neighbours(options.run, options.data, options.count, options.neighbours, options.labels)
+    save_picture(picture, options)
+    print(json.dumps(found, indent=2) if options.json else options.out)

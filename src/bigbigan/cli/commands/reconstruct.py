@@ -1,0 +1,29 @@
+"""`bigbigan reconstruct`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bigbigan.cli.common import AS_JSON, OWN_DATA, at_least, check_picture, run_and_data, save_picture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    run_and_data(parser, OWN_DATA, "GRID.png picture to write")
+    parser.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="optimise z from E(x) for so many steps")
+    parser.add_argument("--json", **AS_JSON)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw x above G(E(x)) for images of a source; with --refine, G of z optimised from E(x) below."""
+    from bigbigan.apps.visualize import reconstructions
+
+    at_least(0, refine=options.refine)
+    check_picture(options)
+    picture, errors = reconstructions(options.run, options.data, options.count, options.refine, options.labels)
+    save_picture(picture, options)
+    if options.json:
+        print(json.dumps({"grid": str(options.out), "error": errors}))
+    else:
+        print(f"{options.out}: mean error " + ", ".join(f"{value:.2f} {name}" for name, value in errors.items()))

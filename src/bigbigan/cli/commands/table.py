@@ -1,0 +1,40 @@
+"""`bigbigan table`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bigbigan.cli.common import AS_JSON
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="1, 2, 3 or bigan")
+    parser.add_argument(
+        "--scale", type=int, default=0, metavar="S", help="of rows trained smaller: S px (32 or 64) stand for 128"
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="result lines of this data set alone, such as fashion-mnist")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of result lines (default results)"
+    )
+    parser.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="default text")
+    parser.add_argument("--json", **AS_JSON)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fill a published table from result lines: published beside ours, "not run" where not run."""
+    from bigbigan.evaluation.published_tables import FORMATS, fill
+    from bigbigan.evaluation.records import read_results
+
+    folder = options.results
+    if not folder.is_dir():
+        raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
+    is_run = (folder / "config.json").exists() or (folder / "metrics.jsonl").exists()
+    files = [folder / "results.jsonl"] if is_run else sorted(folder.glob("*.jsonl"))
+    if is_run and not files[0].exists():
+        raise UserError(f"--results {folder} has no results.jsonl; measure the run first: bigbigan evaluate {folder}")
+    lines = [line for path in files for line in read_results(path)]
+    table = fill(options.name, lines, options.scale, options.dataset)
+    print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))

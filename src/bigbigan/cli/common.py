@@ -1,0 +1,79 @@
+"""Options and checks that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bigbigan.errors import UserError
+
+OWN_DATA = (
+    "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards, hf:NAME"
+)
+LABELS_FILE: dict[str, Any] = {
+    "metavar": "FILE.csv",
+    "help": "labels in place of the source's own: columns file, label and, if you like, group and split",
+}
+QUIET: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
+AS_JSON: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
+RAW_CELLS: dict[str, Any] = {
+    "action": "store_true",
+    "help": "write names that begin with = + - @ as they are, without the apostrophe that keeps spreadsheets from "
+    "running them",
+}
+CHECKPOINT: dict[str, Any] = {
+    "default": "newest",
+    "metavar": "WHICH",
+    "help": "of a run: newest (default), best, or a step",
+}
+
+
+def run_and_data(parser: argparse.ArgumentParser, data: str | None, out: str | None) -> None:
+    """Add RUN and, as far as they are given, --data with --labels, and --out ("METAVAR what it is")."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out)")
+    if data:
+        parser.add_argument("--data", metavar="SOURCE", help=data)
+        parser.add_argument("--labels", **LABELS_FILE)
+    if out:
+        parser.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
+
+
+def at_least(least: int, **given: int) -> None:
+    """Raise UserError if an option is below the minimum."""
+    for name, value in given.items():
+        if value < least:
+            raise UserError(f"--{name} {value}: expected at least {least}")
+
+
+def check_picture(options: argparse.Namespace) -> None:
+    """Raise UserError before anything is read if --count or --out cannot be used for a picture."""
+    at_least(1, count=options.count)
+    if options.out.suffix.lower() != ".png":
+        raise UserError(f"--out {options.out}: expected a name ending in .png")
+
+
+def save_picture(picture: Any, options: argparse.Namespace) -> None:
+    """Write a picture to --out."""
+    from bigbigan.training.image_grid import save_image
+
+    save_image(picture, options.out)
+
+
+def writable(path: Path, remedy: str = "choose another place") -> None:
+    """Make the folder of a file to write. Raise UserError if the file cannot be written, before hours of work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; expected the name of a file to write")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written: permission denied; {remedy}")
+
+
+def named_settings(settings: dict[str, Any]) -> str:
+    """Return settings as text: a.b=value, ..."""
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())

@@ -1,0 +1,186 @@
+"""Parse the command line and run one command. Exit codes: 0 done, 1 a run failed, 2 a mistake in what was asked,
+128 + n ended by signal n with the state saved."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from bigbigan.cli.commands import (
+    bench,
+    classify,
+    cluster,
+    data_inspect,
+    data_shard,
+    encode,
+    evaluate,
+    export,
+    feature_network,
+    generate,
+    interpolate,
+    list_experiments,
+    neighbours,
+    reconstruct,
+    report,
+    serve,
+    table,
+    train,
+)
+from bigbigan.cli.common import writable
+from bigbigan.cli.terminal import plain_output
+from bigbigan.errors import RunError, UserError, out_of_memory
+from bigbigan.io import DISK_FULL
+
+__all__ = ["build_parser", "main"]
+
+COMMANDS: dict[str, ModuleType] = {
+    "list": list_experiments,
+    "train": train,
+    "evaluate": evaluate,
+    "feature-network": feature_network,
+    "encode": encode,
+    "generate": generate,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "neighbours": neighbours,
+    "serve": serve,
+    "classify": classify,
+    "cluster": cluster,
+    "report": report,
+    "export": export,
+    "table": table,
+    "bench": bench,
+}
+DATA_COMMANDS: dict[str, ModuleType] = {"inspect": data_inspect, "shard": data_shard}
+# Options of these names that are folders, not files.
+FOLDERS = (
+    (train, "out"),
+    (generate, "out"),
+    (export, "out"),
+    (data_shard, "out"),
+    (table, "results"),
+    (evaluate, "out"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments") and ".tar" in message:  # the shell has expanded a pattern
+            message += "; a pattern of shards must be quoted: 'part-{000..099}.tar'"
+        self.exit(2, f"bigbigan: {message}; see: {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    with plain_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not of UTF-8 gets \xe9 for what it lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    parser = build_parser()
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    options.command = shlex.join(["bigbigan", *argv])
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            _check_targets(options)
+            code = options.module.run(options) or 0
+            sys.stdout.flush()
+            return code
+        except UserError as error:
+            print(f"bigbigan: {error}", file=sys.stderr)
+            return 2
+        except RunError as error:
+            print(f"bigbigan: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # what was printed is not wanted any more: `bigbigan list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            if error.errno in DISK_FULL and error.filename is None:  # of standard output: all other files are named
+                print(f"bigbigan: the output cannot be written: {error.strerror}", file=sys.stderr)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
+            if out_of_memory(error):
+                return _too_little_memory(error)
+            if error.filename is None:  # not of a file that was named
+                raise
+            print(f"bigbigan: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return _too_little_memory(error)
+        except KeyboardInterrupt:
+            print("bigbigan: interrupted", file=sys.stderr)
+            return 130
+
+
+def _too_little_memory(error: BaseException) -> int:
+    said = " ".join(str(error).split())[:160]
+    print(
+        f"bigbigan: out of memory{f' ({said})' if said else ''}; ask for fewer or smaller images (--count, --most, "
+        "--resolution), end what else runs here, or take a machine with more",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    print(f"bigbigan: warning: {message}", file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands, in order of use."""
+    parser = _Parser(prog="bigbigan", description="Learn image features without labels by learning to generate images.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    for name, module in COMMANDS.items():
+        _add_command(commands, name, module)
+    summary = "Look at a source of images, or write it as tar shards."
+    data = commands.add_parser("data", help=summary[0].lower() + summary[1:-1], description=summary)
+    data_commands = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    for name, module in DATA_COMMANDS.items():
+        _add_command(data_commands, name, module)
+    return parser
+
+
+def _add_command(commands: Any, name: str, module: ModuleType) -> None:
+    summary = (module.run.__doc__ or "").strip()  # empty under python -OO
+    parser = commands.add_parser(name, help=summary.partition("\n")[0], description=summary)
+    module.add_arguments(parser)
+    parser.set_defaults(module=module)
+
+
+def _version() -> str:
+    import bigbigan
+
+    return f"bigbigan {bigbigan.__version__}"
+
+
+def _check_targets(options: argparse.Namespace) -> None:
+    """Tell that a file cannot be written before hours are spent on what is to stand in it."""
+    for name in ("out", "results", "sheet", "picture"):
+        path = getattr(options, name, None)
+        if path is not None and (options.module, name) not in FOLDERS:
+            writable(path)
+    if options.module is evaluate and options.out is not None:
+        writable(options.out / "results.jsonl")
+    elif options.module is evaluate and (Path(options.run) / "checkpoints").is_dir():
+        writable(Path(options.run) / "results.jsonl", "give a folder for the results: --out DIR")
+    elif options.module is report and options.out is None and options.run.is_dir():
+        writable(options.run / "report.html", "give another place: --out FILE.html")
