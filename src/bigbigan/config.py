@@ -80,7 +80,8 @@ class DataConfig:
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
 
     def __post_init__(self) -> None:
-        _require(1 <= self.classes <= 1_000_000, "data.classes must lie in 1 to 1,000,000")
+        _require(self.classes >= 1, "data.classes must be at least 1")
+        _require(self.classes <= 1_000_000, "data.classes must not be above 1,000,000")
         _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
         _require(0 < self.fraction <= 1, "data.fraction must lie in (0, 1]")
         _require(self.memory_gib >= 0, "data.memory_gib must not be negative")
