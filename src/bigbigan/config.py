@@ -92,7 +92,8 @@ class DataConfig:
     max_pixels: int = 25_000_000  # larger image files are not read; JPEG files up to 8 times as large at a reduced size
 
     def __post_init__(self) -> None:
-        _require(1 <= self.classes <= 1_000_000, "data.classes must lie in 1 to 1,000,000")
+        _require(self.classes >= 1, "data.classes must be at least 1")
+        _require(self.classes <= 1_000_000, "data.classes must not be above 1,000,000")
         _require(self.labels == "classes" or self.classes == 1, "data.classes goes with data.labels=classes")
         _require(
             not self.class_sizes
