@@ -761,8 +761,23 @@ def data_speed(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def probe_speed(lines: list[dict[str, Any]]) -> str:
+    """Fits of the few-label probe by the package's solver and by scikit-learn's default one, by strength."""
+    chosen = [x for x in lines if x["experiment"] == "bench/probe"]
+    found = newest_by(chosen, "C", "metric")
+    head = ("C", "ms a fit", "scikit-learn's", "objective", "scikit-learn's", "test images classified otherwise, %")
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for C in sorted({x["settings"]["C"] for x in chosen}):
+        ours, theirs = (1000 * found[C, f"fit_seconds{name}"] for name in ("", "_sklearn"))
+        values = (found[C, f"objective{name}"] for name in ("", "_sklearn"))
+        cells = [f"{ours:.0f}", f"{theirs:,.0f}", *(f"{v:.3f}" for v in values)]
+        out.append(f"| {C:g} | {' | '.join(cells)} | {found[C, 'differing_predictions_sklearn']:.1f} |")
+    return "\n".join(out if chosen else [*out, "| not run" + " |" * len(head)])
+
+
 TABLES = {
     "data_speed": data_speed,
+    "probe_speed": probe_speed,
     "probe": lambda lines: probe_table(lines, SMALL),
     "cells": lambda lines: probe_table(lines, ["small/folder64"]),
     "ablations": ablation_table,
