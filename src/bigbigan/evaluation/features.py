@@ -100,17 +100,17 @@ class PCAPixels:
     """Pixels as coordinates along principal components, each of variance 1.
 
     Attributes:
-        mean: of `pixel_features`, float64 [d].
+        center: mean of `pixel_features`, float64 [d].
         components: directions over their standard deviations, float64 [k, d].
     """
 
-    mean: np.ndarray
+    center: np.ndarray
     components: np.ndarray
 
     def __call__(self, pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
         """Features float32 [N, k] of uint8 images [N, C, R, R], or of their mirror images."""
         chunks = np.split(pixels, range(1_000, len(pixels), 1_000))
-        parts = [(pixel_features(chunk, mirrored) - self.mean) @ self.components.T for chunk in chunks]
+        parts = [(pixel_features(chunk, mirrored) - self.center) @ self.components.T for chunk in chunks]
         return np.concatenate(parts).astype(np.float32)
 
 
