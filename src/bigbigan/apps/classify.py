@@ -95,7 +95,7 @@ def classify(
         labels: how many labels of the training split are used.
         out: the predictions file.
         command: recorded in the lines.
-        labels_file: where labels are those of a file (bigbigan.data.labels_csv); by default the one of the run.
+        labels_file: where labels are those of a file (bigbigan.data.labels); by default the one of the run.
         finetune: train the encoder too.
         scratch: compare with the same network trained from scratch.
         draws: how often, with other labelled images, the accuracy is measured.

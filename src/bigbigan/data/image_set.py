@@ -177,7 +177,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class LabelsFile:
-    """The CSV file that labels came from (bigbigan.data.labels_csv)."""
+    """The CSV file that labels came from (bigbigan.data.labels)."""
 
     path: str
     sha256: str

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source, extension, shown
-from bigbigan.data.labels_csv import apply_labels
+from bigbigan.data.labels import apply_labels
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.readers.download import REMOTE, cached
@@ -64,7 +64,7 @@ def open_source(
 
     Args:
         spec: what the user typed after `--data`.
-        labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels_csv).
+        labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels).
         max_unreadable: the share of a split that may be skipped as unreadable before reading stops.
         limits: what one image may cost.
         labelled: without it, folders are no classes and no label is given.

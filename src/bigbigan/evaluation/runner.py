@@ -118,7 +118,7 @@ def evaluate(
             but for those that take hours.
         command: recorded in the lines.
         progress: show what is being measured.
-        labels: a labels file (bigbigan.data.labels_csv); by default the one a run was trained with.
+        labels: a labels file (bigbigan.data.labels); by default the one a run was trained with.
         resolution, channels: of the images a frozen encoder takes.
         checkpoint: of a run, "newest", "best" or a step.
         most: so many images of each split at most, drawn by a fixed seed; `protocol` then says how many there were to

@@ -39,7 +39,7 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None, 
     Args:
         run: the run folder; training may be at any step, or going on.
         data: source of the images to look at; by default the one the run was trained on.
-        labels: a labels file for it (bigbigan.data.labels_csv); by default the one the run was trained with.
+        labels: a labels file for it (bigbigan.data.labels); by default the one the run was trained with.
 
     Returns:
         The path of the page: one file that needs no other, no network and no script.

@@ -17,7 +17,7 @@ from PIL import Image
 from bigbigan.cli import main
 from bigbigan.data import ImageSet, Source, inspect, open_source
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.labels_csv import apply_labels
+from bigbigan.data.labels import apply_labels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import View, hold_out, load_images, train_val
