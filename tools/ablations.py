@@ -37,7 +37,7 @@ def main() -> None:
         run = f"runs/ablations/{name}"
         if (Path(run) / "results.jsonl").exists():
             continue
-        quiet = ["log.probe_every=0", f"log.pictures_every={STEPS}", f"log.checkpoint_every={STEPS}"]
+        quiet = ["log.validate_every=0", f"log.pictures_every={STEPS}", f"log.checkpoint_every={STEPS}"]
         train = ["train", "small/digits", "--out", run, "--quiet", "--steps", str(STEPS), "--set", *quiet, *settings]
         evaluate = ["evaluate", run, "--quiet", "--metrics", METRICS, "--results", str(results)]
         for command in (train, evaluate):

@@ -27,9 +27,9 @@ from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.image import to_float
 from bigbigan.models import build
-from bigbigan.training.loop import training_step
 from bigbigan.training.run_folder import commit, default_device, device_name
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 NAME = "bigan/mnist"
 VARIANTS = {"compiled": ("training.compile=true", "eager"), "bf16": ("training.precision=bf16", "float32")}

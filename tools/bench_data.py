@@ -33,9 +33,9 @@ from bigbigan.data.loading import read_pixels, stored_side, viewed_side
 from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.training.flops import step_cost
-from bigbigan.training.loop import training_step
 from bigbigan.training.run_folder import commit, device_name
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 LARGE, SMALL = "table1/base", "small/cifar10"
 CROP = "resnet_crop"  # table1/base's

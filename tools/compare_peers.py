@@ -45,9 +45,9 @@ from bigbigan.evaluation.image_quality.inception import Inception, load_inceptio
 from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
 from bigbigan.training.flops import count_flops
-from bigbigan.training.loop import training_step
 from bigbigan.training.run_folder import commit, default_device, device_name
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 BATCH = 64
 NOT_NEEDED = ("torchvision", "h5py", "wandb", "kornia", "seaborn")

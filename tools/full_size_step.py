@@ -25,9 +25,9 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.loading import stored_side
 from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
-from bigbigan.training.loop import training_step
 from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 ROWS = ["table1/base", "table1/revnet_x4_up_encoder_lr"]
 IMAGES = 16

@@ -36,7 +36,7 @@ def main() -> None:
         pixels, _ = load_view(images, 32, config.data.channels, config.data.augment, source)
         system = make_system(config, build(config))
         x = to_float(torch.from_numpy(pixels))
-        for views in system.pictures(x, system.draw(len(x), keyed_generator(0, "inputs"))).values():
+        for views in system.input_pictures(x, system.sample_noise(len(x), keyed_generator(0, "inputs"))).values():
             columns = views.shape[1]
             if columns > 12:  # of one image, as they lie in it
                 views, columns = views[:1], math.isqrt(columns)

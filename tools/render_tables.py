@@ -629,7 +629,7 @@ def peers(lines: list[dict[str, Any]]) -> str:
 def bench(lines: list[dict[str, Any]]) -> str:
     """Parts of a step, and its speed."""
     chosen = [x for x in lines if x["command"].startswith("bigbigan bench ")]
-    parts = ("data", "discriminator_move", "encoder_generator_move", "move", "averages", "rest")
+    parts = ("data", "discriminator_update", "encoder_generator_update", "update", "averages", "rest")
     names = ("data", "D", "G and E", "all at once", "averages", "rest")
     head = ("seconds a step", *names, "images/s", "GFLOP/s", "of a matrix product's", "peak MiB")
     out = [f"| experiment | device | {' | '.join(head)} |", "|---|---|" + "---|" * len(head)]

@@ -199,7 +199,7 @@ def main() -> None:
                 continue
             train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
             train += ["--scale", str(scale), "--steps", str(steps), "--quiet"]
-            run_command([*train, "--set", "log.probe_every=0", f"training.seed={seed}", *options.set])
+            run_command([*train, "--set", "log.validate_every=0", f"training.seed={seed}", *options.set])
             wanted = ",".join(metrics(options.table, row, config, options))
             run_command(["evaluate", str(run), "--quiet", "--metrics", wanted, "--results", plan.results])
 

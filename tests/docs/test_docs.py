@@ -287,7 +287,7 @@ SMALLER = [
     "generator.channels=[8,8,8,8,8]", "generator.shared_dim=4", "latent.dim=10",
     "discriminator.channels=[8,8,8,8]", "discriminator.mlp_width=16", "discriminator.mlp_layers=2",
     "encoder.widths=[8,8,8,8]", "encoder.head_width=16", "encoder.head_layers=2",
-    "training.batch_size=8", "log.standing_batches=2", "log.probe_every=0",
+    "training.batch_size=8", "log.standing_batches=2", "log.validate_every=0",
 ]  # fmt: skip
 
 

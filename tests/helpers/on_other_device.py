@@ -171,7 +171,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
     grey = str(write_npz(folder / "grey.npz"))
     colour = str(write_npz(folder / "colour.npz", side=32, channels=3))
     runs = folder / "runs"
-    every = ["log.every=1", "log.pictures_every=1", "log.checkpoint_every=1", "log.probe_every=0"]
+    every = ["log.every=1", "log.pictures_every=1", "log.checkpoint_every=1", "log.validate_every=0"]
     quick = [*every, "log.standing_batches=1", "training.batch_size=8", "training.steps=2", "optimizer.lr_final=1"]
     names = ["bigan/mnist", "bigan/latent_regressor", "bigan/autoencoder_l1"]
 
@@ -179,7 +179,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
         return override(find(name).config(scale), [*quick, *settings])
 
     training = {
-        "base": tiny_config(*every, "log.probe_every=1", "training.steps=2"),
+        "base": tiny_config(*every, "log.validate_every=1", "training.steps=2"),
         "accumulated": tiny_config(*every, "training.accumulate=2", "training.steps=2"),
         "augmented": tiny_config(*every, "discriminator.augment=[color,translation,cutout]", "training.steps=2"),
         "decoded anew": tiny_config(*every, "data.memory_gib=0", "training.steps=2"),

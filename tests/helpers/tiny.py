@@ -12,7 +12,7 @@ TINY = [
     "discriminator.channels=[8,8]", "discriminator.mlp_width=16", "discriminator.mlp_layers=2",
     "encoder.widths=[8,8]", "encoder.head_width=16", "encoder.head_layers=2",
     "training.batch_size=16", "log.every=2", "log.pictures_every=1000", "log.checkpoint_every=4",
-    "log.probe_every=0", "log.standing_batches=2",
+    "log.validate_every=0", "log.standing_batches=2",
     # With beta1 = 0 Adam's first moment has no memory, and a test could not tell whether it was restored.
     "optimizer.betas=[0.5,0.999]",
 ]  # fmt: skip
@@ -27,10 +27,10 @@ def tiny_config(*settings: str) -> Config:
     return override(find("small/digits").config(), [*TINY, *settings])
 
 
-def played(system, move, *arguments):
-    """The outcomes of a move, the gradient of each taken before the next is worked out, as in training."""
+def run_update(system, update, *arguments):
+    """Return the outcomes of an update, the gradient of each computed before the next outcome, as in training."""
     outcomes = []
-    for outcome in move(*arguments):
+    for outcome in update(*arguments):
         system.backward(outcome.losses)
         outcomes.append(outcome)
     return outcomes

@@ -24,7 +24,7 @@ from bigbigan.training import checkpoint, tensors
 from tiny import tiny_config
 
 MOMENTS = {
-    "step": (systems.BigBiGAN, "encoder_generator_move"),
+    "step": (systems.BigBiGAN, "encoder_generator_update"),
     "tensors": (tensors, "save_file"),
     "hash": (checkpoint, "_sha256"),
     "sync": (io, "sync"),

@@ -18,8 +18,7 @@ import torch
 
 from bigbigan.apps.train import train
 from bigbigan.data import batches
-from bigbigan.training import distributed
-from bigbigan.training import loop as loop
+from bigbigan.training import distributed, loop
 from tiny import tiny_config
 
 

@@ -428,7 +428,7 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
 
 def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path):
     data, run = write_npz(tmp_path / "colour.npz", side=32, channels=3), tmp_path / "run"
-    small = ["training.batch_size=8", "log.every=1", "log.standing_batches=1", "log.probe_every=0"]
+    small = ["training.batch_size=8", "log.every=1", "log.standing_batches=1", "log.validate_every=0"]
     train = [
         "train",
         "table1/revnet",

@@ -76,7 +76,7 @@ def assert_equal_runs(run: Path, reference: Path, bound: float) -> None:
 @settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 6), st.integers(1, 7))
 def test_each_row_of_a_batch_is_in_one_chunk_of_one_rank(count, chunks, ranks):
-    whose = [distributed.parts(count, chunks, rank, ranks) for rank in range(ranks)]
+    whose = [distributed.rows_of_rank(count, chunks, rank, ranks) for rank in range(ranks)]
     rows = [i for c in range(chunks) for mine in whose for i in range(count)[mine[c]]]
     assert rows == list(range(count))
     sizes = [part.stop - part.start for mine in whose for part in mine]
@@ -88,7 +88,7 @@ def test_the_ranks_images_are_those_of_the_one_batch(augment):
     pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batches = Batches(pixels, 12, seed=0, augment=augment, labels=torch.arange(30))
     for number in (0, 2, 7):  # 2 spans two epochs
-        pieces = [part for rank in range(3) for part in distributed.parts(12, 2, rank, 3)]
+        pieces = [part for rank in range(3) for part in distributed.rows_of_rank(12, 2, rank, 3)]
         pieces.sort(key=lambda part: part.start)
         whole = batches.batch(number)
         torch.testing.assert_close(torch.cat([batches.batch(number, part) for part in pieces]), whole)

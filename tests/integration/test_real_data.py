@@ -21,7 +21,7 @@ CASES = {
 
 
 def one_step(experiment, source, run):
-    settings = ["log.probe_every=0", "log.standing_batches=1"]
+    settings = ["log.validate_every=0", "log.standing_batches=1"]
     return main(
         ["train", experiment, "--data", source, "--out", str(run), "--quiet", "--steps", "1", "--set", *settings]
     )

@@ -27,9 +27,9 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import RunError, UserError
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import tensors
-from bigbigan.training.loop import training_step
 from bigbigan.training.run_folder import Stop
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 from tiny import tiny_config, write_npz
 from train_and_die import MOMENTS
 
@@ -441,7 +441,7 @@ def test_logging_and_global_random_state_do_not_matter(data, reference, tmp_path
     torch.manual_seed(123)
     random.seed(5)
     run = tmp_path / "run"
-    quiet = tiny_config(f"training.steps={STEPS}", "log.every=2", "log.checkpoint_every=3", "log.probe_every=5")
+    quiet = tiny_config(f"training.steps={STEPS}", "log.every=2", "log.checkpoint_every=3", "log.validate_every=5")
     train(quiet, data, run, progress=False)
     ours = digest(run)
     assert {k: v for k, v in ours.items() if k != "history"} == {k: v for k, v in reference.items() if k != "history"}

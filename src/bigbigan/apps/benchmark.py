@@ -27,12 +27,12 @@ from bigbigan.data.batches import Batches
 from bigbigan.evaluation.records import ResultLine
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import writing
-from bigbigan.methods import Move, Outcome
+from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed
 from bigbigan.training.flops import step_cost
-from bigbigan.training.loop import training_step
 from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 __all__ = ["Cost", "bench", "chart", "measure", "peak_memory_mib", "result_lines"]
 
@@ -45,7 +45,7 @@ class Cost:
     """A step's cost: of those that were timed the one of median length.
 
     Attributes:
-        seconds: of the whole step, and of its `parts`: data; each kind of move with its backward pass and update;
+        seconds: of the whole step, and of its `parts`: data; each kind of update with its backward pass and update;
             averages; the rest, which is logging and the loop itself.
         flops: of a step, counted, 2 a multiply-add; `tflops` a second; `share` of the machine's own matrix product.
         images_per_second: real images that the networks see.
@@ -80,7 +80,7 @@ _measurements = itertools.count()
 
 def measure(config: Config, steps: int, number: int = 0) -> Cost:
     """The same in this process, the `number`-th that this command makes."""
-    with distributed.joined(f"bench {number}"):
+    with distributed.process_group(f"bench {number}"):
         return _measure(config, steps, default_device())
 
 
@@ -89,7 +89,7 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
     flops = step_cost(config)["flops_per_step"]
     state, batches = TrainingState(config, device), _images(config, device)
     parts = Parts(device)
-    parts.watch(state, batches)
+    parts.attach(state, batches)
     for _ in range(2):
         training_step(state, batches)
     timed = []
@@ -100,7 +100,7 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
         whole = parts.now() - start
         timed.append((whole, {**parts.seconds, "rest": whole - sum(parts.seconds.values())}))
     seconds, of_parts = sorted(timed, key=lambda step: step[0])[len(timed) // 2]
-    images = config.training.batch_size * len(state.system.moves)
+    images = config.training.batch_size * len(state.system.updates)
     return Cost(
         seconds=seconds,
         parts=of_parts,
@@ -110,7 +110,7 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
         matmul_tflops=peak,
         peak_memory_mib=peak_memory_mib(device),
         before_mib=before,
-        ranks=distributed.ranks(),
+        ranks=distributed.world_size(),
     )
 
 
@@ -118,8 +118,8 @@ def _images(config: Config, device: torch.device) -> Batches:
     n, side = config.training.batch_size, config.encoder.resolution
     kept = round(STORED.get(config.data.augment, 1) * side)  # as of photographs that are large enough
     pixels = torch.randint(0, 256, (KEPT * n, config.data.channels, kept, kept), dtype=torch.uint8, device=device)
-    told = config.data.labels == "classes"
-    labels = torch.randint(config.data.classes, (len(pixels),), device=device) if told else None
+    labelled = config.data.labels == "classes"
+    labels = torch.randint(config.data.classes, (len(pixels),), device=device) if labelled else None
     return Batches(
         pixels, n, config.training.seed, config.data.augment, side, labels=labels, mirror=config.data.mirrors
     )
@@ -149,21 +149,21 @@ class Parts:
 
         return run
 
-    def timed_terms(self, move: Move, part: str) -> Move:
-        """A move whose terms, which it works out one by one as they are asked for, are timed."""
+    def timed_terms(self, update: Update, part: str) -> Update:
+        """Return an update whose terms, which it computes one by one, are timed."""
 
         def terms(*args: Any, **kwargs: Any) -> Iterator[Outcome]:
-            work = iter(move(*args, **kwargs))
+            work = iter(update(*args, **kwargs))
             yield from iter(self.timed(lambda: next(work, None), part), None)
 
         return terms
 
-    def watch(self, state: TrainingState, batches: Batches) -> None:
-        """Time a training step's parts from now on."""
+    def attach(self, state: TrainingState, batches: Batches) -> None:
+        """Time the parts of training steps from now on."""
         system: Any = state.system
         batches.batch = self.timed(batches.batch, "data")  # type: ignore[method-assign]
-        for move in dict.fromkeys(system.moves):
-            setattr(system, move.__name__, self.timed_terms(move, move.__name__))
+        for update in dict.fromkeys(system.updates):
+            setattr(system, update.__name__, self.timed_terms(update, update.__name__))
         system.backward = self.timed(system.backward)
         for optimizer in state.optimizers.values():
             optimizer.step = self.timed(optimizer.step)  # type: ignore[method-assign]

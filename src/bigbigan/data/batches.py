@@ -68,9 +68,9 @@ class Batches:
             each = self._total // len(pixels.shards.unique())
             self._group = min(self._epoch, self._world * pixels.together * each)
 
-    def steps_per_epoch(self, moves: int = 1) -> int:
-        """Return how many training steps of `moves` batches each an epoch has; a step begun counts."""
-        return -(-self._epoch // (moves * self.batch_size))
+    def steps_per_epoch(self, updates: int = 1) -> int:
+        """Return how many training steps an epoch has, each of `updates` batches; a step begun counts."""
+        return -(-self._epoch // (updates * self.batch_size))
 
     def indices(self, number: int) -> Tensor:
         """Which images are in batch `number`: int64 [n]."""

@@ -1,6 +1,6 @@
-"""What is measured along the way of a training run, and which step is the best by it (early stopping, Appendix A).
+"""Measure the validation metric of a run while it trains (early stopping, Appendix A).
 
-Accuracies are on train_val, training images held out of the labels; the test split stays unseen.
+Accuracies are measured on train_val, training images held out from the classifiers. The test split is not used.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from bigbigan.evaluation.splits import hold_out, train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.training.state import TrainingState
 
-__all__ = ["Watch"]
+__all__ = ["ValidationMetric"]
 
-MOST = 4_000  # images of train_val that few-label accuracy is taken over
+MAX_SCORED = 4_000  # images of train_val that few-label accuracy is measured on
 
 
-class Watch:
-    """Measures `log.watch` on the averaged networks of a training state; changes no weight.
+class ValidationMetric:
+    """Measures `log.validation_metric` on the averaged networks of a training state, without changing a weight.
 
     Args:
-        config: of the run; `log.watch` is a few-label or Table 1 accuracy, or image quality.
+        config: of the run; `log.validation_metric` is a few-label or Table 1 accuracy, or image quality.
         batches: of the training images.
-        labels: of the training images, int64 [N], -1 where there is none; or None.
+        labels: of the training images, int64 [N], -1 if an image has none; or None.
         source: of the images.
         run: the run folder.
         groups: of the training images, int64 [N] (`ImageSet.groups`), or None.
 
     Raises:
-        UserError: the metric cannot be watched, or not with this system or data.
+        UserError: the metric is not known, or cannot choose a step.
     """
 
     def __init__(
@@ -62,42 +62,50 @@ class Watch:
         run: Path,
         groups: np.ndarray | None = None,
     ) -> None:
-        (self.metric,) = parse_metrics([config.log.watch])
+        (self.metric,) = parse_metrics([config.log.validation_metric])
         m = self.metric
         self.config, self.batches, self.labels, self.source, self.groups = config, batches, labels, source, groups
         if m.kind == "quality":
             if m.reference == "test":
-                raise UserError(f"log.watch={m.name}: a step is not chosen by the test split; expected ..._train_...")
+                raise UserError(
+                    f"log.validation_metric={m.name}: a step is not chosen by the test split; expected ..._train_..."
+                )
         elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature in PIXELS:
             raise UserError(
-                f"log.watch={m.name}: expected top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK"
+                f"log.validation_metric={m.name}: expected top1_linear_F_10perclass, top1_table1_F or "
+                "fid10k_train_NETWORK"
             )
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
         if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
-            # The fifth of them that evaluation will hold out as test (`load_images`) is not to be chosen by.
-            among = None if groups is None else groups[known]
-            if among is not None and len(np.unique(among)) < 3:  # to be scored on, to choose by, to learn from
+            # Evaluation will hold out a fifth of them as its test split (`load_images`): it must not choose the step.
+            labelled_groups = None if groups is None else groups[known]
+            if labelled_groups is not None and len(np.unique(labelled_groups)) < 3:  # test, train_val, training
                 known = known[:0]
             else:
-                known = known[hold_out(len(known), len(known) // 5, config.training.seed, among)[0]]
-        of = None if groups is None else groups[known]
-        self.held = known[train_val(len(known), run, of)] if len(known) else known
-        self.rest = np.setdiff1d(known, self.held)
+                known = known[hold_out(len(known), len(known) // 5, config.training.seed, labelled_groups)[0]]
+        known_groups = None if groups is None else groups[known]
+        self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
+        self.training_images = np.setdiff1d(known, self.validation_images)
 
     @property
     def possible(self) -> bool:
-        """Whether there is what it takes: labels and an encoder; or G, and a feature network that is there."""
+        """Whether it can be measured: labels and an encoder are needed, or G and an available feature extractor."""
         if self.metric.kind == "quality":
             ready = ready_networks(self.source.name, self.config.has_encoder)
             return self.config.has_generator and self.metric.network in ready
-        return self.labels is not None and self.config.has_encoder and len(np.unique(self.labels[self.rest])) > 1
+        return (
+            self.labels is not None
+            and self.config.has_encoder
+            and len(np.unique(self.labels[self.training_images])) > 1
+        )
 
     @property
     def less_is_better(self) -> bool:
+        """Whether the best step has the lowest value."""
         return self.metric.measure in ("fid", "kid")
 
     def __call__(self, state: TrainingState) -> float:
-        """The figure of the averaged networks, whose standing statistics are filled."""
+        """Return the metric of the averaged networks, whose batch norm statistics must be filled."""
         m = self.metric
         if m.kind == "quality":
             assert state.G_ema is not None
@@ -116,9 +124,9 @@ class Watch:
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
-        draws = [self.rest[picks] for picks in few_label_draws(labels[self.rest], 10)]
+        draws = [self.training_images[picks] for picks in few_label_draws(labels[self.training_images], 10)]
         used = np.unique(np.concatenate(draws))
-        scored = self.held[:: max(1, len(self.held) // MOST)]
+        scored = self.validation_images[:: max(1, len(self.validation_images) // MAX_SCORED)]
         known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
         values = []
         for picks in draws:
@@ -132,14 +140,16 @@ class Watch:
         augment = data.classifier_augment
         batches: FeatureBatches
         if augment.endswith("_crop"):
-            b, only = self.batches, torch.from_numpy(self.rest)
+            b, only = self.batches, torch.from_numpy(self.training_images)
             crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, mirror=data.mirrors)
             batches = live_batches(E, [m.feature], crops, labels, device)
         else:
-            views = [self._features(E, self.rest)]
-            views += [self._features(E, self.rest, mirrored=True)] if augment == "flip" and data.mirrors else []
-            batches = cached_batches(views, labels[self.rest], 0, device)
-        new = {m.feature: self._features(E, self.held)[m.feature]}
+            views = [self._features(E, self.training_images)]
+            views += (
+                [self._features(E, self.training_images, mirrored=True)] if augment == "flip" and data.mirrors else []
+            )
+            batches = cached_batches(views, labels[self.training_images], 0, device)
+        new = {m.feature: self._features(E, self.validation_images)[m.feature]}
         sizes = {m.feature: new[m.feature].shape[1]}
         heads = train_heads(batches, sizes, int(labels.max()) + 1, (TABLE1_RATE,), PROTOCOLS["table1"], device)
-        return top_accuracy(heads, new, labels[self.held], m.top, device)[m.feature, TABLE1_RATE]
+        return top_accuracy(heads, new, labels[self.validation_images], m.top, device)[m.feature, TABLE1_RATE]

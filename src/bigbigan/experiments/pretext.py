@@ -51,7 +51,7 @@ def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext
             encoder=encoder,
             optimizer=optimizer,
             training=TrainingConfig(steps=epochs * IMAGENET // batch, batch_size=batch, ema_decay=0.9999),
-            log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, probe_every=5000),
+            log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, validate_every=5000),
         )
     base = row_of_table1(BASE, scale)
     moves = base.training.d_steps + 1  # each of which sees a batch; ours has one

@@ -36,7 +36,7 @@ def digits() -> Config:
         encoder=EncoderConfig(resolution=8, widths=(64, 128, 256), head_width=256, lr_multiplier=2),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=1e-3),
         training=TrainingConfig(steps=1200),
-        log=LogConfig(every=20, pictures_every=200, checkpoint_every=200, probe_every=200),
+        log=LogConfig(every=20, pictures_every=200, checkpoint_every=200, validate_every=200),
     )
 
 
@@ -51,7 +51,7 @@ def mnist() -> Config:
         encoder=EncoderConfig(resolution=32, widths=(16, 32, 64, 256), head_width=256, lr_multiplier=2),
         optimizer=OptimizerConfig(lr_g=1e-3, lr_d=1e-3),
         training=TrainingConfig(steps=6_000),
-        log=LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=500),
+        log=LogConfig(every=50, pictures_every=500, checkpoint_every=500, validate_every=500),
     )
 
 
@@ -72,7 +72,7 @@ def cifar10() -> Config:
         encoder=EncoderConfig(resolution=32, widths=(32, 64, 128, 512), head_width=512, lr_multiplier=2),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
         training=TrainingConfig(steps=50_000),
-        log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, probe_every=1000),
+        log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, validate_every=1000),
     )
 
 

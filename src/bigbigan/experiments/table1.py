@@ -76,15 +76,15 @@ def config(row: Row, scale: int) -> Config:
         optimizer = OptimizerConfig(lr_g=5e-5, lr_d=2e-4)
         training = TrainingConfig(steps=500_000, batch_size=2048, ema_decay=0.9999)
         log = LogConfig(
-            every=100, pictures_every=1000, checkpoint_every=1000, probe_every=5000, standing_batches=STANDING
+            every=100, pictures_every=1000, checkpoint_every=1000, validate_every=5000, standing_batches=STANDING
         )
     else:
         generator, discriminator = small_networks(row.resolution * scale // 128, scale, row.ch / 96)
         data = DataConfig(channels=3, augment="flip")
         optimizer = OptimizerConfig(lr_g=2e-4, lr_d=8e-4)
         training = TrainingConfig(steps=20_000, batch_size=4 * scale, ema_decay=0.999)
-        log = LogConfig(every=50, pictures_every=500, checkpoint_every=500, probe_every=1000)
-    log = replace(log, watch="top1_table1_avepool")  # the paper's early stopping (Appendix A)
+        log = LogConfig(every=50, pictures_every=500, checkpoint_every=500, validate_every=1000)
+    log = replace(log, validation_metric="top1_table1_avepool")  # the paper's early stopping (Appendix A)
     return Config(
         scale=scale,
         data=data,

@@ -26,9 +26,9 @@ def _settings(row: Row, scale: int, labels: Literal["single", "classes"], classe
     c = config(row, scale)
     data = replace(c.data, labels=labels, classes=classes)
     if scale:
-        return replace(c, data=data, log=replace(c.log, watch="fid10k_train_cifar-resnet18"))
+        return replace(c, data=data, log=replace(c.log, validation_metric="fid10k_train_cifar-resnet18"))
     optimizer = c.optimizer if c.has_encoder else OptimizerConfig(lr_g=1e-4, lr_d=5e-4)
-    data, log = replace(data, augment="square_crop"), replace(c.log, watch="fid10k_train_inception")
+    data, log = replace(data, augment="square_crop"), replace(c.log, validation_metric="fid10k_train_inception")
     return replace(c, data=data, optimizer=optimizer, log=log)
 
 

@@ -1,9 +1,9 @@
-"""The systems: who sees what, and what each side minimises. A module for each family, all trained by the one loop."""
+"""Define the systems: each network's inputs and each player's loss. One module a family, one training loop."""
 
 from __future__ import annotations
 
 from bigbigan.config import Config
-from bigbigan.methods.base import Draws, Move, Outcome, System, generate, sample_labels, sample_prior
+from bigbigan.methods.base import Noise, Outcome, System, Update, generate, sample_labels, sample_prior
 from bigbigan.methods.bigan import Autoencoder, BiGAN, LatentRegressor
 from bigbigan.methods.bigbigan import BigBiGAN
 from bigbigan.methods.pretext import Pretext
@@ -12,11 +12,11 @@ from bigbigan.models import Networks
 __all__ = [
     "SYSTEMS",
     "BigBiGAN",
-    "Draws",
-    "Move",
+    "Noise",
     "Outcome",
     "Pretext",
     "System",
+    "Update",
     "generate",
     "make_system",
     "sample_labels",
@@ -33,5 +33,5 @@ SYSTEMS: dict[str, type[System]] = {
 
 
 def make_system(config: Config, networks: Networks) -> System:
-    """The system that `config.system` names."""
+    """Return the system that `config.system` names."""
     return SYSTEMS[config.system](config, networks)

@@ -1,4 +1,4 @@
-"""What the training loop asks of a system: its learners, and the moves that make up a step."""
+"""Define a system: its networks, its players, and the updates that make up a training step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from bigbigan.methods.diffaugment import augmentation, augmented
 from bigbigan.methods.losses import Scores
 from bigbigan.models import Networks, Posterior
 
-__all__ = ["Draws", "Move", "Outcome", "System", "generate", "sample_labels", "sample_prior"]
+__all__ = ["Noise", "Outcome", "System", "Update", "generate", "sample_labels", "sample_prior"]
 
 
 def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -> Tensor:
-    """z ~ P_z: [count, dim], N(0, I) for "normal", U(-1, 1) for "uniform"."""
+    """Draw z ~ P_z: [count, dim], N(0, I) for "normal", U(-1, 1) for "uniform"."""
     if prior == "normal":
         return torch.randn(count, dim, generator=generator, device=generator.device)
     return torch.rand(count, dim, generator=generator, device=generator.device) * 2 - 1
 
 
 def sample_labels(count: int, data: DataConfig, generator: torch.Generator) -> Tensor | None:
-    """Classes int64 [count] for G, each as likely as it is among the training images, so that a class by itself does
-    not tell D which images were drawn; None where there is only one."""
+    """Draw classes int64 [count] for G, or return None if there is only one class.
+
+    Each class is as likely as it is among the training images, so that a class alone does not tell D which images G
+    made.
+    """
     if data.classes == 1:
         return None
     if not data.class_sizes:
@@ -38,39 +41,40 @@ def sample_labels(count: int, data: DataConfig, generator: torch.Generator) -> T
 
 
 def generate(G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
-    """G(z), or G(z, y) of a G that is told the class."""
+    """Return G(z), or G(z, y) if G is conditioned on labels."""
     return G(z) if y is None else G(z, y)
 
 
 @dataclass
 class Outcome:
-    """What a move gives, or a part of it: a loss for each learner that moves, and what is worth logging."""
+    """The result of an update, or of one term of it: a loss for each player that it trains, and values to log."""
 
     losses: dict[str, Tensor]
     enc: Scores = field(default_factory=dict)  # of encoder pairs, or of images alone in a GAN
     gen: Scores = field(default_factory=dict)  # of generator pairs
     posterior: Posterior | None = None  # q(z|x) of the batch
-    figures: dict[str, Tensor] = field(default_factory=dict)  # others, by the name they are logged under
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # further metrics, by the name they are logged under
 
 
-Draws = dict[str, Tensor]  # what a move needs that is random, by name: a row for each image of the batch
-Move = Callable[..., Iterable[Outcome]]  # of x, its draws and, where D and G are told them, the labels y of x
+Noise = dict[str, Tensor]  # the random tensors of an update by name, one row for each image of the batch
+Update = Callable[..., Iterable[Outcome]]  # of x, its noise and, if D and G are conditioned on labels, the labels of x
 
 
 class System(ABC):
-    """Networks and what they play.
+    """A training method: networks, their losses, and the updates of a training step.
 
-    A *learner* is one or more networks that minimise one loss with one optimiser. A training step is a list of *moves*;
-    each takes a fresh batch x [N, C, R_E, R_E] in [-1, 1], what `draw` drew for it (and the labels of x, in a
-    conditional system), and gives the losses of the learners that it lets move. Where a loss is a sum of terms that
-    share no graph, a move yields one after the other, so that the gradient of one is taken, and its graph gone, before
-    the next is computed. Every learner that any of them names then takes one step. Losses are means over images: rows
-    of a batch and of its draws can be given to several calls, or to several devices, and the gradients averaged.
-    With data.augment=task_crop, x is as large as images are kept.
+    A *player* is one or more networks that minimise one loss with one optimizer. A training step is a list of
+    *updates*. Each update takes a fresh batch x [N, C, R_E, R_E] in [-1, 1], the noise that `sample_noise` drew for it
+    and, in a conditional system, the labels of x; it returns the losses of the players that it trains. If a loss is a
+    sum of terms that share no graph, the update yields one term after the other: the gradient of one is computed, and
+    its graph freed, before the next. Then every player that any term named takes one step.
+
+    Losses are means over images: the rows of a batch and of its noise can be split over several calls, or over several
+    devices, and the gradients averaged. With data.augment=task_crop, x has the size that images are stored at.
     """
 
-    learners: ClassVar[dict[str, str]]  # name: the letters of its networks
-    decodes_alone: ClassVar[bool] = False  # G knows E(x), and nothing of P_z
+    players: ClassVar[dict[str, str]]  # name: the letters of its networks
+    generator_is_decoder: ClassVar[bool] = False  # G is only ever fed E(x), never samples of P_z
 
     def __init__(self, config: Config, networks: Networks) -> None:
         self.config, self.networks = config, networks
@@ -78,47 +82,53 @@ class System(ABC):
 
     @property
     @abstractmethod
-    def moves(self) -> Sequence[Move]:
-        """The moves of a step, in order."""
+    def updates(self) -> Sequence[Update]:
+        """The updates of a training step, in order."""
 
-    def draw(self, count: int, noise: torch.Generator) -> Draws:
-        """All that is random in a move over `count` images: z, and what augments both kinds of images for D."""
-        draws = {"z": self.sample_prior(count, noise)}
+    def sample_noise(self, count: int, generator: torch.Generator) -> Noise:
+        """Draw all that is random in an update over `count` images: z, and the augmentation of D's two inputs."""
+        noise = {"z": self.sample_prior(count, generator)}
         if self.config.discriminator.augment:
-            draws |= {f"view of {name}": augmentation(count, noise) for name in ("x", "x_hat")}
-        return draws
+            noise |= {f"augmentation of {name}": augmentation(count, generator) for name in ("x", "x_hat")}
+        return noise
 
-    def view(self, x: Tensor, draws: Draws, name: str) -> Tensor:
-        """What D sees of images [N, C, R', R'], which are "x" or "x_hat": at G's resolution, and augmented where that
-        is asked for."""
+    def d_input(self, x: Tensor, noise: Noise, name: str) -> Tensor:
+        """Return images [N, C, R', R'] as D sees them: at G's resolution and, with discriminator.augment, augmented.
+
+        Args:
+            x: real or generated images.
+            noise: of the update.
+            name: "x" for real images, "x_hat" for generated ones; each kind has its own augmentation noise.
+        """
         policy = self.config.discriminator.augment
         x = pool_to(x, self.resolution)
-        return augmented(x, policy, draws[f"view of {name}"]) if policy else x
+        return augmented(x, policy, noise[f"augmentation of {name}"]) if policy else x
 
-    def sample_prior(self, count: int, noise: torch.Generator) -> Tensor:
-        return sample_prior(count, self.config.latent.dim, self.config.latent.prior, noise)
+    def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw z ~ P_z of this run's settings: [count, latent.dim]."""
+        return sample_prior(count, self.config.latent.dim, self.config.latent.prior, generator)
 
-    def check(self, x: Tensor) -> None:  # noqa: B027
-        """Raises UserError where images like x are not for this system."""
+    def check_images(self, x: Tensor) -> None:  # noqa: B027
+        """Raise UserError if this system cannot be trained on images like x."""
 
-    def pictures(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """What the networks are shown of images x, where that is other than x: by name, [N, P, C, S, S] in [-1, 1]."""
+    def input_pictures(self, x: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Return what the networks see of images x if that differs from x: by name, [N, P, C, S, S] in [-1, 1]."""
         return {}
 
-    def members(self, learner: str) -> dict[str, nn.Module]:
-        """The networks of a learner by letter."""
-        named = self.networks._asdict()
-        return {letter: named[letter] for letter in self.learners[learner] if named[letter] is not None}
+    def networks_of(self, player: str) -> dict[str, nn.Module]:
+        """Return the networks of a player by letter."""
+        by_letter = self.networks._asdict()
+        return {letter: by_letter[letter] for letter in self.players[player] if by_letter[letter] is not None}
 
     def backward(self, losses: dict[str, Tensor]) -> None:
-        """Add the gradient of each loss to the parameters of its learner, and to no others."""
+        """Add the gradient of each loss to the parameters of its player, and to no others."""
         last = list(losses)[-1]
-        for learner, loss in losses.items():
-            inputs = [p for network in self.members(learner).values() for p in network.parameters()]
-            loss.backward(inputs=inputs, retain_graph=learner != last)
+        for player, loss in losses.items():
+            parameters = [p for network in self.networks_of(player).values() for p in network.parameters()]
+            loss.backward(inputs=parameters, retain_graph=player != last)
 
-    def named_members(self) -> Iterator[tuple[str, str, nn.Module]]:
-        """Learner, letter and network of all that is trained."""
-        for learner in self.learners:
-            for letter, network in self.members(learner).items():
-                yield learner, letter, network
+    def trained_networks(self) -> Iterator[tuple[str, str, nn.Module]]:
+        """Iterate over player, letter and network of all that is trained."""
+        for player in self.players:
+            for letter, network in self.networks_of(player).items():
+                yield player, letter, network

@@ -1,4 +1,4 @@
-"""The losses as functions of scores, and of what companions of BiGAN minimise besides.
+"""Compute the losses from scores, and the further losses of BiGAN's baselines.
 
 BigBiGAN (Section 2): hinge on each score, then the mean over the scores. `of_sum` is the variant the authors tried and
 left: one hinge on the sum of the scores. The paper sums over the scores, its authors' code takes the mean; so do we

@@ -1,16 +1,16 @@
-"""Learning features by pretext tasks (Table 2): E is asked something about images whose answer is known without labels.
+"""Pretext tasks (Table 2): E is trained to answer a question about images whose answer is known without labels.
 
     rotation           by how far the image was turned: 0, 90, 180 or 270 degrees (Gidaris et al. 2018)
     relative_position  which of eight neighbours of a patch another one is (Doersch et al. 2015)
     exemplar           which views are of one image (Dosovitskiy et al. 2014; by triplets, Doersch & Zisserman 2017)
     colorization       its colours, from its lightness (Zhang et al. 2016)
-    cpc                which patch comes rows below those seen, among patches of this and other images (van den Oord et
-                       al. 2018, Hénaff et al. 2019)
-    supervised         its class: not a pretext task but the upper line, told labels (`data.labels`)
+    cpc                which patch lies some rows below the patches seen, among patches of this and other images (van
+                       den Oord et al. 2018, Hénaff et al. 2019)
+    supervised         its class: not a pretext task but the supervised upper bound, trained on labels (`data.labels`)
 
-A task is how it crops, what it shows of a batch (`bigbigan.models.pretext_views`), a head on E's trunk
-(`bigbigan.models.pretext_heads`), and the answer: a loss, the share that was right, and the share that guessing
-would get right.
+A task is its training crops, its views of a batch (`bigbigan.models.pretext_views`), a head on E's trunk
+(`bigbigan.models.pretext_heads`), and its result: a loss, the share of right answers, and the share that guessing
+gets right.
 """
 
 from __future__ import annotations
@@ -25,79 +25,96 @@ from torch import Tensor
 from bigbigan.config import PretextConfig
 from bigbigan.crops import Boxes, fixed_boxes, resnet_boxes
 from bigbigan.errors import UserError
-from bigbigan.methods.base import Draws, Move, Outcome, System
+from bigbigan.methods.base import Noise, Outcome, System, Update
 from bigbigan.models import ColourHead, PretextEncoder
 from bigbigan.models import pretext_views as views
 
-__all__ = ["TASKS", "Answer", "Pretext", "Task", "ask", "cropped", "draw"]
+__all__ = ["TASKS", "Pretext", "Task", "TaskResult", "run_task", "sample_task_noise", "task_crop"]
 
 MARGIN = 0.5  # of the triplet loss
-RIVALS = 16  # images among whose patches CPC's are to be found
-NEAREST, SIGMA = 5, 5.0  # colours that a colour is spread over, and how
-SQUARE = 4096  # side of the square that boxes are drawn in, before the size of the images is known
+NEGATIVE_IMAGES = 16  # CPC: images whose patches are compared with each prediction, its own image among them
+NEAREST, SIGMA = 5, 5.0  # colour bins that soft-encode a colour, and the width of their Gaussian weights in Lab
+SQUARE = 4096  # boxes are drawn in a square of this side, before the size of the images is known
 
 
-class Answer(NamedTuple):
+class TaskResult(NamedTuple):
     loss: Tensor
     accuracy: Tensor  # share of right answers
-    chance: float | Tensor  # the share that guessing gets right; where answers differ in that, of each [Q]
+    chance: float | Tensor  # share that guessing gets right; of each answer [Q] if they differ
 
 
 class Task(NamedTuple):
-    boxes: Callable[[int, torch.Generator], Boxes]  # training crops of so many images, in a square of side SQUARE
-    # Of x [N, C, R, R], draws, settings and R: [N, P, C, S, S]. Exemplar takes x as large as it is kept and crops it.
-    views: Callable[[Tensor, Draws, PretextConfig, int], Tensor]
-    answer: Callable[[PretextEncoder, Tensor, Tensor, Tensor | None], Answer]  # of E, views as they enter, x, labels
+    boxes: Callable[[int, torch.Generator], Boxes]  # training crops for a number of images, in a square of side SQUARE
+    # Of x [N, C, R, R], noise, settings and R: [N, P, C, S, S]. Exemplar takes x at the size it is stored and crops it.
+    views: Callable[[Tensor, Noise, PretextConfig, int], Tensor]
+    evaluate: Callable[[PretextEncoder, Tensor, Tensor, Tensor | None], TaskResult]  # of E, its input views, x, labels
 
 
-def draw(count: int, noise: torch.Generator, c: PretextConfig, crop: bool = False, mirror: bool = True) -> Draws:
-    """All that is random in the views of `count` images, by task and purpose: a row for each image.
+def sample_task_noise(
+    count: int, generator: torch.Generator, c: PretextConfig, crop: bool = False, mirror: bool = True
+) -> Noise:
+    """Draw all that is random in the views of `count` images, by task and purpose: a row for each image.
 
-    With `crop` each task crops the images it is given; exemplar always does. Without `mirror` no view is mirrored
-    (`DataConfig.mirror`).
+    Args:
+        count: number of images.
+        generator: of the random numbers.
+        c: the tasks and their settings.
+        crop: whether each task crops the images it is given; exemplar always does.
+        mirror: whether views may be mirrored (`DataConfig.mirror`).
     """
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=noise, device=noise.device)
+        return torch.rand(count, *shape, generator=generator, device=generator.device)
 
-    draws: Draws = {}
+    noise: Noise = {}
     if "relative_position" in c.tasks:
-        draws |= {"patch grey": uniform() < c.grey, "patch place": uniform(2, 9)}
+        noise |= {"patch grey": uniform() < c.grey, "patch place": uniform(2, 9)}
     if "exemplar" in c.tasks:
-        draws["crop grey"] = uniform() < c.grey  # of the image, before its views are cut from it
+        noise["crop grey"] = uniform() < c.grey  # of the image, before its views are cut from it
     for name in c.tasks:
         if crop or name == "exemplar":
             each = c.views if name == "exemplar" else 1
-            boxes = TASKS[name].boxes(count * each, noise)
-            draws |= {f"{name} {what}": field.view(count, each) for what, field in boxes._asdict().items()}
+            boxes = TASKS[name].boxes(count * each, generator)
+            noise |= {f"{name} {what}": field.view(count, each) for what, field in boxes._asdict().items()}
     if c.patch_augment:
-        draws |= {
+        noise |= {
             "patch channel": uniform(49),
             "patch single": uniform(49) < c.grey,
             "patch mirrored": uniform(49) < 0.5,
         }
     if not mirror:
-        draws |= {name: torch.zeros_like(drawn) for name, drawn in draws.items() if name.endswith(" mirrored")}
-    return draws
+        noise |= {name: torch.zeros_like(values) for name, values in noise.items() if name.endswith(" mirrored")}
+    return noise
 
 
-def ask(E: PretextEncoder, name: str, c: PretextConfig, x: Tensor, draws: Draws, y: Tensor | None, side: int) -> Answer:
-    """A task on the images x [N, C, S, S] in [-1, 1], in a pass of its own; y int64 [N] for "supervised", and `side`
-    the R that E takes. S is R unless `draws` have crops."""
-    task, x = TASKS[name], cropped(x, name, draws, side)
-    return task.answer(E, E.enter(task.views(x, draws, c, side)), x, y)
+def run_task(
+    E: PretextEncoder, name: str, c: PretextConfig, x: Tensor, noise: Noise, y: Tensor | None, side: int
+) -> TaskResult:
+    """Run one task on a batch, in a pass of its own through E.
+
+    Args:
+        E: with a head for the task.
+        name: of the task.
+        c: settings of the tasks.
+        x: images [N, C, S, S] in [-1, 1]; S is `side` unless `noise` has crops.
+        noise: from `sample_task_noise`.
+        y: labels int64 [N], for "supervised".
+        side: R, the side of the images E takes, in pixels.
+    """
+    task, x = TASKS[name], task_crop(x, name, noise, side)
+    return task.evaluate(E, E.enter(task.views(x, noise, c, side)), x, y)
 
 
-def cropped(x: Tensor, name: str, draws: Draws, side: int) -> Tensor:
-    """The images that a task is asked about, [N, C, side, side]; exemplar's as they are."""
-    if name == "exemplar" or f"{name} top" not in draws:
+def task_crop(x: Tensor, name: str, noise: Noise, side: int) -> Tensor:
+    """Return the images [N, C, side, side] as a task crops them; exemplar's unchanged."""
+    if name == "exemplar" or f"{name} top" not in noise:
         return x
-    return views.crops(x, _boxes(draws, name, x.shape[-1]), side)[:, 0]
+    return views.crops(x, _boxes(noise, name, x.shape[-1]), side)[:, 0]
 
 
-def _boxes(draws: Draws, name: str, side: int) -> Boxes:
-    """The boxes drawn for a task, in whole pixels of images of `side` px."""
-    top, left, height, width, mirrored = (draws[f"{name} {what}"] for what in Boxes._fields)
+def _boxes(noise: Noise, name: str, side: int) -> Boxes:
+    """Return the boxes drawn for a task, in whole pixels of images of `side` px."""
+    top, left, height, width, mirrored = (noise[f"{name} {what}"] for what in Boxes._fields)
     height, width = ((length * side / SQUARE).round().long().clamp(min=1) for length in (height, width))
     top, left = (
         torch.minimum((place * side / SQUARE).round().long(), side - length)
@@ -106,56 +123,59 @@ def _boxes(draws: Draws, name: str, side: int) -> Boxes:
     return Boxes(top, left, height, width, mirrored)
 
 
-def _area_boxes(count: int, noise: torch.Generator) -> Boxes:
-    return resnet_boxes(count, SQUARE, noise)
+def _area_boxes(count: int, generator: torch.Generator) -> Boxes:
+    return resnet_boxes(count, SQUARE, generator)
 
 
-def _window_boxes(count: int, noise: torch.Generator) -> Boxes:
-    return fixed_boxes(count, SQUARE, noise)
+def _window_boxes(count: int, generator: torch.Generator) -> Boxes:
+    return fixed_boxes(count, SQUARE, generator)
 
 
-def _mirrored_window_boxes(count: int, noise: torch.Generator) -> Boxes:
-    boxes = fixed_boxes(count, SQUARE, noise)
-    return boxes._replace(mirrored=torch.rand(count, generator=noise, device=noise.device) < 0.5)
+def _mirrored_window_boxes(count: int, generator: torch.Generator) -> Boxes:
+    boxes = fixed_boxes(count, SQUARE, generator)
+    return boxes._replace(mirrored=torch.rand(count, generator=generator, device=generator.device) < 0.5)
 
 
-def _classified(logits: Tensor, y: Tensor) -> Answer:
-    """Cross-entropy of logits [M, K] and answers int64 [M]."""
-    return Answer(F.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean(), 1 / logits.shape[1])
+def _classification(logits: Tensor, y: Tensor) -> TaskResult:
+    """Return the result of a classification: cross-entropy of logits [M, K] and answers int64 [M]."""
+    return TaskResult(F.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean(), 1 / logits.shape[1])
 
 
-def _rotation(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
+def _rotation(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
     turns = torch.arange(4, device=x.device).repeat(len(x))
-    return _classified(E.heads["rotation"](E.embed(shown)).flatten(0, 1), turns)
+    return _classification(E.heads["rotation"](E.embed(inputs)).flatten(0, 1), turns)
 
 
-def _supervised(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
+def _supervised(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
     assert y is not None
-    return _classified(E.heads["supervised"](E.embed(shown)[:, 0]), y)
+    return _classification(E.heads["supervised"](E.embed(inputs)[:, 0]), y)
 
 
-def _nine_patches(x: Tensor, draws: Draws, c: PretextConfig, side: int) -> Tensor:
-    return views.grid_of_nine(views.without_colour(x, draws["patch grey"]), draws["patch place"], c.gap)
+def _nine_patches(x: Tensor, noise: Noise, c: PretextConfig, side: int) -> Tensor:
+    return views.grid_of_nine(views.without_colour(x, noise["patch grey"]), noise["patch place"], c.gap)
 
 
-def _relative_position(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
-    """The patch in the middle with each of the others."""
-    f = E.embed(shown)
+def _relative_position(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
+    """Classify the position of each outer patch from its features and those of the patch in the middle."""
+    f = E.embed(inputs)
     middle, others = f[:, 4:5].expand(-1, 8, -1), torch.cat([f[:, :4], f[:, 5:]], dim=1)
     logits = E.heads["relative_position"](torch.cat([middle, others], dim=2).flatten(0, 1))
-    return _classified(logits, torch.arange(8, device=x.device).repeat(len(x)))
+    return _classification(logits, torch.arange(8, device=x.device).repeat(len(x)))
 
 
-def _crops(x: Tensor, draws: Draws, c: PretextConfig, side: int) -> Tensor:
-    """Views of an image are all in colour or all grey (google/revisiting-self-supervised: grey comes first)."""
-    return views.crops(views.without_colour(x, draws["crop grey"]), _boxes(draws, "exemplar", x.shape[-1]), side)
+def _crops(x: Tensor, noise: Noise, c: PretextConfig, side: int) -> Tensor:
+    """Crop the views of an image, all in colour or all grey (google/revisiting-self-supervised: grey comes first)."""
+    return views.crops(views.without_colour(x, noise["crop grey"]), _boxes(noise, "exemplar", x.shape[-1]), side)
 
 
-def _exemplar(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
-    """Semi-hard triplets (Schroff et al. 2015): each view, another of its image, and the nearest view of other images
-    that is farther than that one; where none is farther, the farthest. Right is whose nearest view is of its image."""
-    count, n = shown.shape[1], shown.shape[0] * shown.shape[1]
-    z = F.normalize(E.heads["exemplar"](E.embed(shown)).flatten(0, 1), dim=1)
+def _exemplar(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
+    """Return the loss of semi-hard triplets (Schroff et al. 2015).
+
+    A triplet is a view, another view of its image, and the nearest view of another image that is farther than that
+    one, or the farthest if none is. A view counts as right if its nearest view is of its own image.
+    """
+    count, n = inputs.shape[1], inputs.shape[0] * inputs.shape[1]
+    z = F.normalize(E.heads["exemplar"](E.embed(inputs)).flatten(0, 1), dim=1)
     squared = (2 - 2 * z @ z.t()).clamp(min=0)
     image = torch.arange(n, device=x.device) // count
     other = image[:, None] != image
@@ -169,12 +189,14 @@ def _exemplar(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> 
         losses.append(F.relu(MARGIN + near.squeeze(1) - negative))
     nearest = squared.detach().clone().fill_diagonal_(torch.inf).argmin(1)
     right = (image[nearest] == image).float().mean()
-    return Answer(torch.stack(losses).mean(), right, (count - 1) / (n - 1))
+    return TaskResult(torch.stack(losses).mean(), right, (count - 1) / (n - 1))
 
 
-def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
-    """Cross-entropy with the colours nearest to the true one, rare colours counting more; right is the nearest, by the
-    same weights (the rebalanced accuracy of Zhang et al. 2016)."""
+def _colorization(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
+    """Return the cross-entropy with the colour bins nearest to the true colour, rare colours weighted up.
+
+    The nearest bin is the right answer, by the same weights (the rebalanced accuracy of Zhang et al. 2016).
+    """
     head = E.heads["colorization"]
     assert isinstance(head, ColourHead)
     side = x.shape[-1] // 8
@@ -184,90 +206,96 @@ def _colorization(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None)
     if E.training:
         head.count(nearest)
     soft = F.softmax(-distance.square() / (2 * SIGMA**2), dim=1)
-    logits = head(E.maps(shown), side).permute(0, 2, 3, 1).flatten(0, 2)
+    logits = head(E.maps(inputs), side).permute(0, 2, 3, 1).flatten(0, 2)
     losses = -(soft * F.log_softmax(logits, dim=1).gather(1, places)).sum(1)
     weights = head.weights()[nearest]
     right = (weights * (logits.argmax(1) == nearest)).sum() / weights.sum()
     shares = (F.one_hot(nearest, logits.shape[1]) * weights[:, None]).sum(0) / weights.sum()
-    return Answer((weights * losses).mean(), right, shares)
+    return TaskResult((weights * losses).mean(), right, shares)
 
 
-def _overlapping_patches(x: Tensor, draws: Draws, c: PretextConfig, side: int) -> Tensor:
+def _overlapping_patches(x: Tensor, noise: Noise, c: PretextConfig, side: int) -> Tensor:
     patches = views.overlapping_grid(x)
     if c.patch_augment:
-        patches = views.single_channel(patches, draws["patch channel"], draws["patch single"])
-        patches = views.mirrored(patches, draws["patch mirrored"])
+        patches = views.single_channel(patches, noise["patch channel"], noise["patch single"])
+        patches = views.mirrored(patches, noise["patch mirrored"])
     return patches
 
 
-def _cpc(E: PretextEncoder, shown: Tensor, x: Tensor, y: Tensor | None) -> Answer:
-    """InfoNCE: each guess is to be found among all patches of up to 16 images, its own among them."""
-    grid = E.embed(shown).transpose(1, 2).unflatten(2, (7, 7))
+def _cpc(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
+    """Return InfoNCE: each prediction is matched with its patch among all patches of up to 16 images."""
+    grid = E.embed(inputs).transpose(1, 2).unflatten(2, (7, 7))
     losses, hits = [], []
-    for guesses, among, right in E.heads["cpc"](grid):
-        for some, rivals in zip(guesses.split(RIVALS), among.split(RIVALS), strict=True):
-            logits = some.flatten(0, 1) @ rivals.flatten(0, 1).t()
-            first = among.shape[1] * torch.arange(len(some), device=x.device)  # place of each image's first patch
-            answers = (first[:, None] + right).flatten()
+    for predictions, candidates, right in E.heads["cpc"](grid):
+        groups = zip(predictions.split(NEGATIVE_IMAGES), candidates.split(NEGATIVE_IMAGES), strict=True)
+        for predicted, patches in groups:
+            logits = predicted.flatten(0, 1) @ patches.flatten(0, 1).t()
+            first_patches = candidates.shape[1] * torch.arange(len(predicted), device=x.device)  # of each image
+            answers = (first_patches[:, None] + right).flatten()
             losses.append(F.cross_entropy(logits, answers, reduction="none"))
             hits.append(logits.argmax(1) == answers)
-    chance = 1 / (min(RIVALS, len(x)) * grid[0, 0].numel())
-    return Answer(torch.cat(losses).mean(), torch.cat(hits).float().mean(), chance)
+    chance = 1 / (min(NEGATIVE_IMAGES, len(x)) * grid[0, 0].numel())
+    return TaskResult(torch.cat(losses).mean(), torch.cat(hits).float().mean(), chance)
 
 
 TASKS: dict[str, Task] = {
-    "rotation": Task(_area_boxes, lambda x, draws, c, side: views.rotations(x), _rotation),
+    "rotation": Task(_area_boxes, lambda x, noise, c, side: views.rotations(x), _rotation),
     "relative_position": Task(_window_boxes, _nine_patches, _relative_position),
     "exemplar": Task(_area_boxes, _crops, _exemplar),
-    "colorization": Task(_mirrored_window_boxes, lambda x, draws, c, side: x[:, None], _colorization),
+    "colorization": Task(_mirrored_window_boxes, lambda x, noise, c, side: x[:, None], _colorization),
     "cpc": Task(_mirrored_window_boxes, _overlapping_patches, _cpc),
-    "supervised": Task(_area_boxes, lambda x, draws, c, side: x[:, None], _supervised),
+    "supervised": Task(_area_boxes, lambda x, noise, c, side: x[:, None], _supervised),
 }
 
 
 class Pretext(System):
-    learners: ClassVar = {"e": "E"}
+    """E alone, trained by one or more pretext tasks (`pretext.tasks`), whose losses are added up."""
+
+    players: ClassVar = {"e": "E"}
 
     @property
-    def moves(self) -> Sequence[Move]:
-        return [self.move]
+    def updates(self) -> Sequence[Update]:
+        return [self.update]
 
-    def draw(self, count: int, noise: torch.Generator) -> Draws:
-        """What is random in the views of the tasks."""
+    def sample_noise(self, count: int, generator: torch.Generator) -> Noise:
+        """Draw what is random in the views of the tasks."""
         data = self.config.data
-        return draw(count, noise, self.config.pretext, data.augment == "task_crop", data.mirror != "never")
+        return sample_task_noise(
+            count, generator, self.config.pretext, data.augment == "task_crop", data.mirror != "never"
+        )
 
-    def move(self, x: Tensor, draws: Draws, y: Tensor | None = None) -> Iterator[Outcome]:
-        """Each task on the batch, in a pass of its own: batch norms see views of one kind at a time."""
+    def update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
+        """Return the loss of each task in turn, in a pass of its own: batch norms see views of one kind at a time."""
         E, c = self.networks.E, self.config.pretext
         assert isinstance(E, PretextEncoder)
         for name in c.tasks:
-            answer = ask(E, name, c, x, draws, y, self.config.encoder.resolution)
-            figures = {f"loss_{name}": answer.loss.detach(), f"accuracy_{name}": answer.accuracy}
-            yield Outcome({"e": answer.loss}, figures=figures)
+            result = run_task(E, name, c, x, noise, y, self.config.encoder.resolution)
+            metrics = {f"loss_{name}": result.loss.detach(), f"accuracy_{name}": result.accuracy}
+            yield Outcome({"e": result.loss}, metrics=metrics)
 
-    def check(self, x: Tensor) -> None:
+    def check_images(self, x: Tensor) -> None:
+        """Raise UserError if the task colorization is given grey images."""
         if "colorization" in self.config.pretext.tasks and views.rgb_to_lab(x)[:, 1:].abs().max() < 1:
             raise UserError(
                 "these images are grey, and the task colorization asks for their colours; choose another task"
             )
 
-    def pictures(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """What enters E of the images x for each task; of colorization between the image and the colours asked for."""
+    def input_pictures(self, x: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Return the views of x that enter E, by task; for colorization between the image and its target colours."""
         E, c, side = self.networks.E, self.config.pretext, self.config.encoder.resolution
         assert isinstance(E, PretextEncoder)
-        about = {name: cropped(x, name, draws, side) for name in c.tasks}
-        shown: dict[str, Tensor] = {name: E.enter(TASKS[name].views(about[name], draws, c, side)) for name in c.tasks}
+        crops = {name: task_crop(x, name, noise, side) for name in c.tasks}
+        inputs: dict[str, Tensor] = {name: E.enter(TASKS[name].views(crops[name], noise, c, side)) for name in c.tasks}
         if c.standardize:
-            shown = {name: (v / 2.5).clamp(-1, 1) for name, v in shown.items()}
-        if "colorization" in shown:
-            x = about["colorization"]
-            shown["colorization"] = torch.stack([x, shown["colorization"][:, 0], _painted(E, x)], dim=1)
-        return shown
+            inputs = {name: (v / 2.5).clamp(-1, 1) for name, v in inputs.items()}
+        if "colorization" in inputs:
+            x = crops["colorization"]
+            inputs["colorization"] = torch.stack([x, inputs["colorization"][:, 0], _target_colours(E, x)], dim=1)
+        return inputs
 
 
-def _painted(E: PretextEncoder, x: Tensor) -> Tensor:
-    """The lightness of x with the colours, rounded, that E is asked for."""
+def _target_colours(E: PretextEncoder, x: Tensor) -> Tensor:
+    """Return the lightness of x with the rounded colours that E is trained to predict."""
     bins = E.heads["colorization"].bins
     assert isinstance(bins, Tensor)
     lab = views.rgb_to_lab(x)

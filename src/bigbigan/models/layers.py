@@ -24,10 +24,10 @@ __all__ = [
     "SNEmbedding",
     "SNLinear",
     "SelfAttention",
-    "held_vectors",
     "init_weights",
     "norm2d",
     "normal",
+    "reused_vectors",
     "upsample",
 ]
 
@@ -49,7 +49,7 @@ class SpectralNorm(nn.Module):
     weight: Tensor
     u: Tensor
     v: Tensor  # of the last iteration; not part of a checkpoint
-    held = False  # see `held_vectors`
+    reuse_vectors = False  # see `reused_vectors`
 
     def _init_u(self) -> None:
         # A fixed start keeps construction free of hidden random draws; any vector not orthogonal to the
@@ -67,7 +67,7 @@ class SpectralNorm(nn.Module):
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False) if cast else nullcontext():
             with torch.no_grad():
-                if iterate and self.held:
+                if iterate and self.reuse_vectors:
                     v = self.v
                 else:
                     v = F.normalize(matrix.t() @ self.u, dim=0, eps=SN_EPS)
@@ -80,17 +80,19 @@ class SpectralNorm(nn.Module):
 
 
 @contextmanager
-def held_vectors(networks: Iterable[nn.Module], held: bool = True) -> Iterator[None]:
-    """Within it, spectral norms use the vectors of the training pass before: a batch that is computed in chunks makes
-    one iteration, and one weight for all chunks."""
-    layers = [m for network in networks for m in network.modules() if isinstance(m, SpectralNorm)] if held else []
+def reused_vectors(networks: Iterable[nn.Module], reuse: bool = True) -> Iterator[None]:
+    """Reuse the u and v of the last training pass, so that gradient accumulation does one power iteration an update.
+
+    All chunks of a batch are then computed with the same weight. Without `reuse` nothing is changed.
+    """
+    layers = [m for network in networks for m in network.modules() if isinstance(m, SpectralNorm)] if reuse else []
     for layer in layers:
-        layer.held = True
+        layer.reuse_vectors = True
     try:
         yield
     finally:
         for layer in layers:
-            layer.held = False
+            layer.reuse_vectors = False
 
 
 class SNLinear(SpectralNorm, nn.Linear):

@@ -1,9 +1,10 @@
-"""Many devices, under torchrun: which rows of a batch are whose, and what all ranks share.
+"""Train on many devices under torchrun: each rank's rows of a batch, and what ranks exchange.
 
-Each rank holds all weights and computes the gradient of its own rows; gradients are averaged, and all take the same
-step. Batch norm is over the rows of all ranks. So R ranks do what one does with the same `training.batch_size`, and a
-checkpoint knows nothing of R. Rank 0 alone reads and writes the run folder. Without torchrun there is one rank, and
-nothing here does anything.
+Each rank has all weights and computes the gradient of its own rows; gradients are averaged, and all ranks take the same
+step. Batch norm is over the rows of all ranks (`bigbigan.training.sync_batch_norm`). So R ranks compute what one does
+with the same `training.batch_size`, and a checkpoint does not depend on R. Rank 0 alone reads and writes the run
+folder.
+Without torchrun there is one rank, and nothing here does anything.
 """
 
 from __future__ import annotations
@@ -16,32 +17,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from bigbigan.models.batch_norm import batch_norms
-
-if TYPE_CHECKING:
-    from bigbigan.training.state import TrainingState
+from torch import Tensor
 
 __all__ = [
     "Heartbeat",
     "average",
+    "broadcast",
     "busy",
-    "is_first",
-    "joined",
-    "largest",
-    "parts",
-    "ranks",
-    "same",
-    "share",
-    "synchronise",
+    "count_exchange",
+    "is_first_rank",
+    "maximum",
+    "process_group",
+    "rows_of_rank",
+    "same_on_all_ranks",
+    "world_size",
 ]
 
 # Ranks wait for rank 0 while it evaluates. That a process has died torchrun sees by itself, long before.
@@ -50,20 +43,24 @@ SAY_AFTER = 60.0  # seconds of waiting after which a line names the rank that is
 EVERY = 5.0  # seconds between two looks at the other ranks
 
 
-def is_first() -> bool:
-    """Whether this is rank 0, which reads and writes the run folder."""
+def is_first_rank() -> bool:
+    """Return whether this is rank 0, which reads and writes the run folder."""
     return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
 
 
-def ranks() -> int:
+def world_size() -> int:
+    """Return the number of ranks, 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
-def joined(name: str = "", patience: float = 0) -> Iterator[None]:
-    """Within it, the processes that torchrun started know each other; they leave it together. Who joins more than once
-    gives each time a name of its own. A process ends when it waits for another one for more than `patience` seconds
-    (see `Heartbeat`; 0 is never)."""
+def process_group(name: str = "", patience: float = 0) -> Iterator[None]:
+    """Join the processes that torchrun started for as long as the context lasts; they leave it together.
+
+    Args:
+        name: a different one each time the context is entered.
+        patience: seconds after which a process that waits for another one ends (see `Heartbeat`); 0 is never.
+    """
     global _heartbeat
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield
@@ -81,7 +78,7 @@ def joined(name: str = "", patience: float = 0) -> Iterator[None]:
     heartbeat.start()
     try:
         yield
-        largest(0)  # nobody leaves before rank 0 has saved: torchrun would end it
+        maximum(0)  # no rank leaves before rank 0 has saved: torchrun would end it
     finally:
         _heartbeat = None
         heartbeat.stop()
@@ -162,15 +159,15 @@ class Heartbeat:
 _heartbeat: Heartbeat | None = None
 
 
-def _arrive() -> None:
-    """Count an exchange that this rank has come to."""
+def count_exchange() -> None:
+    """Count an exchange that this rank has reached."""
     if _heartbeat is not None:
         _heartbeat.count += 1
 
 
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Within it, this rank may keep the others waiting for long, and a line that says so has the reason."""
+    """Let this rank keep the others waiting; the line that reports the wait gives the reason."""
     if _heartbeat is None:
         yield
         return
@@ -181,116 +178,43 @@ def busy(what: str) -> Iterator[None]:
         _heartbeat.doing = ""
 
 
-def parts(count: int, chunks: int = 1, rank: int | None = None, of: int | None = None) -> list[slice]:
-    """The rows of a batch of `count` that are this rank's, or those of `rank` of so many: one slice of each chunk."""
-    of = of or ranks()
+def rows_of_rank(count: int, chunks: int = 1, rank: int | None = None, of: int | None = None) -> list[slice]:
+    """Return this rank's rows of a batch of `count`, or those of `rank` of `of` ranks: one slice of each chunk."""
+    of = of or world_size()
     rank = rank if rank is not None else dist.get_rank() if dist.is_initialized() else 0
     cuts = [count * i // (chunks * of) for i in range(chunks * of + 1)]
     return [slice(cuts[c * of + rank], cuts[c * of + rank + 1]) for c in range(chunks)]
 
 
 def average(tensors: list[Tensor]) -> list[Tensor]:
-    """The mean of each tensor over all ranks, which all get bit by bit the same; all in one exchange."""
-    if ranks() == 1:
+    """Return the mean of each tensor over all ranks, the same bits on all, in one exchange."""
+    if world_size() == 1:
         return tensors
     flat = torch.cat([t.detach().reshape(-1) for t in tensors])
-    _arrive()
+    count_exchange()
     dist.all_reduce(flat)
-    parts = flat.div_(ranks()).split([t.numel() for t in tensors])
+    parts = flat.div_(world_size()).split([t.numel() for t in tensors])
     return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
-def largest(number: int) -> int:
-    """The largest of the ranks' numbers. Goes between the hosts: the devices are not waited for."""
-    if ranks() == 1:
+def maximum(number: int) -> int:
+    """Return the largest of the ranks' numbers. It is exchanged by the hosts, without a device sync."""
+    if world_size() == 1:
         return number
     tensor = torch.tensor(number)
-    _arrive()
+    count_exchange()
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 
 
-def same(text: str) -> bool:
-    """Whether all ranks have the same text."""
+def same_on_all_ranks(text: str) -> bool:
+    """Return whether all ranks have the same text."""
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
-    return largest(number) == -largest(-number)
+    return maximum(number) == -maximum(-number)
 
 
-def share(state: TrainingState) -> None:
-    """Give all ranks the state of rank 0, as it was drawn or loaded there."""
-    if ranks() == 1:
-        return
-    state.step = largest(state.step)
-    if state.step and not is_first():
-        state.load_moments(state.empty_moments())
-    with torch.no_grad():
-        for tensor in [*state.weights().values(), *state.moments().values()]:
-            there = tensor.to(state.device, copy=True).contiguous()
-            _arrive()
-            dist.broadcast(there, 0)
-            tensor.copy_(there)
-
-
-# -- batch norm over all ranks --------------------------------------------------------------------------------
-
-
-def synchronise(network: nn.Module) -> None:
-    """Make batch norms in training mode take the mean and variance of the batches of all ranks together."""
-    if ranks() > 1:
-        for norm in batch_norms(network):
-            norm.forward = partial(_batch_norm, norm)  # type: ignore[method-assign]
-
-
-@torch.compiler.disable
-def _batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
-    if not norm.training:
-        return type(norm).forward(norm, x)
-    y, mean, variance, count = _Normalise.apply(x, norm.eps)
-    if norm.track_running_stats and norm.num_batches_tracked is not None:
-        with torch.no_grad():
-            norm.num_batches_tracked.add_(1)
-            factor = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean, factor)  # type: ignore[union-attr]
-            norm.running_var.lerp_(variance * (count / (count - 1)), factor)  # type: ignore[union-attr]
-    if not norm.affine:
-        return y
-    gain, bias = (p.view(-1, *[1] * (x.ndim - 2)) for p in (norm.weight, norm.bias))
-    return torch.addcmul(bias, y, gain).to(x.dtype)
-
-
-class _Normalise(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) by channel, moments of all ranks in float32 or better. torch's own
-    SyncBatchNorm refuses CPUs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        ctx.dims = [0, *range(2, x.ndim)]
-        ctx.shape = [1, -1, *[1] * (x.ndim - 2)]
-        # On CPUs much faster than torch.var_mean over a batch of maps
-        mean, variance = torch.batch_norm_update_stats(x.to(exact), None, None, 0.0)
-        mine = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])
-        everyones = [torch.empty_like(mine) for _ in range(ranks())]
-        _arrive()
-        dist.all_gather(everyones, mine)
-        means, variances, counts = torch.stack(everyones, dim=1)  # [ranks, C] each
-        count = counts.sum(0)
-        weights = counts / count
-        mean = (weights * means).sum(0)
-        variance = (weights * (variances + (means - mean).square())).sum(0)
-        scale = (variance + eps).rsqrt()
-        y = torch.addcmul((-mean * scale).view(ctx.shape), x, scale.view(ctx.shape)).to(x.dtype)
-        ctx.save_for_backward(y, scale, count)
-        ctx.mark_non_differentiable(mean, variance, count)
-        return y, mean, variance, count
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
-        y, scale, count = ctx.saved_tensors
-        g, y = grad.to(scale.dtype), y.to(scale.dtype)
-        sums = torch.stack([g.sum(ctx.dims), (g * y).sum(ctx.dims)])
-        _arrive()
-        dist.all_reduce(sums)
-        of_mean, of_scale = (s.view(ctx.shape) for s in sums / count)
-        return ((g - of_mean - y * of_scale) * scale.view(ctx.shape)).to(grad.dtype), None
+def broadcast(tensor: Tensor) -> Tensor:
+    """Overwrite a contiguous tensor with that of rank 0, and return it."""
+    count_exchange()
+    dist.broadcast(tensor, 0)
+    return tensor

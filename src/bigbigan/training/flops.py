@@ -1,4 +1,4 @@
-"""What a training step costs, found without doing it: parameters, FLOPs, memory."""
+"""Count what a training step costs without running it: parameters, FLOPs, memory."""
 
 from __future__ import annotations
 
@@ -13,50 +13,49 @@ from torch.utils.flop_counter import flop_registry
 
 from bigbigan.config import Config
 from bigbigan.methods import make_system
-from bigbigan.methods.base import Move
+from bigbigan.methods.base import Update
 from bigbigan.models import construct
 
 __all__ = ["count_flops", "step_cost"]
 
 
 def step_cost(config: Config) -> dict[str, Any]:
-    """Parameters of each network, FLOPs and estimated peak memory of a step at the config's batch size.
+    """Return the parameters of each network, and FLOPs and estimated peak memory of a step at the config's batch size.
 
-    The losses and their gradients are followed through tensors without content, for a batch of two, and scaled.
-    FLOPs are 2 a multiply-add, of matrix products and convolutions. Memory is that of weights, gradients, Adam's
-    moments and averages, plus what autograd keeps for the costliest of the backward passes; a framework's own
-    overhead comes on top.
+    The losses and their gradients are traced with fake tensors, for a batch of two, and scaled. FLOPs are 2 a
+    multiply-add, of matrix products and convolutions. Memory is the sum of weights, gradients, Adam's moments and
+    averages, and of what autograd stores for the costliest backward pass; the framework's overhead comes on top.
     """
     small = 2
-    held: dict[int, int] = {}
-    weights: set[int] = set()  # kept anyway, and views of them cost nothing
+    stored: dict[int, int] = {}
+    weights: set[int] = set()  # stored anyway, and views of them cost nothing
     peak = 0
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            held[storage._cdata] = storage.nbytes()
+            stored[storage._cdata] = storage.nbytes()
         return tensor
 
     def use(tensor: Tensor) -> Tensor:
         nonlocal peak
-        peak = max(peak, sum(held.values()))
-        held.clear()  # a backward pass has begun; the next forward counts afresh
+        peak = max(peak, sum(stored.values()))
+        stored.clear()  # a backward pass has begun; the next forward counts afresh
         return tensor
 
     with FakeTensorMode():
         networks = construct(config)
         weights |= {p.untyped_storage()._cdata for n in filter(None, networks) for p in n.parameters()}
-        system, noise = make_system(config, networks), torch.Generator()
+        system, generator = make_system(config, networks), torch.Generator()
         r, c = config.encoder.resolution, config.data.channels
         x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
         labels = {"y": torch.zeros(small, dtype=torch.long)} if config.data.classes > 1 else {}
-        flops: dict[Move, int] = {}  # of each kind of move
-        for move in dict.fromkeys(system.moves):
+        flops: dict[Update, int] = {}  # of each kind of update
+        for update in dict.fromkeys(system.updates):
             with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
-                for outcome in move(x, system.draw(small, noise), **labels):
+                for outcome in update(x, system.sample_noise(small, generator), **labels):
                     system.backward(outcome.losses)
-            flops[move] = counter.total
+            flops[update] = counter.total
     parameters = {name: _count(network) for name, network in networks.present().items()}
     if networks.D is not None:
         parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
@@ -66,13 +65,13 @@ def step_cost(config: Config) -> dict[str, Any]:
     chunk = scale / config.training.accumulate
     return {
         "parameters": parameters,
-        "flops_per_step": int(sum(flops[move] for move in system.moves) * scale),
+        "flops_per_step": int(sum(flops[update] for update in system.updates) * scale),
         "memory_bytes": int(fixed + peak * chunk),
     }
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """FLOPs of matrix products and convolutions while `work` runs, 2 a multiply-add."""
+    """Count the FLOPs of matrix products and convolutions while `work` runs, 2 a multiply-add."""
     with _Flops() as counter:
         work()
     return counter.total

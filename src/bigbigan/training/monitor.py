@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard, and the progress bar."""
+"""Write the logs of a run: metrics.jsonl, TensorBoard, and the progress bar."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tqdm import tqdm
 from bigbigan.io import append_lines, read_lines, warn_of_damage, write_error, write_text
 from bigbigan.progress import Bar
 
-__all__ = ["Monitor", "Silence", "read_metrics"]
+__all__ = ["Monitor", "SilentMonitor", "read_metrics"]
 
 
 METRIC: dict[Any, Any] = {"step": int, str: float}  # a line, see `bigbigan.io.checked`
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in order. Damaged ones, such as a last line that was cut off, are left out, and a
-    warning says which."""
+    """Return the lines of metrics.jsonl in order. Damaged lines, such as a truncated last one, are skipped with a
+    warning."""
     lines, damaged = read_lines(run / "metrics.jsonl", METRIC)
     warn_of_damage(run / "metrics.jsonl", damaged)
     return lines
 
 
 class Monitor:
-    """Opens the logs of a run at `step`; lines after it, from before a crash, are dropped first."""
+    """The logs of a run, opened at `step`; lines after it, from before a crash, are dropped first."""
 
     def __init__(self, run: Path, step: int, steps: int, progress: bool) -> None:
         self._path = run / "metrics.jsonl"
@@ -42,7 +42,7 @@ class Monitor:
         self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, the same to TensorBoard, the gist to the bar.
+        """Write a line of metrics.jsonl and the same values to TensorBoard, and show the main ones in the progress bar.
 
         Raises:
             RunError: the disk is full.
@@ -75,20 +75,20 @@ class Monitor:
         with suppress(OSError):  # the terminal was closed: the run has its state to save
             self.bar.update()
 
-    def say(self, text: str) -> None:
-        """A line above the bar, on standard error."""
+    def message(self, text: str) -> None:
+        """Print a line above the bar, on standard error."""
         with suppress(OSError):
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Close the logs; what cannot be written any more is left out, as the error that ends the run is the first."""
+        """Close the logs, ignoring what can no longer be written: another error may be ending the run."""
         for close in (self.bar.close, self._board.close):
             with suppress(OSError):
                 close()
 
 
-class Silence(Monitor):
-    """That of ranks which write nothing."""
+class SilentMonitor(Monitor):
+    """A monitor that writes nothing, for ranks other than 0."""
 
     def __init__(self) -> None:
         self.bar = Bar(disable=True)
@@ -97,6 +97,6 @@ class Silence(Monitor):
 
     def advance(self) -> None: ...
 
-    def say(self, text: str) -> None: ...
+    def message(self, text: str) -> None: ...
 
     def close(self) -> None: ...

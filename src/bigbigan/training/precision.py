@@ -1,6 +1,6 @@
-"""How the forward passes of training compute: in float32 or bfloat16, eagerly or compiled.
+"""Set how the forward passes of training compute: in float32 or bfloat16, eagerly or compiled.
 
-Weights, optimisers, losses, batch norm's statistics and spectral norm stay float32 in any case, and so do the averaged
+Weights, optimizers, losses, batch norm's statistics and spectral norm stay float32 in any case, and so do the averaged
 networks, which are what is evaluated.
 """
 
@@ -23,12 +23,12 @@ __all__ = ["check_devices", "prepare"]
 
 
 def check_devices(config: Config, device: torch.device) -> None:
-    """Make ready what is here for training.
+    """Check device, precision and batch split, and set the device up for training.
 
     Raises:
-        UserError: a batch cannot be cut as asked, or the device or a compiler is not up to it.
+        UserError: a batch cannot be split as set, the device has no bfloat16, or there is no compiler.
     """
-    t, ranks = config.training, distributed.ranks()
+    t, ranks = config.training, distributed.world_size()
     if config.system == "pretext" and ranks > 1:  # tasks compare images with others of the batch, and count colours
         raise UserError("system=pretext trains in one process; start it without torchrun, training.accumulate may help")
     if t.batch_size % (t.accumulate * ranks):
@@ -47,7 +47,7 @@ def check_devices(config: Config, device: torch.device) -> None:
 
 
 def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.device) -> None:
-    """Make calls of `network` compute so (`training.precision`, `training.compile`). What they give is float32."""
+    """Make calls of `network` use `training.precision` and `training.compile`. Their outputs are float32."""
     forward = network.forward
     if compiled:
         # A graph for each shape and mode (with gradient, without, ...), of which there are few. On a GPU kernels are
@@ -71,7 +71,7 @@ def _in_bf16(forward: Callable[..., Any], device: str) -> Callable[..., Any]:
 
 
 def _float(out: Any) -> Any:
-    """A tensor, a dictionary or a dataclass of tensors, as float32."""
+    """Convert a tensor, or a dictionary or dataclass of tensors, to float32."""
     if isinstance(out, Tensor):
         return out.float()
     if isinstance(out, dict):

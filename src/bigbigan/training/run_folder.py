@@ -309,7 +309,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device_name(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.ranks(),
+        "processes": distributed.world_size(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
 

@@ -1,4 +1,4 @@
-"""All that a training run is: weights, averages, optimisers, step. What is not here does not survive a crash.
+"""The state of a training run: weights, averages, optimizers, step. What is not here does not survive a crash.
 
 Random numbers and the data order need no entry: they are functions of the seed and the step
 (`bigbigan.randomness`).
@@ -21,6 +21,7 @@ from bigbigan.randomness import keyed_generator
 from bigbigan.training import distributed
 from bigbigan.training.ema import update_average
 from bigbigan.training.precision import prepare
+from bigbigan.training.sync_batch_norm import synchronise_batch_norms
 
 __all__ = ["TrainingState", "rate_factor"]
 
@@ -42,7 +43,7 @@ def rate_factor(step: int, steps: int, final: float, epoch: int | None = None) -
 
 
 class TrainingState:
-    """Networks, their averages, optimisers and the step counter of one run."""
+    """The networks, their averages, the optimizers and the step counter of one run."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -55,16 +56,16 @@ class TrainingState:
         for network in filter(None, self.networks):
             prepare(network, t.precision, t.compile, device)
         for network in self.modules().values():
-            distributed.synchronise(network)
+            synchronise_batch_norms(network)
         self.system = make_system(config, self.networks)
-        self.unchecked: list[tuple[int, dict[str, Tensor], Tensor]] = []  # see `train.check_finite`
-        self.optimizers = {learner: self._optimizer(learner) for learner in self.system.learners}
+        self.unchecked_updates: list[tuple[int, dict[str, Tensor], Tensor]] = []  # see `step.check_finite`
+        self.optimizers = {player: self._optimizer(player) for player in self.system.players}
         self.set_learning_rates()
 
-    def _optimizer(self, learner: str) -> torch.optim.Adam:
+    def _optimizer(self, player: str) -> torch.optim.Adam:
         o = self.config.optimizer
         groups = []
-        for letter, network in self.system.members(learner).items():
+        for letter, network in self.system.networks_of(player).items():
             gains = {id(m.weight) for m in batch_norms(network) if m.affine} if o.weight_decay else set()
             for decay, spared in ((o.weight_decay, False), (0.0, True)):
                 if parameters := [p for p in network.parameters() if (id(p) in gains) == spared]:
@@ -73,11 +74,11 @@ class TrainingState:
 
     @property
     def images_seen(self) -> int:
-        """Images drawn from the data so far, counted once for each move."""
-        return self.step * self.config.training.batch_size * len(self.system.moves)
+        """The number of images drawn from the data so far, counted once for each update."""
+        return self.step * self.config.training.batch_size * len(self.system.updates)
 
     def set_learning_rates(self, epoch: int = 1) -> None:
-        """Set the rates of the step about to be taken; an epoch has `epoch` steps. See `rate_factor`."""
+        """Set the learning rates of the next step; an epoch has `epoch` steps. See `rate_factor`."""
         o, steps = self.config.optimizer, self.config.training.steps
         factor = rate_factor(self.step, steps, o.lr_final, epoch if o.lr_by_epoch else None)
         rates = {"G": o.lr_g, "E": o.lr_g * self.config.encoder.lr_multiplier, "D": o.lr_d}
@@ -86,26 +87,27 @@ class TrainingState:
                 group["lr"] = factor * rates[group["network"]]
 
     def update_averages(self) -> None:
+        """Update the moving averages of G's and E's weights."""
         for average, network in self._averaged():
             update_average(average, network, self.config.training.ema_decay, self.step)
 
     def _averaged(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """The averages with the networks they are of."""
+        """Iterate over the averages and the networks they are averages of."""
         G, E, _ = self.networks
         for average, network in ((self.G_ema, G), (self.E_ema, E)):
             if average is not None and network is not None:
                 yield average, network
 
     def fill_standing_statistics(self, batches: Batches) -> None:
-        """Make G_ema and E_ema ready for use: a function of the weights and the step, nothing else."""
-        noise = keyed_generator(self.config.training.seed, "standing", self.step, str(self.device))
+        """Fill the batch norm statistics of G_ema and E_ema, as a function of the weights and the step alone."""
+        generator = keyed_generator(self.config.training.seed, "standing", self.step, str(self.device))
         G, E, _ = self.networks
         t, count = self.config.training, self.config.log.standing_batches
         size = max(t.batch_size // t.accumulate, 128)
-        (part,) = distributed.parts(size)  # of all ranks together
+        (rows,) = distributed.rows_of_rank(size)
 
         def images() -> Tensor:
-            return batches.images(batches.draw(size, noise, self.step * len(self.system.moves))[part])
+            return batches.images(batches.draw(size, generator, self.step * len(self.system.updates))[rows])
 
         def of_encoder() -> None:
             if E is not None and (E_ema := self.E_ema) is not None:
@@ -115,15 +117,15 @@ class TrainingState:
             if G is not None and (G_ema := self.G_ema) is not None:
 
                 def samples() -> Tensor:
-                    if self.system.decodes_alone and self.E_ema is not None:
+                    if self.system.generator_is_decoder and self.E_ema is not None:
                         return G_ema(self.E_ema(images()).mean)
-                    z = self.system.sample_prior(size, noise)
-                    y = sample_labels(size, self.config.data, noise)
-                    return generate(G_ema, z[part], None if y is None else y[part])
+                    z = self.system.sample_prior(size, generator)
+                    y = sample_labels(size, self.config.data, generator)
+                    return generate(G_ema, z[rows], None if y is None else y[rows])
 
                 standing_statistics(G_ema, G, (samples for _ in range(count)))
 
-        fills = (of_encoder, of_generator) if self.system.decodes_alone else (of_generator, of_encoder)
+        fills = (of_encoder, of_generator) if self.system.generator_is_decoder else (of_generator, of_encoder)
         for fill in fills:
             fill()
 
@@ -135,24 +137,25 @@ class TrainingState:
         return {name: module for name, module in modules.items() if module is not None}
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter and buffer of the five networks by name, the live tensors themselves."""
+        """Return every parameter and buffer of the five networks by name, the live tensors themselves."""
         return {f"{m}.{n}": t for m, module in self.modules().items() for n, t in module.state_dict().items()}
 
     def moments(self) -> dict[str, Tensor]:
-        """Adam's state by parameter name, for example "D.head_x.weight.exp_avg"."""
+        """Return Adam's state by parameter name, for example "D.head_x.weight.exp_avg"."""
         return {f"{name}.{key}": value for name, slot in self._slots() for key, value in slot.items()}
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
+        """Set Adam's state from tensors named as in `moments`."""
         for name, optimizer, parameter in self._parameters():
             slot = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {
-                "step": slot["step"].to(parameter.device, copy=True),  # where the fused optimiser keeps it
+                "step": slot["step"].to(parameter.device, copy=True),  # where the fused optimizer keeps it
                 "exp_avg": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg"]),
                 "exp_avg_sq": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg_sq"]),
             }
 
     def empty_moments(self, device: str | torch.device | None = None) -> dict[str, Tensor]:
-        """As `moments` after a step, filled with zeros, on `device` or where the parameters are."""
+        """Return `moments` as after a step, filled with zeros, on `device` or the parameters' devices."""
         moments = {}
         for name, _, parameter in self._parameters():
             where = device or parameter.device
@@ -161,10 +164,21 @@ class TrainingState:
                 moments[f"{name}.{key}"] = torch.zeros_like(parameter, device=where)
         return moments
 
+    def broadcast(self) -> None:
+        """Give all ranks the state of rank 0, as it was initialised or loaded there."""
+        if distributed.world_size() == 1:
+            return
+        self.step = distributed.maximum(self.step)
+        if self.step and not distributed.is_first_rank():
+            self.load_moments(self.empty_moments())
+        with torch.no_grad():
+            for tensor in [*self.weights().values(), *self.moments().values()]:
+                tensor.copy_(distributed.broadcast(tensor.to(self.device, copy=True).contiguous()))
+
     def _parameters(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        for learner, letter, network in self.system.named_members():
+        for player, letter, network in self.system.trained_networks():
             for name, parameter in network.named_parameters():
-                yield f"{letter}.{name}", self.optimizers[learner], parameter
+                yield f"{letter}.{name}", self.optimizers[player], parameter
 
     def _slots(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         for name, optimizer, parameter in self._parameters():

@@ -23,7 +23,7 @@ from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
 from tiny import tiny_config, write_npz
 
-SETTINGS = ("training.steps=6", "log.pictures_every=2", "log.probe_every=6", "log.checkpoint_every=3")
+SETTINGS = ("training.steps=6", "log.pictures_every=2", "log.validate_every=6", "log.checkpoint_every=3")
 
 
 OURS = {

@@ -76,7 +76,7 @@ def test_classes_of_one_size_need_no_record(tmp_path):
 
 def test_labels_are_drawn_in_proportion_while_training(run, told):
     trained = TrainingState(read_config(run), torch.device("cpu"))
-    assert follows_the_sizes(trained.system.draw(4000, torch.Generator().manual_seed(0))["y"])
+    assert follows_the_sizes(trained.system.sample_noise(4000, torch.Generator().manual_seed(0))["y"])
     images = torch.zeros(128, 1, 8, 8)
 
     class Batches:

@@ -299,7 +299,7 @@ def test_a_test_split_without_labels_scores_nothing(photos, tmp_path):
 def run(photos, some, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     assert main(["train", "small/digits", "--data", str(photos), "--labels", str(some), "--out", str(out), "--quiet",
-                 "--steps", "4", "--set", *TINY, "log.probe_every=4"]) == 0  # fmt: skip
+                 "--steps", "4", "--set", *TINY, "log.validate_every=4"]) == 0  # fmt: skip
     return out
 
 
@@ -310,7 +310,18 @@ def test_a_run_remembers_its_labels(run, photos, some, capsys, tmp_path):
     assert card["images"] == 60
     assert card["notes"]["without a label"] == 18
     assert "top1_linear_bn_crelu_10perclass" in (run / "metrics.jsonl").read_text()  # the probe along the way
-    same = ["train", "small/digits", "--out", str(run), "--quiet", "--steps", "4", "--set", *TINY, "log.probe_every=4"]
+    same = [
+        "train",
+        "small/digits",
+        "--out",
+        str(run),
+        "--quiet",
+        "--steps",
+        "4",
+        "--set",
+        *TINY,
+        "log.validate_every=4",
+    ]
     assert main(same) == 0
     other = write_csv(tmp_path / "other.csv", [("000.png", "x"), ("001.png", "y")])
     capsys.readouterr()

@@ -25,7 +25,7 @@ from bigbigan.evaluation.targets import open_subject
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.methods import make_system
 from bigbigan.models import build
-from bigbigan.training import loop as of_train
+from bigbigan.training import loop
 from bigbigan.training.run_folder import read_config, read_json, write_json
 from tiny import tiny_config
 
@@ -163,15 +163,15 @@ def test_batches_are_mirrored_only_where_they_may_be(augment):
         (("data.augment=none",), True, "auto"),
     ],
 )
-def test_training_follows_the_source_unless_told(settings, colour, resolved, tmp_path, monkeypatch):
+def test_training_follows_the_source_unless_set(settings, colour, resolved, tmp_path, monkeypatch):
     seen = []
 
     def step(state, batches):
         seen.append(mirrored(batches.batch(state.step)))
         return real_step(state, batches)
 
-    real_step = of_train.training_step
-    monkeypatch.setattr(of_train, "training_step", step)
+    real_step = loop.training_step
+    monkeypatch.setattr(loop, "training_step", step)
     channels = 3 if colour else 1
     data = write_arrays(tmp_path / "data.npz", channels)
     config = tiny_config("training.steps=2", f"data.channels={channels}", *settings)
@@ -207,11 +207,11 @@ def test_pretext_views_are_mirrored_only_where_they_may_be(mirror):
     for changed in settings:
         config = override(find("pretext/exemplar").config(32), [*changed, f"data.mirror={mirror}"])
         system = make_system(config, SimpleNamespace(E=None))
-        draws = system.draw(40, torch.Generator().manual_seed(0))
-        names = {name for name in draws if name.endswith("mirrored")}
+        noise = system.sample_noise(40, torch.Generator().manual_seed(0))
+        names = {name for name in noise if name.endswith("mirrored")}
         assert "exemplar mirrored" in names
         assert ("patch mirrored" in names) == ("patch" in str(changed))
-        assert all(draws[name].any() == (mirror == "always") for name in names)
+        assert all(noise[name].any() == (mirror == "always") for name in names)
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------
@@ -239,9 +239,9 @@ def test_linear_heads_see_what_training_saw(run, monkeypatch):
     source, config = open_source(read_json(folder / "data.json")["spec"]), read_config(folder)
     images = source.splits["train"]
     pixels = torch.from_numpy(np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))]))
-    config = replace(config, log=replace(config.log, watch="top1_table1_avepool"))
-    watch = along.Watch(config, Batches(pixels, 16, 0), images.labels, source, folder)
-    watch(SimpleNamespace(G_ema=None, E_ema=build(config).encoder.eval()))
+    config = replace(config, log=replace(config.log, validation_metric="top1_table1_avepool"))
+    validation = along.ValidationMetric(config, Batches(pixels, 16, 0), images.labels, source, folder)
+    validation(SimpleNamespace(G_ema=None, E_ema=build(config).encoder.eval()))
     assert (True in asked) == mirror
 
 

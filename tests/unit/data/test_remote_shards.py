@@ -349,12 +349,15 @@ def test_nothing_of_an_epoch_before_is_fetched_to_go_on_in_it(shards, tmp_path, 
 
 
 def test_what_would_fetch_the_whole_set_again_and_again_is_refused(shards, tmp_path):
-    with pytest.raises(UserError, match=r"set log.probe_every=0, or data.memory_gib"):
+    with pytest.raises(UserError, match=r"set log.validate_every=0, or data.memory_gib"):
         train(
-            tiny_config(*SETTINGS, "log.probe_every=2"), f"pipe:cat {shards}/index.json", tmp_path / "r", progress=False
+            tiny_config(*SETTINGS, "log.validate_every=2"),
+            f"pipe:cat {shards}/index.json",
+            tmp_path / "r",
+            progress=False,
         )
     few = [s for s in SETTINGS if "memory" not in s]
-    few += ["training.steps=2", "log.probe_every=2"]  # held in memory it may
+    few += ["training.steps=2", "log.validate_every=2"]  # held in memory it may
     train(tiny_config(*few), f"pipe:cat {shards}/index.json", tmp_path / "s", progress=False)
 
 

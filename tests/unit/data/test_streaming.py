@@ -56,7 +56,7 @@ def test_a_streamed_run_has_the_weights_of_one_from_memory(folder, tmp_path):
     weights = []
     for memory in (1, 0):
         run = tmp_path / f"run{memory}"
-        settings = ("data.channels=3", f"data.memory_gib={memory}", "training.steps=3", "log.probe_every=2")
+        settings = ("data.channels=3", f"data.memory_gib={memory}", "training.steps=3", "log.validate_every=2")
         train(tiny_config(*settings), str(folder), run, progress=False)
         weights.append((run / "checkpoints" / "step-00000003" / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1]
@@ -69,7 +69,7 @@ def test_a_continued_run_keeps_the_side_its_images_had(folder, tmp_path, monkeyp
     train(tiny_config(*settings), str(folder), run, progress=False)
     first = json.loads((run / "data.json").read_text())["side"]
     assert first == 20  # of 8 px, 2.5 times
-    monkeypatch.setattr("bigbigan.training.loop.stored_side", lambda *_: first + 1)
+    monkeypatch.setattr("bigbigan.training.training_data.stored_side", lambda *_: first + 1)
     train(tiny_config(*settings, "training.steps=3"), str(folder), run, progress=False)
     assert json.loads((run / "data.json").read_text())["side"] == first
 

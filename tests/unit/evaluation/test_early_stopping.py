@@ -1,4 +1,4 @@
-"""What is watched along the way: it changes no weight, sees no test image, and names the best step."""
+"""The validation metric: it changes no weight, uses no test image, and names the best step."""
 
 import json
 
@@ -10,8 +10,8 @@ from bigbigan.apps.train import train
 from bigbigan.data import open_source
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
-from bigbigan.evaluation import early_stopping as along
-from bigbigan.evaluation.early_stopping import Watch
+from bigbigan.evaluation import early_stopping
+from bigbigan.evaluation.early_stopping import ValidationMetric
 from bigbigan.evaluation.image_quality.feature_networks import classifier_file
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.splits import View, load_images
@@ -20,32 +20,34 @@ from bigbigan.training.state import TrainingState
 from tiny import tiny_config, write_npz
 
 
-def watched(tmp_path, metric, *settings):
+def make_validation(tmp_path, metric, *settings):
     source = open_source(str(write_npz(tmp_path / "d.npz", count=120)))
-    config = tiny_config(f"log.watch={metric}", "log.probe_every=2", *settings)
+    config = tiny_config(f"log.validation_metric={metric}", "log.validate_every=2", *settings)
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
     batches = Batches(torch.from_numpy(stored), 16, 0, config.data.augment, 8)
     state = TrainingState(config, torch.device("cpu"))
     state.fill_standing_statistics(batches)
-    return Watch(config, batches, images.labels, source, tmp_path), state
+    return ValidationMetric(config, batches, images.labels, source, tmp_path), state
 
 
-def test_a_step_is_not_chosen_by_images_that_are_held_out_as_test(tmp_path):
+def test_validation_leaves_out_what_evaluation_tests_on(tmp_path):
     """Of a source without a test split."""
     source = open_source(str(write_npz(tmp_path / "d.npz", count=120)))
     del source.splits["test"]
     config = tiny_config("training.seed=3")
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
-    watch = Watch(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
+    validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
     evaluated = load_images(source, View.of(config), 3)
     assert len(evaluated.test) == 24
-    assert {images.files[i] for i in [*watch.held, *watch.rest]} == set(evaluated.train.files)
+    assert {images.files[i] for i in [*validation.validation_images, *validation.training_images]} == set(
+        evaluated.train.files
+    )
 
 
-def test_two_groups_are_too_few_to_choose_by(tmp_path):
-    """One would be left to be scored on, and one to learn from."""
+def test_validation_needs_three_groups(tmp_path):
+    """One for the test split, one for train_val, one for training."""
     source = open_source(str(write_npz(tmp_path / "d.npz", count=120)))
     del source.splits["test"]
     images = source.splits["train"]
@@ -53,54 +55,54 @@ def test_two_groups_are_too_few_to_choose_by(tmp_path):
     batches = Batches(torch.from_numpy(stored), 16, 0)
     for count, possible in ((2, False), (12, True)):
         groups = np.arange(120) % count
-        assert Watch(tiny_config(), batches, images.labels, source, tmp_path, groups).possible == possible
+        assert ValidationMetric(tiny_config(), batches, images.labels, source, tmp_path, groups).possible == possible
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])
 @pytest.mark.parametrize("metric", ["top1_linear_bn_crelu_10perclass", "top1_table1_avepool"])
-def test_accuracies_are_on_train_val_and_leave_no_trace(tmp_path, monkeypatch, metric, augment):
-    monkeypatch.setitem(along.PROTOCOLS, "table1", 60)
+def test_accuracies_are_on_train_val_and_change_nothing(tmp_path, monkeypatch, metric, augment):
+    monkeypatch.setitem(early_stopping.PROTOCOLS, "table1", 60)
     monkeypatch.setattr(linear, "BATCH", 32)
-    watch, state = watched(tmp_path, metric, f"data.augment={augment}")
-    assert len(watch.held) == 12
-    assert not set(watch.held) & set(watch.rest)
+    validation, state = make_validation(tmp_path, metric, f"data.augment={augment}")
+    assert len(validation.validation_images) == 12
+    assert not set(validation.validation_images) & set(validation.training_images)
     before = {k: v.clone() for k, v in state.E_ema.state_dict().items()}
-    first = watch(state)
-    assert first == watch(state)
+    first = validation(state)
+    assert first == validation(state)
     assert 0 <= first <= 100
-    assert (first * 12 / 100) % 1 == pytest.approx(0, abs=1e-6) or "few" in watch.metric.kind  # twelve images
+    assert (first * 12 / 100) % 1 == pytest.approx(0, abs=1e-6) or "few" in validation.metric.kind  # twelve images
     after = state.E_ema.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_a_generator_can_be_watched_by_the_encoders_own_features(tmp_path):
-    watch, state = watched(tmp_path, "fid10k_train_encoder")
-    value = watch(state)
+def test_validation_measures_g_by_the_encoders_features(tmp_path):
+    validation, state = make_validation(tmp_path, "fid10k_train_encoder")
+    value = validation(state)
     assert value > 0
-    assert watch.less_is_better
-    assert watch(state) == pytest.approx(value, rel=1e-5)
+    assert validation.less_is_better
+    assert validation(state) == pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.parametrize(("metric", "told"), [
+@pytest.mark.parametrize(("metric", "message"), [
     ("fid10k_test_encoder", "not chosen by the test split"),
     ("knn5_l2_avepool", "expected top1_linear_F_10perclass"),
     ("top1_table1_pixels", "expected top1_linear_F_10perclass"),
     ("top1_linear_pca_pixels_10perclass", "expected top1_linear_F_10perclass"),
     ("accuracy", "known are names such as"),
 ])  # fmt: skip
-def test_what_cannot_be_watched(tmp_path, metric, told):
-    with pytest.raises(UserError, match=told):
-        watched(tmp_path, metric)
+def test_validation_refuses_other_metrics(tmp_path, metric, message):
+    with pytest.raises(UserError, match=message):
+        make_validation(tmp_path, metric)
 
 
 @pytest.mark.parametrize(("metric", "values", "best"), [
     ("top1_linear_avepool_10perclass", [50.0, 70.0, 60.0], 4), ("fid10k_train_encoder", [9.0, 3.0, 5.0], 4),
 ])  # fmt: skip
-def test_the_best_step_is_the_highest_accuracy_or_the_lowest_distance(tmp_path, monkeypatch, metric, values, best):
+def test_best_step_has_highest_accuracy_or_lowest_distance(tmp_path, monkeypatch, metric, values, best):
     measured = iter(values)
-    monkeypatch.setattr(Watch, "__call__", lambda self, state: next(measured))
+    monkeypatch.setattr(ValidationMetric, "__call__", lambda self, state: next(measured))
     data = str(write_npz(tmp_path / "d.npz"))
-    settings = ["training.steps=6", "log.probe_every=2", f"log.watch={metric}", "log.checkpoint_every=6"]
+    settings = ["training.steps=6", "log.validate_every=2", f"log.validation_metric={metric}", "log.checkpoint_every=6"]
     train(tiny_config(*settings), data, tmp_path / "run", progress=False)
     record = ck.best_record(tmp_path / "run")
     assert (record["step"], record["metric"], record["value"]) == (best, metric, values[1])
@@ -108,34 +110,34 @@ def test_the_best_step_is_the_highest_accuracy_or_the_lowest_distance(tmp_path, 
     assert [line[metric] for line in lines if metric in line] == values
 
 
-def test_a_look_that_was_cut_off_is_made_up_for(tmp_path, monkeypatch):
+def test_interrupted_validation_is_repeated(tmp_path, monkeypatch):
     name = "top1_linear_avepool_10perclass"
     data, run = str(write_npz(tmp_path / "d.npz")), tmp_path / "run"
-    config = tiny_config("training.steps=4", "log.probe_every=4", f"log.watch={name}")
+    config = tiny_config("training.steps=4", "log.validate_every=4", f"log.validation_metric={name}")
 
     def killed(self, state):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "__call__", killed)
+        patch.setattr(ValidationMetric, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, data, run, progress=False)
     assert ck.best_record(run) is None
-    for _ in range(2):  # the second time there is nothing to make up for
+    for _ in range(2):  # the second time nothing is missing
         assert train(config, data, run, progress=False) is None
         lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if name in line] == [4]
         assert ck.best_record(run)["step"] == 4
 
 
-def test_without_labels_or_a_feature_network_nothing_is_watched(tmp_path, monkeypatch):
+def test_validation_needs_labels_or_a_feature_network(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
-    watch, _ = watched(tmp_path, "top1_table1_avepool")
-    watch.labels = None
-    assert not watch.possible
-    watch, _ = watched(tmp_path, "fid10k_train_mnist-cnn")
-    assert not watch.possible
-    file = classifier_file("mnist-cnn", watch.source.name)
+    validation, _ = make_validation(tmp_path, "top1_table1_avepool")
+    validation.labels = None
+    assert not validation.possible
+    validation, _ = make_validation(tmp_path, "fid10k_train_mnist-cnn")
+    assert not validation.possible
+    file = classifier_file("mnist-cnn", validation.source.name)
     file.parent.mkdir(parents=True)
     file.touch()
-    assert watch.possible
+    assert validation.possible

@@ -14,8 +14,8 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.budgets import budget
 from bigbigan.evaluation.published_tables import FORMATS, TABLES, fill
 from bigbigan.experiments import find
-from bigbigan.training.loop import training_step
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 
 def line(experiment, value, metric="top1_table1_avepool", scale=32, seed=0, steps=600, dataset="mnist", **more):

@@ -85,12 +85,12 @@ def shown_to_d(config: Config, source, epochs: int = 1) -> torch.Tensor:
     pixels, _ = load_pixels(images, stored_side(images, r_e, data.augment), data.channels)
     batches = Batches(torch.from_numpy(pixels), COUNT, 0, data.augment, r_e)
     system = SimpleNamespace(config=config, resolution=config.generator.resolution)
-    x = torch.cat([System.view(system, batches.batch(number), {}, "x") for number in range(epochs)])
+    x = torch.cat([System.d_input(system, batches.batch(number), {}, "x") for number in range(epochs)])
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def fid(config: Config, source, shown: torch.Tensor, monkeypatch) -> float:
-    """FID as `evaluate` and `log.watch` measure it, of a G that draws the images `shown`."""
+    """FID as `evaluate` and `log.validation_metric` measure it, of a G that draws the images `shown`."""
     monkeypatch.setattr(samples, "open_network", lambda *a: random_convolution())
     monkeypatch.setattr(samples, "draw_samples", lambda *a: shown)
     metrics = parse_metrics(["fid10k_train_mnist-cnn"])

@@ -23,8 +23,8 @@ from bigbigan.models.discriminator import ImageTrunk
 from bigbigan.models.resnet import Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
 from bigbigan.training.flops import step_cost
-from bigbigan.training.loop import training_step
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 
 TABLE1 = [name for name in EXPERIMENTS if name.startswith("table1/")]
 SIZES = [(name, scale) for name, e in EXPERIMENTS.items() for scale in (0, *e.scales)]
@@ -107,7 +107,7 @@ def test_a_row_differs_from_its_base_only_in_what_it_is_named_for(row, scale):
 
 @pytest.mark.parametrize("scale", [0, 32, 64])
 def test_rows_of_table_1_stop_by_its_own_classifier(scale):
-    assert {find(name).config(scale).log.watch for name in TABLE1} == {"top1_table1_avepool"}
+    assert {find(name).config(scale).log.validation_metric for name in TABLE1} == {"top1_table1_avepool"}
 
 
 def test_table_1_is_measured_by_its_own_classifier(monkeypatch):

@@ -1,4 +1,4 @@
-"""BiGAN and its companions: the networks are the published ones, and each learner gets the gradient of its own loss."""
+"""BiGAN and its baselines: the networks are the published ones, and each player gets the gradient of its own loss."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from bigbigan.methods.losses import (
 from bigbigan.models import build, construct
 from bigbigan.models.batch_norm import batch_statistics
 from bigbigan.training import checkpoint as ck
-from bigbigan.training.loop import training_step
 from bigbigan.training.state import TrainingState, rate_factor
-from tiny import played, write_npz
+from bigbigan.training.step import training_step
+from tiny import run_update, write_npz
 
 MNIST = [
     "mnist", "discriminator", "latent_regressor", "joint_latent_regressor", "autoencoder_l2", "autoencoder_l1"
@@ -182,7 +182,7 @@ def test_one_pass_gives_both_players_their_gradients():
     for n in (networks, reference):
         torch.nn.init.normal_(n.D.head.weight, generator=torch.Generator().manual_seed(3))
     system, x = make_system(config, networks), images()
-    played(system, system.move, x, system.draw(8, torch.Generator().manual_seed(5)))
+    run_update(system, system.update, x, system.sample_noise(8, torch.Generator().manual_seed(5)))
     z = system.sample_prior(8, torch.Generator().manual_seed(5))
     expected = plain_bigan(reference, x, z)
     found = gradients(networks)
@@ -209,7 +209,7 @@ def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
     def scores(brightness):
         G = networks.G
         system.networks = networks._replace(G=lambda z: (G(z) + 1) * brightness - 1)
-        (outcome,) = system.move(x, system.draw(8, torch.Generator().manual_seed(5)))
+        (outcome,) = system.update(x, system.sample_noise(8, torch.Generator().manual_seed(5)))
         return outcome.gen["s_x"]
 
     assert torch.allclose(scores(1.0), scores(0.2), rtol=1e-2, atol=1e-3) != bias
@@ -232,7 +232,7 @@ def test_e_s_error_reaches_g_only_in_the_joint_regressor(name, reaches):
     G, E, D = networks
     torch.nn.init.normal_(E.latent.weight)  # it begins at zero, where nothing passes
     system, x = make_system(config, networks), images()
-    played(system, system.move, x, system.draw(8, torch.Generator().manual_seed(5)))
+    run_update(system, system.update, x, system.sample_noise(8, torch.Generator().manual_seed(5)))
     found = gradients(networks)
     z = system.sample_prior(8, torch.Generator().manual_seed(5))
     alone = torch.autograd.grad(F.softplus(-D(G(z), None)["s_x"]).mean(), list(G.parameters()))
@@ -427,7 +427,7 @@ def test_weight_decay_spares_the_gains_of_batch_norms():
 
 @pytest.mark.parametrize("name", ["mnist", "joint_latent_regressor", "autoencoder_l2"])
 def test_a_continued_run_ends_as_an_uninterrupted_one(name, tmp_path):
-    """Falling rates, weight decay, batch norms in D and a step of one move, all across a checkpoint."""
+    """Falling rates, weight decay, batch norms in D and a step of one update, all across a checkpoint."""
     data = str(write_npz(tmp_path / "rows.npz", side=28))
     # Four epochs of two steps: rates have not fallen before the checkpoint.
     length = ["training.steps=8", "training.batch_size=30"]
@@ -462,11 +462,11 @@ def test_an_epoch_of_rates_is_one_of_the_images():
     batches, rates = Batches(pixels, 8, 0), []
     for _ in range(20):
         training_step(state, batches)
-        rates.append([state.optimizers[learner].param_groups[0]["lr"] for learner in ("eg", "d")])
+        rates.append([state.optimizers[player].param_groups[0]["lr"] for player in ("eg", "d")])
     factors = [1] * 10 + [0.1] * 5 + [0.01] * 5
     assert np.array(rates) == pytest.approx(np.array([[2e-4 * f, 3e-4 * f] for f in factors]))
     assert Batches(pixels, 12, 0).steps_per_epoch() == 4  # a batch that is not full counts
-    assert Batches(pixels, 8, 0).steps_per_epoch(moves=3) == 2
+    assert Batches(pixels, 8, 0).steps_per_epoch(updates=3) == 2
 
 
 def test_bigan_s_1nn_has_50_000_references(tmp_path, capsys, monkeypatch):

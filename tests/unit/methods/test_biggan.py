@@ -20,9 +20,9 @@ from bigbigan.image import to_uint8
 from bigbigan.methods import make_system
 from bigbigan.methods.losses import orthogonal_penalty
 from bigbigan.models import build, construct
-from bigbigan.training.loop import training_step
 from bigbigan.training.state import TrainingState
-from tiny import TINY, played, tiny_config, write_npz
+from bigbigan.training.step import training_step
+from tiny import TINY, run_update, tiny_config, write_npz
 
 GAN = ("loss.s_z=false", "loss.s_xz=false")
 CONDITIONAL = (*GAN, "data.labels=classes", "data.classes=3")
@@ -87,9 +87,9 @@ def test_the_penalty_is_part_of_g_s_loss_alone():
     for config in (plain, regular):
         networks = build(config)
         system = make_system(config, networks)
-        noise = torch.Generator().manual_seed(0)
-        (d,) = system.discriminator_move(x, system.draw(6, noise), y)
-        (eg,) = system.encoder_generator_move(x, system.draw(6, noise), y)
+        generator = torch.Generator().manual_seed(0)
+        (d,) = system.discriminator_update(x, system.sample_noise(6, generator), y)
+        (eg,) = system.encoder_generator_update(x, system.sample_noise(6, generator), y)
         found.append((d.losses["d"].item(), eg.losses["eg"].item(), networks))
     assert found[0][0] == found[1][0]
     assert found[1][1] - found[0][1] == pytest.approx(10 * orthogonal_penalty(found[0][2].G).item(), rel=1e-3)
@@ -107,8 +107,8 @@ def test_d_is_told_the_labels_of_the_images_it_sees():
     networks.D.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     system = make_system(config, networks)
     for number in range(3):
-        draws = system.draw(16, torch.Generator().manual_seed(number))
-        list(system.discriminator_move(batches.batch(number), draws, batches.labels(number)))
+        noise = system.sample_noise(16, torch.Generator().manual_seed(number))
+        list(system.discriminator_update(batches.batch(number), noise, batches.labels(number)))
     for x, _, y in seen:
         brightness = ((x[:16, 0, 0, 0] + 1) * 127.5).round()
         assert torch.equal(brightness, y[:16] * 100.0)
@@ -246,7 +246,7 @@ def test_samples_of_a_class_are_of_that_class(tmp_path):
     from sklearn.datasets import load_digits
     from sklearn.neighbors import KNeighborsClassifier
 
-    settings = [*GAN, "data.labels=classes", "training.steps=800", "log.probe_every=0"]
+    settings = [*GAN, "data.labels=classes", "training.steps=800", "log.validate_every=0"]
     train(override(find("small/digits").config(), settings), "digits", tmp_path / "run", progress=False)
     model = load(tmp_path / "run")
     digits = load_digits()
@@ -282,8 +282,8 @@ def test_with_one_class_d_has_one_learned_vector_more_and_needs_no_labels():
     assert torch.allclose(scores["s_x"], expected, atol=1e-5)
     system = make_system(config, networks)
     D.train()
-    draws = system.draw(6, torch.Generator().manual_seed(0))
-    played(system, system.discriminator_move, x, draws)
+    noise = system.sample_noise(6, torch.Generator().manual_seed(0))
+    run_update(system, system.discriminator_update, x, noise)
     assert D.embed.weight.grad.abs().sum() > 0
 
 

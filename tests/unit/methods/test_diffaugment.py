@@ -12,7 +12,7 @@ from bigbigan.data import fraction_of, open_source
 from bigbigan.methods import make_system
 from bigbigan.methods.diffaugment import augmentation, augmented
 from bigbigan.models import build
-from tiny import played, tiny_config, write_npz
+from tiny import run_update, tiny_config, write_npz
 
 ALL = ("color", "translation", "cutout")
 
@@ -68,9 +68,9 @@ def test_color_moves_brightness_saturation_and_contrast_within_bounds():
 
 def test_nothing_is_drawn_or_changed_without_a_policy():
     system, x = make_system(tiny_config(), build(tiny_config())), images(side=8)
-    drawn = system.draw(64, noise())
+    drawn = system.sample_noise(64, noise())
     assert set(drawn) == {"z", "eps"}
-    assert system.view(x, drawn, "x") is x
+    assert system.d_input(x, drawn, "x") is x
 
 
 def test_images_of_another_draw_differ_and_of_the_same_draw_do_not():
@@ -92,11 +92,11 @@ def test_d_sees_changed_images_of_both_kinds_and_g_learns_through_the_change(set
     networks.D.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     system = make_system(config, networks)
     x = torch.ones(16, 1, 8, 8)
-    list(system.discriminator_move(x, system.draw(16, noise())))
+    list(system.discriminator_update(x, system.sample_noise(16, noise())))
     assert ((seen[0][:16] == 0) | (seen[0][:16] == 1)).all()  # real ones: parts hidden, the rest as it was
     assert 0.1 < (seen[0][:16] == 0).float().mean() < 0.6
     assert (seen[0][16:] == 0).float().mean() > 0.1  # drawn ones alike
-    played(system, system.encoder_generator_move, x, system.draw(16, noise()))
+    run_update(system, system.encoder_generator_update, x, system.sample_noise(16, noise()))
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in networks.G.to_image.parameters())
 
 

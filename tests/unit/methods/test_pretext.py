@@ -24,20 +24,20 @@ from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.image import to_float
 from bigbigan.integrations.timm import timm_state_dict
 from bigbigan.methods import make_system
-from bigbigan.methods.pretext import TASKS, cropped, draw
+from bigbigan.methods.pretext import TASKS, sample_task_noise, task_crop
 from bigbigan.models import ColourHead, build
 from bigbigan.models import pretext_views as views
 from bigbigan.models.pretext_heads import ContextHead, pair_head
 from bigbigan.sklearn import BigBiGANFeatures
 from bigbigan.training import checkpoint as ck
-from bigbigan.training.loop import training_step
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 from tiny import write_npz
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = [
     "encoder.block=basic", "encoder.blocks=1", "encoder.widths=[8,16]", "encoder.head_width=16",
-    "training.batch_size=16", "log.every=2", "log.checkpoint_every=4", "log.pictures_every=4", "log.probe_every=0",
+    "training.batch_size=16", "log.every=2", "log.checkpoint_every=4", "log.pictures_every=4", "log.validate_every=0",
     "log.standing_batches=2",
 ]  # fmt: skip
 GREY_8_PX = ["data.channels=1", "data.augment=none", "encoder.resolution=8"]
@@ -140,8 +140,8 @@ def test_cpc_s_context_sees_no_row_below_and_directions_are_turns(directions):
 def test_views_of_an_exemplar_are_crops_of_their_image():
     x = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 32, 32)
     c = PretextConfig(tasks=("exemplar",), views=4)
-    draws = draw(6, torch.Generator().manual_seed(0), c)
-    shown = TASKS["exemplar"].views(x, draws, c, 32)
+    noise = sample_task_noise(6, torch.Generator().manual_seed(0), c)
+    shown = TASKS["exemplar"].views(x, noise, c, 32)
     assert shown.shape == (6, 4, 3, 32, 32)
     torch.testing.assert_close(shown, x[:, None].expand_as(shown), atol=1e-4, rtol=0)
 
@@ -149,7 +149,7 @@ def test_views_of_an_exemplar_are_crops_of_their_image():
 def test_all_views_of_an_exemplar_agree_in_being_grey():
     x = torch.tensor([0.9, -0.2, -0.7]).view(1, 3, 1, 1).expand(200, 3, 32, 32)
     c = PretextConfig(tasks=("exemplar",), views=8)
-    shown = TASKS["exemplar"].views(x, draw(200, torch.Generator().manual_seed(0), c), c, 32)
+    shown = TASKS["exemplar"].views(x, sample_task_noise(200, torch.Generator().manual_seed(0), c), c, 32)
     grey = (shown.amax(2) - shown.amin(2)).amax((2, 3)) < 1e-3  # [N, P]
     assert torch.equal(grey.all(1), grey.any(1))
     assert 0.56 < grey[:, 0].float().mean() < 0.76  # 0.66 of the images
@@ -166,10 +166,10 @@ def asked_about(method, *settings):
     seen = {}
     system = make_system(config, build(config))
     x = coordinates(293).expand(64, -1, -1, -1) / 146 - 1
-    draws = system.draw(64, torch.Generator().manual_seed(0))
+    noise = system.sample_noise(64, torch.Generator().manual_seed(0))
     for name in config.pretext.tasks:
         side = config.encoder.resolution
-        seen[name] = TASKS[name].views(cropped(x, name, draws, side), draws, config.pretext, side)
+        seen[name] = TASKS[name].views(task_crop(x, name, noise, side), noise, config.pretext, side)
     return seen, config
 
 
@@ -281,7 +281,7 @@ def test_triplets_are_semi_hard():
     E = encoder("exemplar", "pretext.views=3")
     x = uniform(5, 3, 32, 32) * 2 - 1
     c = PretextConfig(tasks=("exemplar",), views=3)
-    shown = E.enter(TASKS["exemplar"].views(x, draw(5, torch.Generator().manual_seed(0), c), c, 32))
+    shown = E.enter(TASKS["exemplar"].views(x, sample_task_noise(5, torch.Generator().manual_seed(0), c), c, 32))
     answer = TASKS["exemplar"].answer(E, shown, x, None)
     z = torch.nn.functional.normalize(E.heads["exemplar"](E.embed(shown)).flatten(0, 1), dim=1).tolist()
     d = [[sum((a - b) ** 2 for a, b in zip(u, v, strict=True)) for v in z] for u in z]

@@ -14,7 +14,7 @@ from bigbigan.models import build
 from bigbigan.models.batch_norm import batch_statistics
 from bigbigan.models.layers import ConditionalBatchNorm2d, SelfAttention, SNConv2d, SNLinear, upsample
 from bigbigan.models.resnet import BasicBlock
-from tiny import played, tiny_config
+from tiny import run_update, tiny_config
 
 VARIANTS = {
     "plain": [],
@@ -51,7 +51,7 @@ def test_every_variant_has_right_shapes_and_finite_gradients(settings):
     noise = torch.Generator().manual_seed(0)
     x = torch.rand(6, config.data.channels, config.encoder.resolution, config.encoder.resolution) * 2 - 1
 
-    (outcome,) = played(system, system.discriminator_move, x, system.draw(6, noise))
+    (outcome,) = run_update(system, system.discriminator_update, x, system.sample_noise(6, noise))
     enc, gen = outcome.enc, outcome.gen
     assert set(enc) == set(gen) == {f"s_{s}" for s in config.loss.scores}
     assert all(s.shape == (6,) for s in [*enc.values(), *gen.values()])
@@ -61,7 +61,7 @@ def test_every_variant_has_right_shapes_and_finite_gradients(settings):
     assert all(p.grad is None for n in (networks.G, networks.E) for p in n.parameters())
 
     networks.D.zero_grad()
-    of_e, of_g = played(system, system.encoder_generator_move, x, system.draw(6, noise))
+    of_e, of_g = run_update(system, system.encoder_generator_update, x, system.sample_noise(6, noise))
     q = of_e.posterior
     assert q.mean.shape == q.stdev.shape == (6, config.latent.dim)
     assert (q.stdev > 0).all() if config.encoder.stochastic else (q.stdev == 0).all()
@@ -173,7 +173,7 @@ def test_d_sees_the_pooled_crop_of_a_high_resolution_encoder():
     networks.D.F.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = torch.rand(4, 1, 16, 16) * 2 - 1
     system = BigBiGAN(config, networks)
-    list(system.discriminator_move(x, system.draw(4, torch.Generator().manual_seed(0))))
+    list(system.discriminator_update(x, system.sample_noise(4, torch.Generator().manual_seed(0))))
     torch.testing.assert_close(seen[0][:4], F.avg_pool2d(x, 2))
 
 

@@ -16,10 +16,10 @@ from bigbigan.methods import BigBiGAN
 from bigbigan.models.batch_norm import batch_norms
 from bigbigan.models.layers import SpectralNorm
 from bigbigan.training import checkpoint as ck
-from bigbigan.training import loop as loop
-from bigbigan.training.loop import check_finite, training_step
+from bigbigan.training import loop, step
 from bigbigan.training.precision import check_devices
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import check_finite, training_step
 from tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -171,26 +171,26 @@ def test_chunks_equal_one_batch_where_batch_norm_does_not_tell_them_apart(chunks
             assert ours[name] == pytest.approx(theirs[name], abs=1e-9)
 
 
-def test_a_weight_is_iterated_once_a_move_however_many_chunks(monkeypatch):
+def test_power_iteration_runs_once_an_update_for_any_chunks(monkeypatch):
     config = tiny_config("training.accumulate=4", "training.d_steps=1")
     state, plain = TrainingState(config, CPU), TrainingState(tiny_config("training.d_steps=1"), CPU)
     for s in (state, plain):
         training_step(s, images(config))
     layers = [[m for m in s.networks.D.modules() if isinstance(m, SpectralNorm)] for s in (state, plain)]
-    assert all(torch.equal(a.u, b.u) and not a.held for a, b in zip(*layers, strict=True))
+    assert all(torch.equal(a.u, b.u) and not a.reuse_vectors for a, b in zip(*layers, strict=True))
 
 
 def test_batch_norm_counts_each_chunk():
     state, _ = trained(tiny_config("training.accumulate=4", "training.d_steps=1"), 1)
-    assert {int(n.num_batches_tracked) for n in batch_norms(state.networks.G)} == {8}  # 4 a move
+    assert {int(n.num_batches_tracked) for n in batch_norms(state.networks.G)} == {8}  # 4 an update
 
 
 # -- numbers that are not finite, seen late -----------------------------------------------------------------
 
 
-def test_an_update_is_left_out_without_looking_and_told_later(monkeypatch):
-    """As on a GPU, where nobody waits for the number before there is something to log or to save."""
-    monkeypatch.setattr(loop, "check_finite", lambda state: None)
+def test_nonfinite_update_is_skipped_and_reported_later(monkeypatch):
+    """As on a GPU, where the value is read only when there is something to log or to save."""
+    monkeypatch.setattr(step, "check_finite", lambda state: None)
     config = tiny_config("log.every=1000")
     state, batches = TrainingState(config, CPU), images(config)
     training_step(state, batches)
@@ -203,29 +203,28 @@ def test_an_update_is_left_out_without_looking_and_told_later(monkeypatch):
     training_step(state, batches)
     assert not any(torch.equal(t, everything(state)[k]) for k, t in before.items() if k.endswith("weight"))
     assert all(torch.isfinite(t).all() for t in everything(state).values())
-    with pytest.raises(RunError, match=r"step 2: not finite: loss_d nan.*left out"):
+    with pytest.raises(RunError, match=r"step 2: not finite: loss_d nan.*skipped"):
         check_finite(state)
-    check_finite(state)  # it is told once
+    check_finite(state)  # it is reported once
 
 
-def test_nothing_is_saved_after_an_update_was_left_out(monkeypatch, tmp_path):
+def test_nothing_is_saved_after_a_skipped_update(monkeypatch, tmp_path):
     from tiny import write_npz
 
-    monkeypatch.setattr(BigBiGAN, "encoder_generator_move", _broken_once(BigBiGAN.encoder_generator_move))
-    late = loop.check_finite
-    monkeypatch.setattr(loop, "training_step", _without_check(loop.training_step, monkeypatch, late))
+    monkeypatch.setattr(BigBiGAN, "encoder_generator_update", _broken_once(BigBiGAN.encoder_generator_update))
+    monkeypatch.setattr(loop, "training_step", _without_check(loop.training_step, monkeypatch))
     with pytest.raises(RunError, match="step 2: not finite: loss_eg nan"):
         loop.train(tiny_config("training.steps=8", "log.every=1000"), str(write_npz(tmp_path / "rows.npz")),
                    tmp_path / "run", progress=False)  # fmt: skip
     assert not ck.checkpoints(tmp_path / "run")
 
 
-def _broken_once(move):
+def _broken_once(update):
     calls = []
 
     def broken(*arguments):
         calls.append(1)
-        for outcome in move(*arguments):
+        for outcome in update(*arguments):
             if len(calls) == 2:
                 outcome.losses = {name: loss * float("nan") for name, loss in outcome.losses.items()}
             yield outcome
@@ -233,10 +232,10 @@ def _broken_once(move):
     return broken
 
 
-def _without_check(step, monkeypatch, late):
+def _without_check(real_step, monkeypatch):
     def stepping(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "check_finite", lambda state: None)
-            return step(*arguments)
+            patch.setattr(step, "check_finite", lambda state: None)
+            return real_step(*arguments)
 
     return stepping

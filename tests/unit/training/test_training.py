@@ -15,14 +15,15 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import pool_to, to_float, to_uint8
-from bigbigan.methods.bigbigan import held_fixed
+from bigbigan.methods.bigbigan import frozen
 from bigbigan.models.batch_norm import batch_statistics, standing_statistics
 from bigbigan.randomness import keyed_generator
+from bigbigan.training.diagnostics import reconstruction_errors
 from bigbigan.training.ema import update_average
 from bigbigan.training.image_grid import grid, pairs_grid
-from bigbigan.training.loop import reconstruction_errors, training_step
 from bigbigan.training.monitor import Monitor, read_metrics
 from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
 from tiny import tiny_config, write_npz
 
 
@@ -119,7 +120,7 @@ def test_batch_statistics_leave_no_trace():
 # -- the step -----------------------------------------------------------------------------------------------
 
 
-def test_a_step_updates_each_network_by_its_own_optimiser_and_counts():
+def test_a_step_updates_each_network_by_its_own_optimizer_and_counts():
     state = TrainingState(tiny_config("training.d_steps=3"), torch.device("cpu"))
     batches = Batches(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), 16, 0, augment="none")
     before = [{k: v.clone() for k, v in n.state_dict().items()} for n in state.networks]
@@ -251,16 +252,15 @@ def test_step_trains_every_learner_of_an_update():
     state = TrainingState(config, torch.device("cpu"))
     pixels = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8)
     system = state.system
-    game = type(system)
 
-    class OneUpdate(game):
+    class OneUpdate(type(system)):
         @property
-        def moves(self):
+        def updates(self):
             return [self.both]
 
-        def both(self, x, draws):
-            yield from self.discriminator_move(x, draws)
-            yield from self.encoder_generator_move(x, draws)
+        def both(self, x, noise):
+            yield from self.discriminator_update(x, noise)
+            yield from self.encoder_generator_update(x, noise)
 
     state.system = OneUpdate(config, state.networks)
     before = {name: weight.clone() for name, weight in state.weights().items()}
@@ -272,7 +272,7 @@ def test_step_trains_every_learner_of_an_update():
 
 def test_frozen_discriminator_thaws_after_an_error():
     D = nn.Linear(2, 1)
-    with pytest.raises(RuntimeError), held_fixed(D):
+    with pytest.raises(RuntimeError), frozen(D):
         raise RuntimeError
     assert D.training
     assert D.weight.requires_grad

@@ -50,9 +50,9 @@ CHARTS = (
     _score("s_z", "of latents", "E's latents are not spread as z is."),
     _score("s_xz", "of both together", "image and latent do not belong together."),
     Chart("Gradient norms", {"grad_norm_d": "D", "grad_norm_g": "G", "grad_norm_e": "E"},
-          "Logarithmic. They should settle. Rising without end: training is about to break. E's near 0: E is told "
-          "nothing.", scale="log"),
-    Chart("Watched while training", {"log.watch": ""},
+          "Logarithmic. They should settle. Rising without end: training is about to break. E's near 0: E gets "
+          "no gradient.", scale="log"),
+    Chart("Validation metric", {"log.validation_metric": ""},
           "Measured without touching a weight or the test split; it names the best step. Worse for long: an older "
           "checkpoint is the better one (--checkpoint best).", scale="free"),
     Chart("Speed", {"images_per_second": "images/s"}, "Lasting dips: something else uses the machine."),
@@ -85,11 +85,11 @@ def curves(run: Run) -> Html:
     if not run.metrics:
         return missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
     spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
-    watch = run.config.log.watch
+    validation_metric = run.config.log.validation_metric
 
     def of_run(chart: Chart) -> Chart:
-        if "log.watch" in chart.keys:
-            return chart._replace(keys={watch: watch})
+        if "log.validation_metric" in chart.keys:
+            return chart._replace(keys={validation_metric: validation_metric})
         if "z_stdev" in chart.keys:
             return chart._replace(dashed=(spread,))
         return chart if run.config.system == "bigbigan" else _logistic(chart)

@@ -23,7 +23,7 @@ def data_card(run: Run) -> Html:
     else:
         labels = "Training used no labels; evaluation did"
         labels += (
-            ", and so did the probe along the way, which changes no weight." if run.config.log.probe_every else "."
+            ", and so did the probe along the way, which changes no weight." if run.config.log.validate_every else "."
         )
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []

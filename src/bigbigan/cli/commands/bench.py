@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     costs = {}
     for value, config in configs.items():
         cost = costs[value] = bench(config, options.steps)
-        if not distributed.is_first():
+        if not distributed.is_first_rank():
             continue
         if options.results:
             append_results(options.results, result_lines(config, cost, options.steps, options.command))
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"{cost.seconds:.3f} s a step ({parts}), {cost.images_per_second:,.0f} images/s, "
                   f"{cost.flops / 1e9:,.1f} GFLOP a step, {cost.tflops:.3g} TFLOP/s, {cost.share:.0%} of a matrix "
                   f"product's, {cost.peak_memory_mib:,.0f} MiB", flush=True)  # fmt: skip
-    if not distributed.is_first():
+    if not distributed.is_first_rank():
         return
     if options.json:
         print(

@@ -59,10 +59,10 @@ def run(options: argparse.Namespace) -> int | None:
     if (data := data or experiment.data) is None:
         raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
     from bigbigan.apps.train import train
-    from bigbigan.training.distributed import is_first
+    from bigbigan.training.distributed import is_first_rank
 
     ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
-    if not is_first():  # of the processes of torchrun one speaks
+    if not is_first_rank():  # of the processes of torchrun one speaks
         return None if ended is None else 128 + ended
     if options.json:
         print(json.dumps({"run": str(options.out), "steps": config.training.steps, "ended_by_signal": ended}))

@@ -1,4 +1,4 @@
-"""How well an encoder does the pretext tasks it was trained by, on images it has not seen."""
+"""Measure how well an encoder solves the pretext tasks it was trained on, for images it has not seen."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.records import Figure
 from bigbigan.image import to_float
 from bigbigan.inference.model import Model
-from bigbigan.methods.pretext import Answer, ask, draw
+from bigbigan.methods.pretext import TaskResult, run_task, sample_task_noise
 from bigbigan.models import PretextEncoder
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["task_accuracies"]
 
-BATCH = 64  # images whose views are looked at together: where views are to be found among others, how many there are
+BATCH = 64  # images in a pass; tasks that match views match them among those of so many images
 
 
 @torch.no_grad()
@@ -43,22 +43,22 @@ def task_accuracies(
 def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Figure:
     E, c, device = copy.deepcopy(model.encoder), model.config, model.device
     assert isinstance(E, PretextEncoder)
-    noise = keyed_generator(c.training.seed, f"task/{name}", 0, str(device))
+    generator = keyed_generator(c.training.seed, f"task/{name}", 0, str(device))
 
-    def asked(x: Tensor, y: Tensor) -> Answer:
-        draws = draw(len(x), noise, c.pretext, mirror=c.data.mirror != "never")
-        return ask(E, name, c.pretext, x, draws, y, x.shape[-1])
+    def run(x: Tensor, y: Tensor) -> TaskResult:
+        noise = sample_task_noise(len(x), generator, c.pretext, mirror=c.data.mirror != "never")
+        return run_task(E, name, c.pretext, x, noise, y, x.shape[-1])
 
-    def pass_through(x: Tensor) -> Answer:
-        return asked(x, torch.zeros(len(x), dtype=torch.long, device=device))  # whatever the classes
+    def pass_through(x: Tensor) -> TaskResult:
+        return run(x, torch.zeros(len(x), dtype=torch.long, device=device))  # whatever the classes
 
     fill_statistics(E, pass_through, known, c.training.seed)
     right, chance = 0.0, torch.zeros(1)
     truth = np.zeros(len(pixels), dtype=np.int64) if labels is None else labels  # only "supervised" asks for them
     for x, y in zip(torch.from_numpy(pixels).split(BATCH), torch.from_numpy(truth).split(BATCH), strict=True):
-        answer = asked(to_float(x.to(device)), y.to(device))
-        right += len(x) * float(answer.accuracy)
-        chance = chance + len(x) * torch.as_tensor(answer.chance).cpu()
+        result = run(to_float(x.to(device)), y.to(device))
+        right += len(x) * float(result.accuracy)
+        chance = chance + len(x) * torch.as_tensor(result.chance).cpu()
     best = float(chance.max()) / len(pixels)  # one answer to all
     protocol = {"chance": round(100 * best, 2), "batch": BATCH}
     return Figure(100 * right / len(pixels), protocol=protocol)

@@ -1,0 +1,201 @@
+"""The data of a training run: settings that depend on it, the batches, and the data card."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from bigbigan.config import Config
+from bigbigan.data import ImageSet, Source, glance
+from bigbigan.data.batches import Batches
+from bigbigan.data.image_set import FileStore
+from bigbigan.data.loading import stored_side
+from bigbigan.data.sources import seen_from
+from bigbigan.data.streaming import StreamedPixels, training_pixels
+from bigbigan.errors import UserError
+from bigbigan.training import distributed
+from bigbigan.training.run_folder import read_card, read_config
+from bigbigan.training.seal import key_file, seal
+
+__all__ = ["TrainingData", "load_training_data", "refuse_other_data", "resolve_config"]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training images of a run, ready to be trained on.
+
+    Attributes:
+        source: of the images.
+        images: the training split, or the fraction of it that is trained on.
+        batches: of the images that can be read.
+        labels: of these images, int64 [N], -1 if an image has none; or None.
+        groups: of these images, int64 [N] (`ImageSet.groups`), or None.
+        card: the data card, as written to data.json.
+    """
+
+    source: Source
+    images: ImageSet
+    batches: Batches
+    labels: np.ndarray | None
+    groups: np.ndarray | None
+    card: dict[str, Any]
+
+    def close(self) -> None:
+        """End the threads that decode images."""
+        if isinstance(self.batches.pixels, StreamedPixels):
+            self.batches.pixels.close()
+
+
+def resolve_config(config: Config, source: Source, images: ImageSet, spec: str, run: Path) -> Config:
+    """Return `config` with the settings that depend on the data: mirroring, the number of classes and their sizes.
+
+    A run that is continued keeps the values in its config.json.
+    """
+    d = config.data
+    recorded = read_config(run).data if (run / "config.json").exists() else None
+    if config.can_mirror and d.mirror == "auto":
+        by_source: Literal["always", "never"] = "always" if source.mirrorable else "never"
+        d = replace(d, mirror=by_source if recorded is None else recorded.mirror)
+    if d.labels == "classes":
+        sizes = _class_sizes(images, spec)
+        classes = len(sizes)
+        if recorded is not None and len(recorded.class_sizes) in (0, classes):
+            sizes = recorded.class_sizes  # empty in a run of an earlier version, whose labels were drawn evenly
+        equal = not config.has_generator or len(set(sizes)) == 1
+        d = replace(d, classes=classes, class_sizes=() if equal else sizes)
+    return replace(config, data=d)
+
+
+def _class_sizes(images: ImageSet, spec: str) -> tuple[int, ...]:
+    """Return the number of training images of each class."""
+    labels = np.empty(0, dtype=np.int64) if images.labels is None else images.labels
+    found = 0 if images.labels is None else len(images.classes or ()) or int(labels.max()) + 1
+    if found < 2:
+        raise UserError(f"--data {spec} has no labels of two or more classes; data.labels=classes needs them, or none")
+    if without := int((labels < 0).sum()):
+        raise UserError(f"{without:,} of {len(images):,} training images have no label; data.labels=classes needs all")
+    return tuple(np.bincount(labels, minlength=found).tolist())
+
+
+def load_training_data(
+    config: Config, source: Source, images: ImageSet, spec: str, run: Path, device: torch.device, progress: bool
+) -> TrainingData:
+    """Read the training images onto the device as uint8, or prepare to decode them as needed if they are too large.
+
+    Args:
+        config: resolved settings.
+        source: as opened from `spec`.
+        images: of the source, to train on.
+        spec: the source as it was given, for messages and the data card.
+        run: the run folder; a run that is continued keeps the size its images were stored at.
+        device: that trains.
+        progress: whether to show a progress bar.
+
+    Raises:
+        UserError: there are too few images, or not all ranks have the same ones, or validation would fetch too many.
+    """
+    d, first = config.data, distributed.is_first_rank()
+    side = distributed.maximum(_recorded_side(run) if first else 0)
+    side = side or stored_side(images, config.encoder.resolution, d.augment)
+    with distributed.busy("reading images"):
+        pixels, kept, fingerprint = training_pixels(
+            images,
+            side,
+            d.channels,
+            source,
+            d.memory_gib,
+            device,
+            progress and first,
+            d.shuffle_shards,
+            distributed.world_size(),
+        )
+    if len(pixels) < 2:
+        raise UserError(f"--data {spec}: {len(pixels)} images are too few to train on")
+    if config.log.validate_every and isinstance(pixels, StreamedPixels) and pixels.shards is not None:
+        raise UserError(
+            f"--data {spec}: log.validate_every={config.log.validate_every} needs images of the whole set and would "
+            "fetch every shard each time; set log.validate_every=0, or data.memory_gib so high that all are held"
+        )
+    labels, groups = (None if values is None else values[kept] for values in (images.labels, images.groups))
+    batches = Batches(
+        pixels,
+        config.training.batch_size,
+        config.training.seed,
+        d.augment,
+        config.encoder.resolution,
+        labels=torch.as_tensor(labels, device=device) if d.labels == "classes" else None,
+        mirror=d.mirrors,
+    )
+    card = _data_card(spec, source, images, run, len(pixels), side, fingerprint)
+    if not distributed.same_on_all_ranks(fingerprint):
+        raise UserError(f"--data {spec}: not all processes of torchrun find the same images there; copy them anew")
+    return TrainingData(source, images, batches, labels, groups, card)
+
+
+def _recorded_side(run: Path) -> int:
+    """Return the side that the images of a continued run are stored at, on which its crops depend; 0 of a new run."""
+    return int(read_card(run).get("side", 0)) if (run / "data.json").exists() else 0
+
+
+def _data_card(
+    spec: str, source: Source, images: ImageSet, run: Path, count: int, side: int, fingerprint: str
+) -> dict[str, Any]:
+    """Return the data card of a run, sealed by rank 0; warn if it cannot be sealed."""
+    card = {
+        "spec": spec,
+        "from_run": seen_from(spec, run),
+        "name": source.name,
+        "images": count,
+        "side": side,
+        "fingerprint": fingerprint,
+        "glance": glance(source.splits["train"]),
+        "classes": images.classes,
+        "labels": None
+        if source.labels is None
+        else asdict(source.labels) | {"from_run": seen_from(source.labels.path, run)},
+        "skipped": source.skipped,
+        "notes": source.notes,
+    }
+    first = distributed.is_first_rank()
+    card["seal"] = seal(card) if first else ""
+    if first and not card["seal"]:
+        warnings.warn(f"no key can be kept in {key_file()}: verbs will ask for --data", stacklevel=2)
+    return card
+
+
+def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None:
+    """Raise UserError if the run in the folder `run` was started on other images, or with another labels file.
+
+    If the networks use classes, refuse classes of other names or in another order too.
+    """
+    if not (run / "data.json").exists():
+        return
+    recorded, card = read_card(run), data.card
+    if recorded.get("fingerprint") != card["fingerprint"]:
+        raise UserError(
+            f"the images are not those {run} was trained on ({recorded.get('spec')}); "
+            "continue with the same --data, or choose another --out"
+        )
+    old_labels, new_labels = recorded.get("labels") or {}, card["labels"] or {}
+    if old_labels.get("sha256") != new_labels.get("sha256"):
+        old, new = (f"those of {of['path']}" if of else "the source's own" for of in (old_labels, new_labels))
+        if old == new:
+            new = "of another content"
+        raise UserError(
+            f"the labels of {run} were {old}, now they are {new}; "
+            "continue with the same --labels, or choose another --out"
+        )
+    classes = data.images.classes
+    if uses_classes and classes is not None:
+        from_folders = isinstance(data.images.store, FileStore) and card["labels"] is None
+        default = sorted(classes) if from_folders else classes  # before it was recorded, folders were in this order
+        if recorded.get("classes", default) != classes:
+            raise UserError(
+                f"the classes of {run} were others, or numbered in another order, than the {len(classes)} "
+                "there are now; choose another --out"
+            )

@@ -1,0 +1,64 @@
+"""Validation while training: measure a metric of the averaged networks, and record which step is the best by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bigbigan.config import Config
+from bigbigan.data import Source
+from bigbigan.data.batches import Batches
+from bigbigan.training import checkpoint as ck
+from bigbigan.training import distributed
+from bigbigan.training.monitor import Monitor, read_metrics
+from bigbigan.training.state import TrainingState
+from bigbigan.training.step import is_due
+
+__all__ = ["MakeValidation", "Validation", "validate", "validation_is_missing"]
+
+
+class Validation(Protocol):
+    """Measures the networks of a training state while it trains, without changing a weight (early stopping).
+
+    Attributes:
+        metric: what is measured; its `name` is logged.
+        possible: whether the data and the networks allow it.
+        less_is_better: whether the best step has the lowest value.
+    """
+
+    metric: Any
+
+    @property
+    def possible(self) -> bool: ...
+
+    @property
+    def less_is_better(self) -> bool: ...
+
+    def __call__(self, state: TrainingState) -> float: ...
+
+
+# Makes a Validation of: settings, batches, labels, source, run folder, groups. See `bigbigan.apps.train`.
+MakeValidation = Callable[[Config, Batches, "np.ndarray | None", Source, Path, "np.ndarray | None"], Validation]
+
+
+def validate(validation: Validation, state: TrainingState, monitor: Monitor, run: Path) -> None:
+    """Measure and log the validation metric, and record the step in best.json if it is the best so far."""
+    metric = validation.metric.name
+    with distributed.busy(f"measuring {metric}"):
+        value = validation(state)
+    monitor.log(state.step, {metric: value})
+    best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
+    sign = -1 if validation.less_is_better else 1
+    comparable = best is not None and best["step"] in kept and best["metric"] == metric
+    if best is None or not comparable or sign * value > sign * best["value"]:
+        ck.save_best(run, state.step, metric, value)
+
+
+def validation_is_missing(validation: Validation, state: TrainingState, run: Path) -> bool:
+    """Return whether the run was ended after it saved a checkpoint and before the validation that was due then."""
+    log = state.config.log
+    due = validation.possible and is_due(log.validate_every, state.step, state.config.training.steps)
+    return due and not any(x["step"] == state.step and log.validation_metric in x for x in read_metrics(run))
