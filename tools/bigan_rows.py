@@ -12,7 +12,7 @@ import torch
 
 from bigbigan.data import load_view, open_source
 from bigbigan.image import pool_to
-from bigbigan.inference.model import load
+from bigbigan.inference.loading import load
 from bigbigan.training.image_grid import grid, save_image
 from bigbigan.training.run_folder import source_of
 

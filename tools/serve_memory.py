@@ -2,8 +2,8 @@
 
     python tools/serve_memory.py RUN [--requests N] [--warm-up N] [--results FILE]
 
-Each visitor opens the page, uploads an image, has it read and compared, and draws samples and a walk. gradio must be
-installed. `serve_memory_growth` is in percent of the resident size after the warm-up.
+Each visitor opens the page, uploads an image, has it read and compared, and draws samples and an interpolation.
+gradio must be installed. `serve_memory_growth` is in percent of the resident size after the warm-up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.training.run_folder import changed_settings, commit, device_name, read_config
 
-LOOKS = ("look", "samples", "walk")  # what a visitor asks for after an upload
+LOOKS = ("show", "samples", "interpolate")  # what a visitor asks for after an upload
 
 
 def main() -> None:

@@ -8,13 +8,18 @@ __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from bigbigan.inference.model import Model, load
+    from bigbigan.inference.loading import load
+    from bigbigan.inference.model import Model
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `bigbigan --help` and `bigbigan list` do not wait for torch.
-    if name in ("Model", "load"):
-        from bigbigan.inference import model
+    if name == "Model":
+        from bigbigan.inference.model import Model
 
-        return getattr(model, name)
+        return Model
+    if name == "load":
+        from bigbigan.inference.loading import load
+
+        return load
     raise AttributeError(f"module 'bigbigan' has no attribute {name!r}")

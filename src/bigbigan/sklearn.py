@@ -26,7 +26,8 @@ from bigbigan.data.image_set import ArrayStore, FileStore, shown
 from bigbigan.data.loading import WAY_OUT
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.inference.model import Model, load
+from bigbigan.inference.loading import load
+from bigbigan.inference.model import Model
 from bigbigan.training.run_folder import default_device
 
 __all__ = ["BigBiGANFeatures"]

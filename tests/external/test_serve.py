@@ -153,9 +153,9 @@ def test_what_cannot_be_used_is_told_and_the_page_goes_on(tab, tmp_path):
     api.expect(error).not_to_have_text(of_example, timeout=PATIENCE * 1000)
 
 
-def test_a_walk_is_there_at_once_and_changes_with_its_ends_and_length(tab):
-    go_to(tab, "Walk")
-    strip = picture(tab, "what G makes on the way")
+def test_interpolation_is_there_at_once_and_follows_its_ends(tab):
+    go_to(tab, "Interpolate")
+    strip = picture(tab, "what G makes of interpolations")
     assert size(strip) == (10 * 196 - 4, 192)
     before = strip.get_attribute("src")
     tab.locator("input[type=file]").nth(-1).set_input_files(PHOTO)

@@ -68,7 +68,7 @@ def test_an_upload_is_read_and_an_example_clicked(visitor):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(content, "PNG")
     path = visitor.upload(content.getvalue())
     assert visitor.event("read", path)["success"]
-    picture = visitor.event("look")["output"]["data"][0]["path"]
+    picture = visitor.event("show")["output"]["data"][0]["path"]
     assert status(visitor, f"/gradio_api/file={picture}") == 200
     clicked = {"index": 3, "value": {"image": {"path": picture, "meta": {"_type": "gradio.FileData"}}}}
     assert visitor.event("pick", data=clicked)["success"]
@@ -91,9 +91,7 @@ def test_no_file_of_this_machine_is_taken_for_an_upload(visitor, server, tmp_pat
 
 def test_gradio_itself_refuses_what_is_no_upload(run, tmp_path):
     """The second lock: were the guard not there, gradio would say no."""
-    server = Server(
-        run, tmp_path, code="import bigbigan.apps.serve; bigbigan.apps.serve.guard = lambda app, *rest: app"
-    )
+    server = Server(run, tmp_path, code="from bigbigan.apps.serve import server; server.guard = lambda app, *rest: app")
     try:
         visitor = Visitor(server.url)
         Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "secret.png")

@@ -331,7 +331,7 @@ MISTAKES = {
     "no images to reconstruct": lambda t, r: (["reconstruct", r, "--out", t / "r.png", "--count", "0"], "at least 1"),
     "reconstruct what": lambda t, r: (["reconstruct", broken_run(t, r, lambda c: (c / "data.json").unlink()), "--out", t / "r.png"], "give --data"),
     "serve at no port": lambda t, r: (["serve", r, "--port", "70000"], "expected a number from 0 to 65535"),
-    "serve elsewhere": lambda t, r: (["serve", r, "--host", "192.0.2.1"], "--port 7860 cannot be had"),
+    "serve elsewhere": lambda t, r: (["serve", r, "--host", "192.0.2.1"], "--port 7860 cannot bind"),
     "score of no kind": lambda t, r: (["encode", r, "--out", t / "f.npz", "--features", "score_y"], "anomaly_score"),
     "report of nothing": lambda t, r: (["report", t / "none"], "is not a folder"),
     "shards that are not there": lambda t, r: (["train", "small/digits", "--out", t / "x", "--data", t / "part-{000..099}.tar"], "none of them is there; the first missing is"),
@@ -587,7 +587,7 @@ def test_images_from_0_to_1_are_noticed_once(run):
     model = bigbigan.load(run)
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     right, halves = model.encode(images).z_mean, images / 255
-    with pytest.warns(UserWarning, match=r"taken as of \[-1, 1\]; if they are of \[0, 1\].*value_range=\(0, 1\)"):
+    with pytest.warns(UserWarning, match=r"read as in \[-1, 1\]; if they are in \[0, 1\].*value_range=\(0, 1\)"):
         wrong = model.encode(halves).z_mean
     assert not torch.allclose(wrong, right, atol=1e-3)
     with warnings.catch_warnings():

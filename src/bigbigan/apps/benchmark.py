@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import torch
 
 from bigbigan.config import Config
-from bigbigan.crops import STORED
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation.records import ResultLine
 from bigbigan.experiments import EXPERIMENTS
+from bigbigan.image.crops import STORED
 from bigbigan.io import writing
 from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed

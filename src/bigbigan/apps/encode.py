@@ -13,8 +13,9 @@ from bigbigan.data import load_view
 from bigbigan.data.csv_cells import cell
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.image import pool_to
-from bigbigan.inference.model import Model, load
+from bigbigan.image import image_distances, pool_to
+from bigbigan.inference.loading import load
+from bigbigan.inference.model import Model
 from bigbigan.io import writing
 from bigbigan.training.run_folder import default_device, open_data
 
@@ -130,7 +131,7 @@ def _scores_of(model: Model, pixels: np.ndarray, names: list[str], batch_size: i
             found["anomaly_score"] = model.anomaly_score(x)
         if "reconstruction_error" in names:
             target = pool_to(model.prepare(x), model.config.generator.resolution)
-            found["reconstruction_error"] = (target - model.reconstruct(x)).flatten(1).norm(dim=1) / 2
+            found["reconstruction_error"] = image_distances(target, model.reconstruct(x))
         for name in names:
             parts[name].append(found[name].cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}

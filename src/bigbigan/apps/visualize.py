@@ -14,9 +14,10 @@ from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import nearest
-from bigbigan.image import pool_to
+from bigbigan.image import image_distances, pool_to
 from bigbigan.inference.latents import interpolate
-from bigbigan.inference.model import Model, load
+from bigbigan.inference.loading import load
+from bigbigan.inference.model import Model
 from bigbigan.training.image_grid import grid, pairs_grid
 from bigbigan.training.run_folder import default_device, open_data
 
@@ -162,5 +163,5 @@ def spread(
 
 
 def pixel_error(x: Tensor, x_hat: Tensor) -> float:
-    """Mean ‖x − x̂‖₂, pixels in [0, 1]."""
-    return float((x - x_hat).flatten(1).norm(dim=1).mean()) / 2
+    """Return the mean ‖x − x̂‖₂, pixels in [0, 1]."""
+    return float(image_distances(x, x_hat).mean())

@@ -1,11 +1,13 @@
 """Images in: a SOURCE string -> splits -> pixels, with every loss and conversion counted."""
 
-from bigbigan.data.decode import DecodeLimits, Unreadable, decode, resize_square, to_channels
+from bigbigan.data.decode import DecodeLimits, decode
+from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source, fraction_of
 from bigbigan.data.inspect import class_sheet, contact_sheet, inspect
 from bigbigan.data.loading import fingerprint, glance, load_pixels, load_view
 from bigbigan.data.shards.writer import write_shards
 from bigbigan.data.sources import open_source
+from bigbigan.image import resize_square, to_channels
 
 __all__ = [
     "DecodeLimits",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigbigan.crops import Boxes, fixed_boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.data.loading import middle_of_stored
 from bigbigan.data.streaming import StreamedPixels, order_by_shards
 from bigbigan.image import to_float
+from bigbigan.image.crops import Boxes, fixed_boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["Batches"]

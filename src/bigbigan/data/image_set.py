@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable, decode, sniff
+from bigbigan.data.decode import DecodeLimits, decode
+from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 
 if TYPE_CHECKING:
     from bigbigan.data.shards.remote import Elsewhere

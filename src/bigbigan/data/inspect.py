@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigbigan.data.decode import Unreadable, resize_square, to_channels
+from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.loading import fingerprint
 from bigbigan.errors import UserError
+from bigbigan.image import resize_square, to_channels
 
 __all__ = ["class_sheet", "contact_sheet", "inspect"]
 

@@ -5,10 +5,11 @@ import hashlib
 import numpy as np
 from torch import Tensor
 
-from bigbigan.crops import CENTRAL, STORED, resize_center
-from bigbigan.data.decode import Unreadable, fit, resize_square, to_channels
+from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import MAX_HELD, ImageSet, Source, shown
 from bigbigan.errors import UserError
+from bigbigan.image import fit, resize_square, to_channels
+from bigbigan.image.crops import CENTRAL, STORED, resize_center
 from bigbigan.progress import Bar
 
 __all__ = [

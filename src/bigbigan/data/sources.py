@@ -24,7 +24,8 @@ import stat
 import warnings
 from pathlib import Path
 
-from bigbigan.data.decode import EXTENSIONS, DecodeLimits, Unreadable
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.formats import EXTENSIONS, Unreadable
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source, extension, shown
 from bigbigan.data.labels import apply_labels
 from bigbigan.data.readers.archives import list_tar, list_zip

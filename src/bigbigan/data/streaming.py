@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigbigan.data.decode import Unreadable
+from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.loading import WAY_OUT, fingerprint, load_pixels, read_pixels
 from bigbigan.errors import UserError

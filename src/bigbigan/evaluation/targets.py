@@ -32,7 +32,8 @@ from bigbigan.evaluation.records import Figure, ResultLine
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import pool_to, to_float
-from bigbigan.inference.model import ABOUT, EXPORTED, Model, load
+from bigbigan.inference.loading import ABOUT, EXPORTED, load
+from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
 from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name, open_data, read_card

@@ -25,7 +25,8 @@ import bigbigan
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.inference.model import ABOUT, EXPORTED, Model, load
+from bigbigan.inference.loading import ABOUT, EXPORTED, load
+from bigbigan.inference.model import Model
 from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
 from bigbigan.io import read_json, write_json, write_text, writing_folder

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.config import PretextConfig
-from bigbigan.crops import Boxes, fixed_boxes, resnet_boxes
 from bigbigan.errors import UserError
+from bigbigan.image.crops import Boxes, fixed_boxes, resnet_boxes
 from bigbigan.methods.base import Noise, Outcome, System, Update
 from bigbigan.models import ColourHead, PretextEncoder
 from bigbigan.models import pretext_views as views

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigbigan.crops import Boxes, resize_boxes
+from bigbigan.image import to_grey
+from bigbigan.image.crops import Boxes, resize_boxes
 
 __all__ = [
     "BIN",
@@ -25,8 +26,6 @@ __all__ = [
     "standardized",
     "without_colour",
 ]
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 def rotations(x: Tensor) -> Tensor:
@@ -76,11 +75,12 @@ def crops(x: Tensor, boxes: Boxes, side: int) -> Tensor:
 
 
 def without_colour(x: Tensor, grey: Tensor) -> Tensor:
-    """[..., C, S, S] with the images marked in `grey`, bool [...], turned grey: fringes of colour tell where in a
-    photograph a patch was."""
-    weights = torch.tensor(LUMA, device=x.device).view(3, 1, 1)
-    luma = (x * weights).sum(-3, keepdim=True) if x.shape[-3] == 3 else x
-    return torch.where(grey[..., None, None, None], luma, x)
+    """Convert the images [..., C, S, S] marked in `grey`, bool [...], to grey.
+
+    Otherwise fringes of colour would tell where in a photograph a patch was.
+    """
+    without = to_grey(x) if x.shape[-3] == 3 else x
+    return torch.where(grey[..., None, None, None], without, x)
 
 
 def single_channel(x: Tensor, chosen: Tensor, single: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from bigbigan.apps.serve_guard import MOST_JSON, Names, foreign_files, guard, is_upload
+from bigbigan.apps.serve.guard import MAX_JSON, Names, foreign_files, guard, is_upload
 from bigbigan.io import regular_bytes
 
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
@@ -230,8 +230,8 @@ def test_the_request_that_is_passed_on_is_the_one_checked(site, folder):
 def test_bodies_are_json_of_a_bounded_size(site):
     for body in (b"", b"{", b"data=1", b'{"data": NaN}', b'{"data": [Infinity]}', b"[" * 100_000, b"\xff"):
         assert site.ask("POST", JOIN, body) == 400
-    assert site.ask("POST", JOIN, b" " * (MOST_JSON + 1)) == 413
-    assert site.ask("POST", JOIN, b" " * (MOST_JSON - 2) + b"{}") == 200
+    assert site.ask("POST", JOIN, b" " * (MAX_JSON + 1)) == 413
+    assert site.ask("POST", JOIN, b" " * (MAX_JSON - 2) + b"{}") == 200
 
 
 def test_uploads_say_their_length_and_are_bounded(site):

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from bigbigan.apps import serve
-from bigbigan.apps.serve import Bench
+from bigbigan.apps.serve import Bench, server
+from bigbigan.apps.serve.page import _about
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.errors import RunError, UserError
@@ -164,15 +165,15 @@ def test_without_classes_neighbours_are_named(run, tmp_path):
     assert said == {"dark", "1.png", "2.png", "3.png", "4.png", "bright"}
 
 
-def test_a_walk_has_its_images_at_the_ends(bench):
+def test_interpolation_has_its_images_at_the_ends(bench):
     a, b = bench.examples[0], bench.examples[5]
-    strip = bench.walk(a, b, 6)
+    strip = bench.interpolate(a, b, 6)
     assert strip.size == (8 * SIDE + 7 * 4, SIDE)
     np.testing.assert_allclose(pixels(strip), a[0], atol=1)
     np.testing.assert_allclose(pixels(strip.crop((7 * (SIDE + 4), 0, *strip.size))), b[0], atol=1)
     for steps in (1, 17):
         with pytest.raises(UserError, match="expected 2 to 16"):
-            bench.walk(a, b, steps)
+            bench.interpolate(a, b, steps)
 
 
 def test_an_exported_model_has_neighbours_if_it_is_given_images(run, data, tmp_path):
@@ -195,7 +196,7 @@ def test_a_gan_samples_and_looks_at_nothing(data, tmp_path):
     bench = Bench(tmp_path / "gan")
     assert not bench.encodes
     assert bench.samples(1, 1.0, 0).size == (SIDE, SIDE)
-    with pytest.raises(UserError, match="this model has no encoder to look at images with"):
+    with pytest.raises(UserError, match="this model has no encoder for images"):
         Bench(tmp_path / "gan", str(data))
 
 
@@ -227,14 +228,14 @@ def test_a_port_in_use_is_told_before_anything_is_read(tmp_path, capsys):
         port = taken.getsockname()[1]
         assert main(["serve", str(tmp_path / "none"), "--port", str(port)]) == 2
     assert told(capsys) == [
-        f"bigbigan: --host 127.0.0.1 --port {port} cannot be had: another program has it; choose another --port, "
-        "or 0 for any that is free"
+        f"bigbigan: --host 127.0.0.1 --port {port} cannot bind: another program uses it; choose another --port, "
+        "or 0 for a free one"
     ]
 
 
 def test_loopback_is_known_by_name_and_number():
-    assert all(map(serve._is_loopback, ("127.0.0.1", "127.0.0.9", "::1", "localhost")))
-    assert not any(map(serve._is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org")))
+    assert all(map(server._is_loopback, ("127.0.0.1", "127.0.0.9", "::1", "localhost")))
+    assert not any(map(server._is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org")))
 
 
 # -- how it ends ----------------------------------------------------------------------------------------------
@@ -255,20 +256,20 @@ class FakeServer:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_signal_ends_it_even_while_a_request_hangs(number, hangs):
-    server = FakeServer(hangs)
+    fake = FakeServer(hangs)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
     timer.start()
     start = time.perf_counter()
     with socket.socket() as listener:
-        assert serve._run_until_signal(server, listener, grace=-2.5) is not hangs
-    assert server.should_exit
+        assert server._run_until_signal(fake, listener, grace=-2.5) is not hangs
+    assert fake.should_exit
     assert time.perf_counter() - start < 10
-    server.released.set()
+    fake.released.set()
 
 
 def test_a_server_that_does_not_start_is_an_error():
     with socket.socket() as listener, pytest.raises(RunError, match="did not start"):
-        serve._run_until_signal(FakeServer(starts=False), listener)
+        server._run_until_signal(FakeServer(starts=False), listener)
 
 
 def test_names_given_after_the_first_host_are_passed_on(monkeypatch, tmp_path):
@@ -281,7 +282,7 @@ def test_names_given_after_the_first_host_are_passed_on(monkeypatch, tmp_path):
 
 def test_names_of_a_run_are_no_markup_on_the_page(bench, monkeypatch):
     monkeypatch.setattr(bench, "missing", "no <b>x</b> [a](http://evil.example)\n# big")
-    about = serve._about(bench)
+    about = _about(bench)
     assert "<b>" not in about
     assert "\\[a\\]\\(" in about
-    assert "\n# " not in about.partition("here: ")[2]
+    assert "\n# " not in about.partition("training images: ")[2]

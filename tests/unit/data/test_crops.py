@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from bigbigan import crops
-from bigbigan.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
 from bigbigan.data import load_pixels, load_view, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.loading import stored_side, viewed_side
+from bigbigan.image import crops
+from bigbigan.image.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
 
 
 def generator(seed=0):

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from bigbigan.data.decode import DecodeLimits, Unreadable, decode, fit, resize_square, sniff, to_channels
+from bigbigan.data.decode import DecodeLimits, decode
+from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.errors import UserError
+from bigbigan.image import fit, resize_square, to_channels
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.config import override
-from bigbigan.crops import fixed_boxes
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation.probes.knn import references_of_bigan
 from bigbigan.experiments import find
 from bigbigan.image import pool_to, reconstruction_distances
+from bigbigan.image.crops import fixed_boxes
 from bigbigan.methods import make_system
 from bigbigan.methods.losses import (
     latent_regression_loss,

@@ -12,7 +12,8 @@ from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import RESULT
-from bigbigan.inference.model import Model, load
+from bigbigan.inference.loading import load
+from bigbigan.inference.model import Model
 from bigbigan.io import read_lines
 from bigbigan.training.monitor import read_metrics
 from bigbigan.training.run_folder import changed_settings, default_device, open_data, read_card, read_config

@@ -22,8 +22,8 @@ def run(options: argparse.Namespace) -> None:
     """Draw samples, as a grid (a name ending in .png) or as single images into a folder."""
     import torch
 
-    from bigbigan.data.decode import EXTENSIONS, NOT_READ
-    from bigbigan.inference.model import load
+    from bigbigan.data.formats import EXTENSIONS, NOT_READ
+    from bigbigan.inference.loading import load
     from bigbigan.training.image_grid import grid, save_image
     from bigbigan.training.run_folder import default_device
 

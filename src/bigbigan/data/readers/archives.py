@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from bigbigan.data.decode import HEAD, DecodeLimits, Unreadable
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.formats import HEAD, Unreadable
 from bigbigan.data.image_set import MAX_HELD, Source, memory_free, shown
 from bigbigan.data.readers.folders import Entry, Reader, is_candidate
 from bigbigan.errors import UserError

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from bigbigan.data.decode import EXTENSIONS, HEAD, NOT_READ, DecodeLimits, Unreadable, other_format, sniff
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source, class_order, extension, named, shown
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]

@@ -25,7 +25,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from bigbigan.data.decode import DecodeLimits, Unreadable
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import NO_LABEL, FileStore, ImageSet, Source, class_order, extension, named, shown
 from bigbigan.data.readers.archives import list_tar
 from bigbigan.data.readers.download import cache_folder

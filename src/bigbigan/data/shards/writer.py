@@ -24,11 +24,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bigbigan.data.decode import Unreadable, decode, resize_square, sniff
+from bigbigan.data.decode import decode
+from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.data.shards.reader import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.streaming import order_by_shards
 from bigbigan.errors import RunError, UserError
+from bigbigan.image import resize_square
 from bigbigan.io import checked, lock, read_lines
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator

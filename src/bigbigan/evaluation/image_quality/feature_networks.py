@@ -30,7 +30,7 @@ from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
 from bigbigan.evaluation.records import ResultLine
 from bigbigan.evaluation.splits import View, parted, read_split
-from bigbigan.image import to_float
+from bigbigan.image import resize, to_float
 from bigbigan.io import checked, parse_json
 from bigbigan.models.resnet import BasicBlock, ResNetV2
 from bigbigan.progress import Bar
@@ -265,4 +265,4 @@ def _as_trained(pixels: Tensor, channels: int, resolution: int) -> Tensor:
 def _sized(x: Tensor, side: int | None) -> Tensor:
     if side is None or x.shape[-1] == side:
         return x
-    return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return resize(x, side)

@@ -1,4 +1,4 @@
-"""What reaches the page of `serve`: a guard in front of any ASGI application. It knows neither gradio nor models.
+"""Decide which requests reach the page: a guard in front of any ASGI application, without gradio or models.
 
 Three rules, each a function of its own:
 
@@ -29,7 +29,7 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 POSTS = ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 UPLOAD = POSTS[0]
-MOST_JSON = 2**20  # bytes of a request that is not an upload: a few numbers and a file name
+MAX_JSON = 2**20  # bytes of a request that is not an upload: a few numbers and a file name
 AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s\[\]:/@?#\\]+)(?::\d{0,5})?")
 ORIGIN = re.compile(r"https?://([^\s/@?#\\]+)")
 
@@ -41,7 +41,7 @@ class Names:
     """The names by which a server may be addressed, with any port.
 
     Args:
-        host: what it was told to listen on, a name or an address.
+        host: what it listens on as given, a name or an address.
         address: the address it listens on.
         others: further names, such as that of a proxy in front of it.
 
@@ -61,13 +61,15 @@ class Names:
         self._names = {name for given in names if (name := _plain(given))}
 
     def takes_host(self, host: str) -> bool:
-        """Whether a request with this Host header is for this server."""
+        """Return whether a request with this Host header is for this server."""
         name = _name(host)
         return name is not None and (name in self._names or (self._numeric and _is_address(name)))
 
     def takes_origin(self, origin: str, host: str) -> bool:
-        """Whether a request with this Origin header comes from a page of this server. Where every numeric address is a
-        name of it, the origin must be the very address that was asked, `host`."""
+        """Return whether a request with this Origin header comes from a page of this server.
+
+        If every numeric address is a name of it, the origin must be the address that was requested, `host`.
+        """
         match = ORIGIN.fullmatch(origin)
         name = None if match is None else _name(match[1])
         return name is not None and (name in self._names or (self._numeric and name == _name(host)))
@@ -131,11 +133,11 @@ def foreign_files(body: object, folder: Path, suffixes: Iterable[str]) -> Iterat
 # -- the guard -----------------------------------------------------------------------------------------------------
 
 
-def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], most_upload: int) -> App:
-    """`app`, asked nothing but what the rules of this module allow.
+def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], max_upload: int) -> App:
+    """Return `app` behind the rules of this module.
 
     Refused are: 403 other names and origins, and files that are not uploads; 405 other methods and actions; 411 and 413
-    uploads without a length or of over `most_upload` bytes; 413 and 400 other bodies that are too large or not JSON.
+    uploads without a length or of over `max_upload` bytes; 413 and 400 other bodies that are too large or not JSON.
     What is passed on is the JSON that was checked, written anew: no two readings of it can differ.
     """
     suffixes = frozenset(suffixes)
@@ -147,7 +149,7 @@ def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], most_up
             await receive()
             await send({"type": "websocket.close", "code": 1008})
         else:
-            refusal = _refused(scope, names, most_upload)
+            refusal = _refused(scope, names, max_upload)
             if refusal is None and scope["method"] == "POST" and scope["path"] != UPLOAD:
                 refusal, scope, receive = await _checked_body(scope, receive, folder, suffixes)
             if refusal is None:
@@ -158,7 +160,7 @@ def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], most_up
     return guarded
 
 
-def _refused(scope: Message, names: Names, most_upload: int) -> tuple[int, str] | None:
+def _refused(scope: Message, names: Names, max_upload: int) -> tuple[int, str] | None:
     """Status and reason for which a request is refused by its head alone."""
     hosts, origins, lengths = (
         [value.decode("latin-1").strip() for name, value in scope["headers"] if name.lower() == wanted]
@@ -174,8 +176,8 @@ def _refused(scope: Message, names: Names, most_upload: int) -> tuple[int, str] 
     if scope["method"] == "POST" and path == UPLOAD:
         if len(lengths) != 1 or not lengths[0].isdecimal():
             return 411, "an upload must say its length"
-        if int(lengths[0]) > most_upload:
-            return 413, f"an upload may have {most_upload / 2**20:g} MiB"
+        if int(lengths[0]) > max_upload:
+            return 413, f"an upload may have {max_upload / 2**20:g} MiB"
     return None
 
 
@@ -189,7 +191,7 @@ async def _checked_body(
         if message["type"] != "http.request":  # the visitor left
             return (400, "no body"), scope, receive
         body += message.get("body", b"")
-        if len(body) > MOST_JSON:
+        if len(body) > MAX_JSON:
             return (413, "too large"), scope, receive
         if not message.get("more_body"):
             break

@@ -1,0 +1,85 @@
+"""Image file formats: which are read, which are not, and how a file is recognised."""
+
+import re
+
+__all__ = ["CAMERA_RAW", "EXTENSIONS", "HEAD", "NOT_READ", "Unreadable", "other_format", "sniff"]
+
+# File name endings and the format each promises.
+EXTENSIONS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".webp": "WEBP",
+    ".gif": "GIF",
+}
+
+_MAGIC = re.compile(
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<WEBP>RIFF....WEBP)"
+    rb"|(?P<GIF>GIF8[79]a)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<BMP>BM)",
+    re.DOTALL,
+)
+
+
+class Unreadable(Exception):
+    """An image that cannot be used. `str(e)` is a short human reason, such as "truncated JPEG"."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without the numbers in brackets after it, so that equal reasons can be counted together."""
+        return str(self).partition(" (")[0]
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the Pillow format name that the first bytes announce, or None if it is none of the six that are read."""
+    found = _MAGIC.match(data)
+    return found.lastgroup if found else None
+
+
+# Formats that are not read: how a file begins, what it is, what to convert it to. Those of `_PICTURES` hold photographs
+# or scans, and are reported whatever a file is called.
+_PICTURES = (
+    (re.compile(rb".{4}ftyp(hei|hev|mif|avi)", re.DOTALL), "HEIC or AVIF", "JPEG or PNG"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "DICOM", "PNG"),
+    (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "JPEG 2000", "PNG"),
+    (re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"), "JPEG XL", "PNG"),
+    (re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s|P7\nWIDTH |P[Ff]\n\d"), "PGM, PPM or a relative", "PNG"),
+    (re.compile(rb"8BPS\0[\1\2]"), "Photoshop", "PNG"),
+    (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR", "PNG"),
+    (re.compile(rb"#\?(RADIANCE|RGBE)"), "Radiance HDR", "PNG"),
+    (re.compile(rb"SIMPLE  ="), "FITS", "PNG"),
+    (re.compile(rb"\x5c\x01\0\0|.{344}(n\+1|ni1)\0", re.DOTALL), "NIfTI", "PNG"),
+    (re.compile(rb"FUJIFILMCCD-RAW|II[RU][OS\0]|.{6}HEAPCCDR", re.DOTALL), "a camera's raw format", "JPEG or PNG"),
+)
+_OTHERS = (
+    (re.compile(rb"\x89HDF\r\n"), "HDF5", "PNG or npz"),
+    (re.compile(rb"\x93NUMPY"), "a NumPy array", "PNG or npz"),
+    (re.compile(rb"%PDF-"), "PDF", "PNG"),
+    (re.compile(rb"%!PS"), "PostScript", "PNG"),
+    (re.compile(rb"\s*(<\?xml.{0,200})?<svg", re.DOTALL), "SVG", "PNG"),
+    (re.compile(rb"\0\0[\1\2]\0[^\0]\0"), "a Windows icon", "PNG"),
+    (re.compile(rb"\x1aE\xdf\xa3|.{4}ftyp|RIFF.{4}AVI ", re.DOTALL), "a film", "JPEG, frame by frame"),
+)
+HEAD = 360  # bytes of a file that tell its format
+CAMERA_RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"}
+_BY_ENDING = {".tga": "TGA", ".pcx": "PCX", ".sgi": "SGI", ".xcf": "GIMP's format"}
+_BY_ENDING |= dict.fromkeys(CAMERA_RAW, "a camera's raw format")
+
+
+# Endings of image files that are not read: they are listed as unreadable, with the reason.
+NOT_READ = {".heic", ".heif", ".avif", ".dcm", ".dicom", ".psd", ".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jxl"}
+NOT_READ |= {".pgm", ".ppm", ".pbm", ".pnm", ".pam", ".pfm", ".exr", ".fits", *_BY_ENDING}
+
+
+def other_format(data: bytes, ending: str = "", pictures_alone: bool = False) -> str | None:
+    """Return what to report of an image in a format that is not read, or None if it is not recognised.
+
+    Args:
+        data: the file, or its first `HEAD` bytes.
+        ending: of the file's name, such as ".tga".
+        pictures_alone: recognise only formats of photographs and scans.
+    """
+    for magic, name, target in _PICTURES if pictures_alone else (*_PICTURES, *_OTHERS):
+        if magic.match(data[:HEAD]):
+            return f"{name} (convert to {target})"
+    return f"{_BY_ENDING[ending]} (convert to PNG)" if ending in _BY_ENDING else None

@@ -1,0 +1,108 @@
+"""Convert an image that Pillow opened to uint8 pixels: 16 bits, alpha, palettes, CMYK, EXIF orientation.
+
+Pillow's plain `convert("RGB")` is not enough: it clips 16-bit images to two grey levels, drops alpha and ignores EXIF
+rotation.
+"""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bigbigan.data.formats import Unreadable
+
+__all__ = ["ORIENTATION", "pillow_pixels"]
+
+ORIENTATION = 0x0112  # EXIF and TIFF tag
+_TRANSPOSE = {  # orientation: what sets it right
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
+    **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
+}
+_CONVERTED = {
+    **{"1": "1-bit", "P": "palette", "PA": "palette"},
+    "CMYK": "CMYK converted",  # Adobe's inverted JPEGs and YCCK are already set right by Pillow
+    **{mode: f"{mode} converted" for mode in ("YCbCr", "LAB", "HSV")},
+}
+
+
+def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the pixels of an opened image's current frame, upright, and notes of what was converted.
+
+    Args:
+        image: a `PIL.Image.Image`.
+        data: the file it was opened from, if known.
+
+    Raises:
+        Unreadable: its pixels are of a kind that is not read.
+    """
+    notes: list[str] = []
+    tags = getattr(image, "tag_v2", None) or {}  # TIFF only; read now, as loading removes the orientation
+    bits, min_is_white = np.ravel(tags.get(258, 0))[0], tags.get(262) == 0
+    tiff_turned = tags.get(ORIENTATION) in _TRANSPOSE
+    colour_type = None
+    if image.format == "PNG" and data is not None:
+        bits, colour_type = data[24], data[25]
+    elif image.mode == "I" and data is None:
+        bits = 32
+    image.load()
+
+    orientation = 1
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # EXIF is decoration: whatever is wrong with it, the pixels stand
+        notes.append("EXIF unreadable")
+    transpose = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    if tiff_turned or transpose is not None:  # a TIFF was turned by Pillow, on loading
+        notes.append("EXIF rotated")
+    upright = image.transpose(transpose) if transpose is not None else image
+    upright.info = image.info
+    if upright.mode.startswith("I") or upright.mode == "F":
+        array = _from_deep(upright, bits, min_is_white, notes)
+    else:
+        array = _from_8bit(upright, bits, notes)
+        if colour_type == 4:  # grey + alpha, which Pillow gives as RGBA at 16 bits
+            array = array[:, :, :1]
+    return np.ascontiguousarray(array), tuple(notes)
+
+
+def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[str]) -> np.ndarray:
+    """Return the upper 8 bits of a 16-bit or 12-bit grey image (modes I, I;16 and similar), [H, W, 1]."""
+    if image.mode == "F":
+        raise Unreadable("float pixels (no fixed range to scale from; save as 8 or 16 bits)")
+    values = np.asarray(image).astype(np.int32)  # 32-bit unsigned wraps below 0, and is refused
+    if bits == 32 or values.min() < 0 or values.max() > 65_535:
+        raise Unreadable("32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)")
+    depth = 12 if bits == 12 else 16
+    if min_is_white:  # Pillow inverts such TIFFs at 8 bits but not at 16
+        values = 2**depth - 1 - values
+    notes.append(f"{depth}-bit scaled to 8")
+    if depth == 16 and 0 < values.max() < 4096:
+        # A 12-bit camera in a 16-bit file. Stretching each image by its own maximum would change brightness
+        # between images, so only say it.
+        notes.append("16-bit, but values under 4096: dark, 16 levels or fewer")
+    if "transparency" in image.info:
+        notes.append("transparency ignored")
+    return (values >> (depth - 8)).astype(np.uint8)[:, :, None]
+
+
+def _from_8bit(image: Image.Image, bits: int, notes: list[str]) -> np.ndarray:
+    """Return the pixels of every other mode, [H, W, 1] or [H, W, 3]."""
+    if bits == 16:
+        notes.append("16-bit scaled to 8")  # Pillow takes the upper byte itself for more than one channel
+    mode = image.mode
+    if mode in _CONVERTED:
+        notes.append(_CONVERTED[mode])
+    if image.has_transparency_data:
+        array = np.asarray(image.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA"))
+        array, alpha = array[:, :, :-1], array[:, :, -1:].astype(np.uint16)
+        if alpha.min() < 255:
+            notes.append("alpha composited on white" if alpha.max() > 0 else "wholly transparent: all white")
+            array = ((array * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    elif mode in ("1", "L"):
+        array = np.asarray(image.convert("L"))[:, :, None]
+    else:
+        array = np.asarray(image.convert("RGB"))
+    if mode in ("P", "PA") and array.shape[2] == 3 and (array == array[:, :, :1]).all():
+        array = array[:, :, :1]  # a palette of greys, as every grey GIF has
+    return array

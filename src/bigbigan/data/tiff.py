@@ -1,0 +1,116 @@
+"""TIFF files that Pillow reads wrongly or not at all."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from bigbigan.data.formats import Unreadable
+from bigbigan.data.pillow_pixels import ORIENTATION, pillow_pixels
+
+__all__ = ["has_planes", "read_planes", "read_tags", "unreadable_reason"]
+
+_COMPRESSION_OF_PLANES = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, Deflate
+_COMPRESSIONS_NOT_READ = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **{34887: "LERC", 34892: "lossy JPEG of raw cameras", 50002: "JPEG XL", 52546: "JPEG XL", 34933: "PNG"},
+    **{34925: "LZMA", 50000: "Zstandard", 34926: "Zstandard", 50001: "WebP", 34927: "WebP", 6: "old JPEG", 7: "JPEG"},
+}
+_PLANE_TAGS = {256: "I", 257: "I", 259: "H", 266: "H", ORIENTATION: "H", 278: "I", 317: "H", 322: "I", 323: "I"}
+
+
+def read_tags(data: bytes) -> Any:
+    """Return the tags of a TIFF file's first page; missing tags are absent."""
+    head = 16 if data[2:4] in (b"+\0", b"\0+") else 8
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:head])
+    file = io.BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def has_planes(tags: Any) -> bool:
+    """Return whether each channel of a page must be decoded by itself.
+
+    That is so if planes are stored one after the other, which Pillow misreads at 16 bits and for grey, and for
+    big-endian 16-bit grey with white as 0.
+    """
+    if tags.get(262) not in (0, 1, 2):
+        return False
+    of_16_bits = 16 in np.ravel(tags.get(258, 1))
+    return tags.get(284) == 2 or (tags.get(262) == 0 and of_16_bits and tags.prefix == b"MM" and tags.get(277, 1) == 1)
+
+
+def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the grey or RGB pixels of a page, each channel decoded as a grey image, and notes of what was converted.
+
+    Raises:
+        Unreadable: the page is of a kind that is not read.
+    """
+    samples, colours = tags.get(277, 1), 3 if tags[262] == 2 else 1
+    kinds = np.ravel(tags.get(338, ())).tolist()  # of the channels beyond colour; 1 and 2 are alpha
+    alpha = kinds[:1] in ([1], [2]) and samples > colours
+    if samples < colours or (colours == 1 and samples > 1 + alpha):
+        raise Unreadable(f"TIFF of {samples} channels (save it as grey or RGB)")
+    if tags.get(259, 1) not in _COMPRESSION_OF_PLANES or data[2:4] in (b"+\0", b"\0+"):
+        raise Unreadable("TIFF in separate planes (save it with the channels of each pixel together)")
+    planes, notes = [], []
+    for k in range(colours + alpha):
+        plane = _plane(tags, data, k, samples)
+        with Image.open(io.BytesIO(plane), formats=["TIFF"]) as image:
+            pixels, said = pillow_pixels(image, plane)
+        planes.append(pixels)
+        notes += [note for note in said if note not in notes]
+    array = np.concatenate(planes[:colours], axis=2)
+    if tags[262] == 0:
+        array = 255 - array
+    if alpha:
+        opacity = planes[-1].astype(np.uint16)
+        shown = array.astype(np.uint16) if kinds[0] == 1 else (array * opacity + 127) // 255  # 1: multiplied already
+        array = np.minimum(shown + (255 - opacity), 255).astype(np.uint8)
+        notes += ["alpha composited on white"] if opacity.min() < 255 else []
+    notes += ["further channels ignored"] if samples > colours + alpha else []
+    notes += ["first of several frames"] if tags.next else []
+    return array, tuple(notes)
+
+
+def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
+    """Return the file with another directory at its end that makes it a grey image of channel k alone."""
+    order = "<" if tags.prefix == b"II" else ">"
+    places, sizes = (324, 325) if 324 in tags else (273, 279)
+    separate = tags.get(284) == 2
+    each = len(tags[places]) // samples if separate else len(tags[places])
+    own = slice(k * each, (k + 1) * each) if separate else slice(None)
+    bits, formats = np.ravel(tags.get(258, 1)), np.ravel(tags.get(339, 1))
+    entries = {tag: (kind, [tags[tag]]) for tag, kind in _PLANE_TAGS.items() if tag in tags}
+    entries |= {258: ("H", [int(bits[min(k, len(bits) - 1)])]), 339: ("H", [int(formats[min(k, len(formats) - 1)])])}
+    entries |= {262: ("H", [1]), 277: ("H", [1]), 284: ("H", [1])}
+    entries |= {places: ("I", list(tags[places][own])), sizes: ("I", list(tags[sizes][own]))}
+    at = len(data) + len(data) % 2
+    behind = at + 2 + 12 * len(entries) + 4
+    directory, values = struct.pack(f"{order}H", len(entries)), b""
+    for tag, (kind, numbers) in sorted(entries.items()):
+        packed = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
+        if len(packed) > 4:
+            values, packed = values + packed, struct.pack(f"{order}I", behind + len(values))
+        directory += struct.pack(f"{order}HHI", tag, 3 if kind == "H" else 4, len(numbers)) + packed.ljust(4, b"\0")
+    start = data[:4] + struct.pack(f"{order}I", at)
+    return start + data[8:] + bytes(len(data) % 2) + directory + bytes(4) + values
+
+
+def unreadable_reason(tags: Any) -> str | None:
+    """Return why Pillow cannot read a page with these tags, or None if it should."""
+    bits, samples = np.ravel(tags.get(258, 1)).tolist(), tags.get(277, 1)
+    if name := _COMPRESSIONS_NOT_READ.get(tags.get(259, 1)):
+        return f"TIFF compressed as {name} (save it uncompressed, or with LZW or Deflate)"
+    if 3 in np.ravel(tags.get(339, 1)):
+        return "float pixels (no fixed range to scale from; save as 8 or 16 bits)"
+    if max(bits, default=1) > 16 or 2 in np.ravel(tags.get(339, 1)):
+        return "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)"
+    if samples not in (1, 3, 4) or (samples != 1 and tags.get(262) in (0, 1)):
+        return f"TIFF of {samples} channels (save it as grey or RGB)"
+    if not set(bits) <= {1, 2, 4, 8, 16}:
+        return f"TIFF of {max(bits)} bits a channel (save as 8 or 16 bits)"
+    return None

@@ -1,0 +1,21 @@
+"""Images as tensors and arrays: value ranges, channels, sizes, crops, distances.
+
+Tensors are float [N, C, H, W] in [-1, 1] or uint8; arrays are uint8 [H, W, C]. Random crops: `bigbigan.image.crops`.
+"""
+
+from bigbigan.image.convert import to_channels, to_float, to_grey, to_uint8
+from bigbigan.image.distances import image_distances, reconstruction_distances
+from bigbigan.image.resize import fit, pool_to, resize, resize_square
+
+__all__ = [
+    "fit",
+    "image_distances",
+    "pool_to",
+    "reconstruction_distances",
+    "resize",
+    "resize_square",
+    "to_channels",
+    "to_float",
+    "to_grey",
+    "to_uint8",
+]

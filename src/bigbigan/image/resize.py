@@ -1,0 +1,71 @@
+"""Resize images, as tensors on the device and as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from bigbigan.errors import UserError
+
+__all__ = ["fit", "pool_to", "resize", "resize_square"]
+
+
+def resize(x: Tensor, side: int) -> Tensor:
+    """Resize float [N, C, H, W] to [N, C, side, side]: bicubic, antialiased, may overshoot the range of x."""
+    return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+
+
+def pool_to(x: Tensor, resolution: int) -> Tensor:
+    """Reduce [N, C, R', R'] in [-1, 1] to [N, C, R, R], as D sees the images of E.
+
+    Images are average-pooled, or resized (see `resize`) if R' is not a multiple of R.
+    """
+    side = x.shape[-1]
+    if side == resolution:
+        return x
+    if side % resolution == 0:
+        return F.avg_pool2d(x, side // resolution)
+    return resize(x, resolution).clamp(-1, 1)
+
+
+def fit(shape: tuple[int, ...], resolution: int, crop: str = "center", pad: bool = False) -> str:
+    """Return how `resize_square` resizes an array of this shape [H, W, C]: "exact", "padded", "enlarged", "reduced"."""
+    height, width = shape[:2] if crop == "stretch" else (min(shape[:2]),) * 2
+    if height == width == resolution:
+        return "exact"
+    if pad and height == width and 0.8 * resolution < height < resolution:
+        return "padded"
+    return "enlarged" if min(height, width) < resolution else "reduced"
+
+
+def resize_square(array: np.ndarray, resolution: int, crop: str = "center", pad: bool = False) -> np.ndarray:
+    """Resize a whole image, uint8 [H, W, C], to uint8 [R, R, C].
+
+    `crop="center"` cuts the largest centred square first; `crop="stretch"` keeps everything and changes the
+    aspect ratio. Resizing is Pillow's bicubic both ways: its kernel widens when reducing, so it does not
+    alias (torch's plain interpolation does).
+
+    With `pad`, squares a little smaller than R (more than 0.8 of it) get zeros around them instead, which keeps
+    their pixels exact: 28 -> 32, as is usual for MNIST. `load_pixels` asks for it for arrays, not for image files.
+
+    Raises:
+        UserError: for an unknown `crop`.
+    """
+    if crop not in ("center", "stretch"):
+        raise UserError(f"crop must be 'center' or 'stretch', not {crop!r}")
+    way = fit(array.shape, resolution, crop, pad)
+    height, width, channels = array.shape
+    if crop == "center":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        array = array[top : top + side, left : left + side]
+    if way == "exact":
+        return array
+    if way == "padded":
+        before, odd = divmod(resolution - len(array), 2)
+        return np.pad(array, ((before, before + odd), (before, before + odd), (0, 0)))
+    image = Image.fromarray(array[:, :, 0] if channels == 1 else np.ascontiguousarray(array))
+    resized = np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
+    return resized[:, :, None] if channels == 1 else resized

@@ -1,0 +1,60 @@
+"""Check what users pass to a model: tensors, ranges, counts, devices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigbigan.errors import UserError
+
+__all__ = ["as_tensor", "check_at_least", "check_range", "is_whole", "usable_device"]
+
+
+def as_tensor(given: Any, name: str, expected: str) -> Tensor:
+    """Return a tensor or numeric array as a tensor; raise UserError for anything else."""
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(given, dtype=given.dtype.newbyteorder("="), order="C"))
+    if not isinstance(given, Tensor):
+        kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+        raise UserError(f"{name}: {kind}; expected a tensor or array, {expected}")
+    return given
+
+
+def check_range(value_range: Any) -> tuple[float, float]:
+    """Return black and white as floats; raise UserError unless black is below white and both are finite."""
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not -math.inf < low < high < math.inf:
+        raise UserError(f"value_range is {value_range}; expected black and white, such as (0, 1)")
+    return low, high
+
+
+def is_whole(number: Any) -> bool:
+    """Return whether this is a whole number, and not a bool."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def check_at_least(minimum: int, **given: Any) -> None:
+    """Raise UserError unless each named value is a whole number of at least `minimum`."""
+    for name, value in given.items():
+        if not is_whole(value) or value < minimum:
+            raise UserError(f"{name} is {value}; expected a whole number, at least {minimum}")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return the device; raise UserError if this machine has none such."""
+    try:
+        found = torch.device(device)
+        if found.type != "meta":  # its tensors have no values
+            torch.empty(0, device=found)
+            return found
+        reason = "its tensors have no values"
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+    raise UserError(f"device is {device}: {reason}; expected cpu, or cuda on a machine with a GPU")

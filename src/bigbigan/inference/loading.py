@@ -1,0 +1,110 @@
+"""Load a trained model: from a run folder, an exported folder, or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bigbigan.config import Config, config_from_dict
+from bigbigan.errors import UserError
+from bigbigan.inference.arguments import usable_device
+from bigbigan.inference.hub import download, is_hub_name
+from bigbigan.inference.model import Model
+from bigbigan.io import open_regular, read_json
+from bigbigan.models import Networks, construct
+from bigbigan.training import checkpoint as ck
+from bigbigan.training.run_folder import CARD, read_config
+from bigbigan.training.tensors import check_tensors, read_tensors
+
+__all__ = ["ABOUT", "EXPORTED", "load"]
+
+EXPORTED = "model.json"  # marks an exported folder
+PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # names of a model's weights in a checkpoint
+ABOUT = {  # form of model.json, see `bigbigan.io.checked`
+    "schema": int,
+    "step": int,
+    "images_seen": int,
+    "weights_sha256": str,
+    "networks?": [str],
+    "data?": CARD,
+    "origin?": str,
+}
+
+
+@torch.inference_mode(False)  # weights made in inference mode could never be differentiated through
+def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.device = "cpu") -> Model:
+    """Load the model of a run folder, or of an exported one, from this machine or from the Hugging Face Hub.
+
+    Args:
+        run: folder made by `bigbigan train --out` or by `bigbigan export`; or "owner/name" or "owner/name@revision" of
+            an exported one on the Hub, if there is no such folder here.
+        checkpoint: of a run, "newest", "best" by the metric in checkpoints/best.json, or the number of a saved step.
+        device: where the networks go.
+
+    Raises:
+        UserError: no such folder or device, no valid checkpoint, or weights that do not fit.
+    """
+    if not isinstance(run, str | os.PathLike):
+        raise UserError(f"run is a {type(run).__name__}; expected the path of a run folder, or a name on the Hub")
+    device = usable_device(device)
+    run = download(str(run)) if is_hub_name(run) else Path(run)
+    if (run / EXPORTED).exists():
+        return _load_exported(run).to(device)
+    config = read_config(run)
+
+    def read(chosen: ck.Checkpoint) -> Model:
+        stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
+        named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
+        return Model(config, networks_with(config, named, chosen.path), chosen.step, chosen.info()["images_seen"])
+
+    model = ck.read_checkpoint(run, checkpoint, read)
+    if model is None:
+        raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
+    return model.to(device)
+
+
+def _load_exported(folder: Path) -> Model:
+    if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
+        raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
+    about = read_json(folder / EXPORTED, ABOUT)
+    config = config_from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    weights = folder / "model.safetensors"
+    try:
+        with open_regular(weights) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != about["weights_sha256"]:
+                raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
+    stored, _ = read_tensors(weights)
+    letters = about.get("networks", list(PREFIXES))  # a model may come without E and D; older ones are whole
+    if not {"G", "E"} & set(letters):
+        raise UserError(f"{folder} is not a whole exported model: it has neither generator nor encoder")
+    named = {
+        letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
+        for letter in letters
+    }
+    return Model(config, networks_with(config, named, folder), about["step"], about["images_seen"])
+
+
+def networks_with(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:
+    """Return the networks of a config with these weights by letter; networks without weights are left out."""
+    try:
+        with torch.device("meta"):  # initialising weights that are then replaced takes minutes for full-size networks
+            networks = construct(config)
+    except (TypeError, ValueError, RuntimeError) as error:  # settings that no network can have
+        raise UserError(f"{where}: no networks can be made by its config.json ({str(error).splitlines()[0]})") from None
+    for letter, network in networks.present().items():
+        if letter in weights:
+            _fill(network, weights[letter], where)
+    return Networks(networks.G, networks.E if "E" in weights else None, networks.D if "D" in weights else None)
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    check_tensors(tensors, network.state_dict(), f"{where} does not fit the networks of its config.json")
+    # Copies: how the parts of a file lie in memory decides which kernels are taken, and with them the last bits.
+    network.load_state_dict({name: t.clone() for name, t in tensors.items()}, assign=True)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
