@@ -27,7 +27,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import RunError, UserError
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import tensors
-from bigbigan.training.run_folder import Stop
+from bigbigan.training.signals import Stop
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 from tiny import tiny_config, write_npz

@@ -33,7 +33,9 @@ from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, op
 from bigbigan.data.readers.download import REMOTE, cached
 from bigbigan.data.readers.folders import arrange, list_folder
 from bigbigan.data.readers.huggingface import open_huggingface
-from bigbigan.data.shards.reader import expand, is_index, is_pattern, open_elsewhere, open_pattern, open_shards
+from bigbigan.data.shards.index import is_index
+from bigbigan.data.shards.pattern import expand, is_pattern
+from bigbigan.data.shards.reader import open_elsewhere, open_pattern, open_shards
 from bigbigan.data.shards.remote import is_elsewhere
 from bigbigan.errors import UserError
 

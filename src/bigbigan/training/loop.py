@@ -26,13 +26,12 @@ from bigbigan.training.diagnostics import (
 from bigbigan.training.monitor import Monitor, SilentMonitor
 from bigbigan.training.precision import check_devices
 from bigbigan.training.run_folder import (
-    Stop,
-    Stopped,
     default_device,
     limits_of,
     open_for_training,
     read_card,
 )
+from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import check_finite, is_due, training_step
 from bigbigan.training.training_data import TrainingData, load_training_data, refuse_other_data, resolve_config
@@ -107,8 +106,9 @@ class Run:
 
     def resumed_before_validation(self, state: TrainingState) -> bool:
         """Return whether the run was ended between a checkpoint and its validation; the same on all ranks."""
-        measured = self.validation is None or not validation_is_missing(self.validation, state, self.folder)
-        return bool(distributed.maximum(self.resumed and not measured))
+        validation = self.validation if self.resumed else None
+        missing = validation is not None and validation_is_missing(validation, state, self.folder)
+        return bool(distributed.maximum(missing))
 
 
 def _train(

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, and how a run is opened, held and continued.
+"""The run folder: its files, and how a run is opened, locked and continued.
 
 config.json       complete, resolved settings        environment.json  versions, device, commit
 data.json         the data card: source, counts      metrics.jsonl     one line a log step
@@ -9,23 +9,18 @@ report.html       everything on one page
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
-import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch.distributed import is_torchelastic_launched
 
 import bigbigan
 from bigbigan.config import Config, config_from_dict, flat
@@ -40,8 +35,6 @@ from bigbigan.training import distributed
 from bigbigan.training.seal import is_sealed
 
 __all__ = [
-    "Stop",
-    "Stopped",
     "changed_settings",
     "environment",
     "limits_of",
@@ -204,10 +197,10 @@ def open_data(
 def _compare(run: Path, source: Source) -> None:
     """Warn where a run's own source or labels file is not what it was."""
     try:
-        card = json.loads((run / "data.json").read_text())
-        before, labels = card.get("glance"), card.get("labels") or {}
-    except (OSError, ValueError, AttributeError):
+        card = read_card(run)
+    except UserError:
         return
+    before, labels = card.get("glance"), card.get("labels") or {}
     if source.labels is not None and labels.get("sha256") != source.labels.sha256:
         warnings.warn(f"the labels file {shown(source.labels.path)} has changed since {run} was trained", stacklevel=3)
     elif before is not None and before != glance(source.splits["train"]):
@@ -338,43 +331,3 @@ def commit() -> str:
         return text.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-class Stopped(Exception):
-    """A signal came before the first step: there is nothing to save."""
-
-
-class Stop:
-    """Turns a signal into a request to save and end; a second one ends at once. Signals are SIGINT, SIGTERM, SIGHUP
-    (the terminal was closed; left alone under nohup) and SIGUSR1 (schedulers send it before they take a machine away).
-
-    A second signal is not obeyed under torchrun, which passes on what its processes may have received already, and
-    itself ends them after 30 seconds. While there is `nothing_to_save`, the first signal raises `Stopped`.
-
-    Use as a context manager. `signal` is the number of the signal received, or None.
-    """
-
-    def __init__(self, nothing_to_save: bool = False) -> None:
-        self.signal: int | None = None
-        self.nothing_to_save = nothing_to_save
-        self._previous: dict[int, Any] = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and not is_torchelastic_launched():
-            sys.exit(128 + number)
-        first, self.signal = self.signal is None, number
-        if first and self.nothing_to_save:
-            raise Stopped
-
-    def __enter__(self) -> Stop:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._handle)
-        except ValueError:  # not in the main thread: signals stay the caller's business
-            pass
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

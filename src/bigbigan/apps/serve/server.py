@@ -18,7 +18,7 @@ from bigbigan.apps.serve.guard import Names, guard
 from bigbigan.apps.serve.page import CSS, SUFFIXES, page
 from bigbigan.apps.serve.session import LIMITS, Bench
 from bigbigan.errors import RunError, UserError
-from bigbigan.training.run_folder import Stop
+from bigbigan.training.signals import Stop
 
 __all__ = ["VISITORS", "serve"]
 

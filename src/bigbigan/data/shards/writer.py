@@ -27,11 +27,11 @@ from PIL import Image
 from bigbigan.data.decode import decode
 from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
-from bigbigan.data.shards.reader import INDEX, Shard, is_index, read_index, write_index
+from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.streaming import order_by_shards
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
-from bigbigan.io import checked, lock, read_lines
+from bigbigan.io import checked, lock, read_lines, write_text
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 
@@ -130,10 +130,7 @@ def _make(out: Path) -> None:
 
 def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) -> None:
     kept = _noted(out, plan)
-    with open(out / f".{PROGRESS}", "w") as notes:
-        for line in (plan, *kept):
-            _note(notes, line)
-    os.replace(out / f".{PROGRESS}", out / PROGRESS)
+    write_text(out / PROGRESS, "".join(json.dumps(line) + "\n" for line in (plan, *kept)))
     done: dict[str, list[dict[str, Any]]] = {}
     with open(out / PROGRESS, "a") as notes:
         for split, images in source.splits.items():

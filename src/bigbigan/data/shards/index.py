@@ -1,0 +1,119 @@
+"""The index of a folder of shards, index.json: which images lie where in which shard. It is untrusted."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigbigan.data.image_set import shown
+from bigbigan.errors import UserError
+from bigbigan.io import parse_json, write_text
+
+__all__ = ["INDEX", "Shard", "is_index", "parse_index", "read_index", "write_index"]
+
+INDEX = "index.json"
+_FORMAT = "bigbigan shards 1"
+_HEAD = b'{"format": "bigbigan shards'
+_FILE = re.compile(r"(train|val|test)/shard-\d{6,9}\.tar")
+
+
+@dataclass
+class Shard:
+    """One tar file, and where its images are in it."""
+
+    file: str
+    size: int = 0  # bytes; 0 if unknown
+    sha256: str = ""  # hex; empty if unknown
+    names: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # of an image's first byte
+    sizes: list[int] = field(default_factory=list)  # bytes
+    labels: list[Any] = field(default_factory=list)  # a number, a name, or None
+    positions: list[int] = field(default_factory=list)  # in the split that the shards were made from
+
+    def add(self, name: str, offset: int, size: int, label: Any, position: int) -> None:
+        """Add an image."""
+        for column, value in zip(self.columns(), (name, offset, size, label, position), strict=True):
+            column.append(value)
+
+    def columns(self) -> tuple[list[Any], ...]:
+        """Return the lists that have an entry for each image."""
+        return self.names, self.offsets, self.sizes, self.labels, self.positions
+
+
+def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]]) -> None:
+    """Write index.json atomically. `about` has "name", "classes", "pads", and may have more, such as "mirrorable"."""
+    counted = {
+        split: {
+            "images": sum(len(s.names) for s in shards),
+            "shards": [{"images": len(s.names), **vars(s)} for s in shards],
+        }
+        for split, shards in splits.items()
+    }
+    write_text(path, json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
+
+
+def is_index(folder: Path) -> bool:
+    """Return whether a folder has an index of shards, valid or not; other files are called index.json too."""
+    try:
+        with open(folder / INDEX, "rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
+    except OSError:
+        return False
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
+    """Read the index of a folder: return what it says of the image set, and the shards of each split.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
+    return parse_index((folder / INDEX).read_bytes(), shown(folder / INDEX))
+
+
+def parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
+    """Parse an index as `read_index` does; `where` names it in messages."""
+    try:
+        about = parse_json(text)
+    except ValueError as e:
+        raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
+    try:
+        splits = {
+            name: [_checked(Shard(**{k: v for k, v in s.items() if k != "images"}), name) for s in split["shards"]]
+            for name, split in about.pop("splits").items()
+        }
+        classes = about["classes"]
+        if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
+            raise ValueError("classes")
+        if not isinstance(about["name"], str) or not isinstance(about["pads"], bool):
+            raise ValueError("name or pads")
+        skipped = about.setdefault("skipped", [])
+        if not isinstance(skipped, list) or not all(map(_is_pair, skipped)):
+            raise ValueError("skipped")
+        if not splits or not all(splits.values()):
+            raise ValueError("no shards")
+        for name, shards in splits.items():
+            labels = [k for shard in shards for k in shard.labels if k is not None]
+            if not all(type(k) is int and 0 <= k < len(classes or ()) for k in labels):
+                raise ValueError(f"labels of {name}")
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
+    return about, splits
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(s, str) for s in value)
+
+
+def _checked(shard: Shard, split: str) -> Shard:
+    """Return the shard, or raise ValueError if it cannot be one."""
+    whole = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
+    if not (_FILE.fullmatch(shard.file) and shard.file.startswith(f"{split}/")):
+        raise ValueError(f"file {shard.file!r}")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in whole) or not all(isinstance(n, str) for n in shard.names):
+        raise ValueError(f"numbers or names of {shard.file}")
+    if len({len(column) for column in shard.columns()}) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"columns of {shard.file}")
+    return shard

@@ -1,0 +1,158 @@
+"""Shards named by a pattern, part-{000..099}.tar, without an index: they are listed header by header."""
+
+import itertools
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bigbigan.data.decode import DecodeLimits
+from bigbigan.data.formats import Unreadable
+from bigbigan.data.image_set import NO_LABEL, Source, class_order, extension, named, shown
+from bigbigan.data.readers.archives import list_tar
+from bigbigan.data.shards.index import Shard
+from bigbigan.errors import UserError
+from bigbigan.io import parse_json
+from bigbigan.progress import Bar
+
+__all__ = ["expand", "is_pattern", "list_pattern", "number_labels", "set_name"]
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MAX_SHARDS, MAX_CLASSES = 1_000_000, 1_000_000
+_LABEL_KEYS = ("cls", "label", "class")  # of KEY.json
+
+
+def is_pattern(spec: str) -> bool:
+    """Return whether a SOURCE names shards by a range in braces: part-{000..099}.tar."""
+    return _RANGE.search(spec) is not None
+
+
+def expand(pattern: str) -> list[str]:
+    """Expand a-{08..10}.tar to a-08.tar, a-09.tar, a-10.tar; of several ranges, all combinations."""
+    parts = _RANGE.split(pattern)
+    texts, ranges = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
+    count = 1
+    for first, last in ranges:
+        if int(last) < int(first):
+            raise UserError(f"{shown(pattern)}: {{{first}..{last}}} runs backwards; write {{{last}..{first}}}")
+        count *= int(last) - int(first) + 1
+    if count > MAX_SHARDS:
+        raise UserError(f"{shown(pattern)} names {count:,} shards, limit {MAX_SHARDS:,}")
+    numbers = [[f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)] for first, last in ranges]
+    return [
+        texts[0] + "".join(n + text for n, text in zip(chosen, texts[1:], strict=True))
+        for chosen in itertools.product(*numbers)
+    ]
+
+
+def list_pattern(pattern: str, path_of: Callable[[int], Path], source: Source, limits: DecodeLimits) -> list[Shard]:
+    """List the shards of a pattern one after the other; unreadable ones are recorded in `source`.
+
+    Raises:
+        UserError: there are no images in any.
+    """
+    names = _names(pattern)
+    shards = []
+    for number, name in enumerate(Bar(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
+        shard = Shard(f"train/shard-{number:06d}.tar")
+        try:
+            _list_shard(path_of(number), name, shard, source, limits)
+        except (UserError, OSError) as error:  # the others may be readable
+            reason = error.strerror if isinstance(error, OSError) else error
+            source.refuse(name, Unreadable(f"unreadable shard ({reason})"))
+        shards.append(shard)
+    if not any(s.names for s in shards):
+        seen = f"; {source.skipped[0][0]}: {source.skipped[0][1]}" if source.skipped else ""
+        raise UserError(f"no images in {shown(pattern)}: expected members such as 000123.jpg and 000123.cls{seen}")
+    return shards
+
+
+def _file_name(pattern: str) -> str:
+    """Return part-{000..099} of any pattern, also of a URL or command."""
+    return re.findall(r"[^/\s'\"=]*\{\d+\.\.\d+\}[^/\s'\"]*", pattern)[-1].removesuffix(".tar")
+
+
+def set_name(pattern: str) -> str:
+    """Return the name of the image set in result lines, such as part."""
+    return shown(_RANGE.sub("", _file_name(pattern)).strip("-_.") or "shards")
+
+
+def _names(pattern: str) -> list[str]:
+    """Return a short name of each shard: part-000, or its number if such names are not unique."""
+    count, short = len(expand(pattern)), expand(_file_name(pattern))
+    return list(map(shown, short)) if len(short) == count else [f"{number:06d}" for number in range(count)]
+
+
+def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: DecodeLimits) -> None:
+    """Add to `shard` the images of one tar file, and labels from KEY.cls, or KEY.json's "cls", "label" or "class".
+
+    Raises:
+        UserError: it is no readable tar file, or gzipped.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise UserError("gzipped: it could only be read from its beginning; gunzip it")
+    found = Source("", "", {})
+    entries, read = list_tar(path, found, limits, also=lambda member: extension(member) in (".cls", ".json"))
+    source.notes.update(found.notes)
+    source.skipped += [(name if file == shown(path) else f"{name}/{file}", reason) for file, reason in found.skipped]
+    images: dict[str, tuple[str, Any]] = {}
+    labels: dict[str, Any] = {}
+    for parts, handle in entries:
+        key = "/".join((*parts[:-1], parts[-1].partition(".")[0]))
+        member = f"{name}/{'/'.join(map(named, parts))}"
+        if extension(parts[-1]) in (".cls", ".json"):
+            label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
+            labels[key] = labels.get(key) if label is None else label
+        elif isinstance(handle, Unreadable):
+            source.refuse(member, handle)
+        elif key in images:
+            if not source.notes["further images of one key in a shard, ignored"]:
+                alike = f"{images[key][0]} and {member} have one key, the name up to its first dot"
+                warnings.warn(f"{alike}: of such images only the first is read", stacklevel=2)
+            source.notes["further images of one key in a shard, ignored"] += 1
+        else:
+            images[key] = (member, handle)
+    for i, (key, (member, (offset, size))) in enumerate(images.items()):
+        shard.add(member, offset, size, labels.get(key), i)
+
+
+def _label(data: bytes, ending: str) -> int | str | None:
+    """Return the class that a .cls or .json member gives, by number or by name; None if it gives none."""
+    try:
+        if ending == ".json":
+            said = parse_json(data)
+            found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
+        else:
+            found = data.decode().strip()
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if isinstance(found, str):
+        found = None if found.strip() in NO_LABEL else found
+        if found and re.fullmatch(r"-?\d{1,7}", found):
+            found = int(found)
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found if 0 <= found < MAX_CLASSES else None
+    return found if isinstance(found, str) and found else None
+
+
+def number_labels(shards: list[Shard]) -> list[str] | None:
+    """Replace labels by class numbers, None if an image has none, and return the names of the classes.
+
+    Without two classes all labels become None, and so does the result.
+    """
+    labels = {k for s in shards for k in s.labels if k is not None}
+    if len(labels) < 2:
+        for s in shards:
+            s.labels = [None] * len(s.names)
+        return None
+    by_number = all(isinstance(k, int) for k in labels)
+    names = [str(k) for k in range(max(labels) + 1)] if by_number else sorted(set(map(str, labels)), key=class_order)
+    place = {name: k for k, name in enumerate(names)}
+    number = {k: place[str(k)] for k in labels}
+    for s in shards:
+        s.labels = [number.get(k) for k in s.labels]
+    return list(map(named, names))

@@ -1,0 +1,53 @@
+"""Stop training on a signal, with its state saved."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from torch.distributed import is_torchelastic_launched
+
+__all__ = ["Stop", "Stopped"]
+
+
+class Stopped(Exception):
+    """A signal came before the first step: there is nothing to save."""
+
+
+class Stop:
+    """Turns a signal into a request to save and end; a second one ends the process at once.
+
+    Signals are SIGINT, SIGTERM, SIGHUP (the terminal was closed; ignored under nohup) and SIGUSR1 (schedulers send it
+    before they take a machine away). Under torchrun a second signal is ignored: torchrun forwards signals that its
+    processes may have received already, and ends them itself after 30 seconds. While there is `nothing_to_save`, the
+    first signal raises `Stopped`.
+
+    Use as a context manager. `signal` is the number of the signal received, or None.
+    """
+
+    def __init__(self, nothing_to_save: bool = False) -> None:
+        self.signal: int | None = None
+        self.nothing_to_save = nothing_to_save
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and not is_torchelastic_launched():
+            sys.exit(128 + number)
+        first, self.signal = self.signal is None, number
+        if first and self.nothing_to_save:
+            raise Stopped
+
+    def __enter__(self) -> Stop:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
+        except ValueError:  # not in the main thread: signals stay the caller's business
+            pass
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
