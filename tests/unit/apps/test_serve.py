@@ -14,7 +14,7 @@ from PIL import Image
 
 from bigbigan.apps import serve
 from bigbigan.apps.serve import Bench, server
-from bigbigan.apps.serve.page import _about
+from bigbigan.apps.serve.widgets import _about
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.errors import RunError, UserError

@@ -1,11 +1,11 @@
 """`serve`: a page on this machine to try a model with: samples, reconstructions, neighbours, interpolations.
 
-session.py   what can be asked of a model      page.py    gradio's widgets around it
-server.py    runs the page                     guard.py   decides which requests reach it
+session.py   what can be asked of a model      widgets.py   the page: gradio's widgets around it
+server.py    runs the page                     guard.py     decides which requests reach it
 """
 
-from bigbigan.apps.serve.page import page
 from bigbigan.apps.serve.server import VISITORS, serve
 from bigbigan.apps.serve.session import Bench
+from bigbigan.apps.serve.widgets import page
 
 __all__ = ["VISITORS", "Bench", "page", "serve"]

@@ -15,8 +15,8 @@ from threading import Thread
 from typing import Any
 
 from bigbigan.apps.serve.guard import Names, guard
-from bigbigan.apps.serve.page import CSS, SUFFIXES, page
 from bigbigan.apps.serve.session import LIMITS, Bench
+from bigbigan.apps.serve.widgets import CSS, SUFFIXES, page
 from bigbigan.errors import RunError, UserError
 from bigbigan.training.signals import Stop
 
