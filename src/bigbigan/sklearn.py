@@ -22,8 +22,9 @@ from torch import Tensor
 
 from bigbigan.data import DecodeLimits, ImageSet, Source, load_view
 from bigbigan.data.decode import decode_pillow
-from bigbigan.data.image_set import ArrayStore, FileStore, shown
+from bigbigan.data.image_set import ArrayStore, FileStore
 from bigbigan.data.loading import WAY_OUT
+from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.inference.loading import load

@@ -9,9 +9,6 @@ evaluation.
 """
 
 import functools
-import math
-import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -23,28 +20,23 @@ import numpy as np
 
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
+from bigbigan.data.names import extension
 
 if TYPE_CHECKING:
     from bigbigan.data.shards.remote import Elsewhere
 
 __all__ = [
     "MAX_HELD",
-    "NO_LABEL",
     "ArrayStore",
     "FileStore",
     "ImageSet",
     "LabelsFile",
     "Source",
-    "class_order",
-    "extension",
     "fraction_of",
     "memory_free",
-    "named",
-    "shown",
 ]
 
 MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
-NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
 
 
 def _available() -> int | None:
@@ -225,41 +217,3 @@ class Source:
             if file not in self._counted:
                 self._counted.add(file)
                 self.skipped.append((file, reason))
-
-
-def extension(name: str) -> str:
-    """ ".jpg" of "a/B.JPG"; "" where there is none."""
-    return os.path.splitext(name)[1].lower()
-
-
-def named(name: object) -> str:
-    """A file's or a class's name as it is kept and written to files: its own, but for undecodable bytes, control
-    characters, line separators and marks that reverse the direction of text, which are escaped as in `shown`."""
-    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or _belongs_to_names(c) else shown(c) for c in text)
-
-
-def _belongs_to_names(c: str) -> bool:
-    """Of characters that are not printable: spaces of all kinds, joiners of emoji, and what Unicode has added since."""
-    return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and not (
-        "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
-    )
-
-
-def class_order(name: object) -> tuple[int, float, str]:
-    """The order of classes: numbers first and by value, then text."""
-    try:
-        value = float(str(name))
-    except ValueError:
-        value = math.nan
-    return (0, value, str(name)) if math.isfinite(value) else (1, 0.0, str(name))
-
-
-def shown(name: object) -> str:
-    """A file name or path made fit to print: undecodable bytes and control characters escaped, one line."""
-    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -36,7 +36,8 @@ from pathlib import Path
 import numpy as np
 
 from bigbigan.data.csv_cells import text_of
-from bigbigan.data.image_set import NO_LABEL, ImageSet, LabelsFile, Source, class_order, named, shown
+from bigbigan.data.image_set import ImageSet, LabelsFile, Source
+from bigbigan.data.names import NO_LABEL, class_order, named, shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes

@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import MAX_HELD, ImageSet, Source, shown
+from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
+from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
 from bigbigan.image.crops import CENTRAL, STORED, resize_center

@@ -26,8 +26,9 @@ from pathlib import Path
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, Unreadable
-from bigbigan.data.image_set import ArrayStore, ImageSet, Source, extension, shown
+from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.labels import apply_labels
+from bigbigan.data.names import extension, shown
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.readers.download import REMOTE, cached

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from bigbigan.data.image_set import shown
+from bigbigan.data.names import shown
 
 __all__ = ["code", "plain"]
 

@@ -25,7 +25,7 @@ import torch
 import bigbigan
 from bigbigan.config import Config, config_from_dict, flat
 from bigbigan.data import DecodeLimits, Source, glance, open_source
-from bigbigan.data.image_set import shown
+from bigbigan.data.names import shown
 from bigbigan.data.readers.download import REMOTE
 from bigbigan.data.sources import from_folder, is_there
 from bigbigan.errors import UserError

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from bigbigan.apps.visualize import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.data import DecodeLimits, ImageSet, Unreadable
-from bigbigan.data.image_set import FileStore, shown
+from bigbigan.data.image_set import FileStore
 from bigbigan.data.loading import middle, read_pixels, viewed_side
+from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import nearest

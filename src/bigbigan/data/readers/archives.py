@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import HEAD, Unreadable
-from bigbigan.data.image_set import MAX_HELD, Source, memory_free, shown
+from bigbigan.data.image_set import MAX_HELD, Source, memory_free
+from bigbigan.data.names import shown
 from bigbigan.data.readers.folders import Entry, Reader, is_candidate
 from bigbigan.errors import UserError
 

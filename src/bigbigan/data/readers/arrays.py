@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bigbigan.data.image_set import MAX_HELD, ArrayStore, ImageSet, memory_free, shown
+from bigbigan.data.image_set import MAX_HELD, ArrayStore, ImageSet, memory_free
+from bigbigan.data.names import shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 

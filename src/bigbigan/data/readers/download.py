@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from bigbigan.data.image_set import shown
+from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.io import writing
 

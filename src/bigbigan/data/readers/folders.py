@@ -27,7 +27,8 @@ import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
-from bigbigan.data.image_set import FileStore, ImageSet, Source, class_order, extension, named, shown
+from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.names import class_order, extension, named, shown
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
-from bigbigan.data.image_set import FileStore, ImageSet, Source, named, shown
+from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.names import named, shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.data.readers.offline import cache_alone_where_unreached
 from bigbigan.errors import UserError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigbigan.data.image_set import shown
+from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.io import parse_json, write_text
 

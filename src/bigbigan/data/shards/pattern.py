@@ -9,7 +9,8 @@ from typing import Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import NO_LABEL, Source, class_order, extension, named, shown
+from bigbigan.data.image_set import Source
+from bigbigan.data.names import NO_LABEL, class_order, extension, named, shown
 from bigbigan.data.readers.archives import list_tar
 from bigbigan.data.shards.index import Shard
 from bigbigan.errors import UserError

@@ -20,7 +20,8 @@ from typing import IO, Any
 import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
-from bigbigan.data.image_set import FileStore, ImageSet, Source, named, shown
+from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.names import named, shown
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.shards.index import INDEX, Shard, is_index, parse_index, read_index, write_index
 from bigbigan.data.shards.pattern import expand, is_pattern, list_pattern, number_labels, set_name

@@ -26,7 +26,8 @@ from PIL import Image
 
 from bigbigan.data.decode import decode
 from bigbigan.data.formats import Unreadable, sniff
-from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
+from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.names import shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.streaming import order_by_shards
 from bigbigan.errors import RunError, UserError
