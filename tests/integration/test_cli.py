@@ -316,7 +316,7 @@ MISTAKES = {
     "config has unknown keys": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text('{"optimiser": {}}'))], "optimiser"),
     "config has null": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text('{"training": null}'))], "training"),
     "no checkpoint": lambda t, r: (["generate", broken_run(t, r, lambda c: shutil.rmtree(c / "checkpoints")), "--out", t / "g.png"], "no checkpoint yet"),
-    "all checkpoints damaged": lambda t, r: (["generate", broken_run(t, r, lambda c: [p.write_bytes(b"") for p in c.glob("checkpoints/*/weights.safetensors")]), "--out", t / "g.png"], "is sound"),
+    "all checkpoints damaged": lambda t, r: (["generate", broken_run(t, r, lambda c: [p.write_bytes(b"") for p in c.glob("checkpoints/*/weights.safetensors")]), "--out", t / "g.png"], "is valid"),
     "checkpoint of other networks": lambda t, r: (["generate", broken_run(t, r, lambda c: (c / "config.json").write_text((c / "config.json").read_text().replace('"mlp_width": 16', '"mlp_width": 24'))), "--out", t / "g.png"], "does not fit"),
     "truncation of zero": lambda t, r: (["generate", r, "--out", t / "g.png", "--truncation", "0"], "truncation is 0"),
     "no images": lambda t, r: (["generate", r, "--out", t / "g.png", "--count", "0"], "at least 1"),

@@ -269,7 +269,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, data, re
     run, config = tmp_path / "run", tiny_config(f"training.steps={STEPS}")
     train(config, data, run, progress=False)
     damage(run / "checkpoints" / f"step-{STEPS:08d}")
-    with pytest.warns(UserWarning, match="damaged checkpoint passed over"):
+    with pytest.warns(UserWarning, match="damaged checkpoint skipped"):
         assert train(config, data, run, progress=False) is None
     assert digest(run) == reference
 
@@ -278,7 +278,7 @@ def test_only_damaged_checkpoints_never_start_over_silently(data, tmp_path):
     run, config = tmp_path / "run", tiny_config("training.steps=4")
     train(config, data, run, progress=False)
     damage_truncate(run / "checkpoints" / "step-00000004")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is sound"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is valid"):
         train(config, data, run, progress=False)
 
 
@@ -344,10 +344,10 @@ def _forget(*names: str):
     return mutant
 
 
-def _forget_moment(learner: str, key: str):
+def _forget_moment(player: str, key: str):
     def mutant(state, load):
         load()
-        for slot in state.optimizers[learner].state.values():
+        for slot in state.optimizers[player].state.values():
             slot[key].zero_()
 
     return mutant

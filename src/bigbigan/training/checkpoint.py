@@ -1,13 +1,13 @@
-"""Checkpoints: folders of safetensors and JSON that are whole or not there.
+"""Checkpoints: folders of safetensors and JSON, written atomically.
 
     checkpoints/step-00001000/weights.safetensors    the five networks
                               optimizer.safetensors  Adam's moments
                               state.json             step, configuration's seed, data fingerprint, versions
                               manifest.json          size and SHA-256 of each file above
-    checkpoints/best.json                            which step is best, by which figure
+    checkpoints/best.json                            which step is best, by which metric
 
-A checkpoint is written beside its place, forced to disk, and renamed; to remove one, it is renamed first. Nothing that
-is read can execute code.
+A checkpoint is written to a temporary folder, forced to disk, and renamed; before it is removed it is renamed too.
+Nothing that is read can execute code.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Checkpoint:
     step: int
 
     def problem(self) -> str | None:
-        """Why this checkpoint cannot be trusted, or None."""
+        """Return why this checkpoint is not valid, or None if it is."""
         try:
             manifest = read_json(self.path / "manifest.json", {"schema": int})
             if manifest["schema"] != SCHEMA:
@@ -73,7 +73,7 @@ class Checkpoint:
             for name in FILES:
                 path, entry = self.path / name, manifest["files"][name]
                 if path.is_symlink() or path.stat().st_size != entry["bytes"]:
-                    return f"{name} has not the size it was written with"
+                    return f"{name} does not have the size it was written with"
                 if _sha256(path) != entry["sha256"]:
                     return f"{name} has changed since it was written"
             if self.info()["step"] != self.step:
@@ -85,16 +85,16 @@ class Checkpoint:
         return None
 
     def info(self) -> dict[str, Any]:
-        """The content of state.json."""
+        """Return the content of state.json."""
         return read_json(self.path / "state.json", STATE)
 
     def tensors(self, name: str, prefix: str = "") -> dict[str, Tensor]:
-        """The tensors of one of the two safetensors files whose names start with `prefix`."""
+        """Return the tensors of one of the two safetensors files whose names start with `prefix`."""
         return read_tensors(self.path / name, prefix)[0]
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """All checkpoints of a run, oldest first, not yet checked."""
+    """Return all checkpoints of a run, oldest first, not yet checked."""
     found = [
         Checkpoint(path, int(path.name.removeprefix("step-")))
         for path in (run / "checkpoints").glob("step-*")
@@ -104,11 +104,13 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
-    """The newest sound checkpoint, or None where there is none at all. A damaged one is passed over with a
-    warning, and with `set_aside` renamed, so that training can go on from the one before.
+    """Return the newest valid checkpoint, or None if there are no checkpoints.
+
+    A damaged one is skipped with a warning, and with `set_aside` renamed, so that training can continue from the one
+    before.
 
     Raises:
-        UserError: there are checkpoints but none is sound.
+        UserError: there are checkpoints but none is valid.
     """
     problems: list[tuple[Checkpoint, str]] = []
     for checkpoint in reversed(checkpoints(run)):
@@ -117,7 +119,7 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
             continue
         if problem is None:
             for damaged, reason in problems:
-                warnings.warn(f"damaged checkpoint passed over: {damaged.path}: {reason}", stacklevel=2)
+                warnings.warn(f"damaged checkpoint skipped: {damaged.path}: {reason}", stacklevel=2)
                 if set_aside:
                     shutil.rmtree(damaged.path.with_name(f"damaged-{damaged.path.name}"), ignore_errors=True)
                     damaged.path.rename(damaged.path.with_name(f"damaged-{damaged.path.name}"))
@@ -125,15 +127,17 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
         problems.append((checkpoint, problem))
     if problems:
         raise UserError(
-            f"no checkpoint in {run / 'checkpoints'} is sound ({problems[0][0].path.name}: {problems[0][1]}); "
+            f"no checkpoint in {run / 'checkpoints'} is valid ({problems[0][0].path.name}: {problems[0][1]}); "
             "restore one from a copy, or train into another --out"
         )
     return None
 
 
 def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]) -> T | None:
-    """Return `read` of the checkpoint that `which` names (see `chosen_checkpoint`), or None where there is none at all.
-    Training removes none that is being read. Where file locks do not work and it does, another one is chosen.
+    """Return `read` of the checkpoint that `which` names (see `chosen_checkpoint`), or None if there are none.
+
+    Training does not remove a checkpoint that is being read. If file locks do not work and it does, another one is
+    chosen.
 
     Raises:
         UserError: see `chosen_checkpoint`; or checkpoints are removed faster than they can be read.
@@ -142,7 +146,7 @@ def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]
         before = [c.step for c in checkpoints(run)]
         chosen = None
         try:
-            with _held(run):
+            with _locked(run):
                 chosen = chosen_checkpoint(run, which)
                 if chosen is not None:
                     return read(chosen)
@@ -157,20 +161,23 @@ def read_checkpoint(run: Path, which: str | int, read: Callable[[Checkpoint], T]
 
 
 @contextmanager
-def _held(run: Path) -> Iterator[None]:
-    """Within it, `remove_old` leaves the checkpoints alone that are there now."""
-    with ExitStack() as held:
+def _locked(run: Path) -> Iterator[None]:
+    """Lock the checkpoints that there are now against `remove_old`."""
+    with ExitStack() as locks:
         for checkpoint in checkpoints(run):
             with suppress(OSError):  # removed just now, or no locks here
                 descriptor = os.open(checkpoint.path, os.O_RDONLY)
-                held.callback(os.close, descriptor)
+                locks.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield
 
 
 def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
-    """The checkpoint that `which` names: "newest"; "best", by the figure in best.json, or newest where there is none;
-    or the number of a step that is kept. None where there is no checkpoint at all.
+    """Return the checkpoint that `which` names, or None if there are no checkpoints.
+
+    Args:
+        run: run folder.
+        which: "newest"; "best", by the metric in best.json, or the newest without one; or the number of a saved step.
 
     Raises:
         UserError: no such step, a damaged one, or no name of a checkpoint.
@@ -190,7 +197,7 @@ def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
 
 
 def best_record(run: Path) -> dict[str, Any] | None:
-    """The content of best.json: step, metric, value. None where it is missing or damaged."""
+    """Return the content of best.json: step, metric, value. None if it is missing or damaged."""
     try:
         return read_json(run / "checkpoints" / "best.json", BEST)
     except UserError:
@@ -201,7 +208,7 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
     """Write the state as a checkpoint of its step, then remove old ones but the newest `keep` and the best.
 
     Raises:
-        RunError: a tensor is not finite, or the disk does not take it; what was there before is untouched.
+        RunError: a tensor is not finite, or the disk is full; earlier checkpoints are untouched.
     """
     folder = run / "checkpoints"
     final = folder / f"step-{state.step:08d}"
@@ -212,13 +219,13 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
         if not torch.isfinite(tensor).all():
             raise RunError(f"not saved: {name} is not finite at step {state.step}")
     try:
-        with writing_folder(final) as aside:
+        with writing_folder(final) as temporary:
             for name, tensors in (("weights.safetensors", weights), ("optimizer.safetensors", moments)):
-                save_tensors(aside / name, tensors)
+                save_tensors(temporary / name, tensors)
             info = {"schema": SCHEMA, "step": state.step, "images_seen": state.images_seen} | info
-            write_json(aside / "state.json", info)
-            files = {n: {"bytes": (aside / n).stat().st_size, "sha256": _sha256(aside / n)} for n in FILES}
-            write_json(aside / "manifest.json", {"schema": SCHEMA, "files": files})
+            write_json(temporary / "state.json", info)
+            files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in FILES}
+            write_json(temporary / "manifest.json", {"schema": SCHEMA, "files": files})
     except (RunError, UserError) as error:
         raise RunError(f"checkpoint of step {state.step} not saved to {folder}: {error}") from error
     remove_old(run, keep)
@@ -226,9 +233,9 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
 
 
 def remove_old(run: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the best, and what was left half-written or half-removed.
+    """Remove all checkpoints but the newest `keep` and the best, and remains of interrupted writes and removals.
 
-    A checkpoint is renamed first, so that it is whole or not there for whoever reads the run meanwhile.
+    A checkpoint is renamed first, so that readers find it complete or not at all.
     """
     folder, best = run / "checkpoints", best_record(run)
     for left in [*folder.glob(f"{REMOVING}*"), *folder.glob(f"{TEMPORARY}*")]:
@@ -243,30 +250,30 @@ def remove_old(run: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    descriptor, aside = os.open(path, os.O_RDONLY), path.with_name(f"{REMOVING}{path.name}")
+    descriptor, renamed = os.open(path, os.O_RDONLY), path.with_name(f"{REMOVING}{path.name}")
     try:
         with suppress(OSError):  # no locks here
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:  # it is being read; the next call removes it
                 return
-        os.rename(path, aside)
+        os.rename(path, renamed)
         sync(path.parent)
-        shutil.rmtree(aside)
+        shutil.rmtree(renamed)
     finally:
         os.close(descriptor)
 
 
 def save_best(run: Path, step: int, metric: str, value: float) -> None:
-    """Name the checkpoint of `step` the best; it is kept from then on."""
+    """Record the checkpoint of `step` as the best; it is kept from then on."""
     write_json(run / "checkpoints" / "best.json", {"step": step, "metric": metric, "value": value})
 
 
 def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint into `state`.
+    """Load a checkpoint into `state`.
 
     Raises:
-        UserError: its tensors are not those of this configuration's networks.
+        UserError: its tensors do not fit the networks of these settings.
     """
     stored, moments = checkpoint.tensors("weights.safetensors"), checkpoint.tensors("optimizer.safetensors")
     ours = state.weights()

@@ -67,7 +67,7 @@ ENVIRONMENT: dict[Any, Any] = {"device?": str, "started?": str, "earlier?": [{"s
 
 
 def read_card(run: Path) -> dict[str, Any]:
-    """The data card of a run.
+    """Return the data card of a run.
 
     Raises:
         UserError: data.json is missing, or not one.
@@ -79,7 +79,7 @@ def read_card(run: Path) -> dict[str, Any]:
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """The content of environment.json; empty where it is missing or damaged: nothing depends on it."""
+    """Return the content of environment.json; empty if it is missing or damaged: nothing depends on it."""
     try:
         return read_json(run / "environment.json", ENVIRONMENT)
     except UserError:
@@ -87,7 +87,7 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def read_config(run: Path) -> Config:
-    """The settings of a run.
+    """Return the settings of a run.
 
     Raises:
         UserError: there is no such run, or its config.json is not one.
@@ -98,7 +98,7 @@ def read_config(run: Path) -> Config:
 
 
 def source_of(run: Path) -> str:
-    """The source a run was trained on.
+    """Return the source a run was trained on.
 
     Raises:
         UserError: it does not say.
@@ -107,11 +107,10 @@ def source_of(run: Path) -> str:
 
 
 def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[str, str | None]:
-    """The source and the labels file to look at: those given, or else those the run was trained on. Its labels file
-    goes with its own source alone.
+    """Return the source and the labels file to use: those given, or else those the run was trained on.
 
-    What is not given must be sealed (`bigbigan.training.seal`): the run may be somebody else's, and could name any
-    file or address. Data sets known by name need no seal.
+    The run's labels file is used with its own source only. What is not given must be sealed (`bigbigan.training.seal`):
+    the run may come from someone else, and could name any file or address. Data sets known by name need no seal.
 
     Raises:
         UserError: no source is given, and the run does not say what it was trained on; or what it names is neither
@@ -136,8 +135,11 @@ def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[
 
 
 def _where(recorded: str, from_run: Any, run: Path) -> str:
-    """A recorded source or file where it is now: a relative name was given in the folder where training began, so where
-    it lies as seen from the run comes first; an absolute one stands, unless it has gone."""
+    """Return where a recorded source or file is now.
+
+    A relative name was given in the folder where training began, so its place relative to the run comes first. An
+    absolute path is kept, unless nothing is there any more.
+    """
     if not isinstance(from_run, str):  # of a run that does not say
         return recorded
     there = from_folder(from_run, run)
@@ -148,7 +150,7 @@ def _where(recorded: str, from_run: Any, run: Path) -> str:
 
 
 def limits_of(config: Config) -> DecodeLimits:
-    """What an image may cost to decode, by the settings of a run."""
+    """Return the limits of decoding an image, by the settings of a run."""
     return DecodeLimits(max_pixels=config.data.max_pixels)
 
 
@@ -160,15 +162,17 @@ def open_data(
     max_unreadable: float | None = None,
     needs_labels: bool = False,
 ) -> Source:
-    """Open the source and the labels to look at, see `source_and_labels`. Of the run's own, warn if the images are not
-    those it was trained on; where its labels file has gone, go on without labels.
+    """Open the source and the labels to use, see `source_and_labels`.
+
+    If they are the run's own, warn if the images are not those it was trained on, and go on without labels if its
+    labels file is missing.
 
     Args:
         run: run folder.
-        data, labels: given; by default those of the run.
+        data, labels: as given; by default those of the run.
         config: the run's settings, for the limits of reading.
         max_unreadable: in place of the one in `config`.
-        needs_labels: a labels file that has gone is an error.
+        needs_labels: whether a missing labels file is an error.
 
     Raises:
         UserError: the source cannot be opened, or is not there.
@@ -195,7 +199,7 @@ def open_data(
 
 
 def _compare(run: Path, source: Source) -> None:
-    """Warn where a run's own source or labels file is not what it was."""
+    """Warn if a run's own source or labels file has changed."""
     try:
         card = read_card(run)
     except UserError:
@@ -208,7 +212,7 @@ def _compare(run: Path, source: Source) -> None:
 
 
 def _harmless(spec: str, run: Path) -> str:
-    """A source that a run names, if to open it executes nothing: the run may be somebody else's.
+    """Return a source that a run names, unless it is a command: the run may come from someone else.
 
     Raises:
         UserError: it is a command.
@@ -219,11 +223,11 @@ def _harmless(spec: str, run: Path) -> str:
 
 
 def _quoted(word: object) -> str:
-    """A word of a command line, fit to print."""
+    """Return a word of a command line, fit to print."""
     return shlex.quote(shown(word))
 
 
-KNOWN = ("digits", *REMOTE)  # sources without a path: of these a run may be anybody's
+KNOWN = ("digits", *REMOTE)  # sources without a path: safe to open whoever made the run
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
 CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels")
@@ -231,7 +235,7 @@ CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels"
 
 @contextmanager
 def open_for_training(run: Path, config: Config) -> Iterator[None]:
-    """Make the run folder, or go on in the one that is there; no two processes train in one folder.
+    """Make the run folder, or continue in an existing one; no two processes train in one folder.
 
     Raises:
         UserError: another process trains here, the folder holds something else, or a run of other settings.
@@ -240,11 +244,11 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
         raise UserError(f"--out {run} is a file; expected a folder for the run")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        held = (run / ".lock").open("w")
+        lock_file = (run / ".lock").open("w")
     except OSError as error:
         raise write_error(error, run / ".lock") or error from None
-    with held:
-        if not lock(held.fileno(), run):
+    with lock_file:
+        if not lock(lock_file.fileno(), run):
             raise UserError(f"another process is training in {run}; wait for it or choose another --out")
         for left in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"samples/{TEMPORARY}*")):
             left.unlink(missing_ok=True)
@@ -262,7 +266,7 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
 
 
 def _environments(run: Path) -> list[dict[str, Any]]:
-    """Where the run was trained before it was continued, oldest first; empty for a new run."""
+    """Return the environments of earlier parts of a run that is continued, oldest first."""
     before = read_environment(run)
     return [*before.pop("earlier", []), before] if before else []
 
@@ -283,8 +287,10 @@ def _refuse_changes(before: Config, now: Config, run: Path) -> None:
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
-    """Settings in which a run differs from the experiment it is named for, leaving out those that a result line
-    states anyway (steps, seed) and those that change no weight (log)."""
+    """Return the settings in which a run differs from its experiment, for result lines.
+
+    Steps and seed are left out, which a result line states anyway, and `log`, which changes no weight.
+    """
     if config.experiment not in EXPERIMENTS:
         return {}
     defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
@@ -293,7 +299,7 @@ def changed_settings(config: Config) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, commit and time, without names of users, hosts or folders."""
+    """Return versions, device, commit and time, without names of users, hosts or folders."""
     return {
         "bigbigan": bigbigan.__version__,
         "commit": commit(),
@@ -308,16 +314,17 @@ def environment() -> dict[str, Any]:
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one (`CUDA_VISIBLE_DEVICES` says which), else the CPU."""
+    """Return the GPU (the first in `CUDA_VISIBLE_DEVICES`) if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_name() -> str:
+    """Return the name of the GPU, or "cpu" with the number of threads."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
 def commit() -> str:
-    """The commit of the source tree this package runs from, "-dirty" when changed; "" when installed without git."""
+    """Return the commit of the source tree this package runs from, "-dirty" if changed; "" if installed without git."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]

@@ -119,7 +119,7 @@ def load_training_data(
     if config.log.validate_every and isinstance(pixels, StreamedPixels) and pixels.shards is not None:
         raise UserError(
             f"--data {spec}: log.validate_every={config.log.validate_every} needs images of the whole set and would "
-            "fetch every shard each time; set log.validate_every=0, or data.memory_gib so high that all are held"
+            "fetch every shard each time; set log.validate_every=0, or data.memory_gib so high that all fit in memory"
         )
     labels, groups = (None if values is None else values[kept] for values in (images.labels, images.groups))
     batches = Batches(
@@ -185,7 +185,7 @@ def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None
     if old_labels.get("sha256") != new_labels.get("sha256"):
         old, new = (f"those of {of['path']}" if of else "the source's own" for of in (old_labels, new_labels))
         if old == new:
-            new = "of another content"
+            new = "of other content"
         raise UserError(
             f"the labels of {run} were {old}, now they are {new}; "
             "continue with the same --labels, or choose another --out"

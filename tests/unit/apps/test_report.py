@@ -316,7 +316,7 @@ def move_data(run):
         (lambda run: shutil.rmtree(run / "samples"), "Samples over time", "None drawn yet.* --data .*rows.npz"),
         (lambda run: (run / "samples" / "data.png").unlink(), "Samples over time", "step 6"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "Nearest neighbours", "Left out: .* has no checkpoint yet"),
-        (damage_checkpoints, "Nearest neighbours", "Left out: no checkpoint .* is sound"),
+        (damage_checkpoints, "Nearest neighbours", "Left out: no checkpoint .* is valid"),
         (damage_checkpoints, "Settings", "step 6 ?damaged: weights.safetensors"),
         (move_data, "Nearest neighbours", "Left out, as the images were not found: .*gone/away.npz.* --data SOURCE"),
         (move_data, "Data", "Not looked at: .*gone/away.npz"),
