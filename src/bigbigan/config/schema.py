@@ -287,7 +287,7 @@ class Config(Settings):
     def additions(self) -> dict[str, Any]:
         """Settings by which this BigBiGAN differs from the paper's, by name; empty if there are none.
 
-        The reasons are in docs/deviations.md, 2 and 3.
+        The reasons are in docs/deviations.md, 2, 3 and 55.
         """
         d, e = self.discriminator, self.encoder
         if self.system != "bigbigan" or not self.has_encoder:
