@@ -17,6 +17,12 @@ TINY = [
     "optimizer.betas=[0.5,0.999]",
 ]  # fmt: skip
 
+# What a BigBiGAN can have that the paper has not.
+ADDITIONS = [
+    "discriminator.joint_maps=2", "discriminator.projection=true", "loss.latent_regression=0.5",
+    "loss.latent_regression_final=0.1", "loss.latent_regression_form=likelihood", "loss.latent_regression_in_g=true",
+]  # fmt: skip
+
 RESULT_LINE = {
     "experiment": "small/digits", "settings": {}, "dataset": "digits", "split": "test", "metric": "top1", "value": 1.0,
     "std": None, "n": 3, "seed": 0, "steps": 4, "images_seen": 9, "command": "bigbigan evaluate run",

@@ -21,7 +21,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed, precision
-from tiny import tiny_config, write_npz
+from tiny import ADDITIONS, tiny_config, write_npz
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "train_ranks.py"
 SETTINGS = ["training.steps=20", "log.every=1", "log.checkpoint_every=10", "data.augment=flip"]
@@ -166,6 +166,13 @@ def test_a_hanging_rank_is_named_and_the_run_ends(data, tmp_path, trouble):
 
 
 # -- torchrun -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_with_all_additions(data, tmp_path):
+    runs = [tmp_path / "alone", tmp_path / "ranks"]
+    assert [ended(start(run, data, ranks, *ADDITIONS)) for run, ranks in zip(runs, (1, 2), strict=True)] == [0, 0]
+    assert_equal_runs(runs[1], runs[0], 1e-7)
 
 
 def test_two_ranks_equal_one(data, alone, tmp_path):

@@ -127,6 +127,8 @@ class DiscriminatorConfig(Settings):
     mlp_width: int = 128  # of H and of J
     mlp_layers: int = 4  # likewise; two to a residual block
     pair_norm: bool = True  # layer normalisation of F(x) and H(z) before J (docs/deviations.md, 2)
+    joint_maps: Literal[1, 2] = 1  # of F's last maps, how many J reads (docs/deviations.md, 55)
+    projection: bool = False  # a bilinear term of F(x) and H(z) in s_xz (docs/deviations.md, 55)
     # Of all images D sees, drawn and real, with gradient to G (DiffAugment): for sets of few images.
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
@@ -169,6 +171,12 @@ class LossConfig(Settings):
     regression_of_g: float = 0.0  # of a latent regressor: weight of E's error in G's loss; the joint one has 0.25
     pixel: Literal["l1", "l2"] = "l2"  # of an autoencoder
     orthogonal: float = 0.0  # weight of BigGAN's orthogonal regularisation of G (1e-4 there)
+    # Of system=bigbigan: weight of E's error on z from G(z), which is not in the paper (docs/deviations.md, 55). It
+    # falls by an equal factor each step, to its share `latent_regression_final` after the last one.
+    latent_regression: float = 0.0
+    latent_regression_final: float = 1.0
+    latent_regression_form: Literal["squared", "likelihood"] = "squared"  # (z - mu)²; or -log q(z|G(z))
+    latent_regression_in_g: bool = False  # whether G is trained by it as well, or E alone
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -279,7 +287,7 @@ class Config(Settings):
     def additions(self) -> dict[str, Any]:
         """Settings by which this BigBiGAN differs from the paper's, by name; empty if there are none.
 
-        The reasons are in docs/deviations.md, 2 and 3.
+        The reasons are in docs/deviations.md, 2, 3 and 55.
         """
         d, e = self.discriminator, self.encoder
         if self.system != "bigbigan" or not self.has_encoder:
@@ -289,6 +297,12 @@ class Config(Settings):
             found["discriminator.pair_norm"] = d.pair_norm
         if e.stochastic and e.stdev_bias:
             found["encoder.stdev_bias"] = e.stdev_bias
+        if d.joint_maps != 1:
+            found["discriminator.joint_maps"] = d.joint_maps
+        if d.projection:
+            found["discriminator.projection"] = d.projection
+        if self.loss.latent_regression:
+            found["loss.latent_regression"] = self.loss.latent_regression
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -154,6 +154,12 @@ def _check_encoder(encoder: EncoderConfig) -> None:
 def _check_loss(loss: LossConfig) -> None:
     require(loss.orthogonal >= 0, "loss.orthogonal must not be negative")
     require(loss.regression_of_g >= 0, "loss.regression_of_g must not be negative")
+    require(loss.latent_regression >= 0, "loss.latent_regression must not be negative")
+    require(0 < loss.latent_regression_final <= 1, "loss.latent_regression_final must lie in (0, 1]")
+    usual = LossConfig.__dataclass_fields__
+    for name in ("latent_regression_final", "latent_regression_form", "latent_regression_in_g"):
+        changed = getattr(loss, name) != usual[name].default
+        require(not changed or loss.latent_regression > 0, f"loss.{name} needs loss.latent_regression above 0")
     require(loss.s_xz or loss.s_x, "loss: at least one of s_x and s_xz must be on: G learns by no other score")
 
 
@@ -233,6 +239,7 @@ def _check_config(config: Config) -> None:
         require(of_biggan and config.loss.s_x, "data.labels=single is for loss.s_x and the biggan networks")
     for name, given, system in (  # a setting that would do nothing is a mistake
         ("orthogonal", config.loss.orthogonal > 0, "bigbigan"),
+        ("latent_regression", config.loss.latent_regression > 0, "bigbigan"),
         ("regression_of_g", config.loss.regression_of_g > 0, "latent_regressor"),
         ("pixel", config.loss.pixel != "l2", "autoencoder"),
     ):
@@ -243,6 +250,14 @@ def _check_config(config: Config) -> None:
         require(not config.discriminator.augment, f"discriminator.augment: {config.system} has no discriminator")
     if config.has_encoder:
         _check_encoder_fits(config)
+    require(
+        not config.loss.latent_regression or config.has_encoder,
+        "loss.latent_regression needs an encoder; set loss.s_xz=true",
+    )
+    require(
+        config.loss.latent_regression_form == "squared" or config.encoder.stochastic,
+        "loss.latent_regression_form=likelihood needs encoder.stochastic=true",
+    )
 
 
 def _check_generator_fits(config: Config) -> None:
@@ -262,6 +277,10 @@ def _check_discriminator_fits(config: Config) -> None:
     d, r_g, scores = config.discriminator, config.generator.resolution, config.loss.scores
     if config.system == "latent_regressor":
         require(scores == ("x",), "system=latent_regressor: D sees images alone; set loss.s_z, loss.s_xz to false")
+    joint = config.system == "bigbigan" and d.network == "biggan" and "xz" in scores
+    for name, given in (("joint_maps", d.joint_maps > 1), ("projection", d.projection)):
+        require(joint or not given, f"discriminator.{name} is for the score s_xz of discriminator.network=biggan")
+    require(d.joint_maps == 1 or len(d.channels) > 1, "discriminator.joint_maps=2 needs two discriminator.channels")
     require(d.network != "biggan" or not d.bias, "discriminator.bias is for networks mlp and conv; biggan has its own")
     if d.network != "biggan":
         require(

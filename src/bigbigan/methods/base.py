@@ -79,6 +79,7 @@ class System(ABC):
     def __init__(self, config: Config, networks: Networks) -> None:
         self.config, self.networks = config, networks
         self.resolution = config.generator.resolution
+        self.progress = 0.0  # the share of the training steps that is done; `training_step` sets it
 
     @property
     @abstractmethod

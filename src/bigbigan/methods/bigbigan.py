@@ -16,9 +16,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from bigbigan.methods.base import Noise, Outcome, System, Update, generate, sample_labels
-from bigbigan.methods.losses import discriminator_loss, encoder_generator_loss, orthogonal_penalty
+from bigbigan.methods.losses import discriminator_loss, encoder_generator_loss, orthogonal_penalty, posterior_error
+from bigbigan.models.batch_norm import batch_statistics
 
 __all__ = ["BigBiGAN"]
 
@@ -68,10 +70,32 @@ class BigBiGAN(System):
         x_hat = generate(G, z, y_hat)
         with frozen(D):
             gen = D(self.d_input(x_hat, noise, "x_hat"), None if E is None else z, y_hat)
-        loss = encoder_generator_loss({}, gen)
+        loss, metrics = encoder_generator_loss({}, gen), {}
+        if self.config.loss.latent_regression:
+            error = self.latent_regression_error(x_hat, z)
+            loss, metrics = loss + self.latent_regression_weight * error, {"latent_regression": error.detach()}
         if weight := self.config.loss.orthogonal:
             loss = loss + weight * orthogonal_penalty(G)
-        yield Outcome({"eg": loss}, gen=gen)
+        yield Outcome({"eg": loss}, gen=gen, metrics=metrics)
+
+    @property
+    def latent_regression_weight(self) -> float:
+        """The weight of this step: loss.latent_regression, falling to its share `latent_regression_final`."""
+        c = self.config.loss
+        return c.latent_regression * c.latent_regression_final**self.progress
+
+    def latent_regression_error(self, x_hat: Tensor, z: Tensor) -> Tensor:
+        """Return E's error on z [N, dim_z] from x_hat = G(z) [N, C, R_G, R_G]; see `posterior_error`.
+
+        E's running statistics of batch norm remain those of real images. With `latent_regression_in_g` the gradient
+        reaches G.
+        """
+        c, E, resolution = self.config.loss, self.networks.encoder, self.config.encoder.resolution
+        x_hat = x_hat if c.latent_regression_in_g else x_hat.detach()
+        if x_hat.shape[-1] != resolution:
+            x_hat = interpolate(x_hat, size=(resolution, resolution), mode="bilinear")
+        with batch_statistics(E):
+            return posterior_error(E(x_hat), z, c.latent_regression_form)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigbigan.models import Posterior
+
 __all__ = [
     "discriminator_loss",
     "encoder_generator_loss",
@@ -25,6 +27,7 @@ __all__ = [
     "logistic_encoder_generator_loss",
     "orthogonal_penalty",
     "pixel_loss",
+    "posterior_error",
 ]
 
 Scores = dict[str, Tensor]
@@ -68,6 +71,20 @@ def logistic_encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
 def latent_regression_loss(logits: Tensor, z: Tensor) -> Tensor:
     """Cross-entropy of sigmoid(logits) [N, dim_z] and z in [-1, 1] brought to [0, 1], a mean over both."""
     return F.binary_cross_entropy_with_logits(logits, (z + 1) / 2)
+
+
+def posterior_error(q: Posterior, z: Tensor, form: str) -> Tensor:
+    """Return how badly q(z|x) predicts z [N, dim_z], a mean over images and entries.
+
+    Args:
+        q: the posterior of images x = G(z).
+        z: the latents that G made x from.
+        form: "squared" for (z - mu)²;
+            "likelihood" for -log q(z|x) without its constant: log sigma + ((z - mu) / sigma)² / 2.
+    """
+    if form == "squared":
+        return (z - q.mean).square().mean()
+    return (q.stdev.log() + ((z - q.mean) / q.stdev).square() / 2).mean()
 
 
 def pixel_loss(x: Tensor, x_hat: Tensor, norm: str) -> Tensor:

@@ -110,9 +110,11 @@ def _generator(c: Config) -> nn.Module:
 def _discriminator(c: Config) -> nn.Module:
     d, resolution = c.discriminator, c.generator.resolution
     if d.network == "biggan":
-        F = ImageTrunk(c.data.channels, d.channels, resolution, d.final_size, d.attention)
+        F = ImageTrunk(c.data.channels, d.channels, resolution, d.final_size, d.attention, d.joint_maps)
         classes = 0 if c.data.labels == "none" else c.data.classes
-        return Discriminator(F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm, classes)
+        return Discriminator(
+            F, c.latent.dim, d.mlp_width, d.mlp_layers, c.loss.scores, d.pair_norm, classes, d.projection
+        )
     kind = MLPDiscriminator if d.network == "mlp" else ConvDiscriminator
     return kind(c.data.channels, d.channels, resolution, c.latent.dim if c.loss.s_xz else 0, d.bias)
 

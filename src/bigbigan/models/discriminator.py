@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, layer_norm, relu
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, layer_norm, relu
 
 from bigbigan.models.layers import ResidualMLP, SelfAttention, SNConv2d, SNEmbedding, SNLinear
 
@@ -44,6 +44,11 @@ class ImageTrunk(nn.Module):
         resolution: R.
         final_size: side of the map that is summed; the first log2(R / final_size) blocks halve, the rest keep it.
         attention: sides, in pixels, of the maps that self-attention follows.
+        joint_maps: how many of the last maps J reads, 1 or 2.
+
+    Attributes:
+        out_features: C', the length of F(x).
+        joint_features: the length of each vector that `forward` returns, in order.
     """
 
     def __init__(
@@ -53,21 +58,30 @@ class ImageTrunk(nn.Module):
         resolution: int,
         final_size: int = 4,
         attention: tuple[int, ...] = (),
+        joint_maps: int = 1,
     ) -> None:
         super().__init__()
         self.out_features = channels[-1]
+        self.joint_features = (channels[-1], 4 * channels[-2]) if joint_maps == 2 else (channels[-1],)
         layers: list[nn.Module] = []
         size = resolution
         for i, (a, b) in enumerate(zip((image_channels, *channels[:-1]), channels, strict=True)):
             downsample = size > final_size
             size = size // 2 if downsample else size
+            self.last_block = len(layers)
             layers.append(DBlock(a, b, first=i == 0, downsample=downsample))
             if size in attention and downsample:
                 layers.append(SelfAttention(b))
         self.blocks = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return relu(self.blocks(x)).sum(dim=(2, 3))
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return F(x) [N, C'] and, with two joint maps, the map before the last block, averaged over 2×2 regions:
+        [N, 4·C'']. The second vector keeps some of where things are, which the sum over space loses."""
+        before = self.blocks[: self.last_block](x)
+        vectors = [relu(self.blocks[self.last_block :](before)).sum(dim=(2, 3))]
+        if len(self.joint_features) == 2:
+            vectors.append(adaptive_avg_pool2d(relu(before), 2).flatten(1))
+        return vectors
 
 
 class Discriminator(nn.Module):
@@ -81,6 +95,9 @@ class Discriminator(nn.Module):
         pair_norm: whether F(x) and H(z) are brought to one scale, by layer normalisation, before J.
         classes: of a conditional D, whose s_x gets the projection term embed(y)·F(x) (BigGAN): one for all images is
             Single Label; 0 for no such term.
+        projection: whether s_xz also has a bilinear term, <A F(x), B H(z)> / sqrt(mlp_width) with linear A and B: the
+            projection discriminator of Miyato & Koyama (2018) with H(z) in place of a class. Not in the paper
+            (docs/deviations.md).
     """
 
     def __init__(
@@ -92,6 +109,7 @@ class Discriminator(nn.Module):
         scores: tuple[str, ...],
         pair_norm: bool = True,
         classes: int = 0,
+        projection: bool = False,
     ) -> None:
         super().__init__()
         self.scores, self.pair_norm = scores, pair_norm
@@ -100,8 +118,11 @@ class Discriminator(nn.Module):
         if "z" in scores or "xz" in scores:
             self.H = ResidualMLP(dim_z, mlp_width, mlp_layers, spectral_norm=True)
         if "xz" in scores:
-            self.J = ResidualMLP(f.out_features + mlp_width, mlp_width, mlp_layers, spectral_norm=True)
+            joint = sum(f.joint_features)
+            self.J = ResidualMLP(joint + mlp_width, mlp_width, mlp_layers, spectral_norm=True)
             self.head_xz = SNLinear(mlp_width, 1)
+            self.project_x = SNLinear(joint, mlp_width, bias=False) if projection else None
+            self.project_z = SNLinear(mlp_width, mlp_width, bias=False) if projection else None
         if "x" in scores:
             self.head_x = SNLinear(f.out_features, 1)
             self.embed = SNEmbedding(classes, f.out_features) if classes else None
@@ -114,7 +135,7 @@ class Discriminator(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """F(x): [N, C, R, R] in [-1, 1] to [N, C']."""
-        return self.F(x)
+        return self.F(x)[0]
 
     def forward(self, x: Tensor, z: Tensor | None, y: Tensor | None = None) -> dict[str, Tensor]:
         """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use.
@@ -122,17 +143,26 @@ class Discriminator(nn.Module):
         z may be None when only s_x is in use; y int64 [N] are the classes of a conditional D, None if there is one.
         """
         s: dict[str, Tensor] = {}
-        f = self.F(x) if "x" in self.scores or "xz" in self.scores else None
+        vectors = self.F(x) if "x" in self.scores or "xz" in self.scores else []
         h = self.H(z) if "z" in self.scores or "xz" in self.scores else None
         if "x" in self.scores:
+            f = vectors[0]
             s["s_x"] = self.head_x(f).squeeze(1)
             if self.embed is not None:
                 y = x.new_zeros(x.shape[0], dtype=torch.long) if y is None else y
                 s["s_x"] = s["s_x"] + (self.embed(y) * f).sum(1)
         if "z" in self.scores:
             s["s_z"] = self.head_z(h).squeeze(1)
-        if f is not None and h is not None and "xz" in self.scores:
-            if self.pair_norm:  # F(x) is a sum over space and dwarfs H(z) (docs/deviations.md, 2)
-                f, h = layer_norm(f, f.shape[1:]), layer_norm(h, h.shape[1:])
-            s["s_xz"] = self.head_xz(self.J(torch.cat([f, h], dim=1))).squeeze(1)
+        if h is not None and "xz" in self.scores:
+            s["s_xz"] = self._joint_score(vectors, h)
         return s
+
+    def _joint_score(self, vectors: list[Tensor], h: Tensor) -> Tensor:
+        """s_xz [N] from what F gives of x and h = H(z) [N, mlp_width]."""
+        if self.pair_norm:  # F(x) is a sum over space and dwarfs H(z) (docs/deviations.md, 2)
+            vectors, h = [layer_norm(v, v.shape[1:]) for v in vectors], layer_norm(h, h.shape[1:])
+        f = torch.cat(vectors, dim=1)
+        score = self.head_xz(self.J(torch.cat([f, h], dim=1))).squeeze(1)
+        if self.project_x is not None and self.project_z is not None:
+            score = score + (self.project_x(f) * self.project_z(h)).sum(1) / h.shape[1] ** 0.5
+        return score

@@ -273,11 +273,12 @@ def _environments(run: Path) -> list[dict[str, Any]]:
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
     old, new = flat(before.to_dict()), flat(now.to_dict())
+    schedule_depends_on_steps = now.optimizer.lr_final < 1 or now.loss.latent_regression_final < 1
     changed = [
         f"{name} was {old.get(name)}, now {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
-        and (not name.startswith(CHANGEABLE) or (name == "training.steps" and now.optimizer.lr_final < 1))
+        and (not name.startswith(CHANGEABLE) or (name == "training.steps" and schedule_depends_on_steps))
     ]
     if changed:
         # "scale" first: forgotten, it changes most others

@@ -33,6 +33,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     if config.training.compile:
         torch.compiler.cudagraph_mark_step_begin()  # outputs of the last step may be overwritten from here on
     state.set_learning_rates(epoch=batches.steps_per_epoch(len(updates)))
+    state.system.progress = state.step / config.training.steps
     metrics: dict[str, Tensor] = {}
     last_images: EncodedImages | None = None
     for i, update in enumerate(updates):

@@ -277,7 +277,7 @@ def test_with_one_class_d_has_one_learned_vector_more_and_needs_no_labels():
     x, z = torch.rand(6, 1, 8, 8) * 2 - 1, torch.randn(6, 8)
     D = networks.D.eval()
     with torch.no_grad():
-        scores, f = D(x, z), D.F(x)
+        scores, f = D(x, z), D.features(x)
         expected = D.head_x(f).squeeze(1) + f @ D.embed.normalised_weight()[0]
     assert torch.allclose(scores["s_x"], expected, atol=1e-5)
     system = make_system(config, networks)
