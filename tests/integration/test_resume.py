@@ -493,7 +493,7 @@ def test_two_processes_do_not_train_in_one_folder(data, tmp_path):
 
 @pytest.mark.parametrize("where", ["image", "D", "G", "E", "gradient of D", "gradient of G"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_not_finite_stops_before_a_weight_is_touched(where, value, tmp_path):
+def test_nonfinite_update_stops_before_a_weight_changes(where, value, tmp_path):
     state = TrainingState(tiny_config(), torch.device("cpu"))
     batches = Batches(torch.randint(0, 255, (30, 1, 8, 8), dtype=torch.uint8), 16, 0, augment="none")
     training_step(state, batches)
@@ -511,7 +511,7 @@ def test_not_finite_stops_before_a_weight_is_touched(where, value, tmp_path):
     late = where == "gradient of G" or (where == "G" and value == float("inf"))
     touched_by = [G, E] if late else [D]
     before = {id(n): [p.clone() for p in n.parameters()] for n in touched_by}
-    with pytest.raises(RunError, match=r"step 2: .*before any weight was touched"):
+    with pytest.raises(RunError, match=r"step 2: .*before any weight was changed"):
         training_step(state, batches)
     for network in touched_by:
         assert all(torch.equal(a, b) for a, b in zip(before[id(network)], network.parameters(), strict=True))
