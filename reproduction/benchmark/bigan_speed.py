@@ -1,35 +1,35 @@
-"""Time steps of bigan/mnist against a plain eager loop over the same networks, in turns, as result lines.
+"""Time steps of bigan/mnist and of a plain eager loop over the same networks, in turns.
 
-    python tools/bench_bigan.py [--results FILE] [--rounds N] [--steps N] [--compiled] [--bf16]
+    python -m reproduction.benchmark.bigan_speed [--rounds N] [--steps N] [--compiled] [--bf16]
 
-With --compiled our loop with training.compile=true takes its turns as well, with --bf16 that in bfloat16.
+With --compiled our loop with training.compile=true takes its turns as well, with --bf16 our loop in bfloat16.
 
-The plain loop is what one writes down first: images as floats, pairs for D's step made without gradient, then made
-again with gradient for the step of G and E, whose backward pass also fills D's gradients; torch's Adam as it comes.
+The plain loop is what one writes down first: images as floats; pairs for the D step computed without gradient, then
+again with gradient for the step of G and E, whose backward pass also fills the gradients of D; torch's default Adam.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import statistics
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from statistics import median, stdev
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
-from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.image import to_float
 from bigbigan.models import build
-from bigbigan.training.run_folder import commit, default_device, device_name
+from bigbigan.training.run_folder import default_device
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction.common import Script
 
 NAME = "bigan/mnist"
 VARIANTS = {"compiled": ("training.compile=true", "eager"), "bf16": ("training.precision=bf16", "float32")}
@@ -37,11 +37,10 @@ VARIANTS = {"compiled": ("training.compile=true", "eager"), "bf16": ("training.p
 
 def plain_loop(config: Config, pixels: torch.Tensor) -> Callable[[], object]:
     device, o, n = pixels.device, config.optimizer, config.training.batch_size
-    G, E, D = build(config, device)
-    assert E is not None
-    assert D is not None
+    networks = build(config, device)
+    G, E, D = networks.generator, networks.encoder, networks.discriminator
     images = to_float(pixels)
-    rates = {"lr": o.lr_d, "betas": o.betas, "weight_decay": o.weight_decay}
+    rates: dict[str, Any] = {"lr": o.lr_d, "betas": o.betas, "weight_decay": o.weight_decay}
     optimizer_d = torch.optim.Adam(D.parameters(), **rates)
     optimizer_eg = torch.optim.Adam([*G.parameters(), *E.parameters()], **rates)
 
@@ -77,15 +76,17 @@ def rate(step: Callable[[], object], steps: int, device: torch.device) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, default=Path("results/bigan_speed.jsonl"), metavar="FILE")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--steps", type=int, default=40, help="of each loop in a round")
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/bigan_speed.jsonl")
+    script.parser.add_argument("--rounds", type=int, default=11)
+    script.parser.add_argument("--steps", type=int, default=40, help="of each loop in a round")
     for name, (setting, _) in VARIANTS.items():
-        parser.add_argument(f"--{name}", action="store_true", help=f"time {setting} beside it")
-    options = parser.parse_args()
-    began, device = time.perf_counter(), default_device()
+        script.parser.add_argument(f"--{name}", action="store_true", help=f"time {setting} too")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
+    device = default_device()
     config = override(find(NAME).config(), ["log.every=1000000"])
     pixels = torch.randint(0, 256, (20_000, 1, 28, 28), dtype=torch.uint8, device=device)
     loops = {"ours": our_loop(config, pixels), "plain": plain_loop(config, pixels)}
@@ -94,24 +95,17 @@ def main() -> None:
     for step in loops.values():
         rate(step, 5, device)
     rounds = [{name: rate(step, options.steps, device) for name, step in loops.items()} for _ in range(options.rounds)]
-    figures = {f"steps_per_second_{name}": [r[name] for r in rounds] for name in loops}
-    figures["steps_per_second_over_plain"] = [r["ours"] / r["plain"] for r in rounds]
+    rates = {f"steps_per_second_{name}": [r[name] for r in rounds] for name in loops}
+    rates["steps_per_second_over_plain"] = [r["ours"] / r["plain"] for r in rounds]
     for name, (_, usual) in variants.items():
-        figures[f"steps_per_second_{name}_over_{usual}"] = [r[name] / r["ours"] for r in rounds]
-    lines = [
-        ResultLine(
-            experiment=NAME, scale=0, settings={}, table_row=None, dataset="noise", split="train", metric=metric,
-            value=round(statistics.median(values), 3), std=round(statistics.stdev(values), 3),
-            draws=[round(v, 3) for v in values], n=options.steps, seed=0, steps=0, images_seen=0, device=device_name(),
-            seconds=round(time.perf_counter() - began, 1), commit=commit(),
-            command=shlex.join(["python", "tools/bench_bigan.py", *sys.argv[1:]]),
+        rates[f"steps_per_second_{name}_over_{usual}"] = [r[name] / r["ours"] for r in rounds]
+    measured = {name: Measurement(median(values), stdev(values), values) for name, values in rates.items()}
+    script.append(
+        script.result_lines(
+            measured, subject="program", experiment=NAME, dataset="noise", split="train", n=options.steps
         )
-        for metric, values in figures.items()
-    ]  # fmt: skip
-    append_results(options.results, lines)
-    for line in lines:
-        print(f"{line.metric}: {line.value} ± {line.std}")
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,9 @@
-"""One real training step of full-size rows of Table 1 on photographs: time and peak memory as result lines.
+"""Take one real training step of full-size rows of Table 1 on photographs: time and peak memory.
 
-    python tools/full_size_step.py --data SOURCE [--results FILE] [EXPERIMENT ...]
+    python -m reproduction.benchmark.full_size --data SOURCE [EXPERIMENT ...]
 
-Batch 2, the published networks otherwise; some 7 GiB of memory and a few minutes a row on a CPU.
+The batch is 2, otherwise the networks are the published ones. A row takes some 7 GiB of memory and a few minutes on a
+CPU.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 import argparse
 import math
 import resource
-import shlex
-import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,17 +22,18 @@ from bigbigan.config import override
 from bigbigan.data import load_pixels, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.loading import stored_side
-from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.errors import RunError
 from bigbigan.experiments import find
-from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name
+from bigbigan.training.run_folder import changed_settings, default_device
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction.common import Script
 
 ROWS = ["table1/base", "table1/revnet_x4_up_encoder_lr"]
 IMAGES = 16
 
 
-def measure(name: str, data: str, command: str) -> list[ResultLine]:
+def measure(script: Script, name: str, data: str) -> None:
     config = override(find(name).config(), ["training.batch_size=2", "log.every=1"])
     source = open_source(data)
     images = source.splits["train"]
@@ -54,40 +54,41 @@ def measure(name: str, data: str, command: str) -> list[ResultLine]:
     values = {k: float(v) for k, v in training_step(state, batches).items()}
     seconds = time.perf_counter() - start
     if not all(map(math.isfinite, values.values())):
-        raise SystemExit(f"{name}: not finite: {values}")
+        raise RunError(f"{name}: not finite: {values}")
     peak = (
         torch.cuda.max_memory_allocated()
         if device.type == "cuda"
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    return [
-        ResultLine(
-            experiment=name, scale=0, table_row=find(name).table_row, settings=changed_settings(config),
-            dataset=source.name, split="train", metric=metric, value=round(value, 3), std=None, n=2, seed=0, steps=1,
-            images_seen=state.images_seen, device=device_name(), seconds=round(seconds, 1), commit=commit(),
-            command=command,
+    script.append(
+        script.result_lines(
+            {"seconds_per_step": seconds, "peak_memory_mib": peak / 2**20, **values},
+            subject="program",
+            experiment=name,
+            dataset=source.name,
+            split="train",
+            n=2,
+            seconds=seconds,
+            settings=changed_settings(config),
+            steps=1,
+            images_seen=state.images_seen,
         )
-        for metric, value in {"seconds_per_step": seconds, "peak_memory_mib": peak / 2**20, **values}.items()
-    ]  # fmt: skip
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("experiments", nargs="*", default=ROWS, metavar="EXPERIMENT")
-    parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--results", type=Path, default=Path("results/full_size.jsonl"), metavar="FILE")
-    options = parser.parse_args()
-    command = "python tools/full_size_step.py " + shlex.join(sys.argv[1:])
-    if len(options.experiments) > 1:  # a process each: peak memory is that of a process
-        rest = ["--data", options.data, "--results", str(options.results)]
-        for name in options.experiments:
-            subprocess.run([sys.executable, __file__, *rest, name], check=True)
-        return
-    for name in options.experiments:
-        lines = measure(name, options.data, command)
-        append_results(options.results, lines)
-        print(name, {line.metric: line.value for line in lines}, flush=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/full_size.jsonl")
+    script.parser.add_argument("experiments", nargs="*", default=ROWS, metavar="EXPERIMENT")
+    script.parser.add_argument("--data", required=True, metavar="SOURCE")
+    return script.run(measure_all, arguments)
+
+
+def measure_all(script: Script, options: argparse.Namespace) -> None:
+    if len(options.experiments) == 1:
+        return measure(script, options.experiments[0], options.data)
+    for name in options.experiments:  # in a process each, for a peak of memory of its own
+        print(script.again("--data", options.data, "--results", str(options.results), name), end="", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,9 +1,9 @@
-"""How the cost of a training step grows with batch, resolution, width, depth and ranks, one at a time.
+"""Measure how the cost of a training step grows with batch, resolution, width, depth and ranks, one at a time.
 
-    python tools/bench_growth.py [--steps 3] [--results results/bench_growth.jsonl] [--picture CHART.png]
+    OMP_NUM_THREADS=1 python -m reproduction.benchmark.growth [--steps 3] [--picture CHART.png]
 
-Around one system, `small/mnist` in colour with batches of 32: all that is not varied stays. Ranks are processes of
-torchrun that share the batch; on a CPU a thread each. Start it with OMP_NUM_THREADS=1, so that one rank has one too.
+All settings but the varied one are those of one system, `small/mnist` in colour with batches of 32. Ranks are processes
+of torchrun that share the batch; on a CPU each has one thread, hence OMP_NUM_THREADS=1 for a single rank too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 
 from bigbigan.apps.benchmark import Cost, bench, result_lines
 from bigbigan.config import Config, override
-from bigbigan.evaluation.records import append_results
+from bigbigan.errors import RunError
 from bigbigan.experiments import find
+from reproduction.common import Script
 
 EXPERIMENT = "small/mnist"
 COMMON = ["data.channels=3", "training.batch_size=32", "log.every=1000000"]
@@ -30,7 +31,7 @@ WIDTHS = (64, 64, 32, 16)  # of G from 4×4 on; of F and E the other way round, 
 
 
 def networks(blocks: int = 3, width: float = 1, depth: int = 2) -> list[str]:
-    """Settings of networks of 4·2^blocks px, of so many times the width, whose E has `depth` blocks a stage."""
+    """Return settings of networks of 4·2^blocks px and `width` times the width; E has `depth` blocks in each stage."""
     G = [round(width * w) for w in (*[WIDTHS[0]] * (blocks - 3), *WIDTHS)[-blocks - 1 :]]
     F = [*reversed(G[1:]), 4 * G[0]]
     return [
@@ -64,22 +65,22 @@ def measure(axis: str, value: str, settings: list[str], steps: int) -> tuple[Con
     command = [*start, "-m", "bigbigan", "bench", EXPERIMENT, "--steps", str(steps), "--json", "--set", *changed]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
-        sys.exit(done.stderr)
+        raise RunError(f"torchrun with {value} ranks: {done.stderr.strip()}")
     found = json.loads(done.stdout[done.stdout.index("{") :])["defined"]
     return config, Cost(**{name: found[name] for name in Cost.__dataclass_fields__})
 
 
 def draw(costs: dict[str, dict[str, Cost]], path: Path) -> None:
-    """Seconds a step and peak memory over each of them, both axes logarithmic."""
+    """Draw seconds a step and peak memory over each varied setting, both axes logarithmic."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     panels = figure.subplots(2, len(costs), sharey="row", sharex="col")
     for column, (axis, found) in enumerate(costs.items()):
         places = [float(value) for value in found]
-        for row, figures in enumerate(
+        for row, values in enumerate(
             ([c.seconds for c in found.values()], [c.peak_memory_mib for c in found.values()])
         ):
             ax = panels[row][column]
-            ax.plot(places, figures, "o-")
+            ax.plot(places, values, "o-")
             ax.set_xscale("log", base=2)
             ax.set_yscale("log", base=2)
             ax.set_xticks(places, list(found), minor=False)
@@ -91,13 +92,14 @@ def draw(costs: dict[str, dict[str, Cost]], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=3, help="timed, after two that warm up (default 3)")
-    parser.add_argument("--results", type=Path, metavar="FILE")
-    parser.add_argument("--picture", type=Path, metavar="CHART.png")
-    options = parser.parse_args()
-    command = shlex.join(["python", "tools/bench_growth.py", *sys.argv[1:]])
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/bench_growth.jsonl")
+    script.parser.add_argument("--steps", type=int, default=3, help="timed, after two that warm up (default 3)")
+    script.parser.add_argument("--picture", type=Path, metavar="CHART.png")
+    return script.run(measure_all, arguments)
+
+
+def measure_all(script: Script, options: argparse.Namespace) -> None:
     costs: dict[str, dict[str, Cost]] = {}
     for axis, varied in AXES.items():
         for value, settings in varied.settings.items():
@@ -105,11 +107,11 @@ def main() -> None:
             costs.setdefault(axis, {})[value] = cost
             print(f"{axis} {value}: {cost.seconds:.3f} s a step, {cost.peak_memory_mib:,.0f} MiB, "
                   f"{cost.flops / 1e9:,.1f} GFLOP", flush=True)  # fmt: skip
-            if options.results:
-                append_results(options.results, result_lines(config, cost, options.steps, command))
+            lines = result_lines(config, cost, options.steps, script.command, script.study)
+            script.append(lines, show=False)
     if options.picture:
         draw(costs, options.picture)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""Count the arithmetic of a training step against the least that its game takes, and write result lines.
+"""Count the arithmetic of a training step and the least that its losses need.
 
-    python tools/minimal_flops.py [--results results/minimal_flops.jsonl] [EXPERIMENT ...]
+    python -m reproduction.benchmark.minimal_flops [EXPERIMENT ...]
 
-The least is put together from forward passes of G, E, F, H and J alone, over N images each (docs/performance.md):
+The least is the sum of forward passes of G, E, F, H and J alone, over N images each (docs/performance.md):
 
     step of D      G + E forward; F, H, J over 2N pairs: forward, gradients of weights, gradients of inputs but for
                    those of the first layers, whose inputs are data
@@ -16,11 +16,9 @@ more forward pass of its branches. FLOPs are 2 a multiply-add, of matrix product
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,22 +26,22 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bigbigan.config import Config
-from bigbigan.evaluation.records import ResultLine, append_results
-from bigbigan.experiments import EXPERIMENTS, find
+from bigbigan.experiments import find
 from bigbigan.image import pool_to
 from bigbigan.models import construct
 from bigbigan.training.flops import count_flops, step_cost
-from bigbigan.training.run_folder import commit, device_name
+from reproduction.common import Script
 
 NAMES = ["small/cifar10", "table1/base", "table1/revnet_x4"]
 N = 2  # images that are followed; all scales with their number
 
 
 def minimal(config: Config) -> float:
-    """The least FLOPs of a step of a BigBiGAN with all three scores, at the config's batch size."""
+    """Return the least FLOPs of a step of a BigBiGAN with all three scores, at the batch size of the config."""
     with FakeTensorMode(), torch.no_grad():
         networks = construct(config)
-        G, E, D = networks.G, networks.encoder, networks.discriminator
+        G, E = networks.generator, networks.encoder
+        D: Any = networks.discriminator
         r, c = config.encoder.resolution, config.data.channels
         x, z = torch.zeros(N, c, r, r).contiguous(memory_format=torch.channels_last), torch.zeros(N, config.latent.dim)
         seen = pool_to(x, config.generator.resolution)
@@ -66,13 +64,13 @@ def minimal(config: Config) -> float:
 
 
 def first_layers(network: nn.Module, forward: Callable[[], Any], data: list[torch.Tensor]) -> int:
-    """FLOPs of the layers that see the network's input, or a part of it, itself."""
-    held = {t.untyped_storage()._cdata for t in data}
+    """Return the FLOPs of the layers whose input is the input of the network, or a part of it."""
+    given = {t.untyped_storage()._cdata for t in data}
     found = 0
 
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal found
-        if inputs[0].untyped_storage()._cdata in held:
+        if inputs[0].untyped_storage()._cdata in given:
             found += 2 * output.numel() * module.weight[0].numel()
 
     handles = [m.register_forward_hook(hook) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -82,31 +80,28 @@ def first_layers(network: nn.Module, forward: Callable[[], Any], data: list[torc
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("experiments", nargs="*", default=NAMES, metavar="EXPERIMENT")
-    parser.add_argument("--results", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    lines = []
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/minimal_flops.jsonl")
+    script.parser.add_argument("experiments", nargs="*", default=NAMES, metavar="EXPERIMENT")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
     for name in options.experiments:
         start, config = time.perf_counter(), find(name).config()
         counted, least = step_cost(config)["flops_per_step"], minimal(config)
-        figures = {"flops_per_step": counted, "minimal_flops_per_step": least, "flops_over_minimal": counted / least}
-        print(
-            f"{name}: {counted / 1e12:.3f} TFLOP a step, least {least / 1e12:.3f}: ×{counted / least:.3f}", flush=True
-        )
-        lines += [
-            ResultLine(
-                experiment=name, scale=0, settings={}, table_row=EXPERIMENTS[name].table_row, dataset="", split="",
-                metric=metric, value=value, std=None, n=config.training.batch_size, seed=0, steps=0, images_seen=0,
-                device=device_name(), seconds=round(time.perf_counter() - start, 1), commit=commit(),
-                command=shlex.join(["python", "tools/minimal_flops.py", *sys.argv[1:]]),
+        script.append(
+            script.result_lines(
+                {"flops_per_step": counted, "minimal_flops_per_step": least, "flops_over_minimal": counted / least},
+                subject="program",
+                experiment=name,
+                dataset="none",
+                split="none",
+                n=config.training.batch_size,
+                seconds=time.perf_counter() - start,
             )
-            for metric, value in figures.items()
-        ]  # fmt: skip
-    if options.results:
-        append_results(options.results, lines)
+        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Fit the few-label probe on raw pixels, by the package's solver and by scikit-learn's default one, as result lines.
+"""Fit the few-label probe on raw pixels, by the package's solver and by scikit-learn's default one.
 
-    python tools/bench_probe.py --data SOURCE [--side 64] [--classes 10] [--per-class 10] [--results FILE]
+    python -m reproduction.benchmark.probe_speed --data SOURCE [--side 64] [--classes 10] [--per-class 10]
 
 For each strength C: processor seconds of a fit (for ours a sixth of the whole path over strengths), the objective at
 which scikit-learn's L-BFGS (float32, 300 iterations at most) ends over the optimum, and the share of test images that
@@ -10,11 +10,10 @@ the two put in different classes.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import logsumexp
@@ -25,9 +24,8 @@ from bigbigan.data import open_source
 from bigbigan.evaluation.features import pixel_features
 from bigbigan.evaluation.probes.logistic import STRENGTHS, few_label_draws
 from bigbigan.evaluation.probes.solver import logistic_path
-from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.evaluation.splits import View, load_labelled
-from bigbigan.training.run_folder import commit, device_name
+from reproduction.common import Script
 
 
 def objective(fitted: LogisticRegression, x: np.ndarray, labels: np.ndarray, C: float) -> float:
@@ -38,16 +36,17 @@ def objective(fitted: LogisticRegression, x: np.ndarray, labels: np.ndarray, C: 
     return C * float(losses.sum()) + float((W**2).sum()) / 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--side", type=int, default=64, metavar="PX")
-    parser.add_argument("--channels", type=int, default=3, metavar="N")
-    parser.add_argument("--classes", type=int, default=10, metavar="N", help="the first so many, three or more")
-    parser.add_argument("--per-class", type=int, default=10, metavar="N")
-    parser.add_argument("--results", type=Path, default=Path("results/probe_speed.jsonl"), metavar="FILE")
-    options = parser.parse_args()
-    began = time.perf_counter()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/probe_speed.jsonl")
+    script.parser.add_argument("--data", required=True, metavar="SOURCE")
+    script.parser.add_argument("--side", type=int, default=64, metavar="PX")
+    script.parser.add_argument("--channels", type=int, default=3, metavar="N")
+    script.parser.add_argument("--classes", type=int, default=10, metavar="N", help="use the first N classes, N ≥ 3")
+    script.parser.add_argument("--per-class", type=int, default=10, metavar="N")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
     source = open_source(options.data)
     train, test = load_labelled(source, View(options.side, options.channels), 0)
     assert train.labels is not None
@@ -60,14 +59,13 @@ def main() -> None:
     start = time.process_time()
     ours = list(logistic_path(x, labels, STRENGTHS))
     seconds = (time.process_time() - start) / len(STRENGTHS)
-    lines = []
     for C, optimum in zip(STRENGTHS, ours, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             start = time.process_time()
             theirs = LogisticRegression(C=C, max_iter=300).fit(x, labels)
             usual = time.process_time() - start
-        figures = {
+        measured = {
             "fit_speed_over_sklearn": usual / seconds,
             "fit_seconds": seconds,
             "fit_seconds_sklearn": usual,
@@ -75,18 +73,19 @@ def main() -> None:
             "objective_sklearn": objective(theirs, x, labels, C),
             "differing_predictions_sklearn": 100 * float((optimum.predict(new) != theirs.predict(new)).mean()),
         }
-        print(f"C = {C:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-        lines += [
-            ResultLine(
-                experiment="bench/probe", scale=0, settings={"C": C, "features": x.shape[1]}, table_row=None,
-                dataset=source.name, split="train", metric=name, value=round(value, 6), std=None, n=len(x), seed=0,
-                steps=0, images_seen=0, device=device_name(), seconds=round(time.perf_counter() - began, 1),
-                commit=commit(), command=shlex.join(["python", "tools/bench_probe.py", *sys.argv[1:]]),
+        script.append(
+            script.result_lines(
+                measured,
+                subject="program",
+                experiment="bench/probe",
+                dataset=source.name,
+                split="train",
+                n=len(x),
+                settings={"C": C, "features": x.shape[1]},
+                digits=6,
             )
-            for name, value in figures.items()
-        ]  # fmt: skip
-    append_results(options.results, lines)
+        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

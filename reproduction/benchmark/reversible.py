@@ -1,29 +1,30 @@
-"""Memory and time of reversible stages against plain autograd, over depth.
+"""Measure memory and time of reversible stages and of plain autograd, over depth.
 
-    python tools/bench_reversible.py    some ten minutes; results/reversible.jsonl and docs/pictures/reversible.png
+    python -m reproduction.benchmark.reversible    some ten minutes; draws docs/pictures/reversible.png
 
-Blocks of input (16, 128, 32, 32), each two couplings of BN-ReLU-3×3 conv twice at half the width; one process a point;
-memory is the peak resident size less that before the first pass, time the best of three forward and backward passes.
+Blocks have inputs (16, 128, 32, 32); each has two couplings of two times BN-ReLU-3×3 conv at half the width. Each point
+is measured in a process of its own. Memory is the peak resident size less the size before the first pass; time is the
+fastest of three forward and backward passes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bigbigan.evaluation.records import ResultLine, append_results, read_results
+from bigbigan.evaluation.records import read_results
 from bigbigan.models.revnet import ReversibleStage
-from bigbigan.training.run_folder import commit, device_name
+from reproduction.common import Script
 
 DEPTHS = (2, 4, 8, 16, 32)
-RESULTS, PICTURE = Path("results/reversible.jsonl"), Path("docs/pictures/reversible.png")
+PICTURE = Path("docs/pictures/reversible.png")
 
 
 def branch(width: int) -> nn.Sequential:
@@ -32,13 +33,13 @@ def branch(width: int) -> nn.Sequential:
 
 
 def resident() -> dict[str, float]:
-    """Resident and peak resident memory of this process, MiB."""
+    """Return resident and peak resident memory of this process, MiB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {key: int(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM")}
 
 
 def point(blocks: int, recompute: bool) -> dict[str, float]:
-    """Extra memory in MiB and seconds of a forward and backward pass, in this process."""
+    """Return extra memory in MiB and seconds of a forward and backward pass, in this process."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     stage = ReversibleStage([branch(64) for _ in range(2 * blocks)], recompute)
@@ -51,28 +52,26 @@ def point(blocks: int, recompute: bool) -> dict[str, float]:
     return {"extra_memory_mib": resident()["VmHWM"] - before, "forward_backward_seconds": min(seconds)}
 
 
-def measure() -> None:
+def measure(script: Script) -> None:
     for blocks in DEPTHS:
         for recompute in (True, False):
             start = time.perf_counter()
-            command = [sys.executable, __file__, "--point", str(blocks), str(recompute)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            seconds = round(time.perf_counter() - start, 1)
-            append_results(
-                RESULTS,
-                [
-                    ResultLine(
-                        experiment="bench/reversible", scale=0, table_row=None, dataset="random", split="none", n=1,
-                        settings={"blocks": blocks, "encoder.keep_activations": not recompute},
-                        metric=metric, value=round(value, 3), std=None, seed=0, steps=0, images_seen=0, seconds=seconds,
-                        device=device_name(), commit=commit(), command="python tools/bench_reversible.py",
-                    )
-                    for metric, value in found.items()
-                ],
-            )  # fmt: skip
+            measured = json.loads(script.again("--point", str(blocks), str(recompute)))
+            script.append(
+                script.result_lines(
+                    measured,
+                    subject="program",
+                    experiment="bench/reversible",
+                    dataset="random",
+                    split="none",
+                    n=1,
+                    seconds=time.perf_counter() - start,
+                    settings={"blocks": blocks, "encoder.keep_activations": not recompute},
+                )
+            )
 
 
-def draw() -> None:
+def draw(results: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,7 +79,7 @@ def draw() -> None:
 
     newest = {
         (line["metric"], line["settings"]["encoder.keep_activations"], line["settings"]["blocks"]): line["value"]
-        for line in read_results(RESULTS)
+        for line in read_results(results)
     }
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     titles = {"extra_memory_mib": "memory, MiB", "forward_backward_seconds": "forward and backward, s"}
@@ -94,11 +93,20 @@ def draw() -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/reversible.jsonl")
+    script.parser.add_argument("--point", nargs=2, metavar=("BLOCKS", "RECOMPUTE"), help="one point alone, as JSON")
+    return script.run(work, arguments)
+
+
+def work(script: Script, options: argparse.Namespace) -> None:
+    if options.point:
+        blocks, recompute = options.point
+        print(json.dumps(point(int(blocks), recompute == "True")))
+        return
+    measure(script)
+    draw(options.results)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--point", nargs=2, metavar=("BLOCKS", "RECOMPUTE"), help="one alone, as JSON")
-    if one := parser.parse_args().point:
-        print(json.dumps(point(int(one[0]), one[1] == "True")))
-    else:
-        measure()
-        draw()
+    sys.exit(main())

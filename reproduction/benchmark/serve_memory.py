@@ -1,9 +1,9 @@
-"""Resident memory of `bigbigan serve` under load: after a warm-up and after many more requests, as a result line.
+"""Measure the resident memory of `bigbigan serve` under load: after a warm-up, and after many more requests.
 
-    python tools/serve_memory.py RUN [--requests N] [--warm-up N] [--results FILE]
+    python -m reproduction.benchmark.serve_memory RUN [--requests N] [--warm-up N]
 
-Each visitor opens the page, uploads an image, has it read and compared, and draws samples and an interpolation.
-gradio must be installed. `serve_memory_growth` is in percent of the resident size after the warm-up.
+Each visitor opens the page, uploads an image, reads it and compares it, and draws samples and an interpolation. gradio
+must be installed. `serve_memory_growth` is in percent of the resident size after the warm-up.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import argparse
 import io
 import json
 import secrets
-import shlex
 import subprocess
 import sys
-import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigbigan.evaluation.records import ResultLine, append_results
-from bigbigan.experiments import EXPERIMENTS
-from bigbigan.training.run_folder import changed_settings, commit, device_name, read_config
+from bigbigan.evaluation.records import Measurement
+from bigbigan.training.run_folder import changed_settings, read_config
+from reproduction.common import Script
 
-LOOKS = ("show", "samples", "interpolate")  # what a visitor asks for after an upload
+EVENTS = ("show", "samples", "interpolate")  # what a visitor asks for after an upload
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--requests", type=int, default=2_000, metavar="N", help="after the warm-up (default 2000)")
-    parser.add_argument("--warm-up", type=int, default=600, metavar="N", help="requests before (default 600)")
-    parser.add_argument("--results", type=Path, default=Path("results/serve_memory.jsonl"), metavar="FILE")
-    options = parser.parse_args()
-    start = time.perf_counter()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/serve_memory.jsonl")
+    script.parser.add_argument("run", type=Path)
+    script.parser.add_argument(
+        "--requests", type=int, default=2_000, metavar="N", help="after the warm-up (default 2000)"
+    )
+    script.parser.add_argument("--warm-up", type=int, default=600, metavar="N", help="requests before (default 600)")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "bigbigan", "serve", str(options.run), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -51,55 +53,45 @@ def main() -> None:
         finally:
             process.terminate()
     config = read_config(options.run)
-    experiment = EXPERIMENTS.get(config.experiment)
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    figures = {"serve_memory_mib": after, "serve_memory_growth": 100 * (after / before - 1)}
-    lines = [
-        ResultLine(
+    protocol = {"warm_up": options.warm_up}
+    values = {"serve_memory_mib": after, "serve_memory_growth": 100 * (after / before - 1)}
+    script.append(
+        script.result_lines(
+            {name: Measurement(value, protocol=protocol) for name, value in values.items()},
+            subject="program",
             experiment=config.experiment,
-            scale=config.scale,
-            settings=changed_settings(config),
-            table_row=None if experiment is None else experiment.table_row,
             dataset="noise",
             split="none",
-            metric=metric,
-            value=float(f"{value:.4g}"),
-            std=None,
-            protocol={"warm_up": options.warm_up},
             n=options.requests,
+            scale=config.scale,
+            settings=changed_settings(config),
             seed=config.training.seed,
             steps=config.training.steps,
-            images_seen=0,
-            device=device_name(),
-            seconds=round(time.perf_counter() - start, 1),
-            commit=commit(),
-            command=shlex.join(["python", "tools/serve_memory.py", *words]),
+            digits=4,
         )
-        for metric, value in figures.items()
-    ]
-    append_results(options.results, lines)
+    )
     print(f"{before:.1f} MiB after {options.warm_up:,} requests, {after:.1f} MiB after {options.requests:,} more")
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory of a process in MiB, as Linux counts it."""
+    """Return the resident memory of a process in MiB, as Linux counts it."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 2**10
 
 
 def visit(url: str, requests: int) -> None:
-    """Make so many requests, a new visitor after each round of them."""
+    """Make this many requests, as a new visitor after each round."""
     visitor = Visitor(url)
     while visitor.requests < requests:
         visitor.session = secrets.token_hex(8)
         visitor.get("/")
         visitor.event("read", visitor.upload(png(visitor.requests)))
-        for name in LOOKS:
+        for name in EVENTS:
             visitor.event(name)
 
 
 def png(seed: int) -> bytes:
-    """An image file of noise."""
+    """Return an image file of noise."""
     data = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8)).save(data, "PNG")
     return data.getvalue()
@@ -133,15 +125,15 @@ class Visitor:
             return json.loads(answer.read())
 
     def upload(self, content: bytes, name: str = "x.png") -> str:
-        """The path that an uploaded file has on the server."""
+        """Upload a file and return its path on the server."""
         edge = secrets.token_hex(16)
         head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         body = head.encode() + content + f"\r\n--{edge}--\r\n".encode()
         return self.post("/gradio_api/upload", body, f"multipart/form-data; boundary={edge}")[0]
 
     def event(self, name: str, path: str | None = None, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The outcome of an event of the page, its inputs as they are when the page opens; `path` is that of the
-        file, where it takes one; `data` describes the event itself, such as what was clicked."""
+        """Return the outcome of an event of the page, with the inputs that the page has when it opens; `path` is the
+        file, if the event takes one; `data` describes the event itself, such as what was clicked."""
         event = self.events[name]
         file = {"path": path, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
         values = {"state": None, "file": file}
@@ -160,4 +152,4 @@ class Visitor:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

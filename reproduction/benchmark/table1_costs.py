@@ -1,47 +1,49 @@
-"""Count what each row of Table 1 costs at full size, without running it: writes results/table1_costs.jsonl.
+"""Count what each row of Table 1 costs at full size, without running it (docs/table1.md).
 
-python tools/table1_costs.py       three minutes; docs/table1.md shows them
+python -m reproduction.benchmark.table1_costs       three minutes; the file of results is written anew
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
-from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.records import ResultLine
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.training.flops import step_cost
-from bigbigan.training.run_folder import commit
-
-RESULTS = Path("results/table1_costs.jsonl")
+from reproduction.common import Script
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    aside = RESULTS.with_suffix(".aside")
-    aside.unlink(missing_ok=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/table1_costs.jsonl")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
+    lines: list[ResultLine] = []
     for name, experiment in EXPERIMENTS.items():
         if experiment.table_row is None:
             continue
         start = time.perf_counter()
         cost = step_cost(experiment.config())
-        figures = {f"parameters_{part}": count for part, count in cost["parameters"].items()}
-        figures |= {"flops_per_step": cost["flops_per_step"], "memory_bytes": cost["memory_bytes"]}
-        seconds = round(time.perf_counter() - start, 1)
-        append_results(
-            aside,
-            [
-                ResultLine(
-                    experiment=name, scale=0, table_row=experiment.table_row, settings={}, dataset="none", split="none",
-                    metric=metric, value=value, std=None, n=1, seed=0, steps=0, images_seen=0, seconds=seconds,
-                    device="none", commit=commit(), command="python tools/table1_costs.py",
-                )
-                for metric, value in figures.items()
-            ],
-        )  # fmt: skip
-    aside.replace(RESULTS)
+        counts = {f"parameters_{part}": count for part, count in cost["parameters"].items()}
+        counts |= {"flops_per_step": cost["flops_per_step"], "memory_bytes": cost["memory_bytes"]}
+        lines += script.result_lines(
+            counts,
+            subject="program",
+            experiment=name,
+            dataset="none",
+            split="none",
+            n=1,
+            seconds=time.perf_counter() - start,
+            device="none",
+        )
+        print(name, flush=True)
+    options.results.unlink(missing_ok=True)
+    script.append(lines, show=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,16 @@
 """Train and score a row of BiGAN's table with the authors' own code, and write its result lines.
 
-    python tools/bigan_authors.py CHECKOUT ROW --data DIR --epochs N [--seed S] [--results FILE] [--runs DIR]
+    python -m reproduction.external.bigan_authors CHECKOUT ROW --data DIR --epochs N [--seed S] [--runs DIR]
 
 CHECKOUT is a copy of jeffdonahue/bigan, DIR has the four files of MNIST. The code is of 2016 and runs here with
-PyTensor, Theano's successor: a copy is turned into Python 3 by lib2to3, names that are gone are stood in for, and
-what it trains and scores is not changed. It leaves 10,000 training images out and scores on them. ROW is one of
+PyTensor, Theano's successor: a copy is turned into Python 3 by lib2to3, and names that are gone are replaced; what it
+trains and scores is not changed. It holds out 10,000 training images and scores on them. ROW is one of
 
     mnist, latent_regressor, joint_latent_regressor    the three objectives of its train_mnist.sh, else its settings
     discriminator                                      the same without an encoder
 
-Half of the epochs are at constant rates, the rest falling. How bright G's images are follows each epoch in
-RUNS/ROW-N-S.log; a run whose log has its scores is not run again.
+Half of the epochs have constant learning rates, in the other half they fall. RUNS/ROW-N-S.log has the brightness of G's
+images after each epoch. A run whose log has its scores is not run again; one that was interrupted begins again.
 
 Needs Python 3.12 or older (lib2to3) and these packages: pytensor scikit-learn matplotlib pandas joblib; and a BLAS
 that PyTensor finds (PYTENSOR_FLAGS="blas__ldflags=-lopenblas").
@@ -25,10 +25,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bigbigan.evaluation.records import ResultLine, append_results
-from bigbigan.training.run_folder import commit, device_name
+from bigbigan.errors import RunError, UserError
+from bigbigan.evaluation.records import Measurement, ResultLine
+from reproduction.common import Script
 
 LEFT_OUT, EPOCH, BATCH, SEED = 10_000, 391, 128, 42  # as it has them, unless told otherwise
 SETTINGS = (
@@ -125,7 +127,7 @@ runpy.run_path("train_gan.py", run_name="__main__")
 
 
 def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
-    """A copy of the code that runs, with the data where it looks for them."""
+    """Make a copy of the code that runs, with the data where it looks for them."""
     if work.exists():
         shutil.rmtree(work)
     shutil.copytree(checkout, work, ignore=shutil.ignore_patterns(".git"))
@@ -138,7 +140,9 @@ def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
         text = (work / name).read_text()
         for old, new in changes:
             if old not in text:
-                sys.exit(f"{checkout / name}: {old.strip()!r} is not in it; expected the code of jeffdonahue/bigan")
+                raise UserError(
+                    f"{checkout / name}: {old.strip()!r} is not in it; expected the code of jeffdonahue/bigan"
+                )
             text = text.replace(old, new)
         (work / name).write_text(text)
     new_files = {
@@ -154,48 +158,60 @@ def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
 
 
 def scores(log: str) -> dict[int, dict[str, float]]:
-    """The figures of each evaluation, by epoch and by their names there."""
+    """Return the values of each evaluation, by epoch and by their names there."""
     return {
         int(epoch): {name: float(value) for name, value in re.findall(r"([\w/-]+): ([\d.]+)", line)}
         for epoch, line in re.findall(r"^ *(\d+)\) \w+: .*\n(NND/100: .*)$", log, re.MULTILINE)
     }
 
 
-def result_lines(row: str, epochs: int, seed: int, log: str) -> list[ResultLine]:
-    """Of the last evaluation, and of that before training."""
+def result_lines(script: Script, row: str, epochs: int, seed: int, log: str) -> list[ResultLine]:
+    """Return result lines of the evaluation before training and of the last one."""
     seconds = sum(map(float, re.findall(r"^Epoch \d+: ([\d.]+) seconds", log, re.MULTILINE)))
-    evaluated = scores(log)
-    return [
-        ResultLine(
-            experiment=f"bigan/{row}", scale=0, settings={"peer": "jeffdonahue/bigan"}, table_row=None,
-            dataset=f"mnist-held-out-{LEFT_OUT}", split="test", metric=metric, value=evaluated[epoch][theirs], std=None,
-            protocol={"references": 60_000 - LEFT_OUT}, n=LEFT_OUT, seed=seed, steps=epoch * EPOCH,
-            images_seen=epoch * EPOCH * BATCH, device=device_name(), seconds=round(seconds * (epoch > 0), 1),
-            commit=commit(), command=f"python tools/bigan_authors.py CHECKOUT {row} --data DIR --epochs {epochs}"
-            + f" --seed {seed}" * (seed != SEED),
+    evaluated, protocol = scores(log), {"references": 60_000 - LEFT_OUT}
+    lines: list[ResultLine] = []
+    for epoch in (0, epochs):
+        measured = {
+            metric: Measurement(evaluated[epoch][theirs], protocol=protocol)
+            for theirs, metric in METRICS.items()
+            if theirs in evaluated[epoch]
+        }
+        lines += script.result_lines(
+            measured,
+            subject="trained" if epoch else "untrained",
+            experiment=f"bigan/{row}",
+            dataset=f"mnist-held-out-{LEFT_OUT}",
+            split="test",
+            n=LEFT_OUT,
+            settings={"peer": "jeffdonahue/bigan"},
+            seed=seed,
+            steps=epoch * EPOCH,
+            images_seen=epoch * EPOCH * BATCH,
+            seconds=seconds * (epoch > 0),
         )
-        for epoch in (0, epochs) for theirs, metric in METRICS.items() if theirs in evaluated[epoch]
-    ]  # fmt: skip
+    return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkout", type=Path)
-    parser.add_argument("row", choices=ROWS)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--epochs", type=int, required=True, metavar="N")
-    parser.add_argument("--seed", type=int, default=SEED, metavar="S", help="its own by default")
-    parser.add_argument("--results", type=Path, metavar="FILE")
-    parser.add_argument("--runs", type=Path, default=Path("runs/bigan-authors"), metavar="DIR")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/bigan_authors.jsonl")
+    script.parser.add_argument("checkout", type=Path)
+    script.parser.add_argument("row", choices=ROWS)
+    script.parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    script.parser.add_argument("--epochs", type=int, required=True, metavar="N")
+    script.parser.add_argument("--seed", type=int, default=SEED, metavar="S", help=f"default {SEED}, as in their code")
+    script.parser.add_argument("--runs", type=Path, default=Path("runs/bigan-authors"), metavar="DIR")
+    return script.run(train_and_score, arguments)
+
+
+def train_and_score(script: Script, options: argparse.Namespace) -> None:
     if sys.version_info >= (3, 13):
-        parser.error("this is Python 3.13 or newer; expected 3.12 or older, which have lib2to3")
+        raise UserError("this is Python 3.13 or newer; expected 3.12 or older, which have lib2to3")
     if options.epochs < 1:
-        parser.error(f"--epochs {options.epochs}: expected at least 1")
+        raise UserError(f"--epochs {options.epochs}: expected at least 1")
     if not (options.checkout / "train_gan.py").exists():
-        parser.error(f"{options.checkout}: no train_gan.py there; expected a copy of jeffdonahue/bigan")
+        raise UserError(f"{options.checkout}: no train_gan.py there; expected a copy of jeffdonahue/bigan")
     if missing := [name for name in FILES.values() if not (options.data / name).exists()]:
-        parser.error(f"--data {options.data}: no {', '.join(missing)} there; expected MNIST's four files")
+        raise UserError(f"--data {options.data}: no {', '.join(missing)} there; expected MNIST's four files")
     name = f"{options.row}-{options.epochs}-{options.seed}"
     options.runs.mkdir(parents=True, exist_ok=True)
     log, work = options.runs / f"{name}.log", options.runs / f"{name}-code"
@@ -209,13 +225,9 @@ def main() -> None:
                 command, cwd=work, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "PYTENSOR_FLAGS": flags}
             )
         if done.returncode:
-            sys.exit(f"{log}: {log.read_text().strip().splitlines()[-1]}")
-    lines = result_lines(options.row, options.epochs, options.seed, log.read_text())
-    if options.results:
-        append_results(options.results, lines)
-    for line in lines:
-        print(f"{line.metric}{' (untrained)' * (line.steps == 0)}: {line.value}")
+            raise RunError(f"{log}: {log.read_text().strip().splitlines()[-1]}")
+    script.append(result_lines(script, options.row, options.epochs, options.seed, log.read_text()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""The generator of the authors' released BigBiGAN as a folder that `bigbigan.load` opens.
+"""Convert the generator of the authors' released BigBiGAN to a folder that `bigbigan.load` opens.
 
-    python tools/convert_released.py VARIABLES.npz --out DIR [--module bigbigan-revnet50x4]
+    python -m reproduction.external.convert_released VARIABLES.npz --out DIR [--module bigbigan-revnet50x4]
 
 VARIABLES holds the module's variables by name, .npz or .safetensors; how to get them, and what is known of their
 names: docs/released_weights.md. Every parameter and statistic of G is filled, or nothing is written. Variables of
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -28,6 +28,7 @@ from bigbigan.experiments import find
 from bigbigan.inference.model import Model
 from bigbigan.integrations.export import check_free, write_folder
 from bigbigan.models import Generator, Networks, construct
+from reproduction.common import Script
 
 EXPERIMENTS = {  # the row of Table 1 that each released module is
     "bigbigan-resnet50": "table1/resnet_up_encoder_lr",
@@ -41,25 +42,23 @@ UNUSED = ("/u1", "/accumulation_counter")  # the other singular vector, which u0
 Variables = Mapping[str, np.ndarray]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("variables", type=Path)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--module", choices=EXPERIMENTS, default="bigbigan-resnet50")
-    options = parser.parse_args(argv)
-    try:
-        check_free(options.out)
-        variables, others = of_generator(read_variables(options.variables))
-        config = find(EXPERIMENTS[options.module]).config()
-        G, told = convert(variables, config)
-        write(G, config, options.module, options.out)
-    except UserError as error:
-        print(f"convert_released: {error}", file=sys.stderr)
-        return 2
-    print(told)
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    script.parser.add_argument("variables", type=Path)
+    script.parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    script.parser.add_argument("--module", choices=EXPERIMENTS, default="bigbigan-resnet50")
+    return script.run(convert_file, arguments)
+
+
+def convert_file(script: Script, options: argparse.Namespace) -> None:
+    check_free(options.out)
+    variables, others = of_generator(read_variables(options.variables))
+    config = find(EXPERIMENTS[options.module]).config()
+    G, statistics = convert(variables, config)
+    write(G, config, options.module, options.out)
+    print(statistics)
     print(f"{options.out}: G, {len(G.state_dict())} tensors; no E and no D")
-    print(f"left, of other networks: {len(others)} variables" + "".join(f"\n  {n}  {s}" for n, s in others.items()))
-    return 0
+    print(f"skipped {len(others)} variables of other networks" + "".join(f"\n  {n}  {s}" for n, s in others.items()))
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
@@ -100,10 +99,10 @@ def names(G: Generator) -> Iterator[tuple[str, str]]:
             parts[f"blocks.{i}.{ours}.norm"] = f"{block}/{theirs}"
             parts[f"blocks.{i}.{ours}.gain"] = f"{block}/{theirs}/scale"
             parts[f"blocks.{i}.{ours}.bias"] = f"{block}/{theirs}/offset"
-    for i in G.attention:
-        parts[f"attention.{i}"] = "attention"
+    for key in G.attention:
+        parts[f"attention.{key}"] = "attention"
         for ours, theirs in {"query": "theta", "key": "phi", "value": "g", "out": "o_conv"}.items():
-            parts[f"attention.{i}.{ours}"] = f"attention/{theirs}"
+            parts[f"attention.{key}.{ours}"] = f"attention/{theirs}"
     leaves = {"weight": "w", "bias": "b", "u": "u0", "gamma": "gamma"}
     leaves |= {"running_mean": "accumulated_mean", "running_var": "accumulated_var"}
     for ours in G.state_dict():

@@ -1,12 +1,12 @@
-"""Time a training step of ours against another code's, on networks as equal as can be, in turns on one machine.
+"""Time a training step of ours and of another code, on networks as equal as possible, in turns on one machine.
 
-    python tools/compare_peers.py biggan CHECKOUT [--rounds 3] [--steps 2] [--results results/peers.jsonl]
-    python tools/compare_peers.py bigbigan CHECKOUT ...
-    python tools/compare_peers.py inception CHECKOUT ...
+    python -m reproduction.external.peers biggan CHECKOUT [--rounds 3] [--steps 2]
+    python -m reproduction.external.peers bigbigan CHECKOUT ...
+    python -m reproduction.external.peers inception CHECKOUT ...
 
 CHECKOUT is a copy of ajbrock/BigGAN-PyTorch, RKorzeniowski/BigBiGAN-PyTorch or toshas/torch-fidelity, which is
-imported and not changed; modules that it imports and a step does not use (torchvision and others) are stood in for by
-empty ones.
+imported and not changed. Modules that it imports but a step does not use (torchvision and others) are replaced by empty
+ones.
 
     biggan    the network of its CIFAR-10 script: 32 px, ch 64, batch 64, 10 classes, one step of D and one of G, the
               average of G; ours is biggan/32_pytorch, of the same number of parameters
@@ -17,7 +17,7 @@ empty ones.
 
 Each round measures either side in a process of its own: the fastest step after one that warms up, and the peak of
 resident memory. Float operations are counted, 2 a multiply-add, of convolutions and matrix products. Both sides get
-random images; loading data and logging are left out.
+random images; loading data and logging are not measured.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shlex
-import subprocess
 import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
@@ -42,12 +40,13 @@ from bigbigan.apps.benchmark import peak_memory_mib
 from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation.image_quality.inception import Inception, load_inception
-from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.training.flops import count_flops
-from bigbigan.training.run_folder import commit, default_device, device_name
+from bigbigan.training.run_folder import default_device
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction.common import Script
 
 BATCH = 64
 NOT_NEEDED = ("torchvision", "h5py", "wandb", "kornia", "seaborn")
@@ -172,7 +171,7 @@ def of_torch_fidelity(checkout: Path, device: torch.device) -> tuple[Step, Step,
 
 
 def random_inception() -> Path:
-    """A file of weights of FID's network, the same each time, which compute as fast as the true ones."""
+    """Return a file of random weights for FID's network, the same each time; they compute as fast as the true ones."""
     path = Path(tempfile.gettempdir()) / "bigbigan-random-inception.pt"
     if not path.exists():
         torch.manual_seed(0)
@@ -195,7 +194,7 @@ def count(network: torch.nn.Module) -> int:
 
 
 class EmptyModules:
-    """Import hook: modules that are not installed and not needed are empty, and whatever is taken from them a class."""
+    """Import hook that makes modules which are not needed empty; whatever is imported from them is a class."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name.split(".")[0] in NOT_NEEDED:
@@ -218,12 +217,13 @@ class EmptyModule(types.ModuleType):
         return type(name, (), {})
 
 
+SIDES = ("ours", "theirs")
 THEIRS = {"biggan": of_biggan, "bigbigan": of_bigbigan, "inception": of_torch_fidelity}
 
 
 def worker(side: str, peer: str, checkout: Path, steps: int, flops: bool) -> None:
-    """Measure one side in this process and print what was found."""
-    sys.meta_path.append(EmptyModules())  # type: ignore[arg-type]
+    """Measure one side in this process and print the result as JSON."""
+    sys.meta_path.append(EmptyModules())
     device, theirs = default_device(), THEIRS[peer]
     torch.manual_seed(0)
     step, countable, parameters = ours(peer, device) if side == "ours" else theirs(checkout, device)
@@ -245,64 +245,57 @@ def worker(side: str, peer: str, checkout: Path, steps: int, flops: bool) -> Non
     print("\n" + json.dumps(found))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("peer", choices=THEIRS)
-    parser.add_argument("checkout", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2, help="timed in each round (default 2)")
-    parser.add_argument("--results", type=Path, metavar="FILE")
-    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
-    parser.add_argument("--flops", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/peers.jsonl")
+    script.parser.add_argument("peer", choices=THEIRS)
+    script.parser.add_argument("checkout", type=Path)
+    script.parser.add_argument("--rounds", type=int, default=3)
+    script.parser.add_argument("--steps", type=int, default=2, help="timed in each round (default 2)")
+    script.parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    script.parser.add_argument("--flops", action="store_true", help=argparse.SUPPRESS)
+    return script.run(work, arguments)
+
+
+def work(script: Script, options: argparse.Namespace) -> None:
     if options.side:
         return worker(options.side, options.peer, options.checkout, options.steps, options.flops)
-    began = time.perf_counter()
 
     def measure(side: str, *more: str) -> dict[str, Any]:
-        again = [sys.executable, __file__, options.peer, str(options.checkout), "--steps", str(options.steps)]
-        done = subprocess.run([*again, "--side", side, *more], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{side}: {done.stderr.strip().splitlines()[-1]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        given = [options.peer, str(options.checkout), "--steps", str(options.steps), "--side", side, *more]
+        return json.loads(script.again(*given).strip().splitlines()[-1])
 
-    counted = {side: measure(side, "--flops") for side in ("ours", "theirs")}
+    counted = {side: measure(side, "--flops") for side in SIDES}
     rounds = []
     for number in range(options.rounds):
-        rounds.append({side: measure(side) for side in ("ours", "theirs")})
+        rounds.append({side: measure(side) for side in SIDES})
         print(
             f"round {number + 1}: " + ", ".join(f"{s} {r['seconds']:.2f} s" for s, r in rounds[-1].items()), flush=True
         )
-    figures: dict[str, list[float]] = {}
-    for side in ("ours", "theirs"):
-        figures[f"seconds_per_step_{side}"] = [r[side]["seconds"] for r in rounds]
-        figures[f"peak_memory_mib_{side}"] = [r[side]["memory_mib"] for r in rounds]
-        figures[f"gflop_per_image_{side}"] = [counted[side]["flops"] / BATCH / 1e9]
+    values: dict[str, list[float]] = {}
+    for side in SIDES:
+        values[f"seconds_per_step_{side}"] = [r[side]["seconds"] for r in rounds]
+        values[f"peak_memory_mib_{side}"] = [r[side]["memory_mib"] for r in rounds]
+        values[f"gflop_per_image_{side}"] = [counted[side]["flops"] / BATCH / 1e9]
         for name, number in counted[side]["parameters"].items():
-            figures[f"parameters_{name}_{side}"] = [number]
-    figures["speed_over_theirs"] = [r["theirs"]["seconds"] / r["ours"]["seconds"] for r in rounds]
-    figures["memory_over_theirs"] = [r["ours"]["memory_mib"] / r["theirs"]["memory_mib"] for r in rounds]
-    experiment = OURS[options.peer][0] if options.peer in OURS else INCEPTION
-    lines = [
-        ResultLine(
-            experiment=experiment, scale=0, settings={"peer": options.peer}, table_row=None, dataset="noise",
-            split="train", metric=metric, value=round(median(values), 4),
-            std=round(stdev(values), 4) if len(values) > 1 else None,
-            draws=[round(v, 4) for v in values] if len(values) > 1 else None, n=BATCH, seed=0, steps=0, images_seen=0,
-            device=device_name(), seconds=round(time.perf_counter() - began, 1), commit=commit(),
-            command=shlex.join(["python", "tools/compare_peers.py", options.peer, "CHECKOUT", *_rest(options)]),
+            values[f"parameters_{name}_{side}"] = [number]
+    values["speed_over_theirs"] = [r["theirs"]["seconds"] / r["ours"]["seconds"] for r in rounds]
+    values["memory_over_theirs"] = [r["ours"]["memory_mib"] / r["theirs"]["memory_mib"] for r in rounds]
+    measured = {
+        name: Measurement(median(trials), stdev(trials), trials) if len(trials) > 1 else Measurement(trials[0])
+        for name, trials in values.items()
+    }
+    script.append(
+        script.result_lines(
+            measured,
+            subject="program",
+            experiment=OURS[options.peer][0] if options.peer in OURS else INCEPTION,
+            dataset="noise",
+            split="train",
+            n=BATCH,
+            settings={"peer": options.peer},
         )
-        for metric, values in figures.items()
-    ]  # fmt: skip
-    if options.results:
-        append_results(options.results, lines)
-    for line in lines:
-        print(f"{line.metric}: {line.value}" + (f" ± {line.std}" if line.std is not None else ""))
-
-
-def _rest(options: argparse.Namespace) -> list[str]:
-    return ["--rounds", str(options.rounds), "--steps", str(options.steps)]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,21 +1,20 @@
 """Anomaly scores of a run, measured: AUROC in percent of telling other images from those of the run's kind.
 
-    python tools/anomaly.py RUN [--data SOURCE] [--anomalies SOURCE ...] [--results FILE]
+    python -m reproduction.measure.anomaly RUN [--data SOURCE] [--anomalies SOURCE ...] [--results FILE]
 
-Normal are the test images of the source that the run was trained on. Anomalous are in turn the test images of each
-other source, and the normal ones made noisy, blurred and turned by a quarter. Beside the scores stand some that need no
-model (distance to the mean training image, to the nearest training images) and some that need no discriminator
-(reconstruction error, distance to the nearest training images in features of E, trained and not). 50 is chance; below
-it the anomalous look more normal than the normal.
+Normal images are the test images of the source that the run was trained on. Anomalous images are the test images of
+each other source, and the normal ones with noise, blurred, and rotated by 90 degrees. Baselines need no model (distance
+to the mean training image, to the nearest training images) or no discriminator (reconstruction error, distance to the
+nearest training images in features of E, trained and untrained). 50 is chance; below 50 the anomalous images look more
+normal than the normal ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,11 +27,12 @@ from torch import Tensor
 from bigbigan.data import Source, load_view, open_source
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.probes.knn import nearest
-from bigbigan.evaluation.records import Figure, append_results
-from bigbigan.evaluation.targets import Subject, open_subject, result_lines
+from bigbigan.evaluation.records import Measurement, Subject
+from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.inference.model import Model
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.run_folder import source_of
+from reproduction.common import Script
 
 NEAREST = 5  # training images whose distances are averaged
 NOISE = 0.1  # standard deviation, pixels in [0, 1]
@@ -41,38 +41,43 @@ BLUR = 1.0  # radius of the Gaussian in pixels
 Score = Callable[[np.ndarray], np.ndarray]  # uint8 [N, C, R, R] to [N], high for anomalies
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--data", metavar="SOURCE")
-    parser.add_argument("--anomalies", nargs="*", default=[], metavar="SOURCE")
-    parser.add_argument("--count", type=int, default=2_000, help="images of each kind, spread evenly (default 2000)")
-    parser.add_argument("--results", type=Path, default=Path("results/anomaly.jsonl"), metavar="FILE")
-    options = parser.parse_args()
-    subject = open_subject(str(options.run))
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/anomaly.jsonl")
+    script.parser.add_argument("run", type=Path)
+    script.parser.add_argument("--data", metavar="SOURCE")
+    script.parser.add_argument("--anomalies", nargs="*", default=[], metavar="SOURCE")
+    script.parser.add_argument(
+        "--count", type=int, default=2_000, help="images of each kind, spread evenly (default 2000)"
+    )
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
+    target = open_target(str(options.run))
     source = open_source(options.data or source_of(options.run))
-    normal = pixels_of(subject, source, "test", options.count)
+    normal = pixels_of(target, source, "test", options.count)
     others = {name: change(normal) for name, change in CHANGES.items()}
     for spec in options.anomalies:
         other = open_source(spec)
-        others[other.name] = pixels_of(subject, other, "test", options.count)
-    command = shlex.join(["python", "tools/anomaly.py", *sys.argv[1:]])
-    for name, (trained, score) in scores(subject, pixels_of(subject, source, "train")).items():
+        others[other.name] = pixels_of(target, other, "test", options.count)
+    for name, (subject, score) in scores(target, pixels_of(target, source, "train")).items():
         start, of_normal = time.perf_counter(), score(normal)
         for kind, images in others.items():
             truth = np.repeat([0, 1], [len(normal), len(images)])
             auroc = 100 * float(roc_auc_score(truth, np.concatenate([of_normal, score(images)])))
             protocol = {"anomalies": kind, "normal_n": len(normal), "anomalous_n": len(images)}
-            figures = {f"auroc_{kind}_{name}": Figure(auroc, protocol=protocol)}
-            lines = result_lines(subject, source, "test", len(truth), figures, trained, start, command)
-            append_results(options.results, lines)
-            print(f"{kind:24} {name:28} {auroc:5.1f}")
+            measured = {f"auroc_{kind}_{name}": Measurement(auroc, protocol=protocol)}
+            script.append(
+                script.target_lines(
+                    target, measured, source=source, split="test", n=len(truth), subject=subject, start=start
+                )
+            )
             start = time.perf_counter()
 
 
-def pixels_of(subject: Subject, source: Source, split: str, count: int | None = None) -> np.ndarray:
+def pixels_of(target: Target, source: Source, split: str, count: int | None = None) -> np.ndarray:
     """A split as E sees it, or `count` images spread evenly over it: uint8 [N, C, R, R]."""
-    view, images = subject.view, source.splits[split]
+    view, images = target.view, source.splits[split]
     picks = np.linspace(0, len(images) - 1, min(count or len(images), len(images))).round().astype(np.int64)
     return load_view(images.subset(picks), view.resolution, view.channels, view.augment, source)[0]
 
@@ -95,23 +100,24 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def scores(subject: Subject, train: np.ndarray) -> dict[str, tuple[bool, Score]]:
-    """Scores by name, and whether each needs the trained networks."""
-    model = subject.model
+def scores(target: Target, train: np.ndarray) -> dict[str, tuple[Subject, Score]]:
+    """Return scores by name, each with what it is computed from."""
+    model = target.model
     assert model is not None
-    found: dict[str, tuple[bool, Score]] = {
-        "pixel_mean_distance": (False, partial(_from_mean, pixel_features(train).mean(0))),
-        "pixel_nearest": (False, partial(_from_nearest, pixel_features, "euclidean", pixel_features(train))),
+    found: dict[str, tuple[Subject, Score]] = {
+        "pixel_mean_distance": ("pixels", partial(_from_mean, pixel_features(train).mean(0))),
+        "pixel_nearest": ("pixels", partial(_from_nearest, pixel_features, "euclidean", pixel_features(train))),
     }
-    for kind in ("untrained", "trained"):
-        features = partial(_bn_crelu, subject.encoder(kind, train))
+    kinds: tuple[Subject, ...] = ("untrained", "trained")
+    for kind in kinds:
+        features = partial(_bn_crelu, target.encoder(kind, train))
         score = partial(_from_nearest, features, "cosine", features(train))
-        found[f"feature_nearest_{kind}"] = (kind == "trained", score)
-    found["reconstruction"] = (True, partial(_in_parts, partial(model.anomaly_score, alpha=1)))
-    found["discriminator"] = (True, partial(_in_parts, partial(model.anomaly_score, alpha=0)))
-    for name in subject.model.config.loss.scores:
-        found[f"minus_score_{name}"] = (True, partial(_in_parts, partial(_minus, model, f"score_{name}")))
-    found["anomaly_score"] = (True, partial(_in_parts, model.anomaly_score))
+        found[f"feature_nearest_{kind}"] = (kind, score)
+    found["reconstruction"] = ("trained", partial(_in_parts, partial(model.anomaly_score, alpha=1)))
+    found["discriminator"] = ("trained", partial(_in_parts, partial(model.anomaly_score, alpha=0)))
+    for name in model.config.loss.scores:
+        found[f"minus_score_{name}"] = ("trained", partial(_in_parts, partial(_minus, model, f"score_{name}")))
+    found["anomaly_score"] = ("trained", partial(_in_parts, model.anomaly_score))
     return found
 
 
@@ -137,4 +143,4 @@ def _in_parts(score: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndarr
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

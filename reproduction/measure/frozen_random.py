@@ -1,10 +1,13 @@
-"""ResNets with random weights, as frozen encoders to try the evaluation on:
+"""ResNets with random weights, as frozen encoders to try the evaluation on.
 
-PYTHONPATH=tools bigbigan evaluate python:frozen_random:grey --data mnist --results results/frozen_random.jsonl
-PYTHONPATH=tools bigbigan evaluate python:frozen_random:colour --data cifar10 --results results/frozen_random.jsonl
 
-The trunk is that of the small experiments' encoder at its initialisation. Its batch norms keep the statistics of the
-first batch, 256 training images drawn at random: were they each batch's own, features would hide, or tell, the class of
+    PYTHONPATH=reproduction/measure bigbigan evaluate python:frozen_random:grey --data mnist
+    PYTHONPATH=reproduction/measure bigbigan evaluate python:frozen_random:colour --data cifar10
+
+with --results results/frozen_random.jsonl to record the result.
+
+The backbone is the encoder of the small experiments at its initialisation. Its batch norms keep the statistics of the
+first batch, 256 random training images. With statistics of each batch, features would hide or reveal the class of
 images that are sorted by class.
 """
 

@@ -1,40 +1,42 @@
-"""How far the latents of real images lie from P_z in the mean, and what that costs their reconstructions.
+"""Measure how far the mean latent of real images lies from the mean of P_z, and what that costs reconstructions.
 
-    python tools/latent_shift.py RUN ... [--count N] [--results results/latent_shift.jsonl]
+    python -m reproduction.measure.latent_shift RUN ... [--count N]
 
-latent_offset is the mean over dimensions of |mean of E(x)|, latent_spread that of the standard deviation; P_z has 0 and
-0.577 (U(-1, 1)). latent_ratio is ‖x − G(E(x))‖ over the same of images that do not belong together,
-latent_ratio_centred that of latents whose mean was taken away.
+latent_offset is the mean over dimensions of |mean of E(x)|, latent_spread the mean of the standard deviation; P_z has 0
+and 0.577 (U(-1, 1)). latent_ratio is ‖x − G(E(x))‖ over the same distance for mismatched images, latent_ratio_centred
+the same ratio after the mean of the latents is subtracted.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bigbigan.data import load_view, open_source
-from bigbigan.evaluation.records import Figure, append_results
-from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.evaluation.targets import open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.training.run_folder import source_of
+from reproduction.common import Script
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--count", type=int, default=2000, help="test images (default 2000)")
-    parser.add_argument("--results", type=Path, default=Path("results/latent_shift.jsonl"), metavar="FILE")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/latent_shift.jsonl")
+    script.parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    script.parser.add_argument("--count", type=int, default=2000, help="test images (default 2000)")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
     for run in options.runs:
         start = time.perf_counter()
-        subject = open_subject(str(run))
-        model = subject.model
+        target = open_target(str(run))
+        model = target.model
         assert model is not None
         source, c = open_source(source_of(run)), model.config
         split = source.splits.get("test", source.splits["train"])
@@ -49,18 +51,14 @@ def main() -> None:
                 own, other = reconstruction_distances(x, G(latents))
             return float(own.mean() / other.mean())
 
-        figures = {
-            "latent_offset": Figure(float(z.mean(0).abs().mean())),
-            "latent_spread": Figure(float(z.std(0).mean())),
-            "latent_ratio": Figure(ratio(z)),
-            "latent_ratio_centred": Figure(ratio(z - z.mean(0))),
+        measured = {
+            "latent_offset": float(z.mean(0).abs().mean()),
+            "latent_spread": float(z.std(0).mean()),
+            "latent_ratio": ratio(z),
+            "latent_ratio_centred": ratio(z - z.mean(0)),
         }
-        command = shlex.join(["python", "tools/latent_shift.py", *sys.argv[1:]])
-        lines = result_lines(subject, source, split.name, len(x), figures, True, start, command)
-        append_results(options.results, lines)
-        for line in lines:
-            print(f"{run}: {line.metric}: {line.value}")
+        script.append(script.target_lines(target, measured, source=source, split=split.name, n=len(x), start=start))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

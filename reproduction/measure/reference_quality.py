@@ -1,19 +1,18 @@
-"""What image quality a generator can reach on a data set, and that the measures order what they should.
+"""Measure the image quality that a generator can reach on a data set, and check that the metrics rank images sensibly.
 
     bigbigan feature-network mnist-cnn --data mnist
-    python tools/reference_quality.py --data mnist --network mnist-cnn
+    python -m reproduction.measure.reference_quality --data mnist --network mnist-cnn
 
-Writes FID, KID, precision and recall against the training images, for three kinds of "samples": the test images (the
-floor), the test images blurred, and noise. Lines go to results/quality.jsonl.
+Writes FID, KID, precision and recall against the training images for three kinds of "samples": the test images (the
+best value to expect), the test images blurred, and noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,9 @@ from torch import Tensor
 from bigbigan.data import open_source
 from bigbigan.evaluation.image_quality.feature_networks import channels_of, open_network
 from bigbigan.evaluation.image_quality.sampling import compare, reference
-from bigbigan.evaluation.records import append_results
 from bigbigan.evaluation.splits import View, read_split
-from bigbigan.evaluation.targets import Subject, result_lines
 from bigbigan.training.run_folder import default_device
+from reproduction.common import Script
 
 MEASURES = ("fid", "kid", "precision", "recall")
 
@@ -40,12 +38,15 @@ def blurred(pixels: Tensor, sigma: float = 1.5) -> Tensor:
     return x.round().to(torch.uint8)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--network", required=True, metavar="NAME")
-    parser.add_argument("--resolution", type=int, default=32, metavar="R")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/quality.jsonl")
+    script.parser.add_argument("--data", required=True, metavar="SOURCE")
+    script.parser.add_argument("--network", required=True, metavar="NAME")
+    script.parser.add_argument("--resolution", type=int, default=32, metavar="R")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
     device = default_device()
     source = open_source(options.data)
     view = View(options.resolution, channels_of(source))
@@ -53,23 +54,25 @@ def main() -> None:
     real = reference(source, "train", view, network)
     test = torch.from_numpy(read_split(source, source.splits["test"], view).pixels)[:10_000]
     noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    command = f"python {shlex.join(sys.argv)}"
     for name, pixels in (("test_images", test), ("blurred_test_images", blurred(test)), ("noise", noise)):
         start = time.perf_counter()
         found = compare(real, network(pixels)[0], set(MEASURES))
-        subject = Subject(f"reference/{name}", view, device)
-        figures = {
-            f"{measure}10k_train_{network.name}": figure._replace(
-                protocol={"network": network.digest, **(figure.protocol or {})}
-            )
-            for measure, figure in found.items()
+        measured = {
+            f"{measure}10k_train_{network.name}": m._replace(protocol={"network": network.digest, **(m.protocol or {})})
+            for measure, m in found.items()
         }
-        append_results(
-            Path("results/quality.jsonl"),
-            result_lines(subject, source, "train", len(pixels), figures, False, start, command),
+        script.append(
+            script.result_lines(
+                measured,
+                subject="images",
+                experiment=f"reference/{name}",
+                dataset=source.name,
+                split="train",
+                n=len(pixels),
+                seconds=time.perf_counter() - start,
+            )
         )
-        print(name, {measure: round(figure.value, 4) for measure, figure in found.items()})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

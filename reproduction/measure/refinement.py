@@ -1,42 +1,43 @@
-"""Latents refined by optimisation, begun at E(x) and at random: error over steps as a chart and as result lines.
+"""Optimise latents from E(x) and from random starts: the error over steps, as a chart and as result lines.
 
-    python tools/refinement.py RUN [--data SOURCE] [--count N] [--steps N] [--results FILE] [--out PICTURE.png]
+    python -m reproduction.measure.refinement RUN [--data SOURCE] [--count N] [--steps N] [--out PICTURE.png]
 
-`refine_steps_from_encoder` is the number of steps from E(x) that reach what random starts reach in all of theirs.
+`refine_steps_from_encoder` is the number of steps from E(x) that reach the final error of random starts.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Chart
+from matplotlib.figure import Figure
 
 from bigbigan.data import load_view, open_source
-from bigbigan.evaluation.records import Figure, append_results
-from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.evaluation.records import Measurement
+from bigbigan.evaluation.targets import open_target
 from bigbigan.training.run_folder import source_of
+from reproduction.common import Script
 
-DRAWS = 3  # of random starts
+STARTS = 3  # random ones
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--data", metavar="SOURCE")
-    parser.add_argument("--count", type=int, default=128, help="images (default 128)")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--results", type=Path, default=Path("results/refinement.jsonl"), metavar="FILE")
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/refinement.png"), metavar="PICTURE")
-    options = parser.parse_args()
-    start = time.perf_counter()
-    subject = open_subject(str(options.run))
-    model = subject.model
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/refinement.jsonl")
+    script.parser.add_argument("run", type=Path)
+    script.parser.add_argument("--data", metavar="SOURCE")
+    script.parser.add_argument("--count", type=int, default=128, help="images (default 128)")
+    script.parser.add_argument("--steps", type=int, default=300)
+    script.parser.add_argument("--out", type=Path, default=Path("docs/pictures/refinement.png"), metavar="PICTURE")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
+    target = open_target(str(options.run))
+    model = target.model
     assert model is not None
     source, c = open_source(options.data or source_of(options.run)), model.config
     split = source.splits.get("test", source.splits["train"])
@@ -44,27 +45,25 @@ def main() -> None:
     pixels, _ = load_view(split.subset(picks), c.encoder.resolution, c.data.channels, c.data.augment)
     x = torch.from_numpy(pixels)
     encoder = model.refine(x, options.steps).errors.mean(1)
-    starts = [model.sample_prior(len(x), seed=draw) for draw in range(DRAWS)]
+    starts = [model.sample_prior(len(x), seed=seed) for seed in range(STARTS)]
     random = torch.stack([model.refine(x, options.steps, z=z).errors.mean(1) for z in starts])
     reached = (encoder <= random[:, -1].mean()).nonzero()
-    protocol = {"steps": options.steps, "random_draws": DRAWS}
-    figures = {
-        "refine_error_at_encoder": Figure(float(encoder[0]), protocol=protocol),
-        "refine_error_from_encoder": Figure(float(encoder[-1]), protocol=protocol),
-        "refine_error_from_random": Figure(float(random[:, -1].mean()), float(random[:, -1].std()), protocol=protocol),
+    protocol = {"steps": options.steps, "random_draws": STARTS}
+    measured = {
+        "refine_error_at_encoder": Measurement(float(encoder[0]), protocol=protocol),
+        "refine_error_from_encoder": Measurement(float(encoder[-1]), protocol=protocol),
+        "refine_error_from_random": Measurement(
+            float(random[:, -1].mean()), float(random[:, -1].std()), protocol=protocol
+        ),
     }
     if len(reached):
-        figures["refine_steps_from_encoder"] = Figure(float(reached[0]), protocol=protocol)
-    command = shlex.join(["python", "tools/refinement.py", *sys.argv[1:]])
-    lines = result_lines(subject, source, split.name, len(x), figures, True, start, command)
-    append_results(options.results, lines)
-    for line in lines:
-        print(f"{line.metric}: {line.value}")
+        measured["refine_steps_from_encoder"] = Measurement(float(reached[0]), protocol=protocol)
+    script.append(script.target_lines(target, measured, source=source, split=split.name, n=len(x)))
     _chart(encoder, random, options.out)
 
 
 def _chart(encoder: torch.Tensor, random: torch.Tensor, out: Path) -> None:
-    chart = Chart(figsize=(7, 4), layout="constrained")
+    chart = Figure(figsize=(7, 4), layout="constrained")
     axes = chart.subplots()
     steps = np.arange(len(encoder))
     axes.plot(steps, encoder, color="#1f5fa8", label="from E(x)")
@@ -78,4 +77,4 @@ def _chart(encoder: torch.Tensor, random: torch.Tensor, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

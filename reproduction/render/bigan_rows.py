@@ -1,11 +1,13 @@
-"""The picture of BiGAN's Figure 2 for a run: rows of G(z), of images x, and of their reconstructions G(E(x)).
+"""Draw BiGAN's Figure 2 for a run: rows of G(z), of images x, and of their reconstructions G(E(x)).
 
-python tools/bigan_rows.py RUN OUT.png [--data SOURCE] [--columns N]
+python -m reproduction.render.bigan_rows RUN OUT.png [--data SOURCE] [--columns N]
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,15 +17,19 @@ from bigbigan.image import pool_to
 from bigbigan.inference.loading import load
 from bigbigan.training.image_grid import grid, save_image
 from bigbigan.training.run_folder import source_of
+from reproduction.common import Script
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--data", metavar="SOURCE", help="default: the run's own; its test images")
-    parser.add_argument("--columns", type=int, default=20)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    script.parser.add_argument("run", type=Path)
+    script.parser.add_argument("out", type=Path)
+    script.parser.add_argument("--data", metavar="SOURCE", help="default: the run's own; its test images")
+    script.parser.add_argument("--columns", type=int, default=20)
+    return script.run(draw, arguments)
+
+
+def draw(script: Script, options: argparse.Namespace) -> None:
     model, n = load(options.run), options.columns
     c = model.config
     source = open_source(options.data or source_of(options.run))
@@ -35,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,14 @@
-"""Draw what each pretext task shows of some images of a source: docs/pictures/pretext_TASK.png, a row an image.
+"""Draw what each pretext task shows of some images: docs/pictures/pretext_TASK.png, a row for each image.
 
-python tools/pretext_inputs.py --data SOURCE [--count 4]
+python -m reproduction.render.pretext_inputs --data SOURCE [--count 4]
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,16 +20,20 @@ from bigbigan.methods import make_system
 from bigbigan.models import build
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.image_grid import grid, save_image
+from reproduction.common import ROOT, Script
 
 METHODS = ("rotation", "relative_position", "exemplar", "colorization", "efficient_cpc")
-PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "pictures"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--count", type=int, default=4, metavar="N")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    script.parser.add_argument("--data", required=True, metavar="SOURCE")
+    script.parser.add_argument("--count", type=int, default=4, metavar="N")
+    return script.run(draw, arguments)
+
+
+def draw(script: Script, options: argparse.Namespace) -> None:
     source = open_source(options.data)
     images = source.splits["train"].subset(np.arange(options.count))
     for method in METHODS:
@@ -44,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,30 +1,37 @@
-"""Draw Table 2 scaled down: what each method's features are worth, and whether it learned its task.
+"""Draw Table 2 scaled down: the linear accuracy of each method's features, and whether it learned its task.
 
-    python tools/table2_chart.py docs/pictures/table2_small.png
+    python -m reproduction.render.table2_chart docs/pictures/table2_small.png
 
-From results/table2_small.jsonl, which `tools/train_table.py 2` writes.
+From results/table2_small.jsonl, which `reproduction.train.table 2` writes.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from bigbigan.evaluation.records import read_results
+from reproduction.common import Script
 
 LINEAR, TASK = "top1_sweep5k_bn_crelu", "task_accuracy_"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("picture", type=Path, metavar="CHART.png")
-    options = parser.parse_args()
-    read = read_results(Path("results/table2_small.jsonl"))
-    lines = [x for x in read if x["command"].startswith("bigbigan evaluate runs/table2/")]
-    trained = {x["experiment"]: x["value"] for x in lines if x["metric"] == LINEAR and x["steps"]}
-    untrained = {x["experiment"]: x["value"] for x in lines if x["metric"] == LINEAR and not x["steps"]}
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    script.parser.add_argument("picture", type=Path, metavar="CHART.png")
+    return script.run(draw, arguments)
+
+
+def draw(script: Script, options: argparse.Namespace) -> None:
+    lines = [x for x in read_results(Path("results/table2_small.jsonl")) if x["study"] == "table2"]
+    trained, untrained = (
+        {x["experiment"]: x["value"] for x in lines if (x["metric"], x["subject"]) == (LINEAR, subject)}
+        for subject in ("trained", "untrained")
+    )
     tasks = {
         (x["experiment"].split("/")[1], x["metric"].removeprefix(TASK)): (x["value"], x["protocol"]["chance"])
         for x in lines
@@ -48,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

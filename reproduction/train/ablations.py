@@ -1,17 +1,19 @@
-"""Train short variants of small/digits that differ in one choice each, and write their result lines.
+"""Train short variants of small/digits that differ in one choice each, and measure them (docs/experiments.md).
 
-    python tools/ablations.py          needs minutes a variant; finished ones are not run again
+    python -m reproduction.train.ablations [VARIANT ...]
 
-The lines go to results/ablations.jsonl; docs/experiments.md shows them.
+A variant takes minutes. Finished variants are skipped, unfinished ones continued.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bigbigan.cli import main as bigbigan
+from bigbigan.errors import UserError
+from reproduction.common import Script, bigbigan
 
 STEPS = 600
 VARIANTS: dict[str, list[str]] = {
@@ -30,20 +32,28 @@ VARIANTS: dict[str, list[str]] = {
 METRICS = "top1_linear_bn_crelu_10perclass,reconstruction_ratio"
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    results = Path("results/ablations.jsonl")
-    for name, settings in VARIANTS.items():
-        run = f"runs/ablations/{name}"
-        if (Path(run) / "results.jsonl").exists():
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/ablations.jsonl")
+    script.parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; default: all")
+    return script.run(train_and_measure, arguments)
+
+
+def train_and_measure(script: Script, options: argparse.Namespace) -> None:
+    if unknown := [name for name in options.variants if name not in VARIANTS]:
+        raise UserError(f"{', '.join(unknown)}: no such variant; expected some of {', '.join(VARIANTS)}")
+    for name in options.variants or VARIANTS:
+        run = Path("runs/ablations") / name
+        if (run / "results.jsonl").exists():
+            print(f"{run}: finished, skipped", flush=True)
             continue
         quiet = ["log.validate_every=0", f"log.pictures_every={STEPS}", f"log.checkpoint_every={STEPS}"]
-        train = ["train", "small/digits", "--out", run, "--quiet", "--steps", str(STEPS), "--set", *quiet, *settings]
-        evaluate = ["evaluate", run, "--quiet", "--metrics", METRICS, "--results", str(results)]
-        for command in (train, evaluate):
-            if code := bigbigan(command):
-                sys.exit(code)
+        train = ["train", "small/digits", "--out", str(run), "--quiet", "--steps", str(STEPS)]
+        bigbigan(*train, "--set", *quiet, *VARIANTS[name])
+        bigbigan(
+            "evaluate", str(run), "--quiet", "--metrics", METRICS, "--study", script.study,
+            "--results", str(script.results),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
