@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+_NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError)
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 TEMPORARY = ".writing-"  # how the names of temporary files begin
 STALE = 3600  # seconds since its last change, after which a temporary file is one that a killed process left
@@ -240,9 +241,9 @@ def read_json(path: Path, form: Any = Any) -> Any:
         raise UserError(f"{path} cannot be read ({error}); restore it from a copy") from None
 
 
-def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], list[int]]:
-    """(the objects of a file of JSON lines that have this form, the numbers of the lines that are damaged or have
-    another form). Both are empty where there is no file.
+def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Return the objects of a file of JSON lines that have this form; and, by number, the lines that are damaged or
+    have another form, each with the reason. Both are empty if there is no file.
 
     Raises:
         UserError: it cannot be read, or is larger than 1 GiB.
@@ -250,27 +251,28 @@ def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], list[int]]:
     try:
         data = regular_bytes(path, MOST_LINES)
     except FileNotFoundError:
-        return [], []
+        return [], {}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from None
-    lines, damaged = [], []
+    lines, damaged = [], dict[int, str]()
     for number, text in enumerate(data.split(b"\n"), 1):
         if text.strip():
             try:
                 lines.append(checked(parse_json(text), form))
-            except ValueError:
-                damaged.append(number)
+            except ValueError as error:
+                damaged[number] = "it is not JSON" if isinstance(error, _NOT_JSON) else str(error)
     return lines, damaged
 
 
-def warn_of_damage(path: Path, damaged: list[int]) -> None:
-    """Say which lines `read_lines` left out."""
+def warn_of_damage(path: Path, damaged: Mapping[int, str]) -> None:
+    """Warn of the lines that `read_lines` skipped, with the reason for the first."""
     if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5:,} more" if len(damaged) > 5 else "")
-        lines = "lines" if len(damaged) > 1 else "line"
-        warnings.warn(f"{path}: {lines} {shown} cannot be read: left out", stacklevel=3)
+        numbers = list(damaged)
+        shown = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else "")
+        lines = "lines" if len(numbers) > 1 else "line"
+        warnings.warn(f"{path}: {lines} {shown} cannot be read ({damaged[numbers[0]]}): skipped", stacklevel=3)
 
 
 def parse_json(text: bytes | str) -> Any:

@@ -3,18 +3,18 @@ reader is told to type runs."""
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import io
 import itertools
 import json
 import re
-import runpy
 import shlex
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from unittest.mock import MagicMock
 from urllib.parse import unquote, urlsplit
 
@@ -29,13 +29,16 @@ from bigbigan.cli import build_parser, main
 from bigbigan.config import override
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.published_tables import fill
+from bigbigan.evaluation.records import Subject
 from bigbigan.experiments import find
+from reproduction.render import tables
 from tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
-PAGES = [p.relative_to(ROOT).as_posix() for p in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])]
+FILES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), ROOT / "reproduction" / "README.md"]
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted(FILES)]
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
-COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python tools/\w+\.py) [^`]*)`")  # in a line of prose
+COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python -m reproduction\.[\w.]+) [^`]*)`")  # in a line of prose
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "tensorflow", "timm", "torchvision"}
 OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "source", "tensorboard"}  # programs that are not ours
 
@@ -79,9 +82,17 @@ def commands(page: str, text: str | None = None) -> list[str]:
 
 
 def test_tables_are_rendered_from_the_result_lines():
-    check = [sys.executable, str(ROOT / "tools" / "render_tables.py"), "--check"]
-    done = subprocess.run(check, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}; run python tools/render_tables.py"
+    assert tables.main(["--check"]) == 0
+
+
+def test_readme_of_reproduction_lists_every_script():
+    folder = ROOT / "reproduction"
+    scripts = {p for p in folder.glob("*/*.py") if "__main__" in p.read_text() or p.stem == "frozen_random"}
+    rows = re.findall(r"^\| `(\w+/\w+\.py)` \|.*\| `(.+)` \|$", (folder / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(script for script, _ in rows) == sorted(p.relative_to(folder).as_posix() for p in scripts)
+    for script, command in rows:
+        assert Path(script).stem in command
+        assert _mistake(command) is None, command
 
 
 def anchors(page: Path) -> set[str]:
@@ -111,8 +122,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_on_the_pages_parse(page, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+def test_commands_on_the_pages_parse(page):
     for line in commands(page):
         assert _mistake(line) is None, f"{page}: $ {line}\n{_mistake(line)}"
     # A line of prose may leave out what is obvious there.
@@ -147,8 +157,8 @@ def _parse(words: list[str]) -> None:
     program, *arguments = words
     if program == "bigbigan":
         _parse_verb(arguments)
-    elif program in ("python", "python3") and arguments[0].startswith("tools/"):
-        _parse_tool(arguments[0], arguments[1:])
+    elif program == "python" and arguments[0] == "-m" and arguments[1].startswith("reproduction."):
+        _parse_script(arguments[1], arguments[2:])
     elif program == "python":
         assert arguments[:1] in (["-m"], ["-c"]) or (ROOT / arguments[0]).exists(), f"there is no {arguments[0]}"
     elif program == "make":
@@ -164,7 +174,7 @@ def _parse(words: list[str]) -> None:
         elif Path(options.training_script).name == "bigbigan":
             _parse_verb(options.training_script_args)
         else:
-            _parse_tool(options.training_script, options.training_script_args)
+            raise AssertionError(options.training_script)
     elif program == "pip":
         _parse_pip(arguments)
     else:
@@ -187,10 +197,8 @@ class _ParsedError(Exception):
     """The arguments were understood; nothing more is to be done with them."""
 
 
-def _parse_tool(tool: str, arguments: list[str]) -> None:
-    if "ArgumentParser" not in (ROOT / tool).read_text():
-        assert arguments in ([], ["--check"]), f"{tool} takes no arguments"
-        return
+def _parse_script(module: str, arguments: list[str]) -> None:
+    """Let a script of reproduction/ parse its arguments, and do nothing more."""
     parse_args = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(self: argparse.ArgumentParser, *given: object) -> None:
@@ -199,9 +207,9 @@ def _parse_tool(tool: str, arguments: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(_ParsedError):
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-        while True:  # what a tool compares with need not be installed to read its arguments
+        while True:  # packages that a script compares with need not be installed to read its arguments
             try:
-                runpy.run_path(str(ROOT / tool), run_name="__main__")
+                importlib.import_module(module).main()
             except ModuleNotFoundError as missing:
                 if missing.name is None or missing.name.partition(".")[0] not in OPTIONAL:
                     raise
@@ -224,8 +232,8 @@ def _parse_pip(arguments: list[str]) -> None:
         ("bigbigan evaluate x --metrics top1_linaer_pixels", "top1_linaer_pixels"),
         ("bigbigan table 9", "9"),
         ("bigbigan tabel", "tabel"),
-        ("python tools/truncation.py runs/x --network y --smaples 9", "--smaples"),
-        ("python tools/ablations.py --fast", "--fast"),
+        ("python -m reproduction.measure.truncation runs/x --network y --smaples 9", "--smaples"),
+        ("python -m reproduction.train.ablations --fast", "--fast"),
         ("make tset", "tset"),
         ("torchrun --nproc-per-node 2 -m bigbigan train small/mnits --out x", "small/mnist"),
         ("pip install -e '.[onxn]'", "onxn"),
@@ -344,7 +352,9 @@ def test_result_lines_are_complete_and_commands_name_no_place_of_a_machine():
     for file in files:
         for text in file.read_text().splitlines():
             line = json.loads(text)
-            assert {"experiment", "metric", "value", "n", "seed", "steps", "commit", "command"} <= set(line)
+            fields = {"study", "subject", "experiment", "metric", "value", "n", "seed", "steps", "commit", "command"}
+            assert fields <= set(line)
+            assert line["subject"] in get_args(Subject)
             assert not re.search(r"(^| )/", line["command"]), f"{file.name}: {line['command']}"
 
 

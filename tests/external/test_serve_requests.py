@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -21,14 +19,13 @@ from serving import PATIENCE, Server
 
 from bigbigan.apps.serve import VISITORS
 from bigbigan.apps.train import train
+from reproduction.benchmark import serve_memory
+from reproduction.benchmark.serve_memory import Visitor, png, resident_mib, visit
 from tiny import tiny_config, write_npz
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: make test-interop")
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from serve_memory import Visitor, png, resident_mib, visit  # noqa: E402
-
 JOIN = "/gradio_api/queue/join"
 
 
@@ -186,9 +183,7 @@ def test_memory_levels_off(run, tmp_path):
 
 def test_the_tool_writes_a_result_line(run, tmp_path):
     results = tmp_path / "memory.jsonl"
-    tool = [sys.executable, str(ROOT / "tools" / "serve_memory.py"), str(run)]
     numbers = ["--requests", "12", "--warm-up", "6"]
-    done = subprocess.run([*tool, *numbers, "--results", str(results)], timeout=PATIENCE)
-    assert done.returncode == 0
+    assert serve_memory.main([str(run), *numbers, "--results", str(results)]) == 0
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert {line["metric"] for line in lines} == {"serve_memory_mib", "serve_memory_growth"}

@@ -15,7 +15,7 @@ from torch import nn
 from bigbigan.cli import main
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.targets import open_subject
+from bigbigan.evaluation.targets import open_target
 from tiny import write_npz
 
 timm = pytest.importorskip("timm", reason="timm is not installed: make test-interop")
@@ -48,13 +48,13 @@ def own_features(spec: str, x: torch.Tensor, mean, std, **options) -> torch.Tens
 ])  # fmt: skip
 def test_features_are_those_of_timm(name, options, tmp_path):
     spec = published(name, tmp_path / "model", **options)
-    subject = open_subject(spec)
-    assert (subject.view.resolution, subject.view.channels, subject.experiment) == (32, 3, spec)
-    assert (tuple(subject.frozen.mean), tuple(subject.frozen.std)) == (FORM["mean"], FORM["std"])
-    assert not any(p.requires_grad or m.training for m in subject.frozen.modules() for p in m.parameters())
+    target = open_target(spec)
+    assert (target.view.resolution, target.view.channels, target.experiment) == (32, 3, spec)
+    assert (tuple(target.frozen.mean), tuple(target.frozen.std)) == (FORM["mean"], FORM["std"])
+    assert not any(p.requires_grad or m.training for m in target.frozen.modules() for p in m.parameters())
     x = torch.rand(4, 3, 32, 32) * 2 - 1
-    found = subject.frozen.features(x)
-    assert found.shape == (4, subject.frozen.network.num_features)
+    found = target.frozen.features(x)
+    assert found.shape == (4, target.frozen.network.num_features)
     torch.testing.assert_close(found, own_features(spec, x, FORM["mean"], FORM["std"]))
 
 
@@ -64,12 +64,12 @@ def test_a_registered_name_brings_its_published_form(name, tmp_path, monkeypatch
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     overlay = {"file": str(tmp_path / "weights.pth")}
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
-    subject = open_subject(f"timm:{name}")
+    target = open_target(f"timm:{name}")
     form = timm.models.get_pretrained_cfg(name)
-    assert (subject.view.channels, subject.view.resolution) == form.input_size[:2] == (3, 160)
-    assert (subject.frozen.mean, subject.frozen.std) == (form.mean, form.std)
+    assert (target.view.channels, target.view.resolution) == form.input_size[:2] == (3, 160)
+    assert (target.frozen.mean, target.frozen.std) == (form.mean, form.std)
     x = torch.rand(2, 3, 160, 160) * 2 - 1
-    torch.testing.assert_close(subject.frozen.features(x), own_features(name, x, form.mean, form.std))
+    torch.testing.assert_close(target.frozen.features(x), own_features(name, x, form.mean, form.std))
 
 
 @pytest.mark.parametrize(("name", "options"), [("test_resnet", {}), ("test_vit", {"img_size": 32})])
@@ -93,20 +93,20 @@ def test_channels_and_resolution_that_are_asked_for_reach_the_model(name, tmp_pa
     """timm adapts its first layer to the channels, and position embeddings to the resolution."""
     options = {"img_size": 32, "dynamic_img_size": False} if name == "test_vit" else {}
     spec = published(name, tmp_path / "model", **options)
-    subject = open_subject(spec, resolution=48, channels=1)
-    assert (subject.view.resolution, subject.view.channels, tuple(subject.frozen.mean)) == (48, 1, (0.1,))
+    target = open_target(spec, resolution=48, channels=1)
+    assert (target.view.resolution, target.view.channels, tuple(target.frozen.mean)) == (48, 1, (0.1,))
     x = torch.rand(2, 1, 48, 48) * 2 - 1
     ours = {"img_size": 48} if name == "test_vit" else {}
-    torch.testing.assert_close(subject.frozen.features(x), own_features(spec, x, (0.1,), (0.2,), in_chans=1, **ours))
+    torch.testing.assert_close(target.frozen.features(x), own_features(spec, x, (0.1,), (0.2,), in_chans=1, **ours))
 
 
 def test_a_grey_model(tmp_path):
     form = {"input_size": (1, 32, 32), "mean": (0.4,), "std": (0.3,)}
     spec = published("test_resnet", tmp_path / "model", form, in_chans=1)
-    subject = open_subject(spec)
-    assert (subject.view.channels, subject.frozen.mean, subject.frozen.std) == (1, [0.4], [0.3])
+    target = open_target(spec)
+    assert (target.view.channels, target.frozen.mean, target.frozen.std) == (1, [0.4], [0.3])
     x = torch.rand(2, 1, 32, 32) * 2 - 1
-    torch.testing.assert_close(subject.frozen.features(x), own_features(spec, x, (0.4,), (0.3,)))
+    torch.testing.assert_close(target.frozen.features(x), own_features(spec, x, (0.4,), (0.3,)))
 
 
 def test_a_size_the_model_cannot_take_is_told_in_one_line(tmp_path, capsys):
@@ -135,13 +135,13 @@ def test_what_timm_does_not_have_is_told_in_one_line(name, told, tmp_path, monke
     assert lines[0].startswith("bigbigan: timm:")
     assert told in lines[0]
     with pytest.raises(UserError, match=told):
-        open_subject("timm:" + name.format(t=tmp_path))
+        open_target("timm:" + name.format(t=tmp_path))
 
 
 def test_bytes_reach_the_model_as_timm_reads_pictures(tmp_path):
     spec = published("test_resnet", tmp_path / "model", FORM | {"crop_pct": 1.0})
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
-    found = encoder_features(open_subject(spec).encoder("trained", pixels), pixels)["avepool"]
+    found = encoder_features(open_target(spec).encoder("trained", pixels), pixels)["avepool"]
     model = timm.create_model(spec.removeprefix("timm:"), pretrained=True, num_classes=0).eval()
     read = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     with torch.no_grad():
@@ -158,5 +158,5 @@ def test_without_network_it_says_so_within_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     start = time.perf_counter()
     with pytest.raises(UserError, match="timm:resnet18 cannot be loaded: "):
-        open_subject("timm:resnet18")
+        open_target("timm:resnet18")
     assert time.perf_counter() - start < 20

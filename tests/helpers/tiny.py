@@ -24,6 +24,7 @@ ADDITIONS = [
 ]  # fmt: skip
 
 RESULT_LINE = {
+    "study": "evaluation", "subject": "trained",
     "experiment": "small/digits", "settings": {}, "dataset": "digits", "split": "test", "metric": "top1", "value": 1.0,
     "std": None, "n": 3, "seed": 0, "steps": 4, "images_seen": 9, "command": "bigbigan evaluate run",
 }  # fmt: skip

@@ -122,33 +122,38 @@ def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_p
     monkeypatch.setattr(samples, "draw_samples", lambda G, config, count, seed: few(G, config, 200, seed))
     copy = shutil.copytree(run, tmp_path / "run")
     results = tmp_path / "results.jsonl"
-    code, out, _ = call(capsys, "evaluate", copy, "--quiet", "--results", results)
+    code, out, _ = call(capsys, "evaluate", copy, "--quiet", "--results", results, "--study", "some")
     assert code == 0
     assert "raw pixels" in out
     assert "PCA-whitened pixels" in out
     assert "untrained E" in out
     lines = [json.loads(line) for line in (copy / "results.jsonl").read_text().splitlines()]
     assert results.read_text() == (copy / "results.jsonl").read_text()
-    fields = {"experiment", "table_row", "dataset", "split", "metric", "value", "n", "seed", "steps", "images_seen",
-              "device", "seconds", "commit", "command"}  # fmt: skip
+    fields = {"study", "subject", "experiment", "table_row", "dataset", "split", "metric", "value", "n", "seed", "steps",
+              "images_seen", "device", "seconds", "commit", "command"}  # fmt: skip
     assert all(fields <= set(line) for line in lines)
-    assert {(line["metric"], line["steps"]) for line in lines} >= {
-        ("top1_linear_pixels", 0),
-        ("top1_linear_pca_pixels", 0),
-        ("top1_linear_pca_pixels_10perclass", 0),
-        ("top1_table1_pca_pixels", 0),
-        ("knn5_l2_pca_pixels_10perclass", 0),
-        ("top1_linear_bn_crelu", 0),
-        ("top1_linear_bn_crelu", 6),
-        ("top1_linear_avepool_10perclass", 6),
-        ("knn5_l2_bn_crelu_10perclass", 6),
-        ("top1_table1_avepool", 6),
-        ("top1_sweep5k_bn_crelu", 0),
-        ("knn50_cosine_avepool", 6),
-        ("fid10k_train_encoder", 6),
-        ("reconstruction_ratio", 6),
+    assert {(line["metric"], line["subject"]) for line in lines} >= {
+        ("top1_linear_pixels", "pixels"),
+        ("top1_linear_pca_pixels", "pca_pixels"),
+        ("top1_linear_pca_pixels_10perclass", "pca_pixels"),
+        ("top1_table1_pixels", "pixels"),
+        ("top1_table1_pca_pixels", "pca_pixels"),
+        ("knn5_l2_pca_pixels_10perclass", "pca_pixels"),
+        ("top1_linear_bn_crelu", "untrained"),
+        ("top1_linear_bn_crelu", "trained"),
+        ("top1_linear_avepool_10perclass", "trained"),
+        ("knn5_l2_bn_crelu_10perclass", "trained"),
+        ("top1_table1_avepool", "trained"),
+        ("top1_sweep5k_bn_crelu", "untrained"),
+        ("knn50_cosine_avepool", "trained"),
+        ("fid10k_train_encoder", "trained"),
+        ("reconstruction_ratio", "trained"),
     }
-    assert len({(line["metric"], line["steps"]) for line in lines}) == len(lines)
+    assert {(line["subject"], line["steps"]) for line in lines} == {
+        ("pixels", 0), ("pca_pixels", 0), ("untrained", 0), ("trained", 6)
+    }  # fmt: skip
+    assert {line["study"] for line in lines} == {"some"}
+    assert len({(line["metric"], line["subject"]) for line in lines}) == len(lines)
     assert all(line["command"].startswith("bigbigan evaluate") for line in lines)
     kinds = {"table1": "train_val", "10k_train": "train"}
     for line in lines:

@@ -236,7 +236,7 @@ def test_a_torn_result_line_stops_no_verb(run, capsys):
     append_results(run / "results.jsonl", [])
     assert main(["export", str(run), "--out", str(run / "model")]) == 0
     assert main(["table", "1", "--results", str(run)]) == 0
-    assert capsys.readouterr().err.count("results.jsonl: line 2 cannot be read: left out") == 2
+    assert capsys.readouterr().err.count("results.jsonl: line 2 cannot be read (it is not JSON): skipped") == 2
 
 
 # -- checkpoints that come and go -------------------------------------------------------------------------------

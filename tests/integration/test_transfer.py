@@ -1,9 +1,6 @@
 """What is trained on one data set can be measured on any other: another size, other channels; and the lines say so."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +8,9 @@ import pytest
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.evaluation.published_tables import fill
+from reproduction.measure import transfer
 from tiny import tiny_config, write_npz
 
-ROOT = Path(__file__).parents[2]
 FORMS = {"grey": (8, 1), "colour": (8, 3), "larger": (20, 1), "smaller, in colour": (6, 3)}
 
 
@@ -34,8 +31,9 @@ def test_a_run_is_measured_on_any_form_of_images(own, other, folder, capsys):
     call = ["evaluate", str(folder / f"run {own}"), "--data", str(folder / f"{other}.npz"), "--quiet", "--json"]
     assert main([*call, "--metrics", "top1_linear_bn_crelu_10perclass,knn1_l2_pixels"]) == 0
     lines = json.loads(capsys.readouterr().out)
-    assert {(x["metric"], x["steps"]) for x in lines} == {
-        ("knn1_l2_pixels", 0), ("top1_linear_bn_crelu_10perclass", 0), ("top1_linear_bn_crelu_10perclass", 2)
+    few = "top1_linear_bn_crelu_10perclass"
+    assert {(x["metric"], x["subject"], x["steps"]) for x in lines} == {
+        ("knn1_l2_pixels", "pixels", 0), (few, "untrained", 0), (few, "trained", 2)
     }  # fmt: skip
     assert {x["protocol"].get("trained_on") for x in lines} == {own if other != own else None}
     pixels = next(x["value"] for x in lines if x["metric"] == "knn1_l2_pixels")
@@ -57,30 +55,35 @@ def test_grey_images_and_their_copies_in_colour_are_the_same_to_any_run(folder, 
 
 
 def test_lines_of_other_data_stay_out_of_published_tables():
-    line = {"experiment": "table1/base", "metric": "top1_table1_avepool", "steps": 9, "value": 77.77, "std": None,
+    line = {"study": "evaluation", "subject": "trained",
+            "experiment": "table1/base", "metric": "top1_table1_avepool", "steps": 9, "value": 77.77, "std": None,
             "dataset": "other", "split": "train_val", "settings": {}, "protocol": {}, "n": 9,
             "images_seen": 9, "seed": 0}  # fmt: skip
     assert "77.7" in str(fill("1", [line]))
     assert "77.7" not in str(fill("1", [line | {"protocol": {"trained_on": "imagenet"}}]))
 
 
-def test_the_tool_measures_every_run_on_every_source(folder, tmp_path):
+def test_transfer_measures_every_run_on_every_source(folder, tmp_path):
     out = tmp_path / "lines.jsonl"
     runs = [folder / "run grey", folder / "run colour"]
     sources = [folder / "grey.npz", folder / "larger.npz"]
-    tool = [sys.executable, ROOT / "tools" / "transfer.py", "--most", "45", "--results", out]
-    done = subprocess.run([*tool, "--runs", *runs, "--sources", *sources], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    arguments = ["--most", "45", "--results", out, "--runs", *runs, "--sources", *sources]
+    assert transfer.main(list(map(str, arguments))) == 0
     lines = [json.loads(text) for text in out.read_text().splitlines()]
     found = {
-        (x["protocol"]["trained_on"], x["protocol"]["channels"], x["dataset"], x["metric"], x["steps"]) for x in lines
+        (x["protocol"]["trained_on"], x["protocol"]["channels"], x["dataset"], x["metric"], x["subject"]) for x in lines
     }
     assert len(found) == len(lines) == 2 * 2 * 2 * 4  # runs, sources, protocols; pixels, PCA pixels, untrained, trained
     assert {x["protocol"]["train_images"] for x in lines} == {45}
+    assert {x["study"] for x in lines} == {"transfer"}
+    (command,) = {x["command"] for x in lines}
+    assert command.startswith(
+        "python -m reproduction.measure.transfer --most 45 --results lines.jsonl --runs 'run grey'"
+    )
     assert {x["n"] for x in lines} == {45}
 
 
-def test_a_run_that_is_none_is_told_in_one_line(tmp_path):
-    tool = [sys.executable, ROOT / "tools" / "transfer.py", "--runs", tmp_path / "none", "--sources", "digits"]
-    done = subprocess.run([*tool, "--results", tmp_path / "lines"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+def test_a_run_that_is_none_is_told_in_one_line(tmp_path, capsys):
+    arguments = ["--runs", str(tmp_path / "none"), "--sources", "digits", "--results", str(tmp_path / "lines")]
+    assert transfer.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1

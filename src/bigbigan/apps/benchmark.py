@@ -23,14 +23,14 @@ import torch
 
 from bigbigan.config import Config
 from bigbigan.data.batches import Batches
+from bigbigan.evaluation import records
 from bigbigan.evaluation.records import ResultLine
-from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image.crops import STORED
 from bigbigan.io import writing
 from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed
 from bigbigan.training.flops import step_cost
-from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name
+from bigbigan.training.run_folder import changed_settings, default_device, device_name
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 
@@ -195,9 +195,9 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def result_lines(config: Config, cost: Cost, steps: int, command: str) -> list[ResultLine]:
-    """A measurement as result lines; what was varied is in their `settings`."""
-    figures = {f"seconds_{part}": seconds for part, seconds in cost.parts.items()} | {
+def result_lines(config: Config, cost: Cost, steps: int, command: str, study: str = "bench") -> list[ResultLine]:
+    """Return a measurement as result lines; what was varied is in their `settings`."""
+    measured = {f"seconds_{part}": seconds for part, seconds in cost.parts.items()} | {
         "seconds_per_step": cost.seconds,
         "images_per_second": cost.images_per_second,
         "flops_per_step": float(cost.flops),
@@ -205,29 +205,22 @@ def result_lines(config: Config, cost: Cost, steps: int, command: str) -> list[R
         "share_of_matmul": cost.share,
         "peak_memory_mib": cost.peak_memory_mib,
     }
-    experiment = EXPERIMENTS.get(config.experiment)
-    return [
-        ResultLine(
-            experiment=config.experiment,
-            scale=config.scale,
-            settings=changed_settings(config),
-            table_row=None if experiment is None else experiment.table_row,
-            dataset="noise",
-            split="train",
-            metric=metric,
-            value=float(f"{value:.5g}"),
-            std=None,
-            n=steps,
-            seed=config.training.seed,
-            steps=0,
-            images_seen=0,
-            device=device_name() if cost.ranks == 1 else f"{cost.ranks} ranks, {device_name()} each",
-            seconds=round(cost.seconds * steps, 2),
-            commit=commit(),
-            command=command,
-        )
-        for metric, value in sorted(figures.items())
-    ]
+    return records.result_lines(
+        measured,
+        study=study,
+        subject="program",
+        experiment=config.experiment,
+        dataset="noise",
+        split="train",
+        n=steps,
+        seconds=cost.seconds * steps,
+        command=command,
+        scale=config.scale,
+        settings=changed_settings(config),
+        seed=config.training.seed,
+        device=None if cost.ranks == 1 else f"{cost.ranks} ranks, {device_name()} each",
+        digits=5,
+    )
 
 
 def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:

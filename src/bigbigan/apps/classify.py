@@ -34,9 +34,9 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.probes.logistic import class_scores, cross_validated, few_label_draws, over, scores
 from bigbigan.evaluation.probes.solver import logistic_path
-from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.records import ResultLine, Subject, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
-from bigbigan.evaluation.targets import Subject, open_subject, result_lines
+from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import to_float
 from bigbigan.io import writing
 from bigbigan.progress import Bar
@@ -107,11 +107,11 @@ def classify(
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
-    subject = open_subject(run)
-    if (finetune or scratch) and subject.model is None:
+    target = open_target(run)
+    if (finetune or scratch) and target.model is None:
         raise UserError(f"{run}: only the encoder of a run can be trained here, with --finetune or --scratch")
-    source = subject.source(data, labels_file, f"classify {run}")
-    images = load_images(source, subject.view, subject.seed, everything=True)
+    source = target.source(data, labels_file, f"classify {run}")
+    images = load_images(source, target.view, target.seed, everything=True)
     train, test = images.train, images.test
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
@@ -124,10 +124,10 @@ def classify(
             "train on; of such classes all are used",
             stacklevel=2,
         )
-    methods = _methods(subject, images, finetune, scratch, subject.mirrors(source))
+    methods = _methods(target, images, finetune, scratch, target.mirrors(source))
     lines: list[ResultLine] = []
     bar = Bar(total=len(methods) * draws, desc="classify", disable=not progress)
-    for metric, trained, method in methods:
+    for metric, subject, method in methods:
         start = time.perf_counter()
         found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
         for number in range(draws):
@@ -136,18 +136,27 @@ def classify(
             tested = slice(len(train), len(train) + len(test))
             logits = method(known, number, slice(None) if written else tested)
             of_test = logits[tested] if written else logits
-            measured = scores(of_test, test.labels) | {"ece": 100 * calibration_error(of_test, test.labels)}
-            for name, values in found.items():
-                values.append(measured[name])
+            values = scores(of_test, test.labels) | {"ece": 100 * calibration_error(of_test, test.labels)}
+            for name, trials in found.items():
+                trials.append(values[name])
             if written:
                 _write(out, [train, test, *images.others], known, logits, names, raw_cells)
             bar.update()
-        figures = {f"{name}_{metric}_{labels.name}": over(values) for name, values in found.items()}
+        measured = {f"{name}_{metric}_{labels.name}": over(trials) for name, trials in found.items()}
         if len(np.unique(test.labels)) < 2:
-            del figures[f"auroc_{metric}_{labels.name}"]  # of one class there is none
-        lines += result_lines(subject, source, test.name, len(test), figures, trained, start, command)
+            del measured[f"auroc_{metric}_{labels.name}"]  # not defined for one class
+        lines += target.result_lines(
+            measured,
+            source=source,
+            split=test.name,
+            n=len(test),
+            subject=subject,
+            start=start,
+            study="classification",
+            command=command,
+        )
     bar.close()
-    if (kept := subject.results_beside(out)) is not None:
+    if (kept := target.results_beside(out)) is not None:
         append_results(kept, lines)
     return lines
 
@@ -157,10 +166,10 @@ Method = Callable[[np.ndarray, int, slice], np.ndarray]
 
 
 def _methods(
-    subject: Subject, images: Images, finetune: bool, scratch: bool, mirror: bool
-) -> list[tuple[str, bool, Method]]:
-    """Name, whether it uses what was trained, and the method; those to compare with first, what was asked for last.
-    With `mirror` whole networks are trained on mirrored images too."""
+    target: Target, images: Images, finetune: bool, scratch: bool, mirror: bool
+) -> list[tuple[str, Subject, Method]]:
+    """Return (name, subject, method) for each classifier, baselines first, the one that was asked for last. With
+    `mirror` whole networks are trained on mirrored images too."""
     pixels = np.concatenate([split.pixels for split in (images.train, images.test, *images.others)])
     assert images.train.labels is not None
     y, groups = images.train.labels, images.train.groups
@@ -172,21 +181,21 @@ def _methods(
 
         return method
 
-    found = [
-        ("frozen_pixels", False, frozen(pixel_features(pixels))),
-        ("frozen_pca_pixels", False, frozen(pca_pixels(images.seen)(pixels))),
+    found: list[tuple[str, Subject, Method]] = [
+        ("frozen_pixels", "pixels", frozen(pixel_features(pixels))),
+        ("frozen_pca_pixels", "pca_pixels", frozen(pca_pixels(images.seen)(pixels))),
     ]
-    for kind in subject.kinds[1:]:
-        encoder = subject.encoder(kind, images.seen)
+    for subject in target.subjects[1:]:
+        encoder = target.encoder(subject, images.seen)
         with unchanged(encoder):
             features = encoder_features(encoder, pixels)["bn_crelu"]
-        found.append(("frozen_bn_crelu", kind == "trained", frozen(features)))
-    tuned = [("scratch", "untrained", 1e-3)] if scratch else []
+        found.append(("frozen_bn_crelu", subject, frozen(features)))
+    tuned: list[tuple[str, Subject, float]] = [("scratch", "untrained", 1e-3)] if scratch else []
     tuned += [("finetuned", "trained", 3e-4)] if finetune else []
-    for name, kind, rate in tuned:
-        encoder = subject.encoder(kind, images.seen)
-        found.append((name, kind == "trained", _tuner(encoder, pixels, y, groups, subject, rate, mirror)))
-    return sorted(found, key=lambda method: method[1])
+    for name, subject, rate in tuned:
+        encoder = target.encoder(subject, images.seen)
+        found.append((name, subject, _tuner(encoder, pixels, y, groups, target, rate, mirror)))
+    return sorted(found, key=lambda method: method[1] in ("trained", "external"))
 
 
 def frozen_logits(
@@ -226,14 +235,14 @@ def _tuner(
     pixels: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
-    subject: Subject,
+    target: Target,
     rate: float,
     mirror: bool = False,
 ) -> Method:
     """Training of the whole network, from the weights that `encoder` has; `rate` is that of its trunk; with `mirror`
     half of the images are mirrored."""
     x = torch.from_numpy(pixels)
-    device = subject.device
+    device = target.device
 
     def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
         y = labels[known]

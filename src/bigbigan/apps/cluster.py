@@ -2,7 +2,7 @@
 
 A preparation, with files one can look at: a CSV of every training image and its cluster, which `train --labels` reads,
 and a sheet with a row of images for each cluster. Where true labels are at hand, how well clusters agree with them is
-measured, beside clusters of raw pixels and of the same encoder untrained; nothing else is done with them.
+measured, with clusters of raw pixels and of the untrained encoder as baselines; they are used for nothing else.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from bigbigan.data import class_sheet
 from bigbigan.data.csv_cells import cell
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
-from bigbigan.evaluation.records import Figure, ResultLine, append_results
+from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.evaluation.splits import read_split
-from bigbigan.evaluation.targets import open_subject, result_lines
+from bigbigan.evaluation.targets import open_target
 from bigbigan.io import writing
 from bigbigan.training.image_grid import save_image
 
@@ -66,30 +66,39 @@ def cluster(
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
-    subject = open_subject(spec)
-    if feature == "z_mean" and (subject.model is None or not subject.model.config.has_generator):
+    target = open_target(spec)
+    if feature == "z_mean" and (target.model is None or not target.model.config.has_generator):
         raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
-    source = subject.source(data, labels, f"cluster {spec}")
-    train = read_split(source, source.splits["train"], subject.view)
+    source = target.source(data, labels, f"cluster {spec}")
+    train = read_split(source, source.splits["train"], target.view)
     if len(train) < clusters:
         raise UserError(f"--clusters {clusters}: there are only {len(train)} images; choose fewer clusters")
     labelled = np.zeros(len(train), bool) if train.labels is None else train.labels >= 0
     truth = train.labels[labelled] if train.labels is not None and len(np.unique(train.labels[labelled])) > 1 else None
     lines: list[ResultLine] = []
     found = np.zeros(0, dtype=np.int64)
-    for kind in subject.kinds if truth is not None else subject.kinds[-1:]:  # baselines are for the agreement alone
+    # Baselines are for the agreement alone.
+    for subject in target.subjects if truth is not None else target.subjects[-1:]:
         start = time.perf_counter()
-        if kind == "pixels":
+        if subject == "pixels":
             name, features = "pixels", pixel_features(train.pixels)
         else:
-            encoder = subject.encoder(kind, train.pixels)
+            encoder = target.encoder(subject, train.pixels)
             with unchanged(encoder):
                 name, features = feature, encoder_features(encoder, train.pixels, [feature])[feature]
-        found = k_means(features, clusters, subject.seed)
+        found = k_means(features, clusters, target.seed)
         if truth is not None:
-            measured = zip(("nmi", "purity"), agreement(found[labelled], truth), strict=True)
-            figures = {f"{measure}_kmeans{clusters}_{name}": Figure(value) for measure, value in measured}
-            lines += result_lines(subject, source, "train", len(truth), figures, kind == "trained", start, command)
+            nmi, purity = agreement(found[labelled], truth)
+            lines += target.result_lines(
+                {f"nmi_kmeans{clusters}_{name}": nmi, f"purity_kmeans{clusters}_{name}": purity},
+                source=source,
+                split="train",
+                n=len(truth),
+                subject=subject,
+                start=start,
+                study="clustering",
+                command=command,
+            )
     _write(out, train.files, found, raw_cells)
     if sheet is not None:
         images = source.splits["train"]
@@ -97,7 +106,7 @@ def cluster(
         picks = images.subset([where[file] for file in train.files])
         picks.labels, picks.classes = found, [str(k) for k in range(clusters)]
         save_image(class_sheet(picks), sheet)
-    if lines and (kept := subject.results_beside(out)) is not None:
+    if lines and (kept := target.results_beside(out)) is not None:
         append_results(kept, lines)
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
 

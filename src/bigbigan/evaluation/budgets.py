@@ -30,8 +30,8 @@ class Budget(NamedTuple):
 
 
 def budget(line: Line) -> Budget | None:
-    """The budget of the run that a result line is of; None for an encoder made elsewhere or not trained."""
-    if not line["steps"] or line["experiment"] not in EXPERIMENTS:
+    """Return the budget of the run of a result line; None for an external or untrained encoder."""
+    if line["subject"] != "trained" or line["experiment"] not in EXPERIMENTS:
         return None
     usual = EXPERIMENTS[line["experiment"]].config(line.get("scale", 0)).training.batch_size
     batch = line["settings"].get("training.batch_size", usual)
@@ -62,7 +62,7 @@ def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
     for x in lines:
         same_budget = x["images_seen"] in images or x["steps"] in updates
         main = chosen_settings(x) == usual and x["images_seen"] in images
-        if x["steps"] and same_budget and not main:
+        if x["subject"] == "trained" and same_budget and not main:
             key = (x["experiment"], json.dumps(chosen_settings(x), sort_keys=True), x["steps"])
             groups.setdefault(key, []).append(x)
     found = []
@@ -71,7 +71,9 @@ def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
         changed = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
         what = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items()) or f"{steps:,} updates of E"
         untrained = [
-            x for x in lines if not x["steps"] and x["experiment"] == experiment and chosen_settings(x) == settings
+            x
+            for x in lines
+            if (x["subject"], x["experiment"]) == ("untrained", experiment) and chosen_settings(x) == settings
         ]
         found.append(Variant(experiment, what, untrained + trained))
     return found

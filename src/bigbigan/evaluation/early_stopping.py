@@ -16,7 +16,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.evaluation.image_quality.feature_networks import ready_networks
-from bigbigan.evaluation.image_quality.sampling import quality_figures
+from bigbigan.evaluation.image_quality.sampling import measure_quality
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
     BATCH,
@@ -109,7 +109,7 @@ class ValidationMetric:
         m = self.metric
         if m.kind == "quality":
             assert state.G_ema is not None
-            return quality_figures(state.G_ema, state.E_ema, self.config, self.source, [m])[m.name].value
+            return measure_quality(state.G_ema, state.E_ema, self.config, self.source, [m])[m.name].value
         E = state.E_ema
         assert E is not None
         assert self.labels is not None

@@ -1,7 +1,7 @@
 """The published tables beside what was measured here: `bigbigan table 1|2|3|bigan`.
 
-Ours is the median over seeds, with mean ± standard deviation where there are several; published figures are as printed.
-A column compares like with like: all its figures are of one metric, data set, number of images seen and change of
+Ours is the median over seeds, with mean ± standard deviation where there are several; published numbers are as printed.
+A column compares like with like: all its values are of one metric, data set, number of images seen and change of
 settings, the group that fills most rows. Lines are of one data set where the caller says which.
 """
 
@@ -25,7 +25,6 @@ __all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
 
 Line = dict[str, Any]
 NOT_RUN = "not run"
-FROZEN = ("timm:", "hub:", "python:")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,10 @@ class Column:
     metrics: tuple[str, ...]
     untrained: bool = False  # a column of our own: the same of networks before their first step
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return ("untrained",) if self.untrained else ("trained", "external")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -44,7 +47,7 @@ class Table:
     published: PublishedTable
     columns: tuple[Column, ...]
     ours: tuple[PublishedRow, ...] = ()
-    dataset: str | None = None  # that the figures are of, where lines of others would fill the table too
+    dataset: str | None = None  # of the published numbers, if lines of others would fill the table too
 
     @property
     def title(self) -> str:
@@ -173,11 +176,11 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     table = TABLES[name]
     dataset = dataset or table.dataset
     lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
-    lines = [x for x in lines if x.get("scale", 0) == scale or _frozen(x)]
+    lines = [x for x in lines if x.get("scale", 0) == scale or x["subject"] == "external"]
     rows = table.rows
-    if name == "2":  # encoders made elsewhere, measured by the same protocol
-        frozen = dict.fromkeys(x["experiment"] for x in lines if _frozen(x))
-        rows += tuple(PublishedRow(experiment, experiment) for experiment in frozen)
+    if name == "2":  # external encoders, measured by the same protocol
+        external = dict.fromkeys(x["experiment"] for x in lines if x["subject"] == "external")
+        rows += tuple(PublishedRow(experiment, experiment) for experiment in external)
     # A line counts for each row of its experiment; `length` makes rows of unequal published length comparable.
     counted = [
         x | {"row": row, "metric": x["metric"].replace(row.feature, "avepool"), "length": x["images_seen"] / row.length}
@@ -188,7 +191,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     notes: list[str] = []
     by_column, shown = [], list[list[Line]]()
     for column in table.columns:
-        group = _fullest(column, [x for x in counted if column.untrained == (not x["steps"] and not _frozen(x))])
+        group = _fullest(column, [x for x in counted if x["subject"] in column.subjects])
         by_column.append(_by_row(group))
         shown.append(group)
         if group:
@@ -211,7 +214,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     budgets = None
     if name == "2":
         trained = [x for column, group in zip(table.columns, shown, strict=True) if not column.untrained for x in group]
-        kinds = [(g[0]["metric"] if g else "", c.untrained) for c, g in zip(table.columns, shown, strict=True)]
+        kinds = [(g[0]["metric"] if g else "", c.subjects) for c, g in zip(table.columns, shown, strict=True)]
         filled, budgets = _with_variants(filled, trained, counted, kinds)
     for i, column in enumerate(table.columns):
         if (rho := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
@@ -228,7 +231,7 @@ def _protocol(group: Sequence[Line]) -> str:
     x = usual[0]
     epochs = _epochs(x)
     changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
-    steps = {y["steps"] for y in usual if not _frozen(y)}
+    steps = {y["steps"] for y in usual if y["subject"] != "external"}
     length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
     if usual is not group:
         length += "".join(f", {title}: {count:,} steps" for title, count in longer.items())
@@ -241,12 +244,15 @@ def _protocol(group: Sequence[Line]) -> str:
 
 
 def _with_variants(
-    rows: list[tuple[str, str | None, list[Cell]]], shown: list[Line], lines: list[Line], kinds: list[tuple[str, bool]]
+    rows: list[tuple[str, str | None, list[Cell]]],
+    shown: list[Line],
+    lines: list[Line],
+    kinds: list[tuple[str, tuple[str, ...]]],
 ) -> tuple[list[tuple[str, str | None, list[Cell]]], list[Budget | None]]:
     """Table 2's rows with the budget of each, and beneath a row its runs that share a budget with those shown: as many
-    images seen with other settings, or as many updates of E. `kinds` are each column's metric, and whether it is of
-    untrained networks. Where columns are of different lengths, which the notes tell, a row has no budget."""
-    shown, lines = ([x for x in of if not _frozen(x)] for of in (shown, lines))
+    images seen with other settings, or as many updates of E. `kinds` are each column's metric and subjects. If columns
+    are of different lengths, which the notes tell, a row has no budget."""
+    shown, lines = ([x for x in of if x["subject"] != "external"] for of in (shown, lines))
     spent: dict[str, set[Budget | None]] = {}
     for x in shown:
         spent.setdefault(x["experiment"], set()).add(budget(x))
@@ -258,8 +264,8 @@ def _with_variants(
         budgets.append(next(iter(found)) if len(found) == 1 else None)
         for variant in (v for v in others if v.experiment == experiment):
             cells = [
-                Cell("", _by_row([x for x in variant.lines if (x["metric"], not x["steps"]) == kind]).get(title, []))
-                for kind in kinds
+                Cell("", _by_row([x for x in variant.lines if x["metric"] == m and x["subject"] in of]).get(title, []))
+                for m, of in kinds
             ]
             out.append((f"{title}, {variant.what}", experiment, cells))
             budgets.append(budget(variant.lines[-1]))
@@ -268,10 +274,6 @@ def _with_variants(
 
 def _of_neighbours(x: Line) -> bool:
     return x["metric"].startswith("knn") and "references" in x.get("protocol", {})
-
-
-def _frozen(x: Line) -> bool:
-    return x["experiment"].startswith(FROZEN)
 
 
 def _epochs(x: Line) -> float | None:
@@ -300,7 +302,7 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     if not groups:
         return []
     key, found = max(reversed(groups.items()), key=rank)  # of equals the one that was begun last
-    # how many images an encoder made elsewhere saw is not known (0): it joins whatever is shown of its metric and data
+    # How many images an external encoder saw is not known (0): it joins whatever is shown of its metric and data.
     return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
 
 

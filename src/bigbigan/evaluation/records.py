@@ -1,36 +1,59 @@
-"""Result lines: one JSON object a measured number. A number without such a line does not exist."""
+"""Result lines: one JSON object for each measured number. A number without such a line does not exist.
+
+A line says which question it answers (`study`) and what was measured (`subject`); tables select lines by these fields.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import append_lines, read_lines, warn_of_damage
 
 __all__ = [
+    "EXTERNAL_ROWS",
     "PROBE_COLUMNS",
     "PROBE_ROWS",
-    "Figure",
+    "Measurement",
     "ResultLine",
+    "Subject",
     "append_results",
     "better",
     "chosen_settings",
     "paired_lead",
     "read_results",
+    "result_lines",
     "results_table",
     "transferred",
 ]
 
-# How probe figures are laid out wherever they are shown: (feature, of the trained encoder) by row, baselines first.
-PROBE_ROWS = {
-    "raw pixels": ("pixels", False),
-    "PCA-whitened pixels": ("pca_pixels", False),
-    "untrained E, AvePool": ("avepool", False),
-    "untrained E, BN+CReLU": ("bn_crelu", False),
-    "trained E, AvePool": ("avepool", True),
-    "trained E, BN+CReLU": ("bn_crelu", True),
+# What a number was measured on:
+#   pixels, pca_pixels   the images themselves as features, raw or PCA-whitened: the baselines
+#   untrained            the networks of a run before its first step
+#   trained              the networks of a run
+#   external             an encoder that was trained by other code (bigbigan.evaluation.targets)
+#   images               images, without features of ours: the quality of real and blurred ones
+#   program              the program: its time, memory and arithmetic, whatever the weights
+Subject = Literal["pixels", "pca_pixels", "untrained", "trained", "external", "images", "program"]
+
+_PIXEL_ROWS: dict[str, tuple[str, Subject]] = {
+    "raw pixels": ("pixels", "pixels"),
+    "PCA-whitened pixels": ("pca_pixels", "pca_pixels"),
+}
+# The rows of every table of probes, (feature, subject) by title, baselines first; and those of an external encoder.
+PROBE_ROWS: dict[str, tuple[str, Subject]] = _PIXEL_ROWS | {
+    "untrained E, AvePool": ("avepool", "untrained"),
+    "untrained E, BN+CReLU": ("bn_crelu", "untrained"),
+    "trained E, AvePool": ("avepool", "trained"),
+    "trained E, BN+CReLU": ("bn_crelu", "trained"),
+}
+EXTERNAL_ROWS: dict[str, tuple[str, Subject]] = _PIXEL_ROWS | {
+    "AvePool": ("avepool", "external"),
+    "BN+CReLU": ("bn_crelu", "external"),
 }
 PROBE_COLUMNS = {
     "linear, all labels": "top1_linear_{}",
@@ -40,9 +63,10 @@ PROBE_COLUMNS = {
 }
 
 
-class Figure(NamedTuple):
-    """A measured number; `std` over draws (or parts) where there were several, and each draw. Draw k is of the same
-    labelled images for all features, so that features are compared draw by draw."""
+class Measurement(NamedTuple):
+    """A measured value. Where it was measured several times, `std` is the standard deviation of these trials, which
+    `draws` lists. Trial k uses the same labelled images for all features, so that features are compared trial by
+    trial."""
 
     value: float
     std: float | None = None
@@ -52,18 +76,29 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ResultLine:
-    """One number and all it takes to say what it is.
+    """One number, with what is needed to say what it is. `result_lines` makes these lines.
 
-    `metric` carries the protocol (see bigbigan.evaluation.probes.logistic). `steps` 0 with `images_seen` 0 is the same
-    network untrained; metrics of raw pixels have it too. `std` is over `draws`, where there were several; draw k is
-    of the same labelled images in all lines of an evaluation.
-    `scale` is 0 for an experiment at its own size; 32 or 64 is the resolution that stands for the paper's 128 px.
-    `protocol` says what the name cannot: of image quality the network's digest and how many references there were; of
-    a sweep the rate that was chosen; of what was trained on other data than `dataset`, which ("trained_on").
-    `labels`, where they come from a labels file: its `sha256`, 12 digits, and how many images it leaves `without`.
-    `settings` are those in which the run differs from the experiment as defined; empty for the experiment itself.
+    Attributes:
+        study: the question that the line answers: evaluation, classification, clustering, feature_network and bench
+            are those of the commands; `bigbigan evaluate --study` names another; a script in reproduction/ writes its
+            own name.
+        subject: what was measured, see `Subject`.
+        experiment: the experiment, or the name of an external encoder.
+        scale: 0 for an experiment at its own size; 32 or 64 is the resolution that replaces the paper's 128 px.
+        settings: the settings in which the run differs from the experiment as defined.
+        table_row: the row of a published table that the experiment stands for.
+        metric: its name carries the protocol (`bigbigan.evaluation.metric_names`).
+        std, draws: see `Measurement`.
+        protocol: what the name of the metric does not say. Image quality: the digest of the feature extractor, and
+            the number of references. Sweeps: the learning rate that was chosen. A network that was trained on other
+            data than `dataset`: which ("trained_on").
+        labels: of a labels file, its `sha256` (12 digits), and how many images are `without` a label.
+        n: how many images (or steps, or requests) the value was measured over.
+        steps, images_seen: how long the network was trained; 0 for all subjects but trained networks.
     """
 
+    study: str
+    subject: Subject
     experiment: str
     scale: int
     settings: dict[str, Any]
@@ -86,21 +121,89 @@ class ResultLine:
     command: str
 
 
+def result_lines(
+    measurements: Mapping[str, Measurement | float],
+    *,
+    study: str,
+    subject: Subject,
+    experiment: str,
+    dataset: str,
+    split: str,
+    n: int,
+    seconds: float,
+    command: str,
+    scale: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    steps: int = 0,
+    images_seen: int = 0,
+    device: str | None = None,
+    digits: int | None = None,
+) -> list[ResultLine]:
+    """Return a result line for each measurement, in the order of their names.
+
+    Args:
+        measurements: by name of the metric.
+        seconds: how long all of them took together.
+        device: by default the one of this process.
+        digits: round values to so many significant digits; by default to four decimals.
+
+    All other arguments are fields of `ResultLine`. The row of the table is that of the experiment; commit and device
+    are those of this process.
+    """
+
+    from bigbigan.training.run_folder import commit, device_name  # loads torch, which readers of lines do without
+
+    def rounded(value: float) -> float:
+        return round(value, 4) if digits is None else float(f"{value:.{digits}g}")
+
+    made_by = {"device": device or device_name(), "commit": commit(), "command": command}
+    lines = []
+    for metric, given in sorted(measurements.items()):
+        m = given if isinstance(given, Measurement) else Measurement(given)
+        line = ResultLine(
+            study=study,
+            subject=subject,
+            experiment=experiment,
+            scale=scale,
+            settings=dict(settings or {}),
+            table_row=EXPERIMENTS[experiment].table_row if experiment in EXPERIMENTS else None,
+            dataset=dataset,
+            split=split,
+            metric=metric,
+            value=rounded(m.value),
+            std=None if m.std is None else rounded(m.std),
+            draws=None if m.draws is None else [rounded(value) for value in m.draws],
+            protocol=dict(m.protocol or {}),
+            labels=dict(labels or {}),
+            n=n,
+            seed=seed,
+            steps=steps,
+            images_seen=images_seen,
+            seconds=round(seconds, 2),
+            **made_by,
+        )
+        lines.append(line)
+    return lines
+
+
 def transferred(line: dict[str, Any]) -> bool:
-    """Whether a line is of what was trained on other data, or part of a comparison of such (tools/transfer.py)."""
+    """Return whether the encoder of a line was trained on other data than the line's, or the line is part of a
+    comparison of such encoders (reproduction/measure/transfer.py)."""
     return "trained_on" in line.get("protocol", {})
 
 
 def chosen_settings(line: dict[str, Any]) -> dict[str, Any]:
-    """The changed settings of a line that somebody chose. The data decide how many classes there are. They also decide
-    whether images are mirrored; where they are, that is what earlier versions did without saying so."""
+    """Return the changed settings of a line that somebody chose. The data decide how many classes there are. They also
+    decide whether images are mirrored; if they are, earlier versions did the same without recording it."""
     by_data = {"data.classes": None, "data.mirror": "always"}
     return {k: v for k, v in line["settings"].items() if k not in by_data or by_data[k] not in (None, v)}
 
 
 def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:
-    """By how much one figure is above another, and the standard deviation of that over draws of the same labelled
-    images; None where a line has no draws."""
+    """Return by how much one value is above another, and the standard deviation of this lead over trials with the same
+    labelled images; None if a line has no trials."""
     a, b = ours.get("draws"), base.get("draws")
     if not a or not b or len(a) != len(b) or len(a) < 2:
         return None
@@ -109,13 +212,15 @@ def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, floa
 
 
 def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The line with the highest value, the first of equals; None where there is none. Of pixels, raw and whitened, it
-    is the baseline to compare with."""
+    """Return the line with the highest value, the first of equals; None if there is none. Of raw and whitened pixels
+    it is the baseline to compare with."""
     return max((line for line in lines if line is not None), key=lambda line: line["value"], default=None)
 
 
-# What every reader of a line relies on, see `bigbigan.io.checked`; lines of older versions have fewer parts.
+# The form of a line, see `bigbigan.io.checked`: what every reader relies on. Older lines lack some of the other fields.
 RESULT = {
+    "study": str,
+    "subject": str,
     "experiment": str,
     "scale?": int,
     "settings": {str: Any},
@@ -136,8 +241,8 @@ RESULT = {
 }
 
 
-def append_results(path: Path, lines: list[ResultLine]) -> None:
-    """Add lines to a file of result lines, made if missing.
+def append_results(path: Path, lines: Sequence[ResultLine]) -> None:
+    """Add lines to a file of result lines, which is made if it is missing.
 
     Raises:
         RunError: the disk is full. UserError: the file cannot be written.
@@ -146,50 +251,52 @@ def append_results(path: Path, lines: list[ResultLine]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, oldest first; an empty list where there is no file. Lines that are damaged or no results
-    are left out, and a warning says which."""
+    """Return the lines of a file, oldest first; an empty list if there is no file. Lines that are damaged, or have no
+    `study` or `subject`, are skipped, and a warning says which and why."""
     lines, damaged = read_lines(path, RESULT)
     warn_of_damage(path, damaged)
     return lines
 
 
-def results_table(lines: list[ResultLine]) -> str:
-    """Lines as text: probe figures as a table, a row a feature, baselines first; then image quality."""
-    by_metric: dict[tuple[str, bool], ResultLine] = {(line.metric, line.steps > 0): line for line in lines}
-    frozen = all(line.steps == 0 for line in lines)  # an encoder made elsewhere, with no untrained twin
+# What is printed after the name of a metric, for lines outside of the table of probes.
+_OF = {"pixels": " (raw pixels)", "pca_pixels": " (PCA-whitened pixels)", "untrained": " (untrained)"}
+
+
+def results_table(lines: Sequence[ResultLine]) -> str:
+    """Return lines as text: probes as a table, a row for each feature, baselines first; then image quality."""
+    by_metric = {(line.metric, line.subject): line for line in lines}
+    rows = EXTERNAL_ROWS if any(line.subject == "external" for line in lines) else PROBE_ROWS
     patterns = PROBE_COLUMNS | {"Table 1's classifier": "top1_table1_{}", "Table 2's, 5k steps": "top1_sweep5k_{}"}
     columns = {
         title: pattern
         for title, pattern in patterns.items()
-        if any(line.metric == pattern.format(name) for line in lines for name, _ in PROBE_ROWS.values())
+        if any((pattern.format(name), subject) in by_metric for name, subject in rows.values())
     }
+    in_table = {(pattern.format(name), subject) for pattern in columns.values() for name, subject in rows.values()}
     out = ["top-1 accuracy, %".ljust(24) + "".join(title.rjust(26) for title in columns)] if columns else []
-    for title, (name, trained) in PROBE_ROWS.items():
-        if frozen and trained:
-            continue
-        found = [by_metric.get((pattern.format(name), trained)) for pattern in columns.values()]
-        if any(found):
-            shown = title.removeprefix("untrained E, ") if frozen else title
-            out.append(shown.ljust(24) + "".join(_figure(line).rjust(26) for line in found))
+    for title, (name, subject) in rows.items():
+        cells = [by_metric.get((pattern.format(name), subject)) for pattern in columns.values()]
+        if any(cells):
+            out.append(title.ljust(24) + "".join(_value(line).rjust(26) for line in cells))
     for line in lines:
         if line.metric == "reconstruction_ratio":
             out.append(f"reconstruction error over that of shuffled pairs: {line.value:.3f} (1 = nothing learned)")
-    shown_above = {pattern.format(name) for pattern in columns.values() for name, _ in PROBE_ROWS.values()}
-    rest = [line for line in lines if line.metric not in {*shown_above, "reconstruction_ratio", "evaluation_seconds"}]
-    for line in rest:
-        whose = "" if line.steps or frozen or line.metric.endswith("_pixels") else " (untrained)"
+    for line in lines:
+        if (line.metric, line.subject) in in_table or line.metric in ("reconstruction_ratio", "evaluation_seconds"):
+            continue
         chance = f" (chance {line.protocol['chance']:g})" if "chance" in line.protocol else ""
-        out.append(f"{line.metric}{whose}: {_figure(line, 1 if line.value >= 10 else 3)}{chance}")
+        digits = 1 if line.value >= 10 else 3
+        out.append(f"{line.metric}{_OF.get(line.subject, '')}: {_value(line, digits)}{chance}")
     for line in lines:
         if line.metric == "evaluation_seconds":
             parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in line.protocol.items())
             out.append(f"took {line.value:.0f} s: {parts}")
     if without := max((line.labels.get("without", 0) for line in lines), default=0):
-        out.append(f"{without:,} images without a label: left out")
+        out.append(f"{without:,} images without a label: skipped")
     return "\n".join(out)
 
 
-def _figure(line: ResultLine | None, digits: int = 1) -> str:
+def _value(line: ResultLine | None, digits: int = 1) -> str:
     if line is None:
         return "-"
     return f"{line.value:.{digits}f}" + ("" if line.std is None else f" ± {line.std:.{digits}f}")

@@ -1,4 +1,4 @@
-"""Measure a run, or any frozen encoder, beside pixels, raw and whitened, and beside the same encoder untrained."""
+"""Measure a run, or any frozen encoder, with its baselines: raw and whitened pixels, and the untrained encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.image_quality.feature_networks import ready_networks
-from bigbigan.evaluation.image_quality.sampling import quality_figures
+from bigbigan.evaluation.image_quality.sampling import measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.knn import knn, knn_accuracies, references_of_bigan
 from bigbigan.evaluation.probes.linear_heads import (
@@ -33,9 +33,9 @@ from bigbigan.evaluation.probes.linear_heads import (
 )
 from bigbigan.evaluation.probes.logistic import class_scores, few_label_draws, fit_few, fit_linear, over, scores
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
-from bigbigan.evaluation.records import Figure, ResultLine, append_results
+from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
 from bigbigan.evaluation.splits import Images, Split, few, load_images, stored_for_crops, train_val
-from bigbigan.evaluation.targets import Subject, open_subject, result_lines
+from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
 from bigbigan.progress import Bar
@@ -58,15 +58,16 @@ OF_IMAGES = ("quality", "reconstruction")  # what needs no labels
 
 @dataclass
 class Evaluation:
-    """A subject on a data set, and the result lines so far."""
+    """A model under evaluation on a data set, and the result lines so far."""
 
-    subject: Subject
+    target: Target
     source: Source
     images: Images
+    study: str
     command: str
     progress: bool
     out: Path | None = None  # a folder in place of the run's
-    protocol: dict[str, int] = field(default_factory=dict)  # of all figures
+    protocol: dict[str, int] = field(default_factory=dict)  # of all measurements
     lines: list[ResultLine] = field(default_factory=list)
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
 
@@ -82,17 +83,33 @@ class Evaluation:
     def labelled(self) -> bool:
         return classes_of(self.train) > 1 and self.test.labels is not None
 
-    def note(self, start: float, trained: bool, split: str, figures: dict[str, Figure], n: int | None = None) -> None:
-        """Turn figures that took since `start` into result lines."""
-        if not figures:
+    def note(
+        self, start: float, subject: Subject, split: str, measured: dict[str, Measurement], n: int | None = None
+    ) -> None:
+        """Turn measurements that took since `start` into result lines; "pixels" stands for whitened ones too."""
+        if not measured:
             return
-        part = parse_metrics(figures)[0]
-        self.spent[PARTS[part.kind]] += time.perf_counter() - start
-        count = len(self.test) if n is None else n
-        figures = {
-            name: figure._replace(protocol=(figure.protocol or {}) | self.protocol) for name, figure in figures.items()
-        }
-        self.lines += result_lines(self.subject, self.source, split, count, figures, trained, start, self.command)
+        metrics = parse_metrics(measured)
+        self.spent[PARTS[metrics[0].kind]] += time.perf_counter() - start
+        by_subject = defaultdict[Subject, dict[str, Measurement]](dict)
+        for m in metrics:
+            by_subject["pca_pixels" if m.feature == "pca_pixels" else subject][m.name] = measured[m.name]
+        for of, part in by_subject.items():
+            self.add(start, of, split, part, n)
+
+    def add(
+        self, start: float, subject: Subject, split: str, measured: dict[str, Measurement], n: int | None = None
+    ) -> None:
+        self.lines += self.target.result_lines(
+            {name: m._replace(protocol=(m.protocol or {}) | self.protocol) for name, m in measured.items()},
+            source=self.source,
+            split=split,
+            n=len(self.test) if n is None else n,
+            subject=subject,
+            start=start,
+            study=self.study,
+            command=self.command,
+        )
 
 
 def evaluate(
@@ -108,13 +125,14 @@ def evaluate(
     checkpoint: str = "newest",
     most: int | None = None,
     out: Path | None = None,
+    study: str = "evaluation",
 ) -> list[ResultLine]:
     """Measure a run or a frozen encoder. Of a run, the lines are added to results.jsonl in its folder, or in `out`.
 
     Args:
         spec: a run folder, or see `bigbigan.evaluation.targets`.
         data: a labelled source; by default the one a run was trained on.
-        metrics: names, see `bigbigan.evaluation.metric_names`; by default all that the subject and the data allow,
+        metrics: names, see `bigbigan.evaluation.metric_names`; by default all that the target and the data allow,
             but for those that take hours.
         command: recorded in the lines.
         progress: show what is being measured.
@@ -124,6 +142,7 @@ def evaluate(
         most: so many images of each split at most, drawn by a fixed seed; `protocol` then says how many there were to
             learn from.
         out: a folder for what would be written into the run's, which may be one that cannot be written to.
+        study: recorded in the lines.
 
     Raises:
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
@@ -131,25 +150,25 @@ def evaluate(
     began = time.perf_counter()
     if metrics:
         parse_metrics(metrics)  # a misspelt name is told before anything is read
-    subject = open_subject(str(spec), resolution, channels, checkpoint)
-    source = subject.source(data, labels, f"evaluate {spec}")
+    target = open_target(str(spec), resolution, channels, checkpoint)
+    source = target.source(data, labels, f"evaluate {spec}")
     if most is not None:
         source.splits = {name: few(images, most) for name, images in source.splits.items()}
-    e = Evaluation(subject, source, load_images(source, subject.view, subject.seed), command, progress, out)
+    e = Evaluation(target, source, load_images(source, target.view, target.seed), study, command, progress, out)
     if most is not None:
         e.protocol = {"train_images": len(e.images.train)}
     e.spent["reading"] = time.perf_counter() - began
     wanted = _allowed(e, metrics)
     parts = [
-        (kind, [m for m in wanted if kind in _kinds(m, subject) and (m.feature == "discriminator") == of_d])
-        for kind in subject.kinds
+        (subject, [m for m in wanted if subject in _subjects(m, target) and (m.feature == "discriminator") == of_d])
+        for subject in target.subjects
         for of_d in (False, True)
     ]
     images = [m for m in wanted if m.kind in OF_IMAGES]
     bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
-    for kind, ours in parts:
+    for subject, ours in parts:
         if ours:
-            _measure_features(e, kind, ours)
+            _measure_features(e, subject, ours)
         bar.update()
     if images:
         _measure_images(e, images)
@@ -159,9 +178,9 @@ def evaluate(
     bar.close()
     if not metrics:
         went = {part: round(seconds, 1) for part, seconds in e.spent.items()}
-        total = {"evaluation_seconds": Figure(time.perf_counter() - began, protocol=went)}
-        e.lines += result_lines(subject, source, e.test.name, len(e.test), total, True, began, command)
-    if (kept := out or subject.run) is not None:
+        total = {"evaluation_seconds": Measurement(time.perf_counter() - began, protocol=went)}
+        e.add(began, target.subjects[-1], e.test.name, total)
+    if (kept := out or target.run) is not None:
         append_results(kept / "results.jsonl", e.lines)
     return e.lines
 
@@ -171,16 +190,17 @@ def classes_of(split: Split) -> int:
     return 0 if split.labels is None else len(np.unique(split.labels))
 
 
-def _kinds(metric: Metric, subject: Subject) -> tuple[str, ...]:
+def _subjects(metric: Metric, target: Target) -> tuple[Subject, ...]:
+    """Return the subjects whose features a metric is measured on; pixels stand for whitened ones too."""
     if metric.kind in (*OF_IMAGES, "task"):
         return ()
-    return ("pixels",) if metric.feature in PIXELS else subject.kinds[1:]
+    return ("pixels",) if metric.feature in PIXELS else target.subjects[1:]
 
 
 def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     """The metrics to measure: those asked for by name, if they can be; of those that a `*` stands for, and by default,
     the ones that can."""
-    model = e.subject.model
+    model = e.target.model
     has_encoder = model is None or model.networks.E is not None
     has_generator = model is not None and model.networks.G is not None
     tasks = () if model is None else model.config.pretext.tasks
@@ -192,9 +212,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
 
     needs: dict[str, Callable[[Metric], bool]] = {
-        f"an encoder; {e.subject.experiment} is a GAN, or a generator alone": lambda m: (
-            has_encoder or not of_encoder(m)
-        ),
+        f"an encoder; {e.target.experiment} is a GAN, or a generator alone": lambda m: has_encoder or not of_encoder(m),
         "latents, which come with a generator": lambda m: has_generator or m.feature != "z_mean",
         "a discriminator that looks at images alone": lambda m: sees_images or m.feature != "discriminator",
         "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),
@@ -221,15 +239,15 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
             raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}")
     if not able:
         raise UserError(
-            f"{e.subject.experiment}: nothing can be measured without an encoder and without a feature network; "
+            f"{e.target.experiment}: nothing can be measured without an encoder and without a feature network; "
             "train one: bigbigan feature-network mnist-cnn --data SOURCE"
         )
     return able
 
 
-def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
-    """The probes of one encoder (or of raw pixels): each kind of probe for all its features at once."""
-    train, test, device = e.train, e.test, e.subject.device
+def _measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> None:
+    """Measure one encoder, or pixels: each kind of probe for all its features at once."""
+    train, test, device = e.train, e.test, e.target.device
     assert train.labels is not None
     assert test.labels is not None
     y, truth = train.labels, test.labels
@@ -238,13 +256,12 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
         used = np.unique(np.concatenate(few))
         train, y, few = train.pick(used, train.name), y[used], [np.searchsorted(used, picks) for picks in few]
     names = list(dict.fromkeys(m.feature for m in metrics))
-    if kind == "pixels":
+    if subject == "pixels":
         encoder = None
     elif names == ["discriminator"]:
-        encoder = e.subject.discriminator(kind, e.images.seen)
+        encoder = e.target.discriminator(subject, e.images.seen)
     else:
-        encoder = e.subject.encoder(kind, e.images.seen)
-    trained = kind == "trained"
+        encoder = e.target.encoder(subject, e.images.seen)
     start = time.perf_counter()
     pca = pca_pixels(e.images.seen) if "pca_pixels" in names else None
 
@@ -264,17 +281,17 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
         x = known[name]
         ours = [m for m in metrics if m.feature == name]
         if of_all := [m for m in ours if m.kind == "linear"]:
-            worth = scores(class_scores(fit_linear(x, y, e.subject.seed, train.groups), new[name]), truth)
-            e.note(start, trained, test.name, {m.name: Figure(worth[m.score]) for m in of_all})
+            worth = scores(class_scores(fit_linear(x, y, e.target.seed, train.groups), new[name]), truth)
+            e.note(start, subject, test.name, {m.name: Measurement(worth[m.score]) for m in of_all})
             start = time.perf_counter()
         draws = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few]
         if of_few := [m for m in ours if m.kind == "few_linear"]:
             each = [scores(class_scores(fit_few(*draw), new[name]), truth) for draw in draws]
-            e.note(start, trained, test.name, {m.name: over([worth[m.score] for worth in each]) for m in of_few})
+            e.note(start, subject, test.name, {m.name: over([worth[m.score] for worth in each]) for m in of_few})
             start = time.perf_counter()
         for m in (m for m in ours if m.kind == "few_knn"):
             values = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in draws]
-            e.note(start, trained, test.name, {m.name: over(values)})
+            e.note(start, subject, test.name, {m.name: over(values)})
             start = time.perf_counter()
         of_knn = [m for m in ours if m.kind == "knn"]
         for euclidean in (False, True):
@@ -282,43 +299,43 @@ def _measure_features(e: Evaluation, kind: str, metrics: list[Metric]) -> None:
                 among, classes = references_of_bigan(x, y) if euclidean else (x, y)
                 found = knn_accuracies(among, classes, new[name], truth, by_rank, device)
                 protocol = {"references": len(among)} | ({"train_images": len(y)} if len(among) < len(y) else {})
-                figures = {by_rank[key]: Figure(value, protocol=protocol) for key, value in found.items()}
-                e.note(start, trained, test.name, figures)
+                measured = {by_rank[key]: Measurement(value, protocol=protocol) for key, value in found.items()}
+                e.note(start, subject, test.name, measured)
                 start = time.perf_counter()
     # Longer first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
     for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
         ours = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
-        _measure_heads(e, encoder, trained, steps, ours, known, new, features)
+        _measure_heads(e, encoder, subject, steps, ours, known, new, features)
 
 
 def _measure_heads(
     e: Evaluation,
     encoder: nn.Module | None,
-    trained: bool,
+    subject: Subject,
     steps: int,
     metrics: list[Metric],
     known: dict[str, np.ndarray],
     new: dict[str, np.ndarray],
     features: Callable[..., dict[str, np.ndarray]],
 ) -> None:
-    """The paper's linear classifiers of all rates and features, trained together, without the images of train_val."""
-    train, test, device = e.train, e.test, e.subject.device
+    """Train the paper's linear classifiers, of all rates and features together, without the images of train_val."""
+    train, test, device = e.train, e.test, e.target.device
     assert train.labels is not None
     assert test.labels is not None
     start = time.perf_counter()
     names = list(dict.fromkeys(m.feature for m in metrics))
-    held = train_val(len(train), e.subject.run, train.groups, e.out)
+    held = train_val(len(train), e.target.run, train.groups, e.out)
     rest = np.setdiff1d(np.arange(len(train)), held)
-    augment, mirror = e.subject.view.augment, e.subject.mirrors(e.source)
+    augment, mirror = e.target.view.augment, e.target.mirrors(e.source)
     batches: FeatureBatches
     if augment.endswith("_crop") and encoder is not None:
-        stored, view = stored_for_crops(e.source, train, e.subject.view), e.subject.view
+        stored, view = stored_for_crops(e.source, train, e.target.view), e.target.view
         crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(rest), mirror=mirror)
         batches = live_batches(encoder, names, crops, train.labels, device)
     else:
         views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
         kept = [{name: view[name][rest] for name in names} for view in views]
-        batches = cached_batches(kept, train.labels[rest], e.subject.seed, device)
+        batches = cached_batches(kept, train.labels[rest], e.target.seed, device)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     rates = TABLE2_RATES if any(m.protocol != "table1" for m in metrics) else (TABLE1_RATE,)
     sizes = {name: known[name].shape[1] for name in names}
@@ -332,41 +349,41 @@ def _measure_heads(
     for m in metrics:
         if m.protocol == "table1":
             accuracy = by_top[m.top][m.feature, TABLE1_RATE]
-            held_out[m.name] = Figure(accuracy, protocol={"rate": TABLE1_RATE, "batch": BATCH})
+            held_out[m.name] = Measurement(accuracy, protocol={"rate": TABLE1_RATE, "batch": BATCH})
         else:
             rate = max(rates, key=lambda r: by_top[1][m.feature, r])
-            tested[m.name] = Figure(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
-    e.note(start, trained, "train_val", held_out, n=len(held))
-    e.note(start if not held_out else time.perf_counter(), trained, test.name, tested)
+            tested[m.name] = Measurement(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
+    e.note(start, subject, "train_val", held_out, n=len(held))
+    e.note(start if not held_out else time.perf_counter(), subject, test.name, tested)
 
 
 def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
     """What the generator makes: reconstructions, and samples by every feature network asked for."""
-    model = e.subject.model
+    model = e.target.model
     assert model is not None
     start = time.perf_counter()
     if wanted := {m.name for m in metrics if m.kind == "reconstruction"}:
         errors = reconstruction_errors(model, e.test.pixels)
-        e.note(start, True, e.test.name, {name: Figure(v) for name, v in errors.items() if name in wanted})
+        e.note(start, "trained", e.test.name, {name: Measurement(v) for name, v in errors.items() if name in wanted})
     quality = [m for m in metrics if m.kind == "quality"]
     for network in dict.fromkeys(m.network for m in quality):
         start = time.perf_counter()
         ours = [m for m in quality if m.network == network]
-        found = quality_figures(model.generator, model.networks.E, model.config, e.source, ours)
+        found = measure_quality(model.generator, model.networks.E, model.config, e.source, ours)
         for reference, samples in dict.fromkeys((m.reference, m.samples) for m in ours):
-            figures = {m.name: found[m.name] for m in ours if (m.reference, m.samples) == (reference, samples)}
-            e.note(start, True, reference or "samples", figures, n=samples)
+            measured = {m.name: found[m.name] for m in ours if (m.reference, m.samples) == (reference, samples)}
+            e.note(start, "trained", reference or "samples", measured, n=samples)
             start = time.perf_counter()
 
 
 def _measure_tasks(e: Evaluation, metrics: list[Metric]) -> None:
     """The pretext tasks that the encoder was trained by, on test images."""
-    model = e.subject.model
+    model = e.target.model
     assert model is not None
     for m in metrics:
         start = time.perf_counter()
-        figures = task_accuracies(model, e.train.pixels, e.test.pixels, e.test.labels, [m.task])
-        e.note(start, True, e.test.name, {m.name: figures[m.task]})
+        measured = task_accuracies(model, e.train.pixels, e.test.pixels, e.test.labels, [m.task])
+        e.note(start, "trained", e.test.name, {m.name: measured[m.task]})
 
 
 def reconstruction_errors(model: Model, pixels: np.ndarray, most: int = 10_000) -> dict[str, float]:

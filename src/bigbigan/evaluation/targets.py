@@ -1,4 +1,4 @@
-"""What is evaluated: a run, or any frozen encoder, so that methods made elsewhere stand on the same scale.
+"""The model under evaluation: a run, or any frozen encoder, so that other methods are measured by the same protocol.
 
 RUN                       a run folder, an exported one, or a name on the Hugging Face Hub
 timm:NAME                 a model of timm with its published weights; timm:local-dir:FOLDER is one saved in timm's form
@@ -28,17 +28,16 @@ from bigbigan.data import Source, open_source
 from bigbigan.data.readers.offline import cache_alone_where_unreached
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import fill_statistics
-from bigbigan.evaluation.records import Figure, ResultLine
+from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
 from bigbigan.evaluation.splits import View
-from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import pool_to, to_float
 from bigbigan.inference.loading import ABOUT, EXPORTED, load
 from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
-from bigbigan.training.run_folder import changed_settings, commit, default_device, device_name, open_data, read_card
+from bigbigan.training.run_folder import changed_settings, default_device, open_data, read_card
 
-__all__ = ["Frozen", "Subject", "open_subject", "result_lines"]
+__all__ = ["Frozen", "Target", "open_target"]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, standard deviation
 KINDS = ("timm", "hub", "python")
@@ -112,8 +111,8 @@ class DiscriminatorFeatures(nn.Module):
 
 
 @dataclass
-class Subject:
-    """What is evaluated, and what its result lines say of it."""
+class Target:
+    """The model under evaluation, and what its result lines say of it."""
 
     experiment: str
     view: View
@@ -122,7 +121,6 @@ class Subject:
     scale: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     trained_on: str | None = None  # name of a data set
-    table_row: str | None = None
     steps: int = 0
     images_seen: int = 0
     max_unreadable: float = 0.05
@@ -157,37 +155,83 @@ class Subject:
         return kept
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Baselines first: raw pixels, for a run its encoder before the first step, then what is evaluated."""
-        return ("pixels", "trained") if self.model is None else ("pixels", "untrained", "trained")
+    def subjects(self) -> tuple[Subject, ...]:
+        """What is measured, baselines first: pixels, of a run the untrained encoder, then the encoder itself."""
+        return ("pixels", "external") if self.model is None else ("pixels", "untrained", "trained")
 
-    def encoder(self, kind: str, pixels: np.ndarray) -> nn.Module:
-        """The encoder of a kind, in evaluation mode; training images, uint8 [N, C, R, R], fill its statistics."""
+    def encoder(self, subject: Subject, pixels: np.ndarray) -> nn.Module:
+        """Return the encoder of a subject, in evaluation mode; training images, uint8 [N, C, R, R], fill its
+        statistics."""
         if self.frozen is not None:
             if self.frozen.feature_mean is None:
                 self.frozen.fit(pixels)
             return self.frozen
         assert self.model is not None
-        if kind == "trained":
+        if subject == "trained":
             return self.model.encoder
         encoder = build(self.model.config, self.device).encoder
         fill_statistics(encoder, encoder.all_outputs, pixels, self.seed)
         return encoder
 
-    def discriminator(self, kind: str, pixels: np.ndarray) -> nn.Module:
-        """Likewise the discriminator, for its features of images alone."""
+    def discriminator(self, subject: Subject, pixels: np.ndarray) -> nn.Module:
+        """Return the discriminator of a subject likewise, for its features of images alone."""
         assert self.model is not None
-        networks = self.model.networks if kind == "trained" else build(self.model.config, self.device)
+        trained = subject == "trained"
+        networks = self.model.networks if trained else build(self.model.config, self.device)
         D = DiscriminatorFeatures(networks.discriminator, self.model.config.generator.resolution)
-        D = copy.deepcopy(D) if kind == "trained" else D  # the run's own is left as it is
+        D = copy.deepcopy(D) if trained else D  # the run's own stays as it is
         fill_statistics(D, D.features, pixels, self.seed, self.model.config.log.standing_batches)
         return D
 
+    def result_lines(
+        self,
+        measurements: Mapping[str, Measurement | float],
+        *,
+        source: Source,
+        split: str,
+        n: int,
+        subject: Subject,
+        start: float,
+        study: str,
+        command: str,
+    ) -> list[ResultLine]:
+        """Return measurements by metric as result lines.
 
-def open_subject(
-    spec: str, resolution: int | None = None, channels: int | None = None, which: str = "newest"
-) -> Subject:
-    """The subject that `spec` names.
+        Args:
+            measurements: by name of the metric. If the model was trained on other data than `source`, the protocol of
+                each gets "trained_on".
+            source, split, n: what they were measured on; how many images.
+            subject: whether it was pixels, the untrained or the trained encoder, or an external one.
+            start: when it began, as time.perf_counter gives it.
+            study, command: recorded in the lines.
+        """
+        trained_on = {"trained_on": self.trained_on} if self.trained_on not in (None, source.name) else {}
+        of = {name: m if isinstance(m, Measurement) else Measurement(m) for name, m in measurements.items()}
+        labels: dict[str, Any] = {}
+        if source.labels is not None:
+            labels = {"sha256": source.labels.sha256[:12], "without": source.notes["without a label"]}
+        trained = subject == "trained"
+        return result_lines(
+            {name: m._replace(protocol=(m.protocol or {}) | trained_on) for name, m in of.items()},
+            study=study,
+            subject=subject,
+            experiment=self.experiment,
+            dataset=source.name,
+            split=split,
+            n=n,
+            seconds=time.perf_counter() - start,
+            command=command,
+            scale=self.scale,
+            settings=self.settings,
+            labels=labels,
+            seed=self.seed,
+            steps=self.steps if trained else 0,
+            images_seen=self.images_seen if trained else 0,
+        )
+
+
+def open_target(spec: str, resolution: int | None = None, channels: int | None = None, which: str = "newest") -> Target:
+    """Open the model under evaluation that `spec` names.
 
     Args:
         spec: see the module.
@@ -232,18 +276,17 @@ def open_subject(
     if mean_std[0] is not None and channels != len(mean_std[0]):
         mean_std = (mean_std[0][:1] * channels, mean_std[1][:1] * channels)
     frozen = Frozen(network, device, *mean_std).to(device).eval().requires_grad_(False)
-    return Subject(spec, View(resolution or 224, channels), device, frozen=frozen)
+    return Target(spec, View(resolution or 224, channels), device, frozen=frozen)
 
 
 def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _of_run(run: Path, which: str, device: torch.device) -> Subject:
+def _of_run(run: Path, which: str, device: torch.device) -> Target:
     model = load(run, which, device)
     config, exported = model.config, not (run / "checkpoints").is_dir()  # or a name on the Hub
-    experiment = EXPERIMENTS.get(config.experiment)
-    return Subject(
+    return Target(
         config.experiment,
         View.of(config),
         device,
@@ -251,7 +294,6 @@ def _of_run(run: Path, which: str, device: torch.device) -> Subject:
         scale=config.scale,
         settings=changed_settings(config),
         trained_on=_data_of(run),
-        table_row=None if experiment is None else experiment.table_row,
         steps=model.step,
         images_seen=model.images_seen,
         max_unreadable=config.data.max_unreadable,
@@ -267,46 +309,3 @@ def _data_of(run: Path) -> str | None:
         return about.get("name")
     except (UserError, KeyError):  # no such file, or not what we write: nothing is known then
         return None
-
-
-def result_lines(
-    subject: Subject,
-    source: Source,
-    split: str,
-    n: int,
-    figures: Mapping[str, Figure],
-    trained: bool,
-    start: float,
-    command: str,
-) -> list[ResultLine]:
-    """Figures by metric, which took since `start` (time.perf_counter), as result lines of a subject. Where that was
-    trained on other data, `protocol` says on which."""
-    elsewhere = {"trained_on": subject.trained_on} if subject.trained_on not in (None, source.name) else {}
-    labels: dict[str, Any] = {}
-    if source.labels is not None:
-        labels = {"sha256": source.labels.sha256[:12], "without": source.notes["without a label"]}
-    return [
-        ResultLine(
-            experiment=subject.experiment,
-            scale=subject.scale,
-            settings=subject.settings,
-            table_row=subject.table_row,
-            dataset=source.name,
-            split=split,
-            metric=metric,
-            value=round(figure.value, 4),
-            std=None if figure.std is None else round(figure.std, 4),
-            draws=None if figure.draws is None else [round(draw, 4) for draw in figure.draws],
-            protocol=(figure.protocol or {}) | elsewhere,
-            labels=labels,
-            n=n,
-            seed=subject.seed,
-            steps=subject.steps if trained else 0,
-            images_seen=subject.images_seen if trained else 0,
-            device=device_name(),
-            seconds=round(time.perf_counter() - start, 1),
-            commit=commit(),
-            command=command,
-        )
-        for metric, figure in sorted(figures.items())
-    ]

@@ -58,7 +58,7 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
     model = load(run, checkpoint)
     before = read_json(run / EXPORTED, ABOUT) if (run / EXPORTED).exists() else {}  # of a model handed on once more
     card = read_card(run) if (run / "data.json").exists() else before.get("data", {})
-    lines = [x for x in read_results(run / "results.jsonl") if x["steps"] in (0, model.step)]
+    lines = [x for x in read_results(run / "results.jsonl") if x["subject"] != "trained" or x["steps"] == model.step]
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
     if model.config.data.labels == "classes" and card.get("classes"):
         data["classes"] = card["classes"]  # what label k means
@@ -195,16 +195,17 @@ def _onnx_files(model: Model) -> list[str]:
 
 
 def _measured(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """Result lines as a table; the untrained and pixel baselines are those of 0 steps."""
+    """Return result lines as a table."""
     shown = [x for x in lines if x["metric"].startswith(SHOWN)]
     if not shown:
         return ["Not evaluated before it was exported."]
-    newest = {(x["metric"], x["dataset"], x["split"], x["steps"]): x for x in shown}
+    newest = {(x["metric"], x["subject"], x["dataset"], x["split"]): x for x in shown}
     rows = [
-        f"| {plain(x['metric'])} | {plain(x['dataset'])}, {plain(x['split'])} | {x.get('n', 0):,} | {x['steps']:,} "
+        f"| {plain(x['metric'])} | {plain(x['subject'])} | {plain(x['dataset'])}, {plain(x['split'])} "
+        f"| {x.get('n', 0):,} "
         f"| {x['value']:.4g}"
         + (f" ± {x['std']:.2g}" if x.get("std") is not None else "") + " |"
         for x in newest.values()
     ]  # fmt: skip
-    return ["0 steps: raw pixels, or the same network untrained.", "", "| metric | data | n | steps | value |",
-            "|---|---|---|---|---|", *rows]  # fmt: skip
+    return ["Of the trained networks, and of the baselines: pixels, PCA-whitened pixels, the untrained networks.", "",
+            "| metric | of | data | n | value |", "|---|---|---|---|---|", *rows]  # fmt: skip

@@ -16,7 +16,7 @@ from bigbigan.data import open_source
 from bigbigan.evaluation.features import unchanged
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import hold_out, load_images
-from bigbigan.evaluation.targets import open_subject
+from bigbigan.evaluation.targets import open_target
 from bigbigan.training.run_folder import read_json
 from tiny import blobs, tiny_config, write_npz
 
@@ -80,7 +80,14 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     out, results = tmp_path / "p.csv", tmp_path / "r.jsonl"
     call = ["classify", run, "--labels-per-class", 8, "--draws", 2, "--out", out, "--results", results, "--quiet"]
     assert main([str(a) for a in call] + ["--finetune", "--scratch"] * finetune) == 0
-    lines = {(x["metric"], x["steps"]): x for x in read_results(results)}
+    read = read_results(results)
+    lines = {(x["metric"], x["steps"]): x for x in read}
+    subjects = {x["metric"].removeprefix("top1_"): x["subject"] for x in read if x["steps"] == 0}
+    baselines = {"frozen_pixels_8perclass": "pixels", "frozen_pca_pixels_8perclass": "pca_pixels",
+                 "frozen_bn_crelu_8perclass": "untrained"}  # fmt: skip
+    assert subjects | baselines == subjects
+    assert {x["subject"] for x in read if x["steps"]} == {"trained"}
+    assert {x["study"] for x in read} == {"classification"}
     asked = {("top1_frozen_pixels_8perclass", 0), ("top1_frozen_bn_crelu_8perclass", 0),
              ("top1_frozen_bn_crelu_8perclass", 2), ("ece_frozen_bn_crelu_8perclass", 2)}  # fmt: skip
     asked |= {("auroc_frozen_bn_crelu_8perclass", 2), ("balanced_frozen_bn_crelu_8perclass", 0)}
@@ -97,17 +104,19 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     right = np.mean([r["label"] == r["predicted"] for r in rows if r["split"] == "test"])
     last = lines["top1_finetuned_8perclass" if finetune else "top1_frozen_bn_crelu_8perclass", 2]
     assert 100 * right == pytest.approx(last["draws"][0], abs=0.01)
-    assert "top1_frozen_bn_crelu_8perclass" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "top1_frozen_bn_crelu_8perclass (untrained)" in said
+    assert "top1_frozen_pixels_8perclass (raw pixels)" in said
 
 
 def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_often(run):
     """Of images whose bright row tells the class; and the encoder it begins as stays as it is."""
-    subject = open_subject(str(run))
-    images = load_images(open_source(read_json(run / "data.json")["spec"]), subject.view)
+    target = open_target(str(run))
+    images = load_images(open_source(read_json(run / "data.json")["spec"]), target.view)
     pixels, y = np.concatenate([images.train.pixels, images.test.pixels]), images.train.labels
-    encoder = subject.encoder("untrained", images.seen)
+    encoder = target.encoder("untrained", images.seen)
     with unchanged(encoder):
-        logits = c._tuner(encoder, pixels, y, None, subject, 3e-3)(np.arange(60), 0, slice(90, None))
+        logits = c._tuner(encoder, pixels, y, None, target, 3e-3)(np.arange(60), 0, slice(90, None))
     assert (logits.argmax(1) == images.test.labels).mean() > 0.8
     tuned = c._Tuned(encoder, 3, False, 0, 1e-3)
     steps = []
@@ -117,13 +126,13 @@ def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_o
 
 
 def test_length_is_chosen_by_whole_groups_and_training_ends_soon_after_the_best(run, monkeypatch):
-    subject = open_subject(str(run))
-    images = load_images(open_source(read_json(run / "data.json")["spec"]), subject.view)
+    target = open_target(str(run))
+    images = load_images(open_source(read_json(run / "data.json")["spec"]), target.view)
     asked, epochs = [], []
     monkeypatch.setattr(c, "hold_out", lambda *a: asked.append(hold_out(*a)) or asked[-1])
     monkeypatch.setattr(c._Tuned, "epoch", lambda self, x, y: epochs.append(len(x)))  # learns nothing
     groups = np.arange(90) // 9
-    c._tuner(subject.encoder("trained", images.seen), images.train.pixels, images.train.labels, groups, subject, 1e-3)(
+    c._tuner(target.encoder("trained", images.seen), images.train.pixels, images.train.labels, groups, target, 1e-3)(
         np.arange(90), 0, slice(None)
     )
     kept, held = asked[0]

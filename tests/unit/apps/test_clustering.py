@@ -65,6 +65,7 @@ def test_the_command_writes_labels_a_sheet_and_what_they_are_worth(run, data, tm
     }
     assert values["purity_kmeans4_pixels", 0] > 90  # a bright row tells the class
     assert {x["split"] for x in lines} == {"train"}
+    assert {(x["subject"], x["steps"]) for x in lines} == {("pixels", 0), ("untrained", 0), ("trained", 2)}
 
 
 def test_true_labels_do_not_change_the_clusters(run, data, tmp_path):

@@ -79,8 +79,10 @@ class Page(HTMLParser):
 
 
 def line(metric, value, std=None, steps=6, dataset="rows", split="test"):
+    pixels = next((name for name in ("pca_pixels", "pixels") if name in metric), None)
+    subject = pixels or ("trained" if steps else "untrained")
     return ResultLine(
-        scale=0,
+        study="evaluation", subject=subject, scale=0,
         experiment="small/digits", settings={}, table_row=None, dataset=dataset, split=split, metric=metric,
         value=value, std=std, n=60, seed=0, steps=steps, images_seen=48 * steps, device="cpu", seconds=1.0,
         commit="", command="bigbigan evaluate",
@@ -206,8 +208,8 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
     assert ["PCA-whitened pixels", "72.2", "not run", "not run", "not run"] in page.rows
     assert ["untrained E, BN+CReLU", "70.1", "not run", "not run", "not run"] in page.rows
     assert ["trained E, BN+CReLU", "91.3", "not run", "not run", "55.5 ± 2.3"] in page.rows
-    assert ["reconstruction_ratio", "0.8642", "rows", "test", "60", "6"] in page.rows
-    assert ["top1_linear_bn_crelu", "33.3", "elsewhere", "test", "60", "6"] in page.rows
+    assert ["reconstruction_ratio", "0.8642", "trained", "rows", "test", "60", "6"] in page.rows
+    assert ["top1_linear_bn_crelu", "33.3", "trained", "elsewhere", "test", "60", "6"] in page.rows
     assert "3 damaged lines" in page.text("What the encoder learned")
     assert "11.1" not in page.source
     assert "22.2" not in page.source

@@ -345,7 +345,7 @@ def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
     capsys.readouterr()
     metrics = "top1_linear_bn_crelu,top1_linear_pixels,knn5_l2_avepool,top1_linear_pixels_10perclass"
     assert main(["evaluate", str(copy), "--quiet", "--metrics", metrics]) == 0
-    assert "18 images without a label: left out" in capsys.readouterr().out
+    assert "18 images without a label: skipped" in capsys.readouterr().out
     lines = read_results(copy / "results.jsonl")
     assert {line["n"] for line in lines if line["split"] == "held_out"} == {8}
     assert all(line["labels"]["without"] == 18 and len(line["labels"]["sha256"]) == 12 for line in lines)

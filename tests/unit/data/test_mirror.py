@@ -21,7 +21,7 @@ from bigbigan.evaluation import runner as evaluate
 from bigbigan.evaluation.image_quality import feature_networks as networks
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.records import chosen_settings
-from bigbigan.evaluation.targets import open_subject
+from bigbigan.evaluation.targets import open_target
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.methods import make_system
 from bigbigan.models import build
@@ -179,7 +179,7 @@ def test_training_follows_the_source_unless_set(settings, colour, resolved, tmp_
     assert read_json(tmp_path / "run" / "config.json")["data"]["mirror"] == resolved
     if "crop" not in settings[0]:
         assert torch.cat(seen).any() == (resolved == "always")
-    of_lines = open_subject(str(tmp_path / "run")).settings
+    of_lines = open_target(str(tmp_path / "run")).settings
     assert of_lines.get("data.mirror", "auto") == resolved
     train(replace(config, training=replace(config.training, steps=3)), data, tmp_path / "run", progress=False)
 
@@ -255,18 +255,18 @@ def spied(function, asked):
 
 def test_heads_on_other_data_follow_that_data(run, tmp_path):
     folder, mirror = run
-    subject = open_subject(str(folder))
+    target = open_target(str(folder))
     photographs, digits = open_source(write_folder(tmp_path / "photos")), open_source("digits")
-    assert (subject.mirrors(photographs), subject.mirrors(digits)) == (mirror, False)
+    assert (target.mirrors(photographs), target.mirrors(digits)) == (mirror, False)
 
 
 def test_fine_tuning_sees_what_training_saw(run, tmp_path, monkeypatch):
     (folder, mirror), asked = run, []
     monkeypatch.setattr(of_classify, "_tuner", lambda *a: asked.append(a[-1]) or (lambda known, number, rest: None))
-    subject = open_subject(str(folder))
+    target = open_target(str(folder))
     source = open_source(read_json(folder / "data.json")["spec"])
-    images = of_classify.load_images(source, subject.view)
-    of_classify._methods(subject, images, True, True, subject.mirrors(source))
+    images = of_classify.load_images(source, target.view)
+    of_classify._methods(target, images, True, True, target.mirrors(source))
     assert asked == [mirror, mirror]
 
 

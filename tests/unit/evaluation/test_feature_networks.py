@@ -21,7 +21,7 @@ from bigbigan.evaluation.image_quality.feature_networks import (
     train_classifier,
 )
 from bigbigan.evaluation.image_quality.metrics import Moments
-from bigbigan.evaluation.image_quality.sampling import Reference, compare, draw_samples, quality_figures, reference
+from bigbigan.evaluation.image_quality.sampling import Reference, compare, draw_samples, measure_quality, reference
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import View, read_split
@@ -204,6 +204,6 @@ def test_fifty_thousand_and_ten_thousand_samples_are_told_apart(monkeypatch, cac
         samples, "draw_samples", lambda G, c, n, s: drawn.append(n) or torch.zeros(n // 100, 1, 8, 8).byte()
     )
     metrics = parse_metrics(["fid10k_train_encoder", "fid50k_train_encoder"])
-    found = quality_figures(networks.G.eval(), networks.E.eval(), config, open_source(data), metrics)
+    found = measure_quality(networks.G.eval(), networks.E.eval(), config, open_source(data), metrics)
     assert drawn == [50_000]
     assert set(found) == {"fid10k_train_encoder", "fid50k_train_encoder"}

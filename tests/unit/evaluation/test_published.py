@@ -124,7 +124,7 @@ def test_list_shows_all_rows_of_an_experiment(capsys):
 
 def test_published_numbers_stand_in_one_module():
     numbers = {n for name in PUBLISHED for n in cells(name).values() if len(n) > 4}  # "55.4" may be anything
-    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "reproduction").rglob("*.py")]
     found = {
         path.name
         for path in files

@@ -1,8 +1,6 @@
 """Published tables beside ours: what is compared, how seeds are summed up, and what was not run says so."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +14,14 @@ from bigbigan.evaluation.published_tables import FORMATS, TABLES, fill
 from bigbigan.experiments import find
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction.train import table as train_table
 
 
 def line(experiment, value, metric="top1_table1_avepool", scale=32, seed=0, steps=600, dataset="mnist", **more):
+    subject = "external" if ":" in experiment else "trained" if steps else "untrained"
     return {
+        "study": "evaluation",
+        "subject": subject,
         "images_seen": 384 * steps,
         "experiment": experiment if set(experiment) & set("/:") else f"table1/{experiment}",
         "metric": metric, "value": value, "scale": scale, "seed": seed, "steps": steps, "dataset": dataset,
@@ -122,7 +124,7 @@ def test_encoders_made_elsewhere_stand_in_table_2():
     lines = [
         line("table1/resnet_up_encoder_lr", 60.0, "top1_sweep5k_avepool", scale=0, split="test"),
         line("timm:resnet50", 70.0, "top1_sweep5k_avepool", scale=0, steps=0, split="test"),
-        line("timm:resnet50", 20.0, "top1_sweep5k_pixels", scale=0, steps=0, split="test"),
+        line("timm:resnet50", 20.0, "top1_sweep5k_pixels", scale=0, steps=0, split="test", subject="pixels"),
     ]
     shown = ours(fill("2", lines), "AvePool top-1")
     assert shown["timm:resnet50"] == "70.00"
@@ -209,17 +211,16 @@ def test_e_is_updated_once_a_step_by_one_batch(name):
 
 
 def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
-    """tools/train_table.py 2 --equal"""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
-    train_table = importlib.import_module("train_table")
+    """reproduction/train/table.py 2 --equal"""
     monkeypatch.chdir(tmp_path)
     commands = []
-    monkeypatch.setattr(train_table, "run_command", commands.append)
+    monkeypatch.setattr(train_table, "bigbigan", lambda *words: commands.append(words))
     steps = {}
     for equal in ("images", "updates"):
         arguments = ["2", "base", "rotation", "--data", "x", "--steps", "200", "--equal", equal]
-        monkeypatch.setattr("sys.argv", ["train_table.py", *arguments])
-        train_table.main()
+        assert train_table.main(arguments) == 0
+        studies = {c[c.index("--study") + 1] for c in commands if c[0] == "evaluate"}
+        assert studies == {"table2" if equal == "images" else "table2_updates"}
         trains = [c for c in commands if c[0] == "train"]
         steps[equal] = {c[c.index("--out") + 1]: c[c.index("--steps") + 1] for c in trains}
         commands.clear()
@@ -227,9 +228,7 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
         "images": {"runs/table2/base_32": "200", "runs/table2/rotation_32": "600"},
         "updates": {"runs/table2-updates/base_32": "200", "runs/table2-updates/rotation_32": "200"},
     }
-    monkeypatch.setattr("sys.argv", ["train_table.py", "1", "--data", "x", "--steps", "2", "--equal", "updates"])
-    with pytest.raises(SystemExit):
-        train_table.main()
+    assert train_table.main(["1", "--data", "x", "--steps", "2", "--equal", "updates"]) == 2
 
 
 def test_1nn_of_other_numbers_of_references_is_not_mixed():

@@ -15,7 +15,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.loading import load_pixels, stored_side
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.image_quality.feature_networks import FeatureNetwork
-from bigbigan.evaluation.image_quality.sampling import quality_figures, reference
+from bigbigan.evaluation.image_quality.sampling import measure_quality, reference
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS
@@ -94,7 +94,7 @@ def fid(config: Config, source, shown: torch.Tensor, monkeypatch) -> float:
     monkeypatch.setattr(samples, "open_network", lambda *a: random_convolution())
     monkeypatch.setattr(samples, "draw_samples", lambda *a: shown)
     metrics = parse_metrics(["fid10k_train_mnist-cnn"])
-    return quality_figures(torch.nn.Linear(1, 1), None, config, source, metrics)["fid10k_train_mnist-cnn"].value
+    return measure_quality(torch.nn.Linear(1, 1), None, config, source, metrics)["fid10k_train_mnist-cnn"].value
 
 
 @pytest.mark.parametrize("kind", ["arrays", "photographs"])

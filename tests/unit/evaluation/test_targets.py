@@ -11,7 +11,7 @@ from torch import nn
 
 from bigbigan.cli import main
 from bigbigan.errors import UserError
-from bigbigan.evaluation.targets import Frozen, open_subject
+from bigbigan.evaluation.targets import Frozen, open_target
 from tiny import write_npz
 
 MODULE = """
@@ -65,19 +65,19 @@ def test_a_python_callable_is_evaluated_beside_raw_pixels(encoders, capsys):
 
 
 def test_resolution_channels_and_maps(encoders):
-    subject = open_subject("python:my_encoders:maps", resolution=16, channels=1)
-    assert (subject.view.resolution, subject.view.channels) == (16, 1)
-    assert subject.frozen.features(torch.ones(2, 1, 16, 16)).shape == (2, 1)
-    assert (open_subject("python:my_encoders:maps").view.resolution, subject.kinds) == (224, ("pixels", "trained"))
+    target = open_target("python:my_encoders:maps", resolution=16, channels=1)
+    assert (target.view.resolution, target.view.channels) == (16, 1)
+    assert target.frozen.features(torch.ones(2, 1, 16, 16)).shape == (2, 1)
+    assert (open_target("python:my_encoders:maps").view.resolution, target.subjects) == (224, ("pixels", "external"))
 
 
 def test_a_local_torch_hub_entry_gets_images_normalised_as_imagenet(encoders):
-    subject = open_subject(f"hub:{encoders}:tiny", resolution=8)
+    target = open_target(f"hub:{encoders}:tiny", resolution=8)
     x = torch.rand(2, 3, 8, 8) * 2 - 1
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normal = ((x + 1) / 2 - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(subject.frozen.features(x), subject.frozen.network(normal).mean((2, 3)))
-    assert not any(p.requires_grad for p in subject.frozen.parameters())
+    torch.testing.assert_close(target.frozen.features(x), target.frozen.network(normal).mean((2, 3)))
+    assert not any(p.requires_grad for p in target.frozen.parameters())
 
 
 def test_bn_crelu_of_a_frozen_encoder_is_standardised_over_training_images():
@@ -104,7 +104,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(encoders, spec, told, monkeyp
 
     monkeypatch.setattr(torch.hub, "_get_cache_or_reload", no_network)
     with pytest.raises(UserError, match=told) as error:
-        open_subject(spec.format(t=encoders))
+        open_target(spec.format(t=encoders))
     assert "\n" not in str(error.value)
 
 
@@ -134,8 +134,8 @@ def test_a_timm_model_brings_its_own_size_and_normalisation(monkeypatch):
     expected = {"input_size": (3, 48, 48), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
     data = SimpleNamespace(resolve_model_data_config=lambda model: expected)
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, data=data))
-    subject = open_subject("timm:resnet18")
+    target = open_target("timm:resnet18")
     assert asked == {"name": "resnet18", "pretrained": True, "num_classes": 0}
-    assert (subject.view.resolution, subject.view.channels, subject.experiment) == (48, 3, "timm:resnet18")
+    assert (target.view.resolution, target.view.channels, target.experiment) == (48, 3, "timm:resnet18")
     x = torch.rand(2, 3, 48, 48) * 2 - 1
-    torch.testing.assert_close(subject.frozen.features(x), subject.frozen.network(2 * x).mean((2, 3)))
+    torch.testing.assert_close(target.frozen.features(x), target.frozen.network(2 * x).mean((2, 3)))

@@ -1,12 +1,8 @@
 """The experiments: each builds, differs from its base as its name says, and trains; published parameter counts."""
 
-import importlib
 import json
 import math
-import subprocess
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +21,9 @@ from bigbigan.models.revnet import RevNet
 from bigbigan.training.flops import step_cost
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction.benchmark import full_size
+from reproduction.common import Script
+from reproduction.train import table as train_table
 
 TABLE1 = [name for name in EXPERIMENTS if name.startswith("table1/")]
 SIZES = [(name, scale) for name, e in EXPERIMENTS.items() for scale in (0, *e.scales)]
@@ -110,12 +109,11 @@ def test_rows_of_table_1_stop_by_its_own_classifier(scale):
     assert {find(name).config(scale).log.validation_metric for name in TABLE1} == {"top1_table1_avepool"}
 
 
-def test_table_1_is_measured_by_its_own_classifier(monkeypatch):
-    """tools/train_table.py, with --quick too."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
-    tool = importlib.import_module("train_table")
+def test_table_1_is_measured_by_its_own_classifier():
+    """reproduction/train/table.py, with --quick too."""
     for quick in (False, True):
-        names = tool.metrics("1", "table1/base", find("table1/base").config(32), Namespace(quick=quick, network=None))
+        options = Namespace(quick=quick, network=None)
+        names = train_table.metrics("1", "table1/base", find("table1/base").config(32), options)
         assert "top1_table1_avepool" in names
         assert ("top1_table1_bn_crelu" in names) != quick
 
@@ -275,11 +273,7 @@ def test_cost_of_a_full_size_step_is_found_without_doing_it():
 @pytest.mark.parametrize("name", ["table1/base", "table1/revnet_x4_up_encoder_lr"])
 def test_full_size_rows_take_a_real_step_on_photographs(name, shared, tmp_path):
     archive, results = shared / "caltech101" / "caltech101-128.tar.gz", tmp_path / "lines.jsonl"
-    tool = Path(__file__).parents[3] / "tools" / "full_size_step.py"
-    done = subprocess.run(
-        [sys.executable, tool, "--data", archive, "--results", results, name], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    Script(full_size.__spec__, full_size.__doc__).again("--data", str(archive), "--results", str(results), name)
     values = {line["metric"]: line["value"] for line in read_results(results)}
     assert values["peak_memory_mib"] < 16 * 1024
     assert all(math.isfinite(v) for v in values.values())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +33,9 @@ from bigbigan.models.batch_norm import batch_statistics
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.state import TrainingState, rate_factor
 from bigbigan.training.step import training_step
+from reproduction.common import Script
+from reproduction.external import bigan_authors
+from reproduction.train import bigan_starts, table
 from tiny import run_update, write_npz
 
 MNIST = [
@@ -316,13 +317,12 @@ def test_an_autoencoder_s_statistics_are_of_what_its_g_is_given():
     assert error < 0.5 * mismatched
 
 
-def test_images_left_out_are_scored_on_and_not_trained_on(tmp_path, monkeypatch):
-    """tools/train_table.py --hold-out: as the authors' code does by default."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
-    drawn = importlib.import_module("train_table").drawn
+def test_images_left_out_are_scored_on_and_not_trained_on(tmp_path):
+    """reproduction/train/table.py --hold-out: as the authors' code does by default."""
+    drawn = table.drawn
     source = write_npz(tmp_path / "mnist.npz", side=28)
     made = np.load(drawn(str(source), small("mnist"), tmp_path / "out", None, 20))
-    with pytest.raises(SystemExit, match=r"--hold-out 60: .* has 60 training images"):
+    with pytest.raises(UserError, match=r"--hold-out 60: .* has 60 training images"):
         drawn(str(source), small("mnist"), tmp_path / "out", None, 60)
     given = np.load(source)
 
@@ -346,10 +346,10 @@ NND/100: 5.82  NND: 5.20  NNC_e: 93.45%  NNC_e-: 96.52%  NNC_d: 97.13%  EGr: 5.5
 """
 
 
-def test_scores_of_the_authors_own_code_are_read_from_its_log(monkeypatch):
-    """tools/bigan_authors.py"""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
-    lines = importlib.import_module("bigan_authors").result_lines("latent_regressor", 2, 42, AUTHORS_LOG)
+def test_scores_of_the_authors_own_code_are_read_from_its_log():
+    """reproduction/external/bigan_authors.py"""
+    script = Script(bigan_authors.__spec__, bigan_authors.__doc__)
+    lines = bigan_authors.result_lines(script, "latent_regressor", 2, 42, AUTHORS_LOG)
     assert {(x.steps, x.metric): x.value for x in lines} == {
         (0, "knn1_euclidean_avepool"): 96.64,
         (0, "knn1_euclidean_discriminator"): 96.84,
@@ -361,12 +361,12 @@ def test_scores_of_the_authors_own_code_are_read_from_its_log(monkeypatch):
         (782, "reconstruction_error_mismatched"): 8.61,
     }
     assert {x.seconds for x in lines} == {0, 122.0}
+    assert {(x.subject, x.steps) for x in lines} == {("untrained", 0), ("trained", 782)}
 
 
-def test_the_spread_of_samples_tells_a_lost_generator(monkeypatch):
-    """tools/bigan_starts.py"""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
-    spread = importlib.import_module("bigan_starts").spread
+def test_the_spread_of_samples_tells_a_lost_generator():
+    """reproduction/train/bigan_starts.py"""
+    spread = bigan_starts.spread
     x = torch.zeros(3, 1, 2, 2)
     assert spread(x) == 0
     x[0] = 1  # two of three pairs are at a distance of 2
@@ -374,15 +374,14 @@ def test_the_spread_of_samples_tells_a_lost_generator(monkeypatch):
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="lib2to3 is in Python 3.12 and older")
-def test_other_code_is_not_taken_for_the_authors(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
+def test_other_code_is_not_taken_for_the_authors(tmp_path):
     for name in ("train_gan", "data", "dist", "gan", "load", "net", "lib/vis"):
         (tmp_path / f"code/{name}.py").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"code/{name}.py").write_text("print 'hello'\n")
     with pytest.raises(
-        SystemExit, match=r"lib/vis\.py: 'j = n/nw' is not in it; expected the code of jeffdonahue/bigan"
+        UserError, match=r"lib/vis\.py: 'j = n/nw' is not in it; expected the code of jeffdonahue/bigan"
     ):
-        importlib.import_module("bigan_authors").port(tmp_path / "code", tmp_path, tmp_path / "work")
+        bigan_authors.port(tmp_path / "code", tmp_path, tmp_path / "work")
 
 
 @pytest.mark.slow
@@ -450,7 +449,7 @@ def test_rates_fall_from_epoch_to_epoch_as_published():
     assert factors == pytest.approx({0: 1, 199: 1, 200: 0.01 ** (1 / 200), 201: 0.01 ** (2 / 200), 399: 0.01})
     assert rate_factor(200 * 469 + 468, steps, 0.01, 469) == rate_factor(200 * 469, steps, 0.01, 469)
     fifteen = [rate_factor(epoch * 469, 15 * 469, 0.01, 469) for epoch in range(15)]
-    assert fifteen[:7] == [1] * 7  # half, rounded down, as tools/bigan_authors.py asks of their code
+    assert fifteen[:7] == [1] * 7  # half, rounded down, as reproduction/external/bigan_authors.py asks of their code
     assert fifteen[7:] == pytest.approx([0.01 ** (k / 8) for k in range(1, 9)])
     assert [rate_factor(step, 300, 0.01, 469) for step in (0, 299)] == [1, 1]  # less than an epoch
 

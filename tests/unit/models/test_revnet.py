@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from bigbigan.models.revnet import BottleneckBranch, ReversibleStage, RevNet
+from reproduction.benchmark import reversible
+from reproduction.common import Script
 
 
 def branch(width):
@@ -210,11 +211,10 @@ def test_every_branch_sees_what_the_earlier_ones_made():
 @pytest.mark.slow
 def test_memory_is_flat_in_depth_and_time_close_to_plain():
     """The benchmark's own points, with room for a noisy machine; its figures are in results/reversible.jsonl."""
-    tool = Path(__file__).parents[3] / "tools" / "bench_reversible.py"
+    script = Script(reversible.__spec__, reversible.__doc__)
 
     def point(blocks, recompute):
-        command = [sys.executable, tool, str(blocks), str(recompute)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return json.loads(script.again("--point", str(blocks), str(recompute)))
 
     shallow, deep, plain = point(4, True), point(16, True), point(16, False)
     assert deep["extra_memory_mib"] < shallow["extra_memory_mib"] + 60

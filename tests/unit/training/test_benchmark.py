@@ -3,12 +3,10 @@ its game takes."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,16 +16,9 @@ from bigbigan.apps.benchmark import Parts, bench, measure, result_lines
 from bigbigan.cli import main
 from bigbigan.experiments import find
 from bigbigan.training.flops import step_cost
+from reproduction.benchmark import minimal_flops
+from reproduction.external import peers
 from tiny import TINY, tiny_config
-
-TOOLS = Path(__file__).parents[3] / "tools"
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -92,12 +83,12 @@ def test_ranks_of_torchrun_are_measured_together(tmp_path):
 @pytest.mark.parametrize("name", ["small/cifar10", "table1/base", "table1/revnet_x4"])
 def test_a_step_does_hardly_more_than_its_game_takes(name):
     config = find(name).config()
-    least, counted = tool("minimal_flops").minimal(config), step_cost(config)["flops_per_step"]
+    least, counted = minimal_flops.minimal(config), step_cost(config)["flops_per_step"]
     assert 0.995 * least <= counted <= 1.05 * least
 
 
 def test_the_twin_of_another_codes_network_has_its_size_and_two_thirds_of_its_arithmetic():
-    twin = tool("compare_peers").settings("biggan")
+    twin = peers.settings("biggan")
     cost = step_cost(twin)
     assert cost["parameters"]["G"] == 4_304_387
     assert cost["parameters"]["D"] == 4_207_361

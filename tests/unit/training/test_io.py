@@ -128,7 +128,7 @@ def test_a_line_after_a_torn_one_is_on_its_own(tmp_path):
     append_lines(path, [RESULT_LINE, RESULT_LINE])
     path.write_bytes(path.read_bytes()[:-20])
     append_lines(path, [RESULT_LINE | {"value": 2.0}])
-    with pytest.warns(UserWarning, match=r"results.jsonl: line 2 cannot be read: left out"):
+    with pytest.warns(UserWarning, match=r"results.jsonl: line 2 cannot be read \(it is not JSON\): skipped"):
         assert [line["value"] for line in read_results(path)] == [1.0, 2.0]
 
 

@@ -19,7 +19,7 @@ from bigbigan.training.monitor import read_metrics
 from bigbigan.training.run_folder import changed_settings, default_device, open_data, read_card, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
-Results = dict[tuple[str, bool], Line]  # newest line by (metric, measured on the trained network)
+Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
 
 
 @dataclass
@@ -76,12 +76,12 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
 
 
 def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
-    """The newest line of each kind on data set `name` (the split measured last), the same on other data, and the
-    number of damaged lines."""
+    """Return the newest line of each kind on data set `name` (the split measured last), the same on other data, and
+    the number of damaged lines."""
     groups: dict[tuple[str, str], Results] = {}
     lines, damaged = read_lines(path, RESULT)
     for line in lines:
-        place, key = (line["dataset"], line["split"]), (line["metric"], line["steps"] > 0)
+        place, key = (line["dataset"], line["split"]), (line["metric"], line["subject"])
         groups[place] = groups.pop(place, {}) | {key: line}  # the place measured last comes last
     own = next((place for place in reversed(groups) if place[0] == name), None)
     results = groups.pop(own) if own else {}

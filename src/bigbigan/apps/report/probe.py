@@ -28,26 +28,24 @@ def probe(run: Run) -> Html:
         parts += [paragraph(how), tag("div", *bars, classes="charts"), _probe_table(run.own)]
     rest = [line for line in run.own.values() if line["metric"] not in known] + run.others
     if rest:
-        columns = ("metric", "dataset", "split", "n", "steps")
+        columns = ("metric", "subject", "dataset", "split", "n", "steps")
         rows = [(v["metric"], formatted(v), *(v.get(key, "") for key in columns[1:])) for v in rest]
-        figures = table(("metric", "value", *columns[1:]), rows, "numbers")
-        summary = tag("summary", f"Other figures ({len(rows)}): other protocols, neighbours, image quality")
-        parts.append(tag("details", summary, figures, **({"open": "open"} if len(rows) < 12 else {})))
+        values = table(("metric", "value", *columns[1:]), rows, "numbers")
+        summary = tag("summary", f"Other values ({len(rows)}): other protocols, neighbours, image quality")
+        parts.append(tag("details", summary, values, **({"open": "open"} if len(rows) < 12 else {})))
     if run.damaged_results:
-        parts.append(
-            paragraph(f"{run.damaged_results} damaged lines of results.jsonl were passed over.", classes="warn")
-        )
+        parts.append(paragraph(f"{run.damaged_results} damaged lines of results.jsonl were skipped.", classes="warn"))
     return join(*parts)
 
 
 def _bars(results: Results, title: str, pattern: str) -> Html:
     rows = {
-        "raw pixels": ("pixels", False),
-        "PCA pixels": ("pca_pixels", False),
-        "untrained E": ("bn_crelu", False),
-        "trained E": ("bn_crelu", True),
+        "raw pixels": ("pixels", "pixels"),
+        "PCA pixels": ("pca_pixels", "pca_pixels"),
+        "untrained E": ("bn_crelu", "untrained"),
+        "trained E": ("bn_crelu", "trained"),
     }
-    found = {row: line for row, (name, on) in rows.items() if (line := results.get((pattern.format(name), on)))}
+    found = {row: line for row, (name, of) in rows.items() if (line := results.get((pattern.format(name), of)))}
     if not found:
         return Html()
 
@@ -74,9 +72,9 @@ def _probe_table(results: Results) -> Html:
     """Features by protocols; the highest of each column is bold."""
     cells = {
         (row, column): line
-        for row, (name, trained) in PROBE_ROWS.items()
+        for row, (name, subject) in PROBE_ROWS.items()
         for column, pattern in PROBE_COLUMNS.items()
-        if (line := results.get((pattern.format(name), trained)))
+        if (line := results.get((pattern.format(name), subject)))
     }
 
     def cell(row: str, column: str) -> object:

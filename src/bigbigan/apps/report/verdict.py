@@ -13,7 +13,7 @@ FEW = "top1_linear_{}_10perclass"
 
 def verdict(run: Run) -> Html:
     """Whether it worked, in words computed from result lines; of BN+CReLU, the feature the paper probes."""
-    few, ratio = run.own.get((FEW.format("bn_crelu"), True)), run.own.get(("reconstruction_ratio", True))
+    few, ratio = (run.own.get((metric, "trained")) for metric in (FEW.format("bn_crelu"), "reconstruction_ratio"))
     evaluate = command("evaluate", run.path)
     kind, lead, words = "", "No verdict on the features.", list[object]()
     if not run.config.has_encoder:
@@ -22,7 +22,8 @@ def verdict(run: Run) -> Html:
             ["This is a GAN: it learns to generate images, and its features are its discriminator's."],
         )
     elif few is not None:
-        raw, pca, untrained = (run.own.get((FEW.format(name), False)) for name in ("pixels", "pca_pixels", "bn_crelu"))
+        baselines = (("pixels", "pixels"), ("pca_pixels", "pca_pixels"), ("bn_crelu", "untrained"))
+        raw, pca, untrained = (run.own.get((FEW.format(name), subject)) for name, subject in baselines)
         pixels = better(raw, pca)
         beats = [
             _compare(few, pixels, "raw pixels" if pixels is raw else "PCA-whitened pixels"),

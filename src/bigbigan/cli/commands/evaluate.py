@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    parser.add_argument(
+        "--study",
+        default="evaluation",
+        metavar="NAME",
+        help="name of the study in the result lines (default evaluation)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl there and nothing into RUN")
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
@@ -54,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
         most=options.most,
         out=options.out,
+        study=options.study,
     )
     if options.results:
         append_results(options.results, lines)

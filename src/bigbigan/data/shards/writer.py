@@ -168,7 +168,7 @@ def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     if not lines or lines[0] != plan:
         raise UserError(f"--out {out} holds shards, begun, of other images or settings; choose another folder")
     kept, broken = [], set()
-    for line in lines[1 : damaged[0] - 1 if damaged else None]:
+    for line in lines[1 : min(damaged) - 1 if damaged else None]:
         try:
             checked(line, NOTE)
         except ValueError:

@@ -28,14 +28,13 @@ from bigbigan.data.readers.download import cache_folder
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
-from bigbigan.evaluation.records import ResultLine
+from bigbigan.evaluation.records import Measurement, ResultLine, result_lines
 from bigbigan.evaluation.splits import View, parted, read_split
 from bigbigan.image import resize, to_float
 from bigbigan.io import checked, parse_json
 from bigbigan.models.resnet import BasicBlock, ResNetV2
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
-from bigbigan.training.run_folder import commit, device_name
 from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 
 __all__ = ["CLASSIFIERS", "FeatureNetwork", "classifier_file", "open_network", "ready_networks", "train_classifier"]
@@ -157,25 +156,18 @@ def train_classifier(
     facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}
     path = classifier_file(name, source.name)
     save_tensors(path, network.state_dict(), {"bigbigan": json.dumps(facts)}, digest=True)
-    line = ResultLine(
+    (line,) = result_lines(
+        {"top1": Measurement(right, protocol={"network": digest(network)[:12], "epochs": epochs})},
+        study="feature_network",
+        subject="trained",
         experiment=f"feature-network/{name}",
-        scale=0,
-        settings={},
-        table_row=None,
         dataset=source.name,
         split="test",
-        metric="top1",
-        value=round(right, 4),
-        std=None,
-        protocol={"network": digest(network)[:12], "epochs": epochs},
         n=len(test),
-        seed=0,
+        seconds=time.perf_counter() - start,
+        command=command,
         steps=steps,
         images_seen=steps * batch,
-        device=device_name(),
-        seconds=round(time.perf_counter() - start, 1),
-        commit=commit(),
-        command=command,
     )
     return path, line
 

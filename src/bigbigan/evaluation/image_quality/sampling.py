@@ -27,14 +27,14 @@ from bigbigan.evaluation.image_quality.metrics import (
     precision_recall,
 )
 from bigbigan.evaluation.metric_names import Metric
-from bigbigan.evaluation.records import Figure
+from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.image import pool_to, to_float
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.tensors import read_tensors, save_tensors
 
-__all__ = ["Reference", "compare", "draw_samples", "quality_figures", "reference", "reference_of_run"]
+__all__ = ["Reference", "compare", "draw_samples", "measure_quality", "reference", "reference_of_run"]
 
 MOST = 50_000  # reference features kept for what needs more than their moments
 
@@ -128,46 +128,49 @@ def reference(
     return found
 
 
-def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Figure]:
+def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Measurement]:
     """fid, kid, precision and recall of features float32 [N, d] of samples against real ones; precision and recall
     (k = 3) take as many real images as there are samples."""
-    found: dict[str, Figure] = {}
+    found: dict[str, Measurement] = {}
     protocol = {"references": real.moments.n}
     if "fid" in measures:
         moments = Moments()
         moments.update(fake)
-        found["fid"] = Figure(frechet_distance(real.moments, moments), protocol=protocol)
+        found["fid"] = Measurement(frechet_distance(real.moments, moments), protocol=protocol)
     if "kid" in measures:
         value, std = kernel_distance(real.features, fake)
-        found["kid"] = Figure(value, std, protocol={"references": len(real.features), "subsets": 100, "size": 1000})
+        found["kid"] = Measurement(
+            value, std, protocol={"references": len(real.features), "subsets": 100, "size": 1000}
+        )
     if measures & {"precision", "recall"}:
         picks = torch.randperm(len(real.features), generator=torch.Generator().manual_seed(0))[: len(fake)]
         both = precision_recall(real.features[picks], fake, k=3)
         for name, value in zip(("precision", "recall"), both, strict=True):
-            found[name] = Figure(value, protocol={"references": len(picks), "k": 3})
-    return {name: figure for name, figure in found.items() if name in measures}
+            found[name] = Measurement(value, protocol={"references": len(picks), "k": 3})
+    return {name: m for name, m in found.items() if name in measures}
 
 
-def quality_figures(
+def measure_quality(
     G: nn.Module, E: nn.Module | None, config: Config, source: Source, metrics: list[Metric]
-) -> dict[str, Figure]:
-    """Figures by metric name, for quality metrics of one feature network; G and E are the averaged networks."""
+) -> dict[str, Measurement]:
+    """Return measurements by metric, for the quality metrics of one feature extractor; G and E are the averaged
+    networks."""
     device = next(G.parameters()).device
     network = open_network(metrics[0].network, source.name, E, config.encoder.resolution, device)
     features, logits = network(draw_samples(G, config, max(m.samples for m in metrics), config.training.seed))
     if not torch.isfinite(features).all():
         raise UserError(f"{network.name} gives features that are not finite for this generator's samples: look at them")
-    out: dict[str, Figure] = {}
+    out: dict[str, Measurement] = {}
     for samples in {m.samples for m in metrics}:
         for split in dict.fromkeys(m.reference for m in metrics):
             ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
             if split:
                 found = compare(reference_of_run(source, split, config, network), features[:samples], set(ours))
             elif ours and logits is not None:
-                found = {"is": Figure(*inception_score(logits[:samples]))}
+                found = {"is": Measurement(*inception_score(logits[:samples]))}
             else:
                 continue
-            for measure, figure in found.items():
-                protocol = {"network": network.digest, **(figure.protocol or {})}
-                out[ours[measure]] = figure._replace(protocol=protocol)
+            for measure, m in found.items():
+                protocol = {"network": network.digest, **(m.protocol or {})}
+                out[ours[measure]] = m._replace(protocol=protocol)
     return out

@@ -23,7 +23,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from bigbigan.evaluation.probes.solver import logistic_path
-from bigbigan.evaluation.records import Figure
+from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import hold_out
 
 __all__ = [
@@ -137,8 +137,8 @@ def few_label_draws(labels: np.ndarray, per_class: int, draws: int = DRAWS) -> l
     return sets
 
 
-def over(values: list[float]) -> Figure:
-    """The mean of a figure over draws of the labelled images, with its standard deviation where there are several."""
+def over(values: list[float]) -> Measurement:
+    """The mean of a value over draws of the labelled images, with its standard deviation where there are several."""
     several = len(values) > 1
     std = float(np.std(values, ddof=1)) if several else None
-    return Figure(float(np.mean(values)), std, values if several else None)
+    return Measurement(float(np.mean(values)), std, values if several else None)

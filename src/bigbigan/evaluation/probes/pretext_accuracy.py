@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bigbigan.evaluation.features import fill_statistics
-from bigbigan.evaluation.records import Figure
+from bigbigan.evaluation.records import Measurement
 from bigbigan.image import to_float
 from bigbigan.inference.model import Model
 from bigbigan.methods.pretext import TaskResult, run_task, sample_task_noise
@@ -25,7 +25,7 @@ BATCH = 64  # images in a pass; tasks that match views match them among those of
 @torch.no_grad()
 def task_accuracies(
     model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.ndarray | None, tasks: Sequence[str]
-) -> dict[str, Figure]:
+) -> dict[str, Measurement]:
     """Right answers in percent, by task, and in `protocol` what guessing would get.
 
     Views are drawn by the run's seed. Batch norms have statistics of the task's own views of training images, in a
@@ -40,7 +40,7 @@ def task_accuracies(
     return {name: _accuracy(model, known, pixels, labels, name) for name in tasks}
 
 
-def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Figure:
+def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Measurement:
     E, c, device = copy.deepcopy(model.encoder), model.config, model.device
     assert isinstance(E, PretextEncoder)
     generator = keyed_generator(c.training.seed, f"task/{name}", 0, str(device))
@@ -61,4 +61,4 @@ def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.nd
         chance = chance + len(x) * torch.as_tensor(result.chance).cpu()
     best = float(chance.max()) / len(pixels)  # one answer to all
     protocol = {"chance": round(100 * best, 2), "batch": BATCH}
-    return Figure(100 * right / len(pixels), protocol=protocol)
+    return Measurement(100 * right / len(pixels), protocol=protocol)

@@ -1,0 +1,147 @@
+"""What all scripts share: arguments, the recorded command, and the result lines they write.
+
+A script is a module that is run from the root of the repository:
+
+    python -m reproduction.measure.anomaly RUN --anomalies SOURCE
+
+Its result lines carry its name as their `study`, and the command as it was typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from bigbigan.cli import main
+from bigbigan.data import Source
+from bigbigan.errors import RunError, UserError
+from bigbigan.evaluation import records
+from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
+from bigbigan.evaluation.targets import Target
+
+__all__ = ["ROOT", "Script", "bigbigan"]
+
+ROOT = Path(__file__).parents[1]
+
+
+class Script:
+    """The command line of one script, and the source of its result lines.
+
+    Args:
+        spec: the script's `__spec__`, which names its module.
+        doc: its docstring, which --help shows.
+        results: the file that its result lines are added to unless --results names another; None for a script that
+            measures nothing.
+
+    Attributes:
+        parser: takes the script's own arguments.
+        study: the name of the script, recorded in its result lines.
+        command: as it was typed, without the folders of this machine.
+    """
+
+    def __init__(self, spec: ModuleSpec | None, doc: str | None, results: str | None = None) -> None:
+        assert spec is not None, (
+            f"run a script as a module: python -m reproduction.FOLDER.NAME; see {ROOT.name}/README.md"
+        )
+        self.module, self.study = spec.name, spec.name.rpartition(".")[2]
+        self.parser = argparse.ArgumentParser(
+            prog=f"python -m {self.module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.command, self.started = "", time.perf_counter()
+        self.results: Path | None = None
+        if results is not None:
+            self.parser.add_argument(
+                "--results", type=Path, default=Path(results), metavar="FILE",
+                help=f"file that result lines are added to (default {results})",
+            )  # fmt: skip
+
+    def run(self, work: Callable[[Script, argparse.Namespace], None], arguments: Sequence[str] | None = None) -> int:
+        """Parse the arguments, by default those of the command line, and do the work.
+
+        Returns:
+            The exit code: 0 done, 1 the work failed, 2 a mistake in what was asked.
+        """
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        options = self.parser.parse_args(words)
+        self.command = shlex.join(["python", "-m", self.module, *map(_portable, words)])
+        self.results = getattr(options, "results", None)
+        try:
+            work(self, options)
+        except (UserError, RunError) as error:
+            print(f"{self.study}: {error}", file=sys.stderr)
+            return 2 if isinstance(error, UserError) else 1
+        return 0
+
+    def result_lines(
+        self, measurements: Mapping[str, Measurement | float], *, seconds: float | None = None, **fields: Any
+    ) -> list[ResultLine]:
+        """Return result lines of this script; `seconds` count by default from its start. For the fields see
+        `bigbigan.evaluation.records.result_lines`."""
+        seconds = time.perf_counter() - self.started if seconds is None else seconds
+        return records.result_lines(measurements, study=self.study, command=self.command, seconds=seconds, **fields)
+
+    def target_lines(
+        self,
+        target: Target,
+        measurements: Mapping[str, Measurement | float],
+        *,
+        source: Source,
+        split: str,
+        n: int,
+        subject: Subject = "trained",
+        start: float | None = None,
+    ) -> list[ResultLine]:
+        """Return result lines of a model under evaluation; see `bigbigan.evaluation.targets.Target.result_lines`."""
+        return target.result_lines(
+            measurements,
+            source=source,
+            split=split,
+            n=n,
+            subject=subject,
+            start=self.started if start is None else start,
+            study=self.study,
+            command=self.command,
+        )
+
+    def append(self, lines: Sequence[ResultLine], show: bool = True) -> None:
+        """Add result lines to the file of --results, and print them."""
+        assert self.results is not None
+        append_results(self.results, lines)
+        for line in lines if show else ():
+            spread = "" if line.std is None else f" ± {line.std:g}"
+            print(f"{line.experiment}: {line.metric} ({line.subject}): {line.value:g}{spread}", flush=True)
+
+    def again(self, *arguments: str) -> str:
+        """Run this script in another process, for a peak of memory of its own; return what it prints.
+
+        Raises:
+            RunError: it failed.
+        """
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, "-m", self.module, *arguments],
+            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
+        if done.returncode:
+            raise RunError(f"{shlex.join(arguments)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        return done.stdout
+
+
+def _portable(word: str) -> str:
+    """Return a word of the command line with the name alone of an absolute path, as in mnist:/home/me/mnist."""
+    return re.sub(r"(?<![^:=])/(?!/)(?:[^/]*/)*", "", word.rstrip("/") if len(word) > 1 else word)
+
+
+def bigbigan(*arguments: str) -> None:
+    """Run a command of the package in this process; end with its exit code if it is not 0."""
+    if code := main(arguments):
+        sys.exit(code)

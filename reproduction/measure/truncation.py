@@ -1,0 +1,89 @@
+"""Measure the quality of a run's samples over truncation, and chart fidelity against variety.
+
+    python -m reproduction.measure.truncation RUN --network NAME [--samples 10000] [--picture FILE.png]
+
+Each level has batch norm statistics of its own (bigbigan.inference.model). NAME is a feature extractor, such as
+mnist-cnn. Metrics are those of `evaluate` with the level appended: fid10k_train_NAME_truncation0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from bigbigan.evaluation.image_quality.feature_networks import open_network
+from bigbigan.evaluation.image_quality.metrics import inception_score
+from bigbigan.evaluation.image_quality.sampling import compare, reference_of_run
+from bigbigan.evaluation.records import Measurement
+from bigbigan.evaluation.targets import open_target
+from reproduction.common import Script
+
+LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+CHUNK = 500
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/truncation.jsonl")
+    script.parser.add_argument("run", metavar="RUN")
+    script.parser.add_argument("--network", required=True, metavar="NAME")
+    script.parser.add_argument("--samples", type=int, default=10_000, metavar="N")
+    script.parser.add_argument("--picture", type=Path, metavar="FILE.png")
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
+    target = open_target(options.run)
+    model = target.model
+    assert model is not None
+    config = model.config
+    source = target.source(None, None, "truncation")
+    network = open_network(options.network, source.name, None, config.encoder.resolution, target.device)
+    real = reference_of_run(source, "train", config, network)
+    found = {}
+    for level in LEVELS:
+        start = time.perf_counter()
+        parts = []
+        for seed in range(options.samples // CHUNK):
+            x = model.generate(CHUNK, truncation=level, seed=seed)
+            parts.append(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+        features, logits = network(torch.cat(parts))
+        count = f"{len(features) // 1000}k"
+        measured = {
+            f"{measure}{count}_train_{network.name}": m
+            for measure, m in compare(real, features, {"fid", "precision", "recall"}).items()
+        }
+        if logits is not None:
+            measured[f"is{count}_{network.name}"] = Measurement(*inception_score(logits))
+        found[level] = {name.split("k_")[0].rstrip("0123456789"): m.value for name, m in measured.items()}
+        named = {f"{name}_truncation{level}": m for name, m in measured.items()}
+        script.append(script.target_lines(target, named, source=source, split="train", n=len(features), start=start))
+    if options.picture:
+        draw(found, options.picture, f"{target.experiment}, {target.steps:,} steps, {source.name}")
+
+
+def draw(found: dict[float, dict[str, float]], path: Path, title: str) -> None:
+    """Draw FID over IS, and precision over recall, a point for each level."""
+    picture = Figure(figsize=(9, 4), layout="constrained")
+    picture.suptitle(title)
+    axes = picture.subplots(1, 2)
+    for ax, across, up in ((axes[0], "is", "fid"), (axes[1], "recall", "precision")):
+        if across not in found[LEVELS[0]]:
+            continue
+        xs, ys = [f[across] for f in found.values()], [f[up] for f in found.values()]
+        ax.plot(xs, ys, "o-", color="#2a6fb0")
+        for level, x, y in zip(found, xs, ys, strict=True):
+            ax.annotate(f"{level:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        ax.set(xlabel={"is": "IS (more is better)", "recall": "recall (variety)"}[across],
+               ylabel={"fid": "FID (less is better)", "precision": "precision (fidelity)"}[up])  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=90)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

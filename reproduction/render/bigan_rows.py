@@ -1,0 +1,44 @@
+"""Draw BiGAN's Figure 2 for a run: rows of G(z), of images x, and of their reconstructions G(E(x)).
+
+python -m reproduction.render.bigan_rows RUN OUT.png [--data SOURCE] [--columns N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bigbigan.data import load_view, open_source
+from bigbigan.image import pool_to
+from bigbigan.inference.loading import load
+from bigbigan.training.image_grid import grid, save_image
+from bigbigan.training.run_folder import source_of
+from reproduction.common import Script
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    script.parser.add_argument("run", type=Path)
+    script.parser.add_argument("out", type=Path)
+    script.parser.add_argument("--data", metavar="SOURCE", help="default: the run's own; its test images")
+    script.parser.add_argument("--columns", type=int, default=20)
+    return script.run(draw, arguments)
+
+
+def draw(script: Script, options: argparse.Namespace) -> None:
+    model, n = load(options.run), options.columns
+    c = model.config
+    source = open_source(options.data or source_of(options.run))
+    images = source.splits.get("test", source.splits["train"])
+    pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)
+    x = torch.from_numpy(pixels)
+    rows = [model.generate(n), pool_to(model.prepare(x), c.generator.resolution), model.reconstruct(x)]
+    save_image(grid(torch.cat(rows), n), options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

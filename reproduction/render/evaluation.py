@@ -1,0 +1,235 @@
+"""Tables of what encoders learned and how good samples are: README.md, docs/experiments.md and others."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import product
+from typing import Any
+
+from bigbigan.evaluation.metric_names import PIXELS
+from bigbigan.evaluation.records import better, chosen_settings, paired_lead
+from reproduction.render.cells import Line, cell, newest, of_study
+
+
+def probe_table(lines: list[Line], experiments: list[str]) -> str:
+    """Accuracy of trained encoders, and of the baselines: pixels and untrained encoders."""
+    lines = of_study(lines, "evaluation")
+    leads = {e: lead(lines, e, "top1_linear_bn_crelu_10perclass") for e in experiments}
+    if set(leads.values()) == {"–"}:  # lines without a record of each trial
+        leads = {}
+    out = [
+        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class |",
+        "|---|---|---|---|---|",
+    ]
+    if leads:
+        out = [out[0] + " lead over pixels |", out[1] + "---|"]
+    rows = [
+        ("raw pixels", "pixels", "pixels"),
+        ("PCA pixels", "pca_pixels", "pca_pixels"),
+        ("E untrained", "bn_crelu", "untrained"),
+        ("**E trained**", "bn_crelu", "trained"),
+    ]
+    for experiment in experiments:
+        for title, name, subject in rows:
+            trained = subject == "trained"
+            metrics = [f"top1_linear_{name}", f"top1_linear_{name}_10perclass", f"knn5_l2_{name}_10perclass"]
+            cells = [cell(newest(lines, experiment, m, subject)) for m in metrics]
+            line = newest(lines, experiment, metrics[0], subject)
+            steps = f", {line['steps']:,} steps" if trained and line else ""
+            if leads:
+                cells.append(leads[experiment] if trained else "")
+            out.append(f"| `{experiment}` | {title}{steps} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def lead(lines: list[Line], experiment: str, metric: str) -> str:
+    """By how much a trained encoder is above pixels, the better of raw and whitened ones, over trials with the same
+    labelled images."""
+    ours = newest(lines, experiment, metric, "trained")
+    base = better(*(newest(lines, experiment, f"top1_linear_{name}_10perclass", name) for name in PIXELS))
+    found = paired_lead(ours, base) if ours and base else None
+    return f"{found[0]:+.1f} ± {found[1]:.1f}" if found else "–"
+
+
+def reconstruction_table(lines: list[Line], experiments: list[str]) -> str:
+    """Reconstruction error over that of shuffled pairs."""
+    out = ["| experiment | reconstruction error / that of shuffled pairs |", "|---|---|"]
+    lines = of_study(lines, "evaluation")
+    out += [f"| `{e}` | {cell(newest(lines, e, 'reconstruction_ratio', 'trained'), 3)} |" for e in experiments]
+    return "\n".join(out)
+
+
+def ablation_table(lines: list[Line]) -> str:
+    """Every measured variant: what it changes, its few-label probe and its reconstruction ratio."""
+    few, ratio = "top1_linear_bn_crelu_10perclass", "reconstruction_ratio"
+    groups: dict[tuple[str, int, str], dict[str, Line]] = {}
+    for line in of_study(lines, "ablations"):
+        if line["subject"] == "trained" and line["metric"] in (few, ratio):
+            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in chosen_settings(line).items()).replace('"', "")
+            key = (line["experiment"], line["steps"], settings)
+            groups.setdefault(key, {})[line["metric"]] = line
+    out = ["| experiment | steps | changed | 10 labels a class | reconstruction ratio |", "|---|---|---|---|---|"]
+    for (experiment, steps, settings), found in groups.items():
+        changed = f"`{settings}`" if settings else "nothing"
+        cells = f"{cell(found.get(few))} | {cell(found.get(ratio), 3)}"
+        out.append(f"| `{experiment}` | {steps:,} | {changed} | {cells} |")
+    return "\n".join(out)
+
+
+def classifiers(lines: list[Line], dataset: str) -> str:
+    """What `bigbigan classify` measured on a data set: classifiers by number of labels, baselines first."""
+    chosen = [x for x in of_study(lines, "classification") if x["dataset"] == dataset]
+    found = {(x["metric"], x["subject"]): x for x in chosen}
+    rows = {
+        "raw pixels, linear": ("frozen_pixels", "pixels"),
+        "PCA pixels, linear": ("frozen_pca_pixels", "pca_pixels"),
+        "E untrained, linear": ("frozen_bn_crelu", "untrained"),
+        "E's network trained on these labels alone": ("scratch", "untrained"),
+        "**E trained without labels**, linear": ("frozen_bn_crelu", "trained"),
+        "**E trained without labels**, fine-tuned": ("finetuned", "trained"),
+    }
+    sizes = {"10perclass": "10 a class", "50perclass": "50 a class", "100percent": "all"}
+    out = [
+        "| labels | classifier | accuracy | mean over classes | AUROC | lead over pixels in AUROC |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (size, labels), (title, (name, subject)) in product(sizes.items(), rows.items()):
+        if not (ours := found.get((f"auroc_{name}_{size}", subject))):
+            if name == "frozen_pca_pixels" and (f"auroc_frozen_pixels_{size}", "pixels") in found:
+                out.append(f"| {labels} | {title} | not run | not run | not run |  |")
+            continue
+        cells = [cell(found[f"{score}_{name}_{size}", subject]) for score in ("top1", "balanced")]
+        pixels = [found.get((f"auroc_frozen_{feature}_{size}", feature)) for feature in PIXELS]
+        base = better(*pixels)
+        lead = paired_lead(ours, base) if base and ours not in pixels else None
+        cells += [cell(ours, 3), f"{lead[0]:+.3f} ± {lead[1]:.3f}" if lead else ""]
+        out.append(f"| {labels} | {title} | {' | '.join(cells)} |")
+    return "\n".join(out if len(out) > 2 else [*out, "| not run | | | | | |"])
+
+
+def anomaly(lines: list[Line]) -> str:
+    """AUROC: a row for each score, a column for each kind of anomalous images."""
+    rows = {
+        "pixel_mean_distance": "pixels: distance to the mean training image",
+        "pixel_nearest": "pixels: distance to the nearest training images",
+        "feature_nearest_untrained": "E untrained: distance to the nearest training images",
+        "feature_nearest_trained": "**E trained**: distance to the nearest training images",
+        "reconstruction": "reconstruction alone (α = 1)",
+        "discriminator": "D alone (α = 0)",
+        "minus_score_x": "−s_x",
+        "minus_score_z": "−s_z",
+        "minus_score_xz": "−s_xz",
+        "anomaly_score": "`anomaly_score` (α = 0.9)",
+    }
+    chosen = of_study(lines, "anomaly")
+    kinds = list(dict.fromkeys(x["protocol"]["anomalies"] for x in chosen))
+    found = {x["metric"]: x for x in chosen}
+    out = [f"| score | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    for name, title in rows.items():
+        out.append(f"| {title} | {' | '.join(cell(found.get(f'auroc_{kind}_{name}')) for kind in kinds)} |")
+    return "\n".join(out if chosen else ["| score | |", "|---|---|", "| not run | |"])
+
+
+def transfer(lines: list[Line], pattern: str) -> str:
+    """One protocol: a row for each encoder and what it was trained on, a column for each test set; pixels first."""
+    chosen = of_study(lines, "transfer")
+    datasets = list(dict.fromkeys(x["dataset"] for x in chosen))
+    out = [f"| features | {' | '.join(datasets or ['–'])} |", "|---|" + "---|" * max(1, len(datasets))]
+    rows: dict[str, dict[str, Line]] = {}
+    for x in chosen:
+        form = f"{x['protocol']['side']} px, {'grey' if x['protocol']['channels'] == 1 else 'colour'}"
+        row = f"`{x['experiment']}` on {x['protocol']['trained_on']}, {form}"
+        feature = x["subject"] if x["subject"] in PIXELS else "bn_crelu"
+        if x["metric"] != pattern.format(feature):
+            continue
+        if x["subject"] == "pixels":
+            rows.setdefault(f"raw pixels, {form}", {})[x["dataset"]] = x
+            rows.setdefault(f"PCA pixels, {form}", {})
+        elif x["subject"] == "pca_pixels":
+            rows.setdefault(f"PCA pixels, {form}", {})[x["dataset"]] = x
+        else:
+            state = f"**trained**, {x['steps']:,} steps" if x["subject"] == "trained" else x["subject"]
+            rows.setdefault(f"{row}: {state}", {})[x["dataset"]] = x
+    for row in sorted(rows, key=lambda title: "pixels, " not in title):
+        out.append(f"| {row} | {' | '.join(cell(rows[row].get(name)) for name in datasets)} |")
+    return "\n".join(out if chosen else [*out, "| not run | |"])
+
+
+def frozen_table(lines: list[Line]) -> str:
+    """Every kind of probe on raw pixels and on a random ResNet."""
+    chosen = [x for x in lines if x["experiment"].startswith("python:frozen_random")]
+    columns = {
+        "Table 1's": "top1_table1_{}",
+        "sweep, 5k": "top1_sweep5k_{}",
+        "logistic": "top1_linear_{}",
+        "10 labels a class": "top1_linear_{}_10perclass",
+        "1-NN": "knn1_l2_{}",
+        "5-NN": "knn5_l2_{}",
+        "25-NN, cosine": "knn25_cosine_{}",
+    }
+    out = [f"| data | features | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    for dataset in dict.fromkeys(x["dataset"] for x in chosen):
+        features = {"raw pixels": "pixels", "PCA pixels": "pca_pixels", "AvePool": "avepool", "BN+CReLU": "bn_crelu"}
+        for title, feature in features.items():
+            found = {x["metric"]: x for x in chosen if x["dataset"] == dataset}
+            cells = [cell(found.get(pattern.format(feature))) for pattern in columns.values()]
+            out.append(f"| {dataset} | {title} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else [*out, "| not run |" + " |" * (len(columns) + 1)])
+
+
+def agreement(lines: list[Line]) -> str:
+    """Our probes and scikit-learn's on the same features."""
+    chosen = of_study(lines, "probe_agreement")
+    found = {x["metric"]: x for x in chosen}
+    out = ["| metric | ours | scikit-learn |", "|---|---|---|"]
+    for metric in (m for m in found if not m.endswith("_sklearn")):
+        out.append(f"| `{metric}` | {cell(found[metric], 2)} | {cell(found.get(f'{metric}_sklearn'), 2)} |")
+    return "\n".join(out if chosen else [*out, "| not run | | |"])
+
+
+def quality_table(lines: list[Line]) -> str:
+    """FID, KID, precision and recall of real, blurred and random images."""
+    out = ["| data | images | network | FID | KID | precision | recall |", "|---|---|---|---|---|---|---|"]
+    kinds = {"test_images": "test images", "blurred_test_images": "blurred", "noise": "noise"}
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for x in of_study(lines, "reference_quality"):
+        measure, _, network = x["metric"].split("_", 2)
+        groups.setdefault((x["dataset"], x["experiment"], network), {})[measure] = x
+    for (dataset, experiment, network), found in groups.items():
+        digits = {"fid": 2, "kid": 4, "precision": 3, "recall": 3}
+        cells = [cell(found.get(f"{measure}10k"), n) for measure, n in digits.items()]
+        out.append(f"| {dataset} | {kinds[experiment.removeprefix('reference/')]} | {network} | {' | '.join(cells)} |")
+    return "\n".join(out if groups else [*out, "| not run | | | | | | |"])
+
+
+def refinement(lines: list[Line]) -> str:
+    """Errors of latents optimised from E(x) and from random z, and how soon the first reach the last."""
+    chosen = of_study(lines, "refinement")
+    found = {(x["experiment"], x["metric"]): x for x in chosen}
+    head = ("G(E(x))", "from E(x)", "from random z", "steps from E(x) that reach the latter")
+    metrics = ("error_at_encoder", "error_from_encoder", "error_from_random", "steps_from_encoder")
+    out = [f"| experiment | steps | {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    for experiment in dict.fromkeys(x["experiment"] for x in chosen):
+        cells = [cell(found.get((experiment, f"refine_{m}")), 0 if "steps" in m else 2) for m in metrics]
+        steps = found[experiment, "refine_error_at_encoder"]["protocol"]["steps"]
+        out.append(f"| `{experiment}` | {steps} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | |"])
+
+
+def clusters(lines: list[Line]) -> str:
+    """How well clusters of features agree with true classes."""
+    pattern = re.compile(r"nmi_kmeans(\d+)_(\w+)")
+    out = ["| data | encoder | steps | features | k | NMI | purity, % |", "|---|---|---|---|---|---|---|"]
+    rows: dict[tuple[Any, ...], tuple[str, str]] = {}
+    chosen = of_study(lines, "clustering")
+    purities = {(x["command"], x["metric"], x["subject"]): x for x in chosen}
+    for x in chosen:
+        if match := pattern.fullmatch(x["metric"]):
+            k, feature = match.groups()
+            encoder = "–" if x["subject"] == "pixels" else f"`{x['experiment']}`"
+            steps = {"pixels": "–", "trained": f"{x['steps']:,}"}.get(x["subject"], x["subject"])
+            purity = purities[x["command"], x["metric"].replace("nmi", "purity"), x["subject"]]
+            rows[x["dataset"], encoder, steps, feature, k] = (cell(x, 3), cell(purity))
+    out += [f"| {' | '.join([*key, *cells])} |" for key, cells in rows.items()]
+    return "\n".join(out if rows else [*out, "| not run | | | | | | |"])

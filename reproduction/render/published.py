@@ -1,0 +1,182 @@
+"""Tables 1, 2 and 3 of the paper, and more of the same runs: docs/table1.md, pretext.md, table3.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from typing import Any
+
+from bigbigan.evaluation.metric_names import PIXELS
+from bigbigan.evaluation.published_tables import as_markdown, fill, rank_correlation
+from bigbigan.evaluation.records import chosen_settings
+from bigbigan.experiments import EXPERIMENTS
+from reproduction.render.cells import Line, cell, last, newest_by, of_study
+
+FEW = "top1_linear_avepool_10perclass"
+TABLE2 = ("table2", "table2_updates", "table2_longer")  # the last are the tasks that take longer
+
+
+def table1(lines: list[Line]) -> str:
+    """The rows of Table 1: published numbers, parameters of each network, arithmetic of a step."""
+    found = newest_by(of_study(lines, "table1_costs"), "experiment", "metric")
+    parts = ("G", "E", "D.F", "D.H", "D.J")
+    out = [
+        f"| experiment | IS | FID | Cls. | {' | '.join(p.removeprefix('D.') for p in parts)} | TFLOP a step |",
+        "|---|---|---|---|" + "---|" * (len(parts) + 1),
+    ]
+    for name, e in EXPERIMENTS.items():
+        if not name.startswith("table1/") or e.table_row is None:
+            continue
+        cells = [e.published.get(column, "–") for column in ("IS", "FID", "Cls.")]
+        for part in parts:
+            count = found.get((name, f"parameters_{part}"))
+            cells.append("–" if count is None else f"{count / 1e6:.1f}")
+        flops = found.get((name, "flops_per_step"))
+        cells.append("not counted" if flops is None else f"{flops / 1e12:,.0f}")
+        out.append(f"| `{name.removeprefix('table1/')}` | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def table1_small(lines: list[Line]) -> str:
+    """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without
+    the runs of Base that are as short as those of Table 2."""
+    return as_markdown(fill("1", [x for x in lines if x["study"] not in TABLE2], 32))
+
+
+def table1_rates(lines: list[Line]) -> str:
+    """Rows of Table 1 trained scaled down, at least three with equal settings: how far the order of each column agrees
+    with the published one; and the few-label probe of Base, trained and untrained."""
+    chosen = [
+        x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 32 and x["study"] not in TABLE2
+    ]
+    columns = ("IS", "FID", "Cls.")
+    head = ("changed", "data", "steps", "rows", *(f"{c}: rank correlation" for c in columns))
+    out = [f"| {' | '.join(head)} | Base, 10 labels a class | untrained |", "|---" * (len(head) + 2) + "|"]
+    groups: dict[tuple[Any, ...], list[Line]] = {}
+    for x in chosen:
+        groups.setdefault((json.dumps(chosen_settings(x)), x["dataset"]), []).append(x)
+    for (settings, dataset), group in groups.items():
+        base = [x for x in group if (x["experiment"], x["metric"]) == ("table1/base", FEW)]
+        for steps in sorted({x["steps"] for x in group} - {0}):
+            trained = [x for x in group if x["steps"] == steps]
+            if (count := len({x["experiment"] for x in trained})) < 3:
+                continue
+            changed = ", ".join(f"`{k}={json.dumps(v)}`" for k, v in json.loads(settings).items()) or "nothing"
+            cells = [changed, dataset, f"{steps:,}", str(count)]
+            filled = fill("1", trained, 32)
+            for column in columns:
+                i = filled.columns.index(column)
+                rho = rank_correlation(row[i] for _, _, row in filled.rows)
+                cells.append("not run" if rho is None else f"{rho:.2f}")
+            cells += [cell(last(base, partial(_has_steps, n))) for n in (steps, 0)]
+            out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out if len(out) > 2 else [*out, "| not run" + " |" * (len(head) + 2)])
+
+
+def _has_steps(steps: int, x: Line) -> bool:
+    return bool(x["steps"] == steps)
+
+
+def of_table3(lines: list[Line]) -> dict[str, list[Line]]:
+    """Return the lines of the rows of Table 3 trained scaled down on all images, by experiment."""
+    ours = [x for x in lines if x["experiment"].startswith("table3/") and x["scale"]]
+    chosen = [x for x in ours if x["study"] != "truncation"]
+    names = [e.name for e in EXPERIMENTS.values() if e.name.startswith("table3/")]
+    return {n: [x for x in chosen if x["experiment"] == n and "data.fraction" not in x["settings"]] for n in names}
+
+
+def table3_more(lines: list[Line]) -> str:
+    """KID, precision and recall of the same samples; the few-label probe of E, and of the baselines."""
+    few = "top1_linear_{}_10perclass"
+    out = [
+        "| experiment | KID | precision | recall | E, 10 labels a class | untrained | raw pixels | PCA pixels |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in of_table3(lines).items():
+        cells = []
+        for measure, digits in (("kid", 4), ("precision", 3), ("recall", 3)):
+            of_measure = [x for x in found if x["metric"].startswith(f"{measure}10k_train")]
+            cells.append(cell(of_measure[-1] if of_measure else None, digits))
+        by_subject = {(x["metric"], x["subject"]): x for x in found}
+        for subject in ("trained", "untrained", *PIXELS):
+            feature = subject if subject in PIXELS else "bn_crelu"
+            line = by_subject.get((few.format(feature), subject))
+            cells.append(cell(line) if EXPERIMENTS[name].config().has_encoder else "–")
+        out.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def table3_small(lines: list[Line]) -> str:
+    """Rows of Table 3 trained scaled down, as `bigbigan table 3 --scale 32` prints it."""
+    return as_markdown(fill("3", lines, 32))
+
+
+def truncation(lines: list[Line]) -> str:
+    """IS, FID, precision and recall by truncation."""
+    out = ["| experiment | truncation | IS | FID | precision | recall |", "|---|---|---|---|---|---|"]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for x in of_study(lines, "truncation"):
+        measure, _, level = x["metric"].partition("_truncation")
+        found.setdefault((x["experiment"], level), {})[re.split(r"\d", measure)[0]] = x
+    for (experiment, level), measures in found.items():
+        digits = {"is": 2, "fid": 2, "precision": 3, "recall": 3}
+        cells = [cell(measures.get(m), n) for m, n in digits.items()]
+        out.append(f"| `{experiment}` | {level} | {' | '.join(cells)} |")
+    return "\n".join(out if found else [*out, "| not run | | | | | |"])
+
+
+def small_data(lines: list[Line]) -> str:
+    """FID after training on a share of the images, with and without differentiable augmentation."""
+    out = ["| data | experiment | steps | images | augmented for D | FID | KID |", "|---|---|---|---|---|---|---|"]
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for x in lines:
+        share = x["settings"].get("data.fraction")
+        measure = x["metric"].split("10k_train_")[0]
+        if share and measure in ("fid", "kid"):
+            augment = ", ".join(x["settings"].get("discriminator.augment", [])) or "no"
+            key = (x["dataset"], f"`{x['experiment']}`", f"{x['steps']:,}", f"{share:.0%}", augment)
+            rows.setdefault(key, {})[measure] = x
+    out += [f"| {' | '.join(key)} | {cell(m.get('fid'), 2)} | {cell(m.get('kid'), 4)} |" for key, m in rows.items()]
+    return "\n".join(out if rows else [*out, "| not run | | | | | | |"])
+
+
+def table2_small(lines: list[Line]) -> str:
+    """Table 2's methods trained scaled down, as `bigbigan table 2 --scale 32` prints it; without external encoders."""
+    return as_markdown(fill("2", of_study(lines, *TABLE2), 32))
+
+
+def pretext_small(lines: list[Line]) -> str:
+    """The same runs, at equal numbers of images: accuracy in the task on test images, and with 10 labels a class."""
+    chosen = of_study(lines, "table2")
+    found = {(x["experiment"], x["metric"], x["subject"]): x for x in chosen}
+    few = "top1_linear_{}_10perclass"
+    head = ("task", "right", "by chance", "10 labels a class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
+    out = [f"| experiment | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    for x in chosen:
+        for title, feature in (("raw pixels", "pixels"), ("PCA pixels", "pca_pixels")):
+            if x["metric"] == few.format(feature):
+                out.append(f"| {title} | | | | {cell(x)} | | | |")
+    for experiment in dict.fromkeys(x["experiment"] for x in chosen):
+        probes = [(few.format(f), subject) for subject in ("trained", "untrained") for f in ("avepool", "bn_crelu")]
+        cells = [cell(found.get((experiment, *probe))) for probe in probes]
+        asked = [x for (e, m, _), x in found.items() if e == experiment and m.startswith("task_accuracy_")]
+        tasks = [(x["metric"].removeprefix("task_accuracy_"), cell(x), f"{x['protocol']['chance']:g}") for x in asked]
+        for task in tasks or [("", "", "")]:
+            out.append(f"| `{experiment}` | {' | '.join(task)} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else [*out, "| not run" + " |" * (1 + len(head))])
+
+
+def pretext_longer(lines: list[Line]) -> str:
+    """Tasks that take longer, on all images: accuracy on test images, and by chance."""
+    ours = of_study(lines, "table2_longer")
+    chosen = list({(x["experiment"], x["metric"], x["subject"]): x for x in ours}.values())  # the last of each
+    head = ("experiment", "images seen", "right", "by chance", "10 labels a class, AvePool", "untrained")
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for x in chosen:
+        if x["metric"].startswith("task_accuracy_"):
+            few = {y["subject"]: y for y in chosen if (y["experiment"], y["metric"]) == (x["experiment"], FEW)}
+            probes = " | ".join(cell(few.get(subject)) for subject in ("trained", "untrained"))
+            chance = f"{x['protocol']['chance']:g}"
+            out.append(f"| `{x['experiment']}` | {x['images_seen']:,} | {cell(x)} | {chance} | {probes} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | |"])

@@ -1,0 +1,103 @@
+"""Write the result tables of README.md and docs/ from results/*.jsonl; nobody types a number by hand.
+
+    python -m reproduction.render.tables           rewrite
+    python -m reproduction.render.tables --check   exit 1 if a table is not what the result lines say
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from bigbigan.errors import RunError
+from bigbigan.evaluation.records import read_results
+from reproduction.common import ROOT, Script
+from reproduction.render import bigan, costs, evaluation, published
+from reproduction.render.cells import Line
+
+FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
+
+TABLES: dict[str, Callable[[list[Line]], str]] = {
+    "data_speed": costs.data_speed,
+    "probe_speed": costs.probe_speed,
+    "probe": lambda lines: evaluation.probe_table(lines, SMALL),
+    "cells": lambda lines: evaluation.probe_table(lines, ["small/folder64"]),
+    "ablations": evaluation.ablation_table,
+    "pneumonia": lambda lines: evaluation.classifiers(lines, "pneumoniamnist"),
+    "blood": lambda lines: evaluation.classifiers(lines, "cells"),
+    "bench": costs.bench,
+    "minimal_flops": costs.minimal_flops,
+    "peers": costs.peers,
+    "anomaly": evaluation.anomaly,
+    "refinement": evaluation.refinement,
+    "agreement": evaluation.agreement,
+    "bigan": lambda lines: bigan.bigan(lines, "mnist"),
+    "bigan_authors": bigan.bigan_authors,
+    "bigan_fashion": lambda lines: bigan.bigan_other_data(lines, "fashion-mnist"),
+    "bigan_left_out": bigan.bigan_left_out,
+    "bigan_length": bigan.bigan_length,
+    "bigan_more": bigan.bigan_more,
+    "latent_shift": bigan.latent_shift,
+    "pretext_longer": published.pretext_longer,
+    "bigan_starts": bigan.bigan_starts,
+    "bigan_speed": costs.bigan_speed,
+    "table1": published.table1,
+    "table1_small": published.table1_small,
+    "table1_rates": published.table1_rates,
+    "table2_small": published.table2_small,
+    "pretext_small": published.pretext_small,
+    "table3_small": published.table3_small,
+    "table3_more": published.table3_more,
+    "clusters": evaluation.clusters,
+    "truncation": published.truncation,
+    "small_data": published.small_data,
+    "full_size": costs.full_size_table,
+    "reversible": costs.reversible_table,
+    "transfer_few": lambda lines: evaluation.transfer(lines, "top1_linear_{}_10perclass"),
+    "transfer_linear": lambda lines: evaluation.transfer(lines, "top1_linear_{}"),
+    "quality": evaluation.quality_table,
+    "frozen": evaluation.frozen_table,
+    "reconstruction": lambda lines: evaluation.reconstruction_table(lines, SMALL),
+}
+
+
+def render(text: str, lines: list[Line]) -> str:
+    """Return `text` with each marked table written anew."""
+    return re.sub(
+        r"(<!-- table (\w+) -->\n).*?(<!-- end -->)",
+        lambda m: f"{m[1]}{TABLES[m[2]](lines)}\n{m[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    script.parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is out of date")
+    return script.run(write, arguments)
+
+
+def write(script: Script, options: argparse.Namespace) -> None:
+    lines = [line for path in sorted((ROOT / "results").glob("*.jsonl")) for line in read_results(path)]
+    stale = []
+    for name in FILES:
+        path = ROOT / name
+        before = path.read_text()
+        after = render(before, lines)
+        if after != before:
+            stale.append(name)
+            if not options.check:
+                path.write_text(after)
+    if stale and options.check:
+        raise RunError(f"out of date: {', '.join(stale)}; run {script.command.removesuffix(' --check')}")
+    if stale:
+        print(f"rewritten: {', '.join(stale)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

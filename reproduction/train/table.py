@@ -1,0 +1,244 @@
+"""Train and measure rows of a published table, each for the same length and from the same seeds.
+
+    python -m reproduction.train.table 1 [ROW ...] --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value]
+    python -m reproduction.train.table 2 --data SOURCE --steps N [--images N] [--equal images|updates] ...
+    python -m reproduction.train.table 3 --data SOURCE --steps N --network cifar-resnet18 --clusters-of RUN ...
+    python -m reproduction.train.table bigan --data SOURCE --steps 187600 --seeds 3 [--hold-out 10000]
+
+Runs go to --runs, by default runs/table1/ and so on. Started again, the script skips the runs that are finished and
+continues the others; more steps may be asked for if the learning rates of a row are constant. Result lines go to
+results/, and the table's page in docs/ shows them next to the published numbers.
+
+Tables 1, 2 and 3 are trained scaled down. In table 2, --steps are those of BigBiGAN. Its step sees three batches, and
+E learns from one; a step of the other methods is one batch. By default they take three times as many steps and see as
+many images. With --equal updates all methods take as many steps, so that E is updated as often; these runs go to
+runs/table2-updates/. BiGAN's table is trained as published, in 400 epochs of 469 steps. With --hold-out 10000 it is
+scored as in its authors' code by default, on held-out training images (391 steps an epoch).
+
+A feature extractor compares samples (bigbigan feature-network NETWORK --data SOURCE trains it); without --network the
+samples of Table 1 are not measured. BigGAN + Clustering in Table 3 needs a run whose features are clustered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigbigan.config import Config, override
+from bigbigan.data import load_pixels, open_source
+from bigbigan.errors import UserError
+from bigbigan.evaluation.image_quality.feature_networks import channels_of
+from bigbigan.evaluation.metric_names import PIXELS
+from bigbigan.evaluation.records import read_results
+from bigbigan.experiments import find
+from bigbigan.io import writing
+from bigbigan.training.run_folder import changed_settings
+from reproduction.common import Script, bigbigan
+
+FEATURES = ("avepool", "bn_crelu")
+TABLE1 = "top1_table1_avepool"  # the column Cls. of Table 1
+FEW_LABELS = [f"top1_linear_{feature}_10perclass" for feature in FEATURES]
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: tuple[str, ...]
+    results: str
+    probe: tuple[str, ...] = ()  # metrics of E, besides those that are measured of all
+    quality: str = ""  # metrics of samples; {0} is the feature extractor
+    scaled: bool = True
+
+
+PLANS = {
+    "1": Plan(
+        (
+            "table1/base", "table1/deterministic_encoder", "table1/uniform_prior", "table1/x_unary_only",
+            "table1/z_unary_only", "table1/no_unaries", "table1/small_g_32", "table1/resnet_up_encoder_lr",
+            "table1/hinge_of_sum",
+        ),
+        "results/table1_small.jsonl",
+        ("top1_table1_avepool", "top1_table1_bn_crelu"),
+        "is10k_{0},fid10k_train_{0}",
+    ),
+    "2": Plan(
+        (
+            "table1/base", "pretext/rotation", "pretext/relative_position", "pretext/exemplar", "pretext/colorization",
+            "pretext/cpc", "pretext/supervised", "pretext/combination", "pretext/efficient_cpc",
+        ),
+        "results/table2_small.jsonl",
+        tuple(f"{top}_sweep5k_{feature}" for feature in FEATURES for top in ("top1", "top5")),
+    ),
+    "3": Plan(
+        ("table3/biggan_sl", "table3/biggan_clustering", "table3/bigbigan_sl", "table3/bigbigan_high_res_e_sl"),
+        "results/table3_small.jsonl",
+        ("top1_table1_avepool",),
+        "is10k_{0},fid10k_train_{0},fid10k_test_{0},kid10k_train_{0},precision10k_train_{0},recall10k_train_{0}",
+    ),
+    "bigan": Plan(
+        (
+            "bigan/mnist", "bigan/discriminator", "bigan/latent_regressor", "bigan/joint_latent_regressor",
+            "bigan/autoencoder_l2", "bigan/autoencoder_l1",
+        ),
+        "results/bigan.jsonl",
+        scaled=False,
+    ),
+}  # fmt: skip
+
+
+def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -> list[str]:
+    """Return what is measured of a run; with the first row, pixels too."""
+    plan, names = PLANS[table], []
+    if table == "bigan":
+        features = ["avepool" if config.has_encoder else "discriminator", *PIXELS * (row == plan.rows[0])]
+        kinds = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
+        names += [kind.format(feature) for feature in features for kind in kinds]
+        names += ["knn1_euclidean_z_mean", "reconstruction_*"] * config.has_encoder
+    elif config.has_encoder:
+        names += [*FEW_LABELS, *(m for m in plan.probe if not options.quick or m == TABLE1)]
+        names += ["reconstruction_ratio"] * (table != "2")
+        if table == "2" and row == plan.rows[0]:
+            names += [f"top1_linear_{feature}_10perclass" for feature in PIXELS]
+        names += [f"task_accuracy_{task}" for task in config.pretext.tasks if config.system == "pretext"]
+    return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
+
+
+def steps_of_one(config: Config, base: Config, equal: str) -> int:
+    """Return how many steps of a row make a step of BigBiGAN: as many as see equally many images, or the one that
+    updates E as often."""
+    return base.training.d_steps + 1 if config.system == "pretext" and equal == "images" else 1
+
+
+def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out: int | None) -> str:
+    """Return a file of random images of a source at E's resolution: `images` to train on and 0.4·`images` of the test
+    images; or with `hold_out`, this number of training images as test images, and the others to train on.
+
+    Raises:
+        UserError: there are not so many training images.
+    """
+    source = open_source(spec)
+    train = source.splits["train"]
+    if not 0 < (count := hold_out or images or 0) < len(train) + (hold_out is None):
+        option = "--images" if hold_out is None else "--hold-out"
+        raise UserError(f"{option} {count}: {spec} has {len(train):,} training images; give fewer")
+    path = folder / f"{source.name}{'-held-out' * (hold_out is not None)}-{count}.npz"
+    if path.exists():
+        return str(path)
+    order = np.random.default_rng(0).permutation(len(train))
+    if hold_out is None:
+        test = source.splits["test"]
+        of_test = np.random.default_rng(0).permutation(len(test))[: 2 * count // 5]
+        picked = {"train": train.subset(order[:count]), "test": test.subset(of_test)}
+    else:
+        picked = {"train": train.subset(order[count:]), "test": train.subset(order[:count])}
+    arrays: dict[str, np.ndarray] = {}
+    channels = min(config.data.channels, channels_of(source))  # grey stays grey: it says that nothing may be mirrored
+    for split, of in picked.items():
+        pixels, kept = load_pixels(of, config.encoder.resolution, channels, source)
+        arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
+        if of.labels is not None:
+            arrays[f"{split}_labels"] = of.labels[kept][:, None]
+    with writing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return str(path)
+
+
+def labels_of(row: str, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Return arguments of `train` with the clusters that a row uses as labels; make them unless they exist."""
+    if not row.endswith("_clustering"):
+        return []
+    clusters = folder / "clusters.csv"
+    if not clusters.exists():
+        if not options.clusters_of:
+            raise UserError(f"{row}: needs --clusters-of RUN, a run whose features are clustered")
+        make = ["cluster", options.clusters_of, "--data", data, "--out", str(clusters)]
+        bigbigan(*make, "--sheet", str(folder / "clusters.png"), "--results", str(options.results))
+    return ["--labels", str(clusters)]
+
+
+def is_finished(run: Path, config: Config, steps: int) -> bool:
+    """Return whether a run of these settings was trained for at least `steps` steps and measured."""
+    wanted = _chosen(changed_settings(config))
+    return any(
+        line["subject"] == "trained" and line["steps"] >= steps and _chosen(line["settings"]) == wanted
+        for line in read_results(run / "results.jsonl")
+    )
+
+
+def _chosen(settings: dict[str, Any]) -> str:
+    """Return settings as text, without those that training resolves from the data."""
+    return json.dumps({k: v for k, v in settings.items() if k not in ("data.classes", "data.mirror")}, sort_keys=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__)
+    add = script.parser.add_argument
+    add("table", choices=PLANS)
+    add("rows", nargs="*", metavar="ROW")
+    add("--data", required=True, metavar="SOURCE")
+    some = script.parser.add_mutually_exclusive_group()
+    some.add_argument("--images", type=int, metavar="N", help="training images, drawn at random; by default all")
+    some.add_argument("--hold-out", type=int, metavar="N", help="training images to hold out and score on")
+    add("--steps", type=int, required=True, metavar="N")
+    add("--equal", choices=("images", "updates"), default="images", help="of table 2 (default images)")
+    add("--scale", type=int, default=32, metavar="S")
+    add("--seeds", type=int, default=1, help="0, 1, ... (default 1 of them)")
+    add("--set", nargs="+", default=[], metavar="a.b=value")
+    add("--runs", type=Path, metavar="DIR", help="folder of the runs (default runs/table1 and so on)")
+    add(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="file of result lines (default that of the table)",
+    )
+    add("--quick", action="store_true", help="probe E with 10 labels a class and Table 1's classifier alone")
+    add("--network", metavar="NAME", help="feature extractor that compares samples")
+    add("--clusters-of", metavar="RUN", help="run whose features are clustered")
+    return script.run(train_and_measure, arguments)
+
+
+def train_and_measure(script: Script, options: argparse.Namespace) -> None:
+    plan = PLANS[options.table]
+    by_updates = "-updates" * (options.equal == "updates")
+    study = f"table{options.table}{by_updates.replace('-', '_')}" if plan.scaled else options.table
+    folder = options.runs or Path("runs") / (f"table{options.table}{by_updates}" if plan.scaled else options.table)
+    options.results = options.results or Path(plan.results)
+    scale = options.scale if plan.scaled else 0
+    if by_updates and options.table != "2":
+        raise UserError("--equal updates: expected with table 2 alone")
+    if options.table == "3" and not options.network:
+        raise UserError("table 3: needs --network NAME, a feature extractor")
+    named = {row.split("/")[1]: row for row in plan.rows}
+    if unknown := [row for row in options.rows if row not in named]:
+        raise UserError(f"{', '.join(unknown)}: no row of table {options.table}; expected some of {', '.join(named)}")
+    base = find(plan.rows[0]).config(scale)
+    data = options.data
+    if options.images is not None or options.hold_out is not None:
+        data = drawn(data, base, folder, options.images, options.hold_out)
+    for seed in range(options.seeds):
+        for name in options.rows or named:
+            row = named[name]
+            config = find(row).config(scale)
+            steps = options.steps * steps_of_one(config, base, options.equal)
+            run = folder / f"{name}{f'_{scale}' * bool(scale)}{f'-seed{seed}' * bool(seed)}"
+            if is_finished(run, override(config, options.set), steps):
+                print(f"{run}: finished, skipped", flush=True)
+                continue
+            train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
+            train += ["--scale", str(scale), "--steps", str(steps), "--quiet"]
+            bigbigan(*train, "--set", "log.validate_every=0", f"training.seed={seed}", *options.set)
+            wanted = ",".join(metrics(options.table, row, config, options))
+            bigbigan(
+                "evaluate", str(run), "--quiet", "--metrics", wanted, "--study", study,
+                "--results", str(options.results),
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

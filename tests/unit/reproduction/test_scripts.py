@@ -1,0 +1,154 @@
+"""The scripts of reproduction/: their shared command line, and what a rerun does."""
+
+import json
+
+import pytest
+
+from bigbigan.cli import main
+from bigbigan.errors import RunError, UserError
+from bigbigan.evaluation.records import read_results
+from reproduction.common import Script, _portable
+from reproduction.render import tables
+from reproduction.train import ablations, table
+from tiny import write_npz
+
+SPEC = tables.__spec__
+
+
+@pytest.mark.parametrize(
+    ("word", "portable"),
+    [
+        ("/home/me/mnist", "mnist"),
+        ("/home/me/mnist/", "mnist"),
+        ("mnist:/home/me/data/mnist", "mnist:mnist"),
+        ("--data=/home/me/mnist", "--data=mnist"),
+        ("runs/mnist", "runs/mnist"),
+        ("../data/mnist", "../data/mnist"),
+        ("a.b=[1,2]", "a.b=[1,2]"),
+        ("https://host/a/b", "https://host/a/b"),
+    ],
+)
+def test_recorded_words_name_no_folder_of_a_machine(word, portable):
+    assert _portable(word) == portable
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("said"), 2), (RunError("said"), 1), (None, 0)])
+def test_script_exit_code_tells_mistakes_from_failures(error, code, capsys):
+    def work(script, options):
+        if error:
+            raise error
+
+    assert Script(SPEC, "doc").run(work, []) == code
+    assert capsys.readouterr().err == ("tables: said\n" if error else "")
+
+
+def test_script_writes_lines_of_its_name_and_command(tmp_path, capsys):
+    def work(script, options):
+        script.append(
+            script.result_lines(
+                {"seconds": 1.5}, subject="program", experiment="bench/x", dataset="noise", split="train", n=1
+            )
+        )
+
+    results = tmp_path / "lines.jsonl"
+    assert Script(SPEC, "doc", "results/none.jsonl").run(work, ["--results", str(results)]) == 0
+    (line,) = read_results(results)
+    assert (line["study"], line["subject"], line["value"]) == ("tables", "program", 1.5)
+    assert line["command"] == "python -m reproduction.render.tables --results lines.jsonl"
+    assert capsys.readouterr().out == "bench/x: seconds (program): 1.5\n"
+
+
+def test_script_runs_again_in_another_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the modules are found from any folder
+    script = Script(SPEC, tables.__doc__)
+    assert "--check" in script.again("--help")
+    with pytest.raises(RunError, match="unrecognized arguments: --nothing"):
+        script.again("--nothing")
+
+
+def test_table_check_names_the_page_that_is_out_of_date(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "FILES", ["page.md"])
+    page.write_text("before\n<!-- table anomaly -->\nold\n<!-- end -->\nafter\n")
+    assert tables.main(["--check"]) == 1
+    assert "out of date: page.md" in capsys.readouterr().err
+    assert "old" in page.read_text()
+    assert tables.main([]) == 0
+    assert page.read_text().startswith("before\n<!-- table anomaly -->\n| score |")
+    assert tables.main(["--check"]) == 0
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that the scripts would run, without running them."""
+    given = []
+    for module in (table, ablations):
+        monkeypatch.setattr(module, "bigbigan", lambda *words: given.append(words))
+    return given
+
+
+def test_ablations_skip_what_is_finished(tmp_path, monkeypatch, commands, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ablations.main(["nothing"]) == 2
+    assert ablations.main(["narrow_e", "wide_f"]) == 0
+    assert [words[0] for words in commands] == ["train", "evaluate"] * 2
+    assert commands[1][commands[1].index("--study") + 1] == "ablations"
+    commands.clear()
+    run = tmp_path / "runs" / "ablations" / "narrow_e"
+    run.mkdir(parents=True)
+    (run / "results.jsonl").touch()
+    assert ablations.main(["narrow_e", "wide_f"]) == 0
+    assert {words[words.index("--out") + 1] for words in commands if words[0] == "train"} == {"runs/ablations/wide_f"}
+    assert "runs/ablations/narrow_e: finished, skipped" in capsys.readouterr().out
+
+
+ROW = ["bigan", "mnist", "--seeds", "2"]
+NARROW = [
+    "latent.dim=4",
+    "generator.channels=[8,8]",
+    "training.batch_size=8",
+    "log.standing_batches=1",
+    "optimizer.lr_final=1",
+]
+
+
+def test_table_rerun_skips_finished_and_continues_unfinished(tmp_path, monkeypatch, capsys):
+    """Seed 0 is trained and measured, seed 1 is stopped half-way; then the same command finishes the table."""
+    monkeypatch.chdir(tmp_path)
+    data = str(write_npz(tmp_path / "mnist.npz", side=28))
+    monkeypatch.setattr(table, "metrics", lambda *given: ["knn1_euclidean_avepool"])
+    call = [*ROW, "--data", data, "--steps", "4", "--results", "lines.jsonl", "--set", *NARROW]
+    train = ["train", "bigan/mnist", "--data", data, "--quiet", "--scale", "0"]
+    settings = ["log.validate_every=0", "training.seed=1", *NARROW]
+    assert main([*train, "--out", "runs/bigan/mnist-seed1", "--steps", "2", "--set", *settings]) == 0
+    assert table.main([*call[:2], "--seeds", "1", *call[4:]]) == 0
+    capsys.readouterr()
+    assert table.main(call) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "runs/bigan/mnist: finished, skipped"
+    lines = read_results(tmp_path / "lines.jsonl")
+    assert {(x["seed"], x["subject"], x["steps"]) for x in lines} == {
+        (seed, subject, steps) for seed in (0, 1) for subject, steps in (("untrained", 0), ("trained", 4))
+    }
+    assert {x["study"] for x in lines} == {"bigan"}
+    logged = (tmp_path / "runs/bigan/mnist-seed1/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(text)["step"] for text in logged] == sorted({json.loads(text)["step"] for text in logged})
+    assert table.main(call) == 0
+    assert len(read_results(tmp_path / "lines.jsonl")) == len(lines)
+
+
+def test_table_does_not_take_a_run_of_other_settings_for_finished(tmp_path, monkeypatch, commands):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "table1" / "base_32"
+    run.mkdir(parents=True)
+    line = {
+        "study": "table1", "subject": "trained", "experiment": "table1/base", "dataset": "mnist", "split": "test",
+        "metric": "x", "value": 1.0, "seed": 0, "steps": 5, "images_seen": 9,
+        "settings": {"data.classes": 10, "data.mirror": "never", "training.batch_size": 4},
+    }  # fmt: skip
+    (run / "results.jsonl").write_text(json.dumps(line) + "\n")
+    call = ["1", "base", "--data", "mnist", "--steps", "5", "--set"]
+    assert table.main([*call, "training.batch_size=4"]) == 0
+    assert commands == []
+    assert table.main([*call, "training.batch_size=8"]) == 0
+    assert [words[0] for words in commands] == ["train", "evaluate"]
