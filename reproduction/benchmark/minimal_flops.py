@@ -45,8 +45,8 @@ def minimal(config: Config) -> float:
         r, c = config.encoder.resolution, config.data.channels
         x, z = torch.zeros(N, c, r, r).contiguous(memory_format=torch.channels_last), torch.zeros(N, config.latent.dim)
         seen = pool_to(x, config.generator.resolution)
-        f, h = D.F(seen), D.H(z)
-        pair = torch.cat([f, h], dim=1)
+        vectors, h = D.F(seen), D.H(z)
+        pair = torch.cat([*vectors, h], dim=1)
         work: dict[str, Callable[[], Any]] = {
             "G": lambda: G(z), "E": lambda: E(x), "F": lambda: D.F(seen), "H": lambda: D.H(z), "J": lambda: D.J(pair)
         }  # fmt: skip
