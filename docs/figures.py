@@ -27,31 +27,31 @@ INK, MARGIN, MARK, FREE = "#15202b", "#4a5560", "#c2410c", "#fdf5e6"
 EXAMPLE = (2.5, -0.5)  # s_x is past its margin, s_z is on the wrong side
 
 
-def cost(s_x: Tensor, s_z: Tensor, of_sum: bool) -> Tensor:
+def cost(s_x: Tensor, s_z: Tensor, hinge_on_sum: bool) -> Tensor:
     """What one encoder pair with these scores (scalars) costs D, by the package's own loss: a scalar."""
     past = torch.full((1,), -10.0)  # scores of a generator pair that costs nothing
-    loss = discriminator_loss({"s_x": s_x[None], "s_z": s_z[None]}, {"s_x": past, "s_z": past}, of_sum)
-    return loss if of_sum else 2 * loss  # the package takes the mean over the scores, the title the sum
+    loss = discriminator_loss({"s_x": s_x[None], "s_z": s_z[None]}, {"s_x": past, "s_z": past}, hinge_on_sum)
+    return loss if hinge_on_sum else 2 * loss  # the package takes the mean over the scores, the title the sum
 
 
-def surface(s_x: np.ndarray, s_z: np.ndarray, of_sum: bool) -> tuple[np.ndarray, np.ndarray]:
+def surface(s_x: np.ndarray, s_z: np.ndarray, hinge_on_sum: bool) -> tuple[np.ndarray, np.ndarray]:
     """The cost, of the shape of s_x and s_z, and its negative gradient [2, ...]."""
     x, z = (torch.tensor(s.ravel(), dtype=torch.float64, requires_grad=True) for s in (s_x, s_z))
-    value = torch.vmap(lambda a, b: cost(a, b, of_sum))(x, z)
+    value = torch.vmap(lambda a, b: cost(a, b, hinge_on_sum))(x, z)
     push = torch.autograd.grad(-value.sum(), (x, z))
     return value.detach().numpy().reshape(s_x.shape), torch.stack(push).numpy().reshape(2, *s_x.shape)
 
 
-def panel(axes: Axes, of_sum: bool, title: str) -> QuadContourSet:
+def panel(axes: Axes, hinge_on_sum: bool, title: str) -> QuadContourSet:
     side = np.linspace(-LIMIT, LIMIT, 241)
     x, z = np.meshgrid(side, side)
-    value, _ = surface(x, z, of_sum)
+    value, _ = surface(x, z, hinge_on_sum)
     axes.set_facecolor(FREE)
     filled = axes.contourf(x, z, np.ma.masked_less_equal(value, 0), LEVELS, cmap=BLUES)
     axes.contour(x, z, value, LEVELS[1:], colors="white", linewidths=0.8)
 
     small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10}
-    if of_sum:
+    if hinge_on_sum:
         axes.plot([1 - LIMIT, LIMIT], [LIMIT, 1 - LIMIT], "--", color=MARGIN, linewidth=1.4)
         axes.text(0, 1.5, "$s_x + s_z = 1$", color=MARGIN, rotation=-45, **small)
     else:
@@ -64,7 +64,7 @@ def panel(axes: Axes, of_sum: bool, title: str) -> QuadContourSet:
     grid = np.arange(-2.5, 3)
     x, z = (points.ravel() for points in np.meshgrid(grid, grid))
     marked = (x == EXAMPLE[0]) & (z == EXAMPLE[1])
-    _, push = surface(x, z, of_sum)
+    _, push = surface(x, z, hinge_on_sum)
     moved = np.abs(push).sum(0) > 0
     arrows: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 2, "zorder": 4}
     for chosen, color, width, dot in ((~marked, INK, 0.006, 3.5), (marked, MARK, 0.009, 8)):

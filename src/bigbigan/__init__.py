@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that `bigbigan --help` and `bigbigan list` do not wait for torch.
+    # Imported lazily, so that `bigbigan --help` and `bigbigan list` do not wait for torch.
     if name == "Model":
         from bigbigan.inference.model import Model
 

@@ -1,8 +1,8 @@
-"""Files of our own: written whole or not at all, and read as what they should be.
+"""Write files atomically, and read JSON files with checks of size and types.
 
-Writing: a temporary file beside the target, forced to disk, renamed; removed on any error. A full disk, a missing
-permission and the like become one line that names the folder. Reading: JSON and safetensors become typed values of a
-bounded size, or one line that names the file. Nothing that is read here can execute code.
+Writing: a temporary file next to the target is forced to disk and renamed; it is removed on any error. A full disk, a
+missing permission and the like become an error of one line that names the folder. Reading: JSON becomes typed values of
+a bounded size, or an error of one line that names the file. Nothing that is read here can execute code.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError)
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 TEMPORARY = ".writing-"  # how the names of temporary files begin
-STALE = 3600  # seconds since its last change, after which a temporary file is one that a killed process left
-MOST_JSON = 2**28  # bytes of a JSON file
-MOST_LINES = 2**30  # bytes of a file of JSON lines
+STALE = 3600  # seconds since its last change, after which a temporary file must be from a killed process
+MAX_JSON_BYTES = 2**28  # bytes of a JSON file
+MAX_LINES_BYTES = 2**30  # bytes of a file of JSON lines
 
 
 # -- writing ------------------------------------------------------------------------------------------------------
@@ -67,13 +67,13 @@ def writing(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: the file; its folder is made if it is missing.
-        durable: force it to disk before it is renamed. False for the many pictures that can be drawn again.
+        durable: force it to disk before it is renamed. False for pictures, which are many and can be made again.
 
     Raises:
         RunError: the disk is full or broken.
         UserError: the file cannot be written for another reason, such as a missing permission.
     """
-    aside = _temporary(path)
+    temporary = _temporary(path)
     try:
         if path.exists() and not path.is_file():
             what = "a directory" if path.is_dir() else "not a regular file"
@@ -81,19 +81,19 @@ def writing(path: Path, durable: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if durable:
             _remove_stale(path)
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        yield aside
-        if stat.S_IMODE(aside.stat().st_mode) != mode:  # safetensors writes files that only their owner can read
-            aside.chmod(mode)
+        yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors writes files that only their owner can read
+            temporary.chmod(mode)
         if durable:
-            sync(aside)
-        os.replace(aside, path)
+            sync(temporary)
+        os.replace(temporary, path)
         if durable:
             sync(path.parent)
     except BaseException as error:
         with suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
         if (clear := write_error(error, path)) is not None:
             raise clear from error
         raise
@@ -101,31 +101,33 @@ def writing(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Write the folder `path`, which must be missing or empty: the block fills the folder it is given, which is then
-    renamed. Errors as in `writing`."""
-    aside = _temporary(path)
+    """Write the folder `path`, which must be missing or empty; errors as in `writing`.
+
+    The block fills the folder it is given, which is then renamed.
+    """
+    temporary = _temporary(path)
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
-        aside.mkdir()
-        yield aside
-        for file in aside.iterdir():
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
             sync(file)
-        sync(aside)
-        os.rename(aside, path)
+        sync(temporary)
+        os.rename(temporary, path)
         sync(path.parent)
     except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if (clear := write_error(error.__cause__ or error, path)) is not None:  # of the folder, not of a file in it
             raise clear from error
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; see `writing`. Characters that UTF-8 lacks (parts of file names) are written as \\udc80."""
-    with writing(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+    r"""Write UTF-8 text; see `writing`. Characters that UTF-8 lacks (parts of file names) are written as \udc80."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -134,8 +136,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
-    """Add JSON objects to a file, one a line, in one write. A last line that was cut off is ended first; what is
-    written of the new lines when the disk is full is taken back. Errors as in `writing`."""
+    """Append JSON objects to a file, one on each line, in one write; errors as in `writing`.
+
+    If the last line was cut off, it is ended first. If the disk is full, a partial write is undone.
+    """
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,9 +149,9 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool =
             if regular and state.st_size and not _ends_a_line(path, state.st_size):
                 data = b"\n" + data
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
+                remaining = memoryview(data)
+                while remaining:
+                    remaining = remaining[file.write(remaining) :]
                 if regular and durable:
                     sync(path)
             except OSError:
@@ -165,7 +169,7 @@ def _ends_a_line(path: Path, size: int) -> bool:
 
 
 def write_error(error: BaseException, path: Path) -> RunError | UserError | None:
-    """What to raise instead of an error met while writing `path`; None for errors that are not of the file system."""
+    """Return what to raise instead of an error from writing `path`; None if it is not a file system error."""
     number = getattr(error, "errno", None)
     if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
         number = int(found[1])
@@ -182,7 +186,7 @@ def write_error(error: BaseException, path: Path) -> RunError | UserError | None
 
 
 def sync(path: Path) -> None:
-    """Force a file or folder to disk, where its file system can do that."""
+    """Force a file or folder to disk, if its file system supports that."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -194,8 +198,10 @@ def sync(path: Path) -> None:
 
 
 def lock(descriptor: int, name: Path) -> bool:
-    """Lock an open file or folder without waiting; False where another process holds the lock. Where the file system
-    has no locks, a warning says so and the answer is True."""
+    """Lock an open file or folder without waiting; return False if another process has locked it.
+
+    If the file system has no locks, warn and return True.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -213,7 +219,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what killed processes left of earlier attempts to write `path`."""
+    """Remove the temporary files of killed processes that were writing `path`."""
     for old in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE:
@@ -224,13 +230,13 @@ def _remove_stale(path: Path) -> None:
 
 
 def read_json(path: Path, form: Any = Any) -> Any:
-    """The content of a JSON file that has this form; see `checked`.
+    """Return the content of a JSON file, which must have this form; see `checked`.
 
     Raises:
         UserError: it is missing, too large, not JSON, or of another form.
     """
     try:
-        return checked(parse_json(regular_bytes(path, MOST_JSON)), form)
+        return checked(parse_json(regular_bytes(path, MAX_JSON_BYTES)), form)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
     except json.JSONDecodeError as error:
@@ -242,14 +248,15 @@ def read_json(path: Path, form: Any = Any) -> Any:
 
 
 def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Return the objects of a file of JSON lines that have this form; and, by number, the lines that are damaged or
-    have another form, each with the reason. Both are empty if there is no file.
+    """Return (the objects of a file of JSON lines, the reasons of the lines that are damaged or have another form).
+
+    The reasons are by line number. Both are empty if there is no file.
 
     Raises:
         UserError: it cannot be read, or is larger than 1 GiB.
     """
     try:
-        data = regular_bytes(path, MOST_LINES)
+        data = regular_bytes(path, MAX_LINES_BYTES)
     except FileNotFoundError:
         return [], {}
     except OSError as error:
@@ -292,20 +299,20 @@ def checked(value: Any, form: Any, name: str = "") -> Any:
 
     Args:
         value: as parsed from JSON.
-        form: a type; a tuple of forms, any of which will do; [form] for a list of them; or a dictionary of forms by
-            key for an object, where "key?" may be missing and `str` stands for all other keys, which are not looked at
-            without it. None is null, Any is anything; a bool is not an int, an int is a float; numbers have 64 bits.
+        form: a type; a tuple of alternative forms; [form] for a list; or a dictionary of forms by key for an object, in
+            which "key?" may be missing and `str` stands for all other keys, which are otherwise ignored. None is null,
+            Any is anything; a bool is not an int, an int is a float; numbers have 64 bits.
         name: of the value, for the message.
 
     Raises:
-        ValueError: it has not; the message names the part and says what was expected.
+        ValueError: the value has another form; the message names the part and what was expected.
     """
     if form is Any:
         return value
     if isinstance(form, tuple):
-        for one in form:
+        for alternative in form:
             with suppress(ValueError):
-                return checked(value, one, name)
+                return checked(value, alternative, name)
         raise ValueError(_unexpected(value, form, name))
     if isinstance(form, list):
         if not isinstance(value, list):
@@ -314,14 +321,14 @@ def checked(value: Any, form: Any, name: str = "") -> Any:
     if isinstance(form, dict):
         if not isinstance(value, dict):
             raise ValueError(_unexpected(value, form, name))
-        for key, one in form.items():
+        for key, key_form in form.items():
             plain = key if key is str else key.removesuffix("?")
             if plain is str:
                 others = value.keys() - {k.removesuffix("?") for k in form if k is not str}
                 for other in sorted(others):
-                    checked(value[other], one, f"{name}.{other}".lstrip("."))
+                    checked(value[other], key_form, f"{name}.{other}".lstrip("."))
             elif plain in value:
-                checked(value[plain], one, f"{name}.{plain}".lstrip("."))
+                checked(value[plain], key_form, f"{name}.{plain}".lstrip("."))
             elif plain == key:
                 raise ValueError(f"it has no {f'{name}.{key}'.lstrip('.')}")
         return value
@@ -350,8 +357,8 @@ def _unexpected(value: Any, form: Any, name: str) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file to read its bytes. Raises ValueError for others: devices and pipes may have no end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would wait
+    """Open a regular file to read its bytes. Raises ValueError for devices and pipes, which may have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
@@ -361,17 +368,17 @@ def open_regular(path: Path) -> BufferedReader:
     raise ValueError("it is not a regular file")
 
 
-def regular_bytes(path: Path, most: int) -> bytes:
+def regular_bytes(path: Path, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not a regular file, or larger than `most` bytes.
+        ValueError: it is not a regular file, or larger than `max_bytes`.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise ValueError(f"file too large (over {most / 2**20:,g} MiB)")
-        content = file.read(most + 1)
-    if len(content) > most:  # it has grown meanwhile
-        raise ValueError(f"file too large (over {most / 2**20:,g} MiB)")
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise ValueError(f"file too large (over {max_bytes / 2**20:,g} MiB)")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:  # it has grown since
+        raise ValueError(f"file too large (over {max_bytes / 2**20:,g} MiB)")
     return content

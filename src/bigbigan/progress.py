@@ -1,4 +1,4 @@
-"""Progress bars on a terminal; in a log file, where a bar would be thousands of lines, a line every 30 seconds."""
+"""Show progress: a bar on a terminal; in a log file a line every 30 seconds, as a bar would be thousands of lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 __all__ = ["Bar"]
 
-SECONDS = 30.0  # between two lines where there is no terminal
+SECONDS = 30.0  # between two lines of a log file
 
 
 class Bar(tqdm):
-    """tqdm's bar, see there; on standard error unless `file` says otherwise."""
+    """tqdm's progress bar, on standard error unless `file` is given."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         file = settings.get("file") or sys.stderr
@@ -24,6 +24,7 @@ class Bar(tqdm):
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
+        """Return the function that prints a state of the bar: in place on a terminal, else as a line."""
         if _is_terminal(file):
             printer: Callable[[str], None] = tqdm.status_printer(file)
             return printer
@@ -36,7 +37,8 @@ class Bar(tqdm):
         return print_line
 
     def clear(self, *args: Any, **settings: Any) -> None:
-        if _is_terminal(self.fp):  # a line that is written stays
+        """Clear the bar on a terminal; lines of a log file stay."""
+        if _is_terminal(self.fp):
             super().clear(*args, **settings)
 
 

@@ -1,4 +1,4 @@
-"""A run's encoder as a scikit-learn transformer: images in, features out, for pipelines, searches and cross-validation.
+"""Use a run's encoder as a scikit-learn transformer from images to features, in pipelines and cross-validation.
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -23,7 +23,7 @@ from torch import Tensor
 from bigbigan.data import DecodeLimits, ImageSet, Source, load_view
 from bigbigan.data.decode import decode_pillow
 from bigbigan.data.image_set import ArrayStore, FileStore
-from bigbigan.data.loading import WAY_OUT
+from bigbigan.data.loading import REMEDY
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
@@ -37,21 +37,20 @@ FEATURES = {"avepool_feat": "avepool", "bn_crelu_feat": "bn_crelu", "z_mean": "z
 
 
 class BigBiGANFeatures(TransformerMixin, BaseEstimator):
-    """Features of images by the encoder of a run. `fit` learns nothing: the encoder was trained without labels before.
+    """Features of images from the encoder of a run. `fit` trains nothing: it loads the encoder.
 
-    Takes, as X, a sequence of paths or of PIL images, or a data frame with one column of them; or an array, uint8
-    [N, H, W] or [N, H, W, C], or a tensor or float array [N, C, H, W] in [-1, 1] (tensors may be uint8 too). Files and
-    PIL images are read as everywhere in this package: EXIF rotation, palettes, 16 bits and transparency are taken care
-    of.
+    X is a sequence of paths or of PIL images, or a data frame with one column of them; or an array, uint8 [N, H, W] or
+    [N, H, W, C], or a tensor or float array [N, C, H, W] in [-1, 1] (tensors may be uint8 too). Files and PIL images
+    are decoded as in training, with EXIF rotation, palettes, 16 bits and transparency (`bigbigan.data.decode`).
 
     Args:
         run: run folder.
         features: "bn_crelu_feat" (the paper's for linear classification), "avepool_feat" or "z_mean".
-        checkpoint: "newest", or "best" by what was measured along the way.
+        checkpoint: "newest", or "best" by the validation metric.
         batch_size: images at a time.
-        device: "cpu", "cuda", ...; by default a GPU where there is one.
+        device: "cpu", "cuda", ...; by default a GPU if there is one.
 
-    Changed by `set_params`, settings other than `batch_size` count from the next `fit`.
+    After `set_params`, settings other than `batch_size` take effect at the next `fit`.
 
     Raises:
         UserError: in `fit` or `transform`: no such run, unknown features, images that cannot be read.
@@ -72,7 +71,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         self.device = device
 
     def fit(self, X: Any = None, y: Any = None) -> BigBiGANFeatures:
-        """Load the encoder. X and y are not looked at."""
+        """Load the encoder. X and y are ignored."""
         if self.features not in FEATURES:
             raise UserError(f"features is {self.features}; expected one of {', '.join(FEATURES)}")
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -80,7 +79,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         device = self.device or default_device()
         self.model_: Model = load(Path(self.run), self.checkpoint, device)
         if self.features == "z_mean" and not self.model_.config.has_generator:
-            raise UserError("features is z_mean; this encoder learned by pretext tasks and has no latents")
+            raise UserError("features is z_mean; this encoder was trained by pretext tasks and has no latents")
         self.features_ = self.features
         self.n_features_out_ = {
             "avepool_feat": self.model_.encoder.num_features,
@@ -90,7 +89,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Features float32 [N, d], a row for each image in the order given."""
+        """Return features float32 [N, d], a row for each image, in the order of X."""
         if not hasattr(self, "model_"):
             self.fit()
         pixels = self._pixels(X)
@@ -100,13 +99,13 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         return encoder_features(self.model_.encoder, pixels, [name], batch_size=self.batch_size)[name]
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Such as bn_crelu_feat_0, as in the files that `bigbigan encode` writes."""
+        """Return names such as bn_crelu_feat_0, as in the files that `bigbigan encode` writes."""
         if not hasattr(self, "model_"):
             self.fit()
         return np.array([f"{self.features_}_{i}" for i in range(self.n_features_out_)], dtype=object)
 
     def _pixels(self, X: Any) -> np.ndarray:
-        """X as the encoder sees it: uint8 [N, C, R, R]."""
+        """Return X as the input of the encoder: uint8 [N, C, R, R]."""
         c = self.model_.config
         if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind == "f"):
             x = self.model_.prepare(X).cpu()
@@ -119,17 +118,17 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
             rows = X if X.ndim == 4 else X[..., None]
             images = _image_set([str(i) for i in range(len(rows))], ArrayStore(rows))
         else:
-            images = _of_files(_items(X), DecodeLimits(max_pixels=c.data.max_pixels))
+            images = _files(_items(X), DecodeLimits(max_pixels=c.data.max_pixels))
         if not len(images):
             return np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), dtype=np.uint8)
         strict = Source("X", "X", {}, max_unreadable=0.0)  # every image must have its row
         try:
             return load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, strict)[0]
         except UserError as error:
-            raise UserError(f"{str(error).removesuffix(f'; {WAY_OUT}')}; every image of X must have its row") from None
+            raise UserError(f"{str(error).removesuffix(f'; {REMEDY}')}; every image of X must have its row") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        # The run folder is the model: copies and workers load it for themselves.
+        # Copies and workers load the model from the run folder themselves.
         state: dict[str, Any] = super().__getstate__()
         return {k: v for k, v in state.items() if k != "model_"}
 
@@ -142,12 +141,12 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
 
 
 def _items(X: Any) -> list[Any]:
-    """The paths or images of X, one a row."""
+    """Return the paths or images of X, one for each row."""
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         if len(X.columns) != 1:
             columns = ", ".join(shown(c) for c in X.columns[:5])
             raise UserError(
-                f"X is a data frame with the columns {columns}; expected its column of paths, X['file'] say"
+                f"X is a data frame with the columns {columns}; expected its column of paths, such as X['file']"
             )
         return list(X.iloc[:, 0])
     if isinstance(X, np.ndarray) and X.dtype.kind in "OUS" and X.ndim == 2 and X.shape[1] == 1:
@@ -158,15 +157,15 @@ def _items(X: Any) -> list[Any]:
     return list(X)
 
 
-class _Given(FileStore):
+class _FilesAndImages(FileStore):
     """Image files by their paths, and PIL images."""
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        given = self.handles[i]
-        return decode_pillow(given, self.limits) if isinstance(given, Image.Image) else super().get(i)
+        handle = self.handles[i]
+        return decode_pillow(handle, self.limits) if isinstance(handle, Image.Image) else super().get(i)
 
 
-def _of_files(items: Sequence[Any], limits: DecodeLimits) -> ImageSet:
+def _files(items: Sequence[Any], limits: DecodeLimits) -> ImageSet:
     names: list[str] = []
     handles: list[Image.Image | Path] = []
     for i, item in enumerate(items):
@@ -180,7 +179,7 @@ def _of_files(items: Sequence[Any], limits: DecodeLimits) -> ImageSet:
             raise UserError(
                 f"X has a {type(item).__name__} at place {i}; expected paths, PIL images, or one array of all images"
             )
-    return _image_set(names, _Given(names, handles, Path.read_bytes, limits))
+    return _image_set(names, _FilesAndImages(names, handles, Path.read_bytes, limits))
 
 
 def _image_set(names: list[str], store: ArrayStore | FileStore) -> ImageSet:

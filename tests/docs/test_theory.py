@@ -64,9 +64,9 @@ def test_the_figure_is_drawn(figures, tmp_path):
 
 def test_the_figure_shows_the_hinge_and_its_gradient(figures):
     x, z = np.random.default_rng(0).uniform(-3, 3, (2, 5, 7))
-    value, push = figures["surface"](x, z, of_sum=False)
+    value, push = figures["surface"](x, z, hinge_on_sum=False)
     np.testing.assert_allclose(value, np.maximum(0, 1 - x) + np.maximum(0, 1 - z))
     np.testing.assert_array_equal(push, [x < 1, z < 1])
-    value, push = figures["surface"](x, z, of_sum=True)
+    value, push = figures["surface"](x, z, hinge_on_sum=True)
     np.testing.assert_allclose(value, np.maximum(0, 1 - x - z))
     np.testing.assert_array_equal(push, [x + z < 1, x + z < 1])

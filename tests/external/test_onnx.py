@@ -166,7 +166,7 @@ def fix_batch(proto):
 
 @pytest.mark.parametrize(("change", "message"), [(spoil, "computes another"), (fix_batch, "does not run")])
 def test_a_file_that_does_something_else_is_not_written(change, message, digits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ours, "_bare", change)
+    monkeypatch.setattr(ours, "_without_metadata", change)
     capsys.readouterr()
     assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
     assert not list(tmp_path.iterdir())

@@ -1,10 +1,10 @@
-"""Images in: a SOURCE string -> splits -> pixels, with every loss and conversion counted."""
+"""Load images: a SOURCE string -> splits -> pixels; every skipped image and every conversion is counted."""
 
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source, fraction_of
 from bigbigan.data.inspect import class_sheet, contact_sheet, inspect
-from bigbigan.data.loading import fingerprint, glance, load_pixels, load_view
+from bigbigan.data.loading import fingerprint, load_pixels, load_view, quick_fingerprint
 from bigbigan.data.shards.writer import write_shards
 from bigbigan.data.sources import open_source
 from bigbigan.image import resize_square, to_channels
@@ -19,11 +19,11 @@ __all__ = [
     "decode",
     "fingerprint",
     "fraction_of",
-    "glance",
     "inspect",
     "load_pixels",
     "load_view",
     "open_source",
+    "quick_fingerprint",
     "resize_square",
     "to_channels",
     "write_shards",

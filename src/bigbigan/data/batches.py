@@ -1,6 +1,6 @@
-"""Training batches: which images come when, and how they reach the networks.
+"""Make training batches: the order of the images, and their crops.
 
-The order is a function of (seed, position), so a run can be continued at any batch. Labels are not part of it.
+The order is a function of (seed, position), so a run can be continued at any batch. It does not depend on labels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigbigan.data.loading import middle_of_stored
+from bigbigan.data.loading import center_of_stored
 from bigbigan.data.streaming import StreamedPixels, order_by_shards
 from bigbigan.image import to_float
 from bigbigan.image.crops import Boxes, fixed_boxes, resize_boxes, resnet_boxes, square_boxes
@@ -18,7 +18,7 @@ __all__ = ["Batches"]
 
 
 ALL = slice(None)
-AHEAD = 4  # batches that are decoded ahead where images are streamed
+PREFETCHED = 4  # batches of a streamed set that are decoded ahead
 BOXES = {"resnet_crop": resnet_boxes, "square_crop": square_boxes, "random_crop": fixed_boxes}
 
 
@@ -29,18 +29,18 @@ def _to_float(pixels: Tensor) -> Tensor:
 class Batches:
     """Endless shuffled batches of an image set.
 
-    Batch number b holds positions b·n .. b·n + n - 1 of the concatenation of one permutation an epoch; no
-    image is left out or seen twice within an epoch. Of shards elsewhere a permutation is `order_by_shards`.
+    Batch number b contains positions b·n .. b·n + n - 1 of the concatenation of one permutation an epoch. Each image
+    comes exactly once an epoch. For remote shards the permutation is that of `order_by_shards`.
 
     Args:
-        pixels: uint8 [N, C, S, S], S at least R, on the device that trains; or what decodes as it is asked.
+        pixels: uint8 [N, C, S, S], S at least R, on the training device; or pixels that are decoded on demand.
         batch_size: n; may exceed N, then a batch spans epochs.
         seed: of the permutations and of augmentation.
         augment: see `DataConfig.augment`.
         mirror: whether an augmentation that mirrors images does so; see `DataConfig.mirror`.
-        resolution: R; S without it.
-        only: indices of the images to use; all without it.
-        labels: int64 [N], of systems that are told them.
+        resolution: R; S if None.
+        only: indices of the images to use; all if None.
+        labels: int64 [N], if the system is conditioned on labels.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class Batches:
         self._epoch, self._group = self._total, 0  # images of an epoch, and of the shards that are shuffled together
         self._world = 1
         if isinstance(pixels, StreamedPixels) and pixels.shards is not None:
-            self._world = pixels.world if batch_size % pixels.world == 0 else 1  # else rows are not shared out evenly
+            self._world = pixels.world if batch_size % pixels.world == 0 else 1  # else rows cannot be split evenly
             if self._world > 1:  # whole batches, so that each process has the same rows of all of them
                 self._epoch = self._total // batch_size * batch_size
             each = self._total // len(pixels.shards.unique())
-            self._group = min(self._epoch, self._world * pixels.together * each)
+            self._group = min(self._epoch, self._world * pixels.shuffle_shards * each)
 
     def steps_per_epoch(self, updates: int = 1) -> int:
-        """Return how many training steps an epoch has, each of `updates` batches; a step begun counts."""
+        """Return the number of training steps in an epoch, each of `updates` batches, rounded up."""
         return -(-self._epoch // (updates * self.batch_size))
 
     def indices(self, number: int) -> Tensor:
-        """Which images are in batch `number`: int64 [n]."""
+        """Return the indices of the images in batch `number`: int64 [n]."""
         start, end = number * self.batch_size, (number + 1) * self.batch_size
         count = self._epoch
         parts = []
@@ -95,10 +95,10 @@ class Batches:
         return self._orders[epoch]
 
     def _by_shards(self, pixels: StreamedPixels, shards: Tensor, epoch: int) -> Tensor:
-        """An epoch's order: in each batch first the rows of the first process, then those of the second, and so on."""
+        """Return an epoch's order: each batch is the rows of process 0, then of process 1, and so on."""
         world = self._world
         generators = [keyed_generator(self.seed, "order", epoch) for _ in range(world)]
-        orders = [order_by_shards(shards, pixels.together, g, rank, world) for rank, g in enumerate(generators)]
+        orders = [order_by_shards(shards, pixels.shuffle_shards, g, rank, world) for rank, g in enumerate(generators)]
         if world == 1:
             return orders[0]
         rows = self.batch_size // world
@@ -106,20 +106,20 @@ class Batches:
         return torch.stack([order[:count].view(-1, rows) for order in orders], dim=1).flatten()
 
     def batch(self, number: int, part: slice = ALL) -> Tensor:
-        """Batch `number`, or these rows of it, as float [n, C, R, R] in [-1, 1]; with "task_crop" [n, C, S, S]."""
+        """Return batch `number`, or the rows `part` of it: float [n, C, R, R] in [-1, 1]; task_crop: [n, C, S, S]."""
         indices = self.indices(number)[part].to(self.pixels.device)
         if isinstance(self.pixels, StreamedPixels):
-            for following in range(AHEAD + 1):
-                self.pixels.prefetch(self.indices(number + following)[part])
+            for ahead in range(PREFETCHED + 1):
+                self.pixels.prefetch(self.indices(number + ahead)[part])
             if self._group:
                 self.pixels.fetch(self.indices(number + self._group // self.batch_size)[part])
         generator = keyed_generator(self.seed, self.augment, number, str(self.pixels.device))
         if self.augment in BOXES:
             boxes = BOXES[self.augment](self.batch_size, self.pixels.shape[-1], generator)
-            mine = Boxes(*(numbers[part] for numbers in boxes))
+            boxes = Boxes(*(numbers[part] for numbers in boxes))
             if not self.mirror:
-                mine = mine._replace(mirrored=torch.zeros_like(mine.mirrored))
-            return _to_float(resize_boxes(self.pixels[indices], mine, self.resolution))
+                boxes = boxes._replace(mirrored=torch.zeros_like(boxes.mirrored))
+            return _to_float(resize_boxes(self.pixels[indices], boxes, self.resolution))
         if self.augment == "task_crop":
             return _to_float(self.pixels[indices])
         x = self.images(indices)
@@ -128,31 +128,36 @@ class Batches:
             x = torch.where(mirrored, x.flip(3), x)
         return x
 
-    def draw(self, count: int, generator: torch.Generator, number: int) -> Tensor:
-        """Images drawn at random, with repetition, int64 [count] on the generator's device: of all, or of shards
-        elsewhere from those that batch `number` begins with, in shares of equal size for each process."""
+    def sample_indices(self, count: int, generator: torch.Generator, number: int) -> Tensor:
+        """Draw image indices at random, with replacement: int64 [count] on the generator's device.
+
+        Indices of remote shards are drawn from the batches that follow batch `number`, whose shards are cached, with
+        the same number for each process.
+        """
         if not self._group:
             return torch.randint(len(self.pixels), (count,), generator=generator, device=generator.device)
-        world, near = self._world, self._group // self.batch_size // 2 + 1
-        at_hand = torch.stack([self.indices(number + i) for i in range(near)])  # [batches, n]
-        mine = at_hand.view(near, world, -1).transpose(0, 1).flatten(1).to(generator.device)
-        picks = torch.randint(mine.shape[1], (count,), generator=generator, device=generator.device)
-        return mine[torch.arange(count, device=generator.device) * world // count, picks]
+        world, batches = self._world, self._group // self.batch_size // 2 + 1
+        cached = torch.stack([self.indices(number + i) for i in range(batches)])  # [batches, n]
+        by_process = cached.view(batches, world, -1).transpose(0, 1).flatten(1).to(generator.device)
+        picks = torch.randint(by_process.shape[1], (count,), generator=generator, device=generator.device)
+        return by_process[torch.arange(count, device=generator.device) * world // count, picks]
 
     def labels(self, number: int, part: slice = ALL) -> Tensor | None:
-        """The labels of batch `number`, or of these rows of it, int64 [n]; None where there are none. Of an image that
-        cannot be read it is that of the image that stands in, so ask for the images first."""
+        """Return the labels of batch `number`, or of the rows `part` of it: int64 [n]; None without labels.
+
+        An unreadable image has the label of the image that replaces it, so load the images first.
+        """
         if self._labels is None:
             return None
         indices = self.indices(number)[part]
         if isinstance(self.pixels, StreamedPixels):
-            indices = self.pixels.shown(indices)
+            indices = self.pixels.replaced(indices)
         return self._labels[indices.to(self._labels.device)]
 
     def images(self, indices: Tensor) -> Tensor:
-        """The images of these indices as evaluation sees them, float [n, C, R, R] in [-1, 1]."""
-        return _to_float(self.middle(indices))
+        """Return images by index as evaluation sees them, float [n, C, R, R] in [-1, 1]."""
+        return _to_float(self.evaluation_pixels(indices))
 
-    def middle(self, indices: Tensor) -> Tensor:
-        """The images of these indices as evaluation sees them, uint8 [n, C, R, R]: the middle of what is kept."""
-        return torch.cat([middle_of_stored(self.pixels[part], self.resolution) for part in indices.split(256)])
+    def evaluation_pixels(self, indices: Tensor) -> Tensor:
+        """Return images by index as evaluation sees them, uint8 [n, C, R, R]: the centre of the stored pixels."""
+        return torch.cat([center_of_stored(self.pixels[part], self.resolution) for part in indices.split(256)])

@@ -1,10 +1,10 @@
 """Decode one encoded image to pixels, or refuse it with a reason.
 
-A PNG of 10 KB may unfold to a gigabyte, so size and shape are judged from the header before any pixel is decoded. What
-the pixels need is in `bigbigan.data.pillow_pixels`; TIFF files that Pillow misreads are in `bigbigan.data.tiff`.
+A PNG of 10 KB may decompress to a gigabyte, so size and shape are checked in the header before any pixel is decoded.
+Pixel conversions are in `bigbigan.data.pillow_pixels`; TIFF files that Pillow misreads are in `bigbigan.data.tiff`.
 
-Files are untrusted: they may waste bounded time and memory, and the only exception that leaves this module because of a
-file's content is `Unreadable`.
+Files are untrusted: they may waste bounded time and memory, and `Unreadable` is the only exception that a file's
+content can raise here.
 """
 
 import io
@@ -29,17 +29,17 @@ class DecodeLimits:
     """Limits of one image, checked against its header before decoding."""
 
     max_pixels: int = 25_000_000  # width x height; larger JPEG files are decoded at a half or a quarter
-    max_bytes: int = 64 * 2**20  # encoded
+    max_bytes: int = 64 * 2**20  # of the encoded file
     max_aspect: float = 20.0  # longer side / shorter side
 
 
 def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode one image to uint8 [H, W, 1] (grey) or [H, W, 3] (colour), and notes what it converted.
+    """Decode one image to uint8 [H, W, 1] (grey) or [H, W, 3] (colour), and note what was converted.
 
     - 16-bit grey and colour keep their upper 8 bits (12-bit TIFF: upper 8 of 12); nothing is clipped.
-    - Alpha and transparent palette entries are composited on white, as a viewer on a page shows them.
+    - Alpha and transparent palette entries are composited on white.
     - CMYK, YCCK, YCbCr, palettes and 1-bit are converted; EXIF orientation is applied.
-    - Of several frames or pages the first is used.
+    - Only the first frame or page is used.
     - JPEG files of up to 8 times `limits.max_pixels` (progressive ones: twice) are decoded at a reduced size.
     - Colour profiles are not applied; one other than sRGB is noted.
 
@@ -47,20 +47,19 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "")
 
     Args:
         data: the file.
-        limits: of its size.
-        ending: of the file's name, such as ".tga": some formats are recognised by nothing else.
+        limits: limits on its size.
+        ending: file name extension, such as ".tga": some formats can be recognised only by it.
 
     Raises:
-        Unreadable: it cannot be read correctly, for whatever reason.
+        Unreadable: the image cannot be read correctly; the message is the reason.
     """
     if not data:
         raise Unreadable("empty file")
     if len(data) > limits.max_bytes:
         raise Unreadable(f"file too large (over {limits.max_bytes / 2**20:g} MiB)")
     kind = sniff(data)
-    if kind is None or (
-        kind == "TIFF" and ending in CAMERA_RAW
-    ):  # a raw file begins like a TIFF, and holds a small preview
+    # A camera's raw file begins like a TIFF, and Pillow would read its small preview.
+    if kind is None or (kind == "TIFF" and ending in CAMERA_RAW):
         raise Unreadable(other_format(data, ending) or "not an image")
     tags: Any = {}
     try:
@@ -87,8 +86,8 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "")
     except Image.DecompressionBombError as e:  # Pillow refuses before we see the size
         raise Unreadable("too many pixels (over 179 megapixels: reduce the image)") from e
     except Exception as e:
-        # Decoders meet damaged data with OSError, ValueError, SyntaxError, struct.error, ZeroDivisionError,
-        # MemoryError and more. All of them mean the same here.
+        # Decoders raise OSError, ValueError, SyntaxError, struct.error, ZeroDivisionError, MemoryError and more for
+        # damaged data. All of them mean the same here.
         if kind == "TIFF" and (reason := tiff.unreadable_reason(tags)):
             raise Unreadable(reason) from e
         cut = isinstance(e, EOFError) or any(w in str(e).lower() for w in ("truncated", "unexpected end"))
@@ -112,8 +111,7 @@ def decode_pillow(image: Image.Image, limits: DecodeLimits = DecodeLimits()) -> 
 
 
 class _WithoutWarnings:
-    """`warnings.catch_warnings` for several threads: the first to enter changes the filters, the last to leave restores
-    them."""
+    """`warnings.catch_warnings` for threads: the first to enter changes the filters, the last to exit restores them."""
 
     def __init__(self) -> None:
         self.lock, self.inside = threading.Lock(), 0
@@ -141,15 +139,15 @@ def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:
     if width * height > limits.max_pixels:
         megapixels = f"{width * height / 1e6:.1f} megapixels, limit {limits.max_pixels / 1e6:g}"
         raise Unreadable(f"too many pixels ({megapixels}: reduce the image or raise data.max_pixels)")
-    aspect = max(size) / min(size)  # a side of 0 is damage like any other
+    aspect = max(size) / min(size)  # a side of 0 raises, and counts as damage
     if aspect > limits.max_aspect:
         raise Unreadable(f"too narrow ({width}x{height}: {aspect:.0f} to 1, limit {limits.max_aspect:g})")
 
 
 def _reduce(image: Any, limits: DecodeLimits) -> bool:
-    """Return whether an opened JPEG is too large, and then set it to be decoded at a fraction of its size."""
+    """Set an opened JPEG that is too large to be decoded at a fraction of its size; return whether it was."""
     width, height = image.size
-    largest = limits.max_pixels * (2 if image.info.get("progressive") else 8)  # a progressive one is held as a whole
+    largest = limits.max_pixels * (2 if image.info.get("progressive") else 8)  # progressive: all of it is in memory
     if not limits.max_pixels < width * height <= largest:
         return False
     factor = 2 if width * height <= 4 * limits.max_pixels else 4
@@ -161,12 +159,12 @@ _DECORATION = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 
 
 def _without_decoration(data: bytes) -> tuple[bytes, bytes | None]:
-    """Return a PNG file without its texts and colour profile, which Pillow limits to 1 MiB, and the profile's start."""
+    """Return a PNG file without texts and colour profile (Pillow limits them to 1 MiB), and the profile's start."""
     kept, at, profile = [data[:8]], 8, None
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
-        if end > len(data):  # cut short, or damaged: for Pillow to tell
+        if end > len(data):  # cut short or damaged: Pillow reports it
             break
         if kind == b"iCCP":
             packed = data[at + 8 : end - 4].partition(b"\0")[2][1:]
@@ -181,14 +179,14 @@ def _without_decoration(data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _has_other_colours(profile: bytes | None) -> bool:
-    """Return whether an ICC profile is of RGB or CMYK colours, but not sRGB by its name."""
+    """Return whether an ICC profile describes RGB or CMYK colours other than sRGB, by its name."""
     head = (profile or b"")[: 2**16]
     return head[16:20] in (b"RGB ", b"CMYK") and b"sRGB" not in head and "sRGB".encode("utf-16-be") not in head
 
 
 def _is_first_of_several(image: Any) -> bool:
     try:
-        image.seek(1)  # cheaper than n_frames, which walks through all of them
+        image.seek(1)  # cheaper than n_frames, which reads all of them
         return True
-    except Exception:  # EOFError when there is only one; others come from damage behind the first frame
+    except Exception:  # EOFError if there is only one frame; others mean damage after the first
         return False

@@ -1,10 +1,10 @@
-"""Image file formats: which are read, which are not, and how a file is recognised."""
+"""Recognise image file formats: those that are read, and those that are refused with advice."""
 
 import re
 
 __all__ = ["CAMERA_RAW", "EXTENSIONS", "HEAD", "NOT_READ", "Unreadable", "other_format", "sniff"]
 
-# File name endings and the format each promises.
+# File name extensions and their formats.
 EXTENSIONS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".png", ".apng"), "PNG"),
@@ -22,22 +22,22 @@ _MAGIC = re.compile(
 
 
 class Unreadable(Exception):
-    """An image that cannot be used. `str(e)` is a short human reason, such as "truncated JPEG"."""
+    """An image that cannot be used. `str(e)` is a short reason, such as "truncated JPEG"."""
 
     @property
     def kind(self) -> str:
-        """The reason without the numbers in brackets after it, so that equal reasons can be counted together."""
+        """The reason without the details in brackets, so that equal reasons can be counted together."""
         return str(self).partition(" (")[0]
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the Pillow format name that the first bytes announce, or None if it is none of the six that are read."""
+    """Return the Pillow format name of the first bytes, or None if it is not one of the six that are read."""
     found = _MAGIC.match(data)
     return found.lastgroup if found else None
 
 
-# Formats that are not read: how a file begins, what it is, what to convert it to. Those of `_PICTURES` hold photographs
-# or scans, and are reported whatever a file is called.
+# Formats that are not read: first bytes, name, format to convert to. Formats in `_PICTURES` contain photographs or
+# scans, and are reported whatever the file's extension.
 _PICTURES = (
     (re.compile(rb".{4}ftyp(hei|hev|mif|avi)", re.DOTALL), "HEIC or AVIF", "JPEG or PNG"),
     (re.compile(rb".{128}DICM", re.DOTALL), "DICOM", "PNG"),
@@ -60,26 +60,26 @@ _OTHERS = (
     (re.compile(rb"\0\0[\1\2]\0[^\0]\0"), "a Windows icon", "PNG"),
     (re.compile(rb"\x1aE\xdf\xa3|.{4}ftyp|RIFF.{4}AVI ", re.DOTALL), "a film", "JPEG, frame by frame"),
 )
-HEAD = 360  # bytes of a file that tell its format
+HEAD = 360  # first bytes of a file, enough to recognise its format
 CAMERA_RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"}
 _BY_ENDING = {".tga": "TGA", ".pcx": "PCX", ".sgi": "SGI", ".xcf": "GIMP's format"}
 _BY_ENDING |= dict.fromkeys(CAMERA_RAW, "a camera's raw format")
 
 
-# Endings of image files that are not read: they are listed as unreadable, with the reason.
+# Extensions of image files that are not read: they are listed as unreadable, with the reason.
 NOT_READ = {".heic", ".heif", ".avif", ".dcm", ".dicom", ".psd", ".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jxl"}
 NOT_READ |= {".pgm", ".ppm", ".pbm", ".pnm", ".pam", ".pfm", ".exr", ".fits", *_BY_ENDING}
 
 
-def other_format(data: bytes, ending: str = "", pictures_alone: bool = False) -> str | None:
-    """Return what to report of an image in a format that is not read, or None if it is not recognised.
+def other_format(data: bytes, ending: str = "", pictures_only: bool = False) -> str | None:
+    """Return what to report for an image in a format that is not read, or None if it is not recognised.
 
     Args:
         data: the file, or its first `HEAD` bytes.
-        ending: of the file's name, such as ".tga".
-        pictures_alone: recognise only formats of photographs and scans.
+        ending: file name extension, such as ".tga".
+        pictures_only: recognise only formats of photographs and scans.
     """
-    for magic, name, target in _PICTURES if pictures_alone else (*_PICTURES, *_OTHERS):
+    for magic, name, target in _PICTURES if pictures_only else (*_PICTURES, *_OTHERS):
         if magic.match(data[:HEAD]):
             return f"{name} (convert to {target})"
     return f"{_BY_ENDING[ending]} (convert to PNG)" if ending in _BY_ENDING else None

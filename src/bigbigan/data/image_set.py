@@ -1,11 +1,11 @@
-"""Image sets: what a SOURCE is once opened, a `Source` of named splits, each of them an `ImageSet`.
+"""Define an opened SOURCE: a `Source` of named splits, each an `ImageSet`.
 
-Where the images lie is a store's business: rows of an array, or encoded files in a folder or an archive, which
-are decoded one at a time on `load`; of files, paths or encoded bytes are kept, never pixels.
+A store holds the images: rows of an array, or encoded files in a folder or an archive, which are decoded one at a time
+on `load`. A `FileStore` keeps paths or encoded bytes in memory, never pixels.
 
 Nothing is lost silently: every image that cannot be used is named in `Source.skipped`, everything ignored or
-converted is counted in `Source.notes`. Labels never reach training, but where `data.labels` says so; they are read for
-evaluation.
+converted is counted in `Source.notes`. Labels are used for evaluation only, unless `data.labels` makes the model
+conditional.
 """
 
 import functools
@@ -23,10 +23,10 @@ from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 from bigbigan.data.names import extension
 
 if TYPE_CHECKING:
-    from bigbigan.data.shards.remote import Elsewhere
+    from bigbigan.data.shards.remote import RemoteShards
 
 __all__ = [
-    "MAX_HELD",
+    "MAX_MEMORY",
     "ArrayStore",
     "FileStore",
     "ImageSet",
@@ -36,58 +36,60 @@ __all__ = [
     "memory_free",
 ]
 
-MAX_HELD = 16 * 2**30  # bytes of a source that may be held in memory
+MAX_MEMORY = 16 * 2**30  # bytes of a source that may be kept in memory
 
 
 def _available() -> int | None:
-    """Bytes of memory that this process can still have: what the machine has free and its control group (a container,
-    a scheduler's job) allows. None where neither is known."""
-    found = []
+    """Return the bytes of memory that this process can still allocate; None if unknown.
+
+    It is the minimum of what the machine has free and what its control group (a container, a scheduler's job) allows.
+    """
+    free = []
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    for most, used in (
+        free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
         with suppress(OSError, ValueError):  # no such file, or "max"
-            found.append(max(0, int(Path(most).read_text()) - int(Path(used).read_text())))
-    return min(found, default=None)
+            free.append(max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
+    return min(free, default=None)
 
 
 def memory_free() -> int:
-    """Return the bytes of memory that this process can still have, at most `MAX_HELD`."""
+    """Return the bytes of memory that this process can still allocate, at most `MAX_MEMORY`."""
     free = _available()
-    return MAX_HELD if free is None else min(MAX_HELD, free)
+    return MAX_MEMORY if free is None else min(MAX_MEMORY, free)
 
 
 class ArrayStore:
     """Images that are rows of one uint8 array [N, H, W, 1|3]."""
 
-    pads = True  # `load_pixels` pads small squares with zeros; files it resizes, whatever their size
+    pads = True  # `load_pixels` pads small squares with zeros; files are always resized
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
-    elsewhere = None
+    remote = None
 
     def identity(self, i: int) -> bytes:
-        """The bytes that identify image i."""
+        """Return the bytes that identify image i."""
         return f"{self.pixels.shape[1:]}".encode() + self.pixels[i].tobytes()
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Pixels of image i, uint8 [H, W, 1|3], and notes on their conversion."""
+        """Return the pixels of image i, uint8 [H, W, 1|3], and notes on their conversion."""
         return np.ascontiguousarray(self.pixels[i]), ()
 
 
 class FileStore:
-    """Encoded images: image i is what `read(handles[i])` returns. A handle that is Unreadable is raised.
+    """Encoded images: image i is decoded from `read(handles[i])`. A handle may be an Unreadable, which is raised.
 
-    The methods are those of `ArrayStore` and `raw`, but may raise Unreadable.
+    It has the methods of `ArrayStore`, which here may raise Unreadable, and `raw`.
     """
 
     pads = False
-    elsewhere: "Elsewhere | None" = None  # where shards are on another machine; handles then begin with their number
+    remote: "RemoteShards | None" = None  # if shards are on another machine; handles then begin with the shard number
 
     def __init__(
         self, names: list[str], handles: list[Any] | np.ndarray, read: Callable[[Any], bytes], limits: DecodeLimits
@@ -95,6 +97,7 @@ class FileStore:
         self.names, self.handles, self.read, self.limits = names, handles, read, limits
 
     def raw(self, i: int) -> bytes:
+        """Return the encoded bytes of image i. Raises Unreadable."""
         handle = self.handles[i]
         if isinstance(handle, Unreadable):
             raise handle
@@ -104,13 +107,14 @@ class FileStore:
             raise Unreadable(f"cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})") from e
 
     def identity(self, i: int) -> bytes:
-        """The bytes that identify image i; of one that lies elsewhere, its shard's checksum and its place there."""
-        if self.elsewhere is None:
+        """Return the bytes that identify image i: its file; in remote shards, the shard's checksum and its position."""
+        if self.remote is None:
             return self.raw(i)
         shard, *place = self.handles[i].tolist()
-        return f"{self.elsewhere.digests[shard]} {place}".encode()
+        return f"{self.remote.digests[shard]} {place}".encode()
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the pixels of image i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
         data = self.raw(i)
         array, notes = decode(data, self.limits, extension(self.names[i]))
         if EXTENSIONS.get(extension(self.names[i]), sniff(data)) != sniff(data):
@@ -123,44 +127,44 @@ class ImageSet:
     """One split: N images, decoded one at a time on `load`."""
 
     name: str  # "train", "val" or "test"
-    files: list[str]  # one name an image; "train/00042" where images are rows of an array
-    labels: np.ndarray | None  # int64 [N], -1 where an image has none; or None when all are unlabelled
-    classes: list[str] | None  # what label k means; shared by all splits of a source
+    files: list[str]  # one name an image; "train/00042" for rows of an array
+    labels: np.ndarray | None  # int64 [N], -1 for an image without a label; None if no image has one
+    classes: list[str] | None  # the name of each class; shared by all splits of a source
     store: ArrayStore | FileStore = field(repr=False)
-    index: np.ndarray = field(repr=False)  # int64 [N]: where in the store each image lies
-    groups: np.ndarray | None = None  # int64 [N]: images of one group, a patient say, belong on one side of a split
+    index: np.ndarray = field(repr=False)  # int64 [N]: each image's position in the store
+    groups: np.ndarray | None = None  # int64 [N]: images of one group, such as a patient, belong in one split
 
     def __len__(self) -> int:
         return len(self.files)
 
     def load(self, i: int) -> np.ndarray:
-        """Pixels of image i, uint8 [H, W, 1] or [H, W, 3]. Raises Unreadable."""
+        """Return the pixels of image i, uint8 [H, W, 1] or [H, W, 3]. Raises Unreadable."""
         return self.load_noted(i)[0]
 
     def load_noted(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Like `load`, with notes on what was converted ("EXIF rotated", "palette", ...)."""
+        """Return pixels as `load` does, and notes on what was converted ("EXIF rotated", "palette", ...)."""
         return self.store.get(int(self.index[i]))
 
     @functools.cached_property
     def shards(self) -> np.ndarray | None:
-        """The number of each image's shard, int64 [N], where shards lie elsewhere; None where any image is at hand."""
-        if self.store.elsewhere is None:
+        """The number of each image's shard, int64 [N], if the shards are remote; None if all images are local."""
+        if self.store.remote is None:
             return None
         return np.asarray(self.store.handles)[self.index, 0]
 
-    def at_hand(self, order: np.ndarray) -> np.ndarray:
-        """Those of these images that are had without fetching more than one shard; in this order."""
+    def in_first_shard(self, order: np.ndarray) -> np.ndarray:
+        """Return the images of `order` that are in the first shard, in that order; all of them if they are local."""
         shards = self.shards
         return order if shards is None else order[shards[order] == shards.min()]
 
     def fetch_ahead(self, i: int, ahead: int = 3) -> None:
-        """Begin to fetch image i's shard and those that follow, where shards lie elsewhere and are read in order."""
-        if self.store.elsewhere is not None and self.shards is not None:
+        """Begin to fetch image i's shard and the next ones, if the shards are remote and read in order."""
+        if self.store.remote is not None and self.shards is not None:
             first, last = self.shards[[i, -1]].tolist()
-            self.store.elsewhere.fetch(range(first, min(first + ahead, last + 1)))
+            self.store.remote.fetch(range(first, min(first + ahead, last + 1)))
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
-        """The images at `indices`, in that order, sharing this set's storage."""
+        """Return the images at `indices`, in that order; they share this set's store."""
         picked = np.asarray(indices, dtype=np.int64).reshape(-1)
         labels = None if self.labels is None else self.labels[picked]
         files = [self.files[i] for i in picked]
@@ -170,14 +174,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class LabelsFile:
-    """The CSV file that labels came from (bigbigan.data.labels)."""
+    """The CSV file that the labels are from (bigbigan.data.labels)."""
 
     path: str
     sha256: str
 
 
 def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
-    """A share of an image set, at least one image, drawn once and for all and in the order of the set."""
+    """Return a random share of an image set, at least one image, always the same and in the order of the set."""
     if fraction == 1:
         return images
     picks = np.random.default_rng(0).permutation(len(images))[: max(1, round(fraction * len(images)))]
@@ -186,7 +190,7 @@ def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
 
 @dataclass
 class Source:
-    """An opened SOURCE. `skipped` and `notes` fill as images are read; each image is counted once."""
+    """An opened SOURCE. `skipped` and `notes` grow as images are read; each image is counted once."""
 
     spec: str  # as given
     name: str  # short, for result lines: "digits", "mnist", or the base name of the path
@@ -194,25 +198,25 @@ class Source:
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file name, reason)
     notes: Counter[str] = field(default_factory=Counter)  # e.g. {"EXIF rotated": 3, "not an image": 2}
     max_unreadable: float = 0.05  # share of a split
-    labels: LabelsFile | None = None  # in place of the source's own labels
-    mirrorable: bool = True  # mirror images of its images are as natural as the images: not so of digits and letters
+    labels: LabelsFile | None = None  # if given, it replaces the source's own labels
+    mirrorable: bool = True  # whether mirror images are as natural as the images; False for digits and letters
     _counted: set[str] = field(default_factory=set, repr=False)
 
     def record(self, file: str, notes: Iterable[str]) -> None:
-        """Counts the conversions of one image that was read."""
+        """Count the conversions of one image that was read."""
         if file not in self._counted:
             self._counted.add(file)
             self.notes.update(notes)
 
     def refuse(self, file: str, error: Unreadable) -> None:
-        """Lists one file that could not be read."""
+        """Add one file that could not be read to `skipped`, and count the reason."""
         if file not in self._counted:
             self._counted.add(file)
             self.skipped.append((file, str(error)))
             self.notes[error.kind] += 1
 
     def remember(self, skipped: Iterable[tuple[str, str]]) -> None:
-        """Lists what earlier processes of the same run could not read."""
+        """Add the files that earlier processes of the same run could not read to `skipped`."""
         for file, reason in skipped:
             if file not in self._counted:
                 self._counted.add(file)

@@ -1,4 +1,4 @@
-"""Inspect: what a source holds, as a JSON-able summary and as a picture, before anything is trained on it."""
+"""Inspect a source before training on it: a summary of JSON types, and contact sheets."""
 
 import hashlib
 from collections import Counter
@@ -20,13 +20,13 @@ __all__ = ["class_sheet", "contact_sheet", "inspect"]
 
 
 def inspect(source: Source) -> dict[str, Any]:
-    """Reads every image of a source once and describes it. Never stops for unreadable images: it counts them.
+    """Read every image of a source once and describe the source. Unreadable images are counted, and do not stop it.
 
     Returns:
-        A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `unlabelled` (how
-        many images), `classes`, `sizes` as [width, height], `channels`, `unreadable`, `duplicates`,
+        A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `unlabelled` (number of
+        images), `classes`, `sizes` as [width, height], `channels`, `unreadable`, `duplicates`,
         `fingerprint`), `shared` (images that two splits have in common, such as {"train, test": 3}), `skipped_count`,
-        `skipped` (the first 20, [file, reason]) and `notes`. Images are duplicates when all their pixels are equal.
+        `skipped` (the first 20, [file, reason]) and `notes`. Images are duplicates if all their pixels are equal.
     """
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
@@ -45,7 +45,7 @@ def inspect(source: Source) -> dict[str, Any]:
 
 
 def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]]:
-    """One split's description, and the hashes of its images' pixels."""
+    """Return one split's description, and the hashes of its images' pixels."""
     sizes: Counter[tuple[int, int]] = Counter()
     channels: Counter[str] = Counter(grey=0, colour=0)
     hashes: set[bytes] = set()
@@ -80,7 +80,7 @@ def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
-    """Smallest, median and largest width and height, each side by itself, and the most common pair."""
+    """Return the minimum, median and maximum of width and of height, and the most common size."""
     table = np.array([(w, h, n) for (w, h), n in sizes.items()])
     sides = [np.repeat(table[:, k], table[:, 2]) for k in (0, 1)]
     (width, height), count = sizes.most_common(1)[0]
@@ -96,42 +96,43 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
 def contact_sheet(
     source: Source, split: str = "train", rows: int = 8, cols: int = 12, tile: int = 64, seed: int = 0
 ) -> Image.Image:
-    """A picture of rows x cols images drawn at random from a split, without repetition, as a model sees them.
+    """Return a picture of rows x cols images drawn at random from a split, without replacement, as a model sees them.
 
-    Images that cannot be read give way to the next; cells that stay empty are grey.
+    Unreadable images are skipped; empty cells are grey.
 
     Raises:
-        UserError: for a split that the source does not have.
+        UserError: the source does not have this split.
     """
     if split not in source.splits:
         raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
     images = source.splits[split]
-    order = images.at_hand(np.random.default_rng(seed).permutation(len(images)))
+    order = images.in_first_shard(np.random.default_rng(seed).permutation(len(images)))
     tiles = list(islice(_tiles(images, order, tile), rows * cols))
     return _sheet([tiles[i * cols : (i + 1) * cols] for i in range(rows)], cols, tile)
 
 
-def class_sheet(images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, most: int = 100) -> Image.Image:
-    """A picture with a row of images for each class that has any, in the order of the classes, drawn at random; of more
-    than `most` classes the first ones."""
+def class_sheet(
+    images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, max_classes: int = 100
+) -> Image.Image:
+    """Return a picture with a row of random images for each class that has any; the first `max_classes` classes."""
     assert images.labels is not None
     rng = np.random.default_rng(seed)
     rows = []
-    for label in np.unique(images.labels[images.labels >= 0])[:most]:
+    for label in np.unique(images.labels[images.labels >= 0])[:max_classes]:
         order = rng.permutation(np.flatnonzero(images.labels == label))
         rows.append(list(islice(_tiles(images, order, tile), columns)))
     return _sheet(rows, columns, tile)
 
 
 def _tiles(images: ImageSet, order: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Those images of `order` that can be read, uint8 [side, side, 3]."""
+    """Iterate over the readable images of `order`, uint8 [side, side, 3]."""
     for i in order:
         with suppress(Unreadable):
             yield to_channels(resize_square(images.load(int(i)), side), 3)
 
 
 def _sheet(rows: list[list[np.ndarray]], columns: int, tile: int) -> Image.Image:
-    """Rows of tiles as one picture; cells that stay empty are grey."""
+    """Return rows of tiles as one picture; empty cells are grey."""
     sheet = np.full((max(1, len(rows)) * tile, columns * tile, 3), 128, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c, square in enumerate(row):

@@ -1,24 +1,22 @@
-"""Labels of your own: a CSV file that says of what class images are, and who belongs together.
+"""Read labels, groups and splits from a CSV file (--labels).
 
     file,label,group,split
     cat/001.png,healthy,P17,train
     cat/002.png,,P17,
     ...
 
-`file` (or filename, file_name, path, image) and `label` must be there; `group` (a patient, say: `ImageSet.groups`) and
-`split` (train, val or test, in the spellings of `split_of`) may be; other columns are passed over. So `classify`'s
-predictions and `encode`'s features can be read as labels.
+The columns `file` (or filename, file_name, path, image) and `label` are required. `group` (such as a patient:
+`ImageSet.groups`) and `split` (train, val or test, in the spellings of `split_of`) are optional; other columns are
+ignored. So `classify`'s predictions and `encode`'s features can be read as labels.
 
-A row names the image whose whole name it gives, or else the one image with which it shares all of the shorter of the
-two names, folder by folder from the end: `photos/cat/001.png` and `001.png` both name `cat/001.png` if no other image
-fits, `dog/001.png` does not. Where no image fits, a name without an ending, or with the ending in another case, names
-the one image that fits but for that.
+A name matches the image of the same name. Otherwise names match by suffix at folder boundaries: `photos/cat/001.png`
+and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` does not. If nothing matches, extensions
+are compared regardless of case, and a name without an extension matches any extension.
 
-Cells are read as `bigbigan.data.csv_cells.text_of` does: '=x, as a spreadsheet keeps it, is =x.
+Cells are unescaped by `bigbigan.data.csv_cells.text_of`: '=x, which spreadsheets save, is =x.
 
-The file takes the place of the source's own labels. An image without a row, or whose cell is empty or one of
-`NO_LABEL`, has no label (-1); without a group it is a group of its own; without a split it stays where the source has
-it.
+The file replaces the source's own labels. An image without a row, or whose cell is empty or one of `NO_LABEL`, has no
+label (-1); without a group it is a group of its own; without a split it stays in the source's split.
 """
 
 import csv
@@ -44,10 +42,10 @@ from bigbigan.io import regular_bytes
 
 __all__ = ["apply_labels"]
 
-MOST_BYTES = 2**30  # of a labels file
+MAX_BYTES = 2**30  # of a labels file
 
 COLUMNS = ("file", "label", "group", "split")
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")  # the first of them that is there counts
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")  # the first that the file has is used
 SPLITS = ("train", "val", "test")
 
 
@@ -59,13 +57,13 @@ class _Row:
 
 
 def apply_labels(source: Source, path: Path) -> None:
-    """Give the images of an opened source the labels, groups and splits of a CSV file (see the module), in place.
+    """Set the labels, groups and splits of an opened source's images from a CSV file (see the module), in place.
 
     Raises:
-        UserError: one line, for a file that cannot be read or does not fit the images.
+        UserError: the file cannot be read, or does not match the images.
     """
     try:
-        content = regular_bytes(path, MOST_BYTES)
+        content = regular_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     read = _read(content, path)
@@ -74,29 +72,29 @@ def apply_labels(source: Source, path: Path) -> None:
     read = [(file, replace(row, label="") if row.label in NO_LABEL else row) for file, row in read]
     rows = _matched(read, source, path)
     images = [file for s in source.splits.values() for file in s.files]
-    given = [rows.get(file, _Row()) for file in images]
-    names = sorted({row.label for row in given if row.label}, key=class_order)
+    row_of = [rows.get(file, _Row()) for file in images]
+    names = sorted({row.label for row in row_of if row.label}, key=class_order)
     if not names:
         hint = "; to use predictions as labels, call their column label" if b"predicted" in content[:1000] else ""
         raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty{hint}")
     number = {name: k for k, name in enumerate(names)}
-    labels = np.array([number.get(row.label, -1) for row in given], dtype=np.int64)
-    groups = _groups(row.group for row in given)
-    source.splits = _arranged(source, [row.split for row in given], path)
-    place = {file: i for i, file in enumerate(images)}
+    labels = np.array([number.get(row.label, -1) for row in row_of], dtype=np.int64)
+    groups = _groups(row.group for row in row_of)
+    source.splits = _arranged(source, [row.split for row in row_of], path)
+    position = {file: i for i, file in enumerate(images)}
     for split in source.splits.values():
-        at = np.array([place[file] for file in split.files], dtype=np.int64)
-        some = bool((labels[at] >= 0).any())
-        split.labels, split.classes = (labels[at], [named(name) for name in names]) if some else (None, None)
+        at = np.array([position[file] for file in split.files], dtype=np.int64)
+        labelled = bool((labels[at] >= 0).any())
+        split.labels, split.classes = (labels[at], [named(name) for name in names]) if labelled else (None, None)
         split.groups = None if groups is None else groups[at]
     source.labels = LabelsFile(str(path), hashlib.sha256(content).hexdigest())
-    if without := int((labels < 0).sum()):
-        source.notes["without a label"] += without
+    if unlabelled := int((labels < 0).sum()):
+        source.notes["without a label"] += unlabelled
     _warn_of_shared_groups(source)
 
 
 def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
-    """The rows of a CSV file with commas, semicolons or tabs: (file, row)."""
+    """Return the rows of a CSV file with commas, semicolons or tabs: (file, row)."""
     what = f"--labels {shown(path)}"
     try:
         text = content.decode("utf-8-sig")
@@ -108,7 +106,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
     except csv.Error as error:
         raise UserError(f"{what} is not a readable CSV file: {error}") from None
     if not lines:
-        raise UserError(f"{what} is empty; expected a header line with file,label and a line an image")
+        raise UserError(f"{what} is empty; expected a header line with file,label and a line for each image")
     header = [name.strip() for name in lines[0]]
     if file_column := next((name for name in FILE_COLUMNS if name in header), None):
         header = ["file" if name == file_column else name for name in header]
@@ -117,7 +115,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
         raise UserError(f"{what} has no column '{missing[0]}' but {have}; expected a header line with file,label")
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise UserError(f"{what} has two columns '{twice[0]}'")
-    found = []
+    rows = []
     for number, cells in enumerate(lines[1:], 2):
         if not any(cell.strip() for cell in cells):
             continue
@@ -127,49 +125,49 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
         file = cell.pop("file")
         if not file:
             raise UserError(f"{what}: row {number:,} names no file")
-        if cell.get("split") == "held_out":  # of train, by `classify`
+        if cell.get("split") == "held_out":  # `classify` writes it for a part of train
             cell["split"] = ""
-        if said := cell.get("split"):
-            if (split := split_of(said)) is None:
-                raise UserError(f"{what}: row {number:,}: split is {shown(said)}; expected {', '.join(SPLITS)}")
+        if spelling := cell.get("split"):
+            if (split := split_of(spelling)) is None:
+                raise UserError(f"{what}: row {number:,}: split is {shown(spelling)}; expected {', '.join(SPLITS)}")
             cell["split"] = split
-        found.append((file, _Row(**cell)))
-    if not found:
+        rows.append((file, _Row(**cell)))
+    if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
-    return found
+    return rows
 
 
 def _matched(rows: list[tuple[str, _Row]], source: Source, path: Path) -> dict[str, _Row]:
-    """Rows by the image they name."""
+    """Return the rows by the image they name."""
     what = f"--labels {shown(path)}"
     files = [file for split in source.splits.values() for file in split.files]
-    exactly, loosely = _Index(files), _Index(files, loose=True)
+    exact, loose = _Index(files), _Index(files, loose=True)
     matched: dict[str, _Row] = {}
-    strangers = []
-    for given, row in rows:
-        fitting = exactly.find(given) or loosely.find(given)
-        if len(fitting) > 1:
-            raise UserError(f"{what}: {shown(given)} may be {fitting[0]} or {fitting[1]}; give the whole name")
-        if not fitting:
-            strangers.append(given)
-        elif matched.setdefault(fitting[0], row) != row:
-            raise UserError(f"{what}: {fitting[0]} stands there twice, with different labels, groups or splits")
-    if strangers:
+    unmatched = []
+    for name, row in rows:
+        matches = exact.find(name) or loose.find(name)
+        if len(matches) > 1:
+            raise UserError(f"{what}: {shown(name)} may be {matches[0]} or {matches[1]}; give the whole name")
+        if not matches:
+            unmatched.append(name)
+        elif matched.setdefault(matches[0], row) != row:
+            raise UserError(f"{what}: {matches[0]} has two rows, with different labels, groups or splits")
+    if unmatched:
         raise UserError(
-            f"{what}: {len(strangers):,} of {len(rows):,} rows name no image of {source.spec}, "
-            f"the first {shown(strangers[0])}; images there are called as {shown(files[0])}"
+            f"{what}: {len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, "
+            f"the first is {shown(unmatched[0])}; an image there is called {shown(files[0])}"
         )
     return matched
 
 
 class _Index:
-    """Images by their names and by the ends of their names, folder by folder.
+    """Images by their names, and by suffixes of their names at folder boundaries.
 
     Names are compared in Unicode's composed form: macOS writes é as two characters, spreadsheets as one.
 
     Args:
         files: names of all images.
-        loose: find an image without its ending too, and whatever the case of the ending.
+        loose: compare extensions regardless of case, and find an image by its name without the extension.
     """
 
     def __init__(self, files: list[str], loose: bool = False) -> None:
@@ -178,8 +176,8 @@ class _Index:
         self.ends: dict[str, list[str]] = {}
 
     def find(self, given: str) -> list[str]:
-        """The images, if more than one then two of them, that a name fits."""
-        if not self.whole:  # not before it is needed
+        """Return the images that a name matches, at most two of them."""
+        if not self.whole:  # built when it is first needed
             for file in self.files:
                 name = _composed(file)
                 stem, ending = os.path.splitext(name)
@@ -188,17 +186,17 @@ class _Index:
                     for end in _ends(spelled):
                         _add(self.ends, end, file)
         given = _composed(given)
-        for form in dict.fromkeys((given, given.replace("\\", "/"))):  # a backslash is part of a name, or parts names
+        for form in dict.fromkeys((given, given.replace("\\", "/"))):  # a backslash is part of a name, or a separator
             name = form.removeprefix("./")
             if self.loose:
                 stem, ending = os.path.splitext(name)
                 name = stem + ending.lower()
             if name in self.whole:
                 return self.whole[name]
-            fitting = [*self.ends.get(name, ())]
-            fitting += [file for end in _ends(name) for file in self.whole.get(end, ()) if file not in fitting]
-            if fitting:
-                return fitting
+            matches = [*self.ends.get(name, ())]
+            matches += [file for end in _ends(name) for file in self.whole.get(end, ()) if file not in matches]
+            if matches:
+                return matches
         return []
 
 
@@ -207,34 +205,34 @@ def _composed(name: str) -> str:
 
 
 def _ends(name: str) -> Iterable[str]:
-    """b/c.png and c.png of a/b/c.png."""
+    """Iterate over the suffixes of a name: b/c.png and c.png for a/b/c.png."""
     at = name.find("/")
     while at >= 0:
         yield name[at + 1 :]
         at = name.find("/", at + 1)
 
 
-def _add(found: dict[str, list[str]], name: str, file: str) -> None:
-    """Note a file, if it is the first or second of this name."""
-    files = found.setdefault(name, [])
+def _add(index: dict[str, list[str]], name: str, file: str) -> None:
+    """Add a file, if it is the first or second of this name."""
+    files = index.setdefault(name, [])
     if len(files) < 2 and file not in files:
         files.append(file)
 
 
 def _groups(names: Iterable[str]) -> np.ndarray | None:
-    """A number for each image, the same for those of one group; None where no group is named."""
+    """Return each image's group number, int64 [N]; None if no image has a group."""
     numbers: dict[str, int] = {}
-    found = [numbers.setdefault(name, len(numbers)) if name else -1 for name in names]
+    named_groups = [numbers.setdefault(name, len(numbers)) if name else -1 for name in names]
     if not numbers:
         return None
-    groups = np.array(found, dtype=np.int64)
+    groups = np.array(named_groups, dtype=np.int64)
     alone = groups < 0
     groups[alone] = len(numbers) + np.arange(alone.sum())
     return groups
 
 
 def _arranged(source: Source, wanted: list[str], path: Path) -> dict[str, ImageSet]:
-    """The splits of a source with each image in the split that is wanted for it, or else where it is."""
+    """Return the splits of a source with each image in the split wanted for it; "" leaves it in its split."""
     before = list(source.splits.values())
     origin = np.repeat(np.arange(len(before)), [len(s) for s in before])
     names = np.array([split or before[k].name for split, k in zip(wanted, origin, strict=True)])
@@ -244,8 +242,8 @@ def _arranged(source: Source, wanted: list[str], path: Path) -> dict[str, ImageS
         i = next(i for i, k in enumerate(origin) if names[i] != before[k].name)
         file = [f for s in before for f in s.files][i]
         raise UserError(
-            f"--labels {shown(path)} puts {file} into {names[i]}; {source.spec} holds its splits as arrays: "
-            "leave the column 'split' out"
+            f"--labels {shown(path)} puts {file} into {names[i]}; {source.spec} has its splits as arrays, which cannot "
+            "be changed: remove the column 'split'"
         )
     files, index = [f for s in before for f in s.files], np.concatenate([s.index for s in before])
     splits = {}
@@ -264,6 +262,6 @@ def _warn_of_shared_groups(source: Source) -> None:
         if shared := len(np.intersect1d(known[a], known[b])):
             source.notes[f"groups with images in both {a} and {b}"] += shared
             warnings.warn(
-                f"{source.spec}: {shared:,} groups have images in both {a} and {b}: figures on {b} will be too good",
+                f"{source.spec}: {shared:,} groups have images in both {a} and {b}: metrics on {b} will be too good",
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""Pixels: a split decoded once into memory, at the one size and number of channels a network takes."""
+"""Decode a split into memory, at the size and number of channels that a network takes, and fingerprint it."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import MAX_HELD, ImageSet, Source
+from bigbigan.data.image_set import MAX_MEMORY, ImageSet, Source
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
@@ -14,18 +14,18 @@ from bigbigan.image.crops import CENTRAL, STORED, resize_center
 from bigbigan.progress import Bar
 
 __all__ = [
+    "center_crop",
+    "center_of_stored",
     "fingerprint",
-    "glance",
     "load_pixels",
     "load_view",
-    "middle",
-    "middle_of_stored",
+    "quick_fingerprint",
     "read_pixels",
     "stored_side",
     "viewed_side",
 ]
 
-WAY_OUT = "mend them or take them out, or train with a larger share, such as --set data.max_unreadable=0.2"
+REMEDY = "repair or remove them, or allow a larger share, such as --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
 
@@ -37,29 +37,29 @@ def load_pixels(
     progress: bool = False,
     *,
     crop: str = "center",
-    max_bytes: int = MAX_HELD,
+    max_bytes: int = MAX_MEMORY,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes a whole split once: (pixels uint8 [N', C, R, R], kept int64 [N']).
+    """Decode a whole split once: (pixels uint8 [N', C, R, R], kept int64 [N']).
 
-    Images that cannot be read are left out; `kept` says which were not, as indices into `images`. They are
-    recorded in `source`, and so are conversions.
+    Unreadable images are skipped; `kept` lists the others, as indices into `images`. Skipped images and conversions are
+    recorded in `source`.
 
-    Sizes are brought to R by `resize_square`. Rows of arrays (digits, idx, npz, binary CIFAR-10) that are squares a
+    Images are resized to R by `resize_square`. Rows of arrays (digits, idx, npz, binary CIFAR-10) that are squares a
     little smaller than R are padded with zeros, which keeps their pixels exact: MNIST's 28 to 32, as is usual.
-    Image files are photographs, whatever their size: they are always resized.
+    Image files are always resized.
 
     Args:
         images: a split.
         resolution: R, in pixels.
         channels: 1 (grey) or 3 (colour).
-        source: where skips and notes are recorded, and whose `max_unreadable` holds (0.05 without).
-        progress: shows images/s and time left on stderr.
+        source: records skipped images and notes, and gives `max_unreadable` (0.05 if None).
+        progress: show images/s and time left on stderr.
         crop: "center" or "stretch", see `resize_square`.
-        max_bytes: the most that the pixels may take in memory.
+        max_bytes: limit on the memory for the pixels.
 
     Raises:
-        UserError: when more than `max_unreadable` of the split cannot be read, when nothing is left, or when
-            the pixels would not fit in `max_bytes`.
+        UserError: more than `max_unreadable` of the split cannot be read, or none of it can, or the pixels would not
+            fit in `max_bytes`.
     """
     n, pad = len(images), images.store.pads
     need = n * channels * resolution * resolution
@@ -80,7 +80,7 @@ def load_pixels(
             refused.append(f"{images.files[i]} ({e})")
             if source is not None:
                 source.refuse(images.files[i], e)
-            if len(refused) > limit * n:  # no need to read on
+            if len(refused) > limit * n:
                 break
             continue
         out[len(kept)] = to_channels(resize_square(array, resolution, crop, pad), channels).transpose(2, 0, 1)
@@ -95,35 +95,38 @@ def load_pixels(
         seen = len(kept) + len(refused)
         raise UserError(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
-            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {WAY_OUT}"
+            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
     return out[: len(kept)], np.array(kept, dtype=np.int64)
 
 
 def stored_side(images: ImageSet, resolution: int, augment: str) -> int:
-    """The side S that training's images are stored at for networks of R = `resolution`.
+    """Return the side S, in pixels, that training images are stored at for networks of R = `resolution`.
 
-    Where photographs are cropped it is `STORED` times R, so that few crops are enlarged (14 % of "resnet_crop"), but no
-    more than the photographs have: the median side of their middle squares, of some of them. Rows of arrays, which
-    have few pixels to spare, are kept and seen whole.
+    For crops of photographs it is `STORED` times R, so that few crops are enlarged (14 % of "resnet_crop"), but not
+    more than the median side of the photographs' central squares. Rows of arrays are small and not cropped: S = R.
     """
-    least = viewed_side(images, resolution, augment)
-    wanted = round(STORED[augment] * resolution) if least > resolution else least
-    return wanted if wanted <= least else max(least, min(wanted, typical_side(images)))
+    minimum = viewed_side(images, resolution, augment)
+    wanted = round(STORED[augment] * resolution) if minimum > resolution else minimum
+    return wanted if wanted <= minimum else max(minimum, min(wanted, typical_side(images)))
 
 
 def viewed_side(images: ImageSet, resolution: int, augment: str) -> int:
-    """The side that evaluation decodes images to, to see the R × R pixels in their middle: after training on crops of
-    photographs the central 87.5 %, otherwise all."""
+    """Return the side, in pixels, that evaluation decodes images to before it takes the central R × R pixels.
+
+    After training on crops of photographs the centre is 87.5 % of the side, otherwise all of it.
+    """
     return round(resolution / CENTRAL) if augment.endswith("_crop") and not images.store.pads else resolution
 
 
-def typical_side(images: ImageSet, most: int = 50) -> int:
-    """The median of the shorter sides of at most so many images, in pixels, spread over the set or, where shards are on
-    another machine, over the first; 0 where none of them can be read."""
-    order = images.at_hand(np.arange(len(images)))
+def typical_side(images: ImageSet, max_images: int = 50) -> int:
+    """Return the median of the shorter sides, in pixels, of up to `max_images` images; 0 if none can be read.
+
+    The images are spread over the set or, if its shards are remote, over the first shard.
+    """
+    order = images.in_first_shard(np.arange(len(images)))
     sides = []
-    for i in order[:: max(1, -(-len(order) // most))]:
+    for i in order[:: max(1, -(-len(order) // max_images))]:
         try:
             sides.append(min(images.load(int(i)).shape[:2]))
         except Unreadable:
@@ -139,20 +142,22 @@ def load_view(
     source: Source | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images as evaluation sees them, after training with `augment`; otherwise as `load_pixels`."""
+    """Decode images as `load_pixels` does, but as evaluation sees them after training with `augment`."""
     pixels, kept = load_pixels(images, viewed_side(images, resolution, augment), channels, source, progress)
-    return np.ascontiguousarray(middle(pixels, resolution)), kept
+    return np.ascontiguousarray(center_crop(pixels, resolution)), kept
 
 
-def middle(pixels: np.ndarray, resolution: int) -> np.ndarray:
-    """The central [..., R, R] of [..., S, S], where S is that of `viewed_side`."""
+def center_crop(pixels: np.ndarray, resolution: int) -> np.ndarray:
+    """Return the central [..., R, R] of pixels [..., S, S] of the side S that `viewed_side` gives."""
     edge = (pixels.shape[-1] - resolution) // 2
     return pixels[..., edge : edge + resolution, edge : edge + resolution]
 
 
-def middle_of_stored(pixels: Tensor, resolution: int) -> Tensor:
-    """The same of uint8 pixels [N, C, S, S] that are stored for training (`stored_side`): uint8 [N, C, R, R]. They are
-    resized once more where S is larger than evaluation's, which blurs them a little."""
+def center_of_stored(pixels: Tensor, resolution: int) -> Tensor:
+    """Return the centre of uint8 pixels [N, C, S, S] stored for training (`stored_side`): uint8 [N, C, R, R].
+
+    If S is larger than the side that evaluation decodes to, they are resized once more, which blurs them a little.
+    """
     side = pixels.shape[-1]
     if side > round(resolution / CENTRAL) + 1:
         return resize_center(pixels, resolution)
@@ -161,20 +166,20 @@ def middle_of_stored(pixels: Tensor, resolution: int) -> Tensor:
 
 
 def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarray:
-    """One image as `load_pixels` gives it: uint8 [C, R, R]. Raises Unreadable."""
+    """Decode one image as `load_pixels` does: uint8 [C, R, R]. Raises Unreadable."""
     array = resize_square(images.load(i), side, pad=images.store.pads)
     return np.ascontiguousarray(to_channels(array, channels).transpose(2, 0, 1))
 
 
-def fingerprint(images: ImageSet, most: int | None = None) -> str:
-    """sha256 (hex) over the names and the content of the images, in order.
+def fingerprint(images: ImageSet, max_contents: int | None = None) -> str:
+    """Return the sha256 (hex) over the names and the content of the images, in order.
 
-    It changes when an image is added, removed, renamed, reordered or edited. Content is a file's bytes, a row's pixels,
-    or, of shards elsewhere, their checksums. Labels are not in it: training never sees them. Of sets larger than
-    `most` the content of so many, spread evenly, goes in, and of the others the names.
+    It changes when an image is added, removed, renamed, reordered or edited. Content is a file's bytes, a row's pixels
+    or, for remote shards, the shard's checksum. Labels do not enter it. With `max_contents`, the content of about that
+    many images, spread evenly, enters it, and only the names of the others.
     """
     digest = hashlib.sha256()
-    every = 1 if most is None else max(1, len(images) // most)
+    every = 1 if max_contents is None else max(1, len(images) // max_contents)
     for number, (file, i) in enumerate(zip(images.files, images.index, strict=True)):
         try:
             raw = images.store.identity(int(i)) if number % every == 0 else b""
@@ -186,6 +191,6 @@ def fingerprint(images: ImageSet, most: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def glance(images: ImageSet) -> str:
-    """A fingerprint that is soon taken: over all names, and the content of 64 images spread over the set."""
+def quick_fingerprint(images: ImageSet) -> str:
+    """Return a fingerprint that is quick to compute: of all names, and of the content of 64 images."""
     return fingerprint(images, 64)

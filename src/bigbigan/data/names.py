@@ -1,4 +1,4 @@
-"""Names of files and classes: how they are stored, printed and ordered."""
+"""Store, print and order the names of files and classes."""
 
 import math
 import os
@@ -18,7 +18,7 @@ def named(name: object) -> str:
     """Return a file's or class's name as it is stored and written to files.
 
     Undecodable bytes, control characters, line separators and marks that reverse the direction of text are escaped as
-    in `shown`; all else is kept.
+    in `shown`; all other characters are kept.
     """
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if text.isprintable():

@@ -14,27 +14,27 @@ from bigbigan.data.formats import Unreadable
 __all__ = ["ORIENTATION", "pillow_pixels"]
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
-_TRANSPOSE = {  # orientation: what sets it right
+_TRANSPOSE = {  # orientation: the operation that turns the image upright
     **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
     **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
     **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
 }
 _CONVERTED = {
     **{"1": "1-bit", "P": "palette", "PA": "palette"},
-    "CMYK": "CMYK converted",  # Adobe's inverted JPEGs and YCCK are already set right by Pillow
+    "CMYK": "CMYK converted",  # Pillow already corrects Adobe's inverted JPEGs and YCCK
     **{mode: f"{mode} converted" for mode in ("YCbCr", "LAB", "HSV")},
 }
 
 
 def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the pixels of an opened image's current frame, upright, and notes of what was converted.
+    """Return the pixels of an opened image's current frame, upright, and notes on what was converted.
 
     Args:
         image: a `PIL.Image.Image`.
         data: the file it was opened from, if known.
 
     Raises:
-        Unreadable: its pixels are of a kind that is not read.
+        Unreadable: the pixel format is not supported.
     """
     notes: list[str] = []
     tags = getattr(image, "tag_v2", None) or {}  # TIFF only; read now, as loading removes the orientation
@@ -50,10 +50,10 @@ def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str
     orientation = 1
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # EXIF is decoration: whatever is wrong with it, the pixels stand
+    except Exception:  # damaged EXIF does not affect the pixels
         notes.append("EXIF unreadable")
     transpose = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    if tiff_turned or transpose is not None:  # a TIFF was turned by Pillow, on loading
+    if tiff_turned or transpose is not None:  # Pillow turns a TIFF when it loads it
         notes.append("EXIF rotated")
     upright = image.transpose(transpose) if transpose is not None else image
     upright.info = image.info
@@ -61,7 +61,7 @@ def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str
         array = _from_deep(upright, bits, min_is_white, notes)
     else:
         array = _from_8bit(upright, bits, notes)
-        if colour_type == 4:  # grey + alpha, which Pillow gives as RGBA at 16 bits
+        if colour_type == 4:  # grey + alpha, which Pillow reads as RGBA at 16 bits
             array = array[:, :, :1]
     return np.ascontiguousarray(array), tuple(notes)
 
@@ -70,7 +70,7 @@ def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[st
     """Return the upper 8 bits of a 16-bit or 12-bit grey image (modes I, I;16 and similar), [H, W, 1]."""
     if image.mode == "F":
         raise Unreadable("float pixels (no fixed range to scale from; save as 8 or 16 bits)")
-    values = np.asarray(image).astype(np.int32)  # 32-bit unsigned wraps below 0, and is refused
+    values = np.asarray(image).astype(np.int32)  # 32-bit unsigned values wrap below 0, and are refused
     if bits == 32 or values.min() < 0 or values.max() > 65_535:
         raise Unreadable("32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)")
     depth = 12 if bits == 12 else 16
@@ -79,7 +79,7 @@ def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[st
     notes.append(f"{depth}-bit scaled to 8")
     if depth == 16 and 0 < values.max() < 4096:
         # A 12-bit camera in a 16-bit file. Stretching each image by its own maximum would change brightness
-        # between images, so only say it.
+        # between images, so this is only noted.
         notes.append("16-bit, but values under 4096: dark, 16 levels or fewer")
     if "transparency" in image.info:
         notes.append("transparency ignored")
@@ -89,7 +89,7 @@ def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[st
 def _from_8bit(image: Image.Image, bits: int, notes: list[str]) -> np.ndarray:
     """Return the pixels of every other mode, [H, W, 1] or [H, W, 3]."""
     if bits == 16:
-        notes.append("16-bit scaled to 8")  # Pillow takes the upper byte itself for more than one channel
+        notes.append("16-bit scaled to 8")  # Pillow itself takes the upper byte if there are several channels
     mode = image.mode
     if mode in _CONVERTED:
         notes.append(_CONVERTED[mode])
@@ -104,5 +104,5 @@ def _from_8bit(image: Image.Image, bits: int, notes: list[str]) -> np.ndarray:
     else:
         array = np.asarray(image.convert("RGB"))
     if mode in ("P", "PA") and array.shape[2] == 3 and (array == array[:, :, :1]).all():
-        array = array[:, :, :1]  # a palette of greys, as every grey GIF has
+        array = array[:, :, :1]  # a palette of greys, as in every grey GIF
     return array

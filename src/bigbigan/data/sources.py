@@ -1,20 +1,19 @@
-"""Sources: a SOURCE string -> named splits of images.
+"""Open a SOURCE string as named splits of images.
 
     digits                          1,797 images of 8x8, shipped with scikit-learn
-    mnist  fashion-mnist  cifar10   from the cache, downloaded when absent; or NAME:PATH
-    FOLDER                          images, flat; or a folder a class; or train/ val/ test/ above those
+    mnist  fashion-mnist  cifar10   from the cache, downloaded if absent; or NAME:PATH
+    FOLDER                          images, flat; or one folder for each class; or train/ val/ test/ above those
     FILE.tar  .tar.gz  .tgz  .zip   such a folder, packed: read in place, never unpacked to disk
     FOLDER of idx files             train-images-idx3-ubyte and so on, plain or .gz
     FILE.npz                        MedMNIST keys {train,val,test}_{images,labels}, or images and labels
-    part-{000..099}.tar             tar shards as WebDataset has them; or the folder that `bigbigan data shard` wrote
-    https://HOST/set/index.json     such a folder elsewhere; or https://HOST/part-{000..099}.tar; or pipe:COMMAND
+    part-{000..099}.tar             tar shards in WebDataset's layout; or the folder that `bigbigan data shard` wrote
+    https://HOST/set/index.json     such a folder, remote; or https://HOST/part-{000..099}.tar; or pipe:COMMAND
     hf:OWNER/NAME  hf:NAME:SPLIT    a data set of Hugging Face, by name or folder
 
-A known name wins over a folder of that name, and a warning says so: write ./mnist for the folder.
+A known name takes precedence over a folder of that name, with a warning: write ./mnist for the folder.
 
-Data flows `open_source` (here: which reader a path needs) -> `folders`, `archives`, `shards` or `arrays` (what lies
-there) -> `Source.splits["train"]`, an `ImageSet` -> `load_pixels`. What the user must mend is a `UserError` of one
-line.
+`open_source` chooses a reader (`folders`, `archives`, `shards` or `arrays`), which gives `Source.splits["train"]`, an
+`ImageSet`, to be decoded by `load_pixels`. Anything that the user can correct is a `UserError` of one line.
 """
 
 import difflib
@@ -36,22 +35,22 @@ from bigbigan.data.readers.folders import arrange, list_folder
 from bigbigan.data.readers.huggingface import open_huggingface
 from bigbigan.data.shards.index import is_index
 from bigbigan.data.shards.pattern import expand, is_pattern
-from bigbigan.data.shards.reader import open_elsewhere, open_pattern, open_shards
-from bigbigan.data.shards.remote import is_elsewhere
+from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
+from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
 
-__all__ = ["from_folder", "is_there", "open_source", "seen_from"]
+__all__ = ["absolute_source", "open_source", "relative_source", "source_exists"]
 
 _NAMES = ("digits", *REMOTE)
 _FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 _CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 _CLASSES = {"fashion-mnist": _FASHION, "cifar10": _CIFAR10}
-_INNER = {  # where the files may lie within NAME's PATH
+_INNER = {  # paths within NAME's PATH that may contain the files
     "mnist": ("MNIST", "raw"),
     "fashion-mnist": ("FashionMNIST", "raw"),
     "cifar10": ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar10-jpeg.tar.gz"),
 }
-# Data sets of digits, letters and garments, in whatever form they come.
+# Data sets of digits, letters and garments, in any format.
 _NOT_MIRRORED = ("digits", "mnist", "fashion-mnist", "emnist", "kmnist", "qmnist", "svhn", "usps", "omniglot")
 _LIMITS = DecodeLimits()
 
@@ -64,17 +63,17 @@ def open_source(
     limits: DecodeLimits = _LIMITS,
     labelled: bool = True,
 ) -> Source:
-    """Opens a SOURCE string (grammar: see the module). Lists the images; decodes none of them yet.
+    """Open a SOURCE string (grammar: see the module): list its images, without decoding any.
 
     Args:
-        spec: what the user typed after `--data`.
-        labels: a CSV file whose labels take the place of the source's own (bigbigan.data.labels).
-        max_unreadable: the share of a split that may be skipped as unreadable before reading stops.
-        limits: what one image may cost.
-        labelled: without it, folders are no classes and no label is given.
+        spec: the value of `--data`.
+        labels: a CSV file whose labels replace the source's own (bigbigan.data.labels).
+        max_unreadable: the share of a split that may be unreadable before reading stops.
+        limits: limits on the size of one image.
+        labelled: False to open the images without labels; then folders are not classes.
 
     Raises:
-        UserError: one line, for anything that is not a source or holds no image.
+        UserError: `spec` is not a source, or it has no images.
     """
     if not 0 <= max_unreadable <= 1:
         raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable}")
@@ -83,12 +82,12 @@ def open_source(
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
-        # Folders are classes where nothing else says what images are.
+        # Folders are classes unless the labels come from a file.
         classed = labelled and (bool(name) or labels is None)
         if spec.startswith("hf:"):
             splits = open_huggingface(spec, source, limits)
-        elif is_elsewhere(spec):
-            splits = open_elsewhere(spec, source, limits)
+        elif is_remote(spec):
+            splits = open_remote(spec, source, limits)
         elif is_pattern(spec):
             splits = open_pattern(spec, source, limits)
         else:
@@ -96,7 +95,7 @@ def open_source(
     except OSError as e:
         raise UserError(f"cannot read {source.spec}: {e.strerror or type(e).__name__}") from e
     if "train" not in splits:
-        # A source has a "train" split; where the data names none, the first split there is takes that part.
+        # A source has a "train" split; if the data has none, the first split is used as train.
         first = "val" if "val" in splits else "test"
         images = splits.pop(first)
         images.name = "train"
@@ -105,11 +104,11 @@ def open_source(
     source.splits = splits
     source.mirrorable &= _mirrorable(source)
     for split, images in splits.items() if name else ():
-        # All known data sets have ten classes: anything else is another set under a wrong name.
+        # All known data sets have ten classes: any other number means a wrong name.
         count = len(images.classes or ())
         if count != 10:
             have = f"{count} classes" if count else "no labels"
-            raise UserError(f"{source.spec} does not hold {name}: expected 10 classes in '{split}', found {have}")
+            raise UserError(f"{source.spec} is not {name}: expected 10 classes in '{split}', found {have}")
         if name in _CLASSES and images.classes == [str(k) for k in range(10)]:
             images.classes = list(_CLASSES[name])
     if labels is not None:
@@ -117,15 +116,18 @@ def open_source(
     for images in () if labelled else splits.values():
         images.labels = images.classes = None
     if name and path is None and os.path.isdir(name):
-        source.notes[f"the folder ./{name} is passed over"] += 1
+        source.notes[f"the folder ./{name} is not used"] += 1
         warnings.warn(f"{name} is the known data set; for the folder of that name write ./{name}", stacklevel=2)
     _warn_of_empty_classes(source)
     return source
 
 
 def _mirrorable(source: Source) -> bool:
-    """Whether mirror images are taken to be as natural as the images: of files and of arrays in colour, but not of grey
-    arrays, which are digits, letters or X-rays more often than not, nor of data sets known to be digits or letters."""
+    """Return whether mirror images are assumed to be as natural as the images.
+
+    True for files and colour arrays. False for grey arrays, which are mostly digits, letters or X-rays, and for data
+    sets known to be digits, letters or garments.
+    """
     if source.name.lower().replace("_", "-") in _NOT_MIRRORED:
         return False
     store = source.splits["train"].store
@@ -133,28 +135,28 @@ def _mirrorable(source: Source) -> bool:
 
 
 def _warn_of_empty_classes(source: Source) -> None:
-    """Name the classes of which train has no image: those of other splits alone, or numbers that are not used."""
+    """Warn of classes that have no image in train: classes of other splits only, or unused numbers."""
     train = source.splits["train"]
     if train.labels is None or train.classes is None:
         return
-    there = set(train.labels[train.labels >= 0].tolist())
-    empty = [name for k, name in enumerate(train.classes) if k not in there]
-    if empty and len(there) > 1:  # of one class, what is normal, the others are to be told
+    used = set(train.labels[train.labels >= 0].tolist())
+    empty = [name for k, name in enumerate(train.classes) if k not in used]
+    if empty and len(used) > 1:  # with one class, the normal images, the other splits add the anomalies
         source.notes["classes without a training image"] += len(empty)
-        named_ = ", ".join(map(shown, empty[:5])) + (f" and {len(empty) - 5:,} more" if len(empty) > 5 else "")
-        warnings.warn(f"{source.spec}: of {len(train.classes):,} classes train has no image of {named_}", stacklevel=3)
+        listed = ", ".join(map(shown, empty[:5])) + (f" and {len(empty) - 5:,} more" if len(empty) > 5 else "")
+        warnings.warn(f"{source.spec}: of {len(train.classes):,} classes train has no image of {listed}", stacklevel=3)
 
 
 def _file_part(spec: str) -> tuple[str, str] | None:
-    """(what stands before the path, the path) of a SOURCE that is a path or a pattern of paths; else None."""
+    """Return (prefix, path) of a SOURCE that is a path or a pattern of paths, such as ("mnist:", "data"); else None."""
     head, colon, tail = spec.partition(":")
-    if head == "hf" or is_elsewhere(spec) or (head in _NAMES and not tail):
+    if head == "hf" or is_remote(spec) or (head in _NAMES and not tail):
         return None
     return (head + colon, tail) if head in _NAMES else ("", spec)
 
 
-def is_there(spec: str) -> bool:
-    """Whether the file, folder or first shard that a SOURCE names is there."""
+def source_exists(spec: str) -> bool:
+    """Return whether the file, folder or first shard that a SOURCE names exists; True if it names no path."""
     part = _file_part(spec)
     if part is None:
         return True
@@ -162,8 +164,8 @@ def is_there(spec: str) -> bool:
     return os.path.exists(expand(path)[0] if is_pattern(path) else path)
 
 
-def seen_from(spec: str, folder: Path) -> str | None:
-    """A SOURCE with its path as it is seen from a folder; None where it names no path on this machine."""
+def relative_source(spec: str, folder: Path) -> str | None:
+    """Return a SOURCE with its path made relative to a folder; None if it names no path on this machine."""
     part = _file_part(spec)
     if part is None:
         return None
@@ -171,20 +173,20 @@ def seen_from(spec: str, folder: Path) -> str | None:
     return part[0] + os.path.relpath(path, os.path.realpath(folder))
 
 
-def from_folder(spec: str, folder: Path) -> str:
-    """The SOURCE that `seen_from` wrote, with its whole path."""
+def absolute_source(spec: str, folder: Path) -> str:
+    """Return the SOURCE that `relative_source` made relative, with its absolute path."""
     part = _file_part(spec)
     return spec if part is None else part[0] + os.path.normpath(os.path.join(os.path.realpath(folder), part[1]))
 
 
 def _parse(spec: str) -> tuple[str, Path | None]:
-    """SOURCE -> (data set name or "", path or None). Raises UserError for what cannot be a source."""
+    """Parse a SOURCE to (data set name or "", path or None). Raises UserError if it cannot be a source."""
     packed = ".tar, .tar.gz, .tgz, .zip, .npz, part-{000..099}.tar"
     accepted = f"expected one of {', '.join(_NAMES)}, NAME:PATH, a folder, {packed} or hf:NAME"
     if not spec.strip() or "\0" in spec:
         raise UserError(f"the data source is empty: {accepted}")
     head, colon, tail = spec.partition(":")
-    if head == "hf" or is_elsewhere(spec) or is_pattern(spec):
+    if head == "hf" or is_remote(spec) or is_pattern(spec):
         return "", Path(spec)
     known = head in _NAMES
     if known and not colon:
@@ -192,7 +194,7 @@ def _parse(spec: str) -> tuple[str, Path | None]:
     if head == "digits":
         raise UserError(f"digits comes with scikit-learn and takes no path: write 'digits', not {shown(spec)}")
     if known and not tail:
-        raise UserError(f"{head}: has no path behind the colon; write {head} or {head}:PATH")
+        raise UserError(f"{head}: has no path after the colon; write {head} or {head}:PATH")
     path = Path(os.path.expanduser(tail if known else spec))
     if not os.path.lexists(path):
         close = [] if known else difflib.get_close_matches(head.lower(), _NAMES, n=1)
@@ -202,8 +204,8 @@ def _parse(spec: str) -> tuple[str, Path | None]:
 
 
 def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, classed: bool) -> dict[str, ImageSet]:
-    """Opens a path by what it holds. `name` is the known data set it should be, or ""."""
-    mode = path.stat().st_mode  # follows links; an OSError (dangling, loop) is the caller's to word
+    """Open a path with the reader that its content needs. `name` is the known data set it should be, or ""."""
+    mode = path.stat().st_mode  # follows links; the caller rewords an OSError (dangling link, loop)
     ending = extension(path.name)
     folder = stat.S_ISDIR(mode)
     names = set(os.listdir(path)) if folder else set()
@@ -241,11 +243,11 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
 
 
 def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:
-    """The line for a place without images: what was there instead, and what would have been right."""
+    """Return the error message for a path without images: what it has instead, and what was expected."""
     hint = "expected JPEG, PNG, WebP, BMP, TIFF or GIF files"
     if packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
         hint = f"give one of its archives, such as {shown(path / packed[0])}, or shards as part-{{000..099}}.tar"
     elif name:
         hint = f"{name} needs {', '.join(REMOTE[name][1])}"
-    seen = f" ({', '.join(f'{k}: {v}' for k, v in source.notes.items())})" if source.notes else ""
-    return f"no images in {shown(path)}{seen}; {hint}"
+    notes = f" ({', '.join(f'{k}: {v}' for k, v in source.notes.items())})" if source.notes else ""
+    return f"no images in {shown(path)}{notes}; {hint}"

@@ -1,4 +1,4 @@
-"""Training pixels, in memory or decoded anew for each batch: whatever the size of the set, the same batches."""
+"""Provide the training pixels, in memory or streamed (decoded again for each batch), with the same batches."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.loading import WAY_OUT, fingerprint, load_pixels, read_pixels
+from bigbigan.data.loading import REMEDY, fingerprint, load_pixels, read_pixels
 from bigbigan.errors import UserError
 
 __all__ = ["StreamedPixels", "order_by_shards", "training_pixels"]
 
-FINGERPRINTED = 10_000  # images of a streamed set whose content is read for its fingerprint; of the rest, the names
+FINGERPRINTED = 10_000  # images of a streamed set whose content enters its fingerprint; of the others, the names
 
 
 class StreamedPixels:
-    """Like a uint8 tensor [N, C, S, S] to be indexed with images' numbers, but each image is decoded when asked for.
+    """Pixels like a uint8 tensor [N, C, S, S], indexed by image number, but decoded on demand.
 
-    Threads decode ahead what `prefetch` announces (Pillow lets go of the interpreter while it decodes and resizes).
-    An image that cannot be read is listed in `source`, and the next one that can stands in for it.
+    Threads decode the images given to `prefetch` (Pillow releases the GIL while it decodes and resizes). An unreadable
+    image is recorded in `source` and replaced by the next readable one.
 
-    Where the images lie in shards elsewhere, an epoch takes them from a few shards at a time (`order`).
+    If the images are in remote shards, an epoch takes them from a few shards at a time (`order_by_shards`).
 
     Args:
         images: a split.
         side: S.
         channels: C.
-        source: where skips are recorded, and whose `max_unreadable` holds.
-        device: where batches go.
-        together: how many shards elsewhere are shuffled together; twice as many are held here.
-        world: processes that share the batches; each takes its rows from shards of its own, where they lie elsewhere.
+        source: records skipped images, and gives `max_unreadable`.
+        device: of the batches.
+        shuffle_shards: number of remote shards that are shuffled together; twice as many are cached.
+        world: number of processes that share the batches; each reads its rows from its own remote shards.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class StreamedPixels:
         channels: int,
         source: Source,
         device: torch.device,
-        together: int = 16,
+        shuffle_shards: int = 16,
         world: int = 1,
     ) -> None:
         self.images, self.source, self.device = images, source, device
         self.shape = (len(images), channels, side, side)
-        self.together, self.world = together, world
-        self.shards: Tensor | None = None  # of each image, int64 [N], where they lie elsewhere
-        if images.store.elsewhere is not None:
+        self.shuffle_shards, self.world = shuffle_shards, world
+        self.shards: Tensor | None = None  # shard number of each image, int64 [N], if the shards are remote
+        if images.store.remote is not None:
             self.shards = torch.from_numpy(images.shards)
-            images.store.elsewhere.limit = 2 * together + 2  # and those that two ranks share
+            images.store.remote.limit = 2 * shuffle_shards + 2  # and those that two ranks share
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
-        self._coming: dict[int, Future[np.ndarray]] = {}
+        self._pending: dict[int, Future[np.ndarray]] = {}
         self._refused: set[int] = set()
 
     def __len__(self) -> int:
@@ -64,16 +64,16 @@ class StreamedPixels:
     def prefetch(self, indices: Tensor) -> None:
         """Begin to decode these images."""
         for i in indices.tolist():
-            if i not in self._coming and i not in self._refused:
-                self._coming[i] = self._pool.submit(read_pixels, self.images, i, *self.shape[1:3])
+            if i not in self._pending and i not in self._refused:
+                self._pending[i] = self._pool.submit(read_pixels, self.images, i, *self.shape[1:3])
 
     def fetch(self, indices: Tensor) -> None:
-        """Begin to fetch the shards of these images, where they lie elsewhere."""
-        if self.shards is not None and self.images.store.elsewhere is not None:
-            self.images.store.elsewhere.fetch(self.shards[indices].unique().tolist())
+        """Begin to fetch the shards of these images, if they are remote."""
+        if self.shards is not None and self.images.store.remote is not None:
+            self.images.store.remote.fetch(self.shards[indices].unique().tolist())
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """The images of these numbers, uint8 [n, C, S, S] on the device.
+        """Return the images of these numbers, uint8 [n, C, S, S] on the device.
 
         Raises:
             UserError: more than `max_unreadable` of the set cannot be read.
@@ -82,8 +82,8 @@ class StreamedPixels:
         pixels = np.stack([self._take(i) for i in indices.tolist()])
         return torch.from_numpy(pixels).to(self.device, non_blocking=True)
 
-    def shown(self, indices: Tensor) -> Tensor:
-        """Which images were given for these, int64 [n]: others for those that could not be read."""
+    def replaced(self, indices: Tensor) -> Tensor:
+        """Return `indices`, int64 [n], with unreadable images replaced by those that were returned for them."""
         return torch.tensor([self._readable(i) for i in indices.tolist()], dtype=torch.int64)
 
     def _readable(self, i: int) -> int:
@@ -96,7 +96,7 @@ class StreamedPixels:
             i = self._readable(i)
             self.prefetch(torch.tensor([i]))
             try:
-                return self._coming.pop(i).result()
+                return self._pending.pop(i).result()
             except Unreadable as error:
                 self._refuse(i, error)
 
@@ -108,31 +108,37 @@ class StreamedPixels:
             raise UserError(
                 f"{len(self._refused):,} of the {len(self):,} images in '{self.images.name}' cannot be read so far "
                 f"({share:.1%}, limit {self.source.max_unreadable:.1%}); the last is {self.images.files[i]} ({error}); "
-                f"{WAY_OUT}"
+                f"{REMEDY}"
             )
 
     def close(self) -> None:
+        """Stop the decoding threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def order_by_shards(shards: Tensor, together: int, generator: torch.Generator, rank: int = 0, world: int = 1) -> Tensor:
-    """A permutation, int64 [N // world], of one rank's images for which few shards have to be at hand at a time.
+def order_by_shards(
+    shards: Tensor, shuffle_shards: int, generator: torch.Generator, rank: int = 0, world: int = 1
+) -> Tensor:
+    """Return one rank's share of a random permutation of images, int64 [N // world], that needs few shards at a time.
 
-    Shards come in random order, `together` of them at a time, and the images of these are shuffled. Ranks share out the
-    shards: each has as many images as the others, and those of another rank only from the shard where they meet.
+    Shards come in random order, in groups of `shuffle_shards`, and the images of a group are shuffled. Shards are
+    divided among ranks: each rank has the same number of images, and two ranks share at most the shard at their
+    boundary.
 
     Args:
         shards: the number of each image's shard, int64 [N].
-        together: how many shards.
+        shuffle_shards: number of shards that are shuffled together.
         generator: in the same state for all ranks.
+        rank: of this process.
+        world: number of processes.
     """
     names, shard = shards.unique(return_inverse=True)
-    place = torch.randperm(len(names), generator=generator)[shard]  # of each image's shard in this epoch
+    position = torch.randperm(len(names), generator=generator)[shard]  # of each image's shard in this epoch
     order = torch.randperm(len(shards), generator=generator)
-    order = order[place[order].argsort(stable=True)]  # shard by shard
+    order = order[position[order].argsort(stable=True)]  # shard by shard
     count = len(shards) // world
     order = order[rank * count : (rank + 1) * count]
-    group = (place[order] - place[order[0]]) // together
+    group = (position[order] - position[order[0]]) // shuffle_shards
     shuffled = torch.randperm(count, generator=generator)
     return order[shuffled[group[shuffled].argsort(stable=True)]]
 
@@ -145,19 +151,19 @@ def training_pixels(
     memory: float,
     device: torch.device,
     progress: bool,
-    together: int = 16,
+    shuffle_shards: int = 16,
     world: int = 1,
 ) -> tuple[Tensor | StreamedPixels, np.ndarray, str]:
-    """A split as batches are made from it, which images it holds (as indices into `images`), and its fingerprint.
+    """Return a split's training pixels, the indices into `images` of those it has, and its fingerprint.
 
-    All pixels lie on the device if they take at most `memory` GiB; more than that is streamed.
+    All pixels are on the device if they take at most `memory` GiB; otherwise they are streamed.
 
     Raises:
         UserError: too many images cannot be read.
     """
     if len(images) * channels * side * side > memory * 2**30:
         kept = np.arange(len(images))
-        streamed = StreamedPixels(images, side, channels, source, device, together, world)
+        streamed = StreamedPixels(images, side, channels, source, device, shuffle_shards, world)
         return streamed, kept, fingerprint(images, FINGERPRINTED)
     pixels, kept = load_pixels(images, side, channels, source, progress=progress)
     return torch.from_numpy(pixels).to(device), kept, fingerprint(images.subset(kept))

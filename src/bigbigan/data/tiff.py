@@ -1,4 +1,4 @@
-"""TIFF files that Pillow reads wrongly or not at all."""
+"""Read TIFF files that Pillow reads wrongly, and explain those it cannot read."""
 
 import io
 import struct
@@ -34,20 +34,21 @@ def read_tags(data: bytes) -> Any:
 def has_planes(tags: Any) -> bool:
     """Return whether each channel of a page must be decoded by itself.
 
-    That is so if planes are stored one after the other, which Pillow misreads at 16 bits and for grey, and for
+    It must be if planes are stored one after the other, which Pillow misreads at 16 bits and for grey, and for
     big-endian 16-bit grey with white as 0.
     """
     if tags.get(262) not in (0, 1, 2):
         return False
-    of_16_bits = 16 in np.ravel(tags.get(258, 1))
-    return tags.get(284) == 2 or (tags.get(262) == 0 and of_16_bits and tags.prefix == b"MM" and tags.get(277, 1) == 1)
+    sixteen_bits = 16 in np.ravel(tags.get(258, 1))
+    white_is_0 = tags.get(262) == 0
+    return tags.get(284) == 2 or (white_is_0 and sixteen_bits and tags.prefix == b"MM" and tags.get(277, 1) == 1)
 
 
 def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the grey or RGB pixels of a page, each channel decoded as a grey image, and notes of what was converted.
+    """Return the grey or RGB pixels of a page, each channel decoded as a grey image, and notes on what was converted.
 
     Raises:
-        Unreadable: the page is of a kind that is not read.
+        Unreadable: the page has channels or a compression that are not supported.
     """
     samples, colours = tags.get(277, 1), 3 if tags[262] == 2 else 1
     kinds = np.ravel(tags.get(338, ())).tolist()  # of the channels beyond colour; 1 and 2 are alpha
@@ -60,16 +61,16 @@ def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     for k in range(colours + alpha):
         plane = _plane(tags, data, k, samples)
         with Image.open(io.BytesIO(plane), formats=["TIFF"]) as image:
-            pixels, said = pillow_pixels(image, plane)
+            pixels, plane_notes = pillow_pixels(image, plane)
         planes.append(pixels)
-        notes += [note for note in said if note not in notes]
+        notes += [note for note in plane_notes if note not in notes]
     array = np.concatenate(planes[:colours], axis=2)
     if tags[262] == 0:
         array = 255 - array
     if alpha:
         opacity = planes[-1].astype(np.uint16)
-        shown = array.astype(np.uint16) if kinds[0] == 1 else (array * opacity + 127) // 255  # 1: multiplied already
-        array = np.minimum(shown + (255 - opacity), 255).astype(np.uint8)
+        premultiplied = array.astype(np.uint16) if kinds[0] == 1 else (array * opacity + 127) // 255
+        array = np.minimum(premultiplied + (255 - opacity), 255).astype(np.uint8)
         notes += ["alpha composited on white"] if opacity.min() < 255 else []
     notes += ["further channels ignored"] if samples > colours + alpha else []
     notes += ["first of several frames"] if tags.next else []
@@ -77,7 +78,7 @@ def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
-    """Return the file with another directory at its end that makes it a grey image of channel k alone."""
+    """Return the file with a new directory at its end, which makes it a grey image of channel k."""
     order = "<" if tags.prefix == b"II" else ">"
     places, sizes = (324, 325) if 324 in tags else (273, 279)
     separate = tags.get(284) == 2
@@ -89,12 +90,12 @@ def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
     entries |= {262: ("H", [1]), 277: ("H", [1]), 284: ("H", [1])}
     entries |= {places: ("I", list(tags[places][own])), sizes: ("I", list(tags[sizes][own]))}
     at = len(data) + len(data) % 2
-    behind = at + 2 + 12 * len(entries) + 4
+    end = at + 2 + 12 * len(entries) + 4  # of the directory, where long values begin
     directory, values = struct.pack(f"{order}H", len(entries)), b""
     for tag, (kind, numbers) in sorted(entries.items()):
         packed = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
         if len(packed) > 4:
-            values, packed = values + packed, struct.pack(f"{order}I", behind + len(values))
+            values, packed = values + packed, struct.pack(f"{order}I", end + len(values))
         directory += struct.pack(f"{order}HHI", tag, 3 if kind == "H" else 4, len(numbers)) + packed.ljust(4, b"\0")
     start = data[:4] + struct.pack(f"{order}I", at)
     return start + data[8:] + bytes(len(data) % 2) + directory + bytes(4) + values

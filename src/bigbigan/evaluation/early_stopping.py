@@ -119,7 +119,7 @@ class ValidationMetric:
     def _features(self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
         parts = []
         for part in np.array_split(indices, max(1, len(indices) // 5_000)):
-            pixels = self.batches.middle(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
+            pixels = self.batches.evaluation_pixels(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
             parts.append(encoder_features(E, pixels, [self.metric.feature], mirrored=mirrored))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
-from bigbigan.data.image_set import MAX_HELD
+from bigbigan.data.image_set import MAX_MEMORY
 from bigbigan.data.loading import stored_side
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
@@ -92,7 +92,7 @@ def stored_for_crops(source: Source, split: Split, view: View) -> Tensor | Strea
     side = stored_side(split.images, view.resolution, view.augment)
     if side == view.resolution:
         return torch.from_numpy(split.pixels)
-    if len(split) * view.channels * side**2 > MAX_HELD:
+    if len(split) * view.channels * side**2 > MAX_MEMORY:
         return StreamedPixels(split.images, side, view.channels, source, torch.device("cpu"))
     return torch.from_numpy(load_pixels(split.images, side, view.channels)[0])
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.data import Source, open_source
-from bigbigan.data.readers.offline import cache_alone_where_unreached
+from bigbigan.data.readers.offline import offline_if_unreachable
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import fill_statistics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
@@ -253,7 +253,7 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
             import timm
 
             adapted = {} if channels is None else {"in_chans": channels}
-            with nullcontext() if name.startswith("local-dir:") else cache_alone_where_unreached():
+            with nullcontext() if name.startswith("local-dir:") else offline_if_unreachable():
                 network = timm.create_model(name, pretrained=True, num_classes=0, **adapted)
             expected = timm.data.resolve_model_data_config(network)
             if resolution and resolution != expected["input_size"][-1] and hasattr(network, "set_input_size"):

@@ -19,7 +19,7 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Convert float in [-1, 1] to uint8 as the authors do: 128·(x + 1), clipped and truncated."""
+    """Convert float in [-1, 1] to uint8 as the paper's authors do: 128·(x + 1), clipped and truncated."""
     return (128 * (x.float() + 1)).clamp(0, 255).to(torch.uint8)
 
 
@@ -35,10 +35,10 @@ def to_channels(array: np.ndarray, channels: int) -> np.ndarray:
     Raises:
         UserError: another number of channels.
     """
-    have = array.shape[-1]
-    if have not in (1, 3) or channels not in (1, 3):
-        raise UserError(f"images have 1 (grey) or 3 (colour) channels, not {have} to {channels}")
-    if have == channels:
+    current = array.shape[-1]
+    if current not in (1, 3) or channels not in (1, 3):
+        raise UserError(f"cannot convert images of {current} channels to {channels}; expected 1 (grey) or 3 (colour)")
+    if current == channels:
         return array
     if channels == 3:
         return np.repeat(array, 3, axis=-1)

@@ -1,9 +1,9 @@
-"""Random crops of whole batches on the device: boxes, and bicubic resizing of each image's own box.
+"""Crop whole batches at random on the device: draw a box for each image, and resize the box (bicubic).
 
-Resizing is linear, rows and columns apart, so the crop of an image is two matrix products with a weight matrix of
-its own: [R, S] rows by [S, S] pixels by [S, R] columns. The weights are those of Pillow's BICUBIC on the cut-out
-(a = -0.5, widened when shrinking, so that nothing is skipped, unlike TensorFlow 1's `resize_bicubic`), and mirroring
-is a flip of the columns' weights.
+Resizing is linear and separable, so the crop of an image is two products with weight matrices: [R, S] rows by [S, S]
+pixels by [S, R] columns. The weights are those of Pillow's BICUBIC on the cropped image (a = -0.5, widened when
+shrinking, so that no pixel is skipped, unlike TensorFlow 1's `resize_bicubic`), and mirroring is a flip of the columns'
+weights.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = [
     "square_boxes",
 ]
 
-CENTRAL = 0.875  # share of the side that evaluation sees, and training's crops are drawn from all of (tpu/resnet)
-COVERED = 0.1  # TensorFlow's min_object_covered where the object is the image: the default, and tpu/resnet's
-# Side that photographs are stored at, in multiples of R: at 2.5, 14 % of the crops are enlarged; of squares, none is.
+CENTRAL = 0.875  # share of the side that evaluation sees; training crops come from the whole image (tpu/resnet)
+COVERED = 0.1  # TensorFlow's min_object_covered, with the image as the object: the default, also in tpu/resnet
+# Side of stored photographs, in multiples of R: with 2.5, 14 % of resnet_crop's crops are enlarged; the others never.
 STORED = {"resnet_crop": 2.5, "square_crop": 2**0.5, "random_crop": 1 / CENTRAL}
-TOGETHER = 256  # images that are resized at a time: their pixels take four times the memory as floats
+CHUNK = 256  # images that are resized at a time: as floats, pixels take four times the memory
 
 
 class Boxes(NamedTuple):
-    """Cut-outs of N images, in whole pixels: each int64 [N]; `mirrored` bool [N]."""
+    """Crop boxes of N images, in whole pixels: each int64 [N]; `mirrored` bool [N]."""
 
     top: Tensor
     left: Tensor
@@ -43,10 +43,10 @@ class Boxes(NamedTuple):
 
 
 def resnet_boxes(count: int, side: int, generator: torch.Generator, tries: int = 10) -> Boxes:
-    """8-100 % of the area, aspect ratio 3/4-4/3, mirrored half of the time (tensorflow/tpu resnet_preprocessing).
+    """Draw boxes of 8-100 % of the area, aspect ratio 3/4-4/3, half of them mirrored (tpu resnet_preprocessing).
 
-    In effect it is 10-100 %: the published call asks for crops that cover a tenth of the image. Where no try succeeds,
-    or the crop is the whole image, the central square of 7/8 of the side, as there.
+    In effect the area is 10-100 %: the published code requires that crops cover a tenth of the image. If no try
+    succeeds, or the crop is the whole image, the box is the central square of 7/8 of the side, as in that code.
     """
     aspect, tall, place, mirror = _uniform(generator, (count, tries), (count, tries), (2, count), (count,))
     aspect = 3 / 4 + (4 / 3 - 3 / 4) * aspect
@@ -62,7 +62,7 @@ def resnet_boxes(count: int, side: int, generator: torch.Generator, tries: int =
 
 
 def square_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
-    """A square of 50-100 % of the area, not mirrored (Lucic et al. 2019, compare_gan's "distorted")."""
+    """Draw squares of 50-100 % of the area, not mirrored (Lucic et al. 2019, compare_gan's "distorted")."""
     tall, place = _uniform(generator, (count, 1), (2, count))
     length, _, found = _distorted(side, 0.5, torch.ones_like(tall), tall)
     length = torch.where(found, length, side)
@@ -70,28 +70,28 @@ def square_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
     return Boxes(top, left, length, length, torch.zeros_like(length, dtype=torch.bool))
 
 
-def _distorted(side: int, least: float, aspect: Tensor, tall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Height and width, int64 [N], of crops of `least` to all of the area of an image, and bool [N], whether a try
-    succeeded; the first that does counts. By TensorFlow's `sample_distorted_bounding_box`
-    (sample_distorted_bounding_box_op.cc, GenerateRandomCrop).
+def _distorted(side: int, min_area: float, aspect: Tensor, tall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return height and width, int64 [N], of random crops, and whether a try succeeded, bool [N].
 
-    Not the area is uniform but the height, between what the aspect ratio allows, so that small crops are more frequent:
-    the mean area of 8-100 % is 0.42, and 0.74 of squares of 50-100 %.
+    The first successful try is used. It is TensorFlow's `sample_distorted_bounding_box`
+    (sample_distorted_bounding_box_op.cc, GenerateRandomCrop). The height is uniform, between the bounds that the aspect
+    ratio allows, and not the area, so small crops are more frequent: the mean area of 8-100 % is 0.42, and 0.74 for
+    squares of 50-100 %.
 
     Args:
         side: S of the square image.
-        least: smallest area, as a share of the image's.
+        min_area: minimum area, as a share of the image's.
         aspect: width / height of each try, [N, tries].
-        tall: where the height lies between its bounds, [N, tries] in [0, 1).
+        tall: the height as a share of the range between its bounds, [N, tries] in [0, 1).
     """
-    smallest, largest = least * side**2, side**2
+    smallest, largest = min_area * side**2, side**2
     low, high = (((area / aspect).sqrt()).round() for area in (smallest, largest))
     too_wide = (high * aspect).round() > side
     high = torch.where(too_wide, ((side + 0.5) / aspect).floor(), high)
     high = torch.where((high * aspect).round() > side, high - 1, high).clamp(max=side)
     low = torch.minimum(low, high)
     height = low + _below(tall, high - low + 1)
-    height = torch.where(height * (height * aspect).round() < smallest, height + 1, height)  # by rounding alone
+    height = torch.where(height * (height * aspect).round() < smallest, height + 1, height)  # by rounding
     height = torch.where(height * (height * aspect).round() > largest, height - 1, height)
     width = (height * aspect).round()
     area = height * width
@@ -102,17 +102,17 @@ def _distorted(side: int, least: float, aspect: Tensor, tall: Tensor) -> tuple[T
 
 
 def _place(share: Tensor, length: Tensor, side: int) -> Tensor:
-    """Where crops of this length begin; the last place is left out, as in TensorFlow."""
+    """Return the start of crops of this length, never the last possible one, as in TensorFlow."""
     return _below(share, (side - length).clamp(min=1)).long()
 
 
 def _below(share: Tensor, count: Tensor) -> Tensor:
-    """Whole numbers below `count`, of uniform draws in [0, 1)."""
-    return torch.minimum((share * count).floor(), count - 1)  # rounding may have reached `count`
+    """Convert uniform random numbers in [0, 1) to whole numbers below `count`."""
+    return torch.minimum((share * count).floor(), count - 1)  # rounding may give `count`
 
 
 def fixed_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
-    """Squares of the size that evaluation sees, anywhere, not mirrored (BiGAN: 112 of 128 px)."""
+    """Draw squares of the size that evaluation sees, anywhere, not mirrored (BiGAN: 112 of 128 px)."""
     (place,) = _uniform(generator, (2, count))
     length = torch.full((count,), round(CENTRAL * side), device=generator.device)
     top, left = ((p * (side - length + 1)).long() for p in place)
@@ -120,9 +120,9 @@ def fixed_boxes(count: int, side: int, generator: torch.Generator) -> Boxes:
 
 
 def resize_boxes(pixels: Tensor, boxes: Boxes, resolution: int) -> Tensor:
-    """The cut-outs of uint8 pixels [N, C, S, S], each resized to [C, R, R], as float in [0, 255]."""
-    if len(pixels) > TOGETHER:
-        parts = zip(pixels.split(TOGETHER), zip(*(field.split(TOGETHER) for field in boxes), strict=True), strict=True)
+    """Crop pixels [N, C, S, S] in [0, 255] and resize each crop to [C, R, R]: float in [0, 255]."""
+    if len(pixels) > CHUNK:
+        parts = zip(pixels.split(CHUNK), zip(*(field.split(CHUNK) for field in boxes), strict=True), strict=True)
         return torch.cat([resize_boxes(part, Boxes(*fields), resolution) for part, fields in parts])
     side = pixels.shape[-1]
     rows = _weights(boxes.top, boxes.height, side, resolution)
@@ -133,8 +133,11 @@ def resize_boxes(pixels: Tensor, boxes: Boxes, resolution: int) -> Tensor:
 
 
 def resize_center(pixels: Tensor, resolution: int) -> Tensor:
-    """The middle of uint8 pixels [N, C, S, S], resized to uint8 [N, C, R, R]: what would be cut out, without resizing,
-    of the same images at round(R / 0.875) px. Its edges may lie between pixels."""
+    """Crop the centre of uint8 pixels [N, C, S, S] and resize it to uint8 [N, C, R, R].
+
+    It is the region of the central R × R pixels of the same images at round(R / 0.875) px; its edges may be between
+    pixels.
+    """
     side, whole = pixels.shape[-1], round(resolution / CENTRAL)
     start, size = (
         torch.full((len(pixels),), side * length / whole, device=pixels.device)
@@ -145,7 +148,7 @@ def resize_center(pixels: Tensor, resolution: int) -> Tensor:
 
 
 def _weights(start: Tensor, length: Tensor, side: int, resolution: int) -> Tensor:
-    """Bicubic weights [N, R, S] from pixels of [start, start + length) to R outputs; rows add up to 1."""
+    """Return bicubic weights [N, R, S] from the pixels in [start, start + length) to R outputs; rows add up to 1."""
     step = (length / resolution)[:, None, None]
     output = torch.arange(resolution, device=start.device)[None, :, None]
     pixel = torch.arange(side, device=start.device)[None, None, :]
@@ -162,6 +165,6 @@ def _cubic(t: Tensor, a: float = -0.5) -> Tensor:
 
 
 def _uniform(generator: torch.Generator, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Uniform draws in [0, 1), one tensor a shape, from one draw of all."""
-    draws = torch.rand(sum(map(math.prod, shapes)), generator=generator, device=generator.device)
-    return [part.view(shape) for part, shape in zip(draws.split([*map(math.prod, shapes)]), shapes, strict=True)]
+    """Draw uniform random numbers in [0, 1), one tensor for each shape, in one call."""
+    numbers = torch.rand(sum(map(math.prod, shapes)), generator=generator, device=generator.device)
+    return [part.view(shape) for part, shape in zip(numbers.split([*map(math.prod, shapes)]), shapes, strict=True)]

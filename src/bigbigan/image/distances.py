@@ -1,4 +1,4 @@
-"""Distances between images, in units of pixels in [0, 1]."""
+"""Measure distances between images, in units of pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def image_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def reconstruction_distances(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ‖x − G(E(x))‖₂ of each image of a batch, and the same with the reconstruction of the image before it.
+    """Return ‖x − G(E(x))‖₂ of each image of a batch, and the distance to the reconstruction of the previous image.
 
-    If E has learned nothing, the two are equal in the mean.
+    If E has learned nothing, the two have equal means.
 
     Args:
         x, x_hat: [N, C, R, R] in [-1, 1].

@@ -43,15 +43,15 @@ def fit(shape: tuple[int, ...], resolution: int, crop: str = "center", pad: bool
 def resize_square(array: np.ndarray, resolution: int, crop: str = "center", pad: bool = False) -> np.ndarray:
     """Resize a whole image, uint8 [H, W, C], to uint8 [R, R, C].
 
-    `crop="center"` cuts the largest centred square first; `crop="stretch"` keeps everything and changes the
-    aspect ratio. Resizing is Pillow's bicubic both ways: its kernel widens when reducing, so it does not
-    alias (torch's plain interpolation does).
+    `crop="center"` first crops the largest central square; `crop="stretch"` keeps the whole image and changes the
+    aspect ratio. Resizing is Pillow's bicubic: its kernel widens when reducing, so it does not alias (torch's plain
+    interpolation does).
 
-    With `pad`, squares a little smaller than R (more than 0.8 of it) get zeros around them instead, which keeps
-    their pixels exact: 28 -> 32, as is usual for MNIST. `load_pixels` asks for it for arrays, not for image files.
+    With `pad`, squares a little smaller than R (more than 0.8 of it) are padded with zeros instead, which keeps
+    their pixels exact: 28 -> 32, as is usual for MNIST. `load_pixels` pads arrays, not image files.
 
     Raises:
-        UserError: for an unknown `crop`.
+        UserError: unknown `crop`.
     """
     if crop not in ("center", "stretch"):
         raise UserError(f"crop must be 'center' or 'stretch', not {crop!r}")

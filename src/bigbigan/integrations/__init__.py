@@ -1,1 +1,1 @@
-"""Hand a model on: export, model card, ONNX, timm."""
+"""Export a model for other programs: folder with a model card, ONNX, timm."""

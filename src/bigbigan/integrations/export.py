@@ -1,13 +1,13 @@
-"""`export`: a trained model as a folder to hand on: weights, settings, a model card; `bigbigan.load` reads it anywhere.
+"""Export a trained model as a folder with weights, settings and a model card, which `bigbigan.load` reads.
 
-    model.safetensors   averaged G and E, and D, those there are, by name ("G.seed.weight", ...)
+    model.safetensors   averaged G and E, and D, if the model has them, by name ("G.seed.weight", ...)
     config.json         the settings it was trained with
-    model.json          step, data set, which networks, and the SHA-256 of the weights
+    model.json          step, data set, networks, and the SHA-256 of the weights
     results.jsonl       its result lines, if it was evaluated
-    encoder.onnx, generator.onnx    where asked for, see `bigbigan.integrations.onnx`
+    encoder.onnx, generator.onnx    with --onnx, see `bigbigan.integrations.onnx`
     README.md           the model card
 
-No path, host or user name of the machine it was trained on goes into it.
+The folder contains no path, host or user name of the machine it was trained on.
 """
 
 from __future__ import annotations
@@ -40,35 +40,35 @@ SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "i
 
 
 def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False) -> Path:
-    """Write the model of a run to the folder `out`, which must not be there yet or be empty.
+    """Write the model of a run to the folder `out`, which must not exist or be empty.
 
     Args:
         run: run folder.
-        out: where to.
-        checkpoint: "newest", or "best" by what was measured along the way.
-        onnx: E and G as ONNX files too.
+        out: folder to write.
+        checkpoint: "newest", or "best" by the validation metric.
+        onnx: whether to add E and G as ONNX files.
 
     Raises:
-        UserError: no such run, `out` holds something, or a package is missing; nothing is written then.
-        RunError: an ONNX file does not do what the model does; likewise.
+        UserError: no such run, `out` is not empty, or a package is missing; nothing is written.
+        RunError: an ONNX file differs from the model; nothing is written.
     """
     check_free(out)
     if onnx:
         require_onnx()
     model = load(run, checkpoint)
-    before = read_json(run / EXPORTED, ABOUT) if (run / EXPORTED).exists() else {}  # of a model handed on once more
-    card = read_card(run) if (run / "data.json").exists() else before.get("data", {})
+    exported = read_json(run / EXPORTED, ABOUT) if (run / EXPORTED).exists() else {}  # if `run` is itself an export
+    card = read_card(run) if (run / "data.json").exists() else exported.get("data", {})
     lines = [x for x in read_results(run / "results.jsonl") if x["subject"] != "trained" or x["steps"] == model.step]
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
     if model.config.data.labels == "classes" and card.get("classes"):
-        data["classes"] = card["classes"]  # what label k means
-    return write_folder(model, out, data, before.get("origin", ""), lines, onnx)
+        data["classes"] = card["classes"]  # the name of each class
+    return write_folder(model, out, data, exported.get("origin", ""), lines, onnx)
 
 
 def check_free(out: Path) -> None:
-    """Raises UserError where `out` is there and not an empty folder."""
+    """Raise UserError if `out` exists and is not an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is there and not an empty folder; choose another")
+        raise UserError(f"--out {out} exists and is not an empty folder; choose another")
 
 
 def write_folder(
@@ -79,15 +79,15 @@ def write_folder(
     lines: Sequence[dict[str, Any]] = (),
     onnx: bool = False,
 ) -> Path:
-    """Write a model, whole or of fewer networks than its config has, as the folder `out`: all of it or nothing.
+    """Write a model as the folder `out`, atomically. The model may have fewer networks than its config.
 
     Args:
-        model: what to write.
-        out: where to; not there yet, or empty.
-        data: of what it was trained on, "name" and "images".
-        origin: a sentence for the card on where the weights are from, unless from here.
+        model: the model.
+        out: folder to write, which must not exist or be empty.
+        data: "name" and "images" of its training data.
+        origin: a sentence for the card on the source of the weights, if they were not trained by this package.
         lines: its result lines.
-        onnx: E and G as ONNX files too.
+        onnx: whether to add E and G as ONNX files.
     """
     check_free(out)
     weights = {
@@ -95,8 +95,8 @@ def write_folder(
         for letter, network in model.networks.present().items()
         for name, tensor in network.state_dict().items()
     }
-    with writing_folder(out) as aside:
-        save_tensors(aside / "model.safetensors", weights, {"format": "pt"})
+    with writing_folder(out) as temporary:
+        save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         about = {
             "schema": SCHEMA,
             "experiment": model.config.experiment,
@@ -105,21 +105,21 @@ def write_folder(
             "data": data,
             "origin": origin,
             "networks": list(model.networks.present()),
-            "weights_sha256": hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest(),
+            "weights_sha256": hashlib.sha256((temporary / "model.safetensors").read_bytes()).hexdigest(),
             "bigbigan": bigbigan.__version__,
         }
-        write_json(aside / EXPORTED, about)
-        model.config.save(aside / "config.json")
+        write_json(temporary / EXPORTED, about)
+        model.config.save(temporary / "config.json")
         if onnx:
-            write_onnx(model, aside)
+            write_onnx(model, temporary)
         if lines:
-            write_text(aside / "results.jsonl", "".join(json.dumps(_without_places(x)) + "\n" for x in lines))
-        write_text(aside / "README.md", _model_card(model, about, lines, weights, onnx))
+            write_text(temporary / "results.jsonl", "".join(json.dumps(_without_places(x)) + "\n" for x in lines))
+        write_text(temporary / "README.md", _model_card(model, about, lines, weights, onnx))
     return out
 
 
 def _without_places(line: dict[str, Any]) -> dict[str, Any]:
-    """A result line whose command names files and folders by their last part alone."""
+    """Return a result line whose command has only the last part of each path."""
     words = [os.path.basename(w.rstrip("/")) if "/" in w else w for w in line.get("command", "").split()]
     return line | {"command": " ".join(words)}
 
@@ -131,7 +131,7 @@ def _model_card(
     weights: dict[str, Tensor],
     onnx: bool,
 ) -> str:
-    """The README of an exported model: what it is, what it was trained on, what was measured, how to load it."""
+    """Return the README of an exported model: what it is, its training data, its metrics, how to load it."""
     c, data = model.config, about["data"]
     experiment = EXPERIMENTS.get(c.experiment)
     has_encoder, has_generator = model.networks.E is not None, model.networks.G is not None
@@ -144,7 +144,7 @@ def _model_card(
     facts = {
         "experiment": code(c.experiment) + (f": {experiment.summary}" if experiment else ""),
         "changed settings": ", ".join(code(f"{k}={json.dumps(v)}") for k, v in changed.items()) or "none",
-        "scaled down": f"{c.scale} px stand for the paper's 128" if c.scale else "no",
+        "scaled down": f"{c.scale} px instead of the paper's 128" if c.scale else "no",
         "trained on": f"{plain(data.get('name', 'not recorded'))}, {data.get('images', 0):,} images, {labels}",
         "steps": f"{about['step']:,} ({about['images_seen']:,} images seen), batch {c.training.batch_size}",
         "images": f"{c.data.channels} channel{'s' * (c.data.channels > 1)}, "
@@ -156,7 +156,7 @@ def _model_card(
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
         "weights": f"{len(weights)} tensors, SHA-256 `{about['weights_sha256']}`",
     }
-    measured = _measured(lines)
+    results = _results_table(lines)
     tags = ["BigBiGAN", "representation-learning", *["gan"] * has_generator, *["onnx"] * onnx]
     front = ["---", "library_name: bigbigan", "tags:", *(f"- {tag}" for tag in tags), "---"]
     use = ['model = bigbigan.load("THIS FOLDER")']
@@ -168,21 +168,22 @@ def _model_card(
         use += ["samples = model.generate(16)"]
         what = f"A generative model{' and its encoder' if has_encoder else ''}"
     else:
-        what = "An encoder of images"
+        what = "An image encoder"
     return "\n".join([
         *front, "", f"# {plain(c.experiment)} on {plain(data.get('name', 'its data'))}", "",
         f"{what}, trained {labels}"
         + (f". {plain(about['origin'])}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
         "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
-        "", "## Measured", "", *measured,
+        "", "## Results", "", *results,
         "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "", *(_onnx_files(model) if onnx else []),
-        "Weights are safetensors and settings JSON: loading executes no code. What the images it was trained on allow, "
-        "their licence says. It knows nothing but those images: measure it on your own before you rely on it.", "",
+        "Weights are safetensors and settings JSON: loading executes no code. Usage is subject to the licence of the "
+        "training data. Out-of-distribution behaviour is untested: evaluate the model on your own images before you "
+        "rely on it.", "",
     ])  # fmt: skip
 
 
 def _onnx_files(model: Model) -> list[str]:
-    """What the ONNX files take and give, for the card."""
+    """Return the lines of the card on the inputs and outputs of the ONNX files."""
     c = model.config
     image = f"[N, {c.data.channels}, {{0}}, {{0}}] in [-1, 1]"
     y = f" and `y` int64 [N], 0 to {c.data.classes - 1}," if c.data.classes > 1 else ""
@@ -194,11 +195,11 @@ def _onnx_files(model: Model) -> list[str]:
     return ["Without torch, in any ONNX runtime, for any N:", "", *files, ""]
 
 
-def _measured(lines: Iterable[dict[str, Any]]) -> list[str]:
+def _results_table(lines: Iterable[dict[str, Any]]) -> list[str]:
     """Return result lines as a table."""
     shown = [x for x in lines if x["metric"].startswith(SHOWN)]
     if not shown:
-        return ["Not evaluated before it was exported."]
+        return ["The model was not evaluated before it was exported."]
     newest = {(x["metric"], x["subject"], x["dataset"], x["split"]): x for x in shown}
     rows = [
         f"| {plain(x['metric'])} | {plain(x['subject'])} | {plain(x['dataset'])}, {plain(x['split'])} "

@@ -1,11 +1,11 @@
-"""E and G as ONNX files, for runtimes that have no torch: what `export --onnx` adds.
+"""Write E and G as ONNX files, for runtimes without torch (`export --onnx`).
 
     encoder.onnx      images float32 [N, C, R, R] in [-1, 1] to z_mean, z_stdev, avepool_feat, bn_crelu_feat;
-                      to the last two of an E without latents
+                      only the last two if E has no latents
     generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1];
-                      of a G that is told classes, from y int64 [N] too
+                      y int64 [N] is a second input if G is conditioned on classes
 
-Names are those of the authors' published modules; N is free; spectral norms are folded into the weights.
+Names are those of the authors' published modules; N is dynamic; spectral norms are folded into the weights.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ __all__ = ["encoder_outputs", "require_onnx", "write_onnx"]
 
 LATENTS, FEATURES = ("z_mean", "z_stdev"), ("avepool_feat", "bn_crelu_feat")
 TOLERANCE = 1e-4  # between torch and ONNX Runtime, as a share of the largest magnitude
-BATCHES = (1, 4)  # of the check: neither is the size that is traced
+BATCHES = (1, 4)  # batch sizes of the check; the traced size is another
 NO_LIMIT = 2**62
 
 
 def encoder_outputs(model: Model) -> tuple[str, ...]:
+    """Return the names of encoder.onnx's outputs, in order."""
     return (LATENTS if model.config.has_generator else ()) + FEATURES
 
 
 def require_onnx() -> None:
-    """Raises UserError where the packages that write ONNX are missing."""
+    """Raise UserError if the packages that write ONNX are missing."""
     try:
         for name in ("onnx", "onnxscript"):
             importlib.import_module(name)
@@ -49,12 +50,11 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: Model, folder: Path) -> None:
-    """Write encoder.onnx and generator.onnx, of what there is of E and G, checked where onnxruntime is installed.
+    """Write encoder.onnx and generator.onnx, if the model has E and G, and check them if onnxruntime is installed.
 
     Raises:
         UserError: a package is missing.
-        RunError: a network cannot be exported, or the file computes something else; what was written is the
-            caller's to remove.
+        RunError: a network cannot be exported, or its file computes something else; the caller removes the files.
     """
     require_onnx()
     c, count = model.config, sum(BATCHES)
@@ -65,10 +65,10 @@ def write_onnx(model: Model, folder: Path) -> None:
         _write(network, {"images": images.to(model.device)}, encoder_outputs(model), folder / "encoder.onnx")
     if model.networks.G is None:
         return
-    given = {"z": model.sample_prior(count)}
+    inputs = {"z": model.sample_prior(count)}
     if c.data.classes > 1:
-        given["y"] = torch.arange(count, device=model.device) % c.data.classes
-    _write(model.generator, given, ("images",), folder / "generator.onnx")
+        inputs["y"] = torch.arange(count, device=model.device) % c.data.classes
+    _write(model.generator, inputs, ("images",), folder / "generator.onnx")
 
 
 class _AllOutputs(nn.Module):
@@ -84,44 +84,44 @@ class _AllOutputs(nn.Module):
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Attention without heads, [N, places, channels], in parts that the exporter knows: its own has heads."""
+    """Compute attention without heads, [N, positions, channels], by operations that the exporter supports."""
     return torch.softmax(q @ k.transpose(1, 2) * scale, dim=2) @ v
 
 
 @torch.no_grad()
-def _write(network: nn.Module, given: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
-    """Export, save, and compare with torch on the inputs `given`, [sum(BATCHES), ...] each."""
+def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
+    """Export, save, and compare with torch on `inputs`, [sum(BATCHES), ...] each."""
     import onnx
     import onnxscript.optimizer
 
     network.eval()
     try:
         with _quiet():
-            # Traced here rather than by torch.onnx, which where a batch cannot stay free fixes it without a word.
+            # Traced here rather than by torch.onnx, which silently fixes the batch size if it cannot be dynamic.
             N = torch.export.Dim("N")
-            example = tuple(x[:2] for x in given.values())
-            program = torch.export.export(network, example, dynamic_shapes=tuple({0: N} for _ in given))
+            example = tuple(x[:2] for x in inputs.values())
+            program = torch.export.export(network, example, dynamic_shapes=tuple({0: N} for _ in inputs))
             program = program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _attention})
             exported: Any = torch.onnx.export(
                 program,
                 dynamo=True,
-                input_names=list(given),
+                input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes=tuple({0: "N"} for _ in given),
+                dynamic_shapes=tuple({0: "N"} for _ in inputs),
                 verbose=False,
             )
             onnxscript.optimizer.optimize(exported.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
-            with writing(path) as aside:
-                onnx.save(_bare(exported.model_proto), aside)
+            with writing(path) as temporary:
+                onnx.save(_without_metadata(exported.model_proto), temporary)
     except RunError:
         raise
-    except Exception as error:  # whatever the exporter meets in a network
+    except Exception as error:  # the exporter raises many kinds of errors
         raise RunError(f"{path.name} cannot be written: {_in_one_line(error)}") from error
-    _check(network, given, outputs, path)
+    _check(network, inputs, outputs, path)
 
 
-def _bare(proto: Any) -> Any:
-    """The model without what the exporter notes beside it: stack traces, and in them folders of this machine."""
+def _without_metadata(proto: Any) -> Any:
+    """Remove the exporter's metadata from the model: stack traces, which contain paths of this machine."""
     graph = proto.graph
     parts = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
     for part in (proto, graph, *(x for xs in parts for x in xs)):
@@ -130,34 +130,35 @@ def _bare(proto: Any) -> Any:
     return proto
 
 
-def _check(network: nn.Module, given: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
-    """Compare a file with the network it was made of, at several batch sizes."""
+def _check(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
+    """Compare a file with the network it was made from, at several batch sizes."""
     try:
         import onnxruntime
     except ImportError:
         warnings.warn(f"{path.name} was not checked: onnxruntime is not installed", stacklevel=2)
         return
-    batches = [{k: x.split(BATCHES)[i] for k, x in given.items()} for i in range(len(BATCHES))]
+    batches = [{k: x.split(BATCHES)[i] for k, x in inputs.items()} for i in range(len(BATCHES))]
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = [session.run(list(outputs), {k: x.cpu().numpy() for k, x in batch.items()}) for batch in batches]
-    except Exception as error:  # onnxruntime has a class for each of its states, and no common one
+        results = [session.run(list(outputs), {k: x.cpu().numpy() for k, x in batch.items()}) for batch in batches]
+    except Exception as error:  # the exceptions of onnxruntime have no common class
         raise RunError(f"{path.name} does not run in onnxruntime: {_in_one_line(error)}") from error
-    for batch, theirs in zip(batches, found, strict=True):
-        ours = network(*batch.values())
-        for name, a, b in zip(outputs, ours if isinstance(ours, tuple) else (ours,), theirs, strict=True):
+    for batch, onnx_results in zip(batches, results, strict=True):
+        torch_results = network(*batch.values())
+        torch_results = torch_results if isinstance(torch_results, tuple) else (torch_results,)
+        for name, a, b in zip(outputs, torch_results, onnx_results, strict=True):
             a, b = a.cpu(), torch.from_numpy(b)
-            apart = (a - b).abs().max() if a.shape == b.shape else torch.inf
-            if not apart <= TOLERANCE * a.abs().max():
+            difference = (a - b).abs().max() if a.shape == b.shape else torch.inf
+            if not difference <= TOLERANCE * a.abs().max():
                 raise RunError(
-                    f"{path.name} computes another {name} than the model: {apart:.2g} apart for {len(b)} inputs, "
-                    f"values up to {a.abs().max():.2g}; nothing was written"
+                    f"{path.name} computes another {name} than the model: a difference of {difference:.2g} for "
+                    f"{len(b)} inputs, values up to {a.abs().max():.2g}; nothing was written"
                 )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps to itself what the exporter says of its own innards and of packages that are not needed."""
+    """Suppress the exporter's messages about its internals and about packages that are not needed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

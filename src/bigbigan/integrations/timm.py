@@ -1,9 +1,9 @@
-"""A ResNet-v2 trunk under timm's names, to go on with in timm: `resnetv2_50` and its kin are the same network.
+"""Convert the weights of a ResNet-v2 trunk to timm, whose `resnetv2_50` and similar models are the same network.
 
     network = timm.create_model("resnetv2_50", num_classes=0)
     network.load_state_dict(timm_state_dict(bigbigan.load("runs/best").encoder.trunk))
 
-Which timm model, and which arguments, for which settings of `encoder`: docs/timm.md. timm itself is not needed here.
+docs/timm.md lists the timm model and arguments for the settings of `encoder`. timm itself is not needed here.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ TIMM_EPS = 1e-5
 
 
 def timm_state_dict(trunk: nn.Module) -> dict[str, Tensor]:
-    """The state dict of timm's ResNetV2 (num_classes=0) that computes what `trunk` does in evaluation mode.
+    """Return a state dict for timm's ResNetV2 (num_classes=0), which then equals `trunk` in evaluation mode.
 
-    timm's batch norms add 1e-5 to a variance where ours add 1e-3; the difference is put into the running variances.
+    timm's batch norms add 1e-5 to variances, those of this package 1e-3; the running variances include the difference.
 
     Args:
         trunk: of an encoder with encoder.block=basic or bottleneck, and encoder.norm=batch.
 
     Raises:
-        UserError: another trunk.
+        UserError: the trunk is of another kind.
     """
     if not isinstance(trunk, ResNetV2) or not isinstance(trunk.norm, nn.BatchNorm2d):
         kind = "trunk with layer norm" if isinstance(trunk, ResNetV2) else type(trunk).__name__
         raise UserError(f"timm has no network like this {kind}: expected a ResNet-v2 trunk with batch norm")
-    names, stage, place = {}, 0, 0
+    prefixes, stage, block_of_stage = {}, 0, 0
     for i, block in enumerate(trunk.blocks):
         if block.stride == 2:  # the first block of each stage but the first
-            stage, place = stage + 1, 0
-        names[str(i)] = f"stages.{stage}.blocks.{place}."
-        place += 1
-    found = {}
-    for ours, tensor in trunk.state_dict().items():
-        if ours.startswith("root."):
-            theirs = "stem.conv.weight"
-        elif ours.startswith("blocks."):
-            _, number, rest = ours.split(".", 2)
-            theirs = names[number] + rest.replace("skip.", "downsample.conv.")
+            stage, block_of_stage = stage + 1, 0
+        prefixes[str(i)] = f"stages.{stage}.blocks.{block_of_stage}."
+        block_of_stage += 1
+    converted = {}
+    for name, tensor in trunk.state_dict().items():
+        if name.startswith("root."):
+            timm_name = "stem.conv.weight"
+        elif name.startswith("blocks."):
+            _, number, suffix = name.split(".", 2)
+            timm_name = prefixes[number] + suffix.replace("skip.", "downsample.conv.")
         else:
-            theirs = ours  # the closing norm
-        found[theirs] = tensor + (E_BN_EPS - TIMM_EPS) if ours.endswith("running_var") else tensor.clone()
-    return found
+            timm_name = name  # the final norm
+        converted[timm_name] = tensor + (E_BN_EPS - TIMM_EPS) if name.endswith("running_var") else tensor.clone()
+    return converted

@@ -29,8 +29,7 @@ def sample_prior(count: int, dim: int, prior: str, generator: torch.Generator) -
 def sample_labels(count: int, data: DataConfig, generator: torch.Generator) -> Tensor | None:
     """Draw classes int64 [count] for G, or return None if there is only one class.
 
-    Each class is as likely as it is among the training images, so that a class alone does not tell D which images G
-    made.
+    Classes have the frequencies of the training images, so that D cannot recognise generated images by their class.
     """
     if data.classes == 1:
         return None
@@ -87,7 +86,7 @@ class System(ABC):
         """The updates of a training step, in order."""
 
     def sample_noise(self, count: int, generator: torch.Generator) -> Noise:
-        """Draw all that is random in an update over `count` images: z, and the augmentation of D's two inputs."""
+        """Draw the random numbers of an update over `count` images: z, and the augmentation of D's two inputs."""
         noise = {"z": self.sample_prior(count, generator)}
         if self.config.discriminator.augment:
             noise |= {f"augmentation of {name}": augmentation(count, generator) for name in ("x", "x_hat")}
@@ -113,7 +112,7 @@ class System(ABC):
         """Raise UserError if this system cannot be trained on images like x."""
 
     def input_pictures(self, x: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """Return what the networks see of images x if that differs from x: by name, [N, P, C, S, S] in [-1, 1]."""
+        """Return the networks' inputs for images x if they differ from x: by name, [N, P, C, S, S] in [-1, 1]."""
         return {}
 
     def networks_of(self, player: str) -> dict[str, nn.Module]:
@@ -129,7 +128,7 @@ class System(ABC):
             loss.backward(inputs=parameters, retain_graph=player != last)
 
     def trained_networks(self) -> Iterator[tuple[str, str, nn.Module]]:
-        """Iterate over player, letter and network of all that is trained."""
+        """Iterate over player, letter and network of all trained networks."""
         for player in self.players:
             for letter, network in self.networks_of(player).items():
                 yield player, letter, network

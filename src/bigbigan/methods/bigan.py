@@ -3,8 +3,8 @@
 Each batch gives every player its gradient at the same weights, and then all players step.
 
     BiGAN                    D sees (x, E(x)) and (G(z), z)
-    its D without latents    a plain GAN, whose D is the feature extractor ("D" in their table)
-    latent regressor         the same GAN, and an E that predicts z from G(z); jointly: G too minimises E's error
+    its D without latents    a plain GAN, whose D is the feature extractor ("D" in the paper's table)
+    latent regressor         the same GAN, and an E that predicts z from G(z); joint version: G minimises E's error too
     autoencoder              G(E(x)) reconstructs x; no D
 """
 
@@ -30,7 +30,7 @@ __all__ = ["Autoencoder", "BiGAN", "LatentRegressor"]
 
 
 class BiGAN(System):
-    """BiGAN if D has the score s_xz, a GAN if it has s_x alone."""
+    """BiGAN if D has the score s_xz, a GAN if it has only s_x."""
 
     players: ClassVar = {"d": "D", "eg": "GE"}
 
@@ -39,13 +39,13 @@ class BiGAN(System):
         return [self.update]
 
     def update(self, x: Tensor, noise: Noise) -> Iterator[Outcome]:
-        """Return both losses of one pass through each network: L_D trains D alone, L_EG passes through D to G and E."""
+        """Return both losses of one pass through each network: L_D trains only D, L_EG trains G and E through D."""
         G, E = self.networks.generator, self.networks.E
         D = self.networks.discriminator
         z = noise["z"]
         q = None if E is None else E(x)
         x_hat = G(z)
-        # Two passes: D has batch norm, and each kind of images is normalised by its own statistics.
+        # Two passes: D has batch norm, and real and generated images are normalised by their own statistics.
         enc = D(self.d_input(x, noise, "x"), None if q is None else q.mean)
         gen = D(self.d_input(x_hat, noise, "x_hat"), None if q is None else z)
         eg = logistic_encoder_generator_loss(enc if E is not None else {}, gen)

@@ -26,6 +26,8 @@ __all__ = ["BigBiGAN"]
 
 
 class BigBiGAN(System):
+    """BigBiGAN, or a GAN if there is no E; see the module."""
+
     players: ClassVar = {"d": "D", "eg": "GE"}
 
     @property
@@ -44,7 +46,7 @@ class BigBiGAN(System):
         """Return L_D of one batch; y int64 [N] are the labels of x if D is conditioned on them."""
         G, D, E = self.networks.generator, self.networks.discriminator, self.networks.E
         z, y_hat = noise["z"], noise.get("y")
-        with torch.no_grad():  # pairs are made without gradient to G and E
+        with torch.no_grad():  # no gradient to G and E
             x_hat = generate(G, z, y_hat)
             latents = None if E is None else torch.cat([E(x).sample(noise["eps"]), z])
         labels = None if y is None or y_hat is None else torch.cat([y, y_hat])
@@ -80,7 +82,7 @@ class BigBiGAN(System):
 
     @property
     def latent_regression_weight(self) -> float:
-        """The weight of this step: loss.latent_regression, falling to its share `latent_regression_final`."""
+        """The weight at this step: loss.latent_regression, decayed to its share `latent_regression_final`."""
         c = self.config.loss
         return c.latent_regression * c.latent_regression_final**self.progress
 
@@ -88,7 +90,7 @@ class BigBiGAN(System):
         """Return E's error on z [N, dim_z] from x_hat = G(z) [N, C, R_G, R_G]; see `posterior_error`.
 
         E's running statistics of batch norm remain those of real images. With `latent_regression_in_g` the gradient
-        reaches G.
+        also reaches G.
         """
         c, E, resolution = self.config.loss, self.networks.encoder, self.config.encoder.resolution
         x_hat = x_hat if c.latent_regression_in_g else x_hat.detach()

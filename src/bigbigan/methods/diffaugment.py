@@ -1,8 +1,8 @@
 """DiffAugment (Zhao et al. 2020): the same random, differentiable transforms on D's real and generated inputs.
 
-With few images D then cannot memorise them. As generated images are augmented too, and the gradient passes through the
-transforms, G does not learn them. Strengths are the published ones; empty pixels are filled with 0, the middle of
-[-1, 1].
+They keep D from memorising a small set of images. As generated images are augmented too, and the gradient passes
+through the transforms, G does not learn to produce augmented images. Strengths are the published ones; empty pixels
+are filled with 0, the middle of [-1, 1].
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 __all__ = ["augmentation", "augmented"]
 
 SHIFT = 1 / 8  # of the side
-CUTOUT = 1 / 2  # likewise
+CUTOUT = 1 / 2  # of the side
 
 
 def augmentation(count: int, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,9 @@
-"""The theory of GANs on histograms: optimal D, value of the game, Jensen-Shannon divergence (docs/theory.md).
+"""Compute the theory of GANs on histograms: optimal D, GAN value, Jensen-Shannon divergence (docs/theory.md).
 
-p and q are histograms of what D calls real and generated (Goodfellow et al. 2014), or over pairs (x, z): of (x, E(x))
-and of (G(z), z) (Donahue et al. 2017). They are array-likes of one shape, any number of dimensions, of counts or
-probabilities; all functions normalise them, and raise a ValueError for shapes that differ and for values that are
-negative, not finite or all zero. 0 log 0 is 0.
+p and q are histograms of real and generated images (Goodfellow et al. 2014), or of encoder pairs (x, E(x)) and
+generator pairs (G(z), z) (Donahue et al. 2017). They are array-likes of the same shape, with any number of dimensions,
+of counts or probabilities; all functions normalise them, and raise a ValueError for shapes that differ and for values
+that are negative, not finite or all zero. 0 log 0 is 0.
 """
 
 from __future__ import annotations
@@ -19,39 +19,42 @@ Array = NDArray[np.float64]
 
 
 def jensen_shannon(p: ArrayLike, q: ArrayLike, base: float | None = None) -> float:
-    """JS(p, q) = KL(p, m) / 2 + KL(q, m) / 2 with m = (p + q) / 2, in [0, log 2]: 0 where p = q, log 2 where disjoint.
+    """Return JS(p, q) = KL(p, m) / 2 + KL(q, m) / 2 with m = (p + q) / 2.
+
+    It is in [0, log 2]: 0 if p = q, log 2 if p and q are disjoint.
 
     Args:
-        p, q: histograms of one shape.
+        p, q: histograms of the same shape.
         base: of the logarithm, above 1; e if None. With 2 the range is [0, 1].
 
-    Source: Lin 1991; in GANs, Goodfellow et al. 2014, Theorem 1. The square of scipy's `jensenshannon`, which is a
-    distance.
+    Source: Lin 1991; for GANs, Goodfellow et al. 2014, Theorem 1. It is the square of scipy's `jensenshannon`, which is
+    a distance.
     """
     if base is not None and not 1 < base < math.inf:
         raise ValueError(f"base of the logarithm is {base}; expected a number above 1")
     p, q = _normalised(p, q)
     js = (_sum_log(p, _share(p, q)) + _sum_log(q, _share(q, p))) / 2 + math.log(2)
-    return min(max(js, 0.0), math.log(2)) / math.log(base or math.e)  # rounding leaves the range by 1e-16
+    return min(max(js, 0.0), math.log(2)) / math.log(base or math.e)  # rounding can leave the range by 1e-16
 
 
 def optimal_discriminator(p: ArrayLike, q: ArrayLike) -> Array:
-    """D* = p / (p + q), the probability that a point is of p: an array of their shape in [0, 1].
+    """Return D* = p / (p + q), the probability that a point is from p: an array of their shape in [0, 1].
 
-    NaN where both are 0: D is never asked there. Source: Goodfellow et al. 2014, Proposition 1; for pairs, Donahue et
-    al. 2017, Proposition 1.
+    It is NaN for points that have probability 0 under both. Source: Goodfellow et al. 2014, Proposition 1; for pairs,
+    Donahue et al. 2017, Proposition 1.
     """
     return _share(*_normalised(p, q))
 
 
 def gan_value(p: ArrayLike, q: ArrayLike, d: ArrayLike) -> float:
-    """V(D) = Σ p log d + Σ q log(1 - d), what D maximises: in [-inf, 0], at most 2 JS(p, q) - log 4, at `d` = D*.
+    """Return V(D) = Σ p log d + Σ q log(1 - d), which D maximises.
 
-    `d` has the shape of p and values in [0, 1]; where p and q are both 0 it may be anything. V is -inf where d is
-    surely wrong: 0 on a point of p, 1 on a point of q. Source: Goodfellow et al. 2014, Equation 1.
+    It is in [-inf, 0]; the maximum is 2 JS(p, q) - log 4, at `d` = D*. `d` has the shape of p and values in [0, 1]; if
+    p and q are both 0 at a point, d is ignored there. V is -inf if d is 0 on a point of p or 1 on a point of q. Source:
+    Goodfellow et al. 2014, Equation 1.
 
     Raises:
-        ValueError: as the others, and for a `d` of another shape or outside [0, 1].
+        ValueError: as the other functions, and for a `d` of another shape or outside [0, 1].
     """
     p, q = _normalised(p, q)
     d = np.asarray(d, dtype=np.float64)
@@ -59,7 +62,7 @@ def gan_value(p: ArrayLike, q: ArrayLike, d: ArrayLike) -> float:
         raise ValueError(f"d has shape {d.shape}; expected that of p and q, {p.shape}")
     asked = p + q > 0
     if not ((d[asked] >= 0) & (d[asked] <= 1)).all():
-        raise ValueError("d has values outside [0, 1] where p or q is positive; expected probabilities")
+        raise ValueError("d has values outside [0, 1] at points of p or q; expected probabilities")
     return _sum_log(p, d) + _sum_log(q, 1 - d)
 
 
@@ -69,8 +72,8 @@ def l0_autoencoder_terms(
     """Compute the two terms whose sum is max_D V for deterministic E and G, both in [-log 2, 0].
 
     The first is E_x[1{G(E(x)) = x and p_z(E(x)) > 0} log f(x, E(x))], the second
-    E_z[1{E(G(z)) = z and p_x(G(z)) > 0} log(1 - f(G(z), z))], with f = p_x(x) / (p_x(x) + p_z(z)) at a pair (x, z) that
-    both E and G make. Only pairs that are reconstructed exactly count, hence the name: the l0 loss of an autoencoder.
+    E_z[1{E(G(z)) = z and p_x(G(z)) > 0} log(1 - f(G(z), z))], with f = p_x(x) / (p_x(x) + p_z(z)) at a pair (x, z) with
+    E(x) = z and G(z) = x. Only pairs that are reconstructed exactly count: it is the l0 loss of an autoencoder.
 
     Args:
         p_x: [X], counts or probabilities of the images.
@@ -86,22 +89,22 @@ def l0_autoencoder_terms(
     p_x, p_z = _probabilities("p_x", p_x), _probabilities("p_z", p_z)
     if p_x.ndim != 1 or p_z.ndim != 1:
         raise ValueError(f"p_x has shape {p_x.shape} and p_z {p_z.shape}; expected one dimension each")
-    there = _map("latent_of", latent_of, len(p_x), len(p_z))
-    back = _map("image_of", image_of, len(p_z), len(p_x))
+    encode = _map("latent_of", latent_of, len(p_x), len(p_z))
+    decode = _map("image_of", image_of, len(p_z), len(p_x))
 
-    return _returned(p_x, p_z, there, back), _returned(p_z, p_x, back, there)
+    return _reconstructed(p_x, p_z, encode, decode), _reconstructed(p_z, p_x, decode, encode)
 
 
-def _returned(own: Array, other: Array, there: NDArray[np.intp], back: NDArray[np.intp]) -> float:
-    """Σ own · log(own / (own + other)) over the points that `there` and then `back` lead to themselves."""
-    returns = (back[there] == np.arange(len(own))) & (other[there] > 0)
-    return _sum_log(own[returns], _share(own, other[there])[returns])
+def _reconstructed(p: Array, q: Array, forward: NDArray[np.intp], back: NDArray[np.intp]) -> float:
+    """Return Σ p · log(p / (p + q)) over the points that `forward` and then `back` map to themselves."""
+    fixed = (back[forward] == np.arange(len(p))) & (q[forward] > 0)
+    return _sum_log(p[fixed], _share(p, q[forward])[fixed])
 
 
 def _normalised(p: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
     a, b = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
     if a.shape != b.shape:
-        raise ValueError(f"p has shape {a.shape} and q {b.shape}; expected one shape")
+        raise ValueError(f"p has shape {a.shape} and q {b.shape}; expected the same shape")
     return _probabilities("p", a), _probabilities("q", b)
 
 
@@ -114,27 +117,27 @@ def _probabilities(name: str, histogram: ArrayLike) -> Array:
         raise ValueError(f"{name} has negative values; expected counts or probabilities")
     if not h.any():
         raise ValueError(f"{name} is zero everywhere; expected some count above 0")
-    h = h / h.max()  # first by the largest: the sum of what is left cannot overflow
+    h = h / h.max()  # so that the sum cannot overflow
     return h / h.sum()
 
 
 def _map(name: str, numbers: ArrayLike, length: int, below: int) -> NDArray[np.intp]:
     """Check a deterministic map: `length` whole numbers from 0 to below - 1."""
-    found = np.asarray(numbers)
-    if found.shape != (length,) or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{name} is {found.dtype} of shape {found.shape}; expected {length} whole numbers")
-    if not ((found >= 0) & (found < below)).all():
+    array = np.asarray(numbers)
+    if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; expected {length} whole numbers")
+    if not ((array >= 0) & (array < below)).all():
         raise ValueError(f"{name} has numbers outside 0 to {below - 1}")
-    return found.astype(np.intp)
+    return array.astype(np.intp)
 
 
 def _share(p: Array, q: Array) -> Array:
-    """p / (p + q), NaN where both are 0."""
+    """Return p / (p + q), NaN for points at which both are 0."""
     return np.divide(p, p + q, out=np.full_like(p, math.nan), where=p + q > 0)
 
 
 def _sum_log(weights: Array, values: Array) -> float:
-    """Σ weights · log(values) over the weights above 0."""
+    """Return Σ weights · log(values) over the weights above 0."""
     used = weights > 0
     with np.errstate(divide="ignore"):  # log 0 is -inf
         return float((weights[used] * np.log(values[used])).sum())

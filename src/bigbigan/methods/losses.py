@@ -1,14 +1,14 @@
 """Compute the losses from scores, and the further losses of BiGAN's baselines.
 
-BigBiGAN (Section 2): hinge on each score, then the mean over the scores. `of_sum` is the variant the authors tried and
-left: one hinge on the sum of the scores. The paper sums over the scores, its authors' code takes the mean; so do we
-(docs/deviations.md).
+BigBiGAN (Section 2): hinge on each score, then the mean over the scores. `hinge_on_sum` is the variant that the authors
+tried and rejected: one hinge on the sum of the scores. The paper sums over the scores, its authors' code takes the
+mean, and so does this code (docs/deviations.md).
 
-BiGAN (Donahue et al. 2017): the logistic loss of one score, halves for either kind of pairs; E and G minimise it with
-the labels exchanged.
+BiGAN (Donahue et al. 2017): the logistic loss of one score, averaged over the two kinds of pairs; E and G minimise it
+with exchanged labels.
 
-`enc` are scores of encoder pairs (x, E(x)), label y = +1; `gen` of generator pairs (G(z), z), y = -1. Each is
-a dictionary of [N] tensors, whichever of s_x, s_z, s_xz are in use.
+`enc` are scores of encoder pairs (x, E(x)), label y = +1; `gen` are scores of generator pairs (G(z), z), y = -1. Each
+is a dictionary of [N] tensors, with those of s_x, s_z, s_xz that are in use.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
 Scores = dict[str, Tensor]
 
 
-def discriminator_loss(enc: Scores, gen: Scores, of_sum: bool = False) -> Tensor:
-    """L_D = E[h(s(x, E(x)))] + E[h(-s(G(z), z))], h(t) = max(0, 1 - t), for each score s by itself."""
-    if of_sum:
+def discriminator_loss(enc: Scores, gen: Scores, hinge_on_sum: bool = False) -> Tensor:
+    """Return L_D = E[h(s(x, E(x)))] + E[h(-s(G(z), z))], h(t) = max(0, 1 - t), the mean over the scores s."""
+    if hinge_on_sum:
         enc, gen = ({"sum": torch.stack(list(pairs.values())).sum(0)} for pairs in (enc, gen))
     on_enc = [F.relu(1 - s).mean() for s in enc.values()]
     on_gen = [F.relu(1 + s).mean() for s in gen.values()]
@@ -43,9 +43,9 @@ def discriminator_loss(enc: Scores, gen: Scores, of_sum: bool = False) -> Tensor
 
 
 def encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
-    """L_EG = E[s(x, E(x))] - E[s(G(z), z)]: E lowers what D raises on its pairs, G the other way round.
+    """Return L_EG = E[s(x, E(x))] - E[s(G(z), z)]: E lowers the scores of encoder pairs, G raises those of its pairs.
 
-    Either may be empty, for the term of the other alone.
+    If one of `enc` and `gen` is empty, only the other's term is returned.
     """
     terms = [torch.stack([s.mean() for s in enc.values()]).mean()] if enc else []
     terms += [-torch.stack([s.mean() for s in gen.values()]).mean()] if gen else []
@@ -53,28 +53,28 @@ def encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
 
 
 def logistic_discriminator_loss(enc: Scores, gen: Scores) -> Tensor:
-    """L_D = (E[log(1 + exp(-s(x, E(x))))] + E[log(1 + exp(s(G(z), z)))]) / 2: cross-entropy of telling pairs apart."""
+    """Return L_D = (E[log(1 + exp(-s(x, E(x))))] + E[log(1 + exp(s(G(z), z)))]) / 2: D's classification loss."""
     on_enc = [F.softplus(-s).mean() for s in enc.values()]
     on_gen = [F.softplus(s).mean() for s in gen.values()]
     return (torch.stack(on_enc).mean() + torch.stack(on_gen).mean()) / 2
 
 
 def logistic_encoder_generator_loss(enc: Scores, gen: Scores) -> Tensor:
-    """L_EG: the cross-entropy of the exchanged labels, which unlike -L_D does not fade where D is sure.
+    """Return L_EG: cross-entropy with exchanged labels. Unlike with -L_D, gradients do not vanish if D is confident.
 
-    `enc` is empty where there is no E; then it is G's loss alone, and not halved.
+    If `enc` is empty (there is no E) it is only G's loss, not halved.
     """
-    of_g = torch.stack([F.softplus(-s).mean() for s in gen.values()]).mean()
-    return (of_g + torch.stack([F.softplus(s).mean() for s in enc.values()]).mean()) / 2 if enc else of_g
+    g_loss = torch.stack([F.softplus(-s).mean() for s in gen.values()]).mean()
+    return (g_loss + torch.stack([F.softplus(s).mean() for s in enc.values()]).mean()) / 2 if enc else g_loss
 
 
 def latent_regression_loss(logits: Tensor, z: Tensor) -> Tensor:
-    """Cross-entropy of sigmoid(logits) [N, dim_z] and z in [-1, 1] brought to [0, 1], a mean over both."""
+    """Return the mean cross-entropy of sigmoid(logits) [N, dim_z] and z in [-1, 1], scaled to [0, 1]."""
     return F.binary_cross_entropy_with_logits(logits, (z + 1) / 2)
 
 
 def posterior_error(q: Posterior, z: Tensor, form: str) -> Tensor:
-    """Return how badly q(z|x) predicts z [N, dim_z], a mean over images and entries.
+    """Return the error of q(z|x) on z [N, dim_z], a mean over images and entries.
 
     Args:
         q: the posterior of images x = G(z).
@@ -88,14 +88,17 @@ def posterior_error(q: Posterior, z: Tensor, form: str) -> Tensor:
 
 
 def pixel_loss(x: Tensor, x_hat: Tensor, norm: str) -> Tensor:
-    """Mean over images of ‖x − x̂‖₁ ("l1") or ‖x − x̂‖₂² ("l2"), pixels in [0, 1] for images in [-1, 1]."""
+    """Return the mean over images of ‖x − x̂‖₁ ("l1") or ‖x − x̂‖₂² ("l2"); images in [-1, 1] are scaled to [0, 1]."""
     difference = ((x - x_hat) / 2).flatten(1)
     return (difference.abs() if norm == "l1" else difference.square()).sum(1).mean()
 
 
 def orthogonal_penalty(G: nn.Module) -> Tensor:
-    """BigGAN's orthogonal regularisation, the sum over weights W of ‖W Wᵀ ⊙ (1 - I)‖_F²: rows are to be at right
-    angles, whatever their length. The class embedding that blocks share is spared (Brock et al. 2019, Section 3.1)."""
+    """Return BigGAN's orthogonal regularisation, the sum over weights W of ‖W Wᵀ ⊙ (1 - I)‖_F².
+
+    It makes rows orthogonal, without constraining their norms. The shared class embedding is excluded (Brock et al.
+    2019, Section 3.1).
+    """
     terms = []
     for name, weight in G.named_parameters():
         if weight.ndim >= 2 and not name.startswith("shared."):

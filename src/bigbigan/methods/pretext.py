@@ -1,16 +1,16 @@
-"""Pretext tasks (Table 2): E is trained to answer a question about images whose answer is known without labels.
+"""Pretext tasks (Table 2): E is trained to predict something that is known about an image without labels.
 
-    rotation           by how far the image was turned: 0, 90, 180 or 270 degrees (Gidaris et al. 2018)
-    relative_position  which of eight neighbours of a patch another one is (Doersch et al. 2015)
-    exemplar           which views are of one image (Dosovitskiy et al. 2014; by triplets, Doersch & Zisserman 2017)
-    colorization       its colours, from its lightness (Zhang et al. 2016)
-    cpc                which patch lies some rows below the patches seen, among patches of this and other images (van
-                       den Oord et al. 2018, Hénaff et al. 2019)
-    supervised         its class: not a pretext task but the supervised upper bound, trained on labels (`data.labels`)
+    rotation           the rotation of the image: 0, 90, 180 or 270 degrees (Gidaris et al. 2018)
+    relative_position  the position of a patch, one of eight, relative to another patch (Doersch et al. 2015)
+    exemplar           which views are of the same image (Dosovitskiy et al. 2014; by triplets, Doersch & Zisserman
+                       2017)
+    colorization       colours, from lightness (Zhang et al. 2016)
+    cpc                the patch some rows below the given patches, among patches of this and other images (van den
+                       Oord et al. 2018, Hénaff et al. 2019)
+    supervised         the class: not a pretext task but the supervised upper bound, trained on labels (`data.labels`)
 
 A task is its training crops, its views of a batch (`bigbigan.models.pretext_views`), a head on E's trunk
-(`bigbigan.models.pretext_heads`), and its result: a loss, the share of right answers, and the share that guessing
-gets right.
+(`bigbigan.models.pretext_heads`), and its result: loss, accuracy, and chance accuracy.
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ SQUARE = 4096  # boxes are drawn in a square of this side, before the size of th
 
 
 class TaskResult(NamedTuple):
+    """The result of a task on a batch."""
+
     loss: Tensor
-    accuracy: Tensor  # share of right answers
-    chance: float | Tensor  # share that guessing gets right; of each answer [Q] if they differ
+    accuracy: Tensor
+    chance: float | Tensor  # accuracy of guessing; for each answer, [Q], if they differ
 
 
 class Task(NamedTuple):
+    """The functions that define a task."""
+
     boxes: Callable[[int, torch.Generator], Boxes]  # training crops for a number of images, in a square of side SQUARE
     # Of x [N, C, R, R], noise, settings and R: [N, P, C, S, S]. Exemplar takes x at the size it is stored and crops it.
     views: Callable[[Tensor, Noise, PretextConfig, int], Tensor]
@@ -53,7 +57,7 @@ class Task(NamedTuple):
 def sample_task_noise(
     count: int, generator: torch.Generator, c: PretextConfig, crop: bool = False, mirror: bool = True
 ) -> Noise:
-    """Draw all that is random in the views of `count` images, by task and purpose: a row for each image.
+    """Draw the random numbers of the views of `count` images, by task and purpose: a row for each image.
 
     Args:
         count: number of images.
@@ -90,7 +94,7 @@ def sample_task_noise(
 def run_task(
     E: PretextEncoder, name: str, c: PretextConfig, x: Tensor, noise: Noise, y: Tensor | None, side: int
 ) -> TaskResult:
-    """Run one task on a batch, in a pass of its own through E.
+    """Run one task on a batch, in its own pass through E.
 
     Args:
         E: with a head for the task.
@@ -156,7 +160,7 @@ def _nine_patches(x: Tensor, noise: Noise, c: PretextConfig, side: int) -> Tenso
 
 
 def _relative_position(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
-    """Classify the position of each outer patch from its features and those of the patch in the middle."""
+    """Classify the position of each outer patch from its features and those of the central patch."""
     f = E.embed(inputs)
     middle, others = f[:, 4:5].expand(-1, 8, -1), torch.cat([f[:, :4], f[:, 5:]], dim=1)
     logits = E.heads["relative_position"](torch.cat([middle, others], dim=2).flatten(0, 1))
@@ -164,7 +168,7 @@ def _relative_position(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor |
 
 
 def _crops(x: Tensor, noise: Noise, c: PretextConfig, side: int) -> Tensor:
-    """Crop the views of an image, all in colour or all grey (google/revisiting-self-supervised: grey comes first)."""
+    """Crop the views of an image, all in colour or all grey (as google/revisiting-self-supervised)."""
     return views.crops(views.without_colour(x, noise["crop grey"]), _boxes(noise, "exemplar", x.shape[-1]), side)
 
 
@@ -195,7 +199,7 @@ def _exemplar(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) ->
 def _colorization(E: PretextEncoder, inputs: Tensor, x: Tensor, y: Tensor | None) -> TaskResult:
     """Return the cross-entropy with the colour bins nearest to the true colour, rare colours weighted up.
 
-    The nearest bin is the right answer, by the same weights (the rebalanced accuracy of Zhang et al. 2016).
+    Accuracy counts the nearest bin as correct, with the same weights (the rebalanced accuracy of Zhang et al. 2016).
     """
     head = E.heads["colorization"]
     assert isinstance(head, ColourHead)
@@ -258,14 +262,14 @@ class Pretext(System):
         return [self.update]
 
     def sample_noise(self, count: int, generator: torch.Generator) -> Noise:
-        """Draw what is random in the views of the tasks."""
+        """Draw the random numbers of the tasks' views."""
         data = self.config.data
         return sample_task_noise(
             count, generator, self.config.pretext, data.augment == "task_crop", data.mirror != "never"
         )
 
     def update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
-        """Return the loss of each task in turn, in a pass of its own: batch norms see views of one kind at a time."""
+        """Return the loss of each task in turn, each in its own pass, so that batch norms never mix tasks."""
         E, c = self.networks.E, self.config.pretext
         assert isinstance(E, PretextEncoder)
         for name in c.tasks:
@@ -277,11 +281,11 @@ class Pretext(System):
         """Raise UserError if the task colorization is given grey images."""
         if "colorization" in self.config.pretext.tasks and views.rgb_to_lab(x)[:, 1:].abs().max() < 1:
             raise UserError(
-                "these images are grey, and the task colorization asks for their colours; choose another task"
+                "these images are grey, but the task colorization predicts their colours; choose another task"
             )
 
     def input_pictures(self, x: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """Return the views of x that enter E, by task; for colorization between the image and its target colours."""
+        """Return E's input views of x, by task; for colorization between the image and its target colours."""
         E, c, side = self.networks.E, self.config.pretext, self.config.encoder.resolution
         assert isinstance(E, PretextEncoder)
         crops = {name: task_crop(x, name, noise, side) for name in c.tasks}

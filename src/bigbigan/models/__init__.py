@@ -1,4 +1,4 @@
-"""The networks. `build` is the only place where a config meets a constructor."""
+"""Build the networks G, E and D from a config. No other module of this package reads a config."""
 
 from __future__ import annotations
 
@@ -46,50 +46,50 @@ __all__ = [
 class Networks(NamedTuple):
     """G: z [N, dim_z] to images in [-1, 1]. E: see `Encoder`. D: images and z (or None) to scores by name."""
 
-    G: nn.Module | None  # None where E learns by pretext tasks
-    E: FeatureEncoder | None  # None in a GAN, and in a model that came without
-    D: nn.Module | None  # None in an autoencoder, and where there is no G; likewise
+    G: nn.Module | None  # None if E is trained by pretext tasks
+    E: FeatureEncoder | None  # None in a GAN, and in a model that was exported without E
+    D: nn.Module | None  # None in an autoencoder, without G, and in a model that was exported without D
 
     def present(self) -> dict[str, nn.Module]:
-        """Those there are, by letter."""
+        """Return the networks that are not None, by letter."""
         return {letter: network for letter, network in self._asdict().items() if network is not None}
 
     @property
     def generator(self) -> nn.Module:
-        """G. Raises UserError where there is none."""
+        """G. Raises UserError if there is none."""
         if self.G is None:
-            raise UserError("this encoder learned by pretext tasks: there is no generator to draw or reconstruct with")
+            raise UserError("this encoder was trained by pretext tasks: it has no generator to sample or reconstruct")
         return self.G
 
     @property
     def encoder(self) -> FeatureEncoder:
-        """E. Raises UserError where there is none."""
+        """E. Raises UserError if there is none."""
         if self.E is None:
-            raise UserError("this is a GAN, or a generator alone: it has no encoder to encode or to reconstruct with")
+            raise UserError("this is a GAN or only a generator: it has no encoder to encode or reconstruct")
         return self.E
 
     @property
     def discriminator(self) -> nn.Module:
-        """D. Raises UserError where there is none."""
+        """D. Raises UserError if there is none."""
         if self.D is None:
-            kind = "an autoencoder, or a generator alone" if self.G else "an encoder that learned by pretext tasks"
+            kind = "an autoencoder or only a generator" if self.G else "an encoder that was trained by pretext tasks"
             raise UserError(f"this is {kind}: it has no discriminator")
         return self.D
 
 
 def build(config: Config, device: str | torch.device = "cpu") -> Networks:
-    """G, E and D as the config describes them, initialised from its seed, in training mode on `device`."""
+    """Build G, E and D of a config, initialised from its seed, in training mode on `device`."""
     networks = construct(config)
     for name, network in networks._asdict().items():
         if network is not None:
-            # Drawn on the CPU, so that a seed means the same weights on every device.
+            # Weights are drawn on the CPU, so that a seed gives the same weights on every device.
             init_weights(network, keyed_generator(config.training.seed, f"init/{name}"))
             network.to(device=device, memory_format=torch.channels_last)
     return networks
 
 
 def construct(config: Config) -> Networks:
-    """The networks as the config describes them, weights not yet drawn."""
+    """Construct the networks of a config, without initialising their weights from its seed."""
     return Networks(
         _generator(config) if config.has_generator else None,
         _encoder(config) if config.has_encoder else None,
@@ -123,18 +123,21 @@ def _encoder(c: Config) -> FeatureEncoder:
     e = c.encoder
     if c.system == "pretext":
         return _pretext_encoder(c)
-    of_bigan = c.system != "bigbigan"
+    bigan_networks = c.system != "bigbigan"
     if e.stochastic:
         output = "normal"
     else:
-        output = "deterministic" if c.latent.prior == "normal" else "sigmoid" if of_bigan else "tanh"
-    latent_std = (0.0 if c.system == "latent_regressor" else STD) if of_bigan else None
+        output = "deterministic" if c.latent.prior == "normal" else "sigmoid" if bigan_networks else "tanh"
+    latent_std = (0.0 if c.system == "latent_regressor" else STD) if bigan_networks else None
     return Encoder(_trunk(c), c.latent.dim, e.head_width, e.head_layers, output, e.stdev_bias, latent_std)
 
 
 def _pretext_encoder(c: Config) -> PretextEncoder:
-    """Tasks on one trunk see their views alike: grey where one of them is to find the colours. Where all there is are
-    patches, evaluation sees patches too."""
+    """Build E with a head for each task.
+
+    Tasks that share a trunk see the same inputs: grey if one of them is colorization. If the only task uses patches,
+    evaluation uses patches too.
+    """
     tasks, d, e = list[str](c.pretext.tasks), c.encoder.widths[-1], c.encoder
     stride = 2 ** (len(e.widths) - 1) * (4 if e.stem == "imagenet" else 1)
     heads: dict[str, Callable[[], nn.Module]] = {

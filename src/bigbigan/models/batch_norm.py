@@ -1,4 +1,4 @@
-"""Batch norm statistics: standing statistics for evaluation, and passes that leave running statistics alone."""
+"""Handle batch norm statistics: standing statistics for evaluation, and passes that keep running statistics."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ["batch_norms", "batch_statistics", "standing_statistics"]
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norm layers of a network."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm)]
 
 
 @torch.no_grad()
 def standing_statistics(average: nn.Module, network: nn.Module, passes: Iterator[Callable[[], object]]) -> None:
-    """Fill the batch norm statistics of averaged weights (BigGAN's "standing statistics"); ends in eval mode.
+    """Compute the batch norm statistics of averaged weights (BigGAN's "standing statistics"); end in eval mode.
 
     Batch means and variances are averaged over all `passes`, each of which runs a batch through `average` in
-    training mode. Other buffers (spectral norm vectors) are taken over from `network`.
+    training mode. Other buffers (spectral norm vectors) are copied from `network`.
     """
     for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
         ours.copy_(theirs)
@@ -40,7 +41,7 @@ def standing_statistics(average: nn.Module, network: nn.Module, passes: Iterator
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Within it, batch norms in training mode leave their running statistics alone."""
+    """Within the block, batch norms in training mode do not update their running statistics."""
     norms = batch_norms(network)
     for m in norms:
         m.track_running_stats = False

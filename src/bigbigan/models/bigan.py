@@ -1,8 +1,8 @@
-"""BiGAN's networks (Donahue, Krähenbühl & Darrell 2017; jeffdonahue/bigan): fully connected ones for small images, and
-5×5 convolutions with an AlexNet encoder for photographs.
+"""BiGAN's networks (Donahue, Krähenbühl & Darrell 2017; jeffdonahue/bigan).
 
-z enters G and D at every layer but D's first: its projection is added to what the layer gives, before batch norm.
-Images come and go in [-1, 1] as everywhere; the fully connected networks see them in [0, 1].
+They are fully connected for small images; for photographs they have 5×5 convolutions and an AlexNet encoder. z enters
+G and D at every layer but D's first: its projection is added to the layer's output, before batch norm. Inputs and
+outputs are in [-1, 1]; inside, the fully connected networks use [0, 1].
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ KERNEL = 5
 
 
 class Layer(nn.Module):
-    """Linear map or convolution, a projection of z added, batch norm, (leaky) ReLU.
+    """A linear map or convolution, plus a projection of z; then batch norm and (leaky) ReLU.
 
     Args:
         main: the linear map or convolution.
-        channels: what it gives.
-        norm: batch norm follows.
-        affine: the batch norm has gains and biases.
-        dim_z: length of z; 0 where none is added.
-        std: of the projection's initial weights.
+        channels: output channels of `main`.
+        norm: whether batch norm follows.
+        affine: whether the batch norm has gains and biases.
+        dim_z: length of z; 0 for no projection of z.
+        std: standard deviation of the projection's initial weights.
         leak: slope below zero.
     """
 
@@ -64,12 +64,12 @@ def _linear(a: int, b: int) -> nn.Linear:
 
 
 def _zero_linear(a: int) -> nn.Linear:
-    """The last layer of D, which begins undecided."""
+    """Return the last layer of D, whose initial weights are zero, so that D's first scores are 0."""
     return normal(nn.Linear(a, 1, bias=False), 0.0)
 
 
 class MLPGenerator(nn.Module):
-    """G(z): [N, dim_z] to images [N, image_channels, side, side] in [-1, 1], through layers of `widths`."""
+    """G(z): [N, dim_z] to images [N, image_channels, side, side] in [-1, 1], with hidden layers of `widths`."""
 
     def __init__(self, dim_z: int, widths: tuple[int, ...], image_channels: int, side: int) -> None:
         super().__init__()
@@ -86,9 +86,9 @@ class MLPGenerator(nn.Module):
 
 
 class MLPTrunk(nn.Module):
-    """Images [N, C, side, side] to features [N, widths[-1]]; z joins at each layer but the first in a discriminator.
+    """Images [N, C, side, side] to features [N, widths[-1]]; in D, z enters each layer but the first.
 
-    With `bias` the first layer has one. Without it and z, batch norm over a batch of G's images hides their scale.
+    `bias` is for the first layer. Without it and z, batch norm over a batch of G's images removes their scale.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MLPTrunk(nn.Module):
 
 
 class ConvTrunk(nn.Module):
-    """Images [N, C, R, R] to maps [N, widths[-1], R/2^n, R/2^n] flattened: n convolutions 5×5 of stride 2."""
+    """Images [N, C, R, R] to flattened maps [N, widths[-1], R/2^n, R/2^n]: n convolutions, 5×5 with stride 2."""
 
     def __init__(
         self, image_channels: int, widths: tuple[int, ...], resolution: int, dim_z: int = 0, bias: bool = False
@@ -131,7 +131,7 @@ class ConvTrunk(nn.Module):
 
 
 class _OneScoreDiscriminator(nn.Module):
-    """A trunk and a linear score: of pairs, {"s_xz": [N]}, or with no z of images alone, {"s_x": [N]}."""
+    """A trunk and a linear score: {"s_xz": [N]} for pairs, or {"s_x": [N]} for images without z."""
 
     trunk: MLPTrunk | ConvTrunk
 
@@ -142,10 +142,11 @@ class _OneScoreDiscriminator(nn.Module):
 
     @property
     def sees_images_alone(self) -> bool:
+        """Whether D's input is images without z."""
         return self.name == "s_x"
 
     def features(self, x: Tensor) -> Tensor:
-        """The layer before the score, of a D without latents: [N, C, R, R] in [-1, 1] to [N, num_features]."""
+        """Return the input of the score, for a D without latents: [N, C, R, R] in [-1, 1] to [N, num_features]."""
         return self.trunk(x)
 
     def forward(self, x: Tensor, z: Tensor | None) -> dict[str, Tensor]:
@@ -153,7 +154,7 @@ class _OneScoreDiscriminator(nn.Module):
 
 
 class MLPDiscriminator(_OneScoreDiscriminator):
-    """D(x, z), or D(x) where `dim_z` is 0: x [N, C, side, side] in [-1, 1], z [N, dim_z]."""
+    """D(x, z), or D(x) if `dim_z` is 0: x [N, C, side, side] in [-1, 1], z [N, dim_z]."""
 
     def __init__(
         self, image_channels: int, widths: tuple[int, ...], side: int, dim_z: int = 0, bias: bool = False
@@ -162,7 +163,7 @@ class MLPDiscriminator(_OneScoreDiscriminator):
 
 
 class ConvDiscriminator(_OneScoreDiscriminator):
-    """D(x, z), or D(x) where `dim_z` is 0: x [N, C, R, R] in [-1, 1], z [N, dim_z]."""
+    """D(x, z), or D(x) if `dim_z` is 0: x [N, C, R, R] in [-1, 1], z [N, dim_z]."""
 
     def __init__(
         self, image_channels: int, widths: tuple[int, ...], resolution: int, dim_z: int = 0, bias: bool = False
@@ -180,7 +181,7 @@ class ConvGenerator(nn.Module):
             return nn.ConvTranspose2d(a, b, KERNEL, stride=2, padding=KERNEL // 2, output_padding=1, bias=False)
 
         self.widths = widths
-        # Batch norm of the seed is of each place by itself, as in the authors' code.
+        # The seed's batch norm has statistics for each position, as in the authors' code.
         self.seed = Layer(_linear(dim_z, 16 * widths[0]), 16 * widths[0], affine=True, leak=0)
         self.layers = nn.ModuleList(
             Layer(conv(a, b), b, affine=True, dim_z=dim_z, std=STD * KERNEL**2, leak=0) for a, b in pairwise(widths)
@@ -197,11 +198,11 @@ class ConvGenerator(nn.Module):
 class AlexNet(nn.Module):
     """conv1 to conv5 of AlexNet with its two groups, batch norm after conv2 to conv5, leaky ReLU; no layer 6.
 
-    Convolution 1 and the pools are padded, as in the authors' script: 112 px end in maps of 7×7.
+    conv1 and the pools are padded, as in the authors' script: images of 112 px give maps of 7×7.
 
     Args:
         image_channels: 1 or 3.
-        widths: of the five convolutions; (96, 256, 384, 384, 256).
+        widths: of the five convolutions; (96, 256, 384, 384, 256) in AlexNet.
         resolution: R of the images.
     """
 
@@ -221,13 +222,13 @@ class AlexNet(nn.Module):
         self.num_features = w[4] * side**2
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """What each convolution gives for images [N, C, R, R] in [-1, 1], after batch norm and nonlinearity."""
-        found = []
+        """Return each convolution's output for images [N, C, R, R] in [-1, 1], after batch norm and nonlinearity."""
+        outputs = []
         for i, layer in enumerate(self.layers):
             x = layer(F.max_pool2d(x, 3, stride=2, padding=1) if i in (1, 2) else x)
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """conv5, flattened: [N, num_features]."""
+        """Return the output of conv5, flattened: [N, num_features]."""
         return self.maps(x)[-1].flatten(1)

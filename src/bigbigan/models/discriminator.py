@@ -28,7 +28,7 @@ class DBlock(nn.Module):
         self.skip = SNConv2d(in_channels, out_channels, 1) if needs_conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C', H/2, W/2], or the same size in a block that does not downsample."""
+        """Map [N, C, H, W] to [N, C', H/2, W/2], or to the same size in a block that does not downsample."""
         h = relu(self.conv1(x if self.first else relu(x)))
         if not self.downsample:
             return self.conv2(h) + self.skip(x)
@@ -42,9 +42,9 @@ class ImageTrunk(nn.Module):
         image_channels: 1 or 3.
         channels: width of each block.
         resolution: R.
-        final_size: side of the map that is summed; the first log2(R / final_size) blocks halve, the rest keep it.
-        attention: sides, in pixels, of the maps that self-attention follows.
-        joint_maps: how many of the last maps J reads, 1 or 2.
+        final_size: side of the map that is summed; the first log2(R / final_size) blocks halve the size.
+        attention: sides, in pixels, of the maps that are followed by self-attention.
+        joint_maps: number of last maps that J reads, 1 or 2.
 
     Attributes:
         out_features: C', the length of F(x).
@@ -75,8 +75,11 @@ class ImageTrunk(nn.Module):
         self.blocks = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return F(x) [N, C'] and, with two joint maps, the map before the last block, averaged over 2×2 regions:
-        [N, 4·C'']. The second vector keeps some of where things are, which the sum over space loses."""
+        """Return [F(x)], [N, C'], and with two joint maps also a vector [N, 4·C''].
+
+        The second is the map before the last block, averaged over 2×2 regions. It keeps some spatial information, which
+        the sum over space loses.
+        """
         before = self.blocks[: self.last_block](x)
         vectors = [relu(self.blocks[self.last_block :](before)).sum(dim=(2, 3))]
         if len(self.joint_features) == 2:
@@ -85,16 +88,16 @@ class ImageTrunk(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The scores of pairs of images and latents. A network is built only for the scores that use it.
+    """D(x, z): scores of pairs of images and latents. F, H and J are built only for the scores that use them.
 
     Args:
         f: the image trunk F, with `out_features`.
         dim_z: latent dimension.
-        mlp_width, mlp_layers: of H and of J alike ("J: same shape as H").
-        scores: which of "x", "z", "xz" are in use (Table 1's loss columns).
-        pair_norm: whether F(x) and H(z) are brought to one scale, by layer normalisation, before J.
-        classes: of a conditional D, whose s_x gets the projection term embed(y)·F(x) (BigGAN): one for all images is
-            Single Label; 0 for no such term.
+        mlp_width, mlp_layers: of both H and J ("J: same shape as H").
+        scores: which of "x", "z", "xz" are used (Table 1's loss columns).
+        pair_norm: whether F(x) and H(z) are normalised by layer normalisation before J.
+        classes: number of classes of a conditional D, whose s_x has the projection term embed(y)·F(x) (BigGAN): 1 is
+            Single Label; 0 is no such term.
         projection: whether s_xz also has a bilinear term, <A F(x), B H(z)> / sqrt(mlp_width) with linear A and B: the
             projection discriminator of Miyato & Koyama (2018) with H(z) in place of a class. Not in the paper
             (docs/deviations.md).
@@ -131,16 +134,20 @@ class Discriminator(nn.Module):
 
     @property
     def sees_images_alone(self) -> bool:
+        """Whether D has F, whose input is images without z."""
         return hasattr(self, "F")
 
     def features(self, x: Tensor) -> Tensor:
-        """F(x): [N, C, R, R] in [-1, 1] to [N, C']."""
+        """Return F(x): [N, C, R, R] in [-1, 1] to [N, C']."""
         return self.F(x)[0]
 
     def forward(self, x: Tensor, z: Tensor | None, y: Tensor | None = None) -> dict[str, Tensor]:
-        """x [N, C, R, R] in [-1, 1], z [N, dim_z] -> {"s_x": [N], "s_z": [N], "s_xz": [N]}, those in use.
+        """Return the scores in use, of {"s_x": [N], "s_z": [N], "s_xz": [N]}.
 
-        z may be None when only s_x is in use; y int64 [N] are the classes of a conditional D, None if there is one.
+        Args:
+            x: images [N, C, R, R] in [-1, 1].
+            z: latents [N, dim_z]; may be None if only s_x is in use.
+            y: classes int64 [N] of a conditional D; may be None if there is one class.
         """
         s: dict[str, Tensor] = {}
         vectors = self.F(x) if "x" in self.scores or "xz" in self.scores else []
@@ -158,7 +165,7 @@ class Discriminator(nn.Module):
         return s
 
     def _joint_score(self, vectors: list[Tensor], h: Tensor) -> Tensor:
-        """s_xz [N] from what F gives of x and h = H(z) [N, mlp_width]."""
+        """Return s_xz [N] from F's vectors of x and h = H(z) [N, mlp_width]."""
         if self.pair_norm:  # F(x) is a sum over space and dwarfs H(z) (docs/deviations.md, 2)
             vectors, h = [layer_norm(v, v.shape[1:]) for v in vectors], layer_norm(h, h.shape[1:])
         f = torch.cat(vectors, dim=1)

@@ -1,4 +1,4 @@
-"""E: image to a distribution over latents, and to the features that are evaluated (Sections 2 and 3.1)."""
+"""E: images to a distribution over latents, and to the features that are evaluated (Sections 2 and 3.1)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Posterior:
 
     mean: Tensor
     stdev: Tensor
-    logits: Tensor  # what both are functions of: [N, dim_z], or [N, 2·dim_z] where they have a half each
+    logits: Tensor  # E's last linear output: [N, dim_z], or [N, 2·dim_z], one half each for mean and stdev
 
     def sample(self, eps: Tensor) -> Tensor:
-        """z = mean + stdev·eps with eps ~ N(0, I): the reparametrisation of Section 2."""
+        """Return z = mean + stdev·eps with eps ~ N(0, I): the reparametrisation of Section 2."""
         return self.mean + self.stdev * eps
 
 
 class FeatureEncoder(nn.Module):
-    """What is evaluated of any encoder: AvePool, which its trunk gives, and BN+CReLU.
+    """The features that are evaluated of any encoder: AvePool, the output of its trunk, and BN+CReLU.
 
     Args:
         trunk: images to pooled features [N, trunk.num_features].
@@ -40,39 +40,39 @@ class FeatureEncoder(nn.Module):
         self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)  # evaluation only; epsilon 1e-5
 
     def features(self, x: Tensor) -> Tensor:
-        """AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]."""
+        """Return AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]."""
         return self.trunk(x)
 
     def bn_crelu(self, features: Tensor) -> Tensor:
-        """BN+CReLU (Section 3.2): h = BatchNorm(a) without gain or bias, then [relu(h), relu(-h)].
+        """Return BN+CReLU (Section 3.2): h = BatchNorm(a) without gain or bias, then [relu(h), relu(-h)].
 
-        AvePool features [N, num_features] to [N, 2·num_features]. Nothing in it is learned; its statistics are
-        filled together with the standing statistics.
+        AvePool features [N, num_features] to [N, 2·num_features]. It has no learned parameters; its statistics are
+        computed together with the standing statistics.
         """
         h = self.feature_norm(features)
         return torch.cat([F.relu(h), F.relu(-h)], dim=1)
 
     def posterior(self, features: Tensor) -> Posterior | None:
-        """The latent distribution from the features of `features`; None of an encoder without latents."""
+        """Return q(z|x) from the output of `features`; None if the encoder has no latents."""
         return None
 
     def all_outputs(self, x: Tensor) -> tuple[Posterior | None, Tensor, Tensor]:
-        """q(z|x), AvePool and BN+CReLU from one pass through the trunk."""
+        """Return q(z|x), AvePool and BN+CReLU from one pass through the trunk."""
         features = self.features(x)
         return self.posterior(features), features, self.bn_crelu(features)
 
 
 class Encoder(FeatureEncoder):
-    """E(x): a convolutional trunk, a residual MLP, and a linear layer giving mu and sigma-hat.
+    """E(x): a convolutional trunk, a residual MLP, and a linear layer that outputs mu and sigma-hat.
 
     Args:
         trunk: images to pooled features [N, trunk.num_features].
         dim_z: latent dimension.
-        head_width, head_layers: of the MLP; with no layers the features are what z is read off.
+        head_width, head_layers: of the MLP; with 0 layers the linear layer reads the features.
         output: "normal" (sampled, sigma = softplus(sigma-hat)), "deterministic", "tanh" (to match a U(-1, 1) prior),
-            or "sigmoid" (likewise, 2·sigmoid - 1 and no bias: BiGAN's).
-        stdev_bias: where sigma-hat's bias starts.
-        latent_std: of the last layer's initial weights; orthogonal without it.
+            or "sigmoid" (for the same prior, 2·sigmoid - 1 and no bias: BiGAN's).
+        stdev_bias: added to sigma-hat: its initial value.
+        latent_std: standard deviation of the last layer's initial weights; if None they are orthogonal.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Encoder(FeatureEncoder):
             normal(self.latent, latent_std)
 
     def posterior(self, features: Tensor) -> Posterior:
-        """The latent distribution from the features of `features`."""
+        """Return q(z|x) from the output of `features`."""
         logits = out = self.latent(self.head(features))
         if self.output == "normal":
             mean, stdev_hat = out.chunk(2, dim=1)

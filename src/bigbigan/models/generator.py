@@ -1,8 +1,8 @@
-"""G: the BigGAN generator (Brock et al. 2019), latent to image.
+"""G: the BigGAN generator (Brock et al. 2019), from latents to images.
 
-z is cut into equal chunks: the first feeds the 4×4 seed, each later one a block's conditional batch norms
-("skip-z"). Without labels there is one class, whose embedding is a learned vector shared by all images: the
-Single Label reading of the released BigBiGAN generator.
+z is split into equal chunks: the first is the input of the 4×4 seed, each later one of a block's conditional batch
+norms ("skip-z"). Without labels there is one class, whose embedding is a learned vector shared by all images: Single
+Label, as in the released BigBiGAN generator.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["GBlock", "Generator"]
 class GBlock(nn.Module):
     """Up-block: (cBN, ReLU, ×2, 3×3 conv), (cBN, ReLU, 3×3 conv), plus ×2 and a 1×1 conv on the skip."""
 
-    def __init__(self, in_channels: int, out_channels: int, condition_dim: int, of_class: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, condition_dim: int, per_class: bool = False) -> None:
         super().__init__()
-        self.norm1 = ConditionalBatchNorm2d(in_channels, condition_dim, of_class)
+        self.norm1 = ConditionalBatchNorm2d(in_channels, condition_dim, per_class)
         self.conv1 = SNConv2d(in_channels, out_channels, 3)
-        self.norm2 = ConditionalBatchNorm2d(out_channels, condition_dim, of_class)
+        self.norm2 = ConditionalBatchNorm2d(out_channels, condition_dim, per_class)
         self.conv2 = SNConv2d(out_channels, out_channels, 3)
         self.skip = SNConv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x [N, C, H, W], c [N, condition_dim] or classes [N] -> [N, C', 2H, 2W]."""
+        """Map x [N, C, H, W] and c [N, condition_dim] or classes [N] to [N, C', 2H, 2W]."""
         h = self.conv1.after_upsample(F.relu(self.norm1(x, c)))
         h = self.conv2(F.relu(self.norm2(h, c)))
-        return h + upsample(self.skip(x))  # the 1×1 conv and nearest ×2 commute: convolve the small one
+        return h + upsample(self.skip(x))  # the 1×1 conv and nearest ×2 commute: convolve before upsampling
 
 
 class Generator(nn.Module):
@@ -41,13 +41,13 @@ class Generator(nn.Module):
 
     Args:
         dim_z: latent dimension.
-        channels: widths, of the 4×4 seed and then after each block (BigGAN, appendix B).
+        channels: widths, of the 4×4 seed and after each block (BigGAN, appendix B).
         image_channels: 1 or 3.
         shared_dim: length of the class embedding that all blocks share.
-        attention: sides, in pixels, of the maps that self-attention follows.
+        attention: sides, in pixels, of the maps that are followed by self-attention.
         classes: 1 without labels.
-        skip_z: True cuts z into chunks, one for the seed and one for each block. False gives all of it to the seed,
-            and each batch norm a class embedding of its own (BigGAN's PyTorch code at 32 px).
+        skip_z: True splits z into chunks, one for the seed and one for each block. If False, all of z enters the seed,
+            and each batch norm has its own class embedding (BigGAN's PyTorch code at 32 px).
 
     Raises:
         ValueError: dim_z is not a multiple of the number of chunks.
@@ -73,7 +73,7 @@ class Generator(nn.Module):
         if skip_z:
             self.shared = nn.Embedding(classes, shared_dim)
         self.seed = SNLinear(chunk, channels[0] * 16)
-        self.blocks = nn.ModuleList(GBlock(a, b, condition, of_class=not skip_z) for a, b in pairwise(channels))
+        self.blocks = nn.ModuleList(GBlock(a, b, condition, per_class=not skip_z) for a, b in pairwise(channels))
         self.attention = nn.ModuleDict(
             {str(i): SelfAttention(c) for i, c in enumerate(channels[1:]) if 8 * 2**i in attention}
         )
@@ -81,7 +81,7 @@ class Generator(nn.Module):
         self.to_image = SNConv2d(channels[-1], image_channels, 3)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images of latents z [N, dim_z] and classes y int64 [N]; y may be left out when there is one class."""
+        """Generate images from latents z [N, dim_z] and classes y int64 [N]; y may be None if there is one class."""
         if y is None:
             y = z.new_zeros(z.shape[0], dtype=torch.long)  # len(z) would become a constant of an exported graph
         if self.skip_z:

@@ -1,4 +1,4 @@
-"""The building blocks G, D and E share: spectral normalisation, conditional batch norm, residual MLP.
+"""Layers that G, D and E share: spectral normalisation, conditional batch norm, residual MLP.
 
 Letters in shapes: N batch, C channels, H W space, D latent dimension.
 """
@@ -39,11 +39,11 @@ E_BN_EPS = 1e-3  # of E: google/revisiting-self-supervised, which the paper cite
 
 
 class SpectralNorm(nn.Module):
-    """Mix-in: divides `weight` by an estimate of its largest singular value.
+    """Mix-in that divides `weight` by an estimate of its largest singular value.
 
-    The estimate is one power iteration a forward pass (Miyato et al. 2018), made only while training *with
-    gradients*: passes under `no_grad` (G and E inside the discriminator's step) reuse the last vectors, so a
-    weight is iterated once for each value it takes and no more.
+    The estimate takes one power iteration for each forward pass (Miyato et al. 2018), but only in training *with
+    gradients*: passes under `no_grad` (G and E in the D step) reuse the last vectors, so that each value of a weight
+    gets one iteration.
     """
 
     weight: Tensor
@@ -52,15 +52,16 @@ class SpectralNorm(nn.Module):
     reuse_vectors = False  # see `reused_vectors`
 
     def _init_u(self) -> None:
-        # A fixed start keeps construction free of hidden random draws; any vector not orthogonal to the
-        # leading singular vector serves, and the iteration runs from the first training step on.
+        # A fixed start, so that construction uses no hidden random numbers; any vector not orthogonal to the leading
+        # singular vector works, and the iteration runs from the first training step on.
         rows = self.weight.shape[0]
         u = torch.cos(torch.arange(rows) * 12.9898 + 0.5)
         self.register_buffer("u", F.normalize(u, dim=0))
-        # Not on the meta device, where networks may be built: no checkpoint fills it.
+        # Always on the CPU, even if networks are built on the meta device: checkpoints do not contain it.
         self.register_buffer("v", torch.zeros(self.weight[0].numel(), device="cpu"), persistent=False)
 
     def normalised_weight(self) -> Tensor:
+        """Return the weight divided by its spectral norm; in training, run a power iteration first."""
         matrix = self.weight.flatten(1)
         iterate = self.training and torch.is_grad_enabled()
         kind = self.weight.device.type
@@ -81,9 +82,9 @@ class SpectralNorm(nn.Module):
 
 @contextmanager
 def reused_vectors(networks: Iterable[nn.Module], reuse: bool = True) -> Iterator[None]:
-    """Reuse the u and v of the last training pass, so that gradient accumulation does one power iteration an update.
+    """Reuse the u and v of the last training pass, so that gradient accumulation runs one power iteration an update.
 
-    All chunks of a batch are then computed with the same weight. Without `reuse` nothing is changed.
+    All chunks of a batch are then computed with the same weight. If `reuse` is False nothing is changed.
     """
     layers = [m for network in networks for m in network.modules() if isinstance(m, SpectralNorm)] if reuse else []
     for layer in layers:
@@ -128,37 +129,39 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
         return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
 
     def then_pool(self, x: Tensor) -> Tensor:
-        """This 3×3 convolution followed by 2×2 average pooling, [N, C, H, W] -> [N, C', H/2, W/2].
+        """Apply this 3×3 convolution and then 2×2 average pooling: [N, C, H, W] -> [N, C', H/2, W/2].
 
-        Computed as the one 4×4 convolution of stride 2 that it equals, at less than half the arithmetic.
-        The spectral norm is that of the 3×3 weight: the function is unchanged.
+        It is computed as the equal 4×4 convolution of stride 2, with less than half the arithmetic. The 3×3 weight is
+        divided by its own spectral norm, as in `forward`.
         """
         w = _spread(self.normalised_weight()) / 4
         return F.conv2d(x, w, self.bias, stride=2, padding=1)
 
     def after_upsample(self, x: Tensor) -> Tensor:
-        """This 3×3 convolution after nearest-neighbour ×2, [N, C, H, W] -> [N, C', 2H, 2W].
+        """Apply nearest-neighbour ×2 and then this 3×3 convolution: [N, C, H, W] -> [N, C', 2H, 2W].
 
-        Computed as the one 4×4 transposed convolution that it equals, at 4/9 of the arithmetic.
+        It is computed as the equal 4×4 transposed convolution, with 4/9 of the arithmetic.
         """
         w = _spread(self.normalised_weight()).flip(2, 3).transpose(0, 1)
         return F.conv_transpose2d(x, w, self.bias, stride=2, padding=1)
 
 
 def _spread(w: Tensor) -> Tensor:
-    """Sum of a 3×3 kernel at its four shifts in a 4×4 window: [O, I, 3, 3] -> [O, I, 4, 4]."""
+    """Sum a 3×3 kernel over its four positions in a 4×4 window: [O, I, 3, 3] -> [O, I, 4, 4]."""
     rows = F.pad(w, (0, 0, 0, 1)) + F.pad(w, (0, 0, 1, 0))
     return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Nearest-neighbour ×2: [N, C, H, W] -> [N, C, 2H, 2W]."""
+    """Upsample by 2, nearest-neighbour: [N, C, H, W] -> [N, C, 2H, 2W]."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class _NormaliseAndScale(torch.autograd.Function):
-    """gain · norm(x) + bias of a batch norm in training mode, of which x alone is kept for the backward pass; autograd
-    by itself would keep norm(x) too."""
+    """gain · norm(x) + bias of a batch norm in training mode, with only x saved for backward.
+
+    Autograd by default would save norm(x) too.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -179,49 +182,49 @@ class _NormaliseAndScale(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, gain, mean, scale = ctx.saved_tensors
         exact = torch.promote_types(x.dtype, torch.float32)
-        of_bias = grad.sum((2, 3), keepdim=True, dtype=exact)
+        grad_bias = grad.sum((2, 3), keepdim=True, dtype=exact)
         with_x = (grad * x).sum((2, 3), keepdim=True, dtype=exact)
-        of_gain = (with_x - mean.view(1, -1, 1, 1) * of_bias) * scale.view(1, -1, 1, 1)
-        of_x, _, _ = torch.ops.aten.native_batch_norm_backward(
+        grad_gain = (with_x - mean.view(1, -1, 1, 1) * grad_bias) * scale.view(1, -1, 1, 1)
+        grad_x, _, _ = torch.ops.aten.native_batch_norm_backward(
             grad * gain, x, None, None, None, mean, scale, True, ctx.eps, [True, False, False]
         )
-        return of_x, of_gain.to(gain.dtype), of_bias.to(gain.dtype), None
+        return grad_x, grad_gain.to(gain.dtype), grad_bias.to(gain.dtype), None
 
 
 class ConditionalBatchNorm2d(nn.Module):
     """Batch norm whose gain and bias depend on a condition (BigGAN).
 
-    gain = 1 + W_g c, bias = W_b c: of a vector c, spectrally normalised and without offset; or of a class c, rows
-    of a plain embedding.
+    gain = 1 + W_g c, bias = W_b c. If c is a vector, W_g and W_b are linear, spectrally normalised and without bias; if
+    c is a class, they are embeddings without spectral norm.
 
     Args:
         channels: C.
         condition_dim: length of the vector, or number of classes.
-        of_class: c is a class.
+        per_class: whether c is a class.
     """
 
-    def __init__(self, channels: int, condition_dim: int, of_class: bool = False) -> None:
+    def __init__(self, channels: int, condition_dim: int, per_class: bool = False) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, eps=BN_EPS, affine=False)
         self.gain, self.bias = (
-            nn.Embedding(condition_dim, channels) if of_class else SNLinear(condition_dim, channels, bias=False)
+            nn.Embedding(condition_dim, channels) if per_class else SNLinear(condition_dim, channels, bias=False)
             for _ in range(2)
         )
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x [N, C, H, W], c [N, condition_dim] or classes [N] -> [N, C, H, W]."""
+        """Normalise x [N, C, H, W] and scale it by c [N, condition_dim] or classes [N]: [N, C, H, W]."""
         gain, bias = (1 + self.gain(c))[:, :, None, None], self.bias(c)[:, :, None, None]
-        by_itself = "forward" not in self.norm.__dict__  # and not over the batches of all ranks
-        if self.norm.training and by_itself and not torch.compiler.is_compiling():
+        local = "forward" not in self.norm.__dict__  # statistics of this rank, not synchronised over ranks
+        if self.norm.training and local and not torch.compiler.is_compiling():
             return _NormaliseAndScale.apply(x, gain, bias, self.norm)
         return torch.addcmul(bias, self.norm(x), gain)
 
 
 class SelfAttention(nn.Module):
-    """Every place looks at all others (SAGAN, as BigGAN uses it): [N, C, H, W] -> the same shape.
+    """Self-attention over all positions (SAGAN, as BigGAN uses it): [N, C, H, W] -> the same shape.
 
     Queries and keys have C/8 channels, values C/2; keys and values are 2×2 max-pooled; the result is added with a
-    learned weight that starts at zero. Products are not divided by a square root of C.
+    learned weight that starts at zero. Dot products are not scaled.
     """
 
     def __init__(self, channels: int) -> None:
@@ -243,10 +246,9 @@ class SelfAttention(nn.Module):
 class ResidualMLP(nn.Module):
     """Residual blocks of two linear layers each, the MLP of H, J and E's head (Section 3.1).
 
-    The paper gives depth and width and no more. Ours are pre-activation blocks, the first one without the
-    activation on its raw input, a linear projection on the skip where widths differ, and a closing ReLU:
-    with spectral norm and no batch norm inside D, with batch norm and no spectral norm inside E, like the
-    network each belongs to (docs/deviations.md).
+    The paper gives only depth and width. Here, blocks are pre-activation, the first one without activation on its
+    input; the skip has a linear projection if widths differ; a ReLU is last. Like the rest of their networks, D's MLPs
+    have spectral norm and no batch norm, and E's has batch norm and no spectral norm (docs/deviations.md).
     """
 
     def __init__(self, in_features: int, width: int, layers: int, spectral_norm: bool) -> None:
@@ -260,13 +262,15 @@ class ResidualMLP(nn.Module):
         self.norm = nn.Identity() if spectral_norm else nn.BatchNorm1d(width, eps=E_BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in_features] -> [N, width], not negative."""
+        """Map [N, in_features] to [N, width], not negative."""
         for block in self.blocks:
             x = block(x)
         return F.relu(self.norm(x))
 
 
 class ResidualMLPBlock(nn.Module):
+    """One block of `ResidualMLP`: [N, in_features] -> [N, width]."""
+
     def __init__(self, in_features: int, width: int, first: bool, spectral_norm: bool) -> None:
         super().__init__()
         linear: type[nn.Linear] = SNLinear if spectral_norm else nn.Linear
@@ -284,19 +288,18 @@ class ResidualMLPBlock(nn.Module):
 
 
 def norm2d(kind: str, channels: int) -> nn.Module:
-    """Of E's maps [N, C, H, W]: "batch" norm, or "layer" norm over all numbers of an image or patch, which learns
-    nothing of the others."""
+    """Return a norm of E's maps [N, C, H, W]: "batch", or "layer" over all values of each image or patch."""
     return nn.BatchNorm2d(channels, eps=E_BN_EPS) if kind == "batch" else nn.GroupNorm(1, channels, eps=BN_EPS)
 
 
 def normal(layer: Layer, std: float) -> Layer:
-    """Marks a layer for `init_weights`: its weights are drawn from N(0, std²)."""
+    """Mark a layer, so that `init_weights` draws its weights from N(0, std²), and return it."""
     layer.init_std = std  # type: ignore[assignment]
     return layer
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Orthogonal weights (BigGAN's initialisation), normal ones where a layer is marked so; biases are zero."""
+    """Initialise weights: orthogonal (BigGAN), or normal in the layers marked by `normal`; biases are zero."""
     for m in module.modules():
         if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             if (std := getattr(m, "init_std", None)) is None:

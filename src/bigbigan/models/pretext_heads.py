@@ -1,4 +1,4 @@
-"""E of pretext tasks: the trunk of any other E, and in place of latents a head for each task."""
+"""E for pretext tasks: the trunk of any other E, with a head for each task instead of latents."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["ColourHead", "ContextHead", "PretextEncoder", "pair_head"]
 
 
 class PretextEncoder(FeatureEncoder):
-    """A trunk and the heads of the tasks it is trained by; evaluation takes the trunk's features alone.
+    """A trunk and the heads of the tasks that train it; evaluation uses only the trunk's features.
 
     Args:
         trunk: images or patches to pooled features [N, trunk.num_features].
         heads: by the name of the task, see `bigbigan.methods.pretext`.
-        enter: what is done to all views [..., C, S, S] before the trunk sees them.
-        patches: of images [N, C, R, R], the patches [N, P, C, S, S] whose features are averaged in evaluation; None
-            where the trunk is trained on whole images.
+        enter: preprocessing of all views [..., C, S, S] before the trunk.
+        patches: maps images [N, C, R, R] to the patches [N, P, C, S, S] whose features are averaged in evaluation; None
+            if the trunk is trained on whole images.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class PretextEncoder(FeatureEncoder):
         self.enter, self.patches = enter, patches
 
     def embed(self, views: Tensor) -> Tensor:
-        """Views [N, P, C, S, S] to features [N, P, num_features]."""
+        """Return the features of views: [N, P, C, S, S] to [N, P, num_features]."""
         return self.trunk(_flat(views)).unflatten(0, views.shape[:2])
 
     def maps(self, views: Tensor) -> Tensor:
-        """Views [N, 1, C, S, S] to what the trunk pools, [N, num_features, H, W]."""
+        """Return the maps that the trunk pools: views [N, 1, C, S, S] to [N, num_features, H, W]."""
         return self.trunk.final_map(_flat(views))  # type: ignore[operator]
 
     def features(self, x: Tensor) -> Tensor:
-        """AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features]; of patches their mean."""
+        """Return AvePool: images [N, C, R, R] in [-1, 1] to [N, num_features], or its mean over patches."""
         if self.patches is None:
             return self.trunk(self.enter(x))
         return self.embed(self.enter(self.patches(x))).mean(1)
@@ -57,8 +57,7 @@ def _flat(views: Tensor) -> Tensor:
 
 
 def pair_head(num_features: int, width: int, embedding: int = 0) -> nn.Module:
-    """Make the head of relative position: features of two patches [M, 2·num_features] to where the second is, of 8
-    places [M, 8].
+    """Make the head of relative_position: features of two patches [M, 2·num_features] to logits of 8 positions [M, 8].
 
     Args:
         num_features: of a patch.
@@ -83,7 +82,7 @@ class ColourHead(nn.Module):
 
     Args:
         num_features: of the maps.
-        stride: by which the trunk reduces the image.
+        stride: of the trunk: the side of an image divided by the side of its maps.
     """
 
     bins: Tensor
@@ -98,32 +97,36 @@ class ColourHead(nn.Module):
         self.register_buffer("frequency", torch.full((len(bins),), 1 / len(bins)))  # of each colour in training images
 
     def forward(self, maps: Tensor, side: int) -> Tensor:
-        """[N, num_features, H, W] to logits [N, Q, side, side]."""
+        """Map [N, num_features, H, W] to logits [N, Q, side, side]."""
         if maps.shape[-1] > side:
             maps = F.adaptive_avg_pool2d(maps, side)
         return F.pixel_shuffle(self.conv(maps), self.up)
 
     def weights(self, share: float = 0.5) -> Tensor:
-        """Of each colour in the loss, [Q]: rare ones count more (lambda = `share`), their mean over images is 1."""
+        """Return the weight of each colour in the loss, [Q]: higher for rare ones (lambda = `share`), mean 1."""
         mixed = 1 / ((1 - share) * self.frequency + share / len(self.frequency))
         return mixed / (self.frequency * mixed).sum()
 
     @torch.no_grad()
     def count(self, colours: Tensor, momentum: float = 0.01) -> None:
-        """Let the frequencies follow those of a training batch's colours, int64 [M]."""
-        seen = F.one_hot(colours, len(self.frequency)).float().mean(0)
-        self.frequency.lerp_(seen, momentum)
+        """Update the moving average of the frequencies with a training batch's colours, int64 [M]."""
+        frequency = F.one_hot(colours, len(self.frequency)).float().mean(0)
+        self.frequency.lerp_(frequency, momentum)
 
 
 class ContextHead(nn.Module):
-    """CPC's: from the rows of patches seen so far, a guess at the patches of rows below (van den Oord et al. 2018; the
-    networks are those of Hénaff et al. 2019).
+    """Head of CPC, which predicts rows of patches from the rows above (van den Oord et al. 2018).
 
-    Rows up to `row + offset` are guessed from rows up to `row`: offsets below 2 would share pixels with what was seen.
+    The networks are those of Hénaff et al. 2019. The row at `row + offset` is predicted from the rows up to `row`: with
+    offsets below 2 they would share pixels.
 
     Args:
         num_features: of a patch.
-        directions: 1 is from above; 2, 4 also from below, from the left and the right, each with a network of its own.
+        directions: 1 predicts from above; 2 also from below; 4 also from the left and the right. Each has its own
+            network.
+        width: hidden channels, at most a quarter of `num_features`.
+        target: length of the predicted vectors.
+        blocks: residual blocks of each network.
     """
 
     offsets = (2, 3, 4, 5)
@@ -131,7 +134,7 @@ class ContextHead(nn.Module):
     def __init__(self, num_features: int, directions: int, width: int = 256, target: int = 64, blocks: int = 5) -> None:
         super().__init__()
         width = min(width, num_features // 4)
-        self.turns = (0, 2, 1, 3)[:directions]  # by quarter turns of the grid
+        self.turns = (0, 2, 1, 3)[:directions]  # quarter turns of the grid
         self.contexts = nn.ModuleList(
             nn.Sequential(*(_RowCausalBlock(num_features, width) for _ in range(blocks)), nn.ReLU()) for _ in self.turns
         )
@@ -139,23 +142,28 @@ class ContextHead(nn.Module):
         self.target = nn.Conv2d(num_features, target, 1)
 
     def forward(self, grid: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Features [N, d, 7, 7] to, for each direction, guesses [N, M, target], what they are to be found among
-        [N, 49, target], and at which of these 49 places each is right, int64 [M]."""
-        found = []
-        for turns, context, guess in zip(self.turns, self.contexts, self.guesses, strict=True):
+        """Predict patches in each direction, from features [N, d, 7, 7].
+
+        Returns:
+            For each direction: predictions [N, M, target]; the candidates of an image, [N, 49, target]; and the index
+            of each prediction's correct candidate, int64 [M].
+        """
+        results = []
+        for turns, context, predict in zip(self.turns, self.contexts, self.guesses, strict=True):
             turned = grid.rot90(turns, (2, 3))
             rows, columns = turned.shape[2:]
-            by_offset = guess(context(turned)).chunk(len(self.offsets), dim=1)
-            places = torch.arange(rows * columns, device=grid.device).view(rows, columns)
+            by_offset = predict(context(turned)).chunk(len(self.offsets), dim=1)
+            indices = torch.arange(rows * columns, device=grid.device).view(rows, columns)
             pairs = list(zip(self.offsets, by_offset, strict=True))
-            guesses = torch.cat([g[:, :, : rows - o].flatten(2) for o, g in pairs], dim=2)
-            right = torch.cat([places[o:].flatten() for o, _ in pairs])
-            found.append((0.1 * guesses.transpose(1, 2), self.target(turned).flatten(2).transpose(1, 2), right))
-        return found
+            predictions = torch.cat([p[:, :, : rows - o].flatten(2) for o, p in pairs], dim=2)
+            correct = torch.cat([indices[o:].flatten() for o, _ in pairs])
+            candidates = self.target(turned).flatten(2).transpose(1, 2)
+            results.append((0.1 * predictions.transpose(1, 2), candidates, correct))
+        return results
 
 
 class _RowCausalBlock(nn.Module):
-    """A residual block whose output at a row sees that row and rows above."""
+    """A residual block whose output at a row depends on that row and the rows above."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""ResNet-v2 trunks (He et al. 2016, pre-activation): image to pooled feature.
+"""ResNet-v2 trunks (He et al. 2016, pre-activation), from images to pooled features.
 
-The layout of google/revisiting-self-supervised, which the paper's encoder study cites: root convolution
-without norm, norm and ReLU before each convolution, projection shortcut taken after the first norm and ReLU,
-stride on the 3×3 convolution, closing norm and ReLU, mean over space.
+The layout is that of google/revisiting-self-supervised, which the paper cites for its encoders: root convolution
+without norm, norm and ReLU before each convolution, projection shortcut after the first norm and ReLU, stride on the
+3×3 convolution, final norm and ReLU, mean over space.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BasicBlock", "Bottleneck", "ResNetV2", "root"]
 class BasicBlock(nn.Module):
     """BN, ReLU, 3×3 conv (stride), BN, ReLU, 3×3 conv, plus the skip."""
 
-    root_share = 1  # of the first stage's width that the root convolution has
+    root_share = 1  # width of the first stage divided by the width of the root convolution
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str = "batch") -> None:
         super().__init__()
@@ -30,13 +30,13 @@ class BasicBlock(nn.Module):
         self.stride = stride
 
     def residual(self, h: Tensor) -> Tensor:
-        """The branch, from its first norm and ReLU on."""
+        """Return the output of the branch, after its first norm and ReLU."""
         return self.conv2(F.relu(self.norm2(self.conv1(h))))
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm1(x))
-        # The stride is taken by slicing: some CPU builds of torch 2.13 crash in the backward pass of a 1×1
-        # convolution of stride 2 on channels-last images.
+        # Slicing replaces the stride: some CPU builds of torch 2.13 crash in the backward pass of a 1×1 convolution of
+        # stride 2 on channels-last images.
         shortcut = x if self.skip is None else self.skip(h[:, :, :: self.stride, :: self.stride])
         return shortcut + self.residual(h)
 
@@ -64,15 +64,18 @@ class Bottleneck(BasicBlock):
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | None:
-    """The 1×1 convolution on a skip that changes size or width; the stride is taken before it."""
+    """Return the 1×1 convolution of a skip that changes size or width, else None; the caller applies the stride."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
 def root(image_channels: int, width: int, stem: str) -> nn.Module:
-    """What comes before the first stage: "imagenet", 7×7 conv and 3×3 max pool, a quarter of the size; or
-    "small", a 3×3 conv that keeps it."""
+    """Return the layers before the first stage.
+
+    "imagenet" is a 7×7 convolution and 3×3 max pool, which divide the size by 4; "small" is a 3×3 convolution, which
+    keeps it.
+    """
     if stem == "small":
         return nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
     conv = nn.Conv2d(image_channels, width, 7, stride=2, padding=3, bias=False)
@@ -80,7 +83,7 @@ def root(image_channels: int, width: int, stem: str) -> nn.Module:
 
 
 class ResNetV2(nn.Module):
-    """ResNet-50 is `Bottleneck`, widths (256, 512, 1024, 2048), blocks (3, 4, 6, 3), stem "imagenet".
+    """ResNet-v2. ResNet-50 is `Bottleneck`, widths (256, 512, 1024, 2048), blocks (3, 4, 6, 3), stem "imagenet".
 
     Args:
         image_channels: 1 or 3.
@@ -113,9 +116,9 @@ class ResNetV2(nn.Module):
         self.norm = norm2d(norm, previous)
 
     def final_map(self, x: Tensor) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] to what is pooled, [N, num_features, H, W], not negative."""
+        """Return the map that is pooled: images [N, C, R, R] in [-1, 1] to [N, num_features, H, W], not negative."""
         return F.relu(self.norm(self.blocks(self.root(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
+        """Map images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
         return self.final_map(x).mean(dim=(2, 3))

@@ -1,12 +1,11 @@
-"""RevNet trunks (Gomez et al. 2017, as in google/revisiting-self-supervised): activations are not kept but
-recomputed from the output of a stage.
+"""RevNet trunks (Gomez et al. 2017, as in google/revisiting-self-supervised), which recompute their activations.
 
-A block halves the channels into (x1, x2) and gives (x2, x1 + f(x2)): one coupling and a swap. From its output
-(a, b) its input is (b - f(a), a), and the f(a) that the inversion needs is the one whose graph gives the
-gradients: the backward pass costs one extra forward pass and no more.
+A block splits the channels into halves (x1, x2) and returns (x2, x1 + f(x2)): one coupling and a swap. Its input is
+recovered from its output (a, b) as (b - f(a), a). The same evaluation of f(a) gives the gradients, so the backward pass
+costs one extra forward pass.
 
-Inverting in float32 loses digits, block after block. The stream that the f's are added to is therefore kept in
-float64, at two tensors a stage; f itself computes in whatever precision it would otherwise.
+Inverting in float32 loses precision with each block. The stream that the f's are added to is therefore in float64, two
+tensors for each stage; f itself runs in its usual precision.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ __all__ = ["BottleneckBranch", "RevNet", "ReversibleStage"]
 class ReversibleStage(nn.Module):
     """Reversible blocks of equal width: [N, C, H, W] -> [N, C, H, W], C even.
 
-    Gradients are those of plain autograd; batch norm statistics are updated once a step; dropout draws the same
-    numbers in the recomputation. Parameters reach the autograd function as arguments, so that data-parallel
-    wrappers see their gradients arrive. `torch.compile` runs a stage as it is and compiles around it.
+    Gradients equal those of plain autograd; batch norm statistics are updated once a step; dropout uses the same
+    random numbers in the recomputation. Parameters are arguments of the autograd function, so that data-parallel
+    wrappers see their gradients. `torch.compile` does not compile a stage, but compiles around it.
 
     Args:
         branches: f of each block, a module from [N, C/2, H, W] to the same shape.
-        recompute: False keeps activations as ordinary autograd does, with the same arithmetic.
+        recompute: False saves activations as ordinary autograd does, with the same arithmetic.
     """
 
     def __init__(self, branches: Sequence[nn.Module], recompute: bool = True) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.recompute = recompute
-        self.draws = any(isinstance(m, _DropoutNd) for m in self.modules())
+        self.has_dropout = any(isinstance(m, _DropoutNd) for m in self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         parameters = tuple(self.parameters())
@@ -58,7 +57,7 @@ class ReversibleStage(nn.Module):
 
 
 def stream(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies of the two halves of x in the precision that blocks add up in."""
+    """Return copies of the two halves of x in the precision of the stream."""
     dtype = x.dtype if x.device.type == "mps" else torch.float64  # mps has no float64
     a, b = (half.to(dtype, copy=True) for half in x.chunk(2, dim=1))
     return a, b
@@ -80,7 +79,7 @@ class _Recompute(torch.autograd.Function):
         ctx.random = []
         a, b = stream(x)
         for f in stage.branches:
-            ctx.random.append(_RandomState(x) if stage.draws else None)
+            ctx.random.append(_RandomState(x) if stage.has_dropout else None)
             a, b = b, a.add_(f(b.to(x.dtype)))
         ctx.save_for_backward(a, b)
         return torch.cat([a, b], dim=1).to(x.dtype)
@@ -89,8 +88,8 @@ class _Recompute(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         stage, dtype = ctx.stage, ctx.dtype
-        # All that outlives a block is made here and updated in place: allocated among the large, short-lived tensors
-        # of a block it would fragment the heap, and memory would grow with depth after all.
+        # Tensors that outlive a block are allocated here and updated in place: allocated among the large, short-lived
+        # tensors of a block they would fragment the heap, and memory would grow with depth.
         a, b = (t.clone() for t in ctx.saved_tensors)
         grad_a, grad_b = (g.to(torch.promote_types(dtype, torch.float32), copy=True) for g in grad.chunk(2, dim=1))
         gradients = {p: torch.zeros_like(p) for p in stage.parameters() if p.requires_grad}
@@ -99,20 +98,20 @@ class _Recompute(torch.autograd.Function):
             x2 = a.to(dtype).detach().requires_grad_()
             with torch.enable_grad(), batch_statistics(f), _autocast(ctx.autocast), random or nullcontext():
                 fx2 = f(x2)
-            # (a, b) = (x2, x1 + f(x2)), so f's gradient is that of b, and x2's is that of a plus f's share
+            # (a, b) = (x2, x1 + f(x2)): the gradient of f is that of b; the gradient of x2 is that of a plus f's part.
             a, b = b.sub_(fx2.detach()), a
-            g2, *of_parameters = torch.autograd.grad(fx2, [x2, *parameters], grad_b.to(fx2.dtype), allow_unused=True)
+            g2, *grads = torch.autograd.grad(fx2, [x2, *parameters], grad_b.to(fx2.dtype), allow_unused=True)
             grad_a, grad_b = grad_b, grad_a.add_(g2)
-            for p, g in zip(parameters, of_parameters, strict=True):
+            for p, g in zip(parameters, grads, strict=True):
                 if g is not None:
                     gradients[p].add_(g)
-            del fx2, x2, g2, of_parameters
+            del fx2, x2, g2, grads
         grad_x = torch.cat([grad_a, grad_b], dim=1).to(dtype) if ctx.needs_input_grad[0] else None
         return grad_x, None, *(gradients.get(p) for p in stage.parameters())
 
 
 class _RandomState:
-    """The random numbers of a block, to be drawn again: CPU and device state, put back after use."""
+    """The random state of a block (CPU and device), used again in recomputation; the current one is restored on exit."""
 
     def __init__(self, x: Tensor) -> None:
         self.cpu, self.devices = torch.get_rng_state(), get_device_states(x)
@@ -156,20 +155,20 @@ class BottleneckBranch(nn.Module):
         self.conv3 = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C/2, H, W] -> the same shape."""
+        """Map [N, C/2, H, W] to the same shape."""
         h = self.conv1(F.relu(self.norm1(x)))
         h = self.conv2(F.relu(self.norm2(h)))
         return self.conv3(F.relu(self.norm3(h)))
 
 
 class RevNet(nn.Module):
-    """RevNet-50 ×m is widths (256, 512, 1024, 2048)·m, blocks (3, 4, 6, 3), stem "imagenet".
+    """RevNet. RevNet-50 ×m has widths (256, 512, 1024, 2048)·m, blocks (3, 4, 6, 3), stem "imagenet".
 
-    Between stages: 2×2 average pooling, and zeros on both sides up to the next width; no weights.
+    Between stages: 2×2 average pooling, and zero channels on both sides up to the next width, without weights.
 
     Args:
         image_channels: 1 or 3.
-        widths: total channels of each stage, even and not falling; the first one's is also the root's.
+        widths: total channels of each stage, even and not decreasing; the first one's is also the root's.
         blocks: blocks of each stage.
         stem: see `resnet.root`.
         recompute: see `ReversibleStage`.
@@ -195,7 +194,7 @@ class RevNet(nn.Module):
         self.norm = norm2d(norm, widths[-1])
 
     def final_map(self, x: Tensor) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] to what is pooled, [N, num_features, H, W], not negative."""
+        """Return the map that is pooled: images [N, C, R, R] in [-1, 1] to [N, num_features, H, W], not negative."""
         h = self.root(x)
         for i, (stage, width) in enumerate(zip(self.stages, self.widths, strict=True)):
             if i:
@@ -205,5 +204,5 @@ class RevNet(nn.Module):
         return F.relu(self.norm(h))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
+        """Map images [N, C, R, R] in [-1, 1] to pooled features [N, num_features], not negative."""
         return self.final_map(x).mean(dim=(2, 3))

@@ -62,7 +62,7 @@ def sample_training_images(state: TrainingState, batches: Batches, count: int) -
     """Return the same training images each time, chosen by the seed: [count, C, R_E, R_E], fewer if there are fewer."""
     order = torch.randperm(len(batches.pixels), generator=keyed_generator(state.config.training.seed, "show"))
     if isinstance(batches.pixels, StreamedPixels):
-        order = torch.from_numpy(batches.pixels.images.at_hand(order.numpy()))
+        order = torch.from_numpy(batches.pixels.images.in_first_shard(order.numpy()))
     return batches.images(order[:count].to(state.device))
 
 

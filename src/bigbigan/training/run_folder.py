@@ -24,10 +24,10 @@ import torch
 
 import bigbigan
 from bigbigan.config import Config, config_from_dict, flat
-from bigbigan.data import DecodeLimits, Source, glance, open_source
+from bigbigan.data import DecodeLimits, Source, open_source, quick_fingerprint
 from bigbigan.data.names import shown
 from bigbigan.data.readers.download import REMOTE
-from bigbigan.data.sources import from_folder, is_there
+from bigbigan.data.sources import absolute_source, source_exists
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
@@ -142,9 +142,11 @@ def _where(recorded: str, from_run: Any, run: Path) -> str:
     """
     if not isinstance(from_run, str):  # of a run that does not say
         return recorded
-    there = from_folder(from_run, run)
-    here = is_there(recorded)
-    if not is_there(there) or (here and (os.path.isabs(recorded) or from_folder(recorded, Path.cwd()) == there)):
+    there = absolute_source(from_run, run)
+    here = source_exists(recorded)
+    if not source_exists(there) or (
+        here and (os.path.isabs(recorded) or absolute_source(recorded, Path.cwd()) == there)
+    ):
         return recorded
     return there
 
@@ -178,7 +180,7 @@ def open_data(
         UserError: the source cannot be opened, or is not there.
     """
     spec, file = source_and_labels(run, data, labels)
-    if data is None and not is_there(spec):
+    if data is None and not source_exists(spec):
         raise UserError(
             f"{run} was trained on {shown(spec)}, named from the folder where training began; it is not there: "
             "give --data SOURCE"
@@ -207,7 +209,7 @@ def _compare(run: Path, source: Source) -> None:
     before, labels = card.get("glance"), card.get("labels") or {}
     if source.labels is not None and labels.get("sha256") != source.labels.sha256:
         warnings.warn(f"the labels file {shown(source.labels.path)} has changed since {run} was trained", stacklevel=3)
-    elif before is not None and before != glance(source.splits["train"]):
+    elif before is not None and before != quick_fingerprint(source.splits["train"]):
         warnings.warn(f"the images of {source.spec} are not those {run} was trained on", stacklevel=3)
 
 

@@ -107,7 +107,7 @@ class TrainingState:
         (rows,) = distributed.rows_of_rank(size)
 
         def images() -> Tensor:
-            return batches.images(batches.draw(size, generator, self.step * len(self.system.updates))[rows])
+            return batches.images(batches.sample_indices(size, generator, self.step * len(self.system.updates))[rows])
 
         def of_encoder() -> None:
             if E is not None and (E_ema := self.E_ema) is not None:

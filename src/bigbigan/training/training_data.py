@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from bigbigan.config import Config
-from bigbigan.data import ImageSet, Source, glance
+from bigbigan.data import ImageSet, Source, quick_fingerprint
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
 from bigbigan.data.loading import stored_side
-from bigbigan.data.sources import seen_from
+from bigbigan.data.sources import relative_source
 from bigbigan.data.streaming import StreamedPixels, training_pixels
 from bigbigan.errors import UserError
 from bigbigan.training import distributed
@@ -148,16 +148,16 @@ def _data_card(
     """Return the data card of a run, sealed by rank 0; warn if it cannot be sealed."""
     card = {
         "spec": spec,
-        "from_run": seen_from(spec, run),
+        "from_run": relative_source(spec, run),
         "name": source.name,
         "images": count,
         "side": side,
         "fingerprint": fingerprint,
-        "glance": glance(source.splits["train"]),
+        "glance": quick_fingerprint(source.splits["train"]),
         "classes": images.classes,
         "labels": None
         if source.labels is None
-        else asdict(source.labels) | {"from_run": seen_from(source.labels.path, run)},
+        else asdict(source.labels) | {"from_run": relative_source(source.labels.path, run)},
         "skipped": source.skipped,
         "notes": source.notes,
     }

@@ -160,7 +160,7 @@ def test_evaluation_sees_the_middle_at_the_networks_resolution(tmp_path):
         once, _ = load_pixels(images, 146, 3)
         assert np.array_equal(seen, once[:, :, 9:137, 9:137])
         stored, _ = load_pixels(images, stored_side(images, 128, augment), 3)
-        watched = Batches(torch.from_numpy(stored), 2, 0, augment, 128).middle(torch.arange(2))
+        watched = Batches(torch.from_numpy(stored), 2, 0, augment, 128).evaluation_pixels(torch.arange(2))
         assert watched.shape == (2, 3, 128, 128)
         assert watched.dtype == torch.uint8
         assert np.abs(watched.numpy().astype(int) - seen).mean() < 3  # of 255; noise is the hardest case
@@ -170,7 +170,7 @@ def test_evaluation_sees_the_middle_at_the_networks_resolution(tmp_path):
 def test_the_middle_of_small_stores_is_cut_out(tmp_path):
     pixels = torch.arange(10, dtype=torch.uint8).view(1, 1, 1, 10).expand(4, 1, 10, 10).contiguous()
     batches = Batches(pixels, 2, 0, "resnet_crop", resolution=8)
-    assert torch.equal(batches.middle(torch.tensor([2]))[0, 0, 0], torch.arange(1, 9, dtype=torch.uint8))
+    assert torch.equal(batches.evaluation_pixels(torch.tensor([2]))[0, 0, 0], torch.arange(1, 9, dtype=torch.uint8))
     assert batches.batch(0).shape == (2, 1, 8, 8)
 
 
@@ -178,7 +178,7 @@ def test_large_batches_are_resized_in_parts(monkeypatch):
     pixels = torch.randint(0, 256, (7, 3, 20, 20), generator=generator(), dtype=torch.uint8)
     boxes = resnet_boxes(7, 20, generator())
     whole = resize_boxes(pixels, boxes, 8)
-    monkeypatch.setattr(crops, "TOGETHER", 3)
+    monkeypatch.setattr(crops, "CHUNK", 3)
     torch.testing.assert_close(resize_boxes(pixels, boxes, 8), whole)
 
 

@@ -236,9 +236,9 @@ WRONG = {
     "a cell too many": (b"file,label\n000.png,x,y\n", "row 2 has 3 cells, the header 2"),
     "no name": (b"file,label\n000.png,x\n,y\n", "row 3 names no file"),
     "unknown images": (b"file,label\n000.png,x\nz.png,y\nzz.png,y\n", "2 of 3 rows name no image of "),
-    "first unknown": (b"file,label\n000.png,x\nz.png,y\nzz.png,y\n", "the first z.png; images there are called as"),
+    "first unknown": (b"file,label\n000.png,x\nz.png,y\nzz.png,y\n", "the first is z.png; an image there is called"),
     "other folder": (b"file,label\nright/001.png,x\n", "1 of 1 rows name no image"),
-    "twice": (b"file,label\n000.png,x\nright/000.png,y\n", "right/000.png stands there twice, with different labels"),
+    "twice": (b"file,label\n000.png,x\nright/000.png,y\n", "right/000.png has two rows, with different labels"),
     "split": (b"file,label,split\n000.png,x,third\n", "row 2: split is third; expected train, val, test"),
     "predictions": (b"filename,split,label,predicted\n000.png,train,,x\n", "call their column label"),
     "no train": (b"file,label,split\n" + b"".join(b"%03d.png,x,test\n" % i for i in range(60)), "leaves no image in"),
@@ -271,7 +271,7 @@ def test_arrays_of_their_own_keep_their_images(tmp_path):
     stay = open_source(str(data), labels=write_csv(tmp_path / "l.csv", [("train/00001", "x", "train")], header))
     assert stay.splits["train"].classes == ["x"]
     assert stay.splits["test"].labels is None
-    with pytest.raises(UserError, match=r"puts train/00001 into test; .* leave the column 'split' out"):
+    with pytest.raises(UserError, match=r"puts train/00001 into test; .* remove the column 'split'"):
         open_source(str(data), labels=write_csv(tmp_path / "l.csv", [("train/00001", "x", "test")], header))
 
 
@@ -456,7 +456,7 @@ def test_given_splits_that_share_groups_are_told(photos, tmp_path, capsys):
     path = write_csv(tmp_path / "l.csv", rows, ("file", "label", "group", "split"))
     assert main(["data", "inspect", str(photos), "--labels", str(path)]) == 0
     told = capsys.readouterr()
-    assert "10 groups have images in both train and test: figures on test will be too good" in told.err
+    assert "10 groups have images in both train and test: metrics on test will be too good" in told.err
     assert "note: groups with images in both train and test: 10" in told.out
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from bigbigan.data.readers import offline
-from bigbigan.data.readers.offline import cache_alone_where_unreached, is_reached
+from bigbigan.data.readers.offline import is_reachable, offline_if_unreachable
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -33,16 +33,16 @@ def site():
 
 @pytest.mark.parametrize("status", [200, 401, 404, 503])
 def test_any_answer_counts(site, status):
-    assert is_reached(f"{site}/{status}", patience=60)
+    assert is_reachable(f"{site}/{status}", timeout=60)
 
 
 def test_nobody_there_or_silent_is_unreached_soon():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.perf_counter()
-        assert not is_reached(f"http://127.0.0.1:{silent.getsockname()[1]}", patience=0.3)
+        assert not is_reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3)
         port = silent.getsockname()[1]
-    assert not is_reached(f"http://127.0.0.1:{port}", patience=60)  # closed by now: refused at once
-    assert not is_reached("no address", patience=60)
+    assert not is_reachable(f"http://127.0.0.1:{port}", timeout=60)  # closed by now: refused at once
+    assert not is_reachable("no address", timeout=60)
     assert time.perf_counter() - start < 20
 
 
@@ -55,7 +55,7 @@ def test_a_name_that_is_looked_up_without_end_is_unreached(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", stuck)
     start = time.perf_counter()
-    assert not is_reached("http://hub.example", patience=0.3)
+    assert not is_reachable("http://hub.example", timeout=0.3)
     assert time.perf_counter() - start < 10
     released.set()
 
@@ -72,22 +72,22 @@ def constants(monkeypatch):
 
 @pytest.mark.parametrize("reached", [True, False])
 def test_the_cache_alone_is_used_only_where_unreached(constants, monkeypatch, reached):
-    monkeypatch.setattr(offline, "is_reached", lambda url: reached)
-    with suppress(ZeroDivisionError), cache_alone_where_unreached():
+    monkeypatch.setattr(offline, "is_reachable", lambda url: reached)
+    with suppress(ZeroDivisionError), offline_if_unreachable():
         assert constants.HF_HUB_OFFLINE is not reached
         _ = 1 / 0
     assert constants.HF_HUB_OFFLINE is False
 
 
 def test_who_chose_to_be_offline_stays_so(constants, monkeypatch):
-    monkeypatch.setattr(offline, "is_reached", pytest.fail)
+    monkeypatch.setattr(offline, "is_reachable", pytest.fail)
     constants.HF_HUB_OFFLINE = True
-    with cache_alone_where_unreached():
+    with offline_if_unreachable():
         assert constants.HF_HUB_OFFLINE
     assert constants.HF_HUB_OFFLINE
 
 
 def test_without_the_library_nothing_changes(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with cache_alone_where_unreached():
+    with offline_if_unreachable():
         pass

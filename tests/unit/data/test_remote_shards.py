@@ -22,7 +22,7 @@ from bigbigan.cli import main
 from bigbigan.data import inspect, load_pixels, open_source, write_shards
 from bigbigan.data.batches import Batches
 from bigbigan.data.shards import reader as reading
-from bigbigan.data.shards import remote as elsewhere
+from bigbigan.data.shards import remote
 from bigbigan.data.streaming import StreamedPixels, order_by_shards
 from bigbigan.errors import UserError
 from tiny import tiny_config
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(elsewhere, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def shards(photos):
 @pytest.fixture
 def asked(monkeypatch):
     """The locations that are read, in their order."""
-    locations, real = [], elsewhere.read_location
-    monkeypatch.setattr(elsewhere, "read_location", lambda location: locations.append(location) or real(location))
+    locations, real = [], remote.read_location
+    monkeypatch.setattr(remote, "read_location", lambda location: locations.append(location) or real(location))
     return locations
 
 
@@ -98,9 +98,9 @@ def server(shards):
     server.server.server_close()
 
 
-def streamed(spec, together=2, **ranks):
+def streamed(spec, shuffle_shards=2, **ranks):
     source = open_source(spec)
-    return StreamedPixels(source.splits["train"], 12, 3, source, CPU, together, **ranks)
+    return StreamedPixels(source.splits["train"], 12, 3, source, CPU, shuffle_shards, **ranks)
 
 
 # -- what is read -------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_an_index_comes_in_pieces_of_any_size(shards, monkeypatch):
     text = (shards / "index.json").read_bytes()
     monkeypatch.setattr(reading, "read_location", lambda _: (text[i : i + 1] for i in range(len(text))))
     assert len(open_source(f"pipe:cat {shards}/index.json").splits["train"]) == 60
-    monkeypatch.setattr(reading, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="larger than"):
         open_source(f"pipe:cat {shards}/index.json")
 
@@ -197,7 +197,7 @@ def test_bytes_that_are_not_those_of_the_index_are_refused(shards, tmp_path):
 
 
 def test_a_command_that_stalls_is_ended(monkeypatch):
-    monkeypatch.setattr(elsewhere, "PATIENCE", 0.3)
+    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
     start = time.perf_counter()
     with pytest.raises(UserError, match=r"wrote nothing for 0\.3 seconds"):
         open_source("pipe:sh -c 'sleep 50' index.json")
@@ -280,7 +280,7 @@ def test_processes_take_their_rows_of_a_batch_from_shards_of_their_own(shards):
         held = [batches.pixels.shards[rows[:, 3 * rank : 3 * rank + 3]].unique() for rank in range(3)]
         assert sum(map(len, held)) <= 12 + 2
     assert not torch.equal(*epochs)
-    drawn = batches.draw(30, generator(), 0)
+    drawn = batches.sample_indices(30, generator(), 0)
     for rank in range(3):
         own = batches.pixels.shards[epochs[0][:, 3 * rank : 3 * rank + 3]].unique()
         assert set(batches.pixels.shards[drawn[10 * rank : 10 * rank + 10]].tolist()) <= set(own.tolist())
@@ -292,7 +292,7 @@ def test_processes_take_their_rows_of_a_batch_from_shards_of_their_own(shards):
 
 
 def test_a_stream_holds_few_shards_and_fetches_each_once_an_epoch(shards, tmp_path, asked):
-    pixels = streamed(f"pipe:cat {shards}/index.json", together=2)
+    pixels = streamed(f"pipe:cat {shards}/index.json", shuffle_shards=2)
     batches = Batches(pixels, 5, 0)
     memory, _ = load_pixels(pixels.images, 12, 3)
     asked.clear()
@@ -309,7 +309,7 @@ def test_a_stream_holds_few_shards_and_fetches_each_once_an_epoch(shards, tmp_pa
 
 
 def test_following_shards_are_fetched_ahead(shards, asked):
-    pixels = streamed(f"pipe:cat {shards}/index.json", together=2)
+    pixels = streamed(f"pipe:cat {shards}/index.json", shuffle_shards=2)
     batches = Batches(pixels, 5, 0)
     asked.clear()
     batches.batch(0)
@@ -339,7 +339,7 @@ def test_a_run_continued_in_the_middle_of_an_epoch_is_the_one_that_was_not_inter
 
 
 def test_nothing_of_an_epoch_before_is_fetched_to_go_on_in_it(shards, tmp_path, asked):
-    pixels = streamed(f"pipe:cat {shards}/index.json", together=1)
+    pixels = streamed(f"pipe:cat {shards}/index.json", shuffle_shards=1)
     batches = Batches(pixels, 5, 0)
     asked.clear()
     batches.batch(8)
@@ -371,7 +371,7 @@ def test_a_run_survives_a_lost_shard_and_says_so(server, shards, tmp_path):
 
 
 def test_memory_does_not_grow_over_a_long_stream(shards):
-    pixels = streamed(f"pipe:cat {shards}/index.json", together=2)
+    pixels = streamed(f"pipe:cat {shards}/index.json", shuffle_shards=2)
     batches = Batches(pixels, 5, 0)
 
     def resident():
@@ -383,7 +383,7 @@ def test_memory_does_not_grow_over_a_long_stream(shards):
     for number in range(24, 24 + 120):  # ten epochs: 120 shards fetched
         batches.batch(number)
     assert resident() - before < 8
-    assert len(pixels._coming) <= 6 * 5
+    assert len(pixels._pending) <= 6 * 5
     pixels.close()
 
 

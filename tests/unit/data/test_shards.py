@@ -116,7 +116,7 @@ def test_a_split_of_nothing_readable_is_refused(photos, tmp_path):
 KILLS = {  # where: what is replaced by something that dies at its third call
     "while a shard grows": (sharding._Tar, "add"),
     "before a shard has its name": (sharding.os, "replace"),
-    "after it has its name, before it is noted": (sharding, "_note"),
+    "after it has its name, before it is noted": (sharding, "_record"),
 }
 
 
@@ -176,7 +176,9 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(photos, tmp_p
         real(self, data)
 
     monkeypatch.setattr(sharding._Tar, "_write", full)
-    with pytest.raises(RunError, match=r"No space left on device; complete shards are kept, the same command goes on"):
+    with pytest.raises(
+        RunError, match=r"No space left on device; complete shards are kept, run the same command again to continue"
+    ):
         write(photos, tmp_path / "out", count=4)
     assert not list((tmp_path / "out").rglob(".*"))
     monkeypatch.undo()
@@ -187,14 +189,14 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(photos, tmp_p
 def test_other_images_or_settings_and_other_folders_are_refused(photos, tmp_path):
     write(photos, tmp_path / "out", count=4)
     for change in ({"count": 5}, {"count": 4, "resolution": 16}):
-        with pytest.raises(UserError, match="holds shards of other images or settings"):
+        with pytest.raises(UserError, match="has shards of other images or settings"):
             write(photos, tmp_path / "out", **change)
     (photos / "train" / "class0" / "00.png").unlink()
-    with pytest.raises(UserError, match="holds shards of other images or settings"):
+    with pytest.raises(UserError, match="has shards of other images or settings"):
         write(photos, tmp_path / "out", count=4)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "index.json").write_text("[]")
-    with pytest.raises(UserError, match="is not empty and holds no shards"):
+    with pytest.raises(UserError, match="is not empty and has no shards"):
         write(photos, tmp_path / "thesis")
     (tmp_path / "thesis" / "index.json").unlink()
     with sharding._alone(tmp_path / "thesis"), pytest.raises(UserError, match="another process is writing"):
@@ -365,7 +367,7 @@ def test_two_images_of_one_key_are_told(tmp_path):
     path = pack(
         tmp_path / "part-0.tar", [("scan.1.png", encoded(1)), ("scan.2.png", encoded(2)), ("b.png", encoded(3))]
     )
-    told = r"part-0/scan\.1\.png and part-0/scan\.2\.png have one key, the name up to its first dot"
+    told = r"part-0/scan\.1\.png and part-0/scan\.2\.png have the same key, the name up to its first dot"
     with pytest.warns(UserWarning, match=told):
         source = open_source(str(path).replace("-0", "-{0..0}"))
     assert source.splits["train"].files == ["part-0/scan.1.png", "part-0/b.png"]
@@ -450,7 +452,7 @@ def test_patterns():
 
 def test_patterns_that_name_nothing_and_shards_of_nothing(tmp_path):
     pattern = make(tmp_path / "set")
-    assert "none of them is there; the first missing is" in refused(tmp_path / "set" / "prat-{0..2}.tar")
+    assert "no shard exists; the first missing one is" in refused(tmp_path / "set" / "prat-{0..2}.tar")
     assert "1 of the 4 shards are there" not in refused(str(pattern).replace("0..2", "0..3"))
     assert "1 of the 4 shards are missing; the first is" in refused(str(pattern).replace("0..2", "0..3"))
     pack(tmp_path / "set" / "empty-0.tar", [("000.txt", b"a cat")])

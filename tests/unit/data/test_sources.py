@@ -126,7 +126,7 @@ def test_class_folders(make):
 
 def test_splits_share_one_class_order(make):
     files = {f"train/{c}/1.png": png() for c in "bd"} | {f"test/{c}/1.png": png() for c in "abc"}
-    with pytest.warns(UserWarning, match="2 images of 'test' are read without labels, as train has no folder a, c"):
+    with pytest.warns(UserWarning, match="2 images of 'test' are read without labels: train has no folder a, c"):
         source = open_source(str(make(files)))
     assert list(source.splits) == ["train", "test"]
     for images in source.splits.values():
@@ -167,13 +167,13 @@ LAYOUTS = {
     "one split beside something else": (
         ["train/cat", "train/dog", "unlabelled"],
         {"train": {"cat": 2, "dog": 2}},
-        "left out: unlabelled; to use them",
+        "skipped: unlabelled; to use them",
     ),
     "intel scenes": (
         ["seg_train/seg_train/forest", "seg_train/seg_train/sea", "seg_test/seg_test/forest", "seg_test/seg_test/sea",
          "seg_pred/seg_pred"],
         {"train": {"forest": 2, "sea": 2}, "test": {"forest": 2, "sea": 2}},
-        "left out: seg_pred; to use them",
+        "skipped: seg_pred; to use them",
     ),
     "cats and dogs": (
         ["training_set/training_set/cats", "training_set/training_set/dogs", "test_set/test_set/cats",
@@ -199,11 +199,11 @@ LAYOUTS = {
     "banknotes": (["1000=1,2", "2000=3,4", "5000=5"], {"train": {"1000": 2, "2000": 2, "5000": 1}}, None),
     "parts": (["part_1", "part_2", "part_10"], {"train": {None: 6}}, None),
     "by checksum": ([f"{k:02x}={k:02x}3f9c21e0" for k in range(9)], {"train": {None: 9}}, None),
-    "masks": (["images", "annotations"], {"train": {None: 2}}, "left out as masks or annotations: annotations"),
+    "masks": (["images", "annotations"], {"train": {None: 2}}, "skipped as masks or annotations: annotations"),
     "masks of splits": (
         ["train/images", "train/masks", "val/images", "val/masks"],
         {"train": {None: 2}, "val": {None: 2}},
-        "4 images are left out as masks or annotations: masks",
+        "4 images are skipped as masks or annotations: masks",
     ),
     "two domains": (
         ["trainA", "trainB", "testA", "testB"],
@@ -334,7 +334,7 @@ def test_stray_images_beside_class_folders_are_named(make):
     source = open_source(str(make(TWO_CLASSES | {"stray.png": png()})))
     assert len(source.splits["train"]) == 6
     assert [(f.removeprefix("set/"), r) for f, r in source.skipped] == [
-        ("stray.png", "beside the class folders (so without a class)")
+        ("stray.png", "outside the class folders (so without a class)")
     ]
 
 
@@ -483,10 +483,10 @@ MISTAKES = {
     "fashion_mnist:data": "did you mean 'fashion-mnist'?",
     "no/such/folder": "no such file or folder",
     "digits:here": "takes no path",
-    "mnist:": "no path behind the colon",
+    "mnist:": "no path after the colon",
     "mnist:nowhere": "no such file or folder: nowhere",
-    "hf:": "no name behind the colon",
-    "shards-{000..099}.tar": "none of them is there",
+    "hf:": "no name after the colon",
+    "shards-{000..099}.tar": "no shard exists",
     "~nobody-of-this-name/set": "no such file or folder: ~nobody-of-this-name/set",
     "two\nlines": "no such file or folder: two\\nlines",
     "a\0b": "data source is empty",
@@ -519,11 +519,11 @@ def test_a_label_column_that_is_no_class_label_is_named(monkeypatch):
     library = types.SimpleNamespace(Image=Image, ClassLabel=type(None), load_dataset=lambda name: {"train": rows})
     monkeypatch.setitem(sys.modules, "datasets", library)
     with pytest.warns(
-        UserWarning, match=r"column 'diagnosis' \(int64\) is no ClassLabel and not read; class_encode_column"
+        UserWarning, match=r"column 'diagnosis' \(int64\) is not a ClassLabel and not read; class_encode_column"
     ):
         source = open_source("hf:owner/name")
     assert source.splits["train"].labels is None
-    assert source.notes == {"column 'diagnosis' (int64) is no ClassLabel: read without labels": 1}
+    assert source.notes == {"column 'diagnosis' (int64) is not a ClassLabel: read without labels": 1}
 
 
 X = np.zeros((4, 8, 8), np.uint8)
@@ -570,7 +570,7 @@ BROKEN = {
     "npz cut": (file("a.npz", npz(images=X)[:200]), "not a readable npz file"),
     "npz of a pickle": (file("a.npz", npz(images=np.array([{}], dtype=object))), "never unpickled"),
     "a bare pickle": (file("a.npz", pickle.dumps([1])), "not a readable npz file"),
-    "npz, other keys": (file("a.npz", npz(x=X, y=X)), "holds x, y; expected train_images"),
+    "npz, other keys": (file("a.npz", npz(x=X, y=X)), "contains x, y; expected train_images"),
     "npz, floats": (file("a.npz", npz(images=X / 255)), "float64 [4, 8, 8]; expected uint8"),
     "npz, 3-D volumes": (
         file("a.npz", npz(images=np.zeros((2, 8, 8, 8), np.uint8))),
@@ -592,7 +592,7 @@ BROKEN = {
     "idx, no images": (folder({IMAGES: idx(X[:0])}), "no images"),
     "cifar10, links": (
         lambda p: f"cifar10:{pack(p / 'a.tar', dict.fromkeys(arrays.CIFAR10_FILES, info(tarfile.SYMTYPE, 'x')))}",
-        "does not hold cifar10",
+        "is not cifar10",
     ),
     "mnist of nothing": (
         named("mnist", {"a.txt": b""}),
@@ -611,7 +611,7 @@ BROKEN = {
     "cifar10, a part": (named("cifar10", {"data_batch_1.bin": bytes(3073)}), "lacks data_batch_2.bin"),
     "cifar10, cut": (
         named("cifar10", dict.fromkeys(arrays.CIFAR10_FILES, bytes(3072))),
-        "3,072 bytes is no multiple",
+        "3,072 bytes is not a multiple",
     ),
     "cifar10, labels": (
         named("cifar10", dict.fromkeys(arrays.CIFAR10_FILES, b"\x0b" + bytes(3072))),
@@ -913,7 +913,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
 
 
 def test_packed_archives_of_too_many_bytes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_HELD", 100)
+    monkeypatch.setattr(archives, "MAX_MEMORY", 100)
     files = {f"{i}.png": png() for i in range(5)}
     assert "unpack it to a folder" in user_error(str(pack(tmp_path / "a.tar.gz", files)))
     assert len(open_source(str(pack(tmp_path / "a.tar", files))).splits["train"]) == 5  # not held in memory
@@ -926,7 +926,7 @@ def test_npz_that_claims_gigabytes_is_refused(tmp_path, monkeypatch):
     at = data.index(b"PK\x01\x02") + 24  # unpacked size in the directory
     data[at : at + 4] = struct.pack("<I", 2**32 - 2)
     path.write_bytes(data)
-    monkeypatch.setattr(arrays, "MAX_HELD", 2**30)
+    monkeypatch.setattr(arrays, "MAX_MEMORY", 2**30)
     assert "unpacks to 4 GiB, limit 1" in user_error(str(path))
 
 
@@ -970,7 +970,7 @@ def test_arrays_are_bounded_by_free_memory(tmp_path, monkeypatch):
     write(folder, {IMAGES: false})
     monkeypatch.setattr(arrays, "memory_free", lambda: 2**40)
     assert "fewer bytes than the 17,179,869,184" in user_error(str(folder))
-    assert 0 < image_set.memory_free() <= image_set.MAX_HELD
+    assert 0 < image_set.memory_free() <= image_set.MAX_MEMORY
 
 
 NO = None  # no label

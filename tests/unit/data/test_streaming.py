@@ -82,7 +82,7 @@ def test_classifiers_crop_from_the_larger_copy(folder, monkeypatch):
     held = stored_for_crops(source, train_split, view)
     expected, _ = load_pixels(source.splits["train"].subset([7, 3, 20]), 20, 3)
     assert np.array_equal(held, expected)
-    monkeypatch.setattr(splits, "MAX_HELD", 0)
+    monkeypatch.setattr(splits, "MAX_MEMORY", 0)
     streamed = stored_for_crops(source, train_split, view)
     assert isinstance(streamed, StreamedPixels)
     a, b = (Batches(pixels, 3, 0, "resnet_crop", 8) for pixels in (held, streamed))
@@ -96,7 +96,7 @@ def test_following_batches_are_decoded_ahead(folder, monkeypatch):
     _, (streamed, *_) = both(folder)
     batches = Batches(streamed, 5, 0)
     batches.batch(0)
-    coming = set(streamed._coming)
+    coming = set(streamed._pending)
     assert set(batches.indices(1).tolist()) <= coming
     assert set(batches.indices(4).tolist()) <= coming
 
@@ -129,7 +129,7 @@ def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folde
     for i in (0, 2, 4):
         (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     settings = ("data.channels=3", f"data.memory_gib={held}", "training.steps=3")
-    with pytest.raises(UserError, match=r"or train with a larger share, such as --set data\.max_unreadable="):
+    with pytest.raises(UserError, match=r"such as --set data\.max_unreadable="):
         train(tiny_config(*settings), str(folder), tmp_path / "run", progress=False)
     more = tiny_config(*settings, "data.max_unreadable=0.2")
     assert train(more, str(folder), tmp_path / "run", progress=False) is None
@@ -156,12 +156,12 @@ def test_what_stands_in_for_an_unreadable_image_brings_its_label(folder):
 
 def test_fingerprint_of_a_sample_sees_names_of_all_and_content_of_some(folder):
     images = open_source(str(folder)).splits["train"]
-    assert fingerprint(images, most=100) == fingerprint(images)
-    sampled = fingerprint(images, most=10)  # every third
+    assert fingerprint(images, max_contents=100) == fingerprint(images)
+    sampled = fingerprint(images, max_contents=10)  # every third
     Image.new("RGB", (9, 9)).save(folder / images.files[1])
-    assert fingerprint(open_source(str(folder)).splits["train"], most=10) == sampled
+    assert fingerprint(open_source(str(folder)).splits["train"], max_contents=10) == sampled
     Image.new("RGB", (9, 9)).save(folder / images.files[3])
-    assert fingerprint(open_source(str(folder)).splits["train"], most=10) != sampled
+    assert fingerprint(open_source(str(folder)).splits["train"], max_contents=10) != sampled
 
 
 def test_decoding_in_threads_leaves_the_warning_filters_alone(folder):

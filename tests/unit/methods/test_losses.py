@@ -27,7 +27,7 @@ def test_hinge_is_on_each_score_and_not_on_their_sum():
 
 def test_hinge_of_the_sum_is_the_variant_that_was_left():
     enc, gen = {"s_x": s(3.0), "s_z": s(-3.0)}, {"s_x": s(-3.0), "s_z": s(3.0)}
-    assert discriminator_loss(enc, gen, of_sum=True).item() == 2.0
+    assert discriminator_loss(enc, gen, hinge_on_sum=True).item() == 2.0
 
 
 def test_a_gan_has_the_generators_part_alone():

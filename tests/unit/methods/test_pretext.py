@@ -583,7 +583,7 @@ def test_it_is_handed_on(run, capsys, tmp_path):
     assert out.avepool_feat.shape == (5, 32)
     torch.testing.assert_close(out.bn_crelu_feat, bigbigan.load(run).encode(images).bn_crelu_feat)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "An encoder of images, trained without labels" in card
+    assert "An image encoder, trained without labels" in card
     assert "| tasks | rotation |" in card
     assert "generate" not in card
     features = BigBiGANFeatures(tmp_path / "model").fit_transform(images.numpy()[:, 0])
@@ -600,9 +600,9 @@ ROTATION, SUPERVISED, DIGITS = (
     ["train", name, "--out", "x", "--set"] for name in ("pretext/rotation", "pretext/supervised", "small/digits")
 )
 MISTAKES = {
-    "no generator to draw with": (["generate", "RUN", "--out", "g.png"], "there is no generator"),
-    "none to reconstruct with": (["reconstruct", "RUN", "--out", "r.png"], "there is no generator"),
-    "none to walk with": (["interpolate", "RUN", "--out", "r.png"], "there is no generator"),
+    "no generator to draw with": (["generate", "RUN", "--out", "g.png"], "it has no generator"),
+    "none to reconstruct with": (["reconstruct", "RUN", "--out", "r.png"], "it has no generator"),
+    "none to walk with": (["interpolate", "RUN", "--out", "r.png"], "it has no generator"),
     "no latents to write": (["encode", "RUN", "--out", "f.npz", "--features", "z_mean"], "has no latents"),
     "no scores to write": (["encode", "RUN", "--out", "f.npz", "--features", "score_x"], "no such score; it has none"),
     "no latents to cluster": (["cluster", "RUN", "--out", "c.csv", "--features", "z_mean"], "has no latents"),
@@ -642,7 +642,7 @@ def test_grey_images_are_not_for_colorization(capsys, tmp_path):
     arguments = ["train", "pretext/colorization", "--scale", "32", "--data", "digits", "--out", run, "--quiet"]
     code, _, err = call(capsys, *arguments, "--set", *TINY)
     assert (code, err.count("\n")) == (2, 1)
-    assert "these images are grey, and the task colorization asks for their colours" in err
+    assert "these images are grey, but the task colorization predicts their colours" in err
     assert not list(run.glob("checkpoints/*"))
 
 
@@ -656,7 +656,7 @@ def test_in_python_what_is_missing_is_told(run):
     x = torch.zeros(2, 1, 8, 8)
     for ask in (lambda: model.generator, lambda: model.reconstruct(x), lambda: model.refine(x, 1),
                 lambda: model.interpolate(x, x), lambda: model.generate(1), lambda: Bench(run)):  # fmt: skip
-        with pytest.raises(UserError, match="there is no generator"):
+        with pytest.raises(UserError, match="it has no generator"):
             ask()
     with pytest.raises(UserError, match="no discriminator"):
         model.discriminate(x, None)

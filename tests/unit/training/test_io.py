@@ -116,7 +116,7 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, numb
     monkeypatch.setattr(io.fcntl, "flock", none)
     with (tmp_path / ".lock").open("w") as file, pytest.warns(UserWarning, match="cannot be locked"):
         assert io.lock(file.fileno(), tmp_path)
-    with pytest.warns(UserWarning, match="cannot be locked"), sharding._alone(tmp_path):
+    with pytest.warns(UserWarning, match="cannot be locked"), sharding._locked(tmp_path):
         pass
 
 
@@ -204,7 +204,7 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 10**6)
     (tmp_path / "digits.json").write_text("9" * 10**5)
     with (tmp_path / "huge.json").open("wb") as file:
-        file.truncate(io.MOST_JSON + 1)
+        file.truncate(io.MAX_JSON_BYTES + 1)
     for name, said in {
         "pipe": "not a regular file", "zero": "not a regular file", "deep": "nested too deeply",
         "digits": "digits", "huge": "over 256 MiB", "none": "does not exist",

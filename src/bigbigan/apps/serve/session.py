@@ -15,7 +15,7 @@ from torch import Tensor
 from bigbigan.apps.visualize import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.data import DecodeLimits, ImageSet, Unreadable
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.loading import middle, read_pixels, viewed_side
+from bigbigan.data.loading import center_crop, read_pixels, viewed_side
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
@@ -105,7 +105,7 @@ class Bench:
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
         side = viewed_side(images, c.encoder.resolution, c.data.augment)
         try:
-            return middle(read_pixels(images, 0, c.data.channels, side), c.encoder.resolution).copy()
+            return center_crop(read_pixels(images, 0, c.data.channels, side), c.encoder.resolution).copy()
         except Unreadable as error:
             raise UserError(f"{shown(path.name)} cannot be used: {error}") from None
 

@@ -1,1 +1,1 @@
-"""Readers of image sets: folders, archives, arrays, Hugging Face datasets, downloads."""
+"""Read image sets: folders, archives, arrays, Hugging Face data sets, downloads."""

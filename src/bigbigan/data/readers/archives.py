@@ -1,7 +1,7 @@
-"""Archives: zip and tar files of images, read in place and never unpacked to disk.
+"""Read zip and tar files of images in place, without unpacking them to disk.
 
-Archives are untrusted. Names of members are data, never paths; links and devices are not followed; what a header
-claims is bounded before it is believed. Damage is told: neither zipfile nor tarfile says that members are missing.
+Archives are untrusted. Names of members are data, never paths; links and devices are not followed; the sizes that a
+header claims are checked against limits. Damage is reported: neither zipfile nor tarfile says that members are missing.
 """
 
 import functools
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import HEAD, Unreadable
-from bigbigan.data.image_set import MAX_HELD, Source, memory_free
+from bigbigan.data.image_set import MAX_MEMORY, Source, memory_free
 from bigbigan.data.names import shown
 from bigbigan.data.readers.folders import Entry, Reader, is_candidate
 from bigbigan.errors import UserError
@@ -28,11 +28,11 @@ __all__ = ["list_tar", "list_zip"]
 _METHODS = {0, 8, 12, 14} | ({93} if sys.version_info >= (3, 14) else set())  # of zip, that Python unpacks
 _METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 94: "MP3", 95: "XZ"}
 _METHOD_NAMES |= {96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES encryption"}
-_BOMB_FROM, _BOMB_RATIO = 2**30, 200  # images hardly compress: past 1 GiB, 200 to 1 is no archive of images
+_BOMB_FROM, _BOMB_RATIO = 2**30, 200  # images hardly compress: beyond 1 GiB, 200 to 1 is not an archive of images
 
 
 def _parts(name: str, source: Source) -> tuple[str, ...] | None:
-    """The parts of a member's name; None, and a word in the source, where it tries to be a path."""
+    """Return the parts of a member's name; if it is an unsafe path, record that in the source and return None."""
     parts = tuple(p for p in name.split("/") if p not in ("", "."))
     if not parts or name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
         source.refuse(shown(name), Unreadable("unsafe name in archive"))
@@ -41,10 +41,10 @@ def _parts(name: str, source: Source) -> tuple[str, ...] | None:
 
 
 def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Entry], Reader]:
-    """Candidate images of a zip file."""
+    """List the candidate images of a zip file."""
 
     @functools.cache
-    def archive(pid: int) -> zipfile.ZipFile:  # a forked worker would disturb its parent's file position
+    def archive(pid: int) -> zipfile.ZipFile:  # one a process: a forked worker shares its parent's file position
         return zipfile.ZipFile(path)
 
     def read(member: zipfile.ZipInfo, size: int = limits.max_bytes + 1) -> bytes:
@@ -55,10 +55,10 @@ def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Ent
         members = archive(os.getpid()).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as e:
         raise UserError(f"{shown(path)} is not a readable zip file (cut short or damaged?)") from e
-    with open(path, "rb") as f:  # zipfile takes what it finds; the end record says how many there should be
+    with open(path, "rb") as f:  # zipfile accepts missing members; the end record has the right count
         f.seek(-min(path.stat().st_size, 66_000), os.SEEK_END)
         count = int.from_bytes(f.read().rpartition(b"PK\5\6")[2][6:8], "little")
-    # 0xFFFF stands for "more, see the zip64 record"; macOS writes no such record, and the count modulo 65,536.
+    # 0xFFFF means "see the zip64 record"; macOS writes the count modulo 65,536 and no zip64 record.
     if count not in (len(members) % 2**16, 0xFFFF):
         damage = f"lists {len(members):,} of its {count:,} members"
         source.refuse(shown(path), Unreadable(f"archive damaged or cut short ({damage})"))
@@ -80,10 +80,10 @@ def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Ent
 
 
 class _Forward:
-    """A file, gzipped or not, that a tar reader may only walk forwards: what bounds hostile archives.
+    """A file, gzipped or not, that a tar reader can only read forwards, which bounds the cost of hostile archives.
 
-    Backward jumps (negative sizes, endless loops), reads beyond any sane header or image, and decompression
-    bombs all end in an error.
+    Backward jumps (negative sizes, endless loops), reads larger than any valid header or image, and decompression
+    bombs raise an error.
     """
 
     def __init__(self, file: IO[bytes], packed_bytes: int, max_read: int) -> None:
@@ -95,9 +95,11 @@ class _Forward:
         self.at = 0
 
     def tell(self) -> int:
+        """Return the position, in bytes of the unpacked archive."""
         return self.at
 
     def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
         if not 0 <= size <= self.max_read:
             raise ValueError(f"a record claims {size:,} bytes")
         data: bytes = self.file.read(size)
@@ -107,6 +109,7 @@ class _Forward:
         return data
 
     def seek(self, position: int) -> None:
+        """Move forwards to `position`."""
         if position < self.at:
             raise ValueError("a record points backwards")
         if not self.gzipped:
@@ -119,11 +122,11 @@ class _Forward:
 def list_tar(
     path: Path, source: Source, limits: DecodeLimits, also: Callable[[str], bool]
 ) -> tuple[list[Entry], Reader]:
-    """Candidate images of a tar file, and files whose name without folders is one of `also`.
+    """List the candidate images of a tar file, and the files whose name without folders satisfies `also`.
 
-    Handles are encoded bytes if the file is gzipped, else where they lie in it. Python's tarfile ends without a
-    word at a damaged header. Therefore what follows the last member is read too: it must be the zeros that mark
-    the end of an archive (reading them also checks gzip's own trailer).
+    Handles are encoded bytes if the file is gzipped, else (offset, size) in it. Python's tarfile stops silently at a
+    damaged header. Therefore the bytes after the last member are read too: they must be the zeros that mark the end of
+    an archive (reading them also checks gzip's own trailer).
     """
 
     def read(handle: Any, _: int = 0) -> bytes:
@@ -135,8 +138,8 @@ def list_tar(
             return f.read(size)
 
     entries: list[Entry] = []
-    count = held = 0
-    most = min(MAX_HELD, memory_free())
+    count = total_bytes = 0
+    max_bytes = min(MAX_MEMORY, memory_free())
     with open(path, "rb") as file:
         stream = _Forward(file, path.stat().st_size, max(limits.max_bytes, 2**20) + 512)
         try:
@@ -150,9 +153,11 @@ def list_tar(
                     handle, head = _tar_handle(stream, member, limits)
                     if not also(parts[-1]) and not is_candidate(parts, source.notes, read, head):
                         continue
-                    held += len(handle) if isinstance(handle, bytes) else 0
-                    if held > most:
-                        raise UserError(f"holds more than {most / 2**30:.3g} GiB of images; unpack it to a folder")
+                    total_bytes += len(handle) if isinstance(handle, bytes) else 0
+                    if total_bytes > max_bytes:
+                        raise UserError(
+                            f"contains more than {max_bytes / 2**30:.3g} GiB of images; unpack it to a folder"
+                        )
                     entries.append((parts, handle))
                 damage = _after_last_member(stream)
         except UserError as e:
@@ -167,7 +172,7 @@ def list_tar(
 
 
 def _tar_handle(stream: _Forward, member: tarfile.TarInfo, limits: DecodeLimits) -> tuple[Any, bytes]:
-    """(handle, first bytes) of the member that the stream stands at."""
+    """Return (handle, first bytes) of the member at the stream's position."""
     if not member.isreg() or member.issparse():
         return Unreadable("link or device in archive"), b""
     stream.seek(member.offset_data)
@@ -177,12 +182,12 @@ def _tar_handle(stream: _Forward, member: tarfile.TarInfo, limits: DecodeLimits)
 
 
 def _after_last_member(stream: _Forward) -> str:
-    """What is wrong with the end of a tar, "" if nothing. The stream stands behind the last header read."""
-    seen = 0
+    """Return what is wrong with the end of a tar file, "" if nothing. The stream is after the last header read."""
+    zeros = 0
     while chunk := stream.read(2**20):
         if chunk.count(0) != len(chunk):
-            return "damaged header, what follows is lost"
-        seen += len(chunk)
+            return "damaged header, the members after it are lost"
+        zeros += len(chunk)
     if stream.at % 512:
-        return "its length is no multiple of 512, bytes are missing"
-    return "" if seen else "no end mark"
+        return "its length is not a multiple of 512, bytes are missing"
+    return "" if zeros else "no end mark"

@@ -1,7 +1,7 @@
-"""Arrays: image sets that are rows of arrays: digits, idx files, npz files and the binary version of CIFAR-10.
+"""Read image sets that are rows of arrays: digits, idx files, npz files and the binary version of CIFAR-10.
 
-Images are `train/00042` and so on; class k is called "k". `load_pixels` zero-pads them to a resolution a little
-above their own (MNIST: 28 to 32), see `ArrayStore.pads`.
+Images are called `train/00042` and so on; class k is called "k". `load_pixels` pads them with zeros to a resolution a
+little above their own (MNIST: 28 to 32), see `ArrayStore.pads`.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigbigan.data.image_set import MAX_HELD, ArrayStore, ImageSet, memory_free
+from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, memory_free
 from bigbigan.data.names import shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
@@ -32,19 +32,19 @@ def _from_arrays(arrays: _Arrays, path: Path) -> dict[str, ImageSet]:
         if pixels.size:
             files = [f"{split}/{i:05d}" for i in range(len(pixels))]
             labels = labels if labels is not None and (labels >= 0).any() else None
-            of = classes if labels is not None else None
-            splits[split] = ImageSet(split, files, labels, of, ArrayStore(pixels), np.arange(len(pixels)))
+            names = classes if labels is not None else None
+            splits[split] = ImageSet(split, files, labels, names, ArrayStore(pixels), np.arange(len(pixels)))
     if not splits:
-        raise UserError(f"{shown(path)} holds arrays, but no images")
+        raise UserError(f"{shown(path)} contains arrays, but no images")
     return splits
 
 
 def digits() -> dict[str, ImageSet]:
-    """scikit-learn's digits: values 0..16 become round(x * 255 / 16).
+    """Open scikit-learn's digits: values 0..16 become round(x * 255 / 16).
 
-    scikit-learn has no split of it. Ours: within each class, images are ordered by the sha256 of
-    "bigbigan digits split 0: ROW" and the first fifth (rounded) is test. It depends on no random generator,
-    so it stays the same for ever. Files are named by their row in `load_digits`.
+    scikit-learn does not split them. Here, the images of each class are sorted by the sha256 of
+    "bigbigan digits split 0: ROW", and the first fifth (rounded) is test. No random generator is used, so the split
+    never changes. Files are named by their row in `load_digits`.
     """
     from sklearn.datasets import load_digits
 
@@ -58,19 +58,19 @@ def digits() -> dict[str, ImageSet]:
         test += rows[: round(len(rows) / 5)]
     store, classes = ArrayStore(pixels), [str(k) for k in range(10)]
     return {
-        split: ImageSet(split, [f"{split}/{i:05d}" for i in of], labels[of], classes, store, of)
-        for split, of in (("train", np.setdiff1d(np.arange(len(labels)), test)), ("test", np.sort(test)))
+        split: ImageSet(split, [f"{split}/{i:05d}" for i in rows], labels[rows], classes, store, rows)
+        for split, rows in (("train", np.setdiff1d(np.arange(len(labels)), test)), ("test", np.sort(test)))
     }
 
 
 def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """train-images-idx3-ubyte and its spellings, plain before .gz."""
+    """Return the file train-images-idx3-ubyte in any of its spellings, plain before .gz; None if there is none."""
     found = sorted(folder.glob(f"{part}-{what}[-.]idx?-ubyte")) + sorted(folder.glob(f"{part}-{what}[-.]idx?-ubyte.gz"))
     return found[0] if found else None
 
 
 def open_idx(folder: Path) -> dict[str, ImageSet]:
-    """train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz and so on in a folder; {} where there are none."""
+    """Open train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz and so on in a folder; return {} if there are none."""
     arrays: _Arrays = {}
     for split, part in (("train", "train"), ("test", "t10k")):
         images, labels = _idx_file(folder, part, "images"), _idx_file(folder, part, "labels")
@@ -83,7 +83,7 @@ def open_idx(folder: Path) -> dict[str, ImageSet]:
 
 
 def _read_idx(path: Path, dims: int) -> np.ndarray:
-    """One idx file of unsigned bytes; its length must be what its header says."""
+    """Read an idx file of unsigned bytes, whose length must match its header."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
             header = f.read(4 + 4 * dims)
@@ -92,28 +92,31 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
             shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
             size = int(np.prod(shape, dtype=object))
             _check_size(path, "claims", size)
-            data = bytearray()  # read in pieces: to ask for all at once takes the memory that the header claims
+            data = bytearray()  # read in pieces: reading all at once would allocate what the header claims
             while len(data) <= size and (chunk := f.read(2**20)):
                 data += chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{shown(path)} is damaged or cut short; delete it and get it again") from e
     if len(data) != size:
         word = "fewer" if len(data) < size else "more"
-        raise UserError(f"{shown(path)} is damaged: it holds {word} bytes than the {size:,} its header says")
+        raise UserError(f"{shown(path)} is damaged: it has {word} bytes than the {size:,} in its header")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
 def _check_size(path: Path, verb: str, size: int) -> None:
-    if size > MAX_HELD:
-        raise UserError(f"{shown(path)} {verb} {size / 2**30:,.0f} GiB, limit {MAX_HELD / 2**30:g}")
+    if size > MAX_MEMORY:
+        raise UserError(f"{shown(path)} {verb} {size / 2**30:,.0f} GiB, limit {MAX_MEMORY / 2**30:g}")
     if size > (free := memory_free()):
-        had = f"this machine has {free / 2**30:.2g} GiB of memory free"
-        raise UserError(f"{shown(path)} {verb} {size / 2**30:.2g} GiB, {had}; make it smaller, or write files instead")
+        available = f"this machine has {free / 2**30:.2g} GiB of memory free"
+        raise UserError(f"{shown(path)} {verb} {size / 2**30:.2g} GiB, {available}; make it smaller, or write files")
 
 
 def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
-    """train_images, train_labels and so on (the keys of MedMNIST, splits in the spellings of `split_of`); or images and
-    labels, which are train. Labels may be class numbers or one-hot rows; -1 and NaN are no label."""
+    """Open an npz file with the keys train_images, train_labels and so on (as MedMNIST), or images and labels.
+
+    Splits may have any of the spellings of `split_of`; images and labels are train. Labels are class numbers or one-hot
+    rows; -1 and NaN mean no label.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
@@ -127,10 +130,10 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
     except (OSError, MemoryError, UserError):
         raise
     except Exception as e:  # BadZipFile, zlib.error, ValueError, SyntaxError, ...
-        why = "damaged, cut short, or of Python objects, which are never unpickled"
+        why = "damaged, cut short, or it has Python objects, which are never unpickled"
         raise UserError(f"{shown(path)} is not a readable npz file: {why}") from e
     if not wanted:
-        raise UserError(f"{shown(path)} holds {names}; expected train_images (and val_, test_) or images")
+        raise UserError(f"{shown(path)} contains {names}; expected train_images (and val_, test_) or images")
     arrays: _Arrays = {}
     for split, x, y in read:
         shape = (*x.shape, 1) if x.ndim == 3 else x.shape
@@ -142,8 +145,10 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
 
 
 def _class_numbers(y: np.ndarray, where: str, notes: Counter[str]) -> np.ndarray | None:
-    """Labels as npz files have them as class numbers, int64 [N], -1 where there is none; None, and a note, where images
-    have several."""
+    """Return the labels of an npz file as class numbers, int64 [N], -1 for no label.
+
+    If images have several labels, return None and add a note.
+    """
     if y.ndim == 2 and y.shape[1] > 1:
         if y.dtype.kind not in "iubf" or not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
             notes["several labels an image: read without labels"] += 1
@@ -155,8 +160,8 @@ def _class_numbers(y: np.ndarray, where: str, notes: Counter[str]) -> np.ndarray
     if not whole or (y.size and (numbers.min() < -1 or numbers.max() >= 1_000_000)):
         raise UserError(f"{where} labels are not class numbers 0, 1, 2, ... ({y.dtype})")
     numbers = numbers.reshape(-1).astype(np.int64)
-    if without := int((numbers < 0).sum()):
-        notes["without a label"] += without
+    if unlabelled := int((numbers < 0).sum()):
+        notes["without a label"] += unlabelled
     return numbers
 
 
@@ -164,12 +169,12 @@ CIFAR10_FILES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"
 
 
 def open_cifar10(batches: dict[str, bytes], path: Path) -> dict[str, ImageSet]:
-    """The binary version of CIFAR-10: records of 1 label byte and 3 x 32 x 32 pixel bytes."""
+    """Open the binary version of CIFAR-10: records of 1 label byte and 3 x 32 x 32 pixel bytes."""
     if missing := [n for n in CIFAR10_FILES if n not in batches]:
         raise UserError(f"{shown(path)} lacks {', '.join(missing)} of the binary version of CIFAR-10")
     for name, data in batches.items():
         if not data or len(data) % 3073:
-            raise UserError(f"{shown(path)}: {name} is damaged: {len(data):,} bytes is no multiple of 3,073")
+            raise UserError(f"{shown(path)}: {name} is damaged: {len(data):,} bytes is not a multiple of 3,073")
     arrays: _Arrays = {}
     for split, names in (("train", CIFAR10_FILES[:5]), ("test", CIFAR10_FILES[5:])):
         records = np.frombuffer(b"".join(batches[n] for n in names), dtype=np.uint8).reshape(-1, 3073)

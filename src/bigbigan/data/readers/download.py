@@ -1,8 +1,8 @@
-"""Download: the cache of known data sets, and how files come into it: over https, checked against a digest.
+"""Download known data sets to the cache, over https and checked against a digest.
 
-The cache is $BIGBIGAN_CACHE or ~/.cache/bigbigan, a folder a data set. Data files put there by hand are taken as they
-are: a run records a fingerprint of its images. The weights of the reference Inception are compared with their digest
-each time (`evaluation/image_quality/inception.py`).
+The cache is $BIGBIGAN_CACHE or ~/.cache/bigbigan, a folder for each data set. Data files that are already there are
+not checked again: a run records a fingerprint of its images. The weights of the reference Inception are compared with
+their digest each time (`evaluation/image_quality/inception.py`).
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from bigbigan.io import writing
 
 __all__ = ["REMOTE", "cache_folder", "cached", "fetch_file"]
 
-# Each data set: where its files are, and the digest (sha256 or md5, told apart by length) each must have.
+# Each data set: the URL of its files, and the digest of each (sha256 or md5, recognised by its length).
 REMOTE = {
     "mnist": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -49,11 +49,12 @@ _MAX_DOWNLOAD = 2**30
 
 
 def cache_folder() -> Path:
+    """Return the folder of the cache; it may not exist yet."""
     return Path(os.path.expanduser(os.environ.get("BIGBIGAN_CACHE") or "~/.cache/bigbigan"))
 
 
 def cached(name: str) -> Path:
-    """The cache folder of a known data set, its files downloaded if absent."""
+    """Return the cache folder of a known data set, after downloading the files it lacks."""
     folder = cache_folder() / name
     base, files = REMOTE[name]
     for file, digest in files.items():
@@ -62,10 +63,16 @@ def cached(name: str) -> Path:
 
 
 def fetch_file(url: str, target: Path, digest: str, instead: str = "") -> Path:
-    """`target`, downloaded from `url` and checked against `digest` (hex of sha256 or md5) if it is not there.
+    """Download `url` to `target` if it does not exist, check it against `digest`, and return `target`.
+
+    Args:
+        url: of the file.
+        target: path to write.
+        digest: hex of sha256 or md5.
+        instead: for the error message, another way to provide the data.
 
     Raises:
-        UserError: it cannot be had; says what to put where, `instead` being another way out.
+        UserError: the download failed; the message says which file to put where.
     """
     if not target.exists():
         try:
@@ -91,7 +98,7 @@ def _open_url(url: str) -> IO[bytes]:
 
 
 def _chunks(response: IO[bytes]) -> Iterator[bytes]:
-    """What comes over the network. Its errors become ValueErrors, to tell them from those of the disk."""
+    """Iterate over the bytes of a response. Network errors become ValueErrors, unlike errors of the disk."""
     try:
         while chunk := response.read(2**20):
             yield chunk
@@ -100,11 +107,11 @@ def _chunks(response: IO[bytes]) -> Iterator[bytes]:
 
 
 def _download(url: str, target: Path, wanted: str) -> None:
-    """Downloads to a temporary file beside the target, checks it, and only then gives it its name."""
+    """Download to a temporary file next to the target, check it, and rename it."""
     digest = hashlib.sha256() if len(wanted) == 64 else hashlib.md5(usedforsecurity=False)
     print(f"downloading {url} to {target.parent}", file=sys.stderr)
     size = 0
-    with _open_url(url) as response, writing(target) as aside, aside.open("wb") as out:
+    with _open_url(url) as response, writing(target) as temporary, temporary.open("wb") as out:
         for chunk in _chunks(response):
             size += len(chunk)
             if size > _MAX_DOWNLOAD:

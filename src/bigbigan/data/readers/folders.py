@@ -1,15 +1,15 @@
-"""Folders: which files of a folder or archive are images, and what its folders mean: splits and classes.
+"""Find the images of a folder or archive, and decide which of its folders are splits and classes.
 
-`list_folder` here, `list_zip` and `list_tar` in `archives` list the candidates; `arrange` makes splits of them:
+`list_folder` here, `list_zip` and `list_tar` in `archives` list the candidates; `arrange` makes splits from them:
 
     a.png  b.png                      one split, without labels
-    cat/a.png  dog/b.png              one split, a folder a class
+    cat/a.png  dog/b.png              one split, one folder for each class
     train/cat/a.png  test/cat/c.png   splits (train, val, test), with or without classes
-    cat/train/a.png  cat/test/c.png   the same, the other way round
+    cat/train/a.png  cat/test/c.png   the same, with the class first
 
-Folders that all images share are passed over. Splits are known by many names (`split_of`). The classes are those of
-train: a folder that another split alone has is no class. Folders that may be meant otherwise are named in a warning.
-Files are known by their ending, or else by their first bytes.
+Folders that all images share are skipped. Splits have many spellings (`split_of`). The classes are the folders of
+train: a folder that only another split has is not a class. A warning names folders whose meaning is ambiguous. Files
+are recognised by their extension, or else by their first bytes.
 """
 
 import errno
@@ -33,7 +33,7 @@ from bigbigan.data.names import class_order, extension, named, shown
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 
 Entry = tuple[tuple[str, ...], Any]  # (parts of the name, handle: what the reader takes, or an Unreadable)
-Reader = Callable[..., bytes]  # (handle, size) -> at most so many bytes; without a size, one more than may be
+Reader = Callable[..., bytes]  # (handle, size) -> at most `size` bytes; by default, one more than the limit of a file
 
 _JUNK = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found", "picasa.ini"}
 _JUNK |= {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "@recently-snapshot", "system volume information"}
@@ -63,19 +63,21 @@ _FILLERS = {
     "part",
 }
 _FILLERS |= {"jpg", "jpeg", "png", "full", "folder", "x"}
-_OF_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb"}
-_OF_ANNOTATIONS = {"annotations", "annotation", "masks", "mask", "labels", "label", "trimaps", "groundtruth", "gt"}
-_OF_ANNOTATIONS |= {"segmentations", "segmentation", "segmentationclass", "segmentationobject"}
+_IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb"}
+_ANNOTATION_FOLDERS = {"annotations", "annotation", "masks", "mask", "labels", "label", "trimaps", "groundtruth", "gt"}
+_ANNOTATION_FOLDERS |= {"segmentations", "segmentation", "segmentationclass", "segmentationobject"}
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder's or column's name stands for: "train" of Train, train2017, seg_train, training_set,
-    train_images and trainval; "val" likewise of val, valid, validation and dev; "test"; or None."""
+    """Return the split that the name of a folder or column means, "train", "val" or "test", or None.
+
+    "train": Train, train2017, seg_train, training_set, train_images, trainval; "val": val, valid, validation, dev.
+    """
     words = [w.removesuffix("set") or w for w in re.split(r"[\W\d_]+", name.lower())]
-    known = [_SPLITS[w] for w in words if w in _SPLITS]
-    if known == ["train", "val"] and len(words) == 2:
+    splits = [_SPLITS[w] for w in words if w in _SPLITS]
+    if splits == ["train", "val"] and len(words) == 2:
         return "train"
-    return known[0] if len(known) == 1 and all(w in _SPLITS or w in _FILLERS for w in words) else None
+    return splits[0] if len(splits) == 1 and all(w in _SPLITS or w in _FILLERS for w in words) else None
 
 
 def _is_junk(parts: Sequence[str], notes: Counter[str]) -> bool:
@@ -86,7 +88,7 @@ def _is_junk(parts: Sequence[str], notes: Counter[str]) -> bool:
 
 
 def is_candidate(parts: Sequence[str], notes: Counter[str], read: Reader, handle: Any) -> bool:
-    """Whether a file is read as an image: by its ending, or else by its first bytes."""
+    """Return whether a file is read as an image, by its extension or else by its first bytes; note the ones ignored."""
     if _is_junk(parts, notes):
         return False
     ending = extension(parts[-1])
@@ -94,9 +96,9 @@ def is_candidate(parts: Sequence[str], notes: Counter[str], read: Reader, handle
         return True
     try:
         head = read(handle, HEAD)
-        if sniff(head) is not None or other_format(head, pictures_alone=True):
+        if sniff(head) is not None or other_format(head, pictures_only=True):
             return True
-    except Exception:  # unreadable, and nothing promises that it is an image
+    except Exception:  # unreadable, and no extension says that it is an image
         pass
     kind = ending if re.fullmatch(r"\.\w{1,8}", ending) else "no ending"
     notes[f"ignored, not an image ({kind})"] += 1
@@ -104,10 +106,10 @@ def is_candidate(parts: Sequence[str], notes: Counter[str], read: Reader, handle
 
 
 def list_folder(root: Path, source: Source, limits: DecodeLimits) -> tuple[list[Entry], Reader]:
-    """Candidate images under a folder, links followed, loops cut."""
+    """List the candidate images under a folder; links are followed, unless they lead back to a folder above."""
 
     def read(path: Path, size: int = limits.max_bytes + 1) -> bytes:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would block
             raise OSError(errno.EINVAL, "not a regular file")
         with open(path, "rb") as f:
             return f.read(size)
@@ -133,7 +135,7 @@ def list_folder(root: Path, source: Source, limits: DecodeLimits) -> tuple[list[
 
 
 def _strip(names: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """(the leading folders that all names share, the names without them). A folder that names a split stays."""
+    """Return (the leading folders that all names share, the names without them). A folder that names a split stays."""
     depth = 0
     while all(len(p) > depth + 1 and p[depth] == names[0][depth] for p in names):
         if split_of(names[0][depth]):
@@ -143,46 +145,50 @@ def _strip(names: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[st
 
 
 def _without_annotations(names: list[tuple[str, ...]], source: Source) -> list[tuple[str, ...]]:
-    """The names without those in a folder of masks or the like that stands beside a folder of images."""
-    beside = {p[:k] for p in names for k in range(len(p) - 1) if p[k].lower() in _OF_IMAGES}
+    """Return the names without those in a folder of masks or the like next to a folder of images."""
+    parents = {p[:k] for p in names for k in range(len(p) - 1) if p[k].lower() in _IMAGE_FOLDERS}
 
     def masks(p: tuple[str, ...]) -> str:
-        at = (k for k in range(len(p) - 1) if p[:k] in beside and re.sub(r"\W|_", "", p[k].lower()) in _OF_ANNOTATIONS)
+        at = (
+            k
+            for k in range(len(p) - 1)
+            if p[:k] in parents and re.sub(r"\W|_", "", p[k].lower()) in _ANNOTATION_FOLDERS
+        )
         return next((p[k] for k in at), "")
 
-    found = Counter(filter(None, map(masks, names)))
-    if found:
-        source.notes["ignored, in a folder of annotations beside one of images"] += found.total()
-        _warn(source, f"{found.total():,} images are left out as masks or annotations: {_list(found)}")
-    return [p for p in names if not masks(p)] if found else names
+    skipped = Counter(filter(None, map(masks, names)))
+    if skipped:
+        source.notes["ignored, in a folder of annotations next to one of images"] += skipped.total()
+        _warn(source, f"{skipped.total():,} images are skipped as masks or annotations: {_list(skipped)}")
+    return [p for p in names if not masks(p)] if skipped else names
 
 
 def _by_split(names: list[tuple[str, ...]], source: Source) -> tuple[list[str | None], list[tuple[str, ...]]]:
-    """(the split of each name, or None where it is outside of all; the names without the folder that says so).
-    Empty lists where folders are no splits."""
+    """Return (the split of each name, or None outside the split folders; the names without the split folder).
+
+    Both are empty lists if the folders are not splits.
+    """
     folders = {p[0] for p in names if len(p) > 1}
     splits = {f: s for f in folders if (s := split_of(f))}
-    if (
-        "trainval" in map(str.lower, splits) and list(splits.values()).count("train") > 1
-    ):  # its images are in the others
-        splits = {f: s for f, s in splits.items() if f.lower() != "trainval"}
-    found, others = set(splits.values()), folders - splits.keys()
-    if others and found == {"train"}:  # a class of vehicles, or the one split beside something else
+    if "trainval" in map(str.lower, splits) and list(splits.values()).count("train") > 1:
+        splits = {f: s for f, s in splits.items() if f.lower() != "trainval"}  # its images are in the others too
+    present, others = set(splits.values()), folders - splits.keys()
+    if others and present == {"train"}:  # "train" is a class of vehicles, or the only split among other folders
         below = {p[1] for p in names if len(p) > 2 and p[0] in splits}
-        of_splits = len(below) > 1 and not all(map(split_of, below))
+        has_splits = len(below) > 1 and not all(map(split_of, below))
     elif others or any(len(p) == 1 for p in names):
-        of_splits = "train" in found
+        has_splits = "train" in present
     else:
-        of_splits = bool(found)
-    if of_splits:
+        has_splits = bool(present)
+    if has_splits:
         tops = [splits.get(p[0]) if len(p) > 1 else None for p in names]
         if outside := tops.count(None):
             source.notes["ignored, outside the train, val and test folders"] += outside
-            where = Counter(p[0] if len(p) > 1 else "." for p, top in zip(names, tops, strict=True) if top is None)
-            way_out = "to use them, move them into one of those folders or name them as a source of their own"
+            places = Counter(p[0] if len(p) > 1 else "." for p, top in zip(names, tops, strict=True) if top is None)
+            remedy = "to use them, move them into one of those folders or give them as a source of their own"
             _warn(
                 source,
-                f"{outside:,} images outside the train, val and test folders are left out: {_list(where)}; {way_out}",
+                f"{outside:,} images outside the train, val and test folders are skipped: {_list(places)}; {remedy}",
             )
         return tops, [p[1:] for p in names]
     if all(len(p) > 2 and split_of(p[1]) for p in names) and any(split_of(p[1]) == "train" for p in names):
@@ -191,21 +197,24 @@ def _by_split(names: list[tuple[str, ...]], source: Source) -> tuple[list[str | 
 
 
 def _are_parts(paths: Iterable[tuple[str, str]]) -> bool:
-    """Whether folders, given with each file's name, share out one set by number and are no classes: part_1 and part_2;
-    00000, with 00000.png to 00999.png, and 01000; or 0a, with 0a9f31c4.png, by the beginning of a checksum."""
-    of: dict[str, list[str]] = {}
+    """Return whether folders are numbered parts of one set rather than classes, from (folder, file name) pairs.
+
+    Such folders are part_1 and part_2; 00000, with 00000.png to 00999.png, and 01000; or 0a, with 0a9f31c4.png, by the
+    beginning of a checksum.
+    """
+    stems: dict[str, list[str]] = {}
     for folder, file in paths:
-        of.setdefault(folder, []).append(file.partition(".")[0])
-    if len({m[1] if (m := _PART.fullmatch(f.lower())) else f for f in of}) == 1 and all(
-        map(_PART.fullmatch, map(str.lower, of))
+        stems.setdefault(folder, []).append(file.partition(".")[0])
+    if len({m[1] if (m := _PART.fullmatch(f.lower())) else f for f in stems}) == 1 and all(
+        map(_PART.fullmatch, map(str.lower, stems))
     ):
         return True
-    if all(re.fullmatch(r"\d{4,}", f) for f in of):
-        step = math.gcd(*map(int, of))
-        ranges = {f: range(int(f), int(f) + step) for f in of}
-        return step >= 100 and all(s.isdecimal() and int(s) in ranges[f] for f, stems in of.items() for s in stems)
-    begins = all(re.fullmatch(r"[0-9a-f]{2,4}", f) for f in of) and len(of) >= 8
-    return begins and all(re.fullmatch(f"{f}[0-9a-f]{{6,}}", s) for f, stems in of.items() for s in stems)
+    if all(re.fullmatch(r"\d{4,}", f) for f in stems):
+        step = math.gcd(*map(int, stems))
+        ranges = {f: range(int(f), int(f) + step) for f in stems}
+        return step >= 100 and all(s.isdecimal() and int(s) in ranges[f] for f, each in stems.items() for s in each)
+    hexadecimal = all(re.fullmatch(r"[0-9a-f]{2,4}", f) for f in stems) and len(stems) >= 8
+    return hexadecimal and all(re.fullmatch(f"{f}[0-9a-f]{{6,}}", s) for f, each in stems.items() for s in each)
 
 
 _PART = re.compile(r"(part|batch|chunk|piece|shard|disc|disk|volume|vol|zip|archive|dir|folder|subset)[-_ ]?\d+")
@@ -213,18 +222,20 @@ _LIKE_SPLIT = re.compile(r"(?i:train|test|valid|val|dev)([A-Z\d_\W].*)?")
 
 
 def _warn_of_classes(classes: Iterable[str], source: Source) -> None:
-    """Name the classes that are called like something else."""
-    odd = [c for c in classes if split_of(c) or _LIKE_SPLIT.fullmatch(c) or c.lower() in _OF_IMAGES | _OF_ANNOTATIONS]
+    """Warn of classes whose names look like splits, image folders or annotations."""
+    suspects = _IMAGE_FOLDERS | _ANNOTATION_FOLDERS
+    odd = [c for c in classes if split_of(c) or _LIKE_SPLIT.fullmatch(c) or c.lower() in suspects]
     if odd:
-        rest = [c for c in classes if c not in odd]
-        text = f"the folders {_list(odd)} are read as classes, like {_list(rest)}" if rest else f"classes: {_list(odd)}"
-        way_out = "if they are not, give the folder you mean, rename them train, val and test, or give --labels"
-        _warn(source, f"{text}; {way_out}")
+        others = [c for c in classes if c not in odd]
+        listed = f"the folders {_list(odd)} are read as classes"
+        text = f"{listed}, like {_list(others)}" if others else f"classes: {_list(odd)}"
+        remedy = "if they are not, give the folder you mean, rename them train, val and test, or give --labels"
+        _warn(source, f"{text}; {remedy}")
 
 
-def _list(names: Iterable[str], most: int = 5) -> str:
+def _list(names: Iterable[str], limit: int = 5) -> str:
     names = sorted(names)
-    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(shown, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _warn(source: Source, text: str) -> None:
@@ -234,12 +245,18 @@ def _warn(source: Source, text: str) -> None:
 def arrange(
     entries: list[Entry], read: Reader, source: Source, limits: DecodeLimits, packed: bool, classed: bool = True
 ) -> dict[str, ImageSet]:
-    """Candidate images -> splits, with labels where most images lie in one of at least two class folders.
+    """Arrange candidate images into splits, with labels if most images are in one of two or more class folders.
 
-    Folders are splits when "train" is there with val or test or with folders of its own, or when all are called as
+    Folders are splits if "train" comes with val or test or has folders of its own, or if all of them have names of
     splits: a class may be named "test", or "train" among other vehicles.
-    `packed`: one folder around everything is how archives are made, and not worth a note.
-    `classed`: folders may be classes; not where labels come from elsewhere.
+
+    Args:
+        entries: the candidates.
+        read: reads an image by its handle.
+        source: records notes and refused files.
+        limits: limits of one image.
+        packed: the images are in an archive, where one folder around everything is usual and not noted.
+        classed: folders may be classes; False if labels come from a file.
     """
     handles = dict(entries)
     if repeated := len(entries) - len(handles):
@@ -248,8 +265,8 @@ def arrange(
     files = ["/".join(map(named, parts)) for parts in names]
     store = FileStore(files, [handles[parts] for parts in names], read, limits)
     nested, stripped = _strip(names)
-    rest = dict(enumerate(stripped))
-    rows = {"train": list(rest)}  # the images of each split
+    parts_of = dict(enumerate(stripped))  # of each image, the folders that may be classes, and its name
+    rows = {"train": list(parts_of)}  # the images of each split
     tops, inner = _by_split(stripped, source)
     if tops:
         rows = {s: [i for i, t in enumerate(tops) if t == s] for s in ("train", "val", "test") if s in tops}
@@ -259,61 +276,61 @@ def arrange(
                     inner[i] = inner[i][1:]
         used = [i for members in rows.values() for i in members]
         nested, stripped = _strip([inner[i] for i in used])
-        rest = dict(zip(used, stripped, strict=True))
+        parts_of = dict(zip(used, stripped, strict=True))
     elif packed and len(nested) == 1:
         nested = ()
 
-    class_of = _classes(rows, rest, source) if classed else {}
-    found = sorted(set(class_of.values()), key=class_order)
-    if len(found) > 1 and _are_parts((rest[i][0], rest[i][-1]) for i in class_of):
-        source.notes["folders that are parts of one set: read without labels"] += len(found)
-        class_of, found = {}, []
-    number = {c: k for k, c in enumerate(found)} if len(found) > 1 else {}
+    class_of = _classes(rows, parts_of, source) if classed else {}
+    names_of_classes = sorted(set(class_of.values()), key=class_order)
+    if len(names_of_classes) > 1 and _are_parts((parts_of[i][0], parts_of[i][-1]) for i in class_of):
+        source.notes["folders that are parts of one set: read without labels"] += len(names_of_classes)
+        class_of, names_of_classes = {}, []
+    number = {c: k for k, c in enumerate(names_of_classes)} if len(names_of_classes) > 1 else {}
     if number and nested:
         source.notes[f"classes found further down, in '{'/'.join(map(shown, nested))}'"] += 1
-    elif classed and not number and (found or nested):
-        source.notes[f"only one folder, '{shown((found or nested)[-1])}': read without labels"] += 1
+    elif classed and not number and (names_of_classes or nested):
+        source.notes[f"only one folder, '{shown((names_of_classes or nested)[-1])}': read without labels"] += 1
     _warn_of_classes(number, source)
 
     splits = {}
     for split, members in rows.items():
         labels = None
         if number and any(i in class_of for i in members):
-            error = Unreadable("beside the class folders (so without a class)")
+            error = Unreadable("outside the class folders (so without a class)")
             for i in members:
-                if len(rest[i]) == 1:
+                if len(parts_of[i]) == 1:
                     source.refuse(files[i], error)
-            members = [i for i in members if len(rest[i]) > 1]
+            members = [i for i in members if len(parts_of[i]) > 1]
             labels = np.array([number.get(class_of.get(i, ""), -1) for i in members], dtype=np.int64)
-        if deeper := sum(len(rest[i]) > 2 for i in members):
+        if deeper := sum(len(parts_of[i]) > 2 for i in members):
             source.notes["in a deeper folder" + ", counted to the folder above" * bool(number)] += deeper
-        classes = [named(c) for c in found] if labels is not None else None
+        classes = [named(c) for c in names_of_classes] if labels is not None else None
         index = np.array(members, dtype=np.int64)
         splits[split] = ImageSet(split, [files[i] for i in members], labels, classes, store, index)
     return splits
 
 
-def _classes(rows: dict[str, list[int]], rest: dict[int, tuple[str, ...]], source: Source) -> dict[int, str]:
-    """The class folder of each image that lies in one, by split: of train, and of the others where train has it too.
+def _classes(rows: dict[str, list[int]], parts_of: dict[int, tuple[str, ...]], source: Source) -> dict[int, str]:
+    """Return the class folder of each image that is in one. Classes are the folders of train.
 
-    Of a train split with one class alone, say of what is normal, the others' further folders are classes as well.
+    If train has only one class, such as normal images, the further folders of other splits are classes as well.
     """
     folders: dict[str, dict[int, str]] = {}
     for split, members in rows.items():
-        in_folders = {i: rest[i][0] for i in members if len(rest[i]) > 1}
-        folders[split] = in_folders if 2 * len(in_folders) > len(members) else {}  # else the folders are no classes
-    of_train = set(folders.get("train", {}).values())
+        in_folders = {i: parts_of[i][0] for i in members if len(parts_of[i]) > 1}
+        folders[split] = in_folders if 2 * len(in_folders) > len(members) else {}  # else the folders are not classes
+    train_classes = set(folders.get("train", {}).values())
     class_of: dict[int, str] = {}
     for split, in_folders in folders.items():
-        strange = set(in_folders.values()) - of_train if of_train else set()
-        shared = set(in_folders.values()) & of_train
-        if strange and (len(of_train) > 1 or not shared):
-            left = {i for i, folder in in_folders.items() if folder in strange}
-            in_folders = {i: folder for i, folder in in_folders.items() if folder not in strange}
-            source.notes[f"in folders of '{split}' that train does not have: read without labels"] += len(left)
+        unknown = set(in_folders.values()) - train_classes if train_classes else set()
+        shared = set(in_folders.values()) & train_classes
+        if unknown and (len(train_classes) > 1 or not shared):
+            unlabelled = sum(folder in unknown for folder in in_folders.values())
+            in_folders = {i: folder for i, folder in in_folders.items() if folder not in unknown}
+            source.notes[f"in folders of '{split}' that train does not have: read without labels"] += unlabelled
             _warn(
                 source,
-                f"{len(left):,} images of '{split}' are read without labels, as train has no folder {_list(strange)}",
+                f"{unlabelled:,} images of '{split}' are read without labels: train has no folder {_list(unknown)}",
             )
         class_of |= in_folders
     return class_of

@@ -1,9 +1,9 @@
-"""Hugging Face: data sets of the `datasets` library, by their name on the Hub or where they lie on this machine.
+"""Read data sets of the Hugging Face `datasets` library, by their name on the Hub or by a local folder.
 
     hf:ylecun/mnist  hf:owner/name:validation  hf:folder/of/parquet  hf:folder/saved/to/disk
 
-The image column and the label column are the first of their kinds (`Image`, `ClassLabel`). Images are taken as the
-bytes they were stored in, to be decoded here, as carefully as files are. No code of a data set is run.
+The image column and the label column are the first of their kinds (`Image`, `ClassLabel`). Images are read as encoded
+bytes and decoded here, with the same limits as files. No code of a data set is run.
 """
 
 import os
@@ -18,58 +18,59 @@ from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import named, shown
 from bigbigan.data.readers.folders import split_of
-from bigbigan.data.readers.offline import cache_alone_where_unreached
+from bigbigan.data.readers.offline import offline_if_unreachable
 from bigbigan.errors import UserError
 
 __all__ = ["open_huggingface"]
 
 
 def open_huggingface(spec: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
-    """The splits of hf:NAME, or the one of hf:NAME:SPLIT as "train".
+    """Open the splits of hf:NAME, or the one of hf:NAME:SPLIT as "train".
 
     Raises:
-        UserError: the library is not there, nor the data set, or it has no images.
+        UserError: the library is not installed, the data set cannot be loaded, or it has no images.
     """
     name, _, split = spec.removeprefix("hf:").partition(":")
     if not name:
-        raise UserError(f"{shown(spec)}: no name behind the colon; expected hf:OWNER/NAME, hf:NAME:SPLIT or hf:FOLDER")
+        raise UserError(f"{shown(spec)}: no name after the colon; expected hf:OWNER/NAME, hf:NAME:SPLIT or hf:FOLDER")
     try:
         import datasets
     except ModuleNotFoundError:
         raise UserError(f"{shown(spec)} needs the datasets library: pip install 'bigbigan[hf]'") from None
     try:
-        found = _load(datasets, os.path.expanduser(name))
-    except Exception as e:  # of datasets, huggingface_hub, fsspec, pyarrow, ...: each library has its own
+        loaded = _load(datasets, os.path.expanduser(name))
+    except Exception as e:  # datasets, huggingface_hub, fsspec, pyarrow, ...: each has its own exceptions
         reason = " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"{shown(spec)} cannot be loaded: {shown(reason[:300])}") from e
     if split:
-        if split not in found:
+        if split not in loaded:
             raise UserError(
-                f"{shown(spec)}: there is no split '{shown(split)}'; there are {', '.join(map(shown, found))}"
+                f"{shown(spec)}: there is no split '{shown(split)}'; there are {', '.join(map(shown, loaded))}"
             )
         chosen = {"train": split}
     else:
-        chosen = {ours: s for s in reversed(found) if (ours := split_of(s))}
-        chosen |= {s: s for s in ("train", "val", "test") if s in found}
+        chosen = {our_name: s for s in reversed(loaded) if (our_name := split_of(s))}
+        chosen |= {s: s for s in ("train", "val", "test") if s in loaded}
         chosen = {s: chosen[s] for s in ("train", "val", "test") if s in chosen}
         if not chosen:
-            names = ", ".join(map(shown, found))
-            raise UserError(f"{shown(spec)}: none of its splits is train, val or test; write hf:NAME:SPLIT, of {names}")
-        if left := [s for s in found if s not in chosen.values()]:
-            source.notes[f"splits not used: {', '.join(map(shown, left))}"] += 1
+            names = ", ".join(map(shown, loaded))
+            raise UserError(f"{shown(spec)}: no split is train, val or test; write hf:NAME:SPLIT with one of {names}")
+        if unused := [s for s in loaded if s not in chosen.values()]:
+            source.notes[f"splits not used: {', '.join(map(shown, unused))}"] += 1
     source.name = shown(name.rstrip("/").rpartition("/")[2])
     return {
-        ours: _image_set(found[theirs], ours, theirs, spec, datasets, limits, source) for ours, theirs in chosen.items()
+        our_name: _image_set(loaded[their_name], our_name, their_name, spec, datasets, limits, source)
+        for our_name, their_name in chosen.items()
     }
 
 
 def _load(datasets: Any, name: str) -> dict[str, Any]:
-    """All splits, of the Hub or of a folder."""
+    """Load all splits, from the Hub or from a folder."""
     folder = Path(name)
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         loaded = datasets.load_from_disk(name)
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    with nullcontext() if os.path.exists(name) else cache_alone_where_unreached():
+    with nullcontext() if os.path.exists(name) else offline_if_unreachable():
         return dict(datasets.load_dataset(name))
 
 
@@ -77,20 +78,20 @@ _LABEL_COLUMNS = {"label", "labels", "class", "classes", "category", "target", "
 
 
 def _image_set(
-    table: Any, name: str, theirs: str, spec: str, datasets: Any, limits: DecodeLimits, source: Source
+    table: Any, name: str, their_name: str, spec: str, datasets: Any, limits: DecodeLimits, source: Source
 ) -> ImageSet:
     features = table.features
     image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
     if image is None:
         columns = ", ".join(f"{shown(k)} ({type(f).__name__})" for k, f in features.items())
-        raise UserError(f"{shown(spec)}: '{shown(theirs)}' has no column of images; it has {columns}")
+        raise UserError(f"{shown(spec)}: '{shown(their_name)}' has no column of images; it has {columns}")
     label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
     if label is None and (plain := next((k for k in features if k.lower() in _LABEL_COLUMNS), None)) is not None:
         kind = getattr(features[plain], "dtype", type(features[plain]).__name__)
-        source.notes[f"column '{shown(plain)}' ({kind}) is no ClassLabel: read without labels"] += 1
+        source.notes[f"column '{shown(plain)}' ({kind}) is not a ClassLabel: read without labels"] += 1
         remedy = f"class_encode_column('{shown(plain)}') makes it one; or give --labels"
         warnings.warn(
-            f"{shown(spec)}: column '{shown(plain)}' ({kind}) is no ClassLabel and not read; {remedy}", stacklevel=3
+            f"{shown(spec)}: column '{shown(plain)}' ({kind}) is not a ClassLabel and not read; {remedy}", stacklevel=3
         )
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
@@ -107,8 +108,8 @@ def _image_set(
     if label is not None:
         labels = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
         classes = [named(c) for c in features[label].names]
-        if not (labels >= 0).any():  # of a test split they may be kept back
+        if not (labels >= 0).any():  # the labels of a test split may be withheld
             labels, classes = None, None
     rows = np.arange(len(table))
-    return ImageSet(name, [f"{theirs}/{i:08d}" for i in rows], labels, classes,
+    return ImageSet(name, [f"{their_name}/{i:08d}" for i in rows], labels, classes,
                     FileStore([""] * len(rows), rows, read, limits), rows)  # fmt: skip

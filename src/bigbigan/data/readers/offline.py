@@ -1,4 +1,4 @@
-"""The Hugging Face Hub out of reach: found out once and soon. Its own library tries again for most of a minute."""
+"""Detect quickly that the Hugging Face Hub is unreachable: its own library retries for most of a minute."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["cache_alone_where_unreached", "is_reached"]
+__all__ = ["is_reachable", "offline_if_unreachable"]
 
-PATIENCE = 5.0  # seconds
+TIMEOUT = 5.0  # seconds
 
 
 @contextmanager
-def cache_alone_where_unreached() -> Iterator[None]:
-    """Within the block, where the Hub does not answer, huggingface_hub looks at what it downloaded before and asks
-    nobody. Without huggingface_hub nothing changes."""
+def offline_if_unreachable() -> Iterator[None]:
+    """Within the block, if the Hub does not answer, let huggingface_hub use its cache only.
+
+    Without huggingface_hub nothing changes.
+    """
     try:
         from huggingface_hub import constants
     except ImportError:
         yield
         return
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not is_reached(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = before or not is_reachable(constants.ENDPOINT)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def is_reached(url: str, patience: float = PATIENCE) -> bool:
-    """Whether anybody answers there within so many seconds, whatever the answer."""
+def is_reachable(url: str, timeout: float = TIMEOUT) -> bool:
+    """Return whether a server at `url` answers anything within `timeout` seconds."""
     answers = []
 
     def ask() -> None:
         try:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "bigbigan"})
-            urllib.request.urlopen(request, timeout=patience).close()
+            urllib.request.urlopen(request, timeout=timeout).close()
         except urllib.error.HTTPError:
             pass
         except urllib.error.URLError as error:
             if isinstance(error.reason, OSError) and not hasattr(error.reason, "verify_code"):
-                return  # unlike a certificate that urllib alone does not know
+                return  # but a certificate that urllib does not know is an answer
         except (OSError, ValueError):
             return
         answers.append(True)
 
-    # A thread, for the time that a look-up of the name takes has no bound of its own.
+    # In a thread, because name resolution has no timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(patience)
+    thread.join(timeout)
     return bool(answers)

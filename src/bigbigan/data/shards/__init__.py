@@ -1,1 +1,1 @@
-"""Tar shards: writing, reading, and fetching remote ones."""
+"""Write, read and fetch tar shards."""

@@ -1,4 +1,4 @@
-"""The index of a folder of shards, index.json: which images lie where in which shard. It is untrusted."""
+"""Read and write the index of a folder of shards, index.json: where each image is. An index is untrusted."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _FILE = re.compile(r"(train|val|test)/shard-\d{6,9}\.tar")
 
 @dataclass
 class Shard:
-    """One tar file, and where its images are in it."""
+    """One tar file, and the positions of its images."""
 
     file: str
     size: int = 0  # bytes; 0 if unknown
@@ -54,7 +54,7 @@ def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]
 
 
 def is_index(folder: Path) -> bool:
-    """Return whether a folder has an index of shards, valid or not; other files are called index.json too."""
+    """Return whether a folder has an index of shards, valid or not; other kinds of files are called index.json too."""
     try:
         with open(folder / INDEX, "rb") as file:
             return file.read(len(_HEAD)) == _HEAD
@@ -63,7 +63,7 @@ def is_index(folder: Path) -> bool:
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
-    """Read the index of a folder: return what it says of the image set, and the shards of each split.
+    """Read the index of a folder: return its fields about the image set, and the shards of each split.
 
     Raises:
         UserError: it is damaged, or of another version.
@@ -76,9 +76,9 @@ def parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list
     try:
         about = parse_json(text)
     except ValueError as e:
-        raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
+        raise UserError(f"{where} is damaged ({shown(e)}); write it again: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
-        raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
+        raise UserError(f"{where} is not an index that this version can read; write it again: bigbigan data shard")
     try:
         splits = {
             name: [_checked(Shard(**{k: v for k, v in s.items() if k != "images"}), name) for s in split["shards"]]
@@ -99,7 +99,7 @@ def parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list
             if not all(type(k) is int and 0 <= k < len(classes or ()) for k in labels):
                 raise ValueError(f"labels of {name}")
     except (AttributeError, KeyError, TypeError, ValueError) as e:
-        raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
+        raise UserError(f"{where} is damaged ({shown(e)}); write it again: bigbigan data shard") from e
     return about, splits
 
 
@@ -108,11 +108,11 @@ def _is_pair(value: Any) -> bool:
 
 
 def _checked(shard: Shard, split: str) -> Shard:
-    """Return the shard, or raise ValueError if it cannot be one."""
-    whole = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
+    """Return the shard, or raise ValueError if its values are impossible."""
+    numbers = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
     if not (_FILE.fullmatch(shard.file) and shard.file.startswith(f"{split}/")):
         raise ValueError(f"file {shard.file!r}")
-    if not all(type(n) is int and 0 <= n < 2**63 for n in whole) or not all(isinstance(n, str) for n in shard.names):
+    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not all(isinstance(n, str) for n in shard.names):
         raise ValueError(f"numbers or names of {shard.file}")
     if len({len(column) for column in shard.columns()}) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"columns of {shard.file}")

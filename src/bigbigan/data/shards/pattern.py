@@ -1,4 +1,4 @@
-"""Shards named by a pattern, part-{000..099}.tar, without an index: they are listed header by header."""
+"""List the images of shards named by a pattern, part-{000..099}.tar, which have no index."""
 
 import itertools
 import re
@@ -51,7 +51,7 @@ def list_pattern(pattern: str, path_of: Callable[[int], Path], source: Source, l
     """List the shards of a pattern one after the other; unreadable ones are recorded in `source`.
 
     Raises:
-        UserError: there are no images in any.
+        UserError: no shard has images.
     """
     names = _names(pattern)
     shards = []
@@ -64,13 +64,13 @@ def list_pattern(pattern: str, path_of: Callable[[int], Path], source: Source, l
             source.refuse(name, Unreadable(f"unreadable shard ({reason})"))
         shards.append(shard)
     if not any(s.names for s in shards):
-        seen = f"; {source.skipped[0][0]}: {source.skipped[0][1]}" if source.skipped else ""
-        raise UserError(f"no images in {shown(pattern)}: expected members such as 000123.jpg and 000123.cls{seen}")
+        first = f"; {source.skipped[0][0]}: {source.skipped[0][1]}" if source.skipped else ""
+        raise UserError(f"no images in {shown(pattern)}: expected members such as 000123.jpg and 000123.cls{first}")
     return shards
 
 
 def _file_name(pattern: str) -> str:
-    """Return part-{000..099} of any pattern, also of a URL or command."""
+    """Return the file name, such as part-{000..099}, of a pattern that may be a path, URL or command."""
     return re.findall(r"[^/\s'\"=]*\{\d+\.\.\d+\}[^/\s'\"]*", pattern)[-1].removesuffix(".tar")
 
 
@@ -89,15 +89,15 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
     """Add to `shard` the images of one tar file, and labels from KEY.cls, or KEY.json's "cls", "label" or "class".
 
     Raises:
-        UserError: it is no readable tar file, or gzipped.
+        UserError: it is not a readable tar file, or it is gzipped.
     """
     with open(path, "rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise UserError("gzipped: it could only be read from its beginning; gunzip it")
-    found = Source("", "", {})
-    entries, read = list_tar(path, found, limits, also=lambda member: extension(member) in (".cls", ".json"))
-    source.notes.update(found.notes)
-    source.skipped += [(name if file == shown(path) else f"{name}/{file}", reason) for file, reason in found.skipped]
+            raise UserError("gzipped: a compressed shard has no random access; gunzip it")
+    listed = Source("", "", {})
+    entries, read = list_tar(path, listed, limits, also=lambda member: extension(member) in (".cls", ".json"))
+    source.notes.update(listed.notes)
+    source.skipped += [(name if file == shown(path) else f"{name}/{file}", reason) for file, reason in listed.skipped]
     images: dict[str, tuple[str, Any]] = {}
     labels: dict[str, Any] = {}
     for parts, handle in entries:
@@ -110,8 +110,8 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
             source.refuse(member, handle)
         elif key in images:
             if not source.notes["further images of one key in a shard, ignored"]:
-                alike = f"{images[key][0]} and {member} have one key, the name up to its first dot"
-                warnings.warn(f"{alike}: of such images only the first is read", stacklevel=2)
+                both = f"{images[key][0]} and {member} have the same key, the name up to its first dot"
+                warnings.warn(f"{both}: only the first image of a key is read", stacklevel=2)
             source.notes["further images of one key in a shard, ignored"] += 1
         else:
             images[key] = (member, handle)
@@ -120,30 +120,30 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
 
 
 def _label(data: bytes, ending: str) -> int | str | None:
-    """Return the class that a .cls or .json member gives, by number or by name; None if it gives none."""
+    """Return the class in a .cls or .json member, by number or by name; None if there is none."""
     try:
         if ending == ".json":
-            said = parse_json(data)
-            found = next((said[k] for k in _LABEL_KEYS if k in said), None) if isinstance(said, dict) else said
+            parsed = parse_json(data)
+            label = next((parsed[k] for k in _LABEL_KEYS if k in parsed), None) if isinstance(parsed, dict) else parsed
         else:
-            found = data.decode().strip()
+            label = data.decode().strip()
     except (ValueError, RecursionError):
         return None
-    if isinstance(found, float) and found.is_integer():
-        found = int(found)
-    if isinstance(found, str):
-        found = None if found.strip() in NO_LABEL else found
-        if found and re.fullmatch(r"-?\d{1,7}", found):
-            found = int(found)
-    if isinstance(found, int) and not isinstance(found, bool):
-        return found if 0 <= found < MAX_CLASSES else None
-    return found if isinstance(found, str) and found else None
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if isinstance(label, str):
+        label = None if label.strip() in NO_LABEL else label
+        if label and re.fullmatch(r"-?\d{1,7}", label):
+            label = int(label)
+    if isinstance(label, int) and not isinstance(label, bool):
+        return label if 0 <= label < MAX_CLASSES else None
+    return label if isinstance(label, str) and label else None
 
 
 def number_labels(shards: list[Shard]) -> list[str] | None:
-    """Replace labels by class numbers, None if an image has none, and return the names of the classes.
+    """Replace labels by class numbers, None for images without a label, and return the names of the classes.
 
-    Without two classes all labels become None, and so does the result.
+    With fewer than two classes all labels become None, and the result is None.
     """
     labels = {k for s in shards for k in s.labels if k is not None}
     if len(labels) < 2:

@@ -5,8 +5,8 @@
     https://host/set/index.json      either of them on another machine; or pipe:COMMAND, which writes the index or the
     https://host/part-{000..099}.tar shard of this name to its output
 
-Images are read at random, like the files of a folder: of each image the shard, offset and size are known. Of remote
-shards a few are cached (`bigbigan.data.shards.remote`), and training uses the images of a few at a time.
+Images are read at random, like the files of a folder, as the shard, offset and size of each are known. A few remote
+shards are cached at a time (`bigbigan.data.shards.remote`), and training uses images from those.
 """
 
 import errno
@@ -25,16 +25,16 @@ from bigbigan.data.names import named, shown
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.shards.index import INDEX, Shard, is_index, parse_index, read_index, write_index
 from bigbigan.data.shards.pattern import expand, is_pattern, list_pattern, number_labels, set_name
-from bigbigan.data.shards.remote import Elsewhere, read_location
+from bigbigan.data.shards.remote import RemoteShards, read_location
 from bigbigan.errors import UserError
 
-__all__ = ["open_elsewhere", "open_pattern", "open_shards"]
+__all__ = ["open_pattern", "open_remote", "open_shards"]
 
 MAX_BYTES = 2**30  # of an index; 80 MiB are a million images
 
 
 def _mirrorable(about: dict[str, Any]) -> bool:
-    """Return `Source.mirrorable` of an index; an index of an earlier version does not have it, but pads arrays."""
+    """Return `Source.mirrorable` of an index; earlier versions did not record it, and it is derived from "pads"."""
     return bool(about.get("mirrorable", about["name"] == "cifar10" or not about["pads"]))
 
 
@@ -42,7 +42,7 @@ def open_shards(folder: Path, source: Source, limits: DecodeLimits) -> dict[str,
     """Open the splits of a folder written by `bigbigan data shard`, in the order of the image set it was made from."""
     about, splits = read_index(folder)
     source.name = shown(about["name"])
-    paths = [folder / s.file for of in splits.values() for s in of]
+    paths = [folder / s.file for shards in splits.values() for s in shards]
     images = _splits(splits, about["classes"], _opener(paths), limits, in_source_order=True)
     for split in images.values():
         split.store.pads = bool(about["pads"])
@@ -56,9 +56,9 @@ def open_pattern(pattern: str, source: Source, limits: DecodeLimits) -> dict[str
     missing = [p for p in paths if not p.is_file()]
     if missing:
         if len(missing) == len(paths):
-            raise UserError(f"{shown(pattern)}: none of them is there; the first missing is {shown(missing[0])}")
-        found = f"{len(missing):,} of the {len(paths):,} shards are missing; the first is {shown(missing[0])}"
-        raise UserError(f"{shown(pattern)}: {found}; correct the range")
+            raise UserError(f"{shown(pattern)}: no shard exists; the first missing one is {shown(missing[0])}")
+        some = f"{len(missing):,} of the {len(paths):,} shards are missing; the first is {shown(missing[0])}"
+        raise UserError(f"{shown(pattern)}: {some}; correct the range")
     shards = list_pattern(pattern, lambda number: paths[number], source, limits)
     classes = number_labels(shards)
     source.name = set_name(pattern)
@@ -72,10 +72,10 @@ def _opener(paths: list[Path]) -> Callable[[int], IO[bytes]]:
     return open_shard
 
 
-def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
-    """Open shards on another machine, by their index or by a pattern.
+def open_remote(spec: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
+    """Open remote shards, by their index or by a pattern.
 
-    The shards of a pattern are all fetched once to be listed; the list is kept in the cache.
+    All shards of a pattern are fetched once to list their images; the list is cached.
 
     Raises:
         UserError: nothing can be fetched, or it is not an index or shards.
@@ -87,7 +87,7 @@ def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str,
             about, splits = read_index(listed)
             source.skipped += [(file, reason) for file, reason in about["skipped"]]
         else:
-            about, splits = _list_elsewhere(spec, locations, listed, source, limits)
+            about, splits = _list_remote(spec, locations, listed, source, limits)
     elif INDEX in spec:
         try:
             data = _whole(spec)
@@ -97,21 +97,21 @@ def open_elsewhere(spec: str, source: Source, limits: DecodeLimits) -> dict[str,
         about, splits = parse_index(data, shown(spec))
         source.name = shown(about["name"])
         before, _, after = spec.rpartition(INDEX)
-        locations = [before + s.file + after for of in splits.values() for s in of]
+        locations = [before + s.file + after for shards in splits.values() for s in shards]
     else:
         raise UserError(f"{shown(spec)} is not a source; expected .../{INDEX} or .../part-{{000..099}}.tar")
-    every = [s for of in splits.values() for s in of]
-    copies = Elsewhere(locations, [s.size for s in every], [s.sha256 for s in every])
+    every = [s for shards in splits.values() for s in shards]
+    copies = RemoteShards(locations, [s.size for s in every], [s.sha256 for s in every])
     images = _splits(splits, about["classes"], copies.open, limits)
     for split in images.values():
         split.store.pads = bool(about["pads"])
-        split.store.elsewhere = copies
+        split.store.remote = copies
     source.mirrorable = _mirrorable(about)
     return images
 
 
 def _whole(location: str) -> bytes:
-    """Fetch a whole file; raise ValueError if it is larger than an index may be."""
+    """Fetch a whole file; raise ValueError if it is larger than `MAX_BYTES`."""
     data = bytearray()
     for chunk in read_location(location):
         data += chunk
@@ -120,10 +120,10 @@ def _whole(location: str) -> bytes:
     return bytes(data)
 
 
-def _list_elsewhere(
+def _list_remote(
     spec: str, locations: list[str], listed: Path, source: Source, limits: DecodeLimits
 ) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
-    copies = Elsewhere(locations, [0] * len(locations), [""] * len(locations))
+    copies = RemoteShards(locations, [0] * len(locations), [""] * len(locations))
 
     def path_of(number: int) -> Path:
         copies.fetch(range(number, min(number + 3, len(locations))))
@@ -135,7 +135,7 @@ def _list_elsewhere(
         shard.size, shard.sha256 = copies.sizes[number], copies.digests[number]
     about = {"name": source.name, "classes": number_labels(shards), "pads": False, "skipped": source.skipped}
     splits = {"train": shards}
-    if all(s.sha256 for s in shards):  # else ask again next time
+    if all(s.sha256 for s in shards):  # else some shard could not be fetched: list again next time
         listed.mkdir(parents=True, exist_ok=True)
         write_index(listed / INDEX, about, splits)
     return about, splits
@@ -164,14 +164,14 @@ def _splits(
     offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
     names = [named(n) for s in shards for n in s.names]
     handles = np.stack([numbers, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)], axis=1)
-    # Names do not say in which format an image is stored: the nameless are not compared with it.
+    # Names may not match the stored format; without names the store does not compare them.
     store = FileStore([""] * len(names), handles, read, limits)
     out, start = {}, 0
-    for split, of in splits.items():
-        positions = np.array([p for s in of for p in s.positions], dtype=np.int64)
+    for split, split_shards in splits.items():
+        positions = np.array([p for s in split_shards for p in s.positions], dtype=np.int64)
         order = np.argsort(positions, kind="stable") if in_source_order else np.arange(len(positions))
-        said = np.array([-1 if k is None else k for s in of for k in s.labels], dtype=np.int64)[order]
-        labels = said if (said >= 0).any() else None
+        given = np.array([-1 if k is None else k for s in split_shards for k in s.labels], dtype=np.int64)[order]
+        labels = given if (given >= 0).any() else None
         files = [names[i] for i in start + order]
         out[split] = ImageSet(split, files, labels, None if labels is None else classes, store, start + order)
         start += len(order)

@@ -1,9 +1,9 @@
-"""Elsewhere: shards on another machine, fetched whole over http(s) or from what a command writes to its output.
+"""Fetch remote shards, each as a whole, over http(s) or from the output of a command.
 
     https://host/set/shard-000000.tar            pipe:aws s3 cp s3://bucket/set/shard-000000.tar -
 
-A bounded number of them lies in a temporary folder of the cache, those used last; threads fetch ahead. A fetch that
-breaks off, stalls or brings other bytes than the index promises is tried again, and then it is an error of each image.
+The most recently used shards are cached in a temporary folder, up to a limit; threads fetch ahead. A fetch that breaks
+off, stalls or has the wrong size or checksum is retried; if retries fail, each image of the shard is unreadable.
 Commands are split into words and run without a shell.
 """
 
@@ -33,30 +33,31 @@ from typing import IO
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.io import lock
 
-__all__ = ["Elsewhere", "is_elsewhere", "read_location"]
+__all__ = ["RemoteShards", "is_remote", "read_location"]
 
-PATIENCE = 120.0  # seconds without a byte
-WAITS = (1.0, 5.0, 30.0)  # seconds before another try
-AT_ONCE = 4  # fetches
+TIMEOUT = 120.0  # seconds without a byte
+RETRY_DELAYS = (1.0, 5.0, 30.0)  # seconds before each retry
+MAX_FETCHES = 4  # at the same time
 
 
-def is_elsewhere(spec: str) -> bool:
+def is_remote(spec: str) -> bool:
+    """Return whether a SOURCE is a URL or a command."""
     return spec.startswith(("pipe:", "http://", "https://"))
 
 
 def read_location(location: str) -> Generator[bytes, None, None]:
-    """What lies there, in pieces.
+    """Read a URL or the output of a command, in pieces.
 
     Raises:
-        OSError, http.client.HTTPException, ValueError: it is not there, or not all of it.
+        OSError, http.client.HTTPException, ValueError: it cannot be read, or not to its end.
     """
     return _from_command(location[5:]) if location.startswith("pipe:") else _from_url(location)
 
 
 def _from_url(url: str) -> Generator[bytes, None, None]:
     request = urllib.request.Request(url, headers={"User-Agent": "bigbigan"})
-    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-        left = response.length  # None where the server does not say
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        left = response.length  # None if the server does not say
         while chunk := response.read(2**20):
             left = None if left is None else left - len(chunk)
             yield chunk
@@ -78,88 +79,87 @@ def _from_command(command: str) -> Generator[bytes, None, None]:
         ready.register(process.stdout, select.POLLIN)
         try:
             while True:
-                if not ready.poll(PATIENCE * 1000):
-                    raise TimeoutError(errno.ETIMEDOUT, f"the command wrote nothing for {PATIENCE:g} seconds")
+                if not ready.poll(TIMEOUT * 1000):
+                    raise TimeoutError(errno.ETIMEDOUT, f"the command wrote nothing for {TIMEOUT:g} seconds")
                 chunk = os.read(process.stdout.fileno(), 2**20)
                 if not chunk:
                     break
                 yield chunk
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+                os.killpg(process.pid, signal.SIGKILL)  # with its child processes
                 process.wait()
             process.stdout.close()
         if process.returncode:
             errors.seek(0)
-            said = errors.read().decode(errors="replace").split("\n")
-            last = next((line for line in reversed(said) if line.strip()), "")
+            lines = errors.read().decode(errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "")
             raise OSError(errno.EIO, f"the command ended with code {process.returncode}: {last.strip()[:200]}")
 
 
-class Elsewhere:
-    """Local copies of shards that lie elsewhere.
+class RemoteShards:
+    """A cache of remote shards.
 
     Args:
-        locations: of each shard.
-        sizes: bytes of each; 0 where unknown.
-        digests: sha256 of each; empty where unknown. They become known when shards are fetched.
+        locations: URL or command of each shard.
+        sizes: bytes of each; 0 if unknown.
+        digests: sha256 of each; empty if unknown. Both are filled in when a shard is fetched.
     """
 
     def __init__(self, locations: list[str], sizes: list[int], digests: list[str]) -> None:
         self.locations, self.sizes, self.digests = locations, sizes, digests
-        self.limit = 34  # how many are held
-        self._held: OrderedDict[int, Future[Path]] = OrderedDict()
-        self._lock, self._slots = threading.Lock(), threading.Semaphore(AT_ONCE)
+        self.limit = 34  # number of cached shards
+        self._copies: OrderedDict[int, Future[Path]] = OrderedDict()
+        self._lock, self._slots = threading.Lock(), threading.Semaphore(MAX_FETCHES)
         self._folder: Path | None = None
         self._count = 0
 
     def fetch(self, numbers: Iterable[int]) -> None:
-        """Begin to fetch these shards, where they are not here."""
+        """Begin to fetch these shards, unless they are cached."""
         for number in numbers:
             self._copy(number)
 
     def open(self, number: int) -> IO[bytes]:
-        """Shard `number`, fetched if need be.
+        """Open shard `number`, after fetching it if it is not cached.
 
         Raises:
             OSError: it cannot be fetched.
         """
         while True:
             path = self._copy(number).result()
-            with contextlib.suppress(FileNotFoundError):  # given up just now for others
+            with contextlib.suppress(FileNotFoundError):  # removed just now to make room for others
                 return open(path, "rb")
 
     def _copy(self, number: int) -> Future[Path]:
         with self._lock:
-            if number not in self._held:
+            if number not in self._copies:
                 self._folder = self._folder or _temporary(self)
                 target = self._folder / f"{number:06d}-{self._count}.tar"  # a name is never used twice
                 self._count += 1
                 future: Future[Path] = Future()
-                self._held[number] = future
-                # Threads that nobody waits for when the program ends
+                self._copies[number] = future
+                # A daemon thread, so that the program does not wait for it when it ends.
                 threading.Thread(target=self._fetch, args=(number, target, future), daemon=True).start()
-            self._held.move_to_end(number)
-            while len(self._held) > self.limit:
-                _, old = self._held.popitem(last=False)
-                old.add_done_callback(_forget)
-            return self._held[number]
+            self._copies.move_to_end(number)
+            while len(self._copies) > self.limit:
+                _, old = self._copies.popitem(last=False)
+                old.add_done_callback(_remove_copy)
+            return self._copies[number]
 
     def _fetch(self, number: int, target: Path, future: "Future[Path]") -> None:
         with self._slots:
-            for wait in (*WAITS, None):
+            for delay in (*RETRY_DELAYS, None):
                 try:
                     self._download(number, target)
                 except (OSError, ValueError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
                     target.unlink(missing_ok=True)
-                    if wait is None or _in_vain(error):
-                        reason = (
-                            " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-                        )
-                        future.set_exception(OSError(errno.EIO, f"cannot be fetched: {reason}"))
+                    if delay is None or _is_permanent(error):
+                        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+                        message = f"cannot be fetched: {reason or type(error).__name__}"
+                        future.set_exception(OSError(errno.EIO, message))
                         return
-                    time.sleep(wait)
+                    time.sleep(delay)
                 else:
                     future.set_result(target)
                     return
@@ -180,23 +180,23 @@ class Elsewhere:
         self.sizes[number], self.digests[number] = size, digest.hexdigest()
 
 
-def _in_vain(error: Exception) -> bool:
-    """Whether to ask again would be of no use."""
-    told = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429)
-    return told or isinstance(error, FileNotFoundError)  # no such command
+def _is_permanent(error: Exception) -> bool:
+    """Return whether retrying cannot help."""
+    refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429)
+    return refused or isinstance(error, FileNotFoundError)  # no such command
 
 
-def _forget(future: "Future[Path]") -> None:
+def _remove_copy(future: "Future[Path]") -> None:
     if future.exception() is None:
         future.result().unlink(missing_ok=True)
 
 
-def _temporary(owner: Elsewhere) -> Path:
-    """A folder that goes with its owner; those of owners that were killed are removed now."""
+def _temporary(owner: RemoteShards) -> Path:
+    """Make a folder that is removed with its owner; remove the folders of processes that were killed."""
     root = cache_folder() / "shards"
     root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob("held-*"):
-        with contextlib.suppress(OSError):  # held by its owner, or gone
+    for old in root.glob("shards-*"):
+        with contextlib.suppress(OSError):  # locked by its owner, or removed
             handle = os.open(old, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,11 +204,11 @@ def _temporary(owner: Elsewhere) -> Path:
             finally:
                 os.close(handle)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix="held-", dir=root))
+        folder = Path(tempfile.mkdtemp(prefix="shards-", dir=root))
         handle = os.open(folder, os.O_RDONLY)
-        held = lock(handle, folder)
+        locked = lock(handle, folder)
         weakref.finalize(owner, _remove, folder, handle)
-        if held and folder.exists():  # else removed by another process before it was locked
+        if locked and folder.exists():  # else removed by another process before it was locked
             return folder
 
 

@@ -1,11 +1,12 @@
-"""Sharding: a source written as tar shards, for sets too large to be copied file by file or to lie on one disk.
+"""Write a source as tar shards, for sets too large to be copied file by file or to fit on one disk.
 
-    DIR/index.json                  counts, classes, checksums; where each image lies; what could not be read
-    DIR/train/shard-000000.tar      members 00000042.jpg, the file as it was, and 00000042.cls, its class's number
+    DIR/index.json                  counts, classes, checksums; the position of each image; unreadable files
+    DIR/train/shard-000000.tar      members 00000042.jpg, the unchanged file, and 00000042.cls, the number of its class
 
-The images of a split are shuffled, always in the same way, so that any shard is a fair sample of it; KEY is an image's
-place in the source. What shards hold depends on nothing but the source and the settings. Each is written aside and
-renamed, and then noted in DIR/progress.jsonl: started again, the work goes on behind the last one noted.
+The images of a split are shuffled, always in the same way, so that any shard is a random sample of it; KEY is an
+image's position in the source. The content of shards depends only on the source and the settings. Each shard is written
+to a temporary file, renamed, and recorded in DIR/progress.jsonl: a restarted command continues after the last recorded
+shard.
 """
 
 import hashlib
@@ -39,9 +40,9 @@ from bigbigan.randomness import keyed_generator
 __all__ = ["write_shards"]
 
 SEED = 0  # of the order of images
-PROGRESS = "progress.jsonl"  # a line of the settings, then one a shard
+PROGRESS = "progress.jsonl"  # a line with the settings, then one for each shard
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif"}
-NOTE = {"split": str, "shard": {"file": str, "size": int}, "next": int, "skipped": [[str]]}  # a line on a shard
+RECORD = {"split": str, "shard": {"file": str, "size": int}, "next": int, "skipped": [[str]]}  # the line of a shard
 END_MARK = bytes(1024)  # of a tar file
 
 
@@ -53,24 +54,24 @@ def write_shards(
     resolution: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write every split of a source as shards under `out`, or what is still missing of them.
+    """Write every split of a source as shards under `out`, or the shards that are still missing.
 
     Files are copied byte for byte, if they can be decoded; rows of arrays become PNG files.
 
     Args:
         source: an opened source.
-        out: a folder that is not there yet, or empty, or holds the same work, begun or done.
-        size_mib: how large a shard may grow.
-        count: images of a shard, instead.
-        resolution: R: images are cut to their middle square and brought to R×R, as training does, and stored as PNG.
-        progress: shows images/s and time left on stderr.
+        out: a folder that does not exist, or is empty, or has shards of the same source and settings.
+        size_mib: maximum size of a shard.
+        count: images in a shard, instead of a maximum size.
+        resolution: R: images are cropped to their central square and resized to R×R, as in training, and stored as PNG.
+        progress: show images/s and time left on stderr.
 
     Returns:
         {"splits": {"train": {"images": N, "shards": K, "bytes": B}}, "skipped": [[file, reason]]}
 
     Raises:
-        UserError: `out` holds something else, or a split of which nothing can be read.
-        RunError: the disk is full, say. Complete shards are kept.
+        UserError: `out` contains something else, or no image of a split can be read.
+        RunError: writing failed, for example because the disk is full. Complete shards are kept.
     """
     plan = {
         "size_mib": None if count else size_mib,
@@ -80,37 +81,43 @@ def write_shards(
     }
     try:
         _make(out)
-        with _alone(out):
+        with _locked(out):
             if not (out / INDEX).exists():
                 _write_all(source, out, plan, progress)
     except OSError as e:
-        raise RunError(f"{e.filename or out}: {e.strerror}; complete shards are kept, the same command goes on") from e
+        raise RunError(
+            f"{e.filename or out}: {e.strerror}; complete shards are kept, run the same command again to continue"
+        ) from e
     about, splits = read_index(out)
     if about.get("plan") != plan:
-        raise UserError(f"--out {out} holds shards of other images or settings; choose another folder")
+        raise UserError(f"--out {out} has shards of other images or settings; choose another folder")
     return {
         "splits": {
-            split: {"images": sum(len(s.names) for s in of), "shards": len(of), "bytes": sum(s.size for s in of)}
-            for split, of in splits.items()
+            split: {
+                "images": sum(len(s.names) for s in shards),
+                "shards": len(shards),
+                "bytes": sum(s.size for s in shards),
+            }
+            for split, shards in splits.items()
         },
         "skipped": about["skipped"],
     }
 
 
 def _identity(source: Source) -> str:
-    """Tells sources apart, without reading any image."""
+    """Return a digest that identifies a source, without reading any image."""
     digest = hashlib.sha256()
     for split, images in source.splits.items():
         labels = None if images.labels is None else images.labels.tolist()
-        names = (None if of is None else list(map(shown, of)) for of in (images.files, images.classes))
-        files, classes = names
+        files = list(map(shown, images.files))
+        classes = None if images.classes is None else list(map(shown, images.classes))
         digest.update(json.dumps([split, files, labels, classes]).encode())
     return digest.hexdigest()
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """No two processes write to one folder."""
+def _locked(out: Path) -> Iterator[None]:
+    """Lock a folder, so that no two processes write to it."""
     folder = os.open(out, os.O_RDONLY)
     try:
         if not lock(folder, out):
@@ -126,18 +133,18 @@ def _make(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     names = set(os.listdir(out))
     if names and PROGRESS not in names and not is_index(out):
-        raise UserError(f"--out {out} is not empty and holds no shards; choose another folder")
+        raise UserError(f"--out {out} is not empty and has no shards; choose another folder")
 
 
 def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) -> None:
-    kept = _noted(out, plan)
-    write_text(out / PROGRESS, "".join(json.dumps(line) + "\n" for line in (plan, *kept)))
+    recorded = _recorded(out, plan)
+    write_text(out / PROGRESS, "".join(json.dumps(line) + "\n" for line in (plan, *recorded)))
     done: dict[str, list[dict[str, Any]]] = {}
-    with open(out / PROGRESS, "a") as notes:
+    with open(out / PROGRESS, "a") as records:
         for split, images in source.splits.items():
-            done[split] = [line for line in kept if line["split"] == split]
+            done[split] = [line for line in recorded if line["split"] == split]
             for line in _write_split(images, out, done[split], plan, progress):
-                _note(notes, line)
+                _record(records, line)
                 done[split].append(line)
     store = source.splits["train"].store
     about = {
@@ -148,47 +155,48 @@ def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) 
         "plan": plan,
         "skipped": [s for lines in done.values() for line in lines for s in line["skipped"]],
     }
-    write_index(out / INDEX, about, {split: [Shard(**line["shard"]) for line in of] for split, of in done.items()})
+    shards = {split: [Shard(**line["shard"]) for line in lines] for split, lines in done.items()}
+    write_index(out / INDEX, about, shards)
     os.unlink(out / PROGRESS)
 
 
-def _note(notes: IO[str], line: dict[str, Any]) -> None:
-    notes.write(json.dumps(line) + "\n")
-    notes.flush()
-    os.fsync(notes.fileno())
+def _record(records: IO[str], line: dict[str, Any]) -> None:
+    records.write(json.dumps(line) + "\n")
+    records.flush()
+    os.fsync(records.fileno())
 
 
-def _noted(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of what was done before: each is {"split", "shard", "next", "skipped"}."""
-    for aside in out.glob("*/.*.part"):
-        aside.unlink()
+def _recorded(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of the shards that are already complete: each is {"split", "shard", "next", "skipped"}."""
+    for temporary in out.glob("*/.*.part"):
+        temporary.unlink()
     if not (out / PROGRESS).exists():
         return []
-    lines, damaged = read_lines(out / PROGRESS, {str: Any})  # a line that was cut off is the last one
+    lines, damaged = read_lines(out / PROGRESS, {str: Any})  # only the last line can be cut off
     if not lines or lines[0] != plan:
-        raise UserError(f"--out {out} holds shards, begun, of other images or settings; choose another folder")
-    kept, broken = [], set()
+        raise UserError(f"--out {out} has unfinished shards of other images or settings; choose another folder")
+    complete, broken = [], set()
     for line in lines[1 : min(damaged) - 1 if damaged else None]:
         try:
-            checked(line, NOTE)
+            checked(line, RECORD)
         except ValueError:
             break
         path = out / line["shard"]["file"]
         if not path.exists() or path.stat().st_size != line["shard"]["size"]:
             broken.add(line["split"])
         if line["split"] not in broken:
-            kept.append(line)
-    return kept
+            complete.append(line)
+    return complete
 
 
 def _write_split(
     images: ImageSet, out: Path, done: list[dict[str, Any]], plan: dict[str, Any], progress: bool
 ) -> Iterator[dict[str, Any]]:
-    """Writes the shards that follow those done; yields a line on each."""
+    """Write the shards that follow those done; yield the record of each."""
     split, start = images.name, done[-1]["next"] if done else 0
     order = _order(images)
     (out / split).mkdir(exist_ok=True)
-    most = plan["images"] or len(images)
+    max_images = plan["images"] or len(images)
     limit = 2**62 if plan["size_mib"] is None else int(plan["size_mib"] * 2**20)
     tar: _Tar | None = None
     number, skipped = len(done), []
@@ -204,7 +212,7 @@ def _write_split(
             label = None if images.labels is None or images.labels[i] < 0 else int(images.labels[i])
             members = {f"{i:08d}.{ENDINGS[sniff(data) or '']}": data}
             members |= {} if label is None else {f"{i:08d}.cls": str(label).encode()}
-            if tar and (len(tar.shard.names) == most or tar.grown(members) > limit):
+            if tar and (len(tar.shard.names) == max_images or tar.size_with(members) > limit):
                 yield {"split": split, "shard": tar.finish(), "next": at, "skipped": skipped}
                 tar, skipped = None, []
             if tar is None:
@@ -223,7 +231,7 @@ def _write_split(
 
 
 def _order(images: ImageSet) -> np.ndarray:
-    """A permutation, the same each time; of shards elsewhere one for which a few are held at a time."""
+    """Return a permutation that is always the same; for remote shards, one that needs a few of them at a time."""
     generator = keyed_generator(SEED, f"shards {images.name}")
     if images.shards is None:
         return torch.randperm(len(images), generator=generator).numpy()
@@ -231,7 +239,7 @@ def _order(images: ImageSet) -> np.ndarray:
 
 
 def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> Iterator[bytes | Unreadable]:
-    """What is stored of each image, in this order, made ahead by threads."""
+    """Iterate over the bytes to store for each image, in this order; threads prepare them ahead."""
 
     def prepare(i: int) -> bytes | Unreadable:
         try:
@@ -266,21 +274,21 @@ def _png(array: np.ndarray) -> bytes:
 
 
 class _Tar:
-    """A tar file written aside, without times and owners: equal members are equal bytes."""
+    """A tar file, temporary until it is finished, without times and owners: equal members give equal bytes."""
 
     def __init__(self, out: Path, file: str) -> None:
         self.path = out / file
-        self.aside = self.path.with_name(f".{self.path.name}.part")
-        self.file = open(self.aside, "wb")  # noqa: SIM115
+        self.temporary = self.path.with_name(f".{self.path.name}.part")
+        self.file = open(self.temporary, "wb")  # noqa: SIM115
         self.digest = hashlib.sha256()
         self.shard = Shard(file)
 
-    def grown(self, members: dict[str, bytes]) -> int:
-        """The size it would have with these members and its end."""
+    def size_with(self, members: dict[str, bytes]) -> int:
+        """Return the size, in bytes, that the finished file would have with these members added."""
         return self.shard.size + sum(512 + _padded(len(data)) for data in members.values()) + len(END_MARK)
 
     def add(self, members: dict[str, bytes]) -> int:
-        """Where the bytes of the first begin."""
+        """Add members; return the offset of the first one's bytes."""
         offset = self.shard.size + 512
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -294,18 +302,19 @@ class _Tar:
         self.shard.size += len(data)
 
     def finish(self) -> dict[str, Any]:
-        """Gives it its end and its name; what the index says of it."""
+        """Finish the file, rename it, and return its entry for the index."""
         self._write(END_MARK)
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        os.replace(self.aside, self.path)
+        os.replace(self.temporary, self.path)
         self.shard.sha256 = self.digest.hexdigest()
         return vars(self.shard)
 
     def abandon(self) -> None:
+        """Remove the temporary file."""
         self.file.close()
-        self.aside.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
 
 def _padded(size: int) -> int:
