@@ -56,6 +56,8 @@ MIRRORING = ("flip", "resnet_crop")  # augmentations that mirror half of the ima
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
+    """The training images: how they are read, augmented and labelled."""
+
     channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
     # Augmentation of training images. flip: mirror half of them left to right. resnet_crop: 8-100 % of the area, aspect
     # 3/4-4/3, and flip (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side
@@ -73,7 +75,7 @@ class DataConfig(Settings):
     # all classes have the same number.
     class_sizes: tuple[int, ...] = ()
     fraction: float = 1.0  # share of the training images to train on, the same ones for every seed
-    memory_gib: float = 8.0  # larger image sets are decoded anew for each batch
+    memory_gib: float = 8.0  # larger image sets are decoded again for each batch
     # Remote shards, streamed: number of shards shuffled together. Twice as many are cached on disk.
     shuffle_shards: int = 16
     max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
@@ -119,6 +121,8 @@ class GeneratorConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig(Settings):
+    """The discriminator D."""
+
     network: Literal["biggan", "mlp", "conv"] = "biggan"  # F, H and J; or BiGAN's two, which have widths alone
     channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks, the first ones halve the image; or of the layers
     bias: bool = False  # of the first layer of mlp and conv, which no batch norm follows (docs/bigan.md)
@@ -216,6 +220,8 @@ class OptimizerConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Settings):
+    """Length, batches and arithmetic of training."""
+
     steps: int = 10_000  # joint G and E steps; each is preceded by d_steps of D
     batch_size: int = 64
     d_steps: int = 2  # of a BigBiGAN; in the other systems all networks step at once

@@ -111,7 +111,7 @@ class _Recompute(torch.autograd.Function):
 
 
 class _RandomState:
-    """The random state of a block (CPU and device), used again in recomputation; the current one is restored on exit."""
+    """The random state (CPU and device) of a block, used again in recomputation; restores the current one on exit."""
 
     def __init__(self, x: Tensor) -> None:
         self.cpu, self.devices = torch.get_rng_state(), get_device_states(x)

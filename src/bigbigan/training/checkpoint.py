@@ -60,6 +60,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A checkpoint folder of a run, and its step."""
+
     path: Path
     step: int
 

@@ -72,7 +72,7 @@ def write_training_images(state: TrainingState, batches: Batches, run: Path) -> 
 
 
 def write_inputs(state: TrainingState, batches: Batches, run: Path) -> None:
-    """Write what the networks see of some images if that differs from the images: a file a task, a row an image."""
+    """Write the networks' inputs for some images, if they differ: one file for each task, one row for each image."""
     generator = keyed_generator(state.config.training.seed, "inputs", 0, str(state.device))
     x = sample_training_images(state, batches, 8)
     noise = state.system.sample_noise(len(x), generator)
@@ -87,7 +87,7 @@ def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
         return
     generator = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
     z, classes = state.system.sample_prior(64, generator), state.config.data.classes
-    y = torch.arange(64, device=z.device) // 8 % classes if classes > 1 else None  # a row a class
+    y = torch.arange(64, device=z.device) // 8 % classes if classes > 1 else None  # one row for each class
     with torch.no_grad():
         save_image(grid(generate(G, z, y)), run / "samples" / f"samples-{state.step:08d}.png")
         if state.E_ema is not None:

@@ -128,7 +128,7 @@ class Heartbeat:
         self.store.set(str(self.rank), f"{self.count} {self._beats} {self.doing}")
 
     def look(self, now: float) -> tuple[str, bool]:
-        """(what is to be said at this time, in seconds, or nothing; whether this process is to end)."""
+        """Return (the message to print at time `now`, in seconds, or ""; whether this process must end)."""
         self._tell()
         counts, doing = {}, {}
         for rank in set(range(self.size)) - {self.rank}:

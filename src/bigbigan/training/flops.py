@@ -78,8 +78,10 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 class _Flops(TorchDispatchMode):
-    """Adds up the FLOPs of all that is computed within it. torch's own counter also tracks modules, which fails where a
-    backward pass runs modules again, as reversible stages do."""
+    """Context that counts the FLOPs computed within it.
+
+    torch's own counter also tracks modules, which fails if a backward pass runs modules again, as reversible stages do.
+    """
 
     total = 0
 

@@ -154,8 +154,9 @@ def _refuse_fewer_steps(config: Config, folder: Path) -> None:
 def init_or_resume(
     config: Config, data: TrainingData, folder: Path, device: torch.device
 ) -> tuple[TrainingState, bool]:
-    """Return a new state, or the one of the newest checkpoint in `folder`, the same on all ranks; and, on rank 0,
-    whether it was resumed.
+    """Return a new state, or that of the newest checkpoint in `folder`, and, on rank 0, whether it was resumed.
+
+    The state is the same on all ranks.
 
     Raises:
         UserError: the system cannot be trained on these images, or the run was started on others.

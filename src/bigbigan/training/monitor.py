@@ -22,8 +22,7 @@ METRIC: dict[Any, Any] = {"step": int, str: float}  # a line, see `bigbigan.io.c
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl in order. Damaged lines, such as a truncated last one, are skipped with a
-    warning."""
+    """Return the lines of metrics.jsonl in order; skip damaged ones, such as a truncated last line, with a warning."""
     lines, damaged = read_lines(run / "metrics.jsonl", METRIC)
     warn_of_damage(run / "metrics.jsonl", damaged)
     return lines

@@ -28,17 +28,18 @@ LENGTH = 32  # bytes of the key
 
 
 def key_file() -> Path:
+    """Return the path of the user's key, which may not exist."""
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "bigbigan" / "key"
 
 
 def seal(card: Mapping[str, Any]) -> str:
-    """The seal of the names in a data card, hexadecimal; "" where no key can be kept here."""
+    """Return the seal of the names in a data card, hexadecimal; "" if the user's key cannot be stored."""
     key = _key(make=True)
     return "" if key is None else hmac.new(key, _names(card), hashlib.sha256).hexdigest()
 
 
 def is_sealed(card: Mapping[str, Any]) -> bool:
-    """Whether a data card, which may be anybody's, has the seal of this user on the names in it."""
+    """Return whether a data card, which is untrusted, has this user's seal on its names."""
     key, found = _key(make=False), card.get("seal")
     if key is None or not isinstance(found, str):
         return False
@@ -46,27 +47,27 @@ def is_sealed(card: Mapping[str, Any]) -> bool:
 
 
 def _names(card: Mapping[str, Any]) -> bytes:
-    """What a card names, in one form."""
+    """Return the names in a card, as bytes in a canonical form."""
     labels = card.get("labels")
     labels = labels if isinstance(labels, Mapping) else {}
     return json.dumps([[part.get("spec"), part.get("path"), part.get("from_run")] for part in (card, labels)]).encode()
 
 
 def _key(make: bool) -> bytes | None:
-    """This user's key; None where there is none and none is made."""
+    """Return this user's key, made if it is missing and `make`; None if there is none."""
     path = key_file()
     try:
         if make and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".key-{secrets.token_hex(8)}")
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            temporary = path.with_name(f".key-{secrets.token_hex(8)}")
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(LENGTH))
             try:
-                os.link(aside, path)  # fails where another process was first
+                os.link(temporary, path)  # fails if another process was first
             except FileExistsError:
                 pass
             finally:
-                aside.unlink()
+                temporary.unlink()
         key = regular_bytes(path, LENGTH)
     except (OSError, ValueError, RuntimeError):  # RuntimeError: no home
         return None

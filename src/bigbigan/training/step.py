@@ -92,8 +92,10 @@ def accumulate_gradients(
 
 
 def _chunk_metrics(losses: dict[str, Tensor], outcome: Outcome, chunks: int) -> dict[str, Tensor]:
-    """Return one chunk's share of the losses, of other metrics, and of the mean of each score on both kinds of pairs,
-    such as s_xz_enc and s_xz_gen."""
+    """Return one chunk's share of the losses, the other metrics, and the mean scores of both kinds of pairs.
+
+    Mean scores are named s_xz_enc, s_xz_gen and so on.
+    """
     metrics = {f"loss_{player}": loss.detach() for player, loss in losses.items()}
     metrics |= {name: value / chunks for name, value in outcome.metrics.items()}
     for kind, pairs in (("enc", outcome.enc), ("gen", outcome.gen)):

@@ -35,7 +35,7 @@ def save_tensors(
 
 
 def read_tensors(path: Path, prefix: str = "", digest: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file whose names start with `prefix`, and its metadata.
+    """Return the tensors of a safetensors file whose names start with `prefix`, and its metadata.
 
     Args:
         path: the file.

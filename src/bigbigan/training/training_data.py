@@ -133,7 +133,7 @@ def load_training_data(
     )
     card = _data_card(spec, source, images, run, len(pixels), side, fingerprint)
     if not distributed.same_on_all_ranks(fingerprint):
-        raise UserError(f"--data {spec}: not all processes of torchrun find the same images there; copy them anew")
+        raise UserError(f"--data {spec}: not all processes of torchrun find the same images there; copy them again")
     return TrainingData(source, images, batches, labels, groups, card)
 
 
