@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bigbigan.data import open_source
 from bigbigan.evaluation.features import pixel_features
-from bigbigan.evaluation.probes.logistic import STRENGTHS, few_label_draws
+from bigbigan.evaluation.probes.logistic import STRENGTHS, few_label_trials
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.evaluation.splits import View, load_labelled
 from reproduction.common import Script
@@ -52,7 +52,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     assert train.labels is not None
     assert test.labels is not None
     some = np.flatnonzero(train.labels < options.classes)
-    picks = some[few_label_draws(train.labels[some], options.per_class, 1)[0]]
+    picks = some[few_label_trials(train.labels[some], options.per_class, 1)[0]]
     x, labels = pixel_features(train.pixels[picks]), train.labels[picks]
     new = pixel_features(test.pixels[test.labels < options.classes])
     next(logistic_path(x[:, :64], labels, [1.0]))  # libraries start their threads

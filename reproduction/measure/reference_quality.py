@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.data import open_source
-from bigbigan.evaluation.image_quality.feature_networks import channels_of, open_network
+from bigbigan.evaluation.image_quality.feature_networks import channels_of, open_extractor
 from bigbigan.evaluation.image_quality.sampling import compare, reference
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.training.run_folder import default_device
@@ -50,7 +50,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     device = default_device()
     source = open_source(options.data)
     view = View(options.resolution, channels_of(source))
-    network = open_network(options.network, source.name, None, options.resolution, device)
+    network = open_extractor(options.network, source.name, None, options.resolution, device)
     real = reference(source, "train", view, network)
     test = torch.from_numpy(read_split(source, source.splits["test"], view).pixels)[:10_000]
     noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,6 @@
 """Train on one data set without labels, classify another: every run on every source, with the baselines.
 
-    python -m reproduction.measure.transfer --runs RUN ... --sources SOURCE ... [--most N]
+    python -m reproduction.measure.transfer --runs RUN ... --sources SOURCE ... [--max-images N]
 
 Baselines are raw and whitened pixels, and the untrained encoder. Images of another size or number of channels are
 converted to the encoder's, as in `bigbigan evaluate` (docs/transfer.md).
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/transfer.jsonl")
     script.parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="RUN")
     script.parser.add_argument("--sources", nargs="+", required=True, metavar="SOURCE")
-    script.parser.add_argument("--most", type=int, metavar="N", help="maximum number of images of each split")
+    script.parser.add_argument("--max-images", type=int, metavar="N", help="maximum number of images of each split")
     return script.run(measure, arguments)
 
 
@@ -38,7 +38,9 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             features = ["bn_crelu"] if (target.view, spec) in seen else [*PIXELS, "bn_crelu"]
             seen.add((target.view, spec))
             metrics = [pattern.format(feature) for feature in features for pattern in PROTOCOLS]
-            lines = evaluate(run, spec, metrics, script.command, progress=False, most=options.most, study=script.study)
+            lines = evaluate(
+                run, spec, metrics, script.command, progress=False, max_images=options.max_images, study=script.study
+            )
             form = {"trained_on": target.trained_on, "side": target.view.resolution, "channels": target.view.channels}
             script.append([replace(x, protocol=x.protocol | form) for x in lines])
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from bigbigan.evaluation.image_quality.feature_networks import open_network
+from bigbigan.evaluation.image_quality.feature_networks import open_extractor
 from bigbigan.evaluation.image_quality.metrics import inception_score
-from bigbigan.evaluation.image_quality.sampling import compare, reference_of_run
+from bigbigan.evaluation.image_quality.sampling import compare, run_reference
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import open_target
 from reproduction.common import Script
@@ -43,8 +43,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     assert model is not None
     config = model.config
     source = target.source(None, None, "truncation")
-    network = open_network(options.network, source.name, None, config.encoder.resolution, target.device)
-    real = reference_of_run(source, "train", config, network)
+    network = open_extractor(options.network, source.name, None, config.encoder.resolution, target.device)
+    real = run_reference(source, "train", config, network)
     found = {}
     for level in LEVELS:
         start = time.perf_counter()

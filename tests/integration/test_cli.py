@@ -314,7 +314,7 @@ MISTAKES = {
     "labels of other images": lambda t, r: ((t / "l.csv").write_text("file,label\nz.png,1\n") and ["train", "small/digits", "--out", t / "x", "--labels", t / "l.csv"], "1 of 1 rows name no image of digits"),
     "evaluate nothing": lambda t, r: (["evaluate", t / "none"], "is not a folder"),
     "evaluate a folder that is no run": lambda t, r: (["evaluate", t], "config.json does not exist"),
-    "at most one image": lambda t, r: (["evaluate", r, "--most", "1"], "--most 1: expected at least 2"),
+    "at most one image": lambda t, r: (["evaluate", r, "--max-images", "1"], "--max-images 1: expected at least 2"),
     "unknown metric": lambda t, r: (["evaluate", r, "--metrics", "accuracy"], "known are"),
     "config is not JSON": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text("{"))], "cannot be read as JSON"),
     "config is a list": lambda t, r: (["evaluate", broken_run(t, r, lambda c: (c / "config.json").write_text("[]"))], "expected a JSON object"),
@@ -372,7 +372,7 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(mistake, run, capsys, tmp_pa
 
 def test_evaluate_takes_at_most_so_many_images_and_says_so(run, capsys, tmp_path):
     results, copy = tmp_path / "r.jsonl", shutil.copytree(run, tmp_path / "copy")
-    asked = ["--most", "30", "--metrics", "knn1_euclidean_pixels", "--results", results, "--quiet"]
+    asked = ["--max-images", "30", "--metrics", "knn1_euclidean_pixels", "--results", results, "--quiet"]
     code, _, err = call(capsys, "evaluate", copy, *asked)
     assert code == 0, err
     (line,) = [json.loads(text) for text in results.read_text().splitlines()]

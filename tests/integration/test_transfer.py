@@ -67,7 +67,7 @@ def test_transfer_measures_every_run_on_every_source(folder, tmp_path):
     out = tmp_path / "lines.jsonl"
     runs = [folder / "run grey", folder / "run colour"]
     sources = [folder / "grey.npz", folder / "larger.npz"]
-    arguments = ["--most", "45", "--results", out, "--runs", *runs, "--sources", *sources]
+    arguments = ["--max-images", "45", "--results", out, "--runs", *runs, "--sources", *sources]
     assert transfer.main(list(map(str, arguments))) == 0
     lines = [json.loads(text) for text in out.read_text().splitlines()]
     found = {
@@ -78,7 +78,7 @@ def test_transfer_measures_every_run_on_every_source(folder, tmp_path):
     assert {x["study"] for x in lines} == {"transfer"}
     (command,) = {x["command"] for x in lines}
     assert command.startswith(
-        "python -m reproduction.measure.transfer --most 45 --results lines.jsonl --runs 'run grey'"
+        "python -m reproduction.measure.transfer --max-images 45 --results lines.jsonl --runs 'run grey'"
     )
     assert {x["n"] for x in lines} == {45}
 

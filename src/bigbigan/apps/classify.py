@@ -32,7 +32,13 @@ from torch import Tensor, nn
 from bigbigan.data.csv_cells import cell
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
-from bigbigan.evaluation.probes.logistic import class_scores, cross_validated, few_label_draws, over, scores
+from bigbigan.evaluation.probes.logistic import (
+    class_scores,
+    cross_validated,
+    few_label_trials,
+    mean_over_trials,
+    scores,
+)
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.evaluation.records import ResultLine, Subject, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
@@ -62,7 +68,7 @@ class Labels:
     def draw(self, labels: np.ndarray, number: int) -> np.ndarray:
         """Indices of the labelled images of draw `number`."""
         if self.per_class:
-            return few_label_draws(labels, self.per_class, number + 1)[number]
+            return few_label_trials(labels, self.per_class, number + 1)[number]
         assert self.fraction is not None
         rng = np.random.default_rng(number)
         members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
@@ -142,7 +148,7 @@ def classify(
             if written:
                 _write(out, [train, test, *images.others], known, logits, names, raw_cells)
             bar.update()
-        measured = {f"{name}_{metric}_{labels.name}": over(trials) for name, trials in found.items()}
+        measured = {f"{name}_{metric}_{labels.name}": mean_over_trials(trials) for name, trials in found.items()}
         if len(np.unique(test.labels)) < 2:
             del measured[f"auroc_{metric}_{labels.name}"]  # not defined for one class
         lines += target.result_lines(
@@ -156,7 +162,7 @@ def classify(
             command=command,
         )
     bar.close()
-    if (kept := target.results_beside(out)) is not None:
+    if (kept := target.results_file(out)) is not None:
         append_results(kept, lines)
     return lines
 
@@ -183,17 +189,17 @@ def _methods(
 
     found: list[tuple[str, Subject, Method]] = [
         ("frozen_pixels", "pixels", frozen(pixel_features(pixels))),
-        ("frozen_pca_pixels", "pca_pixels", frozen(pca_pixels(images.seen)(pixels))),
+        ("frozen_pca_pixels", "pca_pixels", frozen(pca_pixels(images.training_pixels)(pixels))),
     ]
     for subject in target.subjects[1:]:
-        encoder = target.encoder(subject, images.seen)
+        encoder = target.encoder(subject, images.training_pixels)
         with unchanged(encoder):
             features = encoder_features(encoder, pixels)["bn_crelu"]
         found.append(("frozen_bn_crelu", subject, frozen(features)))
     tuned: list[tuple[str, Subject, float]] = [("scratch", "untrained", 1e-3)] if scratch else []
     tuned += [("finetuned", "trained", 3e-4)] if finetune else []
     for name, subject, rate in tuned:
-        encoder = target.encoder(subject, images.seen)
+        encoder = target.encoder(subject, images.training_pixels)
         found.append((name, subject, _tuner(encoder, pixels, y, groups, target, rate, mirror)))
     return sorted(found, key=lambda method: method[1] in ("trained", "external"))
 

@@ -106,7 +106,7 @@ def cluster(
         picks = images.subset([where[file] for file in train.files])
         picks.labels, picks.classes = found, [str(k) for k in range(clusters)]
         save_image(class_sheet(picks), sheet)
-    if lines and (kept := target.results_beside(out)) is not None:
+    if lines and (kept := target.results_file(out)) is not None:
         append_results(kept, lines)
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
 

@@ -45,7 +45,7 @@ def at_least(least: int, **given: int) -> None:
     """Raise UserError if an option is below the minimum."""
     for name, value in given.items():
         if value < least:
-            raise UserError(f"--{name} {value}: expected at least {least}")
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
 
 
 def check_picture(options: argparse.Namespace) -> None:

@@ -133,8 +133,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _too_little_memory(error: BaseException) -> int:
     said = " ".join(str(error).split())[:160]
     print(
-        f"bigbigan: out of memory{f' ({said})' if said else ''}; ask for fewer or smaller images (--count, --most, "
-        "--resolution), end what else runs here, or take a machine with more",
+        f"bigbigan: out of memory{f' ({said})' if said else ''}; use fewer or smaller images (--count, --max-images, "
+        "--resolution), stop other programs, or use a machine with more memory",
         file=sys.stderr,
     )
     return 1

@@ -66,7 +66,7 @@ def load_pixels(
     if need > max_bytes:
         raise UserError(
             f"{n:,} images of {resolution}x{resolution}x{channels} take {need / 2**30:,.1f} GiB, limit "
-            f"{max_bytes / 2**30:,.1f}; lower the resolution or use fewer images (evaluate: --most)"
+            f"{max_bytes / 2**30:,.1f}; lower the resolution or use fewer images (evaluate: --max-images)"
         )
     out = np.empty((n, channels, resolution, resolution), dtype=np.uint8)
     limit = source.max_unreadable if source is not None else Source.max_unreadable

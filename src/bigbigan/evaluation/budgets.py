@@ -1,7 +1,7 @@
-"""How long a run was trained, in the two units that Table 2 compares at: images seen, and updates of E.
+"""Compute how long a run was trained, in the two units that Table 2 compares: images seen, and updates of E.
 
 A step of a BigBiGAN sees three batches, and E learns from one of them; in all other systems a step is one batch. So
-at equal numbers of images seen E of a BigBiGAN is updated a third as often.
+at equal numbers of images seen, the E of a BigBiGAN is updated a third as often.
 """
 
 from __future__ import annotations
@@ -19,45 +19,47 @@ Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
 
 
 class Budget(NamedTuple):
-    images_seen: int  # drawn from the data, counted once for each batch
-    updates: int  # of E: in every system one a step
-    images_of_encoder: int  # in the batches that gave E a gradient
+    """The length of a training run."""
 
-    def shown(self) -> tuple[str, str]:
-        """Images seen and updates of E, as a table shows them."""
-        of_encoder = f" ({self.images_of_encoder:,} by E)" if self.images_of_encoder != self.images_seen else ""
-        return f"{self.images_seen:,}{of_encoder}", f"{self.updates:,}"
+    images_seen: int  # drawn from the data, counted once for each batch
+    updates: int  # of E: one per step in every system
+    encoder_images: int  # in the batches that gave E a gradient
+
+    def cells(self) -> tuple[str, str]:
+        """Return images seen and updates of E, as a table shows them."""
+        by_encoder = f" ({self.encoder_images:,} by E)" if self.encoder_images != self.images_seen else ""
+        return f"{self.images_seen:,}{by_encoder}", f"{self.updates:,}"
 
 
 def budget(line: Line) -> Budget | None:
-    """Return the budget of the run of a result line; None for an external or untrained encoder."""
+    """Return the budget of the run of a result line, or None for an external or untrained encoder."""
     if line["subject"] != "trained" or line["experiment"] not in EXPERIMENTS:
         return None
-    usual = EXPERIMENTS[line["experiment"]].config(line.get("scale", 0)).training.batch_size
-    batch = line["settings"].get("training.batch_size", usual)
+    default = EXPERIMENTS[line["experiment"]].config(line.get("scale", 0)).training.batch_size
+    batch = line["settings"].get("training.batch_size", default)
     return Budget(line["images_seen"], line["steps"], line["steps"] * batch)
 
 
 class Variant(NamedTuple):
-    """Runs of an experiment beside those that a table compares: of other settings, or of another length."""
+    """Runs of an experiment with other settings, or of another length, than the runs that a table compares."""
 
     experiment: str
-    what: str  # how they differ
-    lines: list[Line]  # of the trained networks; and of the untrained ones with the same settings
+    difference: str
+    lines: list[Line]  # of the untrained networks with these settings, then of the trained ones
 
 
 def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
-    """Runs that share a budget with those that a table shows: as many images seen, or as many updates of E.
+    """Return the runs that share a budget with the runs of a table: as many images seen, or as many updates of E.
 
     Args:
         shown: lines of the trained networks that the table compares, of one data set and one change of settings.
-        lines: all that there are.
+        lines: all lines that there are.
     """
     if not shown:
         return []
-    where, usual = (shown[0]["dataset"], shown[0]["split"]), chosen_settings(shown[0])
+    split, usual = (shown[0]["dataset"], shown[0]["split"]), chosen_settings(shown[0])
     images, updates = ({x[unit] for x in shown} for unit in ("images_seen", "steps"))
-    lines = [x for x in lines if (x["dataset"], x["split"]) == where]
+    lines = [x for x in lines if (x["dataset"], x["split"]) == split]
     groups: dict[tuple[str, str, int], list[Line]] = {}
     for x in lines:
         same_budget = x["images_seen"] in images or x["steps"] in updates
@@ -69,11 +71,12 @@ def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
     for (experiment, _, steps), trained in groups.items():
         settings = chosen_settings(trained[0])
         changed = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
-        what = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items()) or f"{steps:,} updates of E"
+        difference = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
+        difference = difference or f"{steps:,} updates of E"
         untrained = [
             x
             for x in lines
             if (x["subject"], x["experiment"]) == ("untrained", experiment) and chosen_settings(x) == settings
         ]
-        found.append(Variant(experiment, what, untrained + trained))
+        found.append(Variant(experiment, difference, untrained + trained))
     return found

@@ -1,6 +1,7 @@
-"""Measure the validation metric of a run while it trains (early stopping, Appendix A).
+"""Measure the validation metric of a run during training (early stopping, Appendix A).
 
-Accuracies are measured on train_val, training images held out from the classifiers. The test split is not used.
+Accuracies are measured on train_val: training images that the classifiers are not trained on. The test split is not
+used.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bigbigan.data import Source
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
-from bigbigan.evaluation.image_quality.feature_networks import ready_networks
+from bigbigan.evaluation.image_quality.feature_networks import available_extractors
 from bigbigan.evaluation.image_quality.sampling import measure_quality
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
@@ -28,7 +29,7 @@ from bigbigan.evaluation.probes.linear_heads import (
     top_accuracy,
     train_heads,
 )
-from bigbigan.evaluation.probes.logistic import class_scores, few_label_draws, fit_few, scores
+from bigbigan.evaluation.probes.logistic import class_scores, few_label_trials, fit_few, scores
 from bigbigan.evaluation.splits import hold_out, train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.training.state import TrainingState
@@ -39,15 +40,15 @@ MAX_SCORED = 4_000  # images of train_val that few-label accuracy is measured on
 
 
 class ValidationMetric:
-    """Measures `log.validation_metric` on the averaged networks of a training state, without changing a weight.
+    """Measure `log.validation_metric` on the averaged networks of a training state, without changing a weight.
 
     Args:
-        config: of the run; `log.validation_metric` is a few-label or Table 1 accuracy, or image quality.
-        batches: of the training images.
-        labels: of the training images, int64 [N], -1 if an image has none; or None.
-        source: of the images.
+        config: settings of the run; `log.validation_metric` is a few-label or Table 1 accuracy, or image quality.
+        batches: batches of the training images.
+        labels: labels of the training images, int64 [N], -1 if an image has none; or None.
+        source: the source of the images.
         run: the run folder.
-        groups: of the training images, int64 [N] (`ImageSet.groups`), or None.
+        groups: groups of the training images, int64 [N] (`ImageSet.groups`), or None.
 
     Raises:
         UserError: the metric is not known, or cannot choose a step.
@@ -68,7 +69,7 @@ class ValidationMetric:
         if m.kind == "quality":
             if m.reference == "test":
                 raise UserError(
-                    f"log.validation_metric={m.name}: a step is not chosen by the test split; expected ..._train_..."
+                    f"log.validation_metric={m.name}: the test split must not choose a step; expected ..._train_..."
                 )
         elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature in PIXELS:
             raise UserError(
@@ -77,7 +78,7 @@ class ValidationMetric:
             )
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
         if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
-            # Evaluation will hold out a fifth of them as its test split (`load_images`): it must not choose the step.
+            # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
             labelled_groups = None if groups is None else groups[known]
             if labelled_groups is not None and len(np.unique(labelled_groups)) < 3:  # test, train_val, training
                 known = known[:0]
@@ -89,10 +90,10 @@ class ValidationMetric:
 
     @property
     def possible(self) -> bool:
-        """Whether it can be measured: labels and an encoder are needed, or G and an available feature extractor."""
+        """Whether the metric can be measured: it needs labels and E, or G and an available feature extractor."""
         if self.metric.kind == "quality":
-            ready = ready_networks(self.source.name, self.config.has_encoder)
-            return self.config.has_generator and self.metric.network in ready
+            available = available_extractors(self.source.name, self.config.has_encoder)
+            return self.config.has_generator and self.metric.network in available
         return (
             self.labels is not None
             and self.config.has_encoder
@@ -100,12 +101,12 @@ class ValidationMetric:
         )
 
     @property
-    def less_is_better(self) -> bool:
-        """Whether the best step has the lowest value."""
+    def lower_is_better(self) -> bool:
+        """Whether a lower value is better."""
         return self.metric.measure in ("fid", "kid")
 
     def __call__(self, state: TrainingState) -> float:
-        """Return the metric of the averaged networks, whose batch norm statistics must be filled."""
+        """Return the metric of the averaged networks. The statistics of their batch norms must be filled."""
         m = self.metric
         if m.kind == "quality":
             assert state.G_ema is not None
@@ -124,12 +125,12 @@ class ValidationMetric:
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
-        draws = [self.training_images[picks] for picks in few_label_draws(labels[self.training_images], 10)]
-        used = np.unique(np.concatenate(draws))
+        trials = [self.training_images[picks] for picks in few_label_trials(labels[self.training_images], 10)]
+        used = np.unique(np.concatenate(trials))
         scored = self.validation_images[:: max(1, len(self.validation_images) // MAX_SCORED)]
         known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
         values = []
-        for picks in draws:
+        for picks in trials:
             groups = None if self.groups is None else self.groups[picks]
             classifier = fit_few(known[np.searchsorted(used, picks)], labels[picks], groups)
             values.append(scores(class_scores(classifier, new), labels[scored])[m.score])

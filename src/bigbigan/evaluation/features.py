@@ -1,4 +1,4 @@
-"""Features of whole image sets, and the proof that measuring them changed nothing."""
+"""Compute features of whole image sets, and check that measuring them changed nothing."""
 
 from __future__ import annotations
 
@@ -31,22 +31,30 @@ __all__ = [
 
 PIXELS_SIDE = 64
 PCA_VARIANCE = 0.8  # share of the variance that the components carry
-PCA_COMPONENTS = 256  # at most
-PCA_IMAGES = 5_000  # that they are computed from, at most
-LAYER_MOST = 9_216  # numbers that a layer's map is pooled to; AlexNet's own pool5 has as many
-USUAL = ("avepool", "bn_crelu")
+PCA_COMPONENTS = 256  # maximum
+PCA_IMAGES = 5_000  # maximum number of images that the components are computed from
+MAX_LAYER_SIZE = 9_216  # maximum length of the features of a layer; AlexNet's own pool5 has as many
+DEFAULT_FEATURES = ("avepool", "bn_crelu")
 
 
 @torch.no_grad()
 def encoder_features(
     encoder: Any,
     pixels: np.ndarray,
-    names: Sequence[str] = USUAL,
+    names: Sequence[str] = DEFAULT_FEATURES,
     *,
     batch_size: int = 500,
     mirrored: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Features by name of uint8 images [N, C, R, R], or of their mirror images; each float32 [N, d]. See `outputs`."""
+    """Return the features of images by name, each float32 [N, d]; see `outputs` for the names.
+
+    Args:
+        encoder: an encoder with the methods that `outputs` calls.
+        pixels: uint8 [N, C, R, R].
+        names: features to compute.
+        batch_size: images in one pass.
+        mirrored: whether to mirror the images left to right first.
+    """
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     for chunk in torch.from_numpy(pixels).split(batch_size):
@@ -56,14 +64,14 @@ def encoder_features(
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
 
-def outputs(encoder: Any, x: Tensor, names: Sequence[str] = USUAL) -> dict[str, Tensor]:
-    """Features by name of images float [N, C, R, R] in [-1, 1], each [N, d].
+def outputs(encoder: Any, x: Tensor, names: Sequence[str] = DEFAULT_FEATURES) -> dict[str, Tensor]:
+    """Return the features of images, float [N, C, R, R] in [-1, 1], by name, each [N, d].
 
-    avepool         what E's trunk gives; of BiGAN's E the last hidden layer
-    bn_crelu        of that, Section 3.2
+    avepool         the output of E's trunk; the last hidden layer of BiGAN's E
+    bn_crelu        batch norm and CReLU of avepool, Section 3.2
     z_mean          E(x)
-    conv1 .. conv5  of an AlexNet trunk, pooled to at most 9,216 numbers
-    discriminator   of a D that is handed in as `encoder`, the layer before its score
+    conv1 .. conv5  the layers of an AlexNet trunk, pooled to at most 9,216 numbers
+    discriminator   the layer before the score, if `encoder` is a D
     """
     layers = [name for name in names if name.startswith("conv")]
     maps = encoder.trunk.maps(x) if layers else []
@@ -81,13 +89,13 @@ def outputs(encoder: Any, x: Tensor, names: Sequence[str] = USUAL) -> dict[str, 
 
 
 def _pooled(maps: Tensor) -> Tensor:
-    """[N, C, H, W] averaged over an even grid of places, the finest with no more than LAYER_MOST numbers."""
-    side = min(maps.shape[-1], int((LAYER_MOST / maps.shape[1]) ** 0.5))
+    """Average maps [N, C, H, W] over the finest even grid that gives no more than MAX_LAYER_SIZE numbers."""
+    side = min(maps.shape[-1], int((MAX_LAYER_SIZE / maps.shape[1]) ** 0.5))
     return F.adaptive_avg_pool2d(maps, side).flatten(1)
 
 
 def pixel_features(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
-    """Raw pixels as features: float32 [N, C·R·R] in [0, 1]; images of more than 64 px averaged down to 64."""
+    """Return raw pixels as features, float32 [N, C·R·R] in [0, 1]. Images above 64 px are averaged down to 64."""
     x = pixels[..., ::-1] if mirrored else pixels
     if x.shape[-1] > PIXELS_SIDE:
         chunks = torch.from_numpy(np.ascontiguousarray(x)).split(500)
@@ -97,29 +105,29 @@ def pixel_features(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PCAPixels:
-    """Pixels as coordinates along principal components, each of variance 1.
+    """Project pixels on principal components, each scaled to variance 1.
 
     Attributes:
         center: mean of `pixel_features`, float64 [d].
-        components: directions over their standard deviations, float64 [k, d].
+        components: directions divided by their standard deviations, float64 [k, d].
     """
 
     center: np.ndarray
     components: np.ndarray
 
     def __call__(self, pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
-        """Features float32 [N, k] of uint8 images [N, C, R, R], or of their mirror images."""
+        """Return features, float32 [N, k], of uint8 images [N, C, R, R], or of their mirror images."""
         chunks = np.split(pixels, range(1_000, len(pixels), 1_000))
         parts = [(pixel_features(chunk, mirrored) - self.center) @ self.components.T for chunk in chunks]
         return np.concatenate(parts).astype(np.float32)
 
 
 def pca_pixels(pixels: np.ndarray) -> PCAPixels:
-    """The principal components of unlabelled images uint8 [N, C, R, R]; of 5,000 drawn by a fixed seed, where there are
-    more.
+    """Compute the principal components of unlabelled images, uint8 [N, C, R, R].
 
-    The components are the fewest that carry 80 % of the variance, 256 at most. Whitening gives each the same weight, so
-    with more of them a few labels tell less: those of little variance are mostly noise.
+    If there are more than 5,000 images, 5,000 are drawn by a fixed seed. The components are the fewest that carry 80 %
+    of the variance, 256 at most. Whitening gives each component the same weight, so more components make few labels
+    less useful: those of little variance are mostly noise.
     """
     if len(pixels) > PCA_IMAGES:
         pixels = pixels[np.random.default_rng(0).permutation(len(pixels))[:PCA_IMAGES]]
@@ -128,11 +136,11 @@ def pca_pixels(pixels: np.ndarray) -> PCAPixels:
     x -= mean
     n, d = x.shape
     square = x @ x.T if n < d else x.T @ x
-    most = min(PCA_COMPONENTS, len(square))
-    spread, vectors = eigh(square, subset_by_index=(len(square) - most, len(square) - 1))
+    maximum = min(PCA_COMPONENTS, len(square))
+    spread, vectors = eigh(square, subset_by_index=(len(square) - maximum, len(square) - 1))
     spread, vectors = spread[::-1], vectors[:, ::-1]
     total = float(np.trace(square))
-    count = min(int(np.searchsorted(spread.cumsum(), PCA_VARIANCE * total)) + 1, most)
+    count = min(int(np.searchsorted(spread.cumsum(), PCA_VARIANCE * total)) + 1, maximum)
     spread, vectors = np.maximum(spread[:count], 1e-12 * total + 1e-300), vectors[:, :count]
     directions = (vectors / np.sqrt(spread)).T @ x if n < d else vectors.T
     largest = directions[np.arange(count), np.abs(directions).argmax(1)]
@@ -143,14 +151,14 @@ def pca_pixels(pixels: np.ndarray) -> PCAPixels:
 def fill_statistics(
     network: nn.Module, through: Callable[[Tensor], object], pixels: np.ndarray, seed: int, batches: int = 16
 ) -> None:
-    """Standing statistics for a network outside a run, such as an untrained one; from images, without labels.
+    """Fill the batch norm statistics of a network outside a run, such as an untrained one, from unlabelled images.
 
     Args:
-        network: whose batch norms are filled.
-        through: takes images float [256, C, R, R] in [-1, 1] through it.
+        network: the network whose batch norms are filled.
+        through: passes images, float [256, C, R, R] in [-1, 1], through the network.
         pixels: uint8 [N, C, R, R].
-        seed: which images.
-        batches: of 256 images.
+        seed: chooses the images.
+        batches: number of batches of 256 images.
     """
     noise = keyed_generator(seed, "standing")
     device = next(network.parameters()).device
@@ -164,7 +172,7 @@ def fill_statistics(
 
 @contextmanager
 def unchanged(network: nn.Module) -> Iterator[None]:
-    """Raises AssertionError on leaving when any weight or buffer of `network` is not what it was on entering."""
+    """Raise AssertionError on exit if a weight or buffer of `network` has changed since entry."""
     before = digest(network)
     yield
     if digest(network) != before:
@@ -172,7 +180,7 @@ def unchanged(network: nn.Module) -> Iterator[None]:
 
 
 def digest(network: nn.Module) -> str:
-    """SHA-256 of all weights and buffers, hex."""
+    """Return the SHA-256 of all weights and buffers, in hexadecimal digits."""
     found = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         found.update(name.encode())

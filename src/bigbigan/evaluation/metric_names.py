@@ -1,25 +1,27 @@
-"""The names of what can be measured. A name carries its protocol, so that a number is never without one.
+"""Name what can be measured. A name carries its protocol, so that no number is without one.
 
     top1_linear_F             logistic regression on all labels, L2 strength chosen   probes.logistic
-    top1_linear_F_10perclass  the same from 10 labelled images a class, 5 draws
-    auroc_linear_F, ...       of the same classifiers the area under the ROC curve, 0 to 1; of more than two classes
-    balanced_linear_F, ...    the mean of each against the rest; and accuracy as the mean over classes
+    top1_linear_F_10perclass  the same from 10 labelled images a class, 5 trials
+    auroc_linear_F, ...       area under the ROC curve of the same classifiers, 0 to 1; with more than two classes, the
+                              mean over each class against the others
+    balanced_linear_F, ...    their accuracy as the mean over classes
     top1_table1_F, top5_...   Table 1's classifier, scored on train_val   probes.linear_heads
     top1_sweep5k_F, top5_...  Table 2's sweep of rates, 5,000 steps; scored once on the test split
-    top1_sweep100k_F, ...     Table 2's own length
+    top1_sweep100k_F, ...     the same with Table 2's own number of steps
     knnK_DISTANCE_F           nearest neighbours: K 1, 5, 25, 50; l1, l2, cosine, euclidean   probes.knn
-    knn5_l2_F_10perclass      with the labelled images of a draw alone as references
-    fid10k_SPLIT_NET          of 10,000 samples against all images of SPLIT (train or test)   image_quality.metrics
-    kid10k_, precision10k_, recall10k_SPLIT_NET     likewise; of 50,000 with 50k
+    knn5_l2_F_10perclass      the same with only the labelled images of a trial as references
+    fid10k_SPLIT_NET          10,000 samples against all images of SPLIT (train or test)   image_quality.metrics
+    kid10k_, precision10k_, recall10k_SPLIT_NET     likewise; 50k for 50,000 samples
     is10k_NET                 Inception Score, 10 parts
-    reconstruction_error      mean of ‖x - G(E(x))‖₂, pixels in [0, 1]; ..._mismatched: of x and another image's G(E(x))
-    reconstruction_ratio      the one over the other
-    task_accuracy_TASK        right answers to a pretext task on test images; chance is in the protocol
-   probes.pretext_accuracy
+    reconstruction_error      mean of ‖x - G(E(x))‖₂, pixels in [0, 1]
+    reconstruction_error_mismatched     the same for x and another image's G(E(x))
+    reconstruction_ratio      the first divided by the second
+    task_accuracy_TASK        accuracy in a pretext task on test images; chance is in the protocol
+                              probes.pretext_accuracy
 
-F is pixels, pca_pixels, avepool or bn_crelu; or, not measured unless named, z_mean, discriminator, conv1 .. conv5
-(bigbigan.evaluation.features). NET is what gives features to compare images by: inception,
-encoder (the run's own), or an in-domain classifier (bigbigan.evaluation.image_quality.feature_networks).
+F is pixels, pca_pixels, avepool or bn_crelu; or, only if named, z_mean, discriminator, conv1 .. conv5
+(bigbigan.evaluation.features). NET is the feature extractor that compares images: inception, encoder (the run's own),
+or an in-domain classifier (bigbigan.evaluation.image_quality.feature_networks).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from bigbigan.errors import UserError
 
 __all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "PIXELS", "Metric", "default_metrics", "parse_metrics"]
 
-PIXELS = ("pixels", "pca_pixels")  # what needs no encoder
+PIXELS = ("pixels", "pca_pixels")  # features that need no encoder
 FEATURES = (*PIXELS, "avepool", "bn_crelu")
 NAMED_FEATURES = ("z_mean", "discriminator", "conv1", "conv2", "conv3", "conv4", "conv5")
 NEIGHBOURS = (1, 5, 25, 50)
@@ -49,7 +51,7 @@ Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "re
 
 @dataclass(frozen=True)
 class Metric:
-    """A parsed name. `feature` is F; of quality metrics the fields at the end are set instead."""
+    """Hold a parsed name. `feature` is F; quality metrics have the fields at the end instead."""
 
     name: str
     kind: Kind
@@ -61,7 +63,7 @@ class Metric:
     distance: str = ""
     measure: str = ""  # of "quality": one of QUALITY
     samples: int = 0
-    reference: str = ""  # train or test; none for is
+    reference: str = ""  # train or test; "" for the Inception Score
     network: str = ""
     task: str = ""
 
@@ -96,37 +98,45 @@ KNOWN = _known()
 
 
 def parse_metrics(names: Iterable[str]) -> list[Metric]:
-    """Metrics by name; `*` stands for any characters, as in "knn*_avepool" or "*_sweep5k_*", but not for features that
-    are measured only where named.
+    """Return the metrics of these names.
+
+    `*` stands for any characters, as in "knn*_avepool" or "*_sweep5k_*", but not for features that are measured only if
+    named.
 
     Raises:
-        UserError: a name that is not known, or a pattern nothing fits.
+        UserError: a name that is not known, or a pattern that matches none.
     """
     found: dict[str, Metric] = {}
     for name in names:
         pattern = re.compile(re.escape(name.strip()).replace(r"\*", ".*"))
-        fitting = {
+        matching = {
             known: m
             for known, m in KNOWN.items()
             if pattern.fullmatch(known) and (m.feature not in NAMED_FEATURES or m.feature in name)
         }
-        if not fitting:
+        if not matching:
             raise UserError(
                 f"--metrics {name}: unknown; known are names such as top1_linear_bn_crelu, top1_sweep5k_avepool, "
                 "top1_linear_bn_crelu_10perclass, top1_table1_avepool, knn5_l1_avepool, fid10k_train_encoder, "
-                "reconstruction_ratio, task_accuracy_rotation; * fits any part of a name"
+                "reconstruction_ratio, task_accuracy_rotation; * matches any part of a name"
             )
-        found |= fitting
+        found |= matching
     return list(found.values())
 
 
 def default_metrics(
     networks: Iterable[str], features: Iterable[str] = FEATURES, two_classes: bool = False
 ) -> list[Metric]:
-    """What `evaluate` measures of `features` when not told: everything but what takes long on a CPU (100,000 steps,
-    50,000 samples, l1 neighbours) and top-5 accuracies; image quality against the training images, by those of
-    `networks` that can be compared with other runs, or by the run's own encoder where there is no other; of two classes
-    AUROC and balanced accuracy too."""
+    """Return the metrics that `evaluate` measures by default.
+
+    They leave out top-5 accuracies and what takes long on a CPU: 100,000 steps, 50,000 samples, l1 neighbours.
+
+    Args:
+        networks: feature extractors that are available. Image quality, against the training images, is measured by
+            those whose values compare with other runs, or by the run's own encoder if there is no other.
+        features: features to measure.
+        two_classes: whether to add AUROC and balanced accuracy.
+    """
     networks = set(networks)
     networks = networks - {"encoder"} or networks
     return [

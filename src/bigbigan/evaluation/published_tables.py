@@ -1,8 +1,8 @@
-"""The published tables beside what was measured here: `bigbigan table 1|2|3|bigan`.
+"""Fill the published tables with what was measured here: `bigbigan table 1|2|3|bigan`.
 
-Ours is the median over seeds, with mean ± standard deviation where there are several; published numbers are as printed.
-A column compares like with like: all its values are of one metric, data set, number of images seen and change of
-settings, the group that fills most rows. Lines are of one data set where the caller says which.
+Our value is the median over seeds; if there are several, with mean ± standard deviation. Published numbers are as
+printed. All our values in a column are comparable: they share one metric, data set, number of images seen and change of
+settings; of several such groups, the one that fills most rows is shown.
 """
 
 from __future__ import annotations
@@ -29,32 +29,35 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a published table, and the metrics of ours that stand for it, the nearest to its protocol first."""
+    """Describe a column of a published table, and our metrics for it, the one nearest to its protocol first."""
 
     title: str
     metrics: tuple[str, ...]
-    untrained: bool = False  # a column of our own: the same of networks before their first step
+    untrained: bool = False  # a column that the paper does not have: the same metric of untrained networks
 
     @property
     def subjects(self) -> tuple[str, ...]:
+        """The subjects of the lines that fill the column."""
         return ("untrained",) if self.untrained else ("trained", "external")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A published table, the columns it is filled by, and rows of ours that it does not have."""
+    """Describe a published table, the columns that fill it, and rows that the paper does not have."""
 
     published: PublishedTable
     columns: tuple[Column, ...]
     ours: tuple[PublishedRow, ...] = ()
-    dataset: str | None = None  # of the published numbers, if lines of others would fill the table too
+    dataset: str | None = None  # of the published numbers, if lines of other data sets would fill the table too
 
     @property
     def title(self) -> str:
+        """Name and title of the published table."""
         return f"{self.published.name}: {self.published.title}"
 
     @property
     def rows(self) -> tuple[PublishedRow, ...]:
+        """The published rows, then our own."""
         return (*self.published.rows, *self.ours)
 
 
@@ -119,11 +122,14 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Cell:
-    published: str  # "" where the table has none
+    """Hold a published number, and our values for it."""
+
+    published: str  # "" if the table has none
     values: list[float] = field(default_factory=list)  # ours, one a seed
 
     @property
     def ours(self) -> str:
+        """Our values as text, or "not run"."""
         if not self.values:
             return NOT_RUN
         shown = f"{median(self.values):.2f}"
@@ -134,13 +140,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class FilledTable:
+    """Hold a published table with our values."""
+
     title: str
     columns: list[str]
     rows: list[tuple[str, str | None, list[Cell]]]  # title, experiment, cells
     notes: list[str]
-    budgets: list[Budget | None] | None = None  # of each row of ours, in a table that shows them
+    budgets: list[Budget | None] | None = None  # of our run of each row, in a table that shows budgets
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the table as JSON types."""
         return {
             "title": self.title,
             "rows": [
@@ -160,13 +169,13 @@ class FilledTable:
 
 
 def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None = None) -> FilledTable:
-    """A published table with what the result lines say of its rows.
+    """Fill a published table from result lines.
 
     Args:
         name: 1, 2, 3 or bigan.
         lines: result lines, oldest first.
-        scale: which size of the experiments; 0 as published.
-        dataset: lines of this one alone; by default the table's own, or whichever fills most rows.
+        scale: the size of the experiments; 0 is as published.
+        dataset: use only lines of this data set; by default the table's own, or the one that fills most rows.
 
     Raises:
         UserError: no such table.
@@ -196,13 +205,13 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
         shown.append(group)
         if group:
             notes.append(f"{column.title}: ours is {_protocol(group)}")
-    of_features = [
-        found
-        for column, found in zip(table.columns, by_column, strict=True)
+    avepool_columns = [
+        values
+        for column, values in zip(table.columns, by_column, strict=True)
         if any("avepool" in m for m in column.metrics)
     ]
-    others = [row for row in rows if row.feature != "avepool" and any(row.title in found for found in of_features)]
-    notes += [f"{row.title}: of {row.feature} instead of avepool" for row in others]
+    others = [row for row in rows if row.feature != "avepool" and any(row.title in c for c in avepool_columns)]
+    notes += [f"{row.title}: measured on {row.feature} instead of avepool" for row in others]
     filled = []
     for row in rows:
         numbers = table.published.numbers(row)
@@ -225,7 +234,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
 
 
 def _protocol(group: Sequence[Line]) -> str:
-    """What the lines of a column were measured by: metric, data set, length of training, settings changed."""
+    """Describe how the lines of a column were measured: metric, data set, length of training, changed settings."""
     longer = {x["row"].title: x["steps"] for x in group if x["row"].length > 1}
     usual = [x for x in group if x["row"].title not in longer] or group
     x = usual[0]
@@ -238,7 +247,7 @@ def _protocol(group: Sequence[Line]) -> str:
     return (
         f"{x['metric']} on {x['dataset']} ({x['split']}), {length}"
         + (f" ({epochs:g} epochs)" if epochs else "")
-        + (f", {x['protocol']['references']:,} references" if _of_neighbours(x) else "")
+        + (f", {x['protocol']['references']:,} references" if _has_references(x) else "")
         + (f", {changed}" if changed else "")
     )
 
@@ -249,10 +258,12 @@ def _with_variants(
     lines: list[Line],
     kinds: list[tuple[str, tuple[str, ...]]],
 ) -> tuple[list[tuple[str, str | None, list[Cell]]], list[Budget | None]]:
-    """Table 2's rows with the budget of each, and beneath a row its runs that share a budget with those shown: as many
-    images seen with other settings, or as many updates of E. `kinds` are each column's metric and subjects. If columns
-    are of different lengths, which the notes tell, a row has no budget."""
-    shown, lines = ([x for x in of if x["subject"] != "external"] for of in (shown, lines))
+    """Return Table 2's rows, each followed by its variants (`budgets.variants`), and the budget of each row.
+
+    A row has no budget if its columns are of different lengths, which the notes say. `kinds` are each column's metric
+    and subjects.
+    """
+    shown, lines = ([x for x in group if x["subject"] != "external"] for group in (shown, lines))
     spent: dict[str, set[Budget | None]] = {}
     for x in shown:
         spent.setdefault(x["experiment"], set()).add(budget(x))
@@ -264,34 +275,39 @@ def _with_variants(
         budgets.append(next(iter(found)) if len(found) == 1 else None)
         for variant in (v for v in others if v.experiment == experiment):
             cells = [
-                Cell("", _by_row([x for x in variant.lines if x["metric"] == m and x["subject"] in of]).get(title, []))
-                for m, of in kinds
+                Cell("", _by_row([x for x in variant.lines if x["metric"] == m and x["subject"] in s]).get(title, []))
+                for m, s in kinds
             ]
-            out.append((f"{title}, {variant.what}", experiment, cells))
+            out.append((f"{title}, {variant.difference}", experiment, cells))
             budgets.append(budget(variant.lines[-1]))
     return out, budgets
 
 
-def _of_neighbours(x: Line) -> bool:
+def _has_references(x: Line) -> bool:
+    """Return whether a line is of a nearest-neighbour vote and says among how many references."""
     return x["metric"].startswith("knn") and "references" in x.get("protocol", {})
 
 
 def _epochs(x: Line) -> float | None:
-    """How often each training image was seen, where the line says how many there are: references of a nearest-neighbour
-    vote (or what they were drawn from), or of image quality against the training split."""
+    """Return how often each training image was seen, or None if the line does not say how many there are.
+
+    It says so for a nearest-neighbour vote, and for image quality against the training split.
+    """
     protocol = {} if "_test_" in x["metric"] else x.get("protocol", {})
     images = protocol.get("train_images", protocol.get("references"))
     return round(x["images_seen"] / images, 1) if images and x["images_seen"] else None
 
 
 def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
-    """The lines for a column that can be compared: of one metric, data set, length and change of settings; those of
-    most rows."""
+    """Return the largest group of lines for a column that are comparable: the one that fills most rows.
+
+    Lines are comparable if they share one metric, data set, length and change of settings.
+    """
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
         if x["metric"] in column.metrics:
             settings = json.dumps(chosen_settings(x), sort_keys=True)
-            references = x["protocol"]["references"] if _of_neighbours(x) else None
+            references = x["protocol"]["references"] if _has_references(x) else None
             key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references)
             groups.setdefault(key, []).append(x)
 
@@ -301,13 +317,13 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
 
     if not groups:
         return []
-    key, found = max(reversed(groups.items()), key=rank)  # of equals the one that was begun last
-    # How many images an external encoder saw is not known (0): it joins whatever is shown of its metric and data.
+    key, found = max(reversed(groups.items()), key=rank)  # of equals the newest
+    # How many images an external encoder saw is unknown (0): it joins whatever is shown for its metric and data.
     return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
 
 
 def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
-    """The newest value of each seed, by the title of the row."""
+    """Return the newest value of each seed, by the title of the row."""
     newest: dict[str, dict[int, float]] = {}
     for x in lines:
         newest.setdefault(x["row"].title, {})[x["seed"]] = x["value"]
@@ -315,7 +331,10 @@ def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
 
 
 def rank_correlation(cells: Iterable[Cell]) -> float | None:
-    """Spearman's correlation of the published and our column, None of fewer than three rows or a constant column."""
+    """Return Spearman's correlation of the published and our values.
+
+    It is None with fewer than three rows, or if a column is constant.
+    """
     both = [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
     if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
         return None
@@ -323,8 +342,10 @@ def rank_correlation(cells: Iterable[Cell]) -> float | None:
 
 
 def _grid(table: FilledTable) -> list[list[str]]:
-    """Published and ours side by side for each column, after the budget where the table shows it. A column of which
-    nothing is published has ours alone."""
+    """Return the cells as text: for each column the published number and ours, after the budget if there is one.
+
+    A column without published numbers has only ours.
+    """
     published = [any(cells[i].published for _, _, cells in table.rows) for i in range(len(table.columns))]
     head = [""]
     for column, both in zip(table.columns, published, strict=True):
@@ -339,11 +360,12 @@ def _grid(table: FilledTable) -> list[list[str]]:
     if table.budgets is not None:
         head[1:1] = ["images seen", "updates of E"]
         for row, spent in zip(body, table.budgets, strict=True):
-            row[1:1] = spent.shown() if spent else ("–", "–")
+            row[1:1] = spent.cells() if spent else ("–", "–")
     return [head, *body]
 
 
 def as_text(table: FilledTable) -> str:
+    """Return the table as aligned text."""
     grid = _grid(table)
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
     lines = [
@@ -356,12 +378,14 @@ def as_text(table: FilledTable) -> str:
 
 
 def as_markdown(table: FilledTable) -> str:
+    """Return the table as Markdown."""
     head, *body = _grid(table)
     rows = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
     return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}." for note in table.notes)])
 
 
 def as_html(table: FilledTable) -> str:
+    """Return the table as HTML."""
     head, *body = _grid(table)
 
     def row(tag: str, cells: list[str]) -> str:

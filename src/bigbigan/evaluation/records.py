@@ -1,4 +1,4 @@
-"""Result lines: one JSON object for each measured number. A number without such a line does not exist.
+"""Define result lines: one JSON object for each measured number. A number without such a line does not exist.
 
 A line says which question it answers (`study`) and what was measured (`subject`); tables select lines by these fields.
 """
@@ -64,9 +64,11 @@ PROBE_COLUMNS = {
 
 
 class Measurement(NamedTuple):
-    """A measured value. Where it was measured several times, `std` is the standard deviation of these trials, which
-    `draws` lists. Trial k uses the same labelled images for all features, so that features are compared trial by
-    trial."""
+    """Hold a measured value.
+
+    If it was measured in several trials, `std` is their standard deviation and `draws` lists their values. Trial k uses
+    the same labelled images for all features, so that features can be compared trial by trial.
+    """
 
     value: float
     std: float | None = None
@@ -76,12 +78,12 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ResultLine:
-    """One number, with what is needed to say what it is. `result_lines` makes these lines.
+    """Hold one number, with all that is needed to say what it is. `result_lines` makes these lines.
 
     Attributes:
-        study: the question that the line answers: evaluation, classification, clustering, feature_network and bench
-            are those of the commands; `bigbigan evaluate --study` names another; a script in reproduction/ writes its
-            own name.
+        study: the question that the line answers: evaluation, classification, clustering, feature_network and bench are
+            those of the commands; `bigbigan evaluate --study` names another; a script in reproduction/ writes its own
+            name.
         subject: what was measured, see `Subject`.
         experiment: the experiment, or the name of an external encoder.
         scale: 0 for an experiment at its own size; 32 or 64 is the resolution that replaces the paper's 128 px.
@@ -89,9 +91,9 @@ class ResultLine:
         table_row: the row of a published table that the experiment stands for.
         metric: its name carries the protocol (`bigbigan.evaluation.metric_names`).
         std, draws: see `Measurement`.
-        protocol: what the name of the metric does not say. Image quality: the digest of the feature extractor, and
-            the number of references. Sweeps: the learning rate that was chosen. A network that was trained on other
-            data than `dataset`: which ("trained_on").
+        protocol: what the name of the metric does not say. Image quality: the digest of the feature extractor, and the
+            number of references. Sweeps: the learning rate that was chosen. A network that was trained on other data
+            than `dataset`: which ("trained_on").
         labels: of a labels file, its `sha256` (12 digits), and how many images are `without` a label.
         n: how many images (or steps, or requests) the value was measured over.
         steps, images_seen: how long the network was trained; 0 for all subjects but trained networks.
@@ -147,12 +149,11 @@ def result_lines(
         measurements: by name of the metric.
         seconds: how long all of them took together.
         device: by default the one of this process.
-        digits: round values to so many significant digits; by default to four decimals.
+        digits: round values to this many significant digits; by default to four decimals.
 
     All other arguments are fields of `ResultLine`. The row of the table is that of the experiment; commit and device
     are those of this process.
     """
-
     from bigbigan.training.run_folder import commit, device_name  # loads torch, which readers of lines do without
 
     def rounded(value: float) -> float:
@@ -189,21 +190,28 @@ def result_lines(
 
 
 def transferred(line: dict[str, Any]) -> bool:
-    """Return whether the encoder of a line was trained on other data than the line's, or the line is part of a
-    comparison of such encoders (reproduction/measure/transfer.py)."""
+    """Return whether the encoder of a line was trained on other data than the line's.
+
+    This also holds for baselines in a comparison of such encoders (reproduction/measure/transfer.py).
+    """
     return "trained_on" in line.get("protocol", {})
 
 
 def chosen_settings(line: dict[str, Any]) -> dict[str, Any]:
-    """Return the changed settings of a line that somebody chose. The data decide how many classes there are. They also
-    decide whether images are mirrored; if they are, earlier versions did the same without recording it."""
+    """Return the changed settings of a line that somebody chose.
+
+    The data decide how many classes there are, and whether images are mirrored. If they are mirrored, earlier versions
+    did the same without recording it.
+    """
     by_data = {"data.classes": None, "data.mirror": "always"}
     return {k: v for k, v in line["settings"].items() if k not in by_data or by_data[k] not in (None, v)}
 
 
 def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:
-    """Return by how much one value is above another, and the standard deviation of this lead over trials with the same
-    labelled images; None if a line has no trials."""
+    """Return how far one value is above another, and the standard deviation of this lead over paired trials.
+
+    Trials are paired by their labelled images. Returns None if a line has no trials.
+    """
     a, b = ours.get("draws"), base.get("draws")
     if not a or not b or len(a) != len(b) or len(a) < 2:
         return None
@@ -212,8 +220,10 @@ def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, floa
 
 
 def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the line with the highest value, the first of equals; None if there is none. Of raw and whitened pixels
-    it is the baseline to compare with."""
+    """Return the line with the highest value, of equals the first; None if there is none.
+
+    The better of raw and whitened pixels is the baseline to compare with.
+    """
     return max((line for line in lines if line is not None), key=lambda line: line["value"], default=None)
 
 
@@ -242,24 +252,27 @@ RESULT = {
 
 
 def append_results(path: Path, lines: Sequence[ResultLine]) -> None:
-    """Add lines to a file of result lines, which is made if it is missing.
+    """Append lines to a file of result lines, which is created if it is missing.
 
     Raises:
-        RunError: the disk is full. UserError: the file cannot be written.
+        RunError: the disk is full.
+        UserError: the file cannot be written.
     """
     append_lines(path, map(asdict, lines))
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file, oldest first; an empty list if there is no file. Lines that are damaged, or have no
-    `study` or `subject`, are skipped, and a warning says which and why."""
+    """Return the lines of a file, oldest first; an empty list if there is no file.
+
+    Lines that are damaged, or have no `study` or `subject`, are skipped, and a warning says which and why.
+    """
     lines, damaged = read_lines(path, RESULT)
     warn_of_damage(path, damaged)
     return lines
 
 
-# What is printed after the name of a metric, for lines outside of the table of probes.
-_OF = {"pixels": " (raw pixels)", "pca_pixels": " (PCA-whitened pixels)", "untrained": " (untrained)"}
+# Printed after the name of a metric, for lines outside the table of probes.
+_SUBJECT_NOTES = {"pixels": " (raw pixels)", "pca_pixels": " (PCA-whitened pixels)", "untrained": " (untrained)"}
 
 
 def results_table(lines: Sequence[ResultLine]) -> str:
@@ -280,19 +293,19 @@ def results_table(lines: Sequence[ResultLine]) -> str:
             out.append(title.ljust(24) + "".join(_value(line).rjust(26) for line in cells))
     for line in lines:
         if line.metric == "reconstruction_ratio":
-            out.append(f"reconstruction error over that of shuffled pairs: {line.value:.3f} (1 = nothing learned)")
+            out.append(f"reconstruction error, matched / mismatched: {line.value:.3f} (1 = nothing learned)")
     for line in lines:
         if (line.metric, line.subject) in in_table or line.metric in ("reconstruction_ratio", "evaluation_seconds"):
             continue
         chance = f" (chance {line.protocol['chance']:g})" if "chance" in line.protocol else ""
         digits = 1 if line.value >= 10 else 3
-        out.append(f"{line.metric}{_OF.get(line.subject, '')}: {_value(line, digits)}{chance}")
+        out.append(f"{line.metric}{_SUBJECT_NOTES.get(line.subject, '')}: {_value(line, digits)}{chance}")
     for line in lines:
         if line.metric == "evaluation_seconds":
             parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in line.protocol.items())
             out.append(f"took {line.value:.0f} s: {parts}")
     if without := max((line.labels.get("without", 0) for line in lines), default=0):
-        out.append(f"{without:,} images without a label: skipped")
+        out.append(f"skipped {without:,} images without a label")
     return "\n".join(out)
 
 

@@ -1,4 +1,4 @@
-"""Which images an evaluation learns from, chooses by, and is scored on."""
+"""Choose the images that an evaluation trains on, validates on and tests on."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ __all__ = [
     "Images",
     "Split",
     "View",
-    "few",
     "hold_out",
     "load_images",
     "load_labelled",
-    "parted",
+    "split_by_label",
     "stored_for_crops",
+    "subsample",
     "train_val",
 ]
 
-SEED = 0  # one for all runs, so that all choose by the same images of a data set
+SEED = 0  # the same for all runs, so that all validate on the same images of a data set
 
 
 @dataclass(frozen=True)
 class View:
-    """How an encoder takes images: side R, 1 or 3 channels, and the augmentation its classifiers are trained with,
-    which mirrors images only with `mirror`."""
+    """Describe how an encoder takes images: side R, 1 or 3 channels, and the augmentation of its classifiers' training.
+
+    The augmentation mirrors images only if `mirror` is set.
+    """
 
     resolution: int
     channels: int
@@ -45,16 +47,17 @@ class View:
     mirror: bool = False
 
     @classmethod
-    def of(cls, config: Config) -> View:
+    def from_config(cls, config: Config) -> View:
+        """Return the view of a run with these settings."""
         data = config.data
         return cls(config.encoder.resolution, data.channels, data.classifier_augment, data.mirrors)
 
 
 @dataclass(eq=False)  # compared and hashed by identity
 class Split:
-    """The readable images of one split, with their labels int64 [N] (-1 where there is none) and file names.
+    """Hold the readable images of one split, with their labels, int64 [N] (-1 if there is none), and file names.
 
-    `pixels` are uint8 [N, C, R, R], as evaluation sees them. `groups`, int64 [N], says which belong together
+    `pixels` are uint8 [N, C, R, R], as evaluation sees them. `groups`, int64 [N], says which images belong together
     (`ImageSet.groups`).
     """
 
@@ -78,17 +81,22 @@ class Split:
         return len(self.pixels)
 
     def pick(self, indices: np.ndarray, name: str) -> Split:
+        """Return the images at `indices` as a split of this name."""
         return Split(name, self.images.subset(indices), self.pixels[indices])
 
 
 def read_split(source: Source, images: ImageSet, view: View) -> Split:
+    """Load the readable images of one split in the form of `view`."""
     pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source)
     return Split(images.name, images.subset(kept), pixels)
 
 
 def stored_for_crops(source: Source, split: Split, view: View) -> Tensor | StreamedPixels:
-    """The images of a split to cut training crops from, uint8 [N, C, S, S] (`stored_side`), read once more where that
-    is larger than what evaluation sees; decoded anew for each batch where memory cannot hold them."""
+    """Return the images of a split in the size to cut training crops from, uint8 [N, C, S, S] (`stored_side`).
+
+    They are read again if that size is larger than what evaluation sees, and decoded for each batch if they do not fit
+    in memory.
+    """
     side = stored_side(split.images, view.resolution, view.augment)
     if side == view.resolution:
         return torch.from_numpy(split.pixels)
@@ -99,11 +107,12 @@ def stored_for_crops(source: Source, split: Split, view: View) -> Tensor | Strea
 
 @dataclass(eq=False)
 class Images:
-    """A source as it is measured on.
+    """Hold the images of a source for an evaluation.
 
     Attributes:
-        train, test: to learn from and to be scored on: labelled images alone, where there are any.
-        others: the images without a label, and those of splits that are not used, by split.
+        train: images to train on; only labelled ones, if any are labelled.
+        test: images to test on, likewise.
+        others: images without a label, and the images of splits that are not used, by split.
     """
 
     train: Split
@@ -111,17 +120,23 @@ class Images:
     others: list[Split]
 
     @property
-    def seen(self) -> np.ndarray:
-        """Pixels of training images, labelled or not, for statistics: uint8 [N, C, R, R]."""
+    def training_pixels(self) -> np.ndarray:
+        """The training images, labelled or not, uint8 [N, C, R, R]."""
         more = [split.pixels for split in self.others if split.name == "train"]
         return np.concatenate([self.train.pixels, *more]) if more else self.train.pixels
 
 
 def load_images(source: Source, view: View, seed: int = 0, *, everything: bool = False) -> Images:
-    """The images of a source, shared out. Where it has no test split, or only train is labelled, a fifth of the
-    (labelled) training images is held out as test, drawn by `seed`, whole groups where there are groups.
+    """Load the images of a source as training and test images.
 
-    `everything` reads the splits that are not needed to measure, too.
+    If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
+    becomes the test split: drawn by `seed`, and in whole groups if there are groups.
+
+    Args:
+        source: the images.
+        view: the form in which they are loaded.
+        seed: draws the test images, if they are held out.
+        everything: whether to load the splits that no measurement needs too.
 
     Raises:
         UserError: images cannot be read, or all belong to one group.
@@ -131,17 +146,17 @@ def load_images(source: Source, view: View, seed: int = 0, *, everything: bool =
     given.sort(key=lambda images: images.labels is None)  # stable: test before val
     chosen = next((i for i in given if i.labels is not None or train.labels is None), None)
     others = [read_split(source, i, view) for i in given if i is not chosen] if everything else []
-    train, nameless = parted(train)
-    others += [nameless] if len(nameless) else []
+    train, unlabelled = split_by_label(train)
+    others += [unlabelled] if len(unlabelled) else []
     if chosen is None:
-        kept, held = hold_out(len(train), len(train) // 5, seed, train.groups)
-        return Images(train.pick(kept, "train"), train.pick(held, "held_out"), others)
-    test, nameless = parted(read_split(source, chosen, view))
-    return Images(train, test, others + ([nameless] if len(nameless) else []))
+        kept, held_out = hold_out(len(train), len(train) // 5, seed, train.groups)
+        return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
+    test, unlabelled = split_by_label(read_split(source, chosen, view))
+    return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
 
 
-def parted(split: Split) -> tuple[Split, Split]:
-    """The images with a label, and those without; all are in the first where no image has one."""
+def split_by_label(split: Split) -> tuple[Split, Split]:
+    """Return the images with a label, and those without; if no image has one, all images and none."""
     if split.labels is None:
         return split, split.pick(np.arange(0), split.name)
     known = split.labels >= 0
@@ -150,21 +165,26 @@ def parted(split: Split) -> tuple[Split, Split]:
     return split.pick(np.flatnonzero(known), split.name), split.pick(np.flatnonzero(~known), split.name)
 
 
-def few(images: ImageSet, most: int) -> ImageSet:
-    """At most so many of the images, drawn by one seed for all."""
-    picks = np.random.default_rng(SEED).permutation(len(images))[:most]
+def subsample(images: ImageSet, max_images: int) -> ImageSet:
+    """Return at most `max_images` of the images, drawn by the same seed for all runs."""
+    picks = np.random.default_rng(SEED).permutation(len(images))[:max_images]
     return images.subset(np.sort(picks))
 
 
 def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Split]:
-    """The train and test splits of `load_images`."""
+    """Return the training and test splits of `load_images`."""
     images = load_images(source, view, seed)
     return images.train, images.test
 
 
 def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, held) indices of 0 .. count - 1 in random order, drawn by `seed`: `size` are held out, or of groups int64
-    [count] as large a share; no group is on both sides.
+    """Return shuffled indices of 0 .. count - 1 in two parts, kept and held out.
+
+    Args:
+        count: number of images.
+        size: how many are held out; if there are groups, about as many, since groups are not divided.
+        seed: draws the images.
+        groups: int64 [count], or None.
 
     Raises:
         UserError: there is only one group.
@@ -174,24 +194,26 @@ def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None)
         order = rng.permutation(count)
         return order[size:], order[:size]
     if len(np.unique(groups)) < 2:
-        raise UserError(f"all {count:,} labelled training images are of one group, of which none can be held out")
-    draw = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
-    kept, held = next(draw.split(groups, groups=groups))
-    return rng.permutation(kept), rng.permutation(held)
+        raise UserError(
+            f"all {count:,} labelled training images are of one group; holding some out needs two groups or more"
+        )
+    splitter = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
+    kept, held_out = next(splitter.split(groups, groups=groups))
+    return rng.permutation(kept), rng.permutation(held_out)
 
 
 def train_val(
     count: int, run: Path | None = None, groups: np.ndarray | None = None, out: Path | None = None
 ) -> np.ndarray:
-    """Indices, sorted, of the training images that are held out to choose by (the paper's train_val): 10,000, or a
-    tenth of fewer than 100,000; of whole groups as many. Never of the test split.
+    """Return the sorted indices of the training images that are held out for validation (the paper's train_val).
 
-    Made once by a seed. With a run folder they are recorded in its train_val.json, or in that of `out`, and taken from
-    there afterwards.
+    They are 10,000, or a tenth of fewer than 100,000; if there are groups, about as many in whole groups. They are
+    never of the test split. A fixed seed draws them once; with a run folder they are recorded in its train_val.json, or
+    in `out`, and read from there afterwards.
     """
-    held = np.sort(hold_out(count, min(10_000, max(1, count // 10)), SEED, groups)[1])
+    held_out = np.sort(hold_out(count, min(10_000, max(1, count // 10)), SEED, groups)[1])
     if run is None:
-        return held
+        return held_out
     path = run / "train_val.json"
     if out is not None and not path.exists():
         path = out / "train_val.json"
@@ -202,5 +224,5 @@ def train_val(
             if groups is None or not np.isin(np.delete(groups, before), groups[before]).any():
                 return before
     else:
-        write_json(path, {"seed": SEED, "of": count, "indices": held.tolist()})
-    return held
+        write_json(path, {"seed": SEED, "of": count, "indices": held_out.tolist()})
+    return held_out

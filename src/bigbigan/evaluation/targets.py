@@ -1,4 +1,4 @@
-"""The model under evaluation: a run, or any frozen encoder, so that other methods are measured by the same protocol.
+"""Open the model under evaluation: a run, or any frozen encoder, so that all methods are measured by the same protocol.
 
 RUN                       a run folder, an exported one, or a name on the Hugging Face Hub
 timm:NAME                 a model of timm with its published weights; timm:local-dir:FOLDER is one saved in timm's form
@@ -44,12 +44,13 @@ KINDS = ("timm", "hub", "python")
 
 
 class Frozen(nn.Module):
-    """An encoder made elsewhere, with the two features evaluation asks of an encoder.
+    """Wrap an external encoder, with the two features that evaluation asks of an encoder.
 
     Args:
-        network: float [N, C, R, R], normalised, to features [N, d] or maps [N, d, H, W], which are averaged.
-        device: where it computes; images are brought there.
-        mean, std: of the normalisation it expects, for images in [0, 1]; None leaves them in [-1, 1].
+        network: maps images, float [N, C, R, R], normalised, to features [N, d], or to maps [N, d, H, W], which are
+            averaged.
+        device: the device of the network; images are moved there.
+        mean, std: the normalisation that the network expects, for images in [0, 1]; None leaves them in [-1, 1].
     """
 
     def __init__(
@@ -67,52 +68,57 @@ class Frozen(nn.Module):
         self.feature_stdev: Tensor | None = None
 
     def features(self, x: Tensor) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] to [N, d]."""
+        """Return features [N, d] of images [N, C, R, R] in [-1, 1].
+
+        Raises:
+            UserError: the network fails on images of this shape, or returns something else than features.
+        """
         if self.mean is not None and self.std is not None:
             mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
             x = ((x + 1) / 2 - mean) / std
         try:
             out = self.network(x)
-        except Exception as error:  # whatever a foreign network raises: images of this form are not for it
+        except Exception as error:  # an external network may raise anything on images that it does not accept
             raise UserError(
                 f"the encoder fails on images {list(x.shape)}: {_in_one_line(error)}; "
-                "--resolution and --channels set what it is given"
+                "--resolution and --channels set the shape of its images"
             ) from error
         if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != len(x):
             got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise UserError(f"the encoder gives {got} for {len(x)} images; expected a tensor [N, d] or [N, d, H, W]")
+            raise UserError(f"the encoder returns {got} for {len(x)} images; expected a tensor [N, d] or [N, d, H, W]")
         return (out if out.ndim == 2 else out.mean((2, 3))).float()
 
     @torch.no_grad()
     def fit(self, pixels: np.ndarray) -> None:
-        """Take the statistics of BN+CReLU from training images, uint8 [N, C, R, R]; at most 4,096 of them are used."""
+        """Compute the statistics of BN+CReLU from at most 4,096 of the training images, uint8 [N, C, R, R]."""
         picks = np.random.default_rng(0).permutation(len(pixels))[:4096]
         chunks = torch.from_numpy(pixels[picks]).split(256)
         features = torch.cat([self.features(to_float(chunk.to(self.device))) for chunk in chunks])
         self.feature_mean, self.feature_stdev = features.mean(0), features.std(0)
 
     def bn_crelu(self, features: Tensor) -> Tensor:
-        """[relu(h), relu(-h)] of h, the features with mean 0 and variance 1 over the training images."""
+        """Return [relu(h), relu(-h)] of h, the features scaled to mean 0 and variance 1 over the training images."""
         if self.feature_mean is None or self.feature_stdev is None:
-            raise RuntimeError("fit comes before bn_crelu")
+            raise RuntimeError("call fit before bn_crelu")
         h = (features - self.feature_mean) / (self.feature_stdev + 1e-5)
         return torch.cat([F.relu(h), F.relu(-h)], dim=1)
 
 
 class DiscriminatorFeatures(nn.Module):
-    """D as a feature extractor (BiGAN's baseline "D"): `features` of images at E's resolution, in [-1, 1]."""
+    """Wrap D as a feature extractor (BiGAN's baseline "D"), for images at E's resolution in [-1, 1]."""
 
     def __init__(self, D: nn.Module, resolution: int) -> None:
         super().__init__()
         self.D, self.resolution = D, resolution
 
     def features(self, x: Tensor) -> Tensor:
+        """Return D's features [N, d] of images [N, C, R, R]."""
         return self.D.features(pool_to(x, self.resolution))  # type: ignore[operator]
 
 
 @dataclass
 class Target:
-    """The model under evaluation, and what its result lines say of it."""
+    """Hold the model under evaluation, and what its result lines say of it."""
 
     experiment: str
     view: View
@@ -126,10 +132,10 @@ class Target:
     max_unreadable: float = 0.05
     run: Path | None = None
     model: Model | None = None  # of a run
-    frozen: Frozen | None = None  # of all else
+    frozen: Frozen | None = None  # of any other encoder
 
     def source(self, data: str | None, labels: str | None, verb: str) -> Source:
-        """The source to measure on, and a labels file for it: those given, or a run's own.
+        """Open the source to measure on: the given one with the given labels file, or the run's own.
 
         Raises:
             UserError: there is none.
@@ -142,26 +148,30 @@ class Target:
         return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
 
     def mirrors(self, source: Source) -> bool:
-        """Whether classifiers are trained on mirrored images of a source too: where the run itself was, and the source,
-        if it is another than the run's, may be mirrored."""
+        """Return whether classifiers are trained on mirrored images of a source too.
+
+        They are if the run was, and if the source is the run's own or may be mirrored.
+        """
         return self.view.mirror and (source.mirrorable or source.name == self.trained_on)
 
-    def results_beside(self, out: Path) -> Path | None:
-        """The file for a run's result lines: in its folder, or, where that cannot be written to, beside `out`."""
+    def results_file(self, out: Path) -> Path | None:
+        """Return the file for a run's result lines: in the run folder, or next to `out` if that is not writable."""
         if self.run is None or os.access(self.run, os.W_OK):
             return None if self.run is None else self.run / "results.jsonl"
-        kept = out.parent / "results.jsonl"
-        warnings.warn(f"{self.run} cannot be written to: result lines are added to {kept}", stacklevel=3)
-        return kept
+        path = out.parent / "results.jsonl"
+        warnings.warn(f"{self.run} is not writable: result lines are added to {path}", stacklevel=3)
+        return path
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        """What is measured, baselines first: pixels, of a run the untrained encoder, then the encoder itself."""
+        """What is measured, baselines first: pixels, the untrained encoder of a run, then the encoder itself."""
         return ("pixels", "external") if self.model is None else ("pixels", "untrained", "trained")
 
     def encoder(self, subject: Subject, pixels: np.ndarray) -> nn.Module:
-        """Return the encoder of a subject, in evaluation mode; training images, uint8 [N, C, R, R], fill its
-        statistics."""
+        """Return the encoder of a subject in evaluation mode.
+
+        Training images, uint8 [N, C, R, R], fill the statistics of an untrained or external one.
+        """
         if self.frozen is not None:
             if self.frozen.feature_mean is None:
                 self.frozen.fit(pixels)
@@ -174,12 +184,12 @@ class Target:
         return encoder
 
     def discriminator(self, subject: Subject, pixels: np.ndarray) -> nn.Module:
-        """Return the discriminator of a subject likewise, for its features of images alone."""
+        """Return the discriminator of a subject likewise, as an extractor of features of images alone."""
         assert self.model is not None
         trained = subject == "trained"
         networks = self.model.networks if trained else build(self.model.config, self.device)
         D = DiscriminatorFeatures(networks.discriminator, self.model.config.generator.resolution)
-        D = copy.deepcopy(D) if trained else D  # the run's own stays as it is
+        D = copy.deepcopy(D) if trained else D  # do not change the run's own
         fill_statistics(D, D.features, pixels, self.seed, self.model.config.log.standing_batches)
         return D
 
@@ -195,24 +205,24 @@ class Target:
         study: str,
         command: str,
     ) -> list[ResultLine]:
-        """Return measurements by metric as result lines.
+        """Return measurements, by name of the metric, as result lines.
 
         Args:
             measurements: by name of the metric. If the model was trained on other data than `source`, the protocol of
                 each gets "trained_on".
-            source, split, n: what they were measured on; how many images.
-            subject: whether it was pixels, the untrained or the trained encoder, or an external one.
-            start: when it began, as time.perf_counter gives it.
+            source, split, n: the images that were measured, and their number.
+            subject: pixels, the untrained or the trained encoder, or an external one.
+            start: when the measurement began, from time.perf_counter.
             study, command: recorded in the lines.
         """
         trained_on = {"trained_on": self.trained_on} if self.trained_on not in (None, source.name) else {}
-        of = {name: m if isinstance(m, Measurement) else Measurement(m) for name, m in measurements.items()}
+        given = {name: m if isinstance(m, Measurement) else Measurement(m) for name, m in measurements.items()}
         labels: dict[str, Any] = {}
         if source.labels is not None:
             labels = {"sha256": source.labels.sha256[:12], "without": source.notes["without a label"]}
         trained = subject == "trained"
         return result_lines(
-            {name: m._replace(protocol=(m.protocol or {}) | trained_on) for name, m in of.items()},
+            {name: m._replace(protocol=(m.protocol or {}) | trained_on) for name, m in given.items()},
             study=study,
             subject=subject,
             experiment=self.experiment,
@@ -235,18 +245,18 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
 
     Args:
         spec: see the module.
-        resolution, channels: of the images a frozen encoder takes; by default what it says of itself, or 224 and 3.
-        which: of a run, its "newest" checkpoint, the "best" by what was measured along the way, or that of a step.
+        resolution, channels: of the images a frozen encoder takes; by default what the encoder states, or 224 and 3.
+        which: the checkpoint of a run: "newest", "best" by the validation metric, or a step.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     device = default_device()
     kind, _, name = spec.partition(":")
     if kind not in KINDS or Path(spec).exists():
         if resolution or channels:
-            raise UserError("--resolution and --channels are for encoders made elsewhere; a run has its own")
-        return _of_run(Path(spec), which, device)
+            raise UserError("--resolution and --channels are for external encoders; a run has its own")
+        return _run_target(Path(spec), which, device)
     mean_std: Any = IMAGENET
     try:
         if kind == "timm":
@@ -262,15 +272,15 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
             mean_std = (expected["mean"], expected["std"])
         elif kind == "hub":
             repo, _, entry = name.rpartition(":")
-            where = "local" if Path(repo).is_dir() else "github"
-            network = torch.hub.load(repo, entry, source=where, trust_repo=True)
+            host = "local" if Path(repo).is_dir() else "github"
+            network = torch.hub.load(repo, entry, source=host, trust_repo=True)
         else:
             module, _, attribute = name.partition(":")
             network = getattr(importlib.import_module(module), attribute)
             resolution = resolution or getattr(network, "resolution", None)
             channels = channels or getattr(network, "channels", None)
             mean_std = (None, None)
-    except Exception as error:  # whatever a foreign module raises: the user named it
+    except Exception as error:  # a module that the user named may raise anything
         raise UserError(f"{spec} cannot be loaded: {_in_one_line(error)}") from error
     channels = channels or 3
     if mean_std[0] is not None and channels != len(mean_std[0]):
@@ -283,29 +293,29 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _of_run(run: Path, which: str, device: torch.device) -> Target:
+def _run_target(run: Path, which: str, device: torch.device) -> Target:
     model = load(run, which, device)
     config, exported = model.config, not (run / "checkpoints").is_dir()  # or a name on the Hub
     return Target(
         config.experiment,
-        View.of(config),
+        View.from_config(config),
         device,
         seed=config.training.seed,
         scale=config.scale,
         settings=changed_settings(config),
-        trained_on=_data_of(run),
+        trained_on=_training_data_name(run),
         steps=model.step,
         images_seen=model.images_seen,
         max_unreadable=config.data.max_unreadable,
-        run=None if exported else run,  # what was handed on stays as it is
+        run=None if exported else run,  # nothing is written into an exported folder
         model=model,
     )
 
 
-def _data_of(run: Path) -> str | None:
-    """Name of the data a run, or what was exported of it, was trained on, where that is recorded."""
+def _training_data_name(run: Path) -> str | None:
+    """Return the name of the data that a run or an exported model was trained on; None if it is not recorded."""
     try:
         about = read_json(run / EXPORTED, ABOUT)["data"] if (run / EXPORTED).exists() else read_card(run)
         return about.get("name")
-    except (UserError, KeyError):  # no such file, or not what we write: nothing is known then
+    except (UserError, KeyError):  # no such file, or not in our format
         return None

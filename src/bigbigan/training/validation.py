@@ -26,7 +26,7 @@ class Validation(Protocol):
     Attributes:
         metric: what is measured; its `name` is logged.
         possible: whether the data and the networks allow it.
-        less_is_better: whether the best step has the lowest value.
+        lower_is_better: whether the best step has the lowest value.
     """
 
     metric: Any
@@ -35,7 +35,7 @@ class Validation(Protocol):
     def possible(self) -> bool: ...
 
     @property
-    def less_is_better(self) -> bool: ...
+    def lower_is_better(self) -> bool: ...
 
     def __call__(self, state: TrainingState) -> float: ...
 
@@ -51,7 +51,7 @@ def validate(validation: Validation, state: TrainingState, monitor: Monitor, run
         value = validation(state)
     monitor.log(state.step, {metric: value})
     best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
-    sign = -1 if validation.less_is_better else 1
+    sign = -1 if validation.lower_is_better else 1
     comparable = best is not None and best["step"] in kept and best["metric"] == metric
     if best is None or not comparable or sign * value > sign * best["value"]:
         ck.save_best(run, state.step, metric, value)

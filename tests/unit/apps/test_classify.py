@@ -114,7 +114,7 @@ def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_o
     target = open_target(str(run))
     images = load_images(open_source(read_json(run / "data.json")["spec"]), target.view)
     pixels, y = np.concatenate([images.train.pixels, images.test.pixels]), images.train.labels
-    encoder = target.encoder("untrained", images.seen)
+    encoder = target.encoder("untrained", images.training_pixels)
     with unchanged(encoder):
         logits = c._tuner(encoder, pixels, y, None, target, 3e-3)(np.arange(60), 0, slice(90, None))
     assert (logits.argmax(1) == images.test.labels).mean() > 0.8
@@ -132,9 +132,14 @@ def test_length_is_chosen_by_whole_groups_and_training_ends_soon_after_the_best(
     monkeypatch.setattr(c, "hold_out", lambda *a: asked.append(hold_out(*a)) or asked[-1])
     monkeypatch.setattr(c._Tuned, "epoch", lambda self, x, y: epochs.append(len(x)))  # learns nothing
     groups = np.arange(90) // 9
-    c._tuner(target.encoder("trained", images.seen), images.train.pixels, images.train.labels, groups, target, 1e-3)(
-        np.arange(90), 0, slice(None)
-    )
+    c._tuner(
+        target.encoder("trained", images.training_pixels),
+        images.train.pixels,
+        images.train.labels,
+        groups,
+        target,
+        1e-3,
+    )(np.arange(90), 0, slice(None))
     kept, held = asked[0]
     assert not set(groups[kept]) & set(groups[held])
     assert epochs == [len(kept)] * (c.PATIENCE + 1) + [90]

@@ -282,7 +282,7 @@ def test_images_without_a_label_are_not_measured_on_but_kept(photos, some):
     images = load_images(open_source(str(photos), labels=some), View(8, 1), everything=True)
     assert (len(images.train), len(images.test), [len(s) for s in images.others]) == (34, 8, [18])
     assert images.train.labels.min() == images.test.labels.min() == 0
-    assert len(images.seen) == 34 + 18
+    assert len(images.training_pixels) == 34 + 18
     files = [f for s in (images.train, images.test, *images.others) for f in s.files]
     assert len(set(files)) == 60
 
@@ -345,7 +345,7 @@ def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
     capsys.readouterr()
     metrics = "top1_linear_bn_crelu,top1_linear_pixels,knn5_l2_avepool,top1_linear_pixels_10perclass"
     assert main(["evaluate", str(copy), "--quiet", "--metrics", metrics]) == 0
-    assert "18 images without a label: skipped" in capsys.readouterr().out
+    assert "skipped 18 images without a label" in capsys.readouterr().out
     lines = read_results(copy / "results.jsonl")
     assert {line["n"] for line in lines if line["split"] == "held_out"} == {8}
     assert all(line["labels"]["without"] == 18 and len(line["labels"]["sha256"]) == 12 for line in lines)

@@ -39,7 +39,7 @@ def test_validation_leaves_out_what_evaluation_tests_on(tmp_path):
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
     validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
-    evaluated = load_images(source, View.of(config), 3)
+    evaluated = load_images(source, View.from_config(config), 3)
     assert len(evaluated.test) == 24
     assert {images.files[i] for i in [*validation.validation_images, *validation.training_images]} == set(
         evaluated.train.files
@@ -79,12 +79,12 @@ def test_validation_measures_g_by_the_encoders_features(tmp_path):
     validation, state = make_validation(tmp_path, "fid10k_train_encoder")
     value = validation(state)
     assert value > 0
-    assert validation.less_is_better
+    assert validation.lower_is_better
     assert validation(state) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.parametrize(("metric", "message"), [
-    ("fid10k_test_encoder", "not chosen by the test split"),
+    ("fid10k_test_encoder", "test split must not"),
     ("knn5_l2_avepool", "expected top1_linear_F_10perclass"),
     ("top1_table1_pixels", "expected top1_linear_F_10perclass"),
     ("top1_linear_pca_pixels_10perclass", "expected top1_linear_F_10perclass"),

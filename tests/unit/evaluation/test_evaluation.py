@@ -51,21 +51,21 @@ def test_linear_probe_does_not_mind_the_scale_of_features():
 
 def test_few_label_draws_are_fixed_distinct_and_balanced():
     labels = np.repeat(np.arange(3), [50, 20, 4])
-    draws = p.few_label_draws(labels, 10)
+    draws = p.few_label_trials(labels, 10)
     assert len(draws) == 5
     for picks in draws:
         assert np.bincount(labels[picks]).tolist() == [10, 10, 4]
         assert len(set(picks)) == 24
     assert not np.array_equal(draws[0], draws[1])
-    assert all(np.array_equal(a, b) for a, b in zip(draws, p.few_label_draws(labels, 10), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(draws, p.few_label_trials(labels, 10), strict=True))
 
 
 def test_figures_over_draws_are_mean_and_sample_deviation():
-    figure = p.over([10.0, 20.0, 30.0, 40.0, 50.0])
+    figure = p.mean_over_trials([10.0, 20.0, 30.0, 40.0, 50.0])
     assert figure.value == 30
     assert figure.std == pytest.approx(15.811, abs=1e-3)
     assert figure.draws == [10, 20, 30, 40, 50]
-    assert p.over([7.0]) == (7, None, None, None)
+    assert p.mean_over_trials([7.0]) == (7, None, None, None)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])

@@ -15,9 +15,9 @@ from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.image_quality.feature_networks import (
     CLASSIFIERS,
     augmented,
+    available_extractors,
     classifier_file,
-    open_network,
-    ready_networks,
+    open_extractor,
     train_classifier,
 )
 from bigbigan.evaluation.image_quality.metrics import Moments
@@ -44,15 +44,15 @@ def data(tmp_path):
 
 def test_a_trained_classifier_is_kept_and_found_again(cache, data, capsys, tmp_path):
     out = tmp_path / "r.jsonl"
-    assert "mnist-cnn" not in ready_networks("rows", own_encoder=False)
+    assert "mnist-cnn" not in available_extractors("rows", own_encoder=False)
     call = ["feature-network", "mnist-cnn", "--data", data, "--epochs", "30", "--quiet", "--results", str(out)]
     assert main(call) == 0
     (line,) = read_results(out)
     assert line["value"] > 90  # the bright row gives the class away
     assert (line["experiment"], line["metric"], line["n"]) == ("feature-network/mnist-cnn", "top1", 240)
     assert f"{line['value']:.1f} %" in capsys.readouterr().out
-    assert ready_networks("rows", own_encoder=True) == ["mnist-cnn", "encoder"]
-    network = open_network("mnist-cnn", "rows", None, 8, CPU)
+    assert available_extractors("rows", own_encoder=True) == ["mnist-cnn", "encoder"]
+    network = open_extractor("mnist-cnn", "rows", None, 8, CPU)
     assert network.digest == line["protocol"]["network"]
     source = open_source(data)
     images = read_split(source, source.splits["test"], View(32, 1)).pixels
@@ -66,7 +66,7 @@ def test_every_classifier_trains_and_takes_images_of_other_sizes(cache, tmp_path
     channels = 1 if name.startswith("mnist") else 3
     source = open_source(str(write_npz(tmp_path / "few.npz", count=130, channels=channels)))
     train_classifier(name, source, 1, CPU, "", progress=False)
-    network = open_network(name, "few", None, 8, CPU)
+    network = open_extractor(name, "few", None, 8, CPU)
     features, logits = network(torch.randint(0, 256, (3, channels, 16, 16), dtype=torch.uint8))
     assert features.shape == (3, CLASSIFIERS[name].features)
     assert logits.shape == (3, 3)
@@ -88,14 +88,14 @@ def test_augmentation_shifts_and_mirrors_each_image_on_its_own():
 
 def test_what_is_missing_or_damaged_is_told_in_one_line(cache, data):
     with pytest.raises(UserError, match="not trained for rows yet: bigbigan feature-network mnist-cnn --data rows"):
-        open_network("mnist-cnn", "rows", None, 8, CPU)
+        open_extractor("mnist-cnn", "rows", None, 8, CPU)
     path = classifier_file("mnist-cnn", "rows")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a network")
     with pytest.raises(UserError, match="damaged"):
-        open_network("mnist-cnn", "rows", None, 8, CPU)
+        open_extractor("mnist-cnn", "rows", None, 8, CPU)
     with pytest.raises(UserError, match="a GAN has no encoder"):
-        open_network("encoder", "rows", None, 8, CPU)
+        open_extractor("encoder", "rows", None, 8, CPU)
 
 
 def test_images_without_a_label_are_left_out(cache, data, tmp_path):
@@ -139,7 +139,7 @@ def test_measures_order_what_they_should():
 def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypatch):
     source = open_source(data)
     train_classifier("mnist-cnn", source, 1, CPU, "", progress=False)
-    network, view = open_network("mnist-cnn", "rows", None, 8, CPU), View(32, 1)
+    network, view = open_extractor("mnist-cnn", "rows", None, 8, CPU), View(32, 1)
     first = reference(source, "train", view, network)
     assert first.moments.n == len(first.features) == 240
     with monkeypatch.context() as m:
@@ -150,14 +150,14 @@ def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypa
     (kept,) = (cache / "statistics").glob("*.safetensors")
     for damage in (lambda content: b"damaged", lambda content: content[:-1] + bytes((content[-1] ^ 64,))):
         kept.write_bytes(damage(kept.read_bytes()))
-        with pytest.warns(UserWarning, match="statistics of real images are computed anew"):
+        with pytest.warns(UserWarning, match="statistics of real images are computed again"):
             assert torch.equal(reference(source, "train", view, network).features, first.features)
         assert torch.equal(reference(source, "train", view, network).features, first.features)
     classifier = classifier_file("mnist-cnn", "rows")
     content = classifier.read_bytes()
     classifier.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
     with pytest.raises(UserError, match=r"changed since it was written\); delete it and train"):
-        open_network("mnist-cnn", "rows", None, 8, CPU)
+        open_extractor("mnist-cnn", "rows", None, 8, CPU)
     classifier.write_bytes(content)
     reference(source, "test", view, network)
     reference(source, "train", View(16, 1), network)

@@ -69,7 +69,7 @@ def test_the_optimum_is_reached_for_all_strengths(count, size, classes):
 def test_a_rotated_fit_has_the_weights_of_the_other(monkeypatch):
     x, labels = images(50, 120, 5)
     rotated = list(logistic_path(x, labels, STRENGTHS))
-    monkeypatch.setattr(logistic, "MOST_ROTATED", 0)
+    monkeypatch.setattr(logistic, "MAX_ROTATED", 0)
     monkeypatch.setattr(logistic, "TOLERANCE", 1e-10)
     for ours, other in zip(rotated, logistic_path(x, labels, STRENGTHS), strict=True):
         scale = np.abs(other.coef_).max()
@@ -80,7 +80,7 @@ def test_a_rotated_fit_has_the_weights_of_the_other(monkeypatch):
 
 def test_many_rows_of_many_numbers_reach_the_optimum(monkeypatch):
     """With principal axes of a part of the rows, in blocks."""
-    monkeypatch.setattr(logistic, "MOST_AXES", 20)
+    monkeypatch.setattr(logistic, "MAX_AXES", 20)
     monkeypatch.setattr(logistic, "BLOCK", 64)
     x, labels = images(300, 60, 3)
     for C, found in zip(STRENGTHS, logistic_path(x, labels, STRENGTHS), strict=True):

@@ -176,7 +176,7 @@ def test_table_2_shows_images_seen_and_updates_of_e():
     ]
     rows = {row["row"]: row for row in table.as_dict()["rows"]}
     assert rows["Rotation, RevNet-50 ×4"]["budget"] == {
-        "images_seen": 6336, "updates": 198, "images_of_encoder": 6336
+        "images_seen": 6336, "updates": 198, "encoder_images": 6336
     }  # fmt: skip
     shown = FORMATS["markdown"](table)
     assert "|  | images seen | updates of E | AvePool top-1 |" in shown
@@ -206,7 +206,7 @@ def test_e_is_updated_once_a_step_by_one_batch(name):
     found = budget(line(name, 1.0, steps=2, images_seen=state.images_seen, settings={"training.batch_size": 4}))
     assert updates == {found.updates} == {2}
     views = 4 if name == "pretext/rotation" else 1  # of each image
-    assert sum(entered) == views * found.images_of_encoder
+    assert sum(entered) == views * found.encoder_images
     assert found.images_seen == (24 if name == "table1/base" else 8)
 
 
@@ -285,6 +285,6 @@ def test_bigan_s_table_scores_the_gan_by_its_discriminator_and_shows_the_untrain
     assert ours(table, "untrained")["bigan/mnist"] == "96.80"
     assert ours(table, "untrained")["bigan/discriminator"] == "not run"
     assert any("23,450 steps (50 epochs)" in note for note in table.notes)
-    assert "D: of discriminator instead of avepool" in table.notes
+    assert "D: measured on discriminator instead of avepool" in table.notes
     assert ours(fill("bigan", lines, dataset="fashion-mnist"), "1-NN")["bigan/mnist"] == "88.00"
     assert [row[0] for row in table.rows] == ["BiGAN", "D", "LR", "JLR", "AE (l2)", "AE (l1)"]

@@ -14,7 +14,7 @@ from bigbigan.data import open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.loading import load_pixels, stored_side
 from bigbigan.evaluation.image_quality import sampling as samples
-from bigbigan.evaluation.image_quality.feature_networks import FeatureNetwork
+from bigbigan.evaluation.image_quality.feature_networks import FeatureExtractor
 from bigbigan.evaluation.image_quality.sampling import measure_quality, reference
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.splits import View
@@ -34,7 +34,7 @@ def in_use() -> dict[tuple[int, int], Config]:
 SIDES = sorted(in_use())
 
 
-def random_convolution() -> FeatureNetwork:
+def random_convolution() -> FeatureExtractor:
     """Responses of 24 random 3×3 filters, averaged over quarters of the image: sees both sharpness and place."""
 
     def outputs(pixels: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -43,7 +43,7 @@ def random_convolution() -> FeatureNetwork:
         filters = filters - filters.mean((1, 2, 3), keepdim=True) * (torch.arange(24) % 2)[:, None, None, None]
         return 10 * F.adaptive_avg_pool2d(F.conv2d(x, filters).abs(), 2).flatten(1), None
 
-    return FeatureNetwork("random-convolution", "0", outputs)
+    return FeatureExtractor("random-convolution", "0", outputs)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def shown_to_d(config: Config, source, epochs: int = 1) -> torch.Tensor:
 
 def fid(config: Config, source, shown: torch.Tensor, monkeypatch) -> float:
     """FID as `evaluate` and `log.validation_metric` measure it, of a G that draws the images `shown`."""
-    monkeypatch.setattr(samples, "open_network", lambda *a: random_convolution())
+    monkeypatch.setattr(samples, "open_extractor", lambda *a: random_convolution())
     monkeypatch.setattr(samples, "draw_samples", lambda *a: shown)
     metrics = parse_metrics(["fid10k_train_mnist-cnn"])
     return measure_quality(torch.nn.Linear(1, 1), None, config, source, metrics)["fid10k_train_mnist-cnn"].value

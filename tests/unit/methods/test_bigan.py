@@ -17,7 +17,7 @@ from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
-from bigbigan.evaluation.probes.knn import references_of_bigan
+from bigbigan.evaluation.probes.knn import bigan_references
 from bigbigan.experiments import find
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.image.crops import fixed_boxes
@@ -470,7 +470,7 @@ def test_an_epoch_of_rates_is_one_of_the_images():
 
 def test_bigan_s_1nn_has_50_000_references(tmp_path, capsys, monkeypatch):
     """As the authors' code with --use_test_set, and the line says so; other distances have all images."""
-    monkeypatch.setattr("bigbigan.evaluation.probes.knn.OF_BIGAN", 50)
+    monkeypatch.setattr("bigbigan.evaluation.probes.knn.BIGAN_REFERENCES", 50)
     data, run = str(write_npz(tmp_path / "rows.npz", side=28)), str(tmp_path / "run")
     settings = [*SMALL, *NARROW]
     train = ["train", "bigan/mnist", "--data", data, "--out", run, "--quiet", "--steps", "2", "--set", *settings]
@@ -485,10 +485,10 @@ def test_bigan_s_1nn_has_50_000_references(tmp_path, capsys, monkeypatch):
         "knn1_l2_pixels": {"references": 60},
     }
     x, y = np.arange(120.0).reshape(60, 2), np.arange(60)
-    among, labels = references_of_bigan(x, y)
+    among, labels = bigan_references(x, y)
     assert len(among) == len(np.unique(labels)) == 50
     assert np.array_equal(among, x[labels])
-    assert np.array_equal(labels, references_of_bigan(x, y)[1])
+    assert np.array_equal(labels, bigan_references(x, y)[1])
 
 
 @pytest.mark.parametrize("name", ["mnist", "autoencoder_l1"])

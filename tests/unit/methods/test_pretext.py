@@ -227,7 +227,9 @@ def test_the_others_crop_like_a_classifier():
 def test_no_task_is_given_crops_at_full_size():
     for name in METHODS:
         assert find(name).config().data.augment == "task_crop"
-        assert View.of(find(name).config()).augment == "resnet_crop"  # of classifiers on its features, as in Table 2
+        assert (
+            View.from_config(find(name).config()).augment == "resnet_crop"
+        )  # of classifiers on its features, as in Table 2
 
 
 def test_relative_position_embeds_patches_before_its_head():

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "* fits any part; default: all that the run and data allow, but for those that take hours",
     )
     parser.add_argument("--checkpoint", **CHECKPOINT)
-    parser.add_argument("--most", type=int, metavar="N", help="of each split at most so many images, drawn by one seed")
+    parser.add_argument(
+        "--max-images", type=int, metavar="N", help="use at most N images of each split, drawn by a fixed seed"
+    )
     parser.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
     parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
@@ -45,8 +47,8 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.records import append_results, results_table
     from bigbigan.evaluation.runner import evaluate
 
-    if options.most is not None:
-        at_least(2, most=options.most)
+    if options.max_images is not None:
+        at_least(2, max_images=options.max_images)
     metrics = options.metrics.split(",") if options.metrics else None
     lines = evaluate(
         options.run,
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         resolution=options.resolution,
         channels=options.channels,
         checkpoint=options.checkpoint,
-        most=options.most,
+        max_images=options.max_images,
         out=options.out,
         study=options.study,
     )

@@ -1,1 +1,1 @@
-"""Image quality of samples: FID, KID, Inception Score, precision and recall, and the networks they use."""
+"""Measure the image quality of samples: FID, KID, Inception Score, precision and recall."""

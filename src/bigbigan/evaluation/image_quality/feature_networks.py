@@ -1,12 +1,12 @@
-"""Feature networks: what images are compared by in FID, KID, precision and recall, and Inception Score.
+"""Provide the feature extractors that FID, KID, precision, recall and Inception Score compare images by.
 
-inception        the reference network of published figures (bigbigan.evaluation.image_quality.inception)
+inception        the reference network of published values (bigbigan.evaluation.image_quality.inception)
 encoder          the run's own averaged encoder, AvePool
-mnist-cnn        small classifiers of the data at hand, trained by `bigbigan feature-network NAME --data SOURCE`,
-cifar-resnet18   kept in the cache; for data that Inception knows nothing of, and for machines without its weights
+mnist-cnn        small in-domain classifiers, trained by `bigbigan feature-network NAME --data SOURCE` and kept in the
+cifar-resnet18   cache; for images that Inception was not trained for, and for machines without its weights
 
-Figures by different networks do not compare; the network is part of a metric's name, and the digest of its weights part
-of the result line.
+Values by different extractors do not compare: the extractor is part of a metric's name, and the digest of its weights
+is part of the result line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
 from bigbigan.evaluation.records import Measurement, ResultLine, result_lines
-from bigbigan.evaluation.splits import View, parted, read_split
+from bigbigan.evaluation.splits import View, read_split, split_by_label
 from bigbigan.image import resize, to_float
 from bigbigan.io import checked, parse_json
 from bigbigan.models.resnet import BasicBlock, ResNetV2
@@ -37,17 +37,24 @@ from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 
-__all__ = ["CLASSIFIERS", "FeatureNetwork", "classifier_file", "open_network", "ready_networks", "train_classifier"]
+__all__ = [
+    "CLASSIFIERS",
+    "FeatureExtractor",
+    "available_extractors",
+    "classifier_file",
+    "open_extractor",
+    "train_classifier",
+]
 
 
 @dataclass(frozen=True)
-class FeatureNetwork:
-    """A network as quality metrics use it.
+class FeatureExtractor:
+    """Wrap a network as the quality metrics use it.
 
     Attributes:
         name: part of the metric's name.
         digest: first 12 hex digits of the SHA-256 of its weights.
-        outputs: uint8 images [N, C, R, R] to features [N, d] and class logits [N, K], or None without classes.
+        outputs: maps uint8 images [N, C, R, R] to features [N, d] and class logits [N, K], or None without classes.
     """
 
     name: str
@@ -56,27 +63,27 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor | None]:
-        """Features and logits of any number of images, on the CPU."""
+        """Return features [N, d] and logits [N, K] of any number of images, on the CPU."""
         parts = [self.outputs(chunk) for chunk in pixels.split(batch_size)]
         logits = [second.cpu() for _, second in parts if second is not None]
         return torch.cat([first.cpu() for first, _ in parts]), torch.cat(logits) if logits else None
 
 
 class Classifier(nn.Module):
-    """A trunk with features [N, num_features] and a linear layer on them."""
+    """Classify images by a trunk with features [N, num_features] and a linear layer on them."""
 
     def __init__(self, trunk: nn.Module, num_features: int, classes: int) -> None:
         super().__init__()
         self.trunk, self.fc = trunk, nn.Linear(num_features, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [N, C, R, R] in [-1, 1] to features and logits."""
+        """Return features and logits of images [N, C, R, R] in [-1, 1]."""
         features = self.trunk(x)
         return features, self.fc(features)
 
 
 def mnist_cnn(channels: int) -> nn.Module:
-    """Three 3×3 convolutions with pooling and a layer of 128 units: features [N, 128], not negative."""
+    """Build three 3×3 convolutions with pooling and a layer of 128 units: features [N, 128], not negative."""
     layers: list[nn.Module] = []
     for a, b in pairwise((channels, 32, 64, 64)):
         layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(b), nn.ReLU()]
@@ -85,10 +92,12 @@ def mnist_cnn(channels: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Recipe:
-    trunk: Callable[[int], nn.Module]  # of the number of image channels
+    """How to build and train an in-domain classifier."""
+
+    trunk: Callable[[int], nn.Module]  # takes the number of image channels
     features: int
     resolution: int
-    augment: bool  # shifted by up to 4 px and, where the data may be (`Source.mirrorable`), mirrored
+    augment: bool  # shift images by up to 4 px and, if the data allow it (`Source.mirrorable`), mirror them
     epochs: int
 
 
@@ -101,16 +110,17 @@ CLASSIFIERS = {
 
 
 def classifier_file(name: str, dataset: str) -> Path:
+    """Return the path of a classifier trained on a data set, in the cache."""
     return cache_folder() / "networks" / f"{name}-{dataset}.safetensors"
 
 
 def train_classifier(
     name: str, source: Source, epochs: int | None, device: torch.device, command: str, progress: bool = True
 ) -> tuple[Path, ResultLine]:
-    """Train an in-domain classifier on the labels of the training split, and keep it in the cache.
+    """Train an in-domain classifier on the labels of the training split, and save it in the cache.
 
     Returns:
-        The file, and a result line: its accuracy on the test split.
+        The file, and a result line with its accuracy on the test split.
 
     Raises:
         UserError: no such classifier, no labels, or no test split.
@@ -124,11 +134,11 @@ def train_classifier(
     start = time.perf_counter()
     channels = channels_of(source)
     view = View(recipe.resolution, channels)
-    train, test = (parted(read_split(source, source.splits[s], view))[0] for s in ("train", "test"))
+    train, test = (split_by_label(read_split(source, source.splits[s], view))[0] for s in ("train", "test"))
     assert train.labels is not None
     assert test.labels is not None
     classes = int(train.labels.max()) + 1
-    draws = keyed_generator(0, name)
+    generator = keyed_generator(0, name)
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(0)
         network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
@@ -141,23 +151,23 @@ def train_classifier(
     order = torch.empty(0, dtype=torch.long)
     for _ in Bar(range(steps), f"training {name}", unit="step", disable=not progress):
         if len(order) < batch:
-            order = torch.randperm(len(x), generator=draws)
+            order = torch.randperm(len(x), generator=generator)
         picks, order = order[:batch].to(device), order[batch:]
-        images_now = augmented(x[picks], draws, source.mirrorable) if recipe.augment else x[picks]
+        images_now = augmented(x[picks], generator, source.mirrorable) if recipe.augment else x[picks]
         loss = F.cross_entropy(network(to_float(images_now).contiguous(memory_format=torch.channels_last))[1], y[picks])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     outputs = _outputs(network.eval(), device)
-    found = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.pixels).split(500)])
-    right = 100 * float((found.numpy() == test.labels).mean())
-    facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": right}
+    predicted = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.pixels).split(500)])
+    top1 = 100 * float((predicted.numpy() == test.labels).mean())
+    facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": top1}
     facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}
     path = classifier_file(name, source.name)
     save_tensors(path, network.state_dict(), {"bigbigan": json.dumps(facts)}, digest=True)
     (line,) = result_lines(
-        {"top1": Measurement(right, protocol={"network": digest(network)[:12], "epochs": epochs})},
+        {"top1": Measurement(top1, protocol={"network": digest(network)[:12], "epochs": epochs})},
         study="feature_network",
         subject="trained",
         experiment=f"feature-network/{name}",
@@ -172,49 +182,60 @@ def train_classifier(
     return path, line
 
 
-def augmented(x: Tensor, draws: torch.Generator, mirror: bool = True) -> Tensor:
-    """uint8 [N, C, R, R] as float of the same range, shifted by up to 4 px and, with `mirror`, half of them mirrored,
-    each image on its own."""
+def augmented(x: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
+    """Return uint8 images [N, C, R, R] as float in [0, 255], each shifted by up to 4 px at random.
+
+    With `mirror`, half of the images are mirrored too.
+    """
     side, n = x.shape[-1], len(x)
     padded = F.pad(x.float(), (4, 4, 4, 4), mode="reflect")
     place = torch.arange(side, device=x.device)
-    rows, columns = (torch.randint(9, (n, 1), generator=draws).to(x.device) + place for _ in "yx")
-    mirrored = (torch.rand(n, 1, generator=draws) < 0.5).to(x.device)
+    rows, columns = (torch.randint(9, (n, 1), generator=generator).to(x.device) + place for _ in "yx")
+    mirrored = (torch.rand(n, 1, generator=generator) < 0.5).to(x.device)
     columns = torch.where(mirrored & mirror, columns.flip(1), columns)
     each = torch.arange(n, device=x.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def channels_of(source: Source) -> int:
-    """3 when any of the first images has colour, else 1."""
+    """Return 3 if any of the first 8 training images has colour, else 1."""
     images = source.splits["train"]
     return max(images.load(i).shape[-1] for i in range(min(8, len(images))))
 
 
-def ready_networks(dataset: str, own_encoder: bool) -> list[str]:
-    """Those that need nothing more: the run's own encoder, trained classifiers of this data set, Inception if its
-    weights are in the cache."""
+def available_extractors(dataset: str, own_encoder: bool) -> list[str]:
+    """Return the feature extractors that need no preparation.
+
+    They are the classifiers trained on this data set, the run's own encoder, and Inception if its weights are in the
+    cache.
+    """
     ready = [name for name in CLASSIFIERS if classifier_file(name, dataset).exists()]
     ready += ["encoder"] if own_encoder else []
     return ready + (["inception"] if inception_file().exists() else [])
 
 
-def open_network(
+def open_extractor(
     name: str, dataset: str, encoder: nn.Module | None, resolution: int, device: torch.device
-) -> FeatureNetwork:
-    """The feature network of this name for images of `dataset`; `encoder` and its `resolution` are of the run at hand.
+) -> FeatureExtractor:
+    """Return the feature extractor of this name for images of `dataset`.
+
+    Args:
+        name: inception, encoder, or an in-domain classifier.
+        dataset: name of the data set.
+        encoder, resolution: the run's own encoder, if it has one, and the side of its images.
+        device: the device to compute on.
 
     Raises:
-        UserError: it is not there, with the command that makes it or the file to fetch.
+        UserError: it is not available; the message names the command that makes it or the file to fetch.
     """
     if name == "inception":
         inception = load_inception(device)
-        return FeatureNetwork(name, digest(inception)[:12], lambda pixels: inception(pixels.to(device)))
+        return FeatureExtractor(name, digest(inception)[:12], lambda pixels: inception(pixels.to(device)))
     if name == "encoder":
         if encoder is None:
-            raise UserError("a GAN has no encoder to compare images by; name another feature network")
+            raise UserError("a GAN has no encoder to compare images by; name another feature extractor")
         E: Any = encoder
-        return FeatureNetwork(
+        return FeatureExtractor(
             name, digest(E)[:12], lambda p: (E.features(_sized(to_float(p.to(device)), resolution)), None)
         )
     path = classifier_file(name, dataset)
@@ -228,12 +249,12 @@ def open_network(
         check_tensors(tensors, network.state_dict(), str(path))
         network.load_state_dict(tensors)
     except UserError as error:
-        raise UserError(f"{error}; delete it and train {name} anew") from None
+        raise UserError(f"{error}; delete it and train {name} again") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} anew") from None
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} again") from None
     outputs = _outputs(network.to(device).eval(), device)
     channels, resolution = facts["channels"], recipe.resolution
-    return FeatureNetwork(name, digest(network)[:12], lambda p: outputs(_as_trained(p, channels, resolution)))
+    return FeatureExtractor(name, digest(network)[:12], lambda p: outputs(_as_trained(p, channels, resolution)))
 
 
 def _outputs(network: Classifier, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -246,7 +267,7 @@ def _outputs(network: Classifier, device: torch.device) -> Callable[[Tensor], tu
 
 
 def _as_trained(pixels: Tensor, channels: int, resolution: int) -> Tensor:
-    if pixels.shape[1] != channels:  # a G that draws in colour what is grey in the data, or the other way round
+    if pixels.shape[1] != channels:  # G draws colour images and the data are grey, or the other way round
         pixels = torch.from_numpy(to_channels(pixels.permute(0, 2, 3, 1).numpy(), channels)).permute(0, 3, 1, 2)
     if pixels.shape[-1] == resolution:
         return pixels

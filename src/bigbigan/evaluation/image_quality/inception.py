@@ -1,6 +1,6 @@
-"""The network of published FID, KID and Inception Scores: Inception-v3 of the TensorFlow graph inception-2015-12-05.
+"""Build the network of published FID, KID and Inception Scores: Inception-v3 of the graph inception-2015-12-05.
 
-It differs from torchvision's: 1008 outputs, averages that leave the padding out, a maximum in the last block, a resize
+It differs from torchvision's: 1008 outputs, averages that exclude the padding, a maximum in the last block, a resize
 without half-pixel shift, and inputs (x - 128) / 128. Names are those of the ported weights of mseitzer/pytorch-fid.
 """
 
@@ -27,9 +27,9 @@ SIDE = 299
 
 
 def resize_tf1(x: Tensor, side: int = SIDE) -> Tensor:
-    """TensorFlow 1's bilinear resize (align_corners False, no half-pixel shift): [N, C, H, W] to [N, C, side, side].
+    """Resize [N, C, H, W] to [N, C, side, side] like TensorFlow 1: bilinear, align_corners False, no half-pixel shift.
 
-    Output place i looks at input place i·H/side, between its two neighbours.
+    Output position i interpolates the two neighbours of input position i·H/side.
     """
     rows, columns = (_resize_matrix(size, side).to(x) for size in x.shape[2:])
     return rows @ x @ columns.T
@@ -45,7 +45,7 @@ def _resize_matrix(size: int, side: int) -> Tensor:
 
 
 class BasicConv2d(nn.Module):
-    """Convolution without bias, batch norm, ReLU; padding keeps the size unless told otherwise."""
+    """Apply a convolution without bias, batch norm and ReLU; with `pad` and stride 1 the size stays the same."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1, pad: bool = True
@@ -61,11 +61,11 @@ class BasicConv2d(nn.Module):
 
 
 class Branches(nn.Module):
-    """An Inception block: branches side by side, joined by channels.
+    """Apply the parallel branches of an Inception block, and concatenate their channels.
 
     Args:
         convolutions: (name, channels in, channels out, kernel, stride) of each.
-        branches: of each, the names it applies in turn; a tuple in the last place is applied side by side. A branch
+        branches: for each branch, the names it applies in turn; a tuple at the end is applied in parallel. A branch
             without names is the pooled input.
         pool: what the pooling branch does with the input.
     """
@@ -95,14 +95,17 @@ class Branches(nn.Module):
 
 
 def average(x: Tensor) -> Tensor:
+    """Average over 3×3, without the padding."""
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
 def maximum(x: Tensor) -> Tensor:
+    """Take the maximum over 3×3."""
     return F.max_pool2d(x, 3, 1, 1)
 
 
 def halved(x: Tensor) -> Tensor:
+    """Take the maximum over 3×3 with stride 2."""
     return F.max_pool2d(x, 3, 2)
 
 
@@ -203,8 +206,10 @@ def block_e(c: int, pool: Callable[[Tensor], Tensor]) -> Branches:
 
 
 class Inception(nn.Module):
-    """uint8 images [N, 1|3, H, W] to pool features [N, 2048] and logits [N, 1008] without the last bias, which the
-    original Inception Score leaves out."""
+    """Map uint8 images [N, 1|3, H, W] to pool features [N, 2048] and logits [N, 1008].
+
+    The logits are without the last bias, which the original Inception Score leaves out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,20 +239,20 @@ class Inception(nn.Module):
 
 
 def inception_file() -> Path:
-    """Where the weights are looked for, and downloaded to."""
+    """Return the path of the weights in the cache, to which they are downloaded."""
     return cache_folder() / "networks" / FILE
 
 
 def load_inception(device: torch.device, path: Path | None = None) -> Inception:
-    """The network with its reference weights, in evaluation mode.
+    """Return the network with its reference weights, in evaluation mode.
 
     Args:
-        device: where it computes.
-        path: the weight file; by default the one in the cache, downloaded if it is not there. Its SHA-256 is compared
-            each time: other weights would give numbers that look right and compare with nothing.
+        device: the device to compute on.
+        path: the weight file; by default the one in the cache, downloaded if it is missing. Its SHA-256 is checked each
+            time: other weights would give plausible numbers that compare with nothing.
 
     Raises:
-        UserError: the file cannot be had or read, or is another one.
+        UserError: the file cannot be downloaded or read, or is another one.
     """
     if path is not None and not path.exists():
         raise UserError(f"{path} does not exist; expected the weights of FID's Inception, as from {URL}")
@@ -257,11 +262,11 @@ def load_inception(device: torch.device, path: Path | None = None) -> Inception:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); expected the weights from {URL}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != SHA256:
         raise UserError(
-            f"{path} is not the Inception of FID: its SHA-256 is {found[:12]}…, expected {SHA256[:12]}…; delete it, "
-            f"or put {URL} in its place"
+            f"{path} is not the Inception of FID: its SHA-256 is {sha256[:12]}…, expected {SHA256[:12]}…; delete it, "
+            f"or replace it by {URL}"
         )
     network = Inception()
     network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))

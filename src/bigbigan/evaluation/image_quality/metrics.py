@@ -1,7 +1,7 @@
-"""Arithmetic of image quality: of reconstructions, and on features of any network FID, KID, Inception Score, precision
-and recall.
+"""Compute FID, KID, Inception Score, precision and recall from the features of any network.
 
-The latter in float64; distances in parts, so that memory does not grow with the square of the number of images.
+All arithmetic is in float64. Distances are computed in chunks, so that memory does not grow with the square of the
+number of images.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = [
 
 
 class Moments:
-    """Number, mean and covariance of features that come in parts.
+    """Accumulate the number, mean and covariance of features that come in chunks.
 
     Args:
-        n, mean [d], scatter [d, d]: where to go on from; scatter is the sum of (x - mean)(x - mean)ᵀ.
+        n, mean [d], scatter [d, d]: values to start from; scatter is the sum of (x - mean)(x - mean)ᵀ.
     """
 
     def __init__(self, n: int = 0, mean: np.ndarray | None = None, scatter: np.ndarray | None = None) -> None:
@@ -32,7 +32,7 @@ class Moments:
         self.scatter = np.zeros((0, 0)) if scatter is None else scatter
 
     def update(self, features: Tensor | np.ndarray) -> None:
-        """Take in features [N, d] (Chan et al. 1979: stable however they are cut)."""
+        """Add features [N, d] (Chan et al. 1979: stable for any division into chunks)."""
         x = np.asarray(features, dtype=np.float64)
         if not len(x):
             return
@@ -49,18 +49,18 @@ class Moments:
 
     @property
     def covariance(self) -> np.ndarray:
-        """[d, d], divided by n - 1."""
+        """The covariance [d, d], divided by n - 1."""
         return self.scatter / (self.n - 1)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """FID (Heusel et al. 2017): ‖μa − μb‖² + Tr(Ca + Cb − 2 (Ca Cb)^½).
+    """Return the FID (Heusel et al. 2017): ‖μa − μb‖² + Tr(Ca + Cb − 2 (Ca Cb)^½).
 
-    The trace of the root is the sum of the roots of the eigenvalues of Ca^½ Cb Ca^½, which is symmetric: no complex
-    numbers, and nothing to add to a diagonal where a covariance has no full rank.
+    The trace of the root is the sum of the roots of the eigenvalues of Ca^½ Cb Ca^½. That matrix is symmetric, so there
+    are no complex numbers, and no term on the diagonal is needed for covariances without full rank.
 
     Raises:
-        ValueError: of features of different length, or of fewer than two images.
+        ValueError: features of different lengths, or fewer than two images.
     """
     if a.mean.shape != b.mean.shape or min(a.n, b.n) < 2:
         raise ValueError(
@@ -78,8 +78,20 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """KID (Bińkowski et al. 2018): unbiased MMD² with the kernel (x·y / d + 1)³, as mean and standard deviation over
-    `subsets` pairs of random subsets of `size` (at most as many as there are) features [N, d]."""
+    """Return the KID (Bińkowski et al. 2018): unbiased MMD² with the kernel (x·y / d + 1)³.
+
+    Args:
+        real, fake: features [N, d].
+        subsets: pairs of random subsets.
+        size: features in a subset, or all if there are fewer.
+        seed: draws the subsets.
+
+    Returns:
+        Mean and standard deviation over the subsets.
+
+    Raises:
+        ValueError: fewer than two features of a kind.
+    """
     rng = np.random.default_rng(seed)
     size = min(size, len(real), len(fake))
     if size < 2:
@@ -95,10 +107,16 @@ def kernel_distance(
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
-    """Inception Score (Salimans et al. 2016) of logits [N, classes]: exp of the mean KL(p(y|x) ‖ p(y)), as mean and
-    standard deviation over `splits` parts of the images, shuffled first."""
+    """Return the Inception Score (Salimans et al. 2016) of logits [N, classes]: exp of the mean KL(p(y|x) ‖ p(y)).
+
+    Returns:
+        Mean and standard deviation over `splits` parts of the shuffled images.
+
+    Raises:
+        ValueError: fewer images than parts.
+    """
     if len(logits) < splits:
-        raise ValueError(f"{len(logits)} images in {splits} parts; expected as many images as parts, or more")
+        raise ValueError(f"{len(logits)} images in {splits} parts; expected at least one image in each")
     order = np.random.default_rng(0).permutation(len(logits))
     log_p = torch.log_softmax(logits[order].double(), dim=1)
     scores = []
@@ -109,15 +127,15 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3, part: int = 500) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019), each in [0, 1].
+    """Return improved precision and recall (Kynkäänniemi et al. 2019), each in [0, 1].
 
-    Precision is the share of fake features within reach of a real one, recall that of real ones within reach of a fake
-    one; a feature reaches as far as its k-th nearest neighbour of its own kind.
+    Precision is the share of fake features within reach of a real one; recall is the share of real features within
+    reach of a fake one. The reach of a feature is the distance to its k-th nearest neighbour of the same kind.
 
     Args:
         real, fake: [N, d] and [M, d], more than k of each.
         k: neighbours.
-        part: rows of the matrix of distances that are held at a time.
+        part: rows of the matrix of distances in memory at a time.
 
     Raises:
         ValueError: no more than k features of a kind.
@@ -125,25 +143,25 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, part: int = 500) ->
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"{len(real)} real and {len(fake)} fake features; expected more than k = {k}")
     real, fake = real.double(), fake.double()
-    # What rounding leaves of the distance of equal features counts as none; one bound for all pairs, or a feature could
-    # be at a place for its own reach and beside it for others.
-    least = 1e-9 * float(max((x * x).sum(1).max() for x in (real, fake)))
-    reach_real, reach_fake = (_reach(x, k, part, least) for x in (real, fake))
-    return _within(fake, real, reach_real, part, least), _within(real, fake, reach_fake, part, least)
+    # Rounding leaves equal features a small distance, which counts as zero. All pairs share one bound: with others, a
+    # feature could coincide with another for its own reach and not for that feature's reach.
+    zero_below = 1e-9 * float(max((x * x).sum(1).max() for x in (real, fake)))
+    reach_real, reach_fake = (_reach(x, k, part, zero_below) for x in (real, fake))
+    return _within(fake, real, reach_real, part, zero_below), _within(real, fake, reach_fake, part, zero_below)
 
 
-def _reach(x: Tensor, k: int, part: int, least: float) -> Tensor:
-    """Squared distance of each feature to its k-th nearest other one; itself is the nearest of all."""
-    rows = (_distances(r, x, least).topk(k + 1, dim=1, largest=False).values[:, -1] for r in torch.split(x, part))
+def _reach(x: Tensor, k: int, part: int, zero_below: float) -> Tensor:
+    """Return the squared distance of each feature to its k-th nearest other one; the nearest of all is itself."""
+    rows = (_distances(r, x, zero_below).topk(k + 1, dim=1, largest=False).values[:, -1] for r in torch.split(x, part))
     return torch.cat(list(rows))
 
 
-def _within(queries: Tensor, centres: Tensor, reach: Tensor, part: int, least: float) -> float:
-    inside = [(_distances(rows, centres, least) <= reach).any(1) for rows in torch.split(queries, part)]
+def _within(queries: Tensor, centres: Tensor, reach: Tensor, part: int, zero_below: float) -> float:
+    inside = [(_distances(rows, centres, zero_below) <= reach).any(1) for rows in torch.split(queries, part)]
     return float(torch.cat(inside).double().mean())
 
 
-def _distances(a: Tensor, b: Tensor, least: float) -> Tensor:
-    """Squared distances [len(a), len(b)], zero below `least`."""
+def _distances(a: Tensor, b: Tensor, zero_below: float) -> Tensor:
+    """Return squared distances [len(a), len(b)], zero below `zero_below`."""
     squared = torch.addmm((b * b).sum(1), a, b.T, alpha=-2).add_((a * a).sum(1)[:, None])
-    return torch.threshold_(squared, least, 0.0)
+    return torch.threshold_(squared, zero_below, 0.0)

@@ -1,8 +1,8 @@
-"""Image quality of a run's samples: features of samples and of real images, compared.
+"""Measure the image quality of a run's samples: compare features of samples with features of real images.
 
 Samples are drawn at truncation 1 and rounded to uint8 first. References are all images of the split in the form in
-which training shows them to D: loaded at E's resolution (short side resized, centre crop; Appendix A) and from there
-pooled to G's. Their statistics are kept in the cache under the data's fingerprint, that form and the network's digest.
+which training shows them to D: loaded at E's resolution (short side resized, centre crop; Appendix A) and then pooled
+to G's. Their statistics are cached by the data's fingerprint, that form and the extractor's digest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.errors import UserError
-from bigbigan.evaluation.image_quality.feature_networks import FeatureNetwork, open_network
+from bigbigan.evaluation.image_quality.feature_networks import FeatureExtractor, open_extractor
 from bigbigan.evaluation.image_quality.metrics import (
     Moments,
     frechet_distance,
@@ -34,14 +34,14 @@ from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.tensors import read_tensors, save_tensors
 
-__all__ = ["Reference", "compare", "draw_samples", "measure_quality", "reference", "reference_of_run"]
+__all__ = ["Reference", "compare", "draw_samples", "measure_quality", "reference", "run_reference"]
 
-MOST = 50_000  # reference features kept for what needs more than their moments
+MAX_FEATURES = 50_000  # reference features kept for metrics that need more than moments
 
 
 @dataclass
 class Reference:
-    """What is known of real images: moments over all `n`, and features of at most 50,000 of them."""
+    """Hold the moments of all `n` real images, and the features of at most 50,000 of them."""
 
     moments: Moments
     features: Tensor  # float32 [M, d]
@@ -49,7 +49,7 @@ class Reference:
 
 @torch.no_grad()
 def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0, batch_size: int = 500) -> Tensor:
-    """`count` samples of G at truncation 1, as uint8 [N, C, R, R]."""
+    """Return `count` samples of G at truncation 1, uint8 [N, C, R, R]."""
     device = next(G.parameters()).device
     noise = keyed_generator(seed, "samples", 0, str(device))
     parts = []
@@ -61,15 +61,15 @@ def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0, batch_
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8, on the CPU."""
+    """Return images in [-1, 1] as uint8, on the CPU."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def reference_of_run(source: Source, split: str, config: Config, network: FeatureNetwork) -> Reference:
-    """What the samples of a run are compared with: a split in the form in which training showed its images to D.
+def run_reference(source: Source, split: str, config: Config, network: FeatureExtractor) -> Reference:
+    """Return the reference for the samples of a run: a split in the form in which training showed its images to D.
 
-    Random crops of 7/8 of the side (BiGAN) are all of one scale, which is that of the central crop. The others vary in
-    scale; as published, the whole central square stands for them.
+    Random crops of 7/8 of the side (BiGAN) all have one scale, the scale of the central crop. The other crops vary in
+    scale; as published, the whole central square represents them.
     """
     data = config.data
     view = View(config.encoder.resolution, data.channels, data.augment if data.augment == "random_crop" else "none")
@@ -77,15 +77,15 @@ def reference_of_run(source: Source, split: str, config: Config, network: Featur
 
 
 def reference(
-    source: Source, split: str, view: View, network: FeatureNetwork, resolution: int | None = None
+    source: Source, split: str, view: View, network: FeatureExtractor, resolution: int | None = None
 ) -> Reference:
-    """Features of a split's images, from the cache if they are there.
+    """Return the features of a split's images, from the cache if they are there.
 
     Args:
         source, split: the images.
-        view: how they are loaded.
-        network: what the features are of.
-        resolution: R, to which loaded images are then brought by `pool_to`; without it they stay as they are.
+        view: the form in which they are loaded.
+        network: the feature extractor.
+        resolution: side R to which loaded images are pooled (`pool_to`); by default they are not.
     """
     images, resolution = source.splits[split], resolution or view.resolution
     form = f"{resolution}px{view.channels}"
@@ -95,16 +95,16 @@ def reference(
         form += f"-{view.augment}"
     name = f"{fingerprint(images)[:16]}-{form}-{network.name}-{network.digest}.safetensors"
     path = cache_folder() / "statistics" / name
-    lasting = network.name != "encoder"  # a run's own encoder is another one with each step
+    lasting = network.name != "encoder"  # a run's own encoder changes with each step
     try:
         if not lasting:
             raise FileNotFoundError
-        kept, _ = read_tensors(path, digest=True)
-        moments = Moments(int(kept["n"]), kept["mean"].numpy(), kept["scatter"].numpy())
-        return Reference(moments, kept["features"])
+        cached, _ = read_tensors(path, digest=True)
+        moments = Moments(int(cached["n"]), cached["mean"].numpy(), cached["scatter"].numpy())
+        return Reference(moments, cached["features"])
     except (FileNotFoundError, UserError, KeyError) as error:
         if lasting and path.exists():  # of an older version, or damaged
-            warnings.warn(f"statistics of real images are computed anew: {error}", stacklevel=2)
+            warnings.warn(f"statistics of real images are computed again: {error}", stacklevel=2)
     pixels = torch.from_numpy(read_split(source, images, view).pixels)
     moments, parts = Moments(), []
     for chunk in pixels.split(5_000):
@@ -114,7 +114,7 @@ def reference(
         moments.update(features)
         parts.append(features)
     features = torch.cat(parts)
-    picks = np.sort(np.random.default_rng(0).permutation(len(features))[:MOST])
+    picks = np.sort(np.random.default_rng(0).permutation(len(features))[:MAX_FEATURES])
     found = Reference(moments, features[picks].contiguous())
     if not lasting:
         return found
@@ -129,8 +129,15 @@ def reference(
 
 
 def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Measurement]:
-    """fid, kid, precision and recall of features float32 [N, d] of samples against real ones; precision and recall
-    (k = 3) take as many real images as there are samples."""
+    """Return fid, kid, precision and recall of the features of samples, float32 [N, d], against real ones.
+
+    Precision and recall (k = 3) use as many real images as there are samples.
+
+    Args:
+        real: the real images.
+        fake: features of the samples.
+        measures: names of the metrics to compute.
+    """
     found: dict[str, Measurement] = {}
     protocol = {"references": real.moments.n}
     if "fid" in measures:
@@ -153,19 +160,27 @@ def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Meas
 def measure_quality(
     G: nn.Module, E: nn.Module | None, config: Config, source: Source, metrics: list[Metric]
 ) -> dict[str, Measurement]:
-    """Return measurements by metric, for the quality metrics of one feature extractor; G and E are the averaged
-    networks."""
+    """Return measurements by metric, for the quality metrics of one feature extractor.
+
+    G and E are the averaged networks.
+
+    Raises:
+        UserError: the extractor is not available, or its features of the samples are not finite.
+    """
     device = next(G.parameters()).device
-    network = open_network(metrics[0].network, source.name, E, config.encoder.resolution, device)
+    network = open_extractor(metrics[0].network, source.name, E, config.encoder.resolution, device)
     features, logits = network(draw_samples(G, config, max(m.samples for m in metrics), config.training.seed))
     if not torch.isfinite(features).all():
-        raise UserError(f"{network.name} gives features that are not finite for this generator's samples: look at them")
+        raise UserError(
+            f"{network.name} returns features that are not finite for this generator's samples; look at them: "
+            "bigbigan generate"
+        )
     out: dict[str, Measurement] = {}
     for samples in {m.samples for m in metrics}:
         for split in dict.fromkeys(m.reference for m in metrics):
             ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
             if split:
-                found = compare(reference_of_run(source, split, config, network), features[:samples], set(ours))
+                found = compare(run_reference(source, split, config, network), features[:samples], set(ours))
             elif ours and logits is not None:
                 found = {"is": Measurement(*inception_score(logits[:samples]))}
             else:

@@ -1,1 +1,1 @@
-"""Probes of frozen features: logistic regression, linear heads, nearest neighbours, pretext accuracy."""
+"""Probe frozen features: logistic regression, linear heads, nearest neighbours, accuracy of pretext tasks."""

@@ -1,10 +1,10 @@
-"""Nearest neighbours in feature space (Appendix C).
+"""Find nearest neighbours in feature space (Appendix C).
 
-l1, l2     distance of vectors divided by their own norm of that kind; k plain votes, ties go to the nearest
-euclidean  distance of the vectors as they are (BiGAN's 1-NN); plain votes; at most 50,000 references in evaluations
+l1, l2     distance of vectors divided by their own norm of that kind; k equal votes, ties go to the nearest
+euclidean  distance of the vectors as they are (BiGAN's 1-NN); equal votes; at most 50,000 references in evaluations
 cosine     votes weighted by exp(similarity / 0.07), as is usual since instance discrimination
 
-References stream through in parts and only the k nearest so far are kept, so that memory does not grow with their
+References are processed in chunks, and only the k nearest so far are kept, so that memory does not grow with their
 number.
 """
 
@@ -17,58 +17,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["knn", "knn_accuracies", "nearest", "references_of_bigan"]
+__all__ = ["bigan_references", "knn", "knn_accuracies", "nearest"]
 
 TEMPERATURE = 0.07
 QUERIES, REFERENCES = 1_000, 20_000  # at a time: 80 MB of distances
 REFERENCES_L1 = 4_000
-OF_BIGAN = 50_000  # references of its 1-NN: five blocks of 10,000 training images (jeffdonahue/bigan, train_gan.py)
+BIGAN_REFERENCES = 50_000  # five blocks of 10,000 training images (jeffdonahue/bigan, train_gan.py)
 
 
 def scaled(x: Tensor, distance: str) -> Tensor:
-    """Vectors [N, d] at length 1 in the norm of `distance`; as they are for "euclidean"."""
+    """Scale vectors [N, d] to length 1 in the norm of `distance`; return them as they are for "euclidean"."""
     return x if distance == "euclidean" else F.normalize(x, p=1.0 if distance == "l1" else 2.0, dim=1)
 
 
 @torch.no_grad()
 def nearest(queries: Tensor, references: Tensor, k: int, distance: str) -> tuple[Tensor, Tensor]:
-    """The k nearest references of each query, nearest first: closeness float [N, k] (the greater the nearer: cosine
-    similarity, or minus the distance) and indices int64 [N, k].
+    """Return the k nearest references of each query, nearest first.
 
     Args:
-        queries: [N, d], on the device that computes.
-        references: [M, d], anywhere; brought to the device in parts.
-        k: at most M are given.
-        distance: l1, l2, cosine or euclidean; of unit vectors l2 and cosine have one order.
+        queries: [N, d], on the device to compute on.
+        references: [M, d], on any device; moved in chunks.
+        k: neighbours; at most M are returned.
+        distance: l1, l2, cosine or euclidean; for unit vectors l2 and cosine give the same order.
+
+    Returns:
+        Closeness, float [N, k], the greater the nearer (cosine similarity, or minus the distance); and indices, int64
+        [N, k].
     """
     k = min(k, len(references))
     part = REFERENCES_L1 if distance == "l1" else REFERENCES
     values, indices = [], []
     for q in scaled(queries, distance).split(QUERIES):
         best = torch.full((len(q), 0), -torch.inf, device=q.device)
-        where = torch.zeros((len(q), 0), dtype=torch.long, device=q.device)
+        found = torch.zeros((len(q), 0), dtype=torch.long, device=q.device)
         for start in range(0, len(references), part):
             r = scaled(references[start : start + part].to(q.device), distance)
             p = {"l1": 1.0, "euclidean": 2.0}.get(distance)
             close = q @ r.t() if p is None else -torch.cdist(q, r, p=p)
             top = close.topk(min(k, len(r)), dim=1)
-            best, where = torch.cat([best, top.values], 1), torch.cat([where, top.indices + start], 1)
+            best, found = torch.cat([best, top.values], 1), torch.cat([found, top.indices + start], 1)
             best, kept = best.topk(min(k, best.shape[1]), dim=1)
-            where = where.gather(1, kept)
+            found = found.gather(1, kept)
         values.append(best)
-        indices.append(where)
+        indices.append(found)
     return torch.cat(values), torch.cat(indices)
 
 
-def references_of_bigan(train: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def bigan_references(train: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the references of BiGAN's 1-NN: features [M, d] and labels [M], M at most 50,000.
 
-    The authors' code draws as many of MNIST's 60,000 training images with `--use_test_set`, and takes all 50,000 when
-    it leaves 10,000 out. The draw is the same for all runs.
+    With `--use_test_set` the authors' code draws 50,000 of MNIST's 60,000 training images; otherwise it holds out
+    10,000 and uses all others. The images drawn are the same for all runs.
     """
-    if len(train) <= OF_BIGAN:
+    if len(train) <= BIGAN_REFERENCES:
         return train, labels
-    picks = np.sort(np.random.default_rng(0).permutation(len(train))[:OF_BIGAN])
+    picks = np.sort(np.random.default_rng(0).permutation(len(train))[:BIGAN_REFERENCES])
     return train[picks], labels[picks]
 
 
@@ -80,9 +83,15 @@ def knn_accuracies(
     wanted: Iterable[tuple[int, str]],
     device: str | torch.device = "cpu",
 ) -> dict[tuple[int, str], float]:
-    """Top-1 accuracy in percent by (k, distance); one search serves all k, and l2 and cosine alike.
+    """Return top-1 accuracy in percent by (k, distance).
 
-    train [M, d] and test [N, d] are features, the labels int64.
+    One search serves all k, and both l2 and cosine.
+
+    Args:
+        train, labels: features [M, d] and int64 labels [M] of the references.
+        test, test_labels: features [N, d] and int64 labels [N] of the queries.
+        wanted: pairs (k, distance).
+        device: the device to compute on.
     """
     wanted = sorted(wanted)
     truth = torch.from_numpy(test_labels).to(device)
@@ -97,7 +106,7 @@ def knn_accuracies(
         # A vote counts 1, plus a little that halves with each rank: in a tie the nearest outweighs all others.
         plain = (1 + 1e-3 * 0.5 ** torch.arange(close.shape[1], device=device)).expand_as(close)
         for k, distance in ours:
-            # over the nearest one's weight: no overflow
+            # relative to the nearest one's weight, which avoids overflow
             votes = ((close - close[:, :1]) / TEMPERATURE).exp() if distance == "cosine" else plain
             tally = torch.zeros(len(truth), int(labels.max()) + 1, device=device)
             tally.scatter_add_(1, votes_for[:, :k], votes[:, :k].to(tally.dtype))
@@ -106,5 +115,5 @@ def knn_accuracies(
 
 
 def knn(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 5) -> float:
-    """`knn_accuracies` of one k by l2."""
+    """Return the accuracy of k nearest neighbours by l2; see `knn_accuracies`."""
     return knn_accuracies(train, labels, test, test_labels, [(k, "l2")])[k, "l2"]

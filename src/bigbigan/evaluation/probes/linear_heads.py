@@ -1,12 +1,12 @@
-"""The paper's linear classifiers on frozen features (Section 3.1 and Appendix A).
+"""Train the paper's linear classifiers on frozen features (Section 3.1 and Appendix A).
 
 table1     zero initialisation, Adam at 0.01, average of the weights with decay 0.9999, 5,000 steps on training crops;
-           scored on train_val, training images held out
+           scored on train_val, training images that are held out
 sweepNk    the same at each of Table 2's five rates, N thousand steps (the paper's: 100); rate chosen on train_val,
            scored once on the test split
 
-All rates and both features are trained in one pass over the features. A batch has 512 images, the paper's size is not
-known (docs/deviations.md).
+All rates and both features are trained in one pass over the features. A batch has 512 images, since the paper does not
+state its batch size (docs/deviations.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FeatureBatches = Iterator[tuple[Mapping[str, Tensor], Tensor]]
 
 
 class Heads:
-    """Linear classifiers by (feature, rate): weights [d, classes] and biases [classes], zero to begin with."""
+    """Hold linear classifiers by (feature, rate): weights [d, classes] and biases [classes], initially zero."""
 
     def __init__(self, sizes: Mapping[str, int], classes: int, rates: tuple[float, ...], device: torch.device) -> None:
         self.classes = classes
@@ -43,14 +43,14 @@ class Heads:
         self.biases = [torch.zeros(classes, device=device) for _ in self.keys]
 
     def logits(self, features: Mapping[str, Tensor]) -> Tensor:
-        """[N, heads, classes] for features by name, each [N, d]."""
+        """Return logits [N, heads, classes] of features by name, each [N, d]."""
         out = []
         for name in dict.fromkeys(name for name, _ in self.keys):
-            mine = [i for i, (n, _) in enumerate(self.keys) if n == name]
-            # side by side, so that all rates are one product
-            weight = torch.cat([self.weights[i] for i in mine], dim=1)
-            bias = torch.cat([self.biases[i] for i in mine])
-            out.append(torch.addmm(bias, features[name], weight).unflatten(1, (len(mine), self.classes)))
+            heads = [i for i, (n, _) in enumerate(self.keys) if n == name]
+            # Concatenated, so that all rates are one matrix product.
+            weight = torch.cat([self.weights[i] for i in heads], dim=1)
+            bias = torch.cat([self.biases[i] for i in heads])
+            out.append(torch.addmm(bias, features[name], weight).unflatten(1, (len(heads), self.classes)))
         return torch.cat(out, dim=1)
 
 
@@ -63,17 +63,17 @@ def train_heads(
     device: torch.device,
     progress: bool = False,
 ) -> Heads:
-    """Heads trained on batches of (features by name, each [n, d], labels int64 [n]), with averaged weights.
+    """Train heads and return them with averaged weights.
 
-    The average begins at the zero initialisation; its shrinking of the weights changes no arg max.
+    The average starts at the zero initialisation, which shrinks the weights but changes no arg max.
 
     Args:
-        batches: endless.
+        batches: endless batches of (features by name, each [n, d]; labels int64 [n]).
         sizes: d of each feature.
         classes: number of classes.
         rates: learning rates of Adam.
         steps: how many batches are used.
-        device: where the heads are trained.
+        device: the device to train on.
         progress: show steps/s and time left.
     """
     heads, average = (Heads(sizes, classes, rates, device) for _ in range(2))
@@ -86,7 +86,7 @@ def train_heads(
     for _ in Bar(range(steps), "linear heads", disable=not progress, leave=False, unit="step"):
         features, labels = next(batches)
         logits = heads.logits(features)
-        # Summed over heads: each has the gradient it would have alone.
+        # Summed over heads, so that each has the gradient it would have alone.
         targets = labels.repeat_interleave(logits.shape[1])
         loss = F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum") / len(labels)
         optimizer.zero_grad()
@@ -100,14 +100,14 @@ def train_heads(
 def cached_batches(
     views: Sequence[Mapping[str, np.ndarray]], labels: np.ndarray, seed: int, device: torch.device
 ) -> FeatureBatches:
-    """Endless batches of features that were computed once.
+    """Yield endless batches of features that are computed only once.
 
     Args:
-        views: features of the same images under each augmentation there is (as they are; mirrored), one of which is
-            drawn for each image of a batch.
+        views: features of the same images under each augmentation (as they are; mirrored). One view is drawn for each
+            image of a batch.
         labels: [N].
-        seed: of the order and of the views.
-        device: where the features are kept.
+        seed: draws the order and the views.
+        device: the device of the features.
     """
     generator = torch.Generator().manual_seed(seed)
     data = [{name: torch.from_numpy(f).to(device) for name, f in view.items()} for view in views]
@@ -129,25 +129,25 @@ def cached_batches(
 def top_accuracy(
     heads: Heads, features: Mapping[str, np.ndarray], labels: np.ndarray, top: int, device: torch.device
 ) -> dict[tuple[str, float], float]:
-    """Percent of images whose label is among the `top` best classes, by (feature, rate)."""
-    right = torch.zeros(len(heads.keys), dtype=torch.long, device=device)
+    """Return the percentage of images whose label is among the `top` best classes, by (feature, rate)."""
+    correct = torch.zeros(len(heads.keys), dtype=torch.long, device=device)
     for start in range(0, len(labels), 2_000):
         chunk = {name: torch.from_numpy(f[start : start + 2_000]).to(device) for name, f in features.items()}
         y = torch.from_numpy(labels[start : start + 2_000]).to(device)
         best = heads.logits(chunk).topk(min(top, heads.classes), dim=2).indices
-        right += (best == y[:, None, None]).any(2).sum(0)
-    return {key: 100 * int(count) / len(labels) for key, count in zip(heads.keys, right, strict=True)}
+        correct += (best == y[:, None, None]).any(2).sum(0)
+    return {key: 100 * int(count) / len(labels) for key, count in zip(heads.keys, correct, strict=True)}
 
 
 def live_batches(
     encoder: nn.Module, names: Sequence[str], crops: Batches, labels: np.ndarray, device: torch.device
 ) -> FeatureBatches:
-    """Endless batches of features of fresh training crops, for augmentations too many to keep.
+    """Yield endless batches of features of fresh training crops, for augmentations with too many views to cache.
 
     Args:
         encoder, names: see `bigbigan.evaluation.features.outputs`.
         crops: batches of the images.
-        labels: [N], of those images.
+        labels: labels of those images, [N].
         device: the encoder's.
     """
     y = torch.from_numpy(labels)

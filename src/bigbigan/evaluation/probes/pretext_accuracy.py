@@ -1,4 +1,4 @@
-"""Measure how well an encoder solves the pretext tasks it was trained on, for images it has not seen."""
+"""Measure how well an encoder solves the pretext tasks it was trained on, on images it has not seen."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from bigbigan.randomness import keyed_generator
 
 __all__ = ["task_accuracies"]
 
-BATCH = 64  # images in a pass; tasks that match views match them among those of so many images
+BATCH = 64  # images in a pass; tasks that match views do so among the views of one pass
 
 
 @torch.no_grad()
 def task_accuracies(
-    model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.ndarray | None, tasks: Sequence[str]
+    model: Model, train: np.ndarray, test: np.ndarray, labels: np.ndarray | None, tasks: Sequence[str]
 ) -> dict[str, Measurement]:
-    """Right answers in percent, by task, and in `protocol` what guessing would get.
+    """Return the accuracy in percent by task, with the accuracy of guessing in `protocol`.
 
-    Views are drawn by the run's seed. Batch norms have statistics of the task's own views of training images, in a
-    copy: those of the encoder itself are of images as evaluation sees them.
+    Views are drawn by the run's seed. The batch norms of a copy of the encoder get statistics of the task's own views
+    of training images; the encoder's own statistics are of images as evaluation sees them.
 
     Args:
-        model: of a run of system=pretext, which has these tasks.
-        known, pixels: training images, and those to be asked about: uint8 [N, C, R, R].
-        labels: of the latter, int64 [N], for the task "supervised".
+        model: the model of a run of system=pretext, which has these tasks.
+        train: training images, uint8 [M, C, R, R], for the statistics.
+        test: images to measure on, uint8 [N, C, R, R].
+        labels: labels of the test images, int64 [N], for the task "supervised".
         tasks: names.
     """
-    return {name: _accuracy(model, known, pixels, labels, name) for name in tasks}
+    return {name: _accuracy(model, train, test, labels, name) for name in tasks}
 
 
-def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Measurement:
+def _accuracy(model: Model, train: np.ndarray, test: np.ndarray, labels: np.ndarray | None, name: str) -> Measurement:
     E, c, device = copy.deepcopy(model.encoder), model.config, model.device
     assert isinstance(E, PretextEncoder)
     generator = keyed_generator(c.training.seed, f"task/{name}", 0, str(device))
@@ -50,15 +51,15 @@ def _accuracy(model: Model, known: np.ndarray, pixels: np.ndarray, labels: np.nd
         return run_task(E, name, c.pretext, x, noise, y, x.shape[-1])
 
     def pass_through(x: Tensor) -> TaskResult:
-        return run(x, torch.zeros(len(x), dtype=torch.long, device=device))  # whatever the classes
+        return run(x, torch.zeros(len(x), dtype=torch.long, device=device))  # any classes will do
 
-    fill_statistics(E, pass_through, known, c.training.seed)
-    right, chance = 0.0, torch.zeros(1)
-    truth = np.zeros(len(pixels), dtype=np.int64) if labels is None else labels  # only "supervised" asks for them
-    for x, y in zip(torch.from_numpy(pixels).split(BATCH), torch.from_numpy(truth).split(BATCH), strict=True):
+    fill_statistics(E, pass_through, train, c.training.seed)
+    correct, chance = 0.0, torch.zeros(1)
+    truth = np.zeros(len(test), dtype=np.int64) if labels is None else labels  # only "supervised" reads them
+    for x, y in zip(torch.from_numpy(test).split(BATCH), torch.from_numpy(truth).split(BATCH), strict=True):
         result = run(to_float(x.to(device)), y.to(device))
-        right += len(x) * float(result.accuracy)
+        correct += len(x) * float(result.accuracy)
         chance = chance + len(x) * torch.as_tensor(result.chance).cpu()
-    best = float(chance.max()) / len(pixels)  # one answer to all
+    best = float(chance.max()) / len(test)  # of guessing: the same answer for all
     protocol = {"chance": round(100 * best, 2), "batch": BATCH}
-    return Measurement(100 * right / len(pixels), protocol=protocol)
+    return Measurement(100 * correct / len(test), protocol=protocol)

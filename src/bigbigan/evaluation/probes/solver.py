@@ -1,13 +1,13 @@
-"""Multinomial logistic regression with an L2 penalty, solved to its optimum, for several strengths C in turn.
+"""Solve multinomial logistic regression with an L2 penalty to its optimum, for several strengths C in turn.
 
-The objective is scikit-learn's: C Σ_i loss(x_i) + ½ ‖W‖², with a free intercept; of two classes W is a single vector.
+The objective is scikit-learn's: C Σ_i loss(x_i) + ½ ‖W‖², with a free intercept; with two classes W is a single vector.
 
 The optimum is found by a truncated Newton method: conjugate gradients on the Hessian, preconditioned by the principal
 axes of the features (Nocedal & Wright, Numerical Optimization, chapter 7). Losses and gradients are in float64. Two
 things make it fast:
 
-- W lies in the span of the centred rows. Where there are fewer rows than features, the rows are rotated into that
-  span, which leaves their inner products, and so all logits, as they are.
+- W lies in the span of the centred rows. If there are fewer rows than features, the rows are rotated into that span,
+  which changes neither their inner products nor any logit.
 - The solution for one strength is the start of the search for the next.
 """
 
@@ -24,19 +24,19 @@ from bigbigan.errors import UserError
 
 __all__ = ["logistic_path"]
 
-TOLERANCE = 1e-7  # the search ends where another step would lower the objective by no more than this share of it
-MOST_ROTATED = 5_000  # rows; of more, the rotation costs more than it saves
-MOST_AXES = 1_000  # rows that principal axes are taken from where there are many rows of many numbers
-BLOCK = 4_096  # rows turned into float64 at a time
+TOLERANCE = 1e-7  # the search ends when another step would lower the objective by no more than this share of it
+MAX_ROTATED = 5_000  # rows; with more, the rotation costs more than it saves
+MAX_AXES = 1_000  # rows that principal axes are computed from, if there are many long rows
+BLOCK = 4_096  # rows converted to float64 at a time
 
 
 def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float]) -> Iterator[LogisticRegression]:
-    """The classifier at the optimum for each strength in turn.
+    """Yield the classifier at the optimum for each strength in turn.
 
     Args:
         x: features [N, d].
         labels: int [N], of two classes or more.
-        strengths: values of C; the search is shortest where they rise.
+        strengths: values of C; the search is shortest if they increase.
 
     Raises:
         UserError: features that are not finite.
@@ -49,7 +49,7 @@ def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float])
     classes, y = np.unique(labels, return_inverse=True)
     n, d = x.shape
     mean = x.mean(0, dtype=np.float64)
-    if n <= min(d, MOST_ROTATED):
+    if n <= min(d, MAX_ROTATED):
         centred = x - mean
         z, axes, back = _rotated(centred)
         fit = _Fit(z, np.zeros(z.shape[1]), y, axes)
@@ -57,52 +57,56 @@ def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float])
         fit, back = _Fit(x, mean, y, _principal_axes(x, mean)), None
     W, b = np.zeros((len(classes), fit.z.shape[1])), np.zeros(len(classes))
     for strength in strengths:
-        # Of two classes the single vector is W[1] - W[0]. At the optimum W[0] = -W[1], and half its square is ‖W‖².
+        # With two classes the single vector is W[1] - W[0]. At the optimum W[0] = -W[1], and half its square is ‖W‖².
         W, b = fit.newton(W, b, strength / 2 if len(classes) == 2 else strength)
         weights = W if back is None else (W @ back) @ centred
         yield _classifier(classes, weights, b - weights @ mean)
 
 
 def _classifier(classes: np.ndarray, W: np.ndarray, b: np.ndarray) -> LogisticRegression:
-    found = LogisticRegression()
-    found.classes_, found.n_features_in_ = classes, W.shape[1]
-    found.coef_, found.intercept_ = (W[1:] - W[:1], b[1:] - b[:1]) if len(classes) == 2 else (W, b)
-    return found
+    classifier = LogisticRegression()
+    classifier.classes_, classifier.n_features_in_ = classes, W.shape[1]
+    classifier.coef_, classifier.intercept_ = (W[1:] - W[:1], b[1:] - b[:1]) if len(classes) == 2 else (W, b)
+    return classifier
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Principal axes of N centred rows.
+    """Hold the principal axes of N centred rows.
 
     Attributes:
-        directions: orthonormal, [a, d]; None where they are the axes of the coordinates.
-        spread: sum of squares of the rows along each [a].
-        rest: the same along any direction at right angles to them.
+        directions: orthonormal, [a, d]; None if they are the coordinate axes.
+        spread: sum of squares of the rows along each axis [a].
+        remainder: the same along any direction orthogonal to the axes.
     """
 
     directions: np.ndarray | None
     spread: np.ndarray
-    rest: float = 0.0
+    remainder: float = 0.0
 
 
 def _rotated(centred: np.ndarray) -> tuple[np.ndarray, _Axes, np.ndarray]:
-    """Coordinates z [N, r] of centred rows [N, d] in their own span, along their principal axes; and the matrix
-    [r, N] that takes W for z to W for the rows: (W @ matrix) @ centred."""
+    """Rotate centred rows [N, d] into their own span, along their principal axes.
+
+    Returns:
+        The coordinates z [N, r]; the axes; and the matrix [r, N] that converts W for z to W for the rows: (W @ matrix)
+        @ centred.
+    """
     spread, vectors = np.linalg.eigh(centred @ centred.T)
-    kept = spread > spread[-1] * 1e-12  # beyond is rounding
+    kept = spread > spread[-1] * 1e-12  # the others are rounding errors
     spread, vectors = spread[kept], vectors[:, kept]
     lengths = np.sqrt(spread)
     return vectors * lengths, _Axes(None, spread), vectors.T / lengths[:, None]
 
 
 def _principal_axes(x: np.ndarray, mean: np.ndarray) -> _Axes:
-    """Of all rows [N, d], or from some of them, evenly spread, where all would take long."""
+    """Return the principal axes of rows [N, d], computed from evenly spread rows if all would take long."""
     n, d = x.shape
-    if d <= 2 * MOST_AXES:
-        some = x[:: -(-n // (10 * MOST_AXES))] - mean
+    if d <= 2 * MAX_AXES:
+        some = x[:: -(-n // (10 * MAX_AXES))] - mean
         spread, vectors = np.linalg.eigh(some.T @ some)
         return _Axes(vectors.T, np.maximum(spread, 0) * (n / len(some)))
-    some = x[:: -(-n // MOST_AXES)] - mean
+    some = x[:: -(-n // MAX_AXES)] - mean
     spread, vectors = np.linalg.eigh(some @ some.T)
     kept = spread > spread[-1] * 1e-6
     spread, vectors = spread[kept], vectors[:, kept]
@@ -110,7 +114,7 @@ def _principal_axes(x: np.ndarray, mean: np.ndarray) -> _Axes:
 
 
 class _Fit:
-    """Rows z [N, r] with labels 0 .. K-1, and `mean` taken from them wherever they are used."""
+    """Fit rows z [N, r] with labels 0 .. K-1; `mean` is subtracted from the rows wherever they are used."""
 
     def __init__(self, z: np.ndarray, mean: np.ndarray, y: np.ndarray, axes: _Axes) -> None:
         self.z, self.mean, self.y, self.axes = z, mean, y, axes
@@ -118,7 +122,7 @@ class _Fit:
         self.fast = z.astype(np.float32, copy=False)  # precise enough for the direction of a step
 
     def newton(self, W: np.ndarray, b: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
-        """The optimum for strength C, searched from W [K, r] and b [K]."""
+        """Return the optimum for strength C, starting from W [K, r] and b [K]."""
         value, p = self.loss(W, b, C)
         for _ in range(200):
             gW, gb = self.gradient(p - self.targets)
@@ -130,7 +134,7 @@ class _Fit:
             while new > value + 1e-4 * size * slope and size > 1e-6:
                 size /= 2
                 new, new_p = self.loss(W + size * dW, b + size * db, C)
-            if new >= value:  # what is left is rounding
+            if new >= value:  # only rounding errors remain
                 break
             W, b, value, p = W + size * dW, b + size * db, new, new_p
             if -slope / 2 <= TOLERANCE * value:
@@ -138,14 +142,14 @@ class _Fit:
         return W, b
 
     def loss(self, W: np.ndarray, b: np.ndarray, C: float) -> tuple[float, np.ndarray]:
-        """The objective, and the probabilities [N, K]."""
+        """Return the objective, and the probabilities [N, K]."""
         logits = np.concatenate([block.astype(np.float64) @ W.T for block in self.blocks()]) + (b - W @ self.mean)
         total = logsumexp(logits, axis=1)
         value = C * float((total - logits[np.arange(len(logits)), self.y]).sum()) + 0.5 * float((W * W).sum())
         return value, np.exp(logits - total[:, None])
 
     def gradient(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of a loss with derivatives `residual` [N, K] by its logits."""
+        """Return the gradient of a loss by W and b, from its derivatives `residual` [N, K] by the logits."""
         gb = residual.sum(0)
         gW = np.zeros((residual.shape[1], self.z.shape[1]))
         for start, block in zip(range(0, len(residual), BLOCK), self.blocks(), strict=True):
@@ -153,17 +157,20 @@ class _Fit:
         return gW - np.outer(gb, self.mean), gb
 
     def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the rows in blocks."""
         return (self.z[start : start + BLOCK] for start in range(0, len(self.z), BLOCK))
 
     def direction(self, gW: np.ndarray, gb: np.ndarray, p: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
-        """The step that minimises the quadratic model of the objective, nearly: conjugate gradients that end where
-        a further iteration gains little (the test of Nash & Sofer 1990)."""
+        """Return the step that nearly minimises the quadratic model of the objective.
+
+        Conjugate gradients end when a further iteration gains little (the test of Nash & Sofer 1990).
+        """
         curvature = C * float((p * (1 - p)).mean())
-        directions, rest = self.axes.directions, 1 / (1 + curvature * self.axes.rest)
+        directions, other = self.axes.directions, 1 / (1 + curvature * self.axes.remainder)
         scale, b_scale = 1 / (1 + curvature * self.axes.spread), 1 / (curvature * len(p) + 1e-300)
 
         def preconditioned(W: np.ndarray) -> np.ndarray:
-            return W * scale if directions is None else W * rest + ((W @ directions.T) * (scale - rest)) @ directions
+            return W * scale if directions is None else W * other + ((W @ directions.T) * (scale - other)) @ directions
 
         p = p.astype(np.float32)
         W, b = np.zeros_like(gW), np.zeros_like(gb)
