@@ -411,7 +411,7 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
     ):
         code, _, err = call(capsys, *verb)
         assert (code, err.count("\n")) == (2, 1)
-        assert "is a GAN, or a generator alone" in err
+        assert "is a GAN, or only a generator" in err
     code, out, _ = call(capsys, "evaluate", run, "--metrics", "knn1_l2_*,knn1_l2_discriminator", "--json", "--quiet")
     assert code == 0
     found = {(line["metric"], line["steps"]) for line in json.loads(out)}

@@ -65,14 +65,14 @@ class Networks(NamedTuple):
     def encoder(self) -> FeatureEncoder:
         """E. Raises UserError if there is none."""
         if self.E is None:
-            raise UserError("this is a GAN or only a generator: it has no encoder to encode or reconstruct")
+            raise UserError("this is a GAN, or only a generator: it has no encoder to encode or reconstruct")
         return self.E
 
     @property
     def discriminator(self) -> nn.Module:
         """D. Raises UserError if there is none."""
         if self.D is None:
-            kind = "an autoencoder or only a generator" if self.G else "an encoder that was trained by pretext tasks"
+            kind = "an autoencoder, or only a generator" if self.G else "an encoder that was trained by pretext tasks"
             raise UserError(f"this is {kind}: it has no discriminator")
         return self.D
 

@@ -199,7 +199,7 @@ def test_other_images_or_settings_and_other_folders_are_refused(photos, tmp_path
     with pytest.raises(UserError, match="is not empty and has no shards"):
         write(photos, tmp_path / "thesis")
     (tmp_path / "thesis" / "index.json").unlink()
-    with sharding._alone(tmp_path / "thesis"), pytest.raises(UserError, match="another process is writing"):
+    with sharding._locked(tmp_path / "thesis"), pytest.raises(UserError, match="another process is writing"):
         write(photos, tmp_path / "thesis")
 
 

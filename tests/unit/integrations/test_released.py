@@ -259,9 +259,9 @@ def test_the_folder_opens_and_is_of_a_generator_alone(ending, G, small_module, t
     z = torch.randn(2, 12)
     assert torch.equal(model.generate(z), G(z))
     assert model.refine(torch.zeros(2, 3, 32, 32), steps=2, z=z).z.shape == (2, 12)
-    with pytest.raises(UserError, match="a generator alone: it has no encoder"):
+    with pytest.raises(UserError, match="only a generator: it has no encoder"):
         model.encode(torch.zeros(2, 3, 32, 32))
-    with pytest.raises(UserError, match="a generator alone: it has no discriminator"):
+    with pytest.raises(UserError, match="only a generator: it has no discriminator"):
         model.discriminate(torch.zeros(2, 3, 32, 32), z)
     card = (out / "README.md").read_text()
     assert "Converted from the variables of deepmind/bigbigan-resnet50/1" in card
@@ -284,7 +284,7 @@ def test_verbs_take_the_folder(G, small_module, tmp_path, capsys):
         assert main([*verb, "--data", data]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert "a generator alone" in error
+        assert "only a generator" in error
 
 
 def test_a_file_that_is_none_and_a_folder_that_is_full_are_refused_in_one_line(tmp_path, capsys):

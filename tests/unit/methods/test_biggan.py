@@ -207,9 +207,9 @@ def test_a_label_for_a_model_without_classes_is_refused(data, tmp_path):
 def test_batch_norm_statistics_are_made_anew_for_each_truncation(run):
     model = load(run)
     before = {k: v.clone() for k, v in model.generator.state_dict().items()}
-    narrow = model._at(0.3)
-    assert model._at(0.3) is narrow
-    assert model._at(1.0) is model.generator
+    narrow = model._truncated_generator(0.3)
+    assert model._truncated_generator(0.3) is narrow
+    assert model._truncated_generator(1.0) is model.generator
     assert all(torch.equal(v, before[k]) for k, v in model.generator.state_dict().items())
     name = next(k for k in before if k.endswith("running_var"))
     assert not torch.allclose(narrow.state_dict()[name], before[name])

@@ -22,6 +22,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.image import to_float
+from bigbigan.image.convert import LUMA
 from bigbigan.integrations.timm import timm_state_dict
 from bigbigan.methods import make_system
 from bigbigan.methods.pretext import TASKS, sample_task_noise, task_crop
@@ -284,7 +285,7 @@ def test_triplets_are_semi_hard():
     x = uniform(5, 3, 32, 32) * 2 - 1
     c = PretextConfig(tasks=("exemplar",), views=3)
     shown = E.enter(TASKS["exemplar"].views(x, sample_task_noise(5, torch.Generator().manual_seed(0), c), c, 32))
-    answer = TASKS["exemplar"].answer(E, shown, x, None)
+    answer = TASKS["exemplar"].evaluate(E, shown, x, None)
     z = torch.nn.functional.normalize(E.heads["exemplar"](E.embed(shown)).flatten(0, 1), dim=1).tolist()
     d = [[sum((a - b) ** 2 for a, b in zip(u, v, strict=True)) for v in z] for u in z]
     losses = []
@@ -325,7 +326,7 @@ def test_colour_fringes_give_the_place_away_unless_views_are_grey():
     fringes = torch.zeros(1, 3, 32, 32)
     fringes[:, 0] += torch.linspace(-0.4, 0.4, 32)
     fringes[:, 2] += torch.linspace(-0.4, 0.4, 32)[:, None]
-    weights = torch.tensor(views.LUMA).view(1, 3, 1, 1)
+    weights = torch.tensor(LUMA).view(1, 3, 1, 1)
     x = noise_images() + fringes - (fringes * weights).sum(1, keepdim=True)  # nowhere brighter or darker for it
     assert accuracy(x, "pretext.grey=0") > 0.6
     assert accuracy(x, "pretext.grey=1") < 0.25
