@@ -12,6 +12,7 @@ import pytest
         ("bigbigan.models", ("bigbigan.data", "bigbigan.training", "sklearn")),
         ("bigbigan.methods.losses", ("bigbigan.data.readers", "bigbigan.training")),
         ("bigbigan.training.loop", ("bigbigan.evaluation", "sklearn", "scipy")),
+        ("bigbigan.data", ("torch",)),
         ("bigbigan.cli", ("torch", "numpy")),
     ],
 )
@@ -19,3 +20,38 @@ def test_import_does_not_load(module, absent):
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+MISTAKES = (
+    [],
+    ["trian"],
+    ["data", "inspekt"],
+    ["encode", "RUN"],  # --out is missing
+    ["encode", ".", "--out", "features.xlsx"],
+    ["encode", ".", "--out", "features.npz", "--features", "fc7"],
+    ["evaluate", "no/such/run"],
+    ["evaluate", ".", "--metrics", "accuracy"],
+    ["classify", "no/such/run", "--labels-per-class", "5", "--out", "labels.csv"],
+    ["reconstruct", ".", "--out", "picture.jpeg"],
+    ["train", "small/mnits", "--out", "RUN"],
+    ["train", "small/digits"],  # --out is missing
+    ["train", "small/folder64", "--out", "RUN"],  # --data is missing
+    ["train", "small/digits", "--out", "RUN", "--data", "no/such/folder"],
+    ["data", "inspect", "mnits"],
+    ["train", "small/digits", "--out", "RUN", "--set", "training.step=3"],
+    ["train", "small/digits", "--out", "RUN", "--set", "training.steps=many"],
+    ["bench", "small/mnits"],
+)
+
+
+def test_mistakes_are_answered_without_torch(tmp_path):
+    code = (
+        "import sys\nfrom bigbigan.cli import main\n"
+        f"for arguments in {MISTAKES!r}:\n    print(main(arguments), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split("\n")[:-1] == ["2 False"] * len(MISTAKES)
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(MISTAKES)
+    assert all(line.startswith("bigbigan: ") for line in lines)
+    assert not list(tmp_path.iterdir())

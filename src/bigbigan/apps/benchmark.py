@@ -25,7 +25,7 @@ from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation import records
 from bigbigan.evaluation.records import ResultLine
-from bigbigan.image.crops import STORED
+from bigbigan.image.crop_sizes import STORED
 from bigbigan.io import writing
 from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed

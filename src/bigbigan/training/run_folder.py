@@ -28,7 +28,7 @@ from bigbigan.data import DecodeLimits, Source, open_source, quick_fingerprint
 from bigbigan.data.names import shown
 from bigbigan.data.readers.download import REMOTE
 from bigbigan.data.sources import absolute_source, source_exists
-from bigbigan.errors import UserError
+from bigbigan.errors import UserError, not_a_run
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
 from bigbigan.training import distributed
@@ -93,7 +93,7 @@ def read_config(run: Path) -> Config:
         UserError: there is no such run, or its config.json is not one.
     """
     if not run.is_dir():
-        raise UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
+        raise not_a_run(run)
     return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
 
 

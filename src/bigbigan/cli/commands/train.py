@@ -31,9 +31,13 @@ def run(options: argparse.Namespace) -> int | None:
     """Train an experiment; the same command again continues where it stopped."""
     from bigbigan.config import override
     from bigbigan.experiments import find
-    from bigbigan.training.run_folder import source_and_labels
 
     experiment = find(options.experiment)
+    if not options.dry_run:
+        if options.out is None:
+            raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
+        if not (options.data or experiment.data or (options.out / "data.json").exists()):
+            raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
     steps = [] if options.steps is None else [f"training.steps={options.steps}"]
     config = override(experiment.config(options.scale), [*options.set, *steps])
     if options.dry_run:
@@ -51,17 +55,15 @@ def run(options: argparse.Namespace) -> int | None:
         if config.additions:
             print(f"not in the paper: {named_settings(config.additions)} (docs/deviations.md, 2 and 3)")
         return None
-    if options.out is None:
-        raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
     data, labels = options.data, options.labels
     if (options.out / "data.json").exists():
+        from bigbigan.training.run_folder import source_and_labels
+
         data, labels = source_and_labels(options.out, data, labels)
-    if (data := data or experiment.data) is None:
-        raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
     from bigbigan.apps.train import train
     from bigbigan.training.distributed import is_first_rank
 
-    ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
+    ended = train(config, data or experiment.data, options.out, progress=not options.quiet, labels=labels)
     if not is_first_rank():  # of the processes of torchrun one speaks
         return None if ended is None else 128 + ended
     if options.json:

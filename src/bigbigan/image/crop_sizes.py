@@ -1,0 +1,9 @@
+"""Sizes that the random crops of training (`bigbigan.image.crops`) and the central crop of evaluation share. They are
+apart from the crops so that images can be read without torch.
+"""
+
+__all__ = ["CENTRAL", "STORED"]
+
+CENTRAL = 0.875  # share of the side that evaluation sees; training crops come from the whole image (tpu/resnet)
+# Side of stored photographs, in multiples of R: with 2.5, 14 % of resnet_crop's crops are enlarged; the others never.
+STORED = {"resnet_crop": 2.5, "square_crop": 2**0.5, "random_crop": 1 / CENTRAL}
