@@ -54,6 +54,8 @@ def encode(
     if lacking := sorted((set(features or ()) - set(known)) & set(FEATURES)):
         raise UserError(f"--features {','.join(lacking)}: this encoder learned by pretext tasks and has no latents")
     features = features or known
+    if set(features) & set(FEATURES):
+        _ = model.encoder  # raises UserError for a GAN
     _check_scores(model, [feature for feature in features if feature in SCORES])
     source = open_data(run, data, labels, model.config)
     count, total = 0, sum(map(len, source.splits.values()))

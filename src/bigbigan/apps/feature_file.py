@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import csv
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from bigbigan.apps.rows_on_disk import RowsOnDisk
 from bigbigan.data.csv_cells import cell
 from bigbigan.errors import UserError
 from bigbigan.io import writing
@@ -86,7 +86,7 @@ def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
 def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
     """The number of rows is known at the end, so each array grows in a file of its own, which is then copied."""
     texts: dict[str, list[str]] = {"filename": [], "split": [], "class": []}
-    arrays: dict[str, tuple[IO[bytes], np.ndarray]] = {}  # the file, and some rows for type and length
+    arrays: dict[str, RowsOnDisk] = {}
     with ExitStack() as stack:
 
         def write(rows: Rows) -> None:
@@ -94,9 +94,8 @@ def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
                 texts[name] += names
             for name, values in (rows.features | {"label": rows.labels}).items():
                 if name not in arrays:
-                    file = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
-                    arrays[name] = file, values[:0]
-                arrays[name][0].write(np.ascontiguousarray(values).data)
+                    arrays[name] = stack.enter_context(closing(RowsOnDisk(path.parent)))
+                arrays[name].append(values)
 
         yield write
         count = len(texts["filename"])
@@ -110,10 +109,10 @@ def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
                             part = texts[name][start : start + NAMES_AT_ONCE]
                             member.write(np.array(part, dtype=f"U{width}").data)
                     else:
-                        file, empty = arrays[name]
-                        _header(member, empty.dtype, (count, *empty.shape[1:]))
-                        file.seek(0)
-                        shutil.copyfileobj(file, member, 2**20)
+                        rows = arrays[name]
+                        _header(member, rows.dtype, rows.shape)
+                        rows.file.seek(0)
+                        shutil.copyfileobj(rows.file, member, 2**20)
 
 
 def _header(member: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

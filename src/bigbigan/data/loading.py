@@ -87,8 +87,10 @@ def stream_pixels(
     crop: str = "center",
     batch_size: int = 500,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Decode a split in order and yield batches: (pixels uint8 [n, C, R, R], kept int64 [n]). All batches have
-    `batch_size` images except the last one. Threads decode ahead; memory does not grow with the number of images.
+    """Decode a split in order and yield batches: (pixels uint8 [n, C, R, R], kept int64 [n]).
+
+    All batches except the last have `batch_size` images. Threads decode ahead; memory does not grow with the number of
+    images.
 
     Unreadable images are skipped; `kept` lists the others, as indices into `images`. Skipped images and conversions are
     recorded in `source`.
@@ -159,8 +161,10 @@ def stream_pixels(
 
 
 def _in_threads(work: Callable[[int], list[T]], starts: Iterable[int], before: Callable[[int], object]) -> Iterator[T]:
-    """Yield the items of `work(start)` for each start, in order. As many threads as there are processors are kept two
-    calls ahead of the reader; `before(start)` is called in the reader's thread when a call is handed out.
+    """Yield the items of `work(start)` for each start, in order.
+
+    As many threads as there are processors work two calls ahead of the reader; `before(start)` is called in the
+    reader's thread when a call is handed out.
     """
     threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")

@@ -13,7 +13,7 @@ from torch import Tensor
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_MEMORY
-from bigbigan.data.loading import stored_side
+from bigbigan.data.loading import center_crop, stored_side, viewed_side
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, write_json
@@ -21,6 +21,7 @@ from bigbigan.io import read_json, write_json
 __all__ = [
     "Images",
     "Split",
+    "StreamedView",
     "View",
     "hold_out",
     "load_images",
@@ -89,6 +90,30 @@ def read_split(source: Source, images: ImageSet, view: View) -> Split:
     """Load the readable images of one split in the form of `view`."""
     pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source)
     return Split(images.name, images.subset(kept), pixels)
+
+
+class StreamedView:
+    """The images of a split as evaluation sees them, decoded by index: `view[indices]` is uint8 [n, C, R, R].
+
+    The next readable image stands in for one that cannot be read, and the images of one remote shard for all shards.
+    """
+
+    def __init__(self, source: Source, images: ImageSet, view: View) -> None:
+        side = viewed_side(images, view.resolution, view.augment)
+        self._pixels = StreamedPixels(images, side, view.channels, source, torch.device("cpu"))
+        self._near = images.in_first_shard(np.arange(len(images)))
+        self._resolution = view.resolution
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        picks = torch.from_numpy(self._near[indices % len(self._near)])
+        return np.ascontiguousarray(center_crop(self._pixels[picks].numpy(), self._resolution))
+
+    def close(self) -> None:
+        """End the threads that decode."""
+        self._pixels.close()
 
 
 def stored_for_crops(source: Source, split: Split, view: View) -> Tensor | StreamedPixels:

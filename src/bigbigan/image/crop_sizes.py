@@ -1,5 +1,6 @@
-"""Sizes that the random crops of training (`bigbigan.image.crops`) and the central crop of evaluation share. They are
-apart from the crops so that images can be read without torch.
+"""Sizes that the random crops of training and the central crop of evaluation share.
+
+The crops are in `bigbigan.image.crops`; these numbers are apart so that images can be read without torch.
 """
 
 __all__ = ["CENTRAL", "STORED"]

@@ -33,11 +33,8 @@ def run(options: argparse.Namespace) -> int | None:
     from bigbigan.experiments import find
 
     experiment = find(options.experiment)
-    if not options.dry_run:
-        if options.out is None:
-            raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
-        if not (options.data or experiment.data or (options.out / "data.json").exists()):
-            raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
+    if options.out is None and not options.dry_run:
+        raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
     steps = [] if options.steps is None else [f"training.steps={options.steps}"]
     config = override(experiment.config(options.scale), [*options.set, *steps])
     if options.dry_run:
@@ -55,15 +52,17 @@ def run(options: argparse.Namespace) -> int | None:
         if config.additions:
             print(f"not in the paper: {named_settings(config.additions)} (docs/deviations.md, 2 and 3)")
         return None
-    data, labels = options.data, options.labels
+    data, labels = options.data or experiment.data, options.labels
     if (options.out / "data.json").exists():
         from bigbigan.training.run_folder import source_and_labels
 
-        data, labels = source_and_labels(options.out, data, labels)
+        data, labels = source_and_labels(options.out, options.data, labels)
+    elif data is None:
+        raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
     from bigbigan.apps.train import train
     from bigbigan.training.distributed import is_first_rank
 
-    ended = train(config, data or experiment.data, options.out, progress=not options.quiet, labels=labels)
+    ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
     if not is_first_rank():  # of the processes of torchrun one speaks
         return None if ended is None else 128 + ended
     if options.json:

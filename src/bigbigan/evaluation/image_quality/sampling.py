@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
+from bigbigan.data.loading import stream_view
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_networks import FeatureExtractor, open_extractor
@@ -28,9 +29,10 @@ from bigbigan.evaluation.image_quality.metrics import (
 )
 from bigbigan.evaluation.metric_names import Metric
 from bigbigan.evaluation.records import Measurement
-from bigbigan.evaluation.splits import View, read_split
+from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float
 from bigbigan.methods import generate, sample_labels, sample_prior
+from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.tensors import read_tensors, save_tensors
 
@@ -77,15 +79,24 @@ def run_reference(source: Source, split: str, config: Config, network: FeatureEx
 
 
 def reference(
-    source: Source, split: str, view: View, network: FeatureExtractor, resolution: int | None = None
+    source: Source,
+    split: str,
+    view: View,
+    network: FeatureExtractor,
+    resolution: int | None = None,
+    progress: bool = False,
 ) -> Reference:
     """Return the features of a split's images, from the cache if they are there.
+
+    Otherwise images are decoded and passed through the network batch by batch, so memory does not grow with their
+    number.
 
     Args:
         source, split: the images.
         view: the form in which they are loaded.
         network: the feature extractor.
         resolution: side R to which loaded images are pooled (`pool_to`); by default they are not.
+        progress: show images/s and time left.
     """
     images, resolution = source.splits[split], resolution or view.resolution
     form = f"{resolution}px{view.channels}"
@@ -105,17 +116,19 @@ def reference(
     except (FileNotFoundError, UserError, KeyError) as error:
         if lasting and path.exists():  # of an older version, or damaged
             warnings.warn(f"statistics of real images are computed again: {error}", stacklevel=2)
-    pixels = torch.from_numpy(read_split(source, images, view).pixels)
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[np.random.default_rng(0).permutation(len(images))[:MAX_FEATURES]] = True
     moments, parts = Moments(), []
-    for chunk in pixels.split(5_000):
-        if resolution != view.resolution:
-            chunk = torch.cat([_rounded(pool_to(to_float(x), resolution)) for x in chunk.split(500)])
-        features = network(chunk)[0]
-        moments.update(features)
-        parts.append(features)
-    features = torch.cat(parts)
-    picks = np.sort(np.random.default_rng(0).permutation(len(features))[:MAX_FEATURES])
-    found = Reference(moments, features[picks].contiguous())
+    with Bar(total=len(images), desc=f"features of {split}", unit=" images", disable=not progress) as bar:
+        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+            x = torch.from_numpy(pixels)
+            if resolution != view.resolution:
+                x = _rounded(pool_to(to_float(x), resolution))
+            features = network(x)[0]
+            moments.update(features)
+            parts.append(features[torch.from_numpy(chosen[kept])])
+            bar.update(int(kept[-1]) + 1 - bar.n)
+    found = Reference(moments, torch.cat(parts))
     if not lasting:
         return found
     tensors = {
