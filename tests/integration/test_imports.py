@@ -1,5 +1,6 @@
 """What an import loads; the direction of imports is checked by `make lint` (import-linter)."""
 
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,27 @@ def test_import_does_not_load(module, absent):
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "expected"),
+    [
+        ({}, "import bigbigan, torch", "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "active"}, "import bigbigan, torch", "ACTIVE"),
+        ({}, "import torch, bigbigan", None),
+        ({"GOMP_SPINCOUNT": "1000"}, "import bigbigan, torch", None),
+    ],
+)
+def test_waiting_threads_sleep_unless_told_otherwise(given, code, expected):
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {k: v for k, v in os.environ.items() if k not in chosen} | given
+    code += "; import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    environment["OMP_DISPLAY_ENV"] = "true"  # the library says on standard error what it goes by
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout.strip().upper() == expected) if expected else done.stdout.strip() == "None"
+    if expected and "OMP_WAIT_POLICY" in done.stderr:
+        assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr
 
 
 MISTAKES = (

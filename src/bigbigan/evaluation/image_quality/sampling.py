@@ -120,14 +120,14 @@ def reference(
     chosen[np.random.default_rng(0).permutation(len(images))[:MAX_FEATURES]] = True
     moments, parts = Moments(), []
     with Bar(total=len(images), desc=f"features of {split}", unit=" images", disable=not progress) as bar:
-        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+        for pixels, numbers in stream_view(images, view.resolution, view.channels, view.augment, source):
             x = torch.from_numpy(pixels)
             if resolution != view.resolution:
                 x = _rounded(pool_to(to_float(x), resolution))
             features = network(x)[0]
             moments.update(features)
-            parts.append(features[torch.from_numpy(chosen[kept])])
-            bar.update(int(kept[-1]) + 1 - bar.n)
+            parts.append(features[torch.from_numpy(chosen[numbers])])
+            bar.update(int(numbers[-1]) + 1 - bar.n)
     found = Reference(moments, torch.cat(parts))
     if not lasting:
         return found
