@@ -86,9 +86,9 @@ class Split:
         return Split(name, self.images.subset(indices), self.pixels[indices])
 
 
-def read_split(source: Source, images: ImageSet, view: View) -> Split:
+def read_split(source: Source, images: ImageSet, view: View, progress: bool = False) -> Split:
     """Load the readable images of one split in the form of `view`."""
-    pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source)
+    pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source, progress)
     return Split(images.name, images.subset(kept), pixels)
 
 
@@ -151,7 +151,9 @@ class Images:
         return np.concatenate([self.train.pixels, *more]) if more else self.train.pixels
 
 
-def load_images(source: Source, view: View, seed: int = 0, *, everything: bool = False) -> Images:
+def load_images(
+    source: Source, view: View, seed: int = 0, *, everything: bool = False, progress: bool = False
+) -> Images:
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
@@ -162,21 +164,22 @@ def load_images(source: Source, view: View, seed: int = 0, *, everything: bool =
         view: the form in which they are loaded.
         seed: draws the test images, if they are held out.
         everything: whether to load the splits that no measurement needs too.
+        progress: show images/s and time left.
 
     Raises:
         UserError: images cannot be read, or all belong to one group.
     """
-    train = read_split(source, source.splits["train"], view)
+    train = read_split(source, source.splits["train"], view, progress)
     given = [source.splits[n] for n in ("test", "val") if n in source.splits]
     given.sort(key=lambda images: images.labels is None)  # stable: test before val
     chosen = next((i for i in given if i.labels is not None or train.labels is None), None)
-    others = [read_split(source, i, view) for i in given if i is not chosen] if everything else []
+    others = [read_split(source, i, view, progress) for i in given if i is not chosen] if everything else []
     train, unlabelled = split_by_label(train)
     others += [unlabelled] if len(unlabelled) else []
     if chosen is None:
         kept, held_out = hold_out(len(train), len(train) // 5, seed, train.groups)
         return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
-    test, unlabelled = split_by_label(read_split(source, chosen, view))
+    test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
 
 

@@ -232,7 +232,7 @@ def _quoted(word: object) -> str:
 KNOWN = ("digits", *REMOTE)  # sources without a path: safe to open whoever made the run
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
-CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels")
+CHANGEABLE = ("training.steps", "training.minutes", "log.", "data.max_unreadable", "data.max_pixels")
 
 
 @contextmanager
@@ -292,13 +292,16 @@ def _refuse_changes(before: Config, now: Config, run: Path) -> None:
 def changed_settings(config: Config) -> dict[str, Any]:
     """Return the settings in which a run differs from its experiment, for result lines.
 
-    Steps and seed are left out, which a result line states anyway, and `log`, which changes no weight.
+    Steps and seed are left out, which a result line states anyway, and `log`, which changes no weight. A budget of time
+    is not.
     """
     if config.experiment not in EXPERIMENTS:
         return {}
     defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
     stated = (*CHANGEABLE, "training.seed", "data.class_sizes")  # the last is of the data and its labels
-    return {k: v for k, v in ours.items() if defined.get(k) != v and not k.startswith(stated)}
+    return {
+        k: v for k, v in ours.items() if defined.get(k) != v and (k == "training.minutes" or not k.startswith(stated))
+    }
 
 
 def environment() -> dict[str, Any]:

@@ -67,7 +67,9 @@ def _rounded(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def run_reference(source: Source, split: str, config: Config, network: FeatureExtractor) -> Reference:
+def run_reference(
+    source: Source, split: str, config: Config, network: FeatureExtractor, progress: bool = False
+) -> Reference:
     """Return the reference for the samples of a run: a split in the form in which training showed its images to D.
 
     Random crops of 7/8 of the side (BiGAN) all have one scale, the scale of the central crop. The other crops vary in
@@ -75,7 +77,7 @@ def run_reference(source: Source, split: str, config: Config, network: FeatureEx
     """
     data = config.data
     view = View(config.encoder.resolution, data.channels, data.augment if data.augment == "random_crop" else "none")
-    return reference(source, split, view, network, config.generator.resolution)
+    return reference(source, split, view, network, config.generator.resolution, progress)
 
 
 def reference(
@@ -171,7 +173,12 @@ def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Meas
 
 
 def measure_quality(
-    G: nn.Module, E: nn.Module | None, config: Config, source: Source, metrics: list[Metric]
+    G: nn.Module,
+    E: nn.Module | None,
+    config: Config,
+    source: Source,
+    metrics: list[Metric],
+    progress: bool = False,
 ) -> dict[str, Measurement]:
     """Return measurements by metric, for the quality metrics of one feature extractor.
 
@@ -193,7 +200,8 @@ def measure_quality(
         for split in dict.fromkeys(m.reference for m in metrics):
             ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
             if split:
-                found = compare(run_reference(source, split, config, network), features[:samples], set(ours))
+                real = run_reference(source, split, config, network, progress)
+                found = compare(real, features[:samples], set(ours))
             elif ours and logits is not None:
                 found = {"is": Measurement(*inception_score(logits[:samples]))}
             else:
