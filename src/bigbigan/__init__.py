@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -10,6 +12,20 @@ __all__ = ["Model", "__version__", "load"]
 if TYPE_CHECKING:
     from bigbigan.inference.loading import load
     from bigbigan.inference.model import Model
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Set OMP_WAIT_POLICY=passive, unless torch is loaded already or the user has chosen a policy.
+
+    OpenMP's threads, by which torch computes on a CPU, otherwise spin at the end of each operation until all have
+    arrived. When another program needs a core, they spin for the milliseconds in which one of them does not run, and a
+    step takes ten times as long (docs/performance.md).
+    """
+    if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+_let_waiting_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:

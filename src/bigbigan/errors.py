@@ -18,6 +18,11 @@ class RunError(Exception):
     """A run had to stop: a loss is not finite, or the disk is full. Exit code 1."""
 
 
+def not_a_run(run: object) -> UserError:
+    """Return the error for a run folder that is not there."""
+    return UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that there was not enough memory, on the host or on a GPU."""
     if isinstance(error, OSError):

@@ -21,6 +21,12 @@ class Bar(tqdm):
         if not _is_terminal(file):
             settings |= {"mininterval": SECONDS, "maxinterval": SECONDS}
         super().__init__(*args, **settings)
+        self._task = "" if self.disable else (self.desc or "").removesuffix(": ")
+
+    def part(self, name: str) -> None:
+        """Show the name of the part of the work that begins now: "evaluate: nearest neighbours"."""
+        if not self.disable:
+            self.set_description(f"{self._task}: {name}", refresh=_is_terminal(self.fp))
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

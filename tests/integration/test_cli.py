@@ -115,6 +115,26 @@ def test_dry_run_prints_settings_and_costs_and_writes_nothing(capsys, tmp_path):
     assert double["flops_per_step"] == 2 * result["flops_per_step"]
 
 
+def test_dry_run_tells_how_long_training_takes(data, capsys):
+    command = ["train", "small/digits", "--data", data, "--dry-run", "--set", *TINY, "training.steps=7200"]
+    found = json.loads(call(capsys, *command, "--json")[1])
+    assert (found["images"], found["images_per_step"], found["steps_per_epoch"]) == (90, 3 * 16, 2)
+    assert found["hours"] == pytest.approx(2 * found["seconds_per_step"])
+    assert 0 < found["least_hours"] < found["hours"]
+    text = call(capsys, *command)[1]
+    assert "90 images: 2 steps an epoch; 7,200 steps are 3.6e+03 epochs" in text
+    assert "one step here, measured: " in text
+
+
+def test_dry_run_does_not_take_steps_that_are_too_large(capsys, monkeypatch):
+    monkeypatch.setattr("bigbigan.apps.dry_run.LONG", 0.0)
+    monkeypatch.setattr("bigbigan.apps.dry_run.seconds_per_step", lambda *a, **k: pytest.fail("a step was taken"))
+    code, text, _ = call(capsys, "train", "small/folder64", "--dry-run")
+    assert code == 0
+    assert "steps an epoch: not known without --data SOURCE" in text
+    assert "a step is too large to measure here; at the rate of this machine's matrix product" in text
+
+
 def test_evaluate_writes_complete_result_lines_with_baselines(run, capsys, tmp_path, monkeypatch):
     for protocol in ("table1", "sweep5k"):
         monkeypatch.setitem(linear.PROTOCOLS, protocol, 100)

@@ -1,5 +1,6 @@
 """What an import loads; the direction of imports is checked by `make lint` (import-linter)."""
 
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
         ("bigbigan.models", ("bigbigan.data", "bigbigan.training", "sklearn")),
         ("bigbigan.methods.losses", ("bigbigan.data.readers", "bigbigan.training")),
         ("bigbigan.training.loop", ("bigbigan.evaluation", "sklearn", "scipy")),
+        ("bigbigan.data", ("torch",)),
         ("bigbigan.cli", ("torch", "numpy")),
     ],
 )
@@ -19,3 +21,59 @@ def test_import_does_not_load(module, absent):
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "expected"),
+    [
+        ({}, "import bigbigan, torch", "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "active"}, "import bigbigan, torch", "ACTIVE"),
+        ({}, "import torch, bigbigan", None),
+        ({"GOMP_SPINCOUNT": "1000"}, "import bigbigan, torch", None),
+    ],
+)
+def test_waiting_threads_sleep_unless_told_otherwise(given, code, expected):
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {k: v for k, v in os.environ.items() if k not in chosen} | given
+    code += "; import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    environment["OMP_DISPLAY_ENV"] = "true"  # the library says on standard error what it goes by
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout.strip().upper() == expected) if expected else done.stdout.strip() == "None"
+    if expected and "OMP_WAIT_POLICY" in done.stderr:
+        assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr
+
+
+MISTAKES = (
+    [],
+    ["trian"],
+    ["data", "inspekt"],
+    ["encode", "RUN"],  # --out is missing
+    ["encode", ".", "--out", "features.xlsx"],
+    ["encode", ".", "--out", "features.npz", "--features", "fc7"],
+    ["evaluate", "no/such/run"],
+    ["evaluate", ".", "--metrics", "accuracy"],
+    ["classify", "no/such/run", "--labels-per-class", "5", "--out", "labels.csv"],
+    ["reconstruct", ".", "--out", "picture.jpeg"],
+    ["train", "small/mnits", "--out", "RUN"],
+    ["train", "small/digits"],  # --out is missing
+    ["train", "small/folder64", "--out", "RUN"],  # --data is missing
+    ["train", "small/digits", "--out", "RUN", "--data", "no/such/folder"],
+    ["data", "inspect", "mnits"],
+    ["train", "small/digits", "--out", "RUN", "--set", "training.step=3"],
+    ["train", "small/digits", "--out", "RUN", "--set", "training.steps=many"],
+    ["bench", "small/mnits"],
+)
+
+
+def test_mistakes_are_answered_without_torch(tmp_path):
+    code = (
+        "import sys\nfrom bigbigan.cli import main\n"
+        f"for arguments in {MISTAKES!r}:\n    print(main(arguments), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split("\n")[:-1] == ["2 False"] * len(MISTAKES)
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(MISTAKES)
+    assert all(line.startswith("bigbigan: ") for line in lines)
+    assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation import records
 from bigbigan.evaluation.records import ResultLine
-from bigbigan.image.crops import STORED
+from bigbigan.image.crop_sizes import STORED
 from bigbigan.io import writing
 from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed
@@ -34,7 +34,7 @@ from bigbigan.training.run_folder import changed_settings, default_device, devic
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 
-__all__ = ["Cost", "bench", "chart", "measure", "peak_memory_mib", "result_lines"]
+__all__ = ["Cost", "bench", "chart", "matmul_tflops", "measure", "peak_memory_mib", "random_batches", "result_lines"]
 
 T = TypeVar("T")
 KEPT = 4  # batches of images that are kept in memory
@@ -87,7 +87,7 @@ def measure(config: Config, steps: int, number: int = 0) -> Cost:
 def _measure(config: Config, steps: int, device: torch.device) -> Cost:
     peak, before = matmul_tflops(device), peak_memory_mib(device)
     flops = step_cost(config)["flops_per_step"]
-    state, batches = TrainingState(config, device), _images(config, device)
+    state, batches = TrainingState(config, device), random_batches(config, device)
     parts = Parts(device)
     parts.attach(state, batches)
     for _ in range(2):
@@ -114,7 +114,8 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
     )
 
 
-def _images(config: Config, device: torch.device) -> Batches:
+def random_batches(config: Config, device: torch.device) -> Batches:
+    """Return batches of random images in memory, at the size that training stores them at."""
     n, side = config.training.batch_size, config.encoder.resolution
     kept = round(STORED.get(config.data.augment, 1) * side)  # as of photographs that are large enough
     pixels = torch.randint(0, 256, (KEPT * n, config.data.channels, kept, kept), dtype=torch.uint8, device=device)

@@ -117,7 +117,7 @@ def classify(
     if (finetune or scratch) and target.model is None:
         raise UserError(f"{run}: only the encoder of a run can be trained here, with --finetune or --scratch")
     source = target.source(data, labels_file, f"classify {run}")
-    images = load_images(source, target.view, target.seed, everything=True)
+    images = load_images(source, target.view, target.seed, everything=True, progress=progress)
     train, test = images.train, images.test
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
@@ -132,8 +132,9 @@ def classify(
         )
     methods = _methods(target, images, finetune, scratch, target.mirrors(source))
     lines: list[ResultLine] = []
-    bar = Bar(total=len(methods) * draws, desc="classify", disable=not progress)
+    bar = Bar(total=len(methods) * draws, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True)
     for metric, subject, method in methods:
+        bar.part(metric)
         start = time.perf_counter()
         found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
         for number in range(draws):

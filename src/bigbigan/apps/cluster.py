@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,19 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
+from torch import nn
 
-from bigbigan.data import class_sheet
+from bigbigan.apps.rows_on_disk import RowsOnDisk
+from bigbigan.data import ImageSet, class_sheet
 from bigbigan.data.csv_cells import cell
+from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
 from bigbigan.evaluation.records import ResultLine, append_results
-from bigbigan.evaluation.splits import read_split
+from bigbigan.evaluation.splits import StreamedView
 from bigbigan.evaluation.targets import open_target
 from bigbigan.io import writing
+from bigbigan.progress import Bar
 from bigbigan.training.image_grid import save_image
 
 __all__ = ["CLUSTERS", "agreement", "cluster", "k_means"]
@@ -42,6 +47,7 @@ def cluster(
     sheet: Path | None = None,
     labels: str | None = None,
     raw_cells: bool = False,
+    progress: bool = False,
 ) -> tuple[list[ResultLine], dict[str, Any]]:
     """Cluster the training images of a source by an encoder's features and write FILE.csv: file, label.
 
@@ -56,6 +62,9 @@ def cluster(
         labels: a CSV file of the true labels, in place of the source's own.
         raw_cells: write names as they are, also those that a spreadsheet takes for formulas
             (`bigbigan.data.csv_cells`).
+        progress: show images/s and time left.
+
+    Images are decoded and encoded batch by batch, and their features lie in a temporary file beside `out`.
 
     Returns:
         Result lines nmi_kmeansK_F and purity_kmeansK_F (none without true labels; of a run also in its results.jsonl),
@@ -70,54 +79,93 @@ def cluster(
     if feature == "z_mean" and (target.model is None or not target.model.config.has_generator):
         raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
     source = target.source(data, labels, f"cluster {spec}")
-    train = read_split(source, source.splits["train"], target.view)
-    if len(train) < clusters:
-        raise UserError(f"--clusters {clusters}: there are only {len(train)} images; choose fewer clusters")
-    labelled = np.zeros(len(train), bool) if train.labels is None else train.labels >= 0
-    truth = train.labels[labelled] if train.labels is not None and len(np.unique(train.labels[labelled])) > 1 else None
+    images, view = source.splits["train"], target.view
+    _enough(len(images), clusters)
+    # Baselines are for the agreement with true labels alone.
+    subjects = target.subjects if _true_labels(images) is not None else target.subjects[-1:]
+    with closing(StreamedView(source, images, view)) as some:
+        encoders = {subject: None if subject == "pixels" else target.encoder(subject, some) for subject in subjects}
+    out.parent.mkdir(parents=True, exist_ok=True)
     lines: list[ResultLine] = []
     found = np.zeros(0, dtype=np.int64)
-    # Baselines are for the agreement alone.
-    for subject in target.subjects if truth is not None else target.subjects[-1:]:
-        start = time.perf_counter()
-        if subject == "pixels":
-            name, features = "pixels", pixel_features(train.pixels)
-        else:
-            encoder = target.encoder(subject, train.pixels)
-            with unchanged(encoder):
-                name, features = feature, encoder_features(encoder, train.pixels, [feature])[feature]
-        found = k_means(features, clusters, target.seed)
-        if truth is not None:
-            nmi, purity = agreement(found[labelled], truth)
-            lines += target.result_lines(
-                {f"nmi_kmeans{clusters}_{name}": nmi, f"purity_kmeans{clusters}_{name}": purity},
-                source=source,
-                split="train",
-                n=len(truth),
-                subject=subject,
-                start=start,
-                study="clustering",
-                command=command,
-            )
-    _write(out, train.files, found, raw_cells)
+    with ExitStack() as stack:
+        for frozen in filter(None, encoders.values()):
+            stack.enter_context(unchanged(frozen))
+        features = {subject: stack.enter_context(closing(RowsOnDisk(out.parent))) for subject in subjects}
+        spent = dict.fromkeys(subjects, 0.0)
+        numbers: list[np.ndarray] = []
+        with Bar(total=len(images), desc="cluster", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
+            for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+                for subject, encoder in encoders.items():
+                    start = time.perf_counter()
+                    features[subject].append(_features(encoder, pixels, feature))
+                    spent[subject] += time.perf_counter() - start
+                numbers.append(kept)
+                bar.update(int(kept[-1]) + 1 - bar.n)
+            bar.update(len(images) - bar.n)
+        images = images.subset(np.concatenate(numbers))
+        _enough(len(images), clusters)
+        truth = _true_labels(images)
+        for subject in Bar(subjects, desc="cluster: k-means", unit="part", disable=not progress, dynamic_ncols=True):
+            start = time.perf_counter() - spent[subject]
+            found = k_means(features[subject].array(), clusters, target.seed)
+            if truth is not None:
+                name = "pixels" if subject == "pixels" else feature
+                labelled = truth >= 0
+                nmi, purity = agreement(found[labelled], truth[labelled])
+                lines += target.result_lines(
+                    {f"nmi_kmeans{clusters}_{name}": nmi, f"purity_kmeans{clusters}_{name}": purity},
+                    source=source,
+                    split="train",
+                    n=int(labelled.sum()),
+                    subject=subject,
+                    start=start,
+                    study="clustering",
+                    command=command,
+                )
+    _write(out, images.files, found, raw_cells)
     if sheet is not None:
-        images = source.splits["train"]
-        where = {file: i for i, file in enumerate(images.files)}
-        picks = images.subset([where[file] for file in train.files])
+        picks = images.subset(np.arange(len(images)))
         picks.labels, picks.classes = found, [str(k) for k in range(clusters)]
         save_image(class_sheet(picks), sheet)
-    if lines and (kept := target.results_file(out)) is not None:
-        append_results(kept, lines)
+    if lines and (file := target.results_file(out)) is not None:
+        append_results(file, lines)
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
 
 
-def k_means(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Cluster of each row of features [N, d], int64 [N], numbered from the largest to the smallest.
+def _enough(images: int, clusters: int) -> None:
+    if images < clusters:
+        raise UserError(f"--clusters {clusters}: there are only {images} images; choose fewer clusters")
 
-    Features are brought to unit variance in the mean, all by one factor; k-means runs in mini-batches of 4,096.
+
+def _true_labels(images: ImageSet) -> np.ndarray | None:
+    """Labels int64 [N], -1 where there is none; None unless there are two classes or more."""
+    labels = images.labels
+    return labels if labels is not None and len(np.unique(labels[labels >= 0])) > 1 else None
+
+
+def _features(encoder: nn.Module | None, pixels: np.ndarray, name: str) -> np.ndarray:
+    """Features of a batch, float32 [n, d]: of an encoder, or the pixels themselves."""
+    if encoder is None:
+        return pixel_features(pixels)
+    return encoder_features(encoder, pixels, [name], batch_size=len(pixels))[name]
+
+
+def k_means(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Return the cluster of each row of features float32 [N, d], int64 [N], numbered from the largest to the smallest.
+
+    Features are divided, in place, by the mean of their standard deviations. k-means runs in mini-batches of 4,096. So
+    an array on disk is never in memory as a whole.
     """
-    scaled = features / max(float(features.std(0).mean()), 1e-12)
-    fitted = MiniBatchKMeans(clusters, batch_size=4_096, n_init=3, random_state=seed).fit_predict(scaled)
+    parts = np.array_split(features, -(-len(features) // 4_096))  # views
+    moments = [(len(part), part.mean(0, dtype=np.float64), part.var(0, dtype=np.float64)) for part in parts]
+    n = len(features)
+    mean = sum(k * m for k, m, _ in moments) / n
+    variance = sum(k * (v + (m - mean) ** 2) for k, m, v in moments) / n
+    scale = np.float32(max(float(np.sqrt(variance).mean()), 1e-12))
+    for part in parts:
+        part /= scale
+    fitted = MiniBatchKMeans(clusters, batch_size=4_096, n_init=3, random_state=seed).fit_predict(features)
     order = np.argsort(-np.bincount(fitted, minlength=clusters), kind="stable")
     return np.argsort(order)[fitted]
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bigbigan.errors import UserError
+from bigbigan.errors import UserError, not_a_run
 
 OWN_DATA = (
     "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards, hf:NAME"
@@ -46,6 +46,23 @@ def at_least(least: int, **given: int) -> None:
     for name, value in given.items():
         if value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+
+
+def check_run(run: object) -> None:
+    """Raise UserError if RUN is a folder that is not there, before torch is loaded to look into it. Names on the Hub,
+    and of encoders made elsewhere (timm:NAME), are looked up later."""
+    if ":" not in str(run) and not Path(str(run)).is_dir():
+        from bigbigan.inference.hub import is_hub_name
+
+        if not is_hub_name(str(run)):
+            raise not_a_run(run)
+
+
+def check_source(spec: str) -> None:
+    """Raise UserError if a SOURCE names a path where there is nothing, before torch is loaded to read it."""
+    from bigbigan.data.sources import parse_spec
+
+    parse_spec(spec)
 
 
 def check_picture(options: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ from bigbigan.cli.commands import (
     table,
     train,
 )
-from bigbigan.cli.common import writable
+from bigbigan.cli.common import check_run, check_source, writable
 from bigbigan.cli.terminal import plain_output
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import DISK_FULL
@@ -173,7 +173,12 @@ def _version() -> str:
 
 
 def _check_targets(options: argparse.Namespace) -> None:
-    """Tell that a file cannot be written before hours are spent on what is to stand in it."""
+    """Raise UserError, before anything is loaded, if there is no such run or source, or a file cannot be written."""
+    if hasattr(options, "run"):
+        check_run(options.run)
+    for name in ("data", "source"):
+        if isinstance(spec := getattr(options, name, None), str):
+            check_source(spec)
     for name in ("out", "results", "sheet", "picture"):
         path = getattr(options, name, None)
         if path is not None and (options.module, name) not in FOLDERS:

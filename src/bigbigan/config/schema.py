@@ -223,6 +223,8 @@ class TrainingConfig(Settings):
     """Length, batches and arithmetic of training."""
 
     steps: int = 10_000  # joint G and E steps; each is preceded by d_steps of D
+    # A budget of time. When training starts, the step is measured and `steps` becomes what fits; 0: `steps` is given.
+    minutes: float = 0.0
     batch_size: int = 64
     d_steps: int = 2  # of a BigBiGAN; in the other systems all networks step at once
     ema_decay: float = 0.999  # of G's and E's weights; 0 is no averaging

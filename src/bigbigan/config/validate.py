@@ -194,6 +194,7 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
 @validate.register
 def _check_training(training: TrainingConfig) -> None:
     require(training.steps > 0, "training.steps must be positive")
+    require(0 <= training.minutes < math.inf, "training.minutes must not be negative")
     require(training.batch_size > 1, "training.batch_size must be at least 2: batch norm needs a batch")
     require(training.d_steps > 0, "training.d_steps must be positive")
     require(0 <= training.ema_decay < 1, "training.ema_decay must lie in [0, 1)")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigbigan.data.loading import center_of_stored
+from bigbigan.data.loading import center_crop
 from bigbigan.data.streaming import StreamedPixels, order_by_shards
 from bigbigan.image import to_float
-from bigbigan.image.crops import Boxes, fixed_boxes, resize_boxes, resnet_boxes, square_boxes
+from bigbigan.image.crop_sizes import CENTRAL
+from bigbigan.image.crops import Boxes, fixed_boxes, resize_boxes, resize_center, resnet_boxes, square_boxes
 from bigbigan.randomness import keyed_generator
 
 __all__ = ["Batches"]
@@ -160,4 +161,14 @@ class Batches:
 
     def evaluation_pixels(self, indices: Tensor) -> Tensor:
         """Return images by index as evaluation sees them, uint8 [n, C, R, R]: the centre of the stored pixels."""
-        return torch.cat([center_of_stored(self.pixels[part], self.resolution) for part in indices.split(256)])
+        return torch.cat([_center_of_stored(self.pixels[part], self.resolution) for part in indices.split(256)])
+
+
+def _center_of_stored(pixels: Tensor, resolution: int) -> Tensor:
+    """Return the centre of uint8 pixels [N, C, S, S] stored for training (`stored_side`): uint8 [N, C, R, R].
+
+    If S is larger than the side that evaluation decodes to, they are resized once more, which blurs them a little.
+    """
+    if pixels.shape[-1] > round(resolution / CENTRAL) + 1:
+        return resize_center(pixels, resolution)
+    return center_crop(pixels, resolution)

@@ -1,30 +1,39 @@
 """Decode a split into memory, at the size and number of channels that a network takes, and fingerprint it."""
 
 import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import MAX_MEMORY, ImageSet, Source
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
-from bigbigan.image.crops import CENTRAL, STORED, resize_center
+from bigbigan.image.crop_sizes import CENTRAL, STORED
 from bigbigan.progress import Bar
 
 __all__ = [
     "center_crop",
-    "center_of_stored",
     "fingerprint",
     "load_pixels",
     "load_view",
     "quick_fingerprint",
     "read_pixels",
     "stored_side",
+    "stream_pixels",
+    "stream_view",
     "viewed_side",
 ]
 
+T = TypeVar("T")
+Pixels = TypeVar("Pixels", bound=Any)  # an array or a tensor
+
+DECODED_TOGETHER = 16  # images that a thread decodes in one call
 REMEDY = "repair or remove them, or allow a larger share, such as --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
@@ -39,7 +48,49 @@ def load_pixels(
     crop: str = "center",
     max_bytes: int = MAX_MEMORY,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decode a whole split once: (pixels uint8 [N', C, R, R], kept int64 [N']).
+    """Decode a whole split into memory: (pixels uint8 [N', C, R, R], kept int64 [N']).
+
+    Args:
+        images, resolution, channels, source, crop: see `stream_pixels`.
+        progress: show images/s and time left on stderr.
+        max_bytes: the most that the pixels may take in memory.
+
+    Raises:
+        UserError: see `stream_pixels`; or the pixels would not fit in `max_bytes`.
+    """
+    n = len(images)
+    need = n * channels * resolution * resolution
+    if need > max_bytes:
+        raise UserError(
+            f"{n:,} images of {resolution}x{resolution}x{channels} take {need / 2**30:,.1f} GiB, limit "
+            f"{max_bytes / 2**30:,.1f}; lower the resolution or use fewer images (evaluate: --max-images)"
+        )
+    out = np.empty((n, channels, resolution, resolution), dtype=np.uint8)
+    kept = np.empty(n, dtype=np.int64)
+    count = 0
+    with Bar(total=n, desc=f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
+        for pixels, numbers in stream_pixels(images, resolution, channels, source, crop=crop, batch_size=64):
+            rows = slice(count, count + len(numbers))
+            out[rows], kept[rows] = pixels, numbers
+            count = rows.stop
+            bar.update(int(numbers[-1]) + 1 - bar.n)
+        bar.update(n - bar.n)
+    return out[:count], kept[:count]
+
+
+def stream_pixels(
+    images: ImageSet,
+    resolution: int,
+    channels: int,
+    source: Source | None = None,
+    *,
+    crop: str = "center",
+    batch_size: int = 500,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Decode a split in order and yield batches: (pixels uint8 [n, C, R, R], kept int64 [n]).
+
+    All batches except the last have `batch_size` images. Threads decode ahead; memory does not grow with the number of
+    images.
 
     Unreadable images are skipped; `kept` lists the others, as indices into `images`. Skipped images and conversions are
     recorded in `source`.
@@ -53,51 +104,81 @@ def load_pixels(
         resolution: R, in pixels.
         channels: 1 (grey) or 3 (colour).
         source: records skipped images and notes, and gives `max_unreadable` (0.05 if None).
-        progress: show images/s and time left on stderr.
         crop: "center" or "stretch", see `resize_square`.
-        max_bytes: limit on the memory for the pixels.
+        batch_size: images in a batch.
 
     Raises:
-        UserError: more than `max_unreadable` of the split cannot be read, or none of it can, or the pixels would not
-            fit in `max_bytes`.
+        UserError: more than `max_unreadable` of the split cannot be read, or none of it can.
     """
     n, pad = len(images), images.store.pads
-    need = n * channels * resolution * resolution
-    if need > max_bytes:
-        raise UserError(
-            f"{n:,} images of {resolution}x{resolution}x{channels} take {need / 2**30:,.1f} GiB, limit "
-            f"{max_bytes / 2**30:,.1f}; lower the resolution or use fewer images (evaluate: --max-images)"
-        )
-    out = np.empty((n, channels, resolution, resolution), dtype=np.uint8)
     limit = source.max_unreadable if source is not None else Source.max_unreadable
     refused: list[str] = []
+    seen = 0
+
+    def decoded(start: int) -> list[tuple[np.ndarray, tuple[str, ...]] | Unreadable]:
+        found: list[tuple[np.ndarray, tuple[str, ...]] | Unreadable] = []
+        for i in range(start, min(start + DECODED_TOGETHER, n)):
+            try:
+                array, notes = images.load_noted(i)
+            except Unreadable as error:
+                found.append(error)
+                continue
+            way = fit(array.shape, resolution, crop, pad)
+            square = to_channels(resize_square(array, resolution, crop, pad), channels)
+            found.append((square.transpose(2, 0, 1), (*notes, _FITTED[way]) if way in _FITTED else notes))
+        return found
+
+    out = np.empty((batch_size, channels, resolution, resolution), dtype=np.uint8)
     kept: list[int] = []
-    for i in Bar(range(n), f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True):
-        images.fetch_ahead(i)
-        try:
-            array, notes = images.load_noted(i)
-        except Unreadable as e:
-            refused.append(f"{images.files[i]} ({e})")
+    for one in _in_threads(decoded, range(0, n, DECODED_TOGETHER), images.fetch_ahead):
+        seen += 1
+        file = images.files[seen - 1]
+        if isinstance(one, Unreadable):
+            refused.append(f"{file} ({one})")
             if source is not None:
-                source.refuse(images.files[i], e)
+                source.refuse(file, one)
             if len(refused) > limit * n:
                 break
             continue
-        out[len(kept)] = to_channels(resize_square(array, resolution, crop, pad), channels).transpose(2, 0, 1)
-        kept.append(i)
+        pixels, notes = one
+        out[len(kept)] = pixels
+        kept.append(seen - 1)
         if source is not None:
-            way = fit(array.shape, resolution, crop, pad)
-            source.record(images.files[i], (*notes, _FITTED[way]) if way in _FITTED else notes)
+            source.record(file, notes)
+        if len(kept) == batch_size:
+            yield out, np.array(kept, dtype=np.int64)
+            out, kept = np.empty_like(out), []
     first = ", ".join(refused[:5])
     if len(refused) == n:
         raise UserError(f"none of the {n:,} images in '{images.name}' can be read: {first}")
     if len(refused) > limit * n:
-        seen = len(kept) + len(refused)
         raise UserError(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
-    return out[: len(kept)], np.array(kept, dtype=np.int64)
+    if kept:
+        yield out[: len(kept)], np.array(kept, dtype=np.int64)
+
+
+def _in_threads(work: Callable[[int], list[T]], starts: Iterable[int], before: Callable[[int], object]) -> Iterator[T]:
+    """Yield the items of `work(start)` for each start, in order.
+
+    As many threads as there are processors work two calls ahead of the reader; `before(start)` is called in the
+    reader's thread when a call is handed out.
+    """
+    threads = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    coming: deque[Future[list[T]]] = deque()
+    try:
+        for start in starts:
+            before(start)
+            coming.append(pool.submit(work, start))
+            if len(coming) > 2 * threads:
+                yield from coming.popleft().result()
+        while coming:
+            yield from coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def stored_side(images: ImageSet, resolution: int, augment: str) -> int:
@@ -147,21 +228,23 @@ def load_view(
     return np.ascontiguousarray(center_crop(pixels, resolution)), kept
 
 
-def center_crop(pixels: np.ndarray, resolution: int) -> np.ndarray:
+def stream_view(
+    images: ImageSet,
+    resolution: int,
+    channels: int,
+    augment: str,
+    source: Source | None = None,
+    batch_size: int = 500,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the images of `load_view` in batches, see `stream_pixels`."""
+    side = viewed_side(images, resolution, augment)
+    for pixels, kept in stream_pixels(images, side, channels, source, batch_size=batch_size):
+        yield np.ascontiguousarray(center_crop(pixels, resolution)), kept
+
+
+def center_crop(pixels: Pixels, resolution: int) -> Pixels:
     """Return the central [..., R, R] of pixels [..., S, S] of the side S that `viewed_side` gives."""
     edge = (pixels.shape[-1] - resolution) // 2
-    return pixels[..., edge : edge + resolution, edge : edge + resolution]
-
-
-def center_of_stored(pixels: Tensor, resolution: int) -> Tensor:
-    """Return the centre of uint8 pixels [N, C, S, S] stored for training (`stored_side`): uint8 [N, C, R, R].
-
-    If S is larger than the side that evaluation decodes to, they are resized once more, which blurs them a little.
-    """
-    side = pixels.shape[-1]
-    if side > round(resolution / CENTRAL) + 1:
-        return resize_center(pixels, resolution)
-    edge = (side - resolution) // 2
     return pixels[..., edge : edge + resolution, edge : edge + resolution]
 
 

@@ -39,7 +39,7 @@ from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
 from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
 
-__all__ = ["absolute_source", "open_source", "relative_source", "source_exists"]
+__all__ = ["absolute_source", "open_source", "parse_spec", "relative_source", "source_exists"]
 
 _NAMES = ("digits", *REMOTE)
 _FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -78,7 +78,7 @@ def open_source(
     if not 0 <= max_unreadable <= 1:
         raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable}")
     spec = str(spec)
-    name, path = _parse(spec)
+    name, path = parse_spec(spec)
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
@@ -179,8 +179,12 @@ def absolute_source(spec: str, folder: Path) -> str:
     return spec if part is None else part[0] + os.path.normpath(os.path.join(os.path.realpath(folder), part[1]))
 
 
-def _parse(spec: str) -> tuple[str, Path | None]:
-    """Parse a SOURCE to (data set name or "", path or None). Raises UserError if it cannot be a source."""
+def parse_spec(spec: str) -> tuple[str, Path | None]:
+    """Return (name of a known data set or "", path or None) of a SOURCE.
+
+    Raises:
+        UserError: it cannot be a source, such as a path where there is nothing.
+    """
     packed = ".tar, .tar.gz, .tgz, .zip, .npz, part-{000..099}.tar"
     accepted = f"expected one of {', '.join(_NAMES)}, NAME:PATH, a folder, {packed} or hf:NAME"
     if not spec.strip() or "\0" in spec:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from bigbigan.randomness import keyed_generator
 
 __all__ = [
     "PCAPixels",
+    "Pixels",
     "digest",
     "encoder_features",
     "fill_statistics",
@@ -35,6 +36,14 @@ PCA_COMPONENTS = 256  # maximum
 PCA_IMAGES = 5_000  # maximum number of images that the components are computed from
 MAX_LAYER_SIZE = 9_216  # maximum length of the features of a layer; AlexNet's own pool5 has as many
 DEFAULT_FEATURES = ("avepool", "bn_crelu")
+
+
+class Pixels(Protocol):
+    """Images uint8 [N, C, R, R] that are taken by their numbers, from an array or from where they are decoded."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray: ...
 
 
 @torch.no_grad()
@@ -149,14 +158,14 @@ def pca_pixels(pixels: np.ndarray) -> PCAPixels:
 
 
 def fill_statistics(
-    network: nn.Module, through: Callable[[Tensor], object], pixels: np.ndarray, seed: int, batches: int = 16
+    network: nn.Module, through: Callable[[Tensor], object], pixels: Pixels, seed: int, batches: int = 16
 ) -> None:
     """Fill the batch norm statistics of a network outside a run, such as an untrained one, from unlabelled images.
 
     Args:
         network: the network whose batch norms are filled.
         through: passes images, float [256, C, R, R] in [-1, 1], through the network.
-        pixels: uint8 [N, C, R, R].
+        pixels: uint8 [N, C, R, R], or what decodes images by index.
         seed: chooses the images.
         batches: number of batches of 256 images.
     """
@@ -165,7 +174,7 @@ def fill_statistics(
 
     def run() -> object:
         picks = torch.randint(len(pixels), (256,), generator=noise)
-        return through(to_float(torch.from_numpy(pixels)[picks].to(device)))
+        return through(to_float(torch.from_numpy(pixels[picks.numpy()]).to(device)))
 
     standing_statistics(network, network, (run for _ in range(batches)))
 

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ PARTS = {
     "reconstruction": "image quality",
     "task": "tasks",
 }
+NAMES: dict[Subject, str] = {
+    "pixels": "pixels",
+    "untrained": "untrained encoder",
+    "trained": "trained encoder",
+    "external": "this encoder",
+}
 IMAGE_KINDS = ("quality", "reconstruction")  # kinds of metrics that need no labels
 
 
@@ -70,14 +77,22 @@ class Evaluation:
 
     target: Target
     source: Source
-    images: Images
     study: str
     command: str
     progress: bool
     out: Path | None = None  # a folder to write to instead of the run's
     protocol: dict[str, int] = field(default_factory=dict)  # of all measurements
     lines: list[ResultLine] = field(default_factory=list)
+    bar: Bar = field(default_factory=lambda: Bar(disable=True))
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
+
+    @cached_property
+    def images(self) -> Images:
+        """The images in memory, read when they are first needed: image quality does not need them."""
+        start = time.perf_counter()
+        found = load_images(self.source, self.target.view, self.target.seed, progress=self.progress)
+        self.spent["reading"] += time.perf_counter() - start
+        return found
 
     @property
     def train(self) -> Split:
@@ -166,10 +181,10 @@ def evaluate(
     source = target.source(data, labels, f"evaluate {spec}")
     if max_images is not None:
         source.splits = {name: subsample(images, max_images) for name, images in source.splits.items()}
-    e = Evaluation(target, source, load_images(source, target.view, target.seed), study, command, progress, out)
+    e = Evaluation(target, source, study, command, progress, out)
+    e.spent["reading"] = time.perf_counter() - began
     if max_images is not None:
         e.protocol = {"train_images": len(e.images.train)}
-    e.spent["reading"] = time.perf_counter() - began
     wanted = _allowed(e, metrics)
     parts = [
         (subject, [m for m in wanted if subject in _subjects(m, target) and (m.feature == "discriminator") == of_d])
@@ -177,7 +192,7 @@ def evaluate(
         for of_d in (False, True)
     ]
     images = [m for m in wanted if m.kind in IMAGE_KINDS]
-    bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part")
+    bar = e.bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True)
     for subject, part in parts:
         if part:
             _measure_features(e, subject, part)
@@ -239,7 +254,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         "a generator; an encoder by itself has none": lambda m: has_generator or m.kind not in IMAGE_KINDS,
         "a run that was trained by this task": lambda m: not m.task or m.task in tasks,
         f"labels; {e.source.spec} has no labels of two or more classes": lambda m: (
-            e.labelled or m.kind in IMAGE_KINDS or m.task not in ("", "supervised")
+            m.kind in IMAGE_KINDS or m.task not in ("", "supervised") or e.labelled
         ),
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
@@ -282,6 +297,8 @@ def _measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) ->
         encoder = e.target.discriminator(subject, e.images.training_pixels)
     else:
         encoder = e.target.encoder(subject, e.images.training_pixels)
+    described = NAMES[subject]
+    e.bar.part(f"features, {described}")
     start = time.perf_counter()
     pca = pca_pixels(e.images.training_pixels) if "pca_pixels" in names else None
 
@@ -297,6 +314,7 @@ def _measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) ->
     known, new = features(train), features(test)
     e.spent["features"] += time.perf_counter() - start
     for name in names:
+        e.bar.part(f"logistic regression on {name}, {described}")
         start = time.perf_counter()
         x = known[name]
         of_feature = [m for m in metrics if m.feature == name]
@@ -314,7 +332,8 @@ def _measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) ->
             accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
             e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
             start = time.perf_counter()
-        neighbours = [m for m in of_feature if m.kind == "knn"]
+        if neighbours := [m for m in of_feature if m.kind == "knn"]:
+            e.bar.part(f"nearest neighbours by {name}, {described}")
         for euclidean in (False, True):
             if names_by_vote := {
                 (m.k, m.distance): m.name for m in neighbours if (m.distance == "euclidean") == euclidean
@@ -346,6 +365,7 @@ def _measure_heads(
     train, test, device = e.train, e.test, e.target.device
     assert train.labels is not None
     assert test.labels is not None
+    e.bar.part(f"linear heads, {NAMES[subject]}")
     start = time.perf_counter()
     names = list(dict.fromkeys(m.feature for m in metrics))
     held_out = train_val(len(train), e.target.run, train.groups, e.out)
@@ -384,15 +404,18 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
     """Measure reconstructions, and the quality of samples by every feature extractor asked for."""
     model = e.target.model
     assert model is not None
-    start = time.perf_counter()
     if wanted := {m.name for m in metrics if m.kind == "reconstruction"}:
-        errors = reconstruction_errors(model, e.test.pixels)
+        pixels = e.test.pixels
+        e.bar.part("reconstructions")
+        start = time.perf_counter()
+        errors = reconstruction_errors(model, pixels)
         e.note(start, "trained", e.test.name, {name: Measurement(v) for name, v in errors.items() if name in wanted})
     quality = [m for m in metrics if m.kind == "quality"]
     for network in dict.fromkeys(m.network for m in quality):
+        e.bar.part(f"image quality by {network}")
         start = time.perf_counter()
         of_network = [m for m in quality if m.network == network]
-        found = measure_quality(model.generator, model.networks.E, model.config, e.source, of_network)
+        found = measure_quality(model.generator, model.networks.E, model.config, e.source, of_network, e.progress)
         for reference, samples in dict.fromkeys((m.reference, m.samples) for m in of_network):
             measured = {m.name: found[m.name] for m in of_network if (m.reference, m.samples) == (reference, samples)}
             e.note(start, "trained", reference or "samples", measured, n=samples)
@@ -404,6 +427,7 @@ def _measure_tasks(e: Evaluation, metrics: list[Metric]) -> None:
     model = e.target.model
     assert model is not None
     for m in metrics:
+        e.bar.part(f"task {m.task}")
         start = time.perf_counter()
         measured = task_accuracies(model, e.train.pixels, e.test.pixels, e.test.labels, [m.task])
         e.note(start, "trained", e.test.name, {m.name: measured[m.task]})

@@ -13,7 +13,7 @@ from torch import Tensor
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_MEMORY
-from bigbigan.data.loading import stored_side
+from bigbigan.data.loading import center_crop, stored_side, viewed_side
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, write_json
@@ -21,6 +21,7 @@ from bigbigan.io import read_json, write_json
 __all__ = [
     "Images",
     "Split",
+    "StreamedView",
     "View",
     "hold_out",
     "load_images",
@@ -85,10 +86,34 @@ class Split:
         return Split(name, self.images.subset(indices), self.pixels[indices])
 
 
-def read_split(source: Source, images: ImageSet, view: View) -> Split:
+def read_split(source: Source, images: ImageSet, view: View, progress: bool = False) -> Split:
     """Load the readable images of one split in the form of `view`."""
-    pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source)
+    pixels, kept = load_view(images, view.resolution, view.channels, view.augment, source, progress)
     return Split(images.name, images.subset(kept), pixels)
+
+
+class StreamedView:
+    """The images of a split as evaluation sees them, decoded by index: `view[indices]` is uint8 [n, C, R, R].
+
+    The next readable image stands in for one that cannot be read, and the images of one remote shard for all shards.
+    """
+
+    def __init__(self, source: Source, images: ImageSet, view: View) -> None:
+        side = viewed_side(images, view.resolution, view.augment)
+        self._pixels = StreamedPixels(images, side, view.channels, source, torch.device("cpu"))
+        self._near = images.in_first_shard(np.arange(len(images)))
+        self._resolution = view.resolution
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        picks = torch.from_numpy(self._near[indices % len(self._near)])
+        return np.ascontiguousarray(center_crop(self._pixels[picks].numpy(), self._resolution))
+
+    def close(self) -> None:
+        """End the threads that decode."""
+        self._pixels.close()
 
 
 def stored_for_crops(source: Source, split: Split, view: View) -> Tensor | StreamedPixels:
@@ -126,7 +151,9 @@ class Images:
         return np.concatenate([self.train.pixels, *more]) if more else self.train.pixels
 
 
-def load_images(source: Source, view: View, seed: int = 0, *, everything: bool = False) -> Images:
+def load_images(
+    source: Source, view: View, seed: int = 0, *, everything: bool = False, progress: bool = False
+) -> Images:
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
@@ -137,21 +164,22 @@ def load_images(source: Source, view: View, seed: int = 0, *, everything: bool =
         view: the form in which they are loaded.
         seed: draws the test images, if they are held out.
         everything: whether to load the splits that no measurement needs too.
+        progress: show images/s and time left.
 
     Raises:
         UserError: images cannot be read, or all belong to one group.
     """
-    train = read_split(source, source.splits["train"], view)
+    train = read_split(source, source.splits["train"], view, progress)
     given = [source.splits[n] for n in ("test", "val") if n in source.splits]
     given.sort(key=lambda images: images.labels is None)  # stable: test before val
     chosen = next((i for i in given if i.labels is not None or train.labels is None), None)
-    others = [read_split(source, i, view) for i in given if i is not chosen] if everything else []
+    others = [read_split(source, i, view, progress) for i in given if i is not chosen] if everything else []
     train, unlabelled = split_by_label(train)
     others += [unlabelled] if len(unlabelled) else []
     if chosen is None:
         kept, held_out = hold_out(len(train), len(train) // 5, seed, train.groups)
         return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
-    test, unlabelled = split_by_label(read_split(source, chosen, view))
+    test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
 
 

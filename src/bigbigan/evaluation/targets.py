@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from bigbigan.data import Source, open_source
 from bigbigan.data.readers.offline import offline_if_unreachable
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import fill_statistics
+from bigbigan.evaluation.features import Pixels, fill_statistics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
 from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float
@@ -89,10 +89,10 @@ class Frozen(nn.Module):
         return (out if out.ndim == 2 else out.mean((2, 3))).float()
 
     @torch.no_grad()
-    def fit(self, pixels: np.ndarray) -> None:
+    def fit(self, pixels: Pixels) -> None:
         """Compute the statistics of BN+CReLU from at most 4,096 of the training images, uint8 [N, C, R, R]."""
         picks = np.random.default_rng(0).permutation(len(pixels))[:4096]
-        chunks = torch.from_numpy(pixels[picks]).split(256)
+        chunks = (torch.from_numpy(pixels[part]) for part in np.split(picks, range(256, len(picks), 256)))
         features = torch.cat([self.features(to_float(chunk.to(self.device))) for chunk in chunks])
         self.feature_mean, self.feature_stdev = features.mean(0), features.std(0)
 
@@ -167,7 +167,7 @@ class Target:
         """What is measured, baselines first: pixels, the untrained encoder of a run, then the encoder itself."""
         return ("pixels", "external") if self.model is None else ("pixels", "untrained", "trained")
 
-    def encoder(self, subject: Subject, pixels: np.ndarray) -> nn.Module:
+    def encoder(self, subject: Subject, pixels: Pixels) -> nn.Module:
         """Return the encoder of a subject in evaluation mode.
 
         Training images, uint8 [N, C, R, R], fill the statistics of an untrained or external one.

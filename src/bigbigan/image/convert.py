@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from bigbigan.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["to_channels", "to_float", "to_grey", "to_uint8"]
 
@@ -20,12 +23,12 @@ def to_float(pixels: Tensor) -> Tensor:
 
 def to_uint8(x: Tensor) -> Tensor:
     """Convert float in [-1, 1] to uint8 as the paper's authors do: 128·(x + 1), clipped and truncated."""
-    return (128 * (x.float() + 1)).clamp(0, 255).to(torch.uint8)
+    return (128 * (x.float() + 1)).clamp(0, 255).byte()
 
 
 def to_grey(x: Tensor) -> Tensor:
     """Convert colour images, float [..., 3, H, W], to grey by luma: [..., 1, H, W]."""
-    weights = torch.tensor(LUMA, device=x.device).view(3, 1, 1)
+    weights = x.new_tensor(LUMA).view(3, 1, 1)
     return (x * weights).sum(-3, keepdim=True)
 
 

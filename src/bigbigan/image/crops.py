@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bigbigan.image.crop_sizes import CENTRAL
+
 __all__ = [
-    "CENTRAL",
-    "STORED",
     "Boxes",
     "fixed_boxes",
     "resize_boxes",
@@ -25,10 +25,7 @@ __all__ = [
     "square_boxes",
 ]
 
-CENTRAL = 0.875  # share of the side that evaluation sees; training crops come from the whole image (tpu/resnet)
 COVERED = 0.1  # TensorFlow's min_object_covered, with the image as the object: the default, also in tpu/resnet
-# Side of stored photographs, in multiples of R: with 2.5, 14 % of resnet_crop's crops are enlarged; the others never.
-STORED = {"resnet_crop": 2.5, "square_crop": 2**0.5, "random_crop": 1 / CENTRAL}
 CHUNK = 256  # images that are resized at a time: as floats, pixels take four times the memory
 
 

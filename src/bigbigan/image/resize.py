@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from bigbigan.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["fit", "pool_to", "resize", "resize_square"]
 
 
 def resize(x: Tensor, side: int) -> Tensor:
     """Resize float [N, C, H, W] to [N, C, side, side]: bicubic, antialiased, may overshoot the range of x."""
+    import torch.nn.functional as F  # here, so that images can be read without torch
+
     return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
 
 
@@ -26,6 +31,8 @@ def pool_to(x: Tensor, resolution: int) -> Tensor:
     if side == resolution:
         return x
     if side % resolution == 0:
+        import torch.nn.functional as F
+
         return F.avg_pool2d(x, side // resolution)
     return resize(x, resolution).clamp(-1, 1)
 

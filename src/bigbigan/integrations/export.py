@@ -30,6 +30,7 @@ from bigbigan.inference.model import Model
 from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
 from bigbigan.io import read_json, write_json, write_text, writing_folder
+from bigbigan.progress import Bar
 from bigbigan.training.run_folder import changed_settings, read_card
 from bigbigan.training.tensors import save_tensors
 
@@ -39,7 +40,7 @@ SCHEMA = 1
 SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "is5", "reconstruction_ratio")
 
 
-def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False) -> Path:
+def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False, progress: bool = False) -> Path:
     """Write the model of a run to the folder `out`, which must not exist or be empty.
 
     Args:
@@ -47,6 +48,7 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
         out: folder to write.
         checkpoint: "newest", or "best" by the validation metric.
         onnx: whether to add E and G as ONNX files.
+        progress: show which part is being written.
 
     Raises:
         UserError: no such run, `out` is not empty, or a package is missing; nothing is written.
@@ -62,7 +64,7 @@ def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False)
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
     if model.config.data.labels == "classes" and card.get("classes"):
         data["classes"] = card["classes"]  # the name of each class
-    return write_folder(model, out, data, exported.get("origin", ""), lines, onnx)
+    return write_folder(model, out, data, exported.get("origin", ""), lines, onnx, progress)
 
 
 def check_free(out: Path) -> None:
@@ -78,6 +80,7 @@ def write_folder(
     origin: str = "",
     lines: Sequence[dict[str, Any]] = (),
     onnx: bool = False,
+    progress: bool = False,
 ) -> Path:
     """Write a model as the folder `out`, atomically. The model may have fewer networks than its config.
 
@@ -88,6 +91,7 @@ def write_folder(
         origin: a sentence for the card on the source of the weights, if they were not trained by this package.
         lines: its result lines.
         onnx: whether to add E and G as ONNX files.
+        progress: show which part is being written.
     """
     check_free(out)
     weights = {
@@ -95,7 +99,11 @@ def write_folder(
         for letter, network in model.networks.present().items()
         for name, tensor in network.state_dict().items()
     }
-    with writing_folder(out) as temporary:
+    with (
+        writing_folder(out) as temporary,
+        Bar(total=2 + onnx, desc="export", unit="part", disable=not progress, dynamic_ncols=True) as bar,
+    ):
+        bar.part("weights")
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         about = {
             "schema": SCHEMA,
@@ -110,11 +118,16 @@ def write_folder(
         }
         write_json(temporary / EXPORTED, about)
         model.config.save(temporary / "config.json")
+        bar.update()
         if onnx:
+            bar.part("ONNX")
             write_onnx(model, temporary)
+            bar.update()
+        bar.part("model card")
         if lines:
             write_text(temporary / "results.jsonl", "".join(json.dumps(_without_places(x)) + "\n" for x in lines))
         write_text(temporary / "README.md", _model_card(model, about, lines, weights, onnx))
+        bar.update()
     return out
 
 

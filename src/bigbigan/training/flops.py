@@ -66,6 +66,7 @@ def step_cost(config: Config) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "flops_per_step": int(sum(flops[update] for update in system.updates) * scale),
+        "images_per_step": config.training.batch_size * len(system.updates),
         "memory_bytes": int(fixed + peak * chunk),
     }
 

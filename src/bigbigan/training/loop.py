@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import write_json
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
+from bigbigan.training.budget import choose_steps, duration, keep_chosen_steps
 from bigbigan.training.diagnostics import (
     sample_training_images,
     write_inputs,
@@ -33,11 +34,13 @@ from bigbigan.training.run_folder import (
 )
 from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
-from bigbigan.training.step import check_finite, is_due, training_step
+from bigbigan.training.step import check_finite, is_due, is_soon_due, training_step
 from bigbigan.training.training_data import TrainingData, load_training_data, refuse_other_data, resolve_config
 from bigbigan.training.validation import MakeValidation, Validation, validate, validation_is_missing
 
 __all__ = ["train"]
+
+ESTIMATE_AFTER, ESTIMATE_SECONDS = 10, 10.0  # steps, or seconds of steps, after which the time left is told
 
 
 def train(
@@ -89,6 +92,7 @@ class Run:
         folder: the run folder, which rank 0 alone writes.
         data: what is trained on.
         monitor: the logs; silent on other ranks than 0.
+        progress: whether to say how long it will take.
         validation: measures the validation metric; on rank 0 alone, None without validation.
         resumed: whether it was continued from a checkpoint; known to rank 0.
     """
@@ -96,6 +100,7 @@ class Run:
     folder: Path
     data: TrainingData
     monitor: Monitor
+    progress: bool
     validation: Validation | None
     resumed: bool
 
@@ -120,20 +125,25 @@ def _train(
     stop: Stop,
     make_validation: MakeValidation | None,
 ) -> int | None:
+    started = time.perf_counter()
     first, device = distributed.is_first_rank(), default_device()
     check_devices(config, device)
     source = open_source(spec, labels=labels, max_unreadable=config.data.max_unreadable, limits=limits_of(config))
     images = fraction_of(source.splits["train"], config.data.fraction)
-    config = resolve_config(config, source, images, spec, folder)
+    config = keep_chosen_steps(resolve_config(config, source, images, spec, folder), folder)
     _refuse_fewer_steps(config, folder)
     with open_for_training(folder, config) if first else nullcontext():
         data = load_training_data(config, source, images, spec, folder, device, progress)
         validation = None
         if config.log.validate_every and first and make_validation is not None:
             validation = make_validation(config, data.batches, data.labels, source, folder, data.groups)
+        if config.training.minutes and not distributed.maximum(len(ck.checkpoints(folder))):
+            config = fit_to_budget(config, data, device, validation, started, progress)
+            if first:
+                config.save(folder / "config.json")
         state, resumed = init_or_resume(config, data, folder, device)
         monitor = Monitor(folder, state.step, config.training.steps, progress) if first else SilentMonitor()
-        run = Run(folder, data, monitor, validation, resumed)
+        run = Run(folder, data, monitor, progress, validation, resumed)
         announce(state, run, progress)
         stop.nothing_to_save = False
         try:
@@ -141,6 +151,24 @@ def _train(
         finally:
             monitor.close()
             data.close()
+
+
+def fit_to_budget(
+    config: Config,
+    data: TrainingData,
+    device: torch.device,
+    validation: Validation | None,
+    started: float,
+    progress: bool,
+) -> Config:
+    """Return `config` with as many steps as fit the budget of time, of which some is spent since `started`."""
+    minutes = config.training.minutes
+    left = 60 * minutes - (time.perf_counter() - started)
+    measure = validation if validation is not None and validation.possible else None
+    steps = choose_steps(config, data.batches, device, measure, left)
+    if progress and distributed.is_first_rank():
+        print(f"training.minutes={minutes:g}: {steps:,} steps fit, as measured here", file=sys.stderr)
+    return replace(config, training=replace(config.training, steps=steps))
 
 
 def _refuse_fewer_steps(config: Config, folder: Path) -> None:
@@ -211,11 +239,16 @@ def run_loop(state: TrainingState, run: Run, stop: Stop) -> int | None:
         run.validate(state)
     while state.step < steps and not (signal := distributed.maximum(stop.signal or 0)):
         metrics = training_step(state, run.data.batches)
-        if is_due(state.config.log.every, state.step, steps):
+        if is_soon_due(state.config.log.every, state.step, steps):
             logged = {name: float(value) for name, value in metrics.items()}
             logged |= {"images_seen": state.images_seen, "images_per_second": speed.since_last(state)}
             run.monitor.log(state.step, logged)
         run.monitor.advance()
+        if run.progress and (seconds := speed.first_estimate(state)):
+            run.monitor.message(
+                f"{seconds:.3g} s a step: {steps - state.step:,} more take about "
+                f"{duration(seconds * (steps - state.step))}, without pictures, checkpoints and validation"
+            )
         with speed.paused():
             after_step(state, run, validates)
     if signal and state.step:
@@ -228,7 +261,7 @@ def run_loop(state: TrainingState, run: Run, stop: Stop) -> int | None:
 def after_step(state: TrainingState, run: Run, validates: bool) -> None:
     """Write pictures, save a checkpoint and measure the validation metric, whichever is due after this step."""
     log, steps = state.config.log, state.config.training.steps
-    pictures_due = is_due(log.pictures_every, state.step, steps)
+    pictures_due = is_soon_due(log.pictures_every, state.step, steps)
     validation_due = validates and is_due(log.validate_every, state.step, steps)
     save_due = validation_due or is_due(log.checkpoint_every, state.step, steps)
     if pictures_due or save_due:
@@ -269,6 +302,21 @@ class Speed:
 
     def __init__(self, state: TrainingState) -> None:
         self._start, self._images = time.perf_counter(), state.images_seen
+        self._begun: tuple[float, int] | None = None  # when the first step was over, and its number
+        self._estimated, self._pauses = False, 0.0
+
+    def first_estimate(self, state: TrainingState) -> float:
+        """Return seconds a step, once: after 10 steps, or after fewer if they take more than 10 seconds; otherwise 0.
+        The first step is not counted, in which memory is allocated and networks are compiled."""
+        now = time.perf_counter()
+        if self._begun is None:
+            self._begun = now, state.step
+        begun, first = self._begun
+        count, seconds = state.step - first, now - begun - self._pauses
+        if self._estimated or not count or (count < ESTIMATE_AFTER and seconds < ESTIMATE_SECONDS):
+            return 0.0
+        self._estimated = True
+        return seconds / count
 
     def since_last(self, state: TrainingState) -> float:
         """Return the images a second since the last call, or since training began."""
@@ -282,4 +330,6 @@ class Speed:
         """Leave out the time spent within the context."""
         begun = time.perf_counter()
         yield
-        self._start += time.perf_counter() - begun
+        pause = time.perf_counter() - begun
+        self._start += pause
+        self._pauses += pause if self._begun is not None else 0.0

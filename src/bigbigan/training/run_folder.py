@@ -28,7 +28,7 @@ from bigbigan.data import DecodeLimits, Source, open_source, quick_fingerprint
 from bigbigan.data.names import shown
 from bigbigan.data.readers.download import REMOTE
 from bigbigan.data.sources import absolute_source, source_exists
-from bigbigan.errors import UserError
+from bigbigan.errors import UserError, not_a_run
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
 from bigbigan.training import distributed
@@ -93,7 +93,7 @@ def read_config(run: Path) -> Config:
         UserError: there is no such run, or its config.json is not one.
     """
     if not run.is_dir():
-        raise UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
+        raise not_a_run(run)
     return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
 
 
@@ -232,7 +232,7 @@ def _quoted(word: object) -> str:
 KNOWN = ("digits", *REMOTE)  # sources without a path: safe to open whoever made the run
 
 # May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
-CHANGEABLE = ("training.steps", "log.", "data.max_unreadable", "data.max_pixels")
+CHANGEABLE = ("training.steps", "training.minutes", "log.", "data.max_unreadable", "data.max_pixels")
 
 
 @contextmanager
@@ -292,13 +292,16 @@ def _refuse_changes(before: Config, now: Config, run: Path) -> None:
 def changed_settings(config: Config) -> dict[str, Any]:
     """Return the settings in which a run differs from its experiment, for result lines.
 
-    Steps and seed are left out, which a result line states anyway, and `log`, which changes no weight.
+    Steps and seed are left out, which a result line states anyway, and `log`, which changes no weight. A budget of time
+    is not.
     """
     if config.experiment not in EXPERIMENTS:
         return {}
     defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
     stated = (*CHANGEABLE, "training.seed", "data.class_sizes")  # the last is of the data and its labels
-    return {k: v for k, v in ours.items() if defined.get(k) != v and not k.startswith(stated)}
+    return {
+        k: v for k, v in ours.items() if defined.get(k) != v and (k == "training.minutes" or not k.startswith(stated))
+    }
 
 
 def environment() -> dict[str, Any]:

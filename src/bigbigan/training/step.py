@@ -17,7 +17,9 @@ from bigbigan.training import distributed
 from bigbigan.training.diagnostics import encoder_health
 from bigbigan.training.state import TrainingState
 
-__all__ = ["check_finite", "is_due", "training_step"]
+__all__ = ["check_finite", "is_due", "is_soon_due", "training_step"]
+
+FIRST_LOOK = 10  # the step of the first log line and the first pictures, unless they are due earlier
 
 
 def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
@@ -45,7 +47,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
         last_images = images if last_images is None or images.posterior is not None else last_images
     state.step += 1
     state.update_averages()
-    logs = is_due(config.log.every, state.step, config.training.steps)
+    logs = is_soon_due(config.log.every, state.step, config.training.steps)
     if logs or state.device.type == "cpu":  # on a GPU reading a value forces a device sync
         check_finite(state)
     if logs and last_images is not None and config.has_encoder and config.has_generator:
@@ -57,6 +59,11 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
 def is_due(every: int, step: int, steps: int) -> bool:
     """Return whether something done every `every` steps (0: never), and after the last one, is due after `step`."""
     return every > 0 and (step == steps or step % every == 0)
+
+
+def is_soon_due(every: int, step: int, steps: int) -> bool:
+    """Return the same for what is also done once soon after the start, so that nobody waits for the first look."""
+    return is_due(every, step, steps) or step == FIRST_LOOK < every
 
 
 class EncodedImages(NamedTuple):

@@ -1,6 +1,8 @@
 """Sets too large for memory: the same batches, decoded ahead; what cannot be read is listed and replaced."""
 
 import json
+import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +14,7 @@ from PIL import Image
 from bigbigan.apps.train import train
 from bigbigan.data import decode, fingerprint, load_pixels, open_source
 from bigbigan.data.batches import Batches
+from bigbigan.data.loading import DECODED_TOGETHER, stream_pixels
 from bigbigan.data.streaming import StreamedPixels, training_pixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation import splits
@@ -178,3 +181,26 @@ def test_threads_read_what_one_reader_reads(folder):
     resident, _ = load_pixels(images, 12, 3, source)
     streamed = StreamedPixels(images, 12, 3, source, CPU)
     assert np.array_equal(streamed[torch.arange(30)].numpy(), resident)
+
+
+def test_batches_of_a_stream_are_the_split(folder):
+    images = open_source(str(folder)).splits["train"]
+    pixels, kept = load_pixels(images, 12, 3)
+    batches = list(stream_pixels(images, 12, 3, batch_size=7))
+    assert [len(x) for x, _ in batches[:-1]] == [7] * (len(batches) - 1)
+    assert 0 < len(batches[-1][0]) <= 7
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), pixels)
+    np.testing.assert_array_equal(np.concatenate([numbers for _, numbers in batches]), kept)
+
+
+def test_a_stream_reads_ahead_of_its_reader_a_little(folder, monkeypatch):
+    images = open_source(str(folder)).splits["train"].subset(np.arange(1000) % 20)
+    read = []
+    load = type(images).load_noted
+    monkeypatch.setattr(type(images), "load_noted", lambda self, i: read.append(i) or load(self, i))
+    stream = stream_pixels(images, 12, 3, batch_size=10)
+    next(stream)
+    stream.close()  # nobody asks for more
+    ahead = (2 * (os.cpu_count() or 1) + 2) * DECODED_TOGETHER
+    assert 10 <= len(read) <= ahead
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]

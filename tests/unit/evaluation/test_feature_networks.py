@@ -1,6 +1,7 @@
 """Feature networks: trained, kept and found again; image quality by them orders what it should."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.image_quality.feature_networks import (
     CLASSIFIERS,
+    FeatureNetwork,
     augmented,
     available_extractors,
     classifier_file,
@@ -143,7 +145,7 @@ def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypa
     first = reference(source, "train", view, network)
     assert first.moments.n == len(first.features) == 240
     with monkeypatch.context() as m:
-        m.setattr(samples, "read_split", lambda *a: pytest.fail("the images were read again"))
+        m.setattr(samples, "stream_view", lambda *a: pytest.fail("the images were read again"))
         again = reference(source, "train", view, network)
     assert torch.equal(first.features, again.features)
     np.testing.assert_array_equal(first.moments.covariance, again.moments.covariance)
@@ -162,6 +164,29 @@ def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypa
     reference(source, "test", view, network)
     reference(source, "train", View(16, 1), network)
     assert len(list((cache / "statistics").iterdir())) == 3
+
+
+def test_references_are_looked_at_batch_by_batch(cache, data, monkeypatch):
+    source, view = open_source(data), View(32, 1)
+    network = FeatureNetwork("pixels", "0", lambda x: (x[:, 0, 14:18, 14].float(), None))
+    seen = []
+    stream = samples.stream_view
+
+    def small(*arguments):
+        for pixels, kept in stream(*arguments, batch_size=50):
+            seen.append(len(pixels))
+            yield pixels, kept
+
+    whole = reference(source, "train", view, network)
+    shutil.rmtree(cache / "statistics")
+    monkeypatch.setattr(samples, "stream_view", small)
+    monkeypatch.setattr(samples, "MOST", 100)
+    found = reference(source, "train", view, network)
+    assert seen == [50] * 4 + [40]
+    assert found.moments.n == whole.moments.n == 240
+    np.testing.assert_allclose(found.moments.covariance, whole.moments.covariance, rtol=1e-12)
+    picks = np.sort(np.random.default_rng(0).permutation(240)[:100])  # from all of the set
+    assert torch.equal(found.features, whole.features[picks])
 
 
 def test_samples_are_bytes_and_the_same_each_time():

@@ -26,11 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Time training steps on random images: by part, images and FLOPs a second, peak memory."""
-    from bigbigan.apps.benchmark import bench, chart, result_lines
     from bigbigan.config import override
-    from bigbigan.evaluation.records import append_results
     from bigbigan.experiments import find
-    from bigbigan.training import distributed
 
     at_least(1, steps=options.steps)
     name, equals, values = (options.vary or "").partition("=")
@@ -43,6 +40,10 @@ def run(options: argparse.Namespace) -> None:
     made = find(options.experiment).config(options.scale)
     varied = [f"{name}={value}" for value in values.split(",")] if options.vary else [""]
     configs = {v.removeprefix(f"{name}="): override(made, [*options.set, *([v] if v else [])]) for v in varied}
+    from bigbigan.apps.benchmark import bench, chart, result_lines
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.training import distributed
+
     costs = {}
     for value, config in configs.items():
         cost = costs[value] = bench(config, options.steps)

@@ -35,15 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train a classifier on a few labels; writes predictions, measures accuracy beside baselines."""
-    from bigbigan.apps.classify import Labels, classify
-    from bigbigan.evaluation.records import append_results, results_table
-
     if options.labels_per_class is not None and options.labels_per_class < 1:
         raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
     if options.label_fraction is not None and not 0 < options.label_fraction <= 1:
         raise UserError(f"--label-fraction {options.label_fraction}: expected a number above 0 and up to 1")
     if options.draws < 1:
         raise UserError(f"--draws {options.draws}: expected at least 1")
+    from bigbigan.apps.classify import Labels, classify
+    from bigbigan.evaluation.records import append_results, results_table
+
     lines = classify(
         str(options.run),
         options.data,

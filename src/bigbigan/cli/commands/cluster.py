@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, RAW_CELLS, at_least
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, RAW_CELLS, at_least
 from bigbigan.errors import UserError
 
 
@@ -24,16 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw-cells", **RAW_CELLS)
     parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
     parser.add_argument("--json", **AS_JSON)
+    parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
     """Cluster images by an encoder's features: a file of labels for a conditional BigGAN, and a sheet to look at."""
-    from bigbigan.apps.cluster import cluster
-    from bigbigan.evaluation.records import append_results, results_table
-
     at_least(2, clusters=options.clusters)
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
+    from bigbigan.apps.cluster import cluster
+    from bigbigan.evaluation.records import append_results, results_table
+
     lines, found = cluster(
         options.run,
         options.data,
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
         options.sheet,
         options.labels,
         options.raw_cells,
+        progress=not options.quiet,
     )
     if options.results:
         append_results(options.results, lines)

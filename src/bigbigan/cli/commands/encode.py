@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bigbigan.cli.common import OWN_DATA, RAW_CELLS, run_and_data
+from bigbigan.cli.common import OWN_DATA, QUIET, RAW_CELLS, run_and_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,14 +15,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="avepool_feat, bn_crelu_feat, z_mean; of each image also anomaly_score, reconstruction_error, score_x, "
         "score_z, score_xz; default: all features that the encoder has",
     )
-
     parser.add_argument("--raw-cells", **RAW_CELLS)
+    parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write features or scores of every image of a source, with file names and labels."""
-    from bigbigan.apps.encode import encode
+    from bigbigan.apps.feature_file import check_request
 
     features = options.features.split(",") if options.features else None
-    count = encode(options.run, options.data, options.out, features, options.labels, options.raw_cells)
+    check_request(options.out, features)
+    from bigbigan.apps.encode import encode
+
+    count = encode(
+        options.run,
+        options.data,
+        options.out,
+        features,
+        options.labels,
+        options.raw_cells,
+        progress=not options.quiet,
+    )
     print(f"{options.out}: {count} images")

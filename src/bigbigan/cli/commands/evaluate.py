@@ -44,12 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure a run beside raw pixels and the untrained encoder; writes result lines."""
-    from bigbigan.evaluation.records import append_results, results_table
-    from bigbigan.evaluation.runner import evaluate
+    from bigbigan.evaluation.metric_names import parse_metrics
 
     if options.max_images is not None:
         at_least(2, max_images=options.max_images)
     metrics = options.metrics.split(",") if options.metrics else None
+    if metrics:
+        parse_metrics(metrics)
+    from bigbigan.evaluation.records import append_results, results_table
+    from bigbigan.evaluation.runner import evaluate
+
     lines = evaluate(
         options.run,
         options.data,

@@ -18,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw walks between the encodings of images of a source, their ends beside them; or between latents."""
-    from bigbigan.apps.visualize import interpolations, latent_walks
-
     at_least(2, steps=options.steps)
     check_picture(options)
     if options.latents and options.data:
         raise UserError(f"--data {options.data}: walks between latents need no images; leave out --data or --latents")
+    from bigbigan.apps.visualize import interpolations, latent_walks
+
     if options.latents:
         picture = latent_walks(options.run, options.count, options.steps, options.seed)
     else:

@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw images of a source and, beside each, the training images nearest to it in feature space."""
-    from bigbigan.apps.visualize import neighbours
-
     at_least(1, neighbours=options.neighbours)
     check_picture(options)
+    from bigbigan.apps.visualize import neighbours
+
     picture, found = neighbours(options.run, options.data, options.count, options.neighbours, options.labels)
     save_picture(picture, options)
     print(json.dumps(found, indent=2) if options.json else options.out)

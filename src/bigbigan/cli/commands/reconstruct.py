@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw x above G(E(x)) for images of a source; with --refine, G of z optimised from E(x) below."""
-    from bigbigan.apps.visualize import reconstructions
-
     at_least(0, refine=options.refine)
     check_picture(options)
+    from bigbigan.apps.visualize import reconstructions
+
     picture, errors = reconstructions(options.run, options.data, options.count, options.refine, options.labels)
     save_picture(picture, options)
     if options.json:

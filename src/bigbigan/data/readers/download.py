@@ -18,7 +18,7 @@ from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.io import writing
 
-__all__ = ["REMOTE", "cache_folder", "cached", "fetch_file"]
+__all__ = ["REMOTE", "cache_folder", "cached", "fetch_file", "is_cached"]
 
 # Each data set: the URL of its files, and the digest of each (sha256 or md5, recognised by its length).
 REMOTE = {
@@ -60,6 +60,11 @@ def cached(name: str) -> Path:
     for file, digest in files.items():
         fetch_file(base + file, folder / file, digest, f", or give {name}:PATH")
     return folder
+
+
+def is_cached(name: str) -> bool:
+    """Return whether all files of a known data set are in the cache."""
+    return all((cache_folder() / name / file).exists() for file in REMOTE[name][1])
 
 
 def fetch_file(url: str, target: Path, digest: str, instead: str = "") -> Path:

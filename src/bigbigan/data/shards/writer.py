@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bigbigan.data.decode import decode
@@ -30,12 +29,10 @@ from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
-from bigbigan.data.streaming import order_by_shards
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
 from bigbigan.io import checked, lock, read_lines, write_text
 from bigbigan.progress import Bar
-from bigbigan.randomness import keyed_generator
 
 __all__ = ["write_shards"]
 
@@ -232,6 +229,11 @@ def _write_split(
 
 def _order(images: ImageSet) -> np.ndarray:
     """Return a permutation that is always the same; for remote shards, one that needs a few of them at a time."""
+    import torch  # here, so that a source can be opened without it
+
+    from bigbigan.data.streaming import order_by_shards
+    from bigbigan.randomness import keyed_generator
+
     generator = keyed_generator(SEED, f"shards {images.name}")
     if images.shards is None:
         return torch.randperm(len(images), generator=generator).numpy()

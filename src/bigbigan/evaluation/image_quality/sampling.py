@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
+from bigbigan.data.loading import stream_view
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_networks import FeatureExtractor, open_extractor
@@ -28,9 +29,10 @@ from bigbigan.evaluation.image_quality.metrics import (
 )
 from bigbigan.evaluation.metric_names import Metric
 from bigbigan.evaluation.records import Measurement
-from bigbigan.evaluation.splits import View, read_split
+from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float
 from bigbigan.methods import generate, sample_labels, sample_prior
+from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.tensors import read_tensors, save_tensors
 
@@ -65,7 +67,9 @@ def _rounded(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def run_reference(source: Source, split: str, config: Config, network: FeatureExtractor) -> Reference:
+def run_reference(
+    source: Source, split: str, config: Config, network: FeatureExtractor, progress: bool = False
+) -> Reference:
     """Return the reference for the samples of a run: a split in the form in which training showed its images to D.
 
     Random crops of 7/8 of the side (BiGAN) all have one scale, the scale of the central crop. The other crops vary in
@@ -73,19 +77,28 @@ def run_reference(source: Source, split: str, config: Config, network: FeatureEx
     """
     data = config.data
     view = View(config.encoder.resolution, data.channels, data.augment if data.augment == "random_crop" else "none")
-    return reference(source, split, view, network, config.generator.resolution)
+    return reference(source, split, view, network, config.generator.resolution, progress)
 
 
 def reference(
-    source: Source, split: str, view: View, network: FeatureExtractor, resolution: int | None = None
+    source: Source,
+    split: str,
+    view: View,
+    network: FeatureExtractor,
+    resolution: int | None = None,
+    progress: bool = False,
 ) -> Reference:
     """Return the features of a split's images, from the cache if they are there.
+
+    Otherwise images are decoded and passed through the network batch by batch, so memory does not grow with their
+    number.
 
     Args:
         source, split: the images.
         view: the form in which they are loaded.
         network: the feature extractor.
         resolution: side R to which loaded images are pooled (`pool_to`); by default they are not.
+        progress: show images/s and time left.
     """
     images, resolution = source.splits[split], resolution or view.resolution
     form = f"{resolution}px{view.channels}"
@@ -105,17 +118,19 @@ def reference(
     except (FileNotFoundError, UserError, KeyError) as error:
         if lasting and path.exists():  # of an older version, or damaged
             warnings.warn(f"statistics of real images are computed again: {error}", stacklevel=2)
-    pixels = torch.from_numpy(read_split(source, images, view).pixels)
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[np.random.default_rng(0).permutation(len(images))[:MAX_FEATURES]] = True
     moments, parts = Moments(), []
-    for chunk in pixels.split(5_000):
-        if resolution != view.resolution:
-            chunk = torch.cat([_rounded(pool_to(to_float(x), resolution)) for x in chunk.split(500)])
-        features = network(chunk)[0]
-        moments.update(features)
-        parts.append(features)
-    features = torch.cat(parts)
-    picks = np.sort(np.random.default_rng(0).permutation(len(features))[:MAX_FEATURES])
-    found = Reference(moments, features[picks].contiguous())
+    with Bar(total=len(images), desc=f"features of {split}", unit=" images", disable=not progress) as bar:
+        for pixels, numbers in stream_view(images, view.resolution, view.channels, view.augment, source):
+            x = torch.from_numpy(pixels)
+            if resolution != view.resolution:
+                x = _rounded(pool_to(to_float(x), resolution))
+            features = network(x)[0]
+            moments.update(features)
+            parts.append(features[torch.from_numpy(chosen[numbers])])
+            bar.update(int(numbers[-1]) + 1 - bar.n)
+    found = Reference(moments, torch.cat(parts))
     if not lasting:
         return found
     tensors = {
@@ -158,7 +173,12 @@ def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Meas
 
 
 def measure_quality(
-    G: nn.Module, E: nn.Module | None, config: Config, source: Source, metrics: list[Metric]
+    G: nn.Module,
+    E: nn.Module | None,
+    config: Config,
+    source: Source,
+    metrics: list[Metric],
+    progress: bool = False,
 ) -> dict[str, Measurement]:
     """Return measurements by metric, for the quality metrics of one feature extractor.
 
@@ -180,7 +200,8 @@ def measure_quality(
         for split in dict.fromkeys(m.reference for m in metrics):
             ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
             if split:
-                found = compare(run_reference(source, split, config, network), features[:samples], set(ours))
+                real = run_reference(source, split, config, network, progress)
+                found = compare(real, features[:samples], set(ours))
             elif ours and logits is not None:
                 found = {"is": Measurement(*inception_score(logits[:samples]))}
             else:

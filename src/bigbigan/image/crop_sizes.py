@@ -1,0 +1,10 @@
+"""Sizes that the random crops of training and the central crop of evaluation share.
+
+The crops are in `bigbigan.image.crops`; these numbers are apart so that images can be read without torch.
+"""
+
+__all__ = ["CENTRAL", "STORED"]
+
+CENTRAL = 0.875  # share of the side that evaluation sees; training crops come from the whole image (tpu/resnet)
+# Side of stored photographs, in multiples of R: with 2.5, 14 % of resnet_crop's crops are enlarged; the others never.
+STORED = {"resnet_crop": 2.5, "square_crop": 2**0.5, "random_crop": 1 / CENTRAL}

@@ -1,0 +1,128 @@
+"""How long training takes: the step's duration measured, and the number of steps that fits a budget of time.
+
+`training.minutes` is such a budget. The number of steps is chosen once, before the first step, by steps of networks
+that are then thrown away. So a run of 10 minutes that were 2,310 steps is the run of `training.steps=2310`, bit by bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from bigbigan.config import Config
+from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
+from bigbigan.training import checkpoint as ck
+from bigbigan.training import distributed
+from bigbigan.training.run_folder import read_config
+from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
+
+__all__ = ["choose_steps", "duration", "keep_chosen_steps", "seconds_per_step"]
+
+MEASURED_STEPS = 3  # at least
+MEASURED_SECONDS = 10.0  # at most, once there were enough steps
+
+
+def keep_chosen_steps(config: Config, run: Path) -> Config:
+    """Return `config` with the number of steps that was chosen when a run with a budget of time began.
+
+    Raises:
+        UserError: the run has a checkpoint and was given another budget, or none.
+    """
+    if not config.training.minutes or not (run / "config.json").exists():
+        return config
+    before = read_config(run).training
+    if before.minutes != config.training.minutes:
+        if not ck.checkpoints(run):
+            return config
+        given = f"{before.minutes:g} minutes, in which there were" if before.minutes else "no budget of time, but"
+        raise UserError(
+            f"training.minutes={config.training.minutes:g}: {run} was given {given} {before.steps:,} steps; continue "
+            "it as it began, or say with --steps how many there shall be in all"
+        )
+    return replace(config, training=replace(config.training, steps=before.steps))
+
+
+def choose_steps(
+    config: Config,
+    batches: Batches,
+    device: torch.device,
+    validate: Callable[[TrainingState], float] | None,
+    seconds: float,
+) -> int:
+    """Return how many training steps, with the checkpoints, pictures and validation that come with them, take so many
+    seconds; at least one, and the same on all ranks. What it takes to measure that is part of the budget.
+
+    Args:
+        config: resolved settings; their number of steps is not looked at.
+        batches: the data of the run.
+        device: where to train.
+        validate: measures the validation metric of a training state; None without validation, and on other ranks than
+            0.
+        seconds: from now on.
+    """
+    end = time.perf_counter() + seconds
+    state = TrainingState(config, device)
+    state.broadcast()
+    step = seconds_per_step(state, batches, seconds / 20)
+    start = time.perf_counter()
+    state.fill_standing_statistics(batches)
+    averages = _now(device) - start
+    validation = 0.0
+    with distributed.busy("measuring the validation metric once"):
+        if validate is not None:
+            start = time.perf_counter()
+            validate(state)
+            validation = _now(device) - start
+    log = config.log
+    each = step + averages / log.pictures_every + averages / log.checkpoint_every
+    each += (averages + validation) / log.validate_every if log.validate_every else 0.0
+    left = end - time.perf_counter() - averages - validation  # after the last step everything is due
+    return int(distributed.maximum(max(1, int(left / each)) if distributed.is_first_rank() else 0))
+
+
+def seconds_per_step(state: TrainingState, batches: Batches, most: float = MEASURED_SECONDS) -> float:
+    """Return the median duration of training steps, after one or two that warm up. `state` is trained by them.
+
+    Args:
+        state: of a few steps at most, which are then no use but for this.
+        batches: the data.
+        most: seconds after which no further step is measured, 10 at most; three steps always are.
+    """
+    for _ in range(2 if state.config.training.compile else 1):
+        training_step(state, batches)
+    durations: list[float] = []
+    begun = _now(state.device)
+    while True:
+        start = time.perf_counter()
+        training_step(state, batches)
+        durations.append(_now(state.device) - start)
+        enough = len(durations) >= MEASURED_STEPS and time.perf_counter() - begun >= min(most, MEASURED_SECONDS)
+        if distributed.maximum(enough):
+            return median(durations)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: "40 s", "12 min", "3 h 20 min", "5 days 2 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours} h"
