@@ -93,7 +93,7 @@ def test_a_gan_and_an_unevaluated_run_are_exported_too(tmp_path, capsys):
     model = load(tmp_path / "out")
     assert model.networks.E is None
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "Not evaluated" in card
+    assert "was not evaluated" in card
     assert "model.encode" not in card
 
 
