@@ -47,9 +47,6 @@ NOT_DONE = [
     "reproduction",
     "src/bigbigan/apps",
     "src/bigbigan/cli",
-    "src/bigbigan/evaluation",
-    "src/bigbigan/experiments",
-    "src/bigbigan/inference",
     "tests",
 ]
 HAVE_THE_LIST = {"docs/style.md", "tests/docs/test_style.py"}

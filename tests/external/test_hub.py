@@ -195,7 +195,7 @@ def test_what_was_fetched_once_loads_without_the_hub(run, fake, monkeypatch):
 
 def test_a_hub_that_is_down_or_silent_is_told_in_one_line(fake, monkeypatch, capsys):
     fake.stop()
-    assert "cannot be had from the Hugging Face Hub" in refused(NAME)
+    assert "cannot be fetched from the Hugging Face Hub" in refused(NAME)
     assert main(["generate", NAME, "--out", "grid.png"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     monkeypatch.setattr("bigbigan.inference.hub.PATIENCE", 0.5)

@@ -1,4 +1,4 @@
-"""The experiments: importing this package fills `EXPERIMENTS`, one module a group."""
+"""Register the experiments: importing this package fills `EXPERIMENTS`, from one module for each group."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["EXPERIMENTS", "Experiment", "find"]
 
 
 def find(name: str) -> Experiment:
-    """The experiment of this name.
+    """Return the experiment of this name.
 
     Raises:
-        UserError: there is none; the nearest is suggested.
+        UserError: there is none; the message suggests the nearest name.
     """
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.4)

@@ -1,7 +1,8 @@
-"""BiGAN's table (Donahue et al. 2017, Table 1): six ways to features of permutation-invariant MNIST, scored by 1-NN.
+"""Define BiGAN's table (Donahue et al. 2017, Table 1): six ways to learn features of permutation-invariant MNIST.
 
-`mnist` is complete, each other row its difference; then `imagenet`, the convolutional BiGAN with an AlexNet encoder.
-The facts are those of the authors' code (jeffdonahue/bigan, train_mnist.sh and train_imagenet_highres_encoder.sh).
+Features are scored by 1-NN. `mnist` is complete, and each other row is its difference from it; then follows
+`imagenet`, the convolutional BiGAN with an AlexNet encoder. The settings are taken from the authors' code
+(jeffdonahue/bigan, train_mnist.sh and train_imagenet_highres_encoder.sh).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ BIGAN = Config(
     training=TrainingConfig(steps=400 * EPOCH, batch_size=128, ema_decay=0.0),
     log=LogConfig(every=EPOCH, pictures_every=25 * EPOCH, checkpoint_every=25 * EPOCH, standing_batches=1000),
 )
-GAN = replace(BIGAN, loss=LossConfig(s_z=False, s_xz=False))  # D sees images alone
+GAN = replace(BIGAN, loss=LossConfig(s_z=False, s_xz=False))  # D sees only images
 
 
 row = register("bigan", data="mnist")
@@ -48,43 +49,43 @@ row = register("bigan", data="mnist")
 
 @row
 def mnist() -> Config:
-    """BiGAN of fully connected networks: 200 epochs, then 200 of falling rates."""
+    """Train BiGAN of fully connected networks: 200 epochs, then 200 with falling rates."""
     return BIGAN
 
 
 @row
 def discriminator() -> Config:
-    """A GAN without encoder, whose discriminator's last hidden layer is the feature."""
+    """Train a GAN without an encoder; the feature is the last hidden layer of D."""
     return GAN
 
 
 @row
 def latent_regressor() -> Config:
-    """A GAN, and an encoder that learns z from G(z)."""
+    """Train a GAN, and an encoder that learns z from G(z)."""
     return replace(GAN, system="latent_regressor")
 
 
 @row
 def joint_latent_regressor() -> Config:
-    """The same, and G is to make z easy to find, at a quarter of the weight."""
+    """Train a latent regressor whose G also learns to make z easy to find, at a quarter of the weight."""
     return replace(GAN, system="latent_regressor", loss=replace(GAN.loss, regression_of_g=0.25))
 
 
 @row
 def autoencoder_l2() -> Config:
-    """An autoencoder of the same E and G with squared error."""
+    """Train an autoencoder of the same E and G with squared error."""
     return replace(BIGAN, system="autoencoder")
 
 
 @row
 def autoencoder_l1() -> Config:
-    """An autoencoder of the same E and G with absolute error."""
+    """Train an autoencoder of the same E and G with absolute error."""
     return replace(BIGAN, system="autoencoder", loss=replace(BIGAN.loss, pixel="l1"))
 
 
 @register("bigan")
 def imagenet() -> Config:
-    """BiGAN on photographs: G and D at 64 px, an AlexNet that sees the same crop at 112 px."""
+    """Train BiGAN on photographs: G and D at 64 px, and an AlexNet that sees the same crop at 112 px."""
     return replace(
         BIGAN,
         data=DataConfig(channels=3, augment="random_crop"),

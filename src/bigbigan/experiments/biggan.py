@@ -1,8 +1,8 @@
-"""BigGAN: channel tables (Brock et al. 2019, appendix B; ajbrock/BigGAN-PyTorch), in multiples of ch, and the
-class-conditional experiments at each resolution.
+"""Define BigGAN: channel tables in multiples of ch, and the class-conditional experiments at each resolution.
 
-At 64 px and above the settings are the paper's, the 1,000 classes ImageNet's; any labelled source will do, and its
-number of classes is found when training starts. At 32 px there are two in public use, by their settings for CIFAR-10.
+The tables are those of Brock et al. 2019, appendix B, and ajbrock/BigGAN-PyTorch. At 64 px and above the settings are
+the paper's, for ImageNet's 1,000 classes; any labelled source will do, and its number of classes is counted when
+training starts. At 32 px there are two public implementations, with their settings for CIFAR-10.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bigbigan.experiments.registry import register
 
 __all__ = ["biggan_discriminator", "biggan_generator"]
 
-STANDING = 100  # passes for standing statistics; of 2,048 samples each, 204,800 in all as in google/compare_gan
+STANDING = 100  # passes for standing statistics, of 2,048 samples each: 204,800 in all, as in google/compare_gan
 CHUNK = 20  # numbers of z for the seed of G and for each of its blocks
 
 # side in pixels: (widths of the seed and of each block, sides at which attention follows)
@@ -36,39 +36,47 @@ GENERATORS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
 DISCRIMINATORS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
     64: ((1, 2, 4, 8, 16), (32,)),
     128: ((1, 2, 4, 8, 16, 16), (64,)),
-    # The paper moves G's attention to 128 px (its Table 5) and leaves D's at 64: memory does not allow more.
+    # The paper has G's attention at 128 px (its Table 5) and D's at 64: memory does not allow more.
     256: ((1, 2, 4, 8, 8, 16, 16), (64,)),
     512: ((1, 1, 2, 4, 8, 8, 16, 16), (64,)),
 }
 
 
 def biggan_generator(resolution: int, ch: int) -> GeneratorConfig:
-    """G for images of `resolution` px; 96 is the published ch."""
+    """Return G for images of `resolution` px; 96 is the published ch."""
     widths, attention = GENERATORS[resolution]
     return GeneratorConfig(channels=tuple(ch * w for w in widths), attention=attention, shared_dim=128)
 
 
 def biggan_discriminator(resolution: int, ch: int) -> DiscriminatorConfig:
-    """F for images of `resolution` px, with the H and J of BigBiGAN's Section 3.1: 8 layers of 2048, and J reads
-    F(x) and H(z) as they are."""
+    """Return F for images of `resolution` px, with the H and J of BigBiGAN's Section 3.1.
+
+    They have 8 layers of 2048, and J reads F(x) and H(z) without a norm.
+    """
     widths, attention = DISCRIMINATORS[resolution]
     return DiscriminatorConfig(
         channels=tuple(ch * w for w in widths), attention=attention, mlp_width=2048, mlp_layers=8, pair_norm=False
     )
 
 
-# The two 32-px BigGANs in public use.
+# The two public BigGANs at 32 px.
 
 
 def pytorch_32(ch: int = 64) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """That of ajbrock/BigGAN-PyTorch for CIFAR-10: all of z (128) to the seed, an embedding of the classes in each
-    batch norm, no attention, F summed at 8×8."""
+    """Return the networks of ajbrock/BigGAN-PyTorch for CIFAR-10.
+
+    All of z (128) goes to the seed, each batch norm has its own class embedding, there is no attention, and F is summed
+    at 8×8.
+    """
     G = GeneratorConfig(channels=(4 * ch,) * 4, skip_z=False)
     return G, DiscriminatorConfig(channels=(4 * ch,) * 4, final_size=8)
 
 
 def studiogan_32(ch: int = 96) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """That of StudioGAN and compare_gan for CIFAR-10: z in 4 chunks of 20, shared embedding, attention at 16 px."""
+    """Return the networks of StudioGAN and compare_gan for CIFAR-10.
+
+    They have z in 4 chunks of 20, a shared embedding, and attention at 16 px.
+    """
     G = GeneratorConfig(channels=(4 * ch,) * 4, attention=(16,), shared_dim=128)
     return G, DiscriminatorConfig(channels=(2 * ch,) * 4, attention=(16,), final_size=8)
 
@@ -94,7 +102,7 @@ def _conditional(
         latent=LatentConfig(dim=dim_z),
         generator=networks[0],
         discriminator=networks[1],
-        encoder=EncoderConfig(resolution=resolution),  # there is none; this is the size that images are kept at
+        encoder=EncoderConfig(resolution=resolution),  # there is none; this is the size of the images in memory
         loss=loss,
         optimizer=optimizer,
         training=training,
@@ -102,7 +110,7 @@ def _conditional(
     )
 
 
-def _at(resolution: int) -> Config:
+def _published(resolution: int) -> Config:
     networks = biggan_generator(resolution, 96), biggan_discriminator(resolution, 96)
     return _conditional(
         resolution,
@@ -118,8 +126,8 @@ def _at(resolution: int) -> Config:
 
 
 @register("biggan", data="cifar10", name="32")
-def of_studiogan() -> Config:
-    """Class-conditional at 32 px, StudioGAN's for CIFAR-10: z in 4 chunks, attention, 5 D steps."""
+def studiogan() -> Config:
+    """Train a class-conditional BigGAN at 32 px like StudioGAN's for CIFAR-10: z in 4 chunks, attention, 5 D steps."""
     return _conditional(
         32,
         10,
@@ -133,8 +141,8 @@ def of_studiogan() -> Config:
 
 
 @register("biggan", data="cifar10", name="32_pytorch")
-def of_biggan_pytorch() -> Config:
-    """Class-conditional at 32 px, BigGAN-PyTorch's for CIFAR-10: all of z to the seed, no attention, 4 D steps."""
+def biggan_pytorch() -> Config:
+    """Train a class-conditional BigGAN at 32 px like BigGAN-PyTorch's for CIFAR-10: no attention, 4 D steps."""
     return _conditional(
         32,
         10,
@@ -149,23 +157,23 @@ def of_biggan_pytorch() -> Config:
 
 @register("biggan", name="64")
 def at_64() -> Config:
-    """Class-conditional BigGAN at 64 px, ch 96."""
-    return _at(64)
+    """Train a class-conditional BigGAN at 64 px, ch 96."""
+    return _published(64)
 
 
 @register("biggan", name="128")
 def at_128() -> Config:
-    """Class-conditional BigGAN at 128 px, ch 96."""
-    return _at(128)
+    """Train a class-conditional BigGAN at 128 px, ch 96."""
+    return _published(128)
 
 
 @register("biggan", name="256")
 def at_256() -> Config:
-    """Class-conditional BigGAN at 256 px, ch 96."""
-    return _at(256)
+    """Train a class-conditional BigGAN at 256 px, ch 96."""
+    return _published(256)
 
 
 @register("biggan", name="512")
 def at_512() -> Config:
-    """Class-conditional BigGAN at 512 px, ch 96."""
-    return _at(512)
+    """Train a class-conditional BigGAN at 512 px, ch 96."""
+    return _published(512)

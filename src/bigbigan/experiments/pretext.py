@@ -1,7 +1,7 @@
-"""Table 2's other methods: what features are learned by without a generator, on any trunk.
+"""Define Table 2's other methods: pretext tasks, which learn features without a generator, on any backbone.
 
-As published each has the trunk of its row; scaled down (`--scale 32`) all have the trunk, images, batch and number of
-images seen of `table1/base` at that scale, so that they compare with BigBiGAN and with each other.
+As published, each has the backbone of its row. Scaled down (`--scale 32`), all have the backbone, images, batch size
+and number of images seen of `table1/base` at that scale, so that they compare with BigBiGAN and with each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bigbigan.config import (
 )
 from bigbigan.experiments.registry import register
 from bigbigan.experiments.table1 import BASE
-from bigbigan.experiments.table1 import config as row_of_table1
+from bigbigan.experiments.table1 import config as table1_config
 
 __all__: list[str] = []
 
@@ -40,8 +40,11 @@ RESNET161 = _trunk(256, "bottleneck", (256, 512, 2048), (3, 4, 46))
 
 
 def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext: PretextConfig, **data: Any) -> Config:
-    """As published: `encoder`, and `epochs` of ImageNet in batches of `batch` images, cropped by the task itself; or at
-    a scale, on table1/base's trunk with the norm of `encoder`, and on its images."""
+    """Return the settings of a method.
+
+    As published they are `encoder`, and `epochs` of ImageNet in batches of `batch` images, which the task itself crops.
+    At a scale they are table1/base's backbone with the norm of `encoder`, and its images.
+    """
     optimizer = OptimizerConfig(lr_g=2e-4 if not scale else 1e-3, betas=(0.9, 0.999), lr_final=0.01)
     if not scale:
         return Config(
@@ -53,8 +56,8 @@ def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext
             training=TrainingConfig(steps=epochs * IMAGENET // batch, batch_size=batch, ema_decay=0.9999),
             log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, validate_every=5000),
         )
-    base = row_of_table1(BASE, scale)
-    moves = base.training.d_steps + 1  # each of which sees a batch; ours has one
+    base = table1_config(BASE, scale)
+    updates = base.training.d_steps + 1  # in a step of `base`, each on a batch of its own; here there is one
     return Config(
         system="pretext",
         scale=scale,
@@ -62,7 +65,7 @@ def _config(scale: int, encoder: EncoderConfig, batch: int, epochs: int, pretext
         pretext=pretext,
         encoder=replace(base.encoder, norm=encoder.norm, stdev_bias=EncoderConfig.stdev_bias),  # it has no sigma
         optimizer=optimizer,
-        training=replace(base.training, steps=moves * base.training.steps, d_steps=TrainingConfig().d_steps),
+        training=replace(base.training, steps=updates * base.training.steps, d_steps=TrainingConfig().d_steps),
         log=base.log,
     )
 
@@ -71,38 +74,38 @@ _method = register("pretext", scales=(32, 64))
 
 
 def _embedding(scale: int) -> int:
-    """The published length. At a scale a trunk's features are shorter, and a linear layer would only copy them."""
+    """Return the published length; none at a scale: features are so short that a linear layer would copy them."""
     return 0 if scale else 1000
 
 
 @_method
 def rotation(scale: int = 0) -> Config:
-    """By how far was the image turned? All four ways in a batch, on a RevNet-50 ×4."""
+    """Predict by how far the image was turned: all four ways in a batch, on a RevNet-50 ×4."""
     return _config(scale, REVNET50_X4, 64, 35, PretextConfig(tasks=("rotation",)))
 
 
 @_method
 def relative_position(scale: int = 0) -> Config:
-    """Where does this patch lie beside that one? Eight places around the middle of a 3×3 grid, on ResNet-101."""
+    """Predict where a patch lies relative to another: eight places around the middle of a 3×3 grid, on ResNet-101."""
     pretext = PretextConfig(tasks=("relative_position",), standardize=True, embedding=_embedding(scale))
     return _config(scale, RESNET101, 128, 35, pretext)
 
 
 @_method
 def exemplar(scale: int = 0) -> Config:
-    """Which views are of one image? Eight of each, told apart by triplets, on ResNet-101."""
+    """Match the views of one image: eight of each, distinguished by triplets, on ResNet-101."""
     return _config(scale, RESNET101, 64, 35, PretextConfig(tasks=("exemplar",), standardize=True))
 
 
 @_method
 def colorization(scale: int = 0) -> Config:
-    """What colours has this grey image? A distribution at each place, rare colours counting more, on ResNet-101."""
+    """Predict the colours of a grey image: a distribution at each place, rare colours weighted more, on ResNet-101."""
     return _config(scale, RESNET101, 64, 35, PretextConfig(tasks=("colorization",)))
 
 
 @_method
 def combination(scale: int = 0) -> Config:
-    """Exemplar, relative position and colorization on one trunk, all of which see grey; not motion segmentation."""
+    """Combine exemplar, relative position and colorization on one backbone that sees grey; not motion segmentation."""
     pretext = PretextConfig(
         tasks=("exemplar", "relative_position", "colorization"),
         standardize=True,
@@ -114,19 +117,19 @@ def combination(scale: int = 0) -> Config:
 
 @_method
 def cpc(scale: int = 0) -> Config:
-    """Which patch comes rows below? Found among those of other images, on ResNet-101 with layer norm."""
+    """Predict the patches in rows below, among patches of other images, on ResNet-101 with layer norm."""
     pretext = PretextConfig(tasks=("cpc",), standardize=True)
     return _config(scale, replace(RESNET101, norm="layer"), 64, 35, pretext)
 
 
 @_method
 def efficient_cpc(scale: int = 0) -> Config:
-    """CPC from four directions, each patch augmented by itself, on a wider and deeper trunk."""
+    """Train CPC from four directions, each patch augmented by itself, on a wider and deeper backbone."""
     pretext = PretextConfig(tasks=("cpc",), standardize=True, directions=4, patch_augment=True)
     return _config(scale, replace(RESNET161, norm="layer"), 64, 200, pretext)
 
 
 @_method
 def supervised(scale: int = 0) -> Config:
-    """The same trunk told the classes: what features could be, on ResNet-50."""
+    """Train the same backbone on the classes, as a supervised upper bound, on ResNet-50."""
     return _config(scale, RESNET50, 256, 90, PretextConfig(tasks=("supervised",)), labels="classes", classes=1000)

@@ -1,4 +1,4 @@
-"""The published numbers, as printed. Experiments, `bigbigan list` and `table`, docs and tests all read them from here.
+"""List the published numbers, as printed. Experiments, `bigbigan list` and `table`, docs and tests read them from here.
 
 1, 2, 3   Donahue & Simonyan 2019, "Large Scale Adversarial Representation Learning", Tables 1 to 3
 bigan     Donahue, Krähenbühl & Darrell 2017, "Adversarial Feature Learning", Table 1
@@ -13,14 +13,14 @@ __all__ = ["PUBLISHED", "PublishedRow", "PublishedTable"]
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row of a published table.
+    """Hold a row of a published table.
 
     Attributes:
         title: the method as printed.
-        experiment: the name of ours; None where there is none.
-        numbers: as printed, in the order of the table's columns; "-" where the table has a dash, and nothing for
+        experiment: the name of our experiment; None if there is none.
+        numbers: as printed, in the order of the table's columns; "-" if the table has a dash. Numbers are missing for
             columns at the end that the source does not have for this row.
-        feature: what the accuracies are of, as the names of our metrics have it.
+        feature: the feature that the accuracies are measured on, as our metrics name it.
         length: how many times as long as the table's other rows it was trained.
     """
 
@@ -33,14 +33,14 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A published table.
+    """Hold a published table.
 
     Attributes:
         name: what rows are cited by, such as "Table 1".
         title: what it shows.
         columns: names of the numbers of a row.
         rows: as in the source, from top to bottom.
-        notes: what the numbers are of, and how they were chosen.
+        notes: what was measured, and how runs were selected.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PublishedTable:
     notes: tuple[str, ...]
 
     def numbers(self, row: PublishedRow) -> dict[str, str]:
-        """The numbers of a row by column, without those printed as a dash."""
+        """Return the numbers of a row by column, without those printed as a dash."""
         return {column: n for column, n in zip(self.columns, row.numbers, strict=False) if n != "-"}
 
 
@@ -90,7 +90,7 @@ TABLE_1 = PublishedTable(
     ),
 )
 
-# A row for each network: its AvePool features, and where the paper has them its BN+CReLU features.
+# A row for each network: its AvePool features, and its BN+CReLU features if the paper has them.
 TABLE_2 = PublishedTable(
     "Table 2",
     "linear classification on frozen features, ImageNet",

@@ -1,4 +1,4 @@
-"""What an experiment is, and the one table of them all."""
+"""Define what an experiment is, and the table of all experiments."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["EXPERIMENTS", "Experiment", "register"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named set of settings and what is known of it.
+    """Hold a named set of settings and what is known about it.
 
     Attributes:
         name: such as "small/mnist".
-        make: returns its settings; takes the scale where there are `scales`.
-        data: the source it is meant for, when none is given; None where the user must name one.
-        scales: smaller sizes it can be had at, as the resolution that stands for the paper's 128 px.
+        make: returns its settings; takes the scale if there are `scales`.
+        data: the default source; None if the user must name one.
+        scales: the smaller sizes it has, as the resolution that replaces the paper's 128 px.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Experiment:
     scales: tuple[int, ...] = ()
 
     def config(self, scale: int = 0) -> Config:
-        """Its settings; 0 is the size it is defined at.
+        """Return its settings; scale 0 is the size it is defined at.
 
         Raises:
-            UserError: it cannot be had at this scale.
+            UserError: it does not have this scale.
         """
         if scale and scale not in self.scales:
             known = " or ".join(map(str, self.scales))
@@ -42,11 +42,12 @@ class Experiment:
 
     @property
     def additions(self) -> dict[int, dict[str, Any]]:
-        """`Config.additions` of each size it can be had at: 0 for its own, and each of `scales`."""
+        """`Config.additions` at each of its sizes: 0 for its own, and each of `scales`."""
         return {scale: self.config(scale).additions for scale in (0, *self.scales)}
 
     @property
     def summary(self) -> str:
+        """The first line of its docstring."""
         return (self.make.__doc__ or "").strip().partition("\n")[0]
 
     @property
@@ -82,12 +83,17 @@ def register(
     scales: tuple[int, ...] = (),
     name: str = "",
 ) -> Callable[[Callable[..., Config]], Callable[..., Config]]:
-    """Decorator: enters a function as experiment "group/function_name", or "group/name"."""
-    own = name
+    """Return a decorator that enters a function as experiment "group/function_name", or "group/name".
+
+    Args:
+        group: the group, such as "small".
+        data, scales: see `Experiment`.
+        name: by default the function's.
+    """
 
     def enter(make: Callable[..., Config]) -> Callable[..., Config]:
-        name = f"{group}/{own or make.__name__}"
-        EXPERIMENTS[name] = Experiment(name, make, data, scales)
+        full_name = f"{group}/{name or make.__name__}"
+        EXPERIMENTS[full_name] = Experiment(full_name, make, data, scales)
         return make
 
     return enter

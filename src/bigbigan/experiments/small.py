@@ -1,8 +1,9 @@
-"""BigBiGAN at sizes one computer can train. What was tried to get here: docs/experiments.md.
+"""Define BigBiGAN at sizes that one computer can train. docs/experiments.md says what was tried.
 
-All share one shape: narrow BigGAN blocks that thin out towards the image, a small ResNet-v2 encoder, E learning
-faster than G (as in the paper's "up E LR" rows), rates several times those of the full-size networks (narrow ones bear
-them), and an F whose last block is wide: J tells pairs apart by what F(x) holds, and E learns by J alone.
+All share one design: narrow BigGAN blocks that become narrower towards the image; a small ResNet-v2 encoder that learns
+faster than G (as in the paper's "up E LR" rows); learning rates several times those of the full-size networks, which
+narrow networks tolerate; and an F with a wide last block, because J separates pairs by what F(x) contains, and E learns
+only through J.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__: list[str] = []
 
 @register("small", data="digits")
 def digits() -> Config:
-    """8×8 handwritten digits that ship with scikit-learn: two to three minutes on two cores."""
+    """Train on 8×8 handwritten digits that ship with scikit-learn: two to three minutes on two cores."""
     return Config(
         data=DataConfig(channels=1),
         latent=LatentConfig(dim=20),
@@ -42,7 +43,7 @@ def digits() -> Config:
 
 @register("small", data="mnist")
 def mnist() -> Config:
-    """MNIST, zero-padded to 32 px: about an hour on two cores."""
+    """Train on MNIST, zero-padded to 32 px: about an hour on two cores."""
     return Config(
         data=DataConfig(channels=1),
         latent=LatentConfig(dim=40),
@@ -57,13 +58,13 @@ def mnist() -> Config:
 
 @register("small", data="fashion-mnist")
 def fashion_mnist() -> Config:
-    """Fashion-MNIST, zero-padded to 32 px: as small/mnist, and twice as long."""
+    """Train on Fashion-MNIST, zero-padded to 32 px: like small/mnist, and twice as long."""
     return replace(mnist(), training=TrainingConfig(steps=12_000))
 
 
 @register("small", data="cifar10")
 def cifar10() -> Config:
-    """CIFAR-10 in colour at 32 px, twice as wide as small/mnist: a GPU, or nights on two cores."""
+    """Train on CIFAR-10 in colour at 32 px, twice as wide as small/mnist: a GPU, or nights on two cores."""
     return Config(
         data=DataConfig(channels=3, augment="flip"),
         latent=LatentConfig(dim=80),
@@ -78,7 +79,7 @@ def cifar10() -> Config:
 
 @register("small")
 def folder64() -> Config:
-    """Any folder or archive of images, in colour at 64 px."""
+    """Train on any folder or archive of images, in colour at 64 px."""
     return Config(
         data=DataConfig(channels=3, augment="flip"),
         latent=LatentConfig(dim=80),

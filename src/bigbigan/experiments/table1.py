@@ -1,7 +1,7 @@
-"""Table 1 of the paper: 19 systems on ImageNet, `base` complete and each other row its difference.
+"""Define Table 1 of the paper: 19 systems on ImageNet. `base` is complete; each other row is its difference from it.
 
-A `Row` has the columns of the table. `config` turns it into settings: as published, or scaled down
-(`--scale 32`), where 32 px stand for 128, 64 for 256, and widths, batch and rates follow.
+A `Row` has the columns of the table. `config` turns it into settings: as published, or scaled down (`--scale 32`),
+with 32 px in place of 128, 64 in place of 256, and widths, batch size and rates to match.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["BASE", "HIGH_RES_E", "NO_ENCODER", "Row", "config"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of Table 1. Defaults are those of its first line, Base."""
+    """Hold a row of Table 1. Defaults are those of its first row, Base."""
 
     # Encoder (E): A., D., C., R., Var., eta
     architecture: Literal["resnet", "revnet"] = "resnet"
@@ -42,7 +42,7 @@ class Row:
     # Generator (G): C., R.
     ch: int = 96
     resolution: int = 128
-    # Loss: s_xz, s_x, s_z, and not in the table whether the hinge is on each or on their sum
+    # Loss: s_xz, s_x, s_z; and, not in the table, whether the hinge is applied to each score or to their sum
     s_xz: bool = True
     s_x: bool = True
     s_z: bool = True
@@ -55,7 +55,7 @@ NO_ENCODER = replace(BASE, s_xz=False, s_z=False)
 
 
 def config(row: Row, scale: int) -> Config:
-    """The settings of a row: as published (`scale` 0), or with `scale` px (32 or 64) standing for 128."""
+    """Return the settings of a row: as published (`scale` 0), or with `scale` px (32 or 64) in place of 128."""
     loss = LossConfig(s_x=row.s_x, s_z=row.s_z, s_xz=row.s_xz, hinge=row.hinge)
     as_published = not scale
     encoder = EncoderConfig(
@@ -100,9 +100,12 @@ def config(row: Row, scale: int) -> Config:
 
 
 def small_networks(resolution: int, scale: int, share: float) -> tuple[GeneratorConfig, DiscriminatorConfig]:
-    """G and D of a row scaled down. Like BigGAN's, G thins out by half towards the image, and F ends 16 times as wide
-    as it begins; the widest maps of G have 2·scale channels, `share` of that in the rows with a small G. Unlike the
-    full-size networks, J reads F(x) and H(z) through a layer norm (docs/deviations.md, 2)."""
+    """Return G and D of a row that is scaled down.
+
+    Like BigGAN's, G halves its width towards the image, and F ends 16 times as wide as it begins. The widest maps of G
+    have 2·scale channels, and `share` of that in the rows with a small G. Unlike the full-size networks, J reads F(x)
+    and H(z) through a layer norm (docs/deviations.md, 2).
+    """
     blocks = (resolution // 4).bit_length() - 1
     top = 2 * scale
     G = ([top] * max(2, blocks - 1) + [top // 2, top // 4])[-blocks - 1 :]
@@ -114,7 +117,7 @@ def small_networks(resolution: int, scale: int, share: float) -> tuple[Generator
 
 
 def row(make: Callable[[], Row]) -> Callable[[], Row]:
-    """Decorator: enters a function giving a `Row` as the experiment table1/FUNCTION."""
+    """Enter a function that returns a `Row` as the experiment table1/FUNCTION (a decorator)."""
 
     def settings(scale: int = 0) -> Config:
         return config(make(), scale)
@@ -126,55 +129,55 @@ def row(make: Callable[[], Row]) -> Callable[[], Row]:
 
 @row
 def base() -> Row:
-    """ResNet-50 encoder and BigGAN-128, all at 128 px, three scores."""
+    """Train a ResNet-50 encoder and BigGAN-128, all at 128 px, with three scores."""
     return BASE
 
 
 @row
 def deterministic_encoder() -> Row:
-    """z is E's linear output, not a sample."""
+    """Use E's linear output as z, without sampling."""
     return replace(BASE, stochastic=False)
 
 
 @row
 def uniform_prior() -> Row:
-    """z ~ U(-1, 1), and E deterministic with a closing tanh."""
+    """Draw z from U(-1, 1); E is deterministic and ends in tanh."""
     return replace(BASE, stochastic=False, prior="uniform")
 
 
 @row
 def x_unary_only() -> Row:
-    """s_xz and s_x."""
+    """Score pairs and images: s_xz and s_x."""
     return replace(BASE, s_z=False)
 
 
 @row
 def z_unary_only() -> Row:
-    """s_xz and s_z."""
+    """Score pairs and latents: s_xz and s_z."""
     return replace(BASE, s_x=False)
 
 
 @row
 def no_unaries() -> Row:
-    """s_xz alone: BiGAN with a modern G and D."""
+    """Score only pairs, s_xz: BiGAN with a modern G and D."""
     return replace(BASE, s_x=False, s_z=False)
 
 
 @row
 def small_g_32() -> Row:
-    """A third of G's width."""
+    """Use a third of G's width."""
     return replace(BASE, ch=32)
 
 
 @row
 def small_g_64() -> Row:
-    """Two thirds of G's width."""
+    """Use two thirds of G's width."""
     return replace(BASE, ch=64)
 
 
 @row
 def no_encoder() -> Row:
-    """s_x alone, and no encoder: an unconditional BigGAN."""
+    """Train an unconditional BigGAN: s_x only, and no encoder."""
     return NO_ENCODER
 
 
@@ -183,65 +186,65 @@ HIGH_RES_E = replace(BASE, encoder_resolution=256)  # all rows below see 256 px
 
 @row
 def high_res_e() -> Row:
-    """E sees 256 px, D the same crop at 128."""
+    """Show E 256 px, and D the same crop at 128 px."""
     return HIGH_RES_E
 
 
 @row
 def low_res_g() -> Row:
-    """G and D at 64 px; its FID is of 64-px images and not to be compared with the others."""
+    """Use G and D at 64 px; the FID is of 64-px images and does not compare with the other rows."""
     return replace(HIGH_RES_E, resolution=64)
 
 
 @row
 def high_res_g() -> Row:
-    """G, D and E at 256 px."""
+    """Use G, D and E at 256 px."""
     return replace(HIGH_RES_E, resolution=256)
 
 
 @row
 def resnet101() -> Row:
-    """A deeper E."""
+    """Use a deeper E, ResNet-101."""
     return replace(HIGH_RES_E, depth=101)
 
 
 @row
 def resnet_x2() -> Row:
-    """An E twice as wide."""
+    """Use an E of twice the width."""
     return replace(HIGH_RES_E, width=2)
 
 
 @row
 def revnet() -> Row:
-    """E is a RevNet-50, a quarter of ResNet-50's parameters."""
+    """Use a RevNet-50 as E, with a quarter of ResNet-50's parameters."""
     return replace(HIGH_RES_E, architecture="revnet")
 
 
 @row
 def revnet_x2() -> Row:
-    """E is a RevNet-50 of twice the width."""
+    """Use a RevNet-50 of twice the width as E."""
     return replace(HIGH_RES_E, architecture="revnet", width=2)
 
 
 @row
 def revnet_x4() -> Row:
-    """E is a RevNet-50 of four times the width."""
+    """Use a RevNet-50 of four times the width as E."""
     return replace(HIGH_RES_E, architecture="revnet", width=4)
 
 
 @row
 def resnet_up_encoder_lr() -> Row:
-    """E learns ten times as fast as G."""
+    """Train E ten times as fast as G."""
     return replace(HIGH_RES_E, lr_multiplier=10)
 
 
 @row
 def revnet_x4_up_encoder_lr() -> Row:
-    """The widest E, learning ten times as fast as G: the paper's best."""
+    """Train the widest E, ten times as fast as G: the paper's best."""
     return replace(HIGH_RES_E, architecture="revnet", width=4, lr_multiplier=10)
 
 
 @row
 def hinge_of_sum() -> Row:
-    """One hinge on the sum of the three scores, which the authors tried and found clearly worse."""
+    """Apply one hinge to the sum of the three scores, which the authors tried and found clearly worse."""
     return replace(BASE, hinge="sum")

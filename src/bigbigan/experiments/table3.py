@@ -1,11 +1,13 @@
-"""Table 3 of the paper: unsupervised image generation at 128 px. Lighter crops than Table 1's (squares of 50-100 % of
-the area, Lucic et al. 2019), and the step with the least FID against the training images.
+"""Define Table 3 of the paper: unsupervised image generation at 128 px.
 
-The networks are those of `table1`; the two BigGANs, baselines of Lucic et al., have their rates at full size. Scaled
-down (`--scale 32`) all four have Table 1's settings at that scale, flips and rates too.
+Crops are lighter than Table 1's (squares of 50-100 % of the area, Lucic et al. 2019), and the best step is the one with
+the lowest FID against the training images. The networks are those of `table1`; the two BigGANs, baselines of Lucic et
+al., have their rates at full size. Scaled down (`--scale 32`), all four have Table 1's settings at that scale,
+including
+flips and rates.
 
     biggan_sl          Single Label: one class for all images
-    biggan_clustering  the clusters of an encoder's features for classes (bigbigan.apps.cluster)
+    biggan_clustering  clusters of an encoder's features as classes (bigbigan.apps.cluster)
 """
 
 from __future__ import annotations
@@ -37,23 +39,23 @@ _row = register("table3", scales=(32, 64))
 
 @_row
 def biggan_sl(scale: int = 0) -> Config:
-    """BigGAN that is told one class for all images."""
+    """Train BigGAN conditioned on one class for all images."""
     return _settings(NO_ENCODER, scale, "single")
 
 
 @_row
 def biggan_clustering(scale: int = 0) -> Config:
-    """BigGAN that is told clusters: --labels FILE.csv, as bigbigan cluster writes it."""
+    """Train BigGAN conditioned on clusters: --labels FILE.csv, as bigbigan cluster writes it."""
     return _settings(NO_ENCODER, scale, "classes", CLUSTERS)
 
 
 @_row
 def bigbigan_sl(scale: int = 0) -> Config:
-    """BigBiGAN whose D, too, is told one class for all images."""
+    """Train BigBiGAN with D, too, conditioned on one class for all images."""
     return _settings(BASE, scale, "single")
 
 
 @_row
 def bigbigan_high_res_e_sl(scale: int = 0) -> Config:
-    """The same with an E that sees 256 px."""
+    """Train BigBiGAN + SL with an E that sees 256 px."""
     return _settings(HIGH_RES_E, scale, "single")

@@ -1,1 +1,1 @@
-"""A trained model in Python: encode, generate, reconstruct, refine latents."""
+"""Use a trained model in Python: encode, generate, reconstruct, refine latents."""

@@ -48,7 +48,7 @@ def check_at_least(minimum: int, **given: Any) -> None:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """Return the device; raise UserError if this machine has none such."""
+    """Return the device; raise UserError if this machine does not have it."""
     try:
         found = torch.device(device)
         if found.type != "meta":  # its tensors have no values

@@ -1,4 +1,4 @@
-"""Moving through latent space: walks between latents, and latents refined by optimisation with G fixed."""
+"""Interpolate between latents, and optimise latents with G fixed (GAN inversion)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["Refined", "interpolate", "refine"]
 
 
 def interpolate(a: Tensor, b: Tensor, steps: int, prior: str = "normal") -> Tensor:
-    """Walks of `steps` latents from a to b, ends included: [N, dim_z] each -> [N, steps, dim_z].
+    """Interpolate `steps` latents from a to b, ends included: [N, dim_z] each -> [N, steps, dim_z].
 
-    Under a normal prior along the arc between them (White 2016), with the length going evenly from that of a to that of
-    b: on a straight line latents would be shorter than any that G has seen. Under a uniform prior, straight.
+    Under a normal prior the path is the arc between a and b (White 2016), and its length changes evenly from a's to
+    b's: latents on a straight line would be shorter than any that G has seen. Under a uniform prior the path is
+    straight.
     """
     t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
     a, b = a[:, None], b[:, None]
@@ -31,8 +32,10 @@ def interpolate(a: Tensor, b: Tensor, steps: int, prior: str = "normal") -> Tens
 
 @dataclass
 class Refined:
-    """Latents [N, dim_z] that were optimised, and the error ‖x − G(z)‖₂ of each image, pixels in [0, 1], before the
-    first step and after each: [steps + 1, N]. Each z is the best one on its way."""
+    """Hold optimised latents [N, dim_z], each the best one of its optimisation.
+
+    `errors` are ‖x − G(z)‖₂ of each image, pixels in [0, 1], before the first step and after each: [steps + 1, N].
+    """
 
     z: Tensor
     errors: Tensor
@@ -51,36 +54,36 @@ def refine(
     weight: float = 1.0,
     after_step: Callable[[int], object] | None = None,
 ) -> Refined:
-    """Optimise z, each for its own image, so that G(z) comes near to x: Adam on the squared error of pixels.
+    """Optimise z, each for its own image, so that G(z) comes close to x: Adam on the squared error of pixels.
 
     Args:
         generate: G.
-        x: images [N, C, R, R] in [-1, 1], R that of G.
-        z: where to begin [N, dim_z]: E(x), or drawn from the prior.
+        x: images [N, C, R, R] in [-1, 1], R the resolution of G.
+        z: latents to start from, [N, dim_z]: E(x), or drawn from the prior.
         steps: of Adam.
         rate: its learning rate.
-        bounded: keep z in [-1, 1], where the prior is uniform.
-        features: of images, [N, d]; their squared distance over d is added, for an error that is less about pixels.
+        bounded: keep z in [-1, 1], for a uniform prior.
+        features: maps images to [N, d]; their squared distance over d is added, for an error that is less about pixels.
         weight: of the features.
         after_step: called with the number of steps made, after each.
     """
-    x, z = x.clone(), z.detach().clone().requires_grad_()  # copies: what was made in inference mode has no gradient
+    x, z = x.clone(), z.detach().clone().requires_grad_()  # copies: tensors made in inference mode have no gradient
     optimizer = torch.optim.Adam([z], lr=rate)
-    aim = None if features is None else features(x).detach()
-    best, least, errors = z.detach().clone(), torch.full((len(x),), torch.inf, device=x.device), []
+    target = None if features is None else features(x).detach()
+    best, lowest, errors = z.detach().clone(), torch.full((len(x),), torch.inf, device=x.device), []
     for step in range(steps + 1):
         x_hat = generate(z)
         squared = (x - x_hat).square().flatten(1)
         cost = squared.mean(1)
-        if features is not None and aim is not None:
-            cost = cost + weight * (features(x_hat) - aim).square().mean(1)
+        if features is not None and target is not None:
+            cost = cost + weight * (features(x_hat) - target).square().mean(1)
         errors.append(squared.detach().sum(1).sqrt() / 2)
-        better = cost.detach() < least
-        least = torch.where(better, cost.detach(), least)
+        better = cost.detach() < lowest
+        lowest = torch.where(better, cost.detach(), lowest)
         best = torch.where(better[:, None], z.detach(), best)
         if step < steps:
             optimizer.zero_grad()
-            cost.sum().backward()  # images do not meet: each z has the gradient it would have alone
+            cost.sum().backward()  # images are independent: each z has the gradient it would have alone
             optimizer.step()
             if bounded:
                 z.data.clamp_(-1, 1)

@@ -43,7 +43,7 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
         run: folder made by `bigbigan train --out` or by `bigbigan export`; or "owner/name" or "owner/name@revision" of
             an exported one on the Hub, if there is no such folder here.
         checkpoint: of a run, "newest", "best" by the metric in checkpoints/best.json, or the number of a saved step.
-        device: where the networks go.
+        device: the device of the networks.
 
     Raises:
         UserError: no such folder or device, no valid checkpoint, or weights that do not fit.
@@ -78,11 +78,11 @@ def _load_exported(folder: Path) -> Model:
             if hashlib.file_digest(file, "sha256").hexdigest() != about["weights_sha256"]:
                 raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
+        raise UserError(f"{folder} is not a complete exported model ({type(error).__name__}: {error})") from None
     stored, _ = read_tensors(weights)
-    letters = about.get("networks", list(PREFIXES))  # a model may come without E and D; older ones are whole
+    letters = about.get("networks", list(PREFIXES))  # a model may have no E or D; older ones have all three
     if not {"G", "E"} & set(letters):
-        raise UserError(f"{folder} is not a whole exported model: it has neither generator nor encoder")
+        raise UserError(f"{folder} is not a complete exported model: it has neither generator nor encoder")
     named = {
         letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
         for letter in letters
@@ -90,21 +90,26 @@ def _load_exported(folder: Path) -> Model:
     return Model(config, networks_with(config, named, folder), about["step"], about["images_seen"])
 
 
-def networks_with(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:
-    """Return the networks of a config with these weights by letter; networks without weights are left out."""
+def networks_with(config: Config, weights: dict[str, dict[str, Tensor]], origin: Path) -> Networks:
+    """Return the networks of a config with these weights by letter; E or D without weights are None.
+
+    Raises:
+        UserError: no networks have these settings, or the weights do not fit; `origin` is named in messages.
+    """
     try:
         with torch.device("meta"):  # initialising weights that are then replaced takes minutes for full-size networks
             networks = construct(config)
     except (TypeError, ValueError, RuntimeError) as error:  # settings that no network can have
-        raise UserError(f"{where}: no networks can be made by its config.json ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{origin}: no networks can be built from its config.json ({reason})") from None
     for letter, network in networks.present().items():
         if letter in weights:
-            _fill(network, weights[letter], where)
+            _fill(network, weights[letter], origin)
     return Networks(networks.G, networks.E if "E" in weights else None, networks.D if "D" in weights else None)
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    check_tensors(tensors, network.state_dict(), f"{where} does not fit the networks of its config.json")
-    # Copies: how the parts of a file lie in memory decides which kernels are taken, and with them the last bits.
+def _fill(network: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
+    check_tensors(tensors, network.state_dict(), f"{origin} does not fit the networks of its config.json")
+    # Copies, because the alignment of tensors in a file would select other kernels, which round differently.
     network.load_state_dict({name: t.clone() for name, t in tensors.items()}, assign=True)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

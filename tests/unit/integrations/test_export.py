@@ -111,7 +111,7 @@ def test_a_package_that_onnx_needs_is_named(package, run, tmp_path, monkeypatch,
 def test_a_name_on_the_hub_without_its_package_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"owner/name@v1 is not a folder here.*pip install 'bigbigan\[hub\]'"):
+    with pytest.raises(UserError, match=r"owner/name@v1 is not a local folder.*pip install 'bigbigan\[hub\]'"):
         load("owner/name@v1")
     assert main(["generate", "owner/name", "--out", "grid.png"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -173,7 +173,7 @@ def damage(name, change):
 
 DAMAGES = {
     "weights changed": (damage("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1] + b"x")), "SHA-256"),
-    "weights missing": (damage("model.safetensors", lambda p: p.unlink()), "not a whole exported model"),
+    "weights missing": (damage("model.safetensors", lambda p: p.unlink()), "not a complete exported model"),
     "about is no JSON": (damage("model.json", lambda p: p.write_text("{")), "cannot be read as JSON"),
     "about is empty": (damage("model.json", lambda p: p.write_text("{}")), "it has no schema"),
     "newer schema": (
