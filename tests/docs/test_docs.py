@@ -359,7 +359,7 @@ def test_result_lines_are_complete_and_commands_name_no_place_of_a_machine():
 
 
 def test_jobs_of_slurm_and_kubernetes_start_commands_that_parse():
-    page = "docs/many_machines.md"
+    page = "docs/training_at_scale.md"
     (slurm,), (manifests,) = blocks(page, "bash"), blocks(page, "yaml")
     (line,) = re.findall(r"torchrun [^|]*", slurm.code.replace("\\\n", " "))
     job, service = yaml.safe_load_all(manifests.code)

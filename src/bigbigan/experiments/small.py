@@ -1,4 +1,4 @@
-"""BigBiGAN at sizes one computer can train. What was tried to get here: docs/experiments.md.
+"""BigBiGAN at sizes one computer can train. What was tried to get here: docs/notes/experiments.md.
 
 All share one shape: narrow BigGAN blocks that thin out towards the image, a small ResNet-v2 encoder, E learning
 faster than G (as in the paper's "up E LR" rows), rates several times those of the full-size networks (narrow ones bear

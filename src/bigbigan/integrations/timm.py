@@ -3,7 +3,7 @@
     network = timm.create_model("resnetv2_50", num_classes=0)
     network.load_state_dict(timm_state_dict(bigbigan.load("runs/best").encoder.trunk))
 
-docs/timm.md lists the timm model and arguments for the settings of `encoder`. timm itself is not needed here.
+Which timm model, and which arguments, for which settings of `encoder`: docs/notes/timm.md. timm itself is not needed here.
 """
 
 from __future__ import annotations
