@@ -27,8 +27,9 @@ from PIL import Image
 
 from bigbigan.apps.train import train
 from bigbigan.cli import build_parser, main
-from bigbigan.config import override
-from bigbigan.evaluation.metric_names import parse_metrics
+from bigbigan.config import Config, override
+from bigbigan.config.schema import flat
+from bigbigan.evaluation.metric_names import FEATURES, KNOWN, NAMED_FEATURES, NETWORKS, parse_metrics
 from bigbigan.evaluation.published_tables import fill
 from bigbigan.evaluation.records import Subject
 from bigbigan.experiments import EXPERIMENTS, find
@@ -94,6 +95,54 @@ def test_readme_of_reproduction_lists_every_script():
     for script, command in rows:
         assert Path(script).stem in command
         assert _mistake(command) is None, command
+
+
+def test_index_pages_list_every_page():
+    for index, folder in (("docs/index.md", "docs"), ("docs/notes/README.md", "docs/notes")):
+        listed = re.findall(r"^- \[[^\]]+\]\(([\w/]+\.(?:md|rst))\)", (ROOT / index).read_text(), flags=re.MULTILINE)
+        there = {p.name for p in (ROOT / folder).iterdir() if p.suffix in (".md", ".rst")} - {Path(index).name}
+        assert there == {name for name in listed if "/" not in name}
+        assert len(listed) == len(set(listed))
+
+
+def test_readme_is_short():
+    text = re.sub(r"<!-- table .*?<!-- end -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(text.split()) < 700
+
+
+def test_every_setting_has_a_meaning_on_its_page():
+    rows = re.findall(
+        r"^\| `([\w.]+)` \| (\S.*) \| .* \| (\S.*) \|$", (ROOT / "docs/configuration.md").read_text(), re.M
+    )
+    assert [name for name, *_ in rows if "." not in name] == ["experiment", "system", "scale"]
+    assert sorted(name for name, *_ in rows) == sorted(flat(Config().to_dict()))
+    assert all(len(meaning.split()) > 1 for _, _, meaning in rows)
+
+
+def test_glossary_has_every_metric():
+    text = (ROOT / "docs/evaluation.md").read_text()
+    listed = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE))))
+    assert {*FEATURES, *NAMED_FEATURES, *NETWORKS} <= listed | {f"conv{n}" for n in range(2, 5)}
+    for metric in KNOWN.values():
+        name = metric.name.replace(f"_{metric.feature}", "_F") if metric.feature else metric.name
+        name = re.sub(rf"_{metric.network}$", "_NET", name) if metric.network else name
+        name = name.replace(f"_{metric.task}", "_TASK") if metric.task else name.replace("50k_", "10k_")
+        name = re.sub(r"^knn\d+(?!.*_10perclass)", "knnK", name)
+        if metric.measure in ("kid", "precision", "recall"):
+            name = name.replace("_test_", "_train_")
+        assert name in listed, f"{metric.name}: no {name}"
+
+
+def test_troubleshooting_quotes_messages_of_the_code():
+    """Words in capitals and dots stand for what changes."""
+    code = "".join(path.read_text() for path in sorted((ROOT / "src").glob("**/*.py")))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    quotes = [q for q in re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE) if " " in q]
+    assert len(quotes) > 25
+    for quote in quotes:
+        for part in re.split(r"\.\.\.|\b[A-Z]{1,7}\b(?:/\w+)?|\(|\)|[\d.]+%?", quote):
+            assert len(part.strip()) < 8 or part.strip() in code, f"{quote}: no message has {part.strip()!r}"
 
 
 def anchors(page: Path) -> set[str]:

@@ -144,18 +144,18 @@ CONVOLUTIONAL = ("basic", "bottleneck", "reversible")  # trunks of any size of i
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Settings):
-    """The encoder E: a trunk, then a head that gives z (Table 1, column Encoder)."""
+    """The encoder E: a backbone, then a head that gives z (Table 1, column Encoder)."""
 
     resolution: int = 32  # side in pixels of the images that E sees; D sees them pooled to G's resolution
-    # The trunk's blocks: ResNet-v2's (basic, bottleneck), RevNet's (reversible); or BiGAN's MLP or AlexNet.
+    # The backbone's blocks: ResNet-v2's (basic, bottleneck), RevNet's (reversible); or BiGAN's MLP or AlexNet.
     block: Literal["basic", "bottleneck", "reversible", "mlp", "alexnet"] = "basic"
     stem: Literal["small", "imagenet"] = "small"  # 3×3 convolution; or 7×7 of stride 2 and max pooling
     widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; stages after the first halve the side
     blocks: int | tuple[int, ...] = 1  # residual blocks in each stage; one number for all stages, or a list
-    norm: Literal["batch", "layer"] = "batch"  # the trunk's normalisation: over a batch, or over one image
+    norm: Literal["batch", "layer"] = "batch"  # the backbone's normalisation: over a batch, or over one image
     keep_activations: bool = False  # reversible blocks: keep activations instead of recomputing them
     head_width: int = 128  # width of the head
-    head_layers: int = 4  # layers of the head, an even number; 0: no head, z is a linear output of the trunk
+    head_layers: int = 4  # layers of the head, an even number; 0: no head, z is a linear output of the backbone
     stochastic: bool = True  # true: z is sampled from N(mu, sigma²); false: z is the linear output
     stdev_bias: float = -3.0  # sigma = softplus(output + this); softplus(-3) = 0.05 (docs/deviations.md, 3)
     lr_multiplier: float = 1.0  # E's learning rate divided by G's (Table 1, column eta)
@@ -196,7 +196,7 @@ Task = Literal["rotation", "relative_position", "exemplar", "colorization", "cpc
 class PretextConfig(Settings):
     """The pretext tasks of system=pretext (bigbigan.methods.pretext)."""
 
-    tasks: tuple[Task, ...] = ()  # the tasks; several share one trunk, and their losses are added
+    tasks: tuple[Task, ...] = ()  # the tasks; several share one backbone, and their losses are added
     standardize: bool = False  # bring each view to mean 0 and variance 1 before E sees it
     grey: float = 0.66  # relative_position, exemplar, cpc with patch_augment: share of views without colour
     gap: bool = True  # relative_position: patches are jittered and do not touch; false: they lie edge to edge
