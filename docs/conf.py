@@ -112,8 +112,8 @@ def _site_link(link: re.Match[str], folder: Path, start: Path) -> str:
         return f"{label}({os.path.relpath(DOCS / PAGE_OF[str(target)], start)}.md{hashed}{anchor})"
     if target.is_relative_to("src/bigbigan"):
         return _reference(label[1:-1].strip("`"), ".".join(target.relative_to("src").with_suffix("").parts))
-    if (ROOT / target).is_dir():
-        return label[1:-1]  # no page shows a folder
+    if (ROOT / target).is_dir() or (target.suffix == ".md" and not target.is_relative_to("docs")):
+        return label[1:-1]  # no page shows it
     return f"{label}({os.path.relpath(ROOT / target, start)}{hashed}{anchor})"
 
 
