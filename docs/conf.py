@@ -1,7 +1,8 @@
 """The documentation site; `make docs` writes it to build/docs.
 
-Its pages are docs/*.md, which read on GitHub as well: links to README, source files and folders are turned into links
-within the site as they are read. The API and the command line are made from the code.
+Its pages are the Markdown files of docs/, which read on GitHub as well: as they are read, links to README, source files
+and folders become links within the site, and the lists of links of an index page become its table of contents. The API
+and the command line are made from the code.
 """
 
 import argparse
@@ -85,34 +86,35 @@ html_theme_options = {
 
 # Links: what they lead to on GitHub, and in the site.
 
-ELSEWHERE = {
-    "README.md": "start",
+PAGE_OF = {  # files of the root, and the pages that show them
+    "README.md": "index",
     "CHANGELOG.md": "changelog",
     "CONTRIBUTING.md": "contributing",
     "SECURITY.md": "security",
 }
+INDEX_PAGES = ("index", "notes/README")
 LINK = re.compile(r"(!?\[(?:`[^`]*`|[^\[\]`])*\])\(([^)\s]+)\)")
 
 
-def site_links(text: str, folder: Path) -> str:
-    """Markdown that lies in `folder`, with the links it has here; code is left alone."""
+def site_links(text: str, folder: Path, page: Path) -> str:
+    """Return Markdown written for `folder` with its links as they are from `page`'s folder; code is left alone."""
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
-    parts[::2] = [LINK.sub(lambda link: _site_link(link, folder), part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(lambda link: _site_link(link, folder, page.parent), part) for part in parts[::2]]
     return "".join(parts)
 
 
-def _site_link(link: re.Match[str], folder: Path) -> str:
+def _site_link(link: re.Match[str], folder: Path, start: Path) -> str:
     label, (path, hashed, anchor) = link[1], link[2].partition("#")
     if not path or ":" in path:
         return link[0]
     target = (folder / path).resolve().relative_to(ROOT)
-    if str(target) in ELSEWHERE:
-        return f"{label}({ELSEWHERE[str(target)]}.md{hashed}{anchor})"
+    if str(target) in PAGE_OF:
+        return f"{label}({os.path.relpath(DOCS / PAGE_OF[str(target)], start)}.md{hashed}{anchor})"
     if target.is_relative_to("src/bigbigan"):
         return _reference(label[1:-1].strip("`"), ".".join(target.relative_to("src").with_suffix("").parts))
-    if (ROOT / target).is_dir():
-        return label[1:-1]  # no page shows a folder
-    return f"{label}({os.path.relpath(ROOT / target, DOCS)}{hashed}{anchor})"
+    if (ROOT / target).is_dir() or (target.suffix == ".md" and not target.is_relative_to("docs")):
+        return label[1:-1]  # no page shows it
+    return f"{label}({os.path.relpath(ROOT / target, start)}{hashed}{anchor})"
 
 
 def _reference(label: str, module: str) -> str:
@@ -125,18 +127,24 @@ def _reference(label: str, module: str) -> str:
     return f"{{py:obj}}`{label} <{found.__module__}.{found.__qualname__}>`"
 
 
+def contents(text: str) -> str:
+    """Return the tables of contents of an index page: one for each heading, of the pages that its list links to."""
+    found = []
+    for caption, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL):
+        pages = re.findall(r"^- \[[^\]]+\]\(([\w/]+)\.(?:md|rst)\)", body, flags=re.MULTILINE)
+        found.append("\n".join(["```{toctree}", f":caption: {caption}", ":maxdepth: 1", ":hidden:", "", *pages, "```"]))
+    return "\n\n".join(found)
+
+
 def read(app, docname, source):
-    if (DOCS / f"{docname}.md").exists():
-        source[0] = site_links(source[0], (DOCS / docname).parent)
-    if docname == "index":
-        pages = {path.stem for pattern in ("*.md", "*.rst") for path in DOCS.glob(pattern)}
-        named = re.findall(r"^(\w+)$", source[0], flags=re.MULTILINE)
-        source[0] = re.sub(r"^\w+\n", lambda name: name[0] if name[0].strip() in pages else "", source[0], flags=re.M)
-        source[0] = source[0].replace("% other pages", "\n".join(sorted(pages - {"index", *named})))
+    page = DOCS / f"{docname}.md"
+    if page.exists():
+        toctrees = contents(source[0]) if docname in INDEX_PAGES else ""
+        source[0] = f"{site_links(source[0], page.parent, page)}\n{toctrees}\n"
 
 
 def include(app, path, docname, source):
-    source[0] = site_links(source[0], (DOCS / path).resolve().parent)
+    source[0] = site_links(source[0], (DOCS / path).resolve().parent, DOCS / docname)
 
 
 # Docstrings: plain prose with `code`, and sections as Google has them.

@@ -2,7 +2,7 @@
 
     python -m reproduction.benchmark.minimal_flops [EXPERIMENT ...]
 
-The least is the sum of forward passes of G, E, F, H and J alone, over N images each (docs/performance.md):
+The least is the sum of forward passes of G, E, F, H and J alone, over N images each (docs/notes/performance.md):
 
     step of D      G + E forward; F, H, J over 2N pairs: forward, gradients of weights, gradients of inputs but for
                    those of the first layers, whose inputs are data

@@ -1,4 +1,4 @@
-"""Count what each row of Table 1 costs at full size, without running it (docs/table1.md).
+"""Count what each row of Table 1 costs at full size, without running it (docs/notes/table1.md).
 
 python -m reproduction.benchmark.table1_costs       three minutes; the file of results is written anew
 """

@@ -3,7 +3,7 @@
     python -m reproduction.external.convert_released VARIABLES.npz --out DIR [--module bigbigan-revnet50x4]
 
 VARIABLES holds the module's variables by name, .npz or .safetensors; how to get them, and what is known of their
-names: docs/released_weights.md. Every parameter and statistic of G is filled, or nothing is written. Variables of
+names: docs/notes/released_weights.md. Every parameter and statistic of G is filled, or nothing is written. Variables of
 E, F, H and J have names that nobody has published: they are listed by name and shape, and left.
 """
 

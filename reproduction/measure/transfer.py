@@ -3,7 +3,7 @@
     python -m reproduction.measure.transfer --runs RUN ... --sources SOURCE ... [--max-images N]
 
 Baselines are raw and whitened pixels, and the untrained encoder. Images of another size or number of channels are
-converted to the encoder's, as in `bigbigan evaluate` (docs/transfer.md).
+converted to the encoder's, as in `bigbigan evaluate` (docs/notes/transfer.md).
 """
 
 from __future__ import annotations

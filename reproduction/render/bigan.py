@@ -1,4 +1,4 @@
-"""Tables of BiGAN and its baselines: docs/bigan.md."""
+"""Tables of BiGAN and its baselines: docs/notes/bigan.md."""
 
 from __future__ import annotations
 

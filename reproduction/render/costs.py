@@ -1,4 +1,4 @@
-"""Tables of time, memory and arithmetic: docs/performance.md and others."""
+"""Tables of time, memory and arithmetic: docs/notes/performance.md and others."""
 
 from __future__ import annotations
 

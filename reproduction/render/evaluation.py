@@ -1,4 +1,4 @@
-"""Tables of what encoders learned and how good samples are: README.md, docs/experiments.md and others."""
+"""Tables of what encoders learned and how good samples are: README.md, docs/notes/experiments.md and others."""
 
 from __future__ import annotations
 

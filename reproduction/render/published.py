@@ -1,4 +1,4 @@
-"""Tables 1, 2 and 3 of the paper, and more of the same runs: docs/table1.md, pretext.md, table3.md."""
+"""Tables 1, 2 and 3 of the paper, and more of the same runs: docs/notes/table1.md, pretext.md, table3.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Write the result tables of README.md and docs/ from results/*.jsonl; nobody types a number by hand.
+"""Write the tables of README.md and docs/: results from results/*.jsonl, settings from the schema.
 
     python -m reproduction.render.tables           rewrite
-    python -m reproduction.render.tables --check   exit 1 if a table is not what the result lines say
+    python -m reproduction.render.tables --check   exit 1 if a table is not what the result lines or the schema say
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`.
 """
@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from bigbigan.errors import RunError
 from bigbigan.evaluation.records import read_results
 from reproduction.common import ROOT, Script
-from reproduction.render import bigan, costs, evaluation, published
+from reproduction.render import bigan, costs, evaluation, published, settings
 from reproduction.render.cells import Line
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 
 TABLES: dict[str, Callable[[list[Line]], str]] = {
+    "settings": settings.settings_tables,
     "data_speed": costs.data_speed,
     "probe_speed": costs.probe_speed,
     "probe": lambda lines: evaluation.probe_table(lines, SMALL),

@@ -1,4 +1,4 @@
-"""Train short variants of small/digits that differ in one choice each, and measure them (docs/experiments.md).
+"""Train short variants of small/digits that differ in one choice each, and measure them (docs/notes/experiments.md).
 
     python -m reproduction.train.ablations [VARIANT ...]
 

@@ -56,30 +56,31 @@ MIRRORING = ("flip", "resnet_crop")  # augmentations that mirror half of the ima
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
-    """The training images: how they are read, augmented and labelled."""
+    """The images, and what is done to them."""
 
-    channels: Literal[1, 3] = 3  # of the images as the networks see them: grey or colour
+    channels: Literal[1, 3] = 3  # channels of the images that the networks see: 1 is grey, 3 is colour
     # Augmentation of training images. flip: mirror half of them left to right. resnet_crop: 8-100 % of the area, aspect
     # 3/4-4/3, and flip (Table 1). square_crop: a square of 50-100 % of the area (Table 3). random_crop: 7/8 of the side
-    # (BiGAN). task_crop: each pretext task crops by itself (docs/pretext.md); classifiers are trained on resnet_crop.
+    # (BiGAN). task_crop: each pretext task has its own crops (docs/notes/pretext.md), and classifiers on its features
+    # are trained with resnet_crop.
     augment: Literal["none", "flip", "resnet_crop", "square_crop", "random_crop", "task_crop"] = "none"
-    # Whether augmentation (flip, resnet_crop; the crops of pretext tasks and cpc's patches) may mirror images.
-    # auto: if mirror images are as natural as the images, so not for digits or letters (docs/data.md); resolved when
-    # training starts. --set data.augment=flip by itself means always.
+    # Whether augmentation (flip, resnet_crop, crops of pretext tasks, patches of cpc) may mirror images. auto: the data
+    # decide when training starts; digits, letters and grey arrays are not mirrored (docs/your_data.md). With
+    # --set data.augment=flip alone it is always.
     mirror: Literal["auto", "always", "never"] = "auto"
     # Label conditioning. single: one shared class embedding in G and D ("Single Label", Table 3). classes: the source's
     # labels, for G and D of a BigGAN, or for E with the task "supervised".
     labels: Literal["none", "single", "classes"] = "none"
-    classes: int = 1  # number of classes, found when training starts; 1 without labels
+    classes: int = 1  # number of classes; found when training starts, 1 without labels
     # Number of training images of each class, found when training starts. G's labels are drawn in proportion. Empty if
     # all classes have the same number.
     class_sizes: tuple[int, ...] = ()
-    fraction: float = 1.0  # share of the training images to train on, the same ones for every seed
-    memory_gib: float = 8.0  # larger image sets are decoded again for each batch
+    fraction: float = 1.0  # share of the training images to train on; the same images for every seed
+    memory_gib: float = 8.0  # image sets that take more memory than this are decoded again for each batch
     # Remote shards, streamed: number of shards shuffled together. Twice as many are cached on disk.
     shuffle_shards: int = 16
-    max_unreadable: float = 0.05  # stop when a larger share of the files cannot be read
-    max_pixels: int = 25_000_000  # larger image files are not read; JPEG files up to 8 times as large at a reduced size
+    max_unreadable: float = 0.05  # training stops if a larger share of the files cannot be read
+    max_pixels: int = 25_000_000  # larger files are not read; JPEG files of up to 8 times as many are read reduced
 
     @property
     def classifier_augment(self) -> str:
@@ -94,24 +95,24 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig(Settings):
-    """P_z (Table 1, column P_z)."""
+    """The prior P_z of latents (Table 1, column P_z)."""
 
-    dim: int = 120
+    dim: int = 120  # length of z
     prior: Literal["normal", "uniform"] = "normal"  # N(0, I) or U(-1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(Settings):
-    """Table 1, column Generator (G)."""
+    """The generator G (Table 1, column Generator)."""
 
-    network: Literal["biggan", "mlp", "conv"] = "biggan"  # BigGAN's blocks; or BiGAN's two kinds of networks
-    # biggan: widths of the 4×4 seed and after each ×2 block. conv: the same, with one more ×2 to the image. mlp: widths
-    # of the hidden layers.
+    network: Literal["biggan", "mlp", "conv"] = "biggan"  # BigGAN's blocks, or BiGAN's MLP or convolutional network
+    # Widths. biggan: of the 4×4 seed, and after each block, which doubles the side. conv: the same, and a last layer
+    # doubles it once more. mlp: of the hidden layers.
     channels: tuple[int, ...] = (64, 64, 32, 16)
-    side: int = 0  # of the image in pixels, if the network is an mlp
-    attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
-    skip_z: bool = True  # a chunk of z to the seed and to each block; or all of z to the seed alone
-    shared_dim: int = 32  # length of the class embedding; with one class a learned vector
+    side: int = 0  # side of the images in pixels, for network=mlp; other networks: 0, the side follows from channels
+    attention: tuple[int, ...] = ()  # sides in pixels of the maps after which self-attention is placed
+    skip_z: bool = True  # true: the seed and each block get a chunk of z; false: the seed gets all of z
+    shared_dim: int = 32  # length of the class embedding; with one class it is a learned vector
 
     @property
     def resolution(self) -> int:
@@ -121,19 +122,20 @@ class GeneratorConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig(Settings):
-    """The discriminator D."""
+    """The discriminator D: F sees the image, H the latent, J both."""
 
-    network: Literal["biggan", "mlp", "conv"] = "biggan"  # F, H and J; or BiGAN's two, which have widths alone
-    channels: tuple[int, ...] = (16, 32, 64, 64)  # of F's blocks, the first ones halve the image; or of the layers
-    bias: bool = False  # of the first layer of mlp and conv, which no batch norm follows (docs/bigan.md)
-    final_size: int = 4  # side of the map, in pixels, at which they stop halving
-    attention: tuple[int, ...] = ()  # sides, in pixels, of the maps that self-attention follows
-    mlp_width: int = 128  # of H and of J
-    mlp_layers: int = 4  # likewise; two to a residual block
-    pair_norm: bool = True  # layer normalisation of F(x) and H(z) before J (docs/deviations.md, 2)
-    joint_maps: Literal[1, 2] = 1  # of F's last maps, how many J reads (docs/deviations.md, 55)
-    projection: bool = False  # a bilinear term of F(x) and H(z) in s_xz (docs/deviations.md, 55)
-    # Of all images D sees, drawn and real, with gradient to G (DiffAugment): for sets of few images.
+    # biggan: F, H and J. mlp, conv: BiGAN's networks, which use channels and bias only.
+    network: Literal["biggan", "mlp", "conv"] = "biggan"
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # widths of F's blocks, which halve the side; mlp, conv: of the layers
+    bias: bool = False  # whether the first layer of mlp and conv has a bias (docs/notes/bigan.md)
+    final_size: int = 4  # side in pixels of the map at which F's blocks stop halving
+    attention: tuple[int, ...] = ()  # sides in pixels of the maps after which self-attention is placed
+    mlp_width: int = 128  # width of H and J
+    mlp_layers: int = 4  # layers of H and J, two in each residual block; an even number
+    pair_norm: bool = True  # normalise F(x) and H(z) by layer norm before J (docs/deviations.md, 2)
+    joint_maps: Literal[1, 2] = 1  # 2: J also reads the map before F's last block (docs/deviations.md, 55)
+    projection: bool = False  # add a bilinear term of F(x) and H(z) to s_xz (docs/deviations.md, 55)
+    # Differentiable augmentation of all images that D sees, generated and real (DiffAugment), for small image sets.
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
 
@@ -142,21 +144,21 @@ CONVOLUTIONAL = ("basic", "bottleneck", "reversible")  # trunks of any size of i
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Settings):
-    """Table 1, column Encoder (E)."""
+    """The encoder E: a backbone, then a head that gives z (Table 1, column Encoder)."""
 
-    resolution: int = 32  # of the images E sees; D sees them average-pooled to G's resolution
-    # Of the trunk: ResNet-v2's two, RevNet's; or BiGAN's trunks, whose layers have the widths below.
+    resolution: int = 32  # side in pixels of the images that E sees; D sees them pooled to G's resolution
+    # The backbone's blocks: ResNet-v2's (basic, bottleneck), RevNet's (reversible); or BiGAN's MLP or AlexNet.
     block: Literal["basic", "bottleneck", "reversible", "mlp", "alexnet"] = "basic"
-    stem: Literal["small", "imagenet"] = "small"  # 3×3 conv; or 7×7 conv of stride 2 and max pool, a quarter the size
-    widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; each after the first halves the size
-    blocks: int | tuple[int, ...] = 1  # residual blocks of each stage; one number for all
-    norm: Literal["batch", "layer"] = "batch"  # of the trunk; layer: over all of an image or patch, blind to the others
-    keep_activations: bool = False  # of reversible blocks, rather than recompute them from their outputs
-    head_width: int = 128
-    head_layers: int = 4  # 0: none, z is read off the trunk's features
-    stochastic: bool = True  # z sampled from N(mu, sigma²), or z = the linear output
-    stdev_bias: float = -3.0  # where sigma-hat starts: sigma = softplus(-3) = 0.05
-    lr_multiplier: float = 1.0  # of G's learning rate (column eta)
+    stem: Literal["small", "imagenet"] = "small"  # 3×3 convolution; or 7×7 of stride 2 and max pooling
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; stages after the first halve the side
+    blocks: int | tuple[int, ...] = 1  # residual blocks in each stage; one number for all stages, or a list
+    norm: Literal["batch", "layer"] = "batch"  # the backbone's normalisation: over a batch, or over one image
+    keep_activations: bool = False  # reversible blocks: keep activations instead of recomputing them
+    head_width: int = 128  # width of the head
+    head_layers: int = 4  # layers of the head, an even number; 0: no head, z is a linear output of the backbone
+    stochastic: bool = True  # true: z is sampled from N(mu, sigma²); false: z is the linear output
+    stdev_bias: float = -3.0  # sigma = softplus(output + this); softplus(-3) = 0.05 (docs/deviations.md, 3)
+    lr_multiplier: float = 1.0  # E's learning rate divided by G's (Table 1, column eta)
 
     @property
     def blocks_per_stage(self) -> tuple[int, ...]:
@@ -166,21 +168,20 @@ class EncoderConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Settings):
-    """The scores of D (Table 1, columns Loss), and loss settings of single systems."""
+    """The losses: the scores of D (Table 1, columns Loss), and settings of single systems."""
 
-    s_x: bool = True
-    s_z: bool = True
-    s_xz: bool = True
-    hinge: Literal["each", "sum"] = "each"  # on each score, or on their sum: tried by the authors, and worse
-    regression_of_g: float = 0.0  # of a latent regressor: weight of E's error in G's loss; the joint one has 0.25
-    pixel: Literal["l1", "l2"] = "l2"  # of an autoencoder
-    orthogonal: float = 0.0  # weight of BigGAN's orthogonal regularisation of G (1e-4 there)
-    # Of system=bigbigan: weight of E's error on z from G(z), which is not in the paper (docs/deviations.md, 55). It
-    # falls by an equal factor each step, to its share `latent_regression_final` after the last one.
+    s_x: bool = True  # D scores images
+    s_z: bool = True  # D scores latents
+    s_xz: bool = True  # D scores pairs of image and latent; without s_z and s_xz there is no encoder
+    hinge: Literal["each", "sum"] = "each"  # hinge on each score, or on their sum (docs/theory.md)
+    regression_of_g: float = 0.0  # system=latent_regressor: weight of E's error in G's loss; 0.25 if joint
+    pixel: Literal["l1", "l2"] = "l2"  # system=autoencoder: absolute or squared error
+    orthogonal: float = 0.0  # weight of orthogonal regularisation of G; BigGAN's is 1e-4
+    # system=bigbigan: weight of E's error on z from G(z), which is not in the paper (docs/deviations.md, 55).
     latent_regression: float = 0.0
-    latent_regression_final: float = 1.0
-    latent_regression_form: Literal["squared", "likelihood"] = "squared"  # (z - mu)²; or -log q(z|G(z))
-    latent_regression_in_g: bool = False  # whether G is trained by it as well, or E alone
+    latent_regression_final: float = 1.0  # share of that weight left at the end; it falls by an equal factor each step
+    latent_regression_form: Literal["squared", "likelihood"] = "squared"  # the error: (z - mu)², or -log q(z|G(z))
+    latent_regression_in_g: bool = False  # whether G minimises this error too
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -195,59 +196,59 @@ Task = Literal["rotation", "relative_position", "exemplar", "colorization", "cpc
 class PretextConfig(Settings):
     """The pretext tasks of system=pretext (bigbigan.methods.pretext)."""
 
-    tasks: tuple[Task, ...] = ()  # several share one trunk, and their losses are added up
-    standardize: bool = False  # each view by itself, to mean 0 and variance 1, before E sees it
-    grey: float = 0.66  # share of views without colour: of relative_position, exemplar, and cpc with patch_augment
-    gap: bool = True  # of relative_position: patches lie apart, at places of their own; or edge to edge
-    embedding: int = 0  # of relative_position: length of a linear embedding of each patch before its head; 0: none
-    views: int = 8  # of an image in exemplar
-    directions: Literal[1, 2, 4] = 1  # of cpc: from above; also from below; and from both sides
-    patch_augment: bool = False  # of cpc: patches are mirrored, or keep one channel, each by itself
+    tasks: tuple[Task, ...] = ()  # the tasks; several share one backbone, and their losses are added
+    standardize: bool = False  # bring each view to mean 0 and variance 1 before E sees it
+    grey: float = 0.66  # relative_position, exemplar, cpc with patch_augment: share of views without colour
+    gap: bool = True  # relative_position: patches are jittered and do not touch; false: they lie edge to edge
+    embedding: int = 0  # relative_position: length of a linear embedding of each patch before the head; 0: none
+    views: int = 8  # exemplar: views of each image
+    directions: Literal[1, 2, 4] = 1  # cpc: predict from above; from above and below; from all four sides
+    patch_augment: bool = False  # cpc: mirror each patch, or keep one of its channels, at random
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Settings):
     """Adam for all networks."""
 
-    lr_g: float = 2e-4  # of G, and of E times encoder.lr_multiplier
-    lr_d: float = 2e-4
-    betas: tuple[float, float] = (0.0, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # this share of each weight is added to its gradient; gains of batch norms are spared
-    lr_final: float = 1.0  # share of the rates left at the end: constant for half the steps, then geometric to this
-    lr_by_epoch: bool = False  # rates fall from one epoch to the next (BiGAN) instead of from step to step
+    lr_g: float = 2e-4  # learning rate of G; E's is this times encoder.lr_multiplier
+    lr_d: float = 2e-4  # learning rate of D
+    betas: tuple[float, float] = (0.0, 0.999)  # Adam's decay rates
+    eps: float = 1e-8  # Adam's epsilon
+    weight_decay: float = 0.0  # this share of each weight is added to its gradient; not for gains of batch norm
+    lr_final: float = 1.0  # share of the rates left at the end; they are constant for half the steps, then fall
+    lr_by_epoch: bool = False  # rates fall from epoch to epoch (BiGAN) instead of from step to step
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Settings):
-    """Length, batches and arithmetic of training."""
+    """The training loop."""
 
-    steps: int = 10_000  # joint G and E steps; each is preceded by d_steps of D
-    # A budget of time. When training starts, the step is measured and `steps` becomes what fits; 0: `steps` is given.
+    steps: int = 10_000  # training steps: joint updates of G and E, each after d_steps updates of D
+    # A budget of time. When training starts, a step is timed and `steps` becomes what fits; 0: `steps` is used as given.
     minutes: float = 0.0
-    batch_size: int = 64
-    d_steps: int = 2  # of a BigBiGAN; in the other systems all networks step at once
-    ema_decay: float = 0.999  # of G's and E's weights; 0 is no averaging
-    seed: int = 0
-    accumulate: int = 1  # chunks a batch is computed in, one after the other; batch norm is over a chunk
-    precision: Literal["float32", "bf16"] = "float32"  # of the networks' passes; weights, losses, sums are float32
-    compile: bool = False  # the networks, by torch.compile: minutes at the start, faster steps, other rounding
+    batch_size: int = 64  # images of an update, over all chunks and devices
+    d_steps: int = 2  # system=bigbigan: updates of D in a step; in other systems all networks step at once
+    ema_decay: float = 0.999  # decay of the moving averages of G's and E's weights; 0: no averages
+    seed: int = 0  # of weights, batches and noise
+    accumulate: int = 1  # number of chunks that a batch is computed in, to save memory; batch norm is over a chunk
+    precision: Literal["float32", "bf16"] = "float32"  # of passes through the networks; weights and losses are float32
+    compile: bool = False  # compile the networks: minutes at the start, then faster steps on a GPU; other rounding
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig(Settings):
     """What is logged while training, and how often in steps. None of it changes the weights."""
 
-    every: int = 50  # a line of metrics.jsonl and TensorBoard
-    pictures_every: int = 500  # sample and reconstruction grids
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2  # newest kept, besides the best
-    validate_every: int = 0  # how often the validation metric is measured; 0 is never
-    # Names the best step (early stopping). Or top1_table1_F, fid10k_train_NETWORK.
+    every: int = 50  # steps between lines of metrics.jsonl and TensorBoard
+    pictures_every: int = 500  # steps between sample and reconstruction grids
+    checkpoint_every: int = 500  # steps between checkpoints
+    keep_checkpoints: int = 2  # number of newest checkpoints to keep, besides the best one
+    validate_every: int = 0  # steps between measurements of the validation metric; 0: never
+    # Chooses the best step (early stopping): top1_linear_F_10perclass, top1_table1_F or fid10k_train_NETWORK.
     validation_metric: str = "top1_linear_bn_crelu_10perclass"
-    standing_batches: int = 16  # forward passes that fill the batch norm statistics used in evaluation
-    # Under torchrun: end the run when one process keeps the others waiting for so long, unless it reads images or
-    # measures the validation metric. 0 is never.
+    standing_batches: int = 16  # forward passes that fill the batch norm statistics for evaluation
+    # Under torchrun: end the run if one process keeps the others waiting this long, except while it reads images or
+    # measures the validation metric. 0: never.
     hang_minutes: float = 30.0
 
 
@@ -255,10 +256,10 @@ class LogConfig(Settings):
 class Config(Settings):
     """All settings of a run."""
 
-    experiment: str = "custom"
-    # bigbigan.methods
+    experiment: str = "custom"  # name of the experiment; it cannot be set
+    # The training method, see bigbigan.methods.
     system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder", "pretext"] = "bigbigan"
-    scale: int = 0  # of a row made smaller: the resolution that stands for the paper's 128 px; 0 is as published
+    scale: int = 0  # --scale: the resolution that replaces the paper's 128 px; 0: as published
     data: DataConfig = field(default_factory=DataConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)

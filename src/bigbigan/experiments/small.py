@@ -1,4 +1,4 @@
-"""Define BigBiGAN at sizes that one computer can train. docs/experiments.md says what was tried.
+"""Define BigBiGAN at sizes that one computer can train. docs/notes/experiments.md says what was tried.
 
 All share one design: narrow BigGAN blocks that become narrower towards the image; a small ResNet-v2 encoder that learns
 faster than G (as in the paper's "up E LR" rows); learning rates several times those of the full-size networks, which

@@ -352,7 +352,7 @@ class Model:
 
         EGBAD (Zenati et al. 2018, arXiv:1802.06222), with its alpha and its cross-entropy of D taking the pair for an
         encoder pair. The first term is a sum over pixels in [-1, 1] at D's resolution, the second a mean over D's
-        scores. docs/anomaly.md compares it with simpler scores.
+        scores. docs/notes/anomaly.md compares it with simpler scores.
 
         Args:
             images: [N, C, H, W].

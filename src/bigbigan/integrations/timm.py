@@ -3,7 +3,7 @@
     network = timm.create_model("resnetv2_50", num_classes=0)
     network.load_state_dict(timm_state_dict(bigbigan.load("runs/best").encoder.trunk))
 
-docs/timm.md lists the timm model and arguments for the settings of `encoder`. timm itself is not needed here.
+docs/notes/timm.md lists the timm model and its arguments for each kind of `encoder`. timm is not needed here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The reference Inception: its resize, its shape, and what happens without its weights.
 
-That it computes what the ported network computes was checked side by side with random weights (docs/decisions.md).
+It was compared once, with random weights, with the network it was ported from (docs/notes/decisions.md, 16).
 """
 
 import hashlib

@@ -195,7 +195,7 @@ def test_one_pass_gives_both_players_their_gradients():
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
-    """Otherwise batch norm over G's images alone gives darker ones the same scores (docs/bigan.md)."""
+    """Otherwise batch norm over G's images alone gives darker ones the same scores (docs/notes/bigan.md)."""
     config = small("discriminator", f"discriminator.bias={str(bias).lower()}")
     networks = build(config)
     draws = torch.Generator().manual_seed(0)
