@@ -224,7 +224,7 @@ class TrainingConfig(Settings):
     """The training loop."""
 
     steps: int = 10_000  # training steps: joint updates of G and E, each after d_steps updates of D
-    # A budget of time. When training starts, a step is timed and `steps` becomes what fits; 0: `steps` is used as given.
+    # A budget of time: when training starts, a step is timed and `steps` becomes what fits. 0: use `steps` as given.
     minutes: float = 0.0
     batch_size: int = 64  # images of an update, over all chunks and devices
     d_steps: int = 2  # system=bigbigan: updates of D in a step; in other systems all networks step at once

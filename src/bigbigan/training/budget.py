@@ -56,11 +56,12 @@ def choose_steps(
     validate: Callable[[TrainingState], float] | None,
     seconds: float,
 ) -> int:
-    """Return how many training steps, with the checkpoints, pictures and validation that come with them, take so many
-    seconds; at least one, and the same on all ranks. What it takes to measure that is part of the budget.
+    """Return how many training steps fit into a number of seconds: at least one, the same on all ranks.
+
+    Checkpoints, pictures and validation are counted in, and so is the time of this measurement.
 
     Args:
-        config: resolved settings; their number of steps is not looked at.
+        config: resolved settings; their number of steps is ignored.
         batches: the data of the run.
         device: where to train.
         validate: measures the validation metric of a training state; None without validation, and on other ranks than

@@ -307,7 +307,9 @@ class Speed:
 
     def first_estimate(self, state: TrainingState) -> float:
         """Return seconds a step, once: after 10 steps, or after fewer if they take more than 10 seconds; otherwise 0.
-        The first step is not counted, in which memory is allocated and networks are compiled."""
+
+        The first step is not counted: in it memory is allocated and networks are compiled.
+        """
         now = time.perf_counter()
         if self._begun is None:
             self._begun = now, state.step
