@@ -44,6 +44,7 @@ def validate(settings: object) -> None:
     """
 
 
+@dataclass(frozen=True, kw_only=True)  # jsonargparse would accept subclasses by name if this were no dataclass
 class Settings:
     """Base of the settings classes: they are checked when they are constructed."""
 
