@@ -40,7 +40,7 @@ from bigbigan.training.validation import MakeValidation, Validation, validate, v
 
 __all__ = ["train"]
 
-ESTIMATE_AFTER, ESTIMATE_SECONDS = 10, 10.0  # steps, or seconds of steps, after which the time left is told
+ESTIMATE_AFTER, ESTIMATE_SECONDS = 10, 10.0  # steps, or seconds of steps, after which the time left is printed
 
 
 def train(
