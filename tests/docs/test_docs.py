@@ -363,8 +363,8 @@ def _smaller(words: list[str]) -> list[str]:
         return [*words, "--steps", "2", "--set", *SMALLER]
     if words[0] == "evaluate" and "--metrics" not in words:
         return [*words, "--metrics", "knn5_l2_*,reconstruction_ratio"]
-    if words[0] == "classify" and "--draws" not in words:
-        return [*words, "--draws", "2"]
+    if words[0] == "classify" and "--trials" not in words:
+        return [*words, "--trials", "2"]
     return ["2" if before == "--refine" else word for before, word in zip(["", *words], words, strict=False)]
 
 

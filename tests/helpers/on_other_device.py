@@ -220,7 +220,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
         "neighbours": verb("neighbours", base, "--out", folder / "neighbours.png"),
         "classify": verb("classify", base, "--labels-per-class", 5, "--quiet", "--out", folder / "classes.csv"),
         "finetune": verb(
-            "classify", base, "--labels-per-class", 5, "--finetune", "--scratch", "--draws", 1, "--quiet",
+            "classify", base, "--labels-per-class", 5, "--finetune", "--scratch", "--trials", 1, "--quiet",
             "--out", folder / "tuned.csv",
         ),
         "cluster": verb("cluster", base, "--clusters", 3, "--out", folder / "clusters.csv"),

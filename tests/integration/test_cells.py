@@ -80,7 +80,7 @@ def _number(value):
 
 
 VERBS = {
-    "classify": ["--labels-per-class", "3", "--draws", "1"],
+    "classify": ["--labels-per-class", "3", "--trials", "1"],
     "encode": ["--features", "z_mean"],
     "cluster": ["--clusters", "2"],
 }

@@ -840,7 +840,7 @@ def test_a_run_that_cannot_be_written_to(run, data, capsys, tmp_path, monkeypatc
     assert (code, "result lines are added to" in err) == (0, True)
     assert sorted(p.name for p in out.parent.iterdir()) == ["c.csv", "results.jsonl"]
     out = tmp_path / "classes" / "p.csv"
-    code, _, err = call(capsys, "classify", copy, "--labels-per-class", 5, "--draws", 1, "--quiet", "--out", out)
+    code, _, err = call(capsys, "classify", copy, "--labels-per-class", 5, "--trials", 1, "--quiet", "--out", out)
     assert (code, "result lines are added to" in err) == (0, True)
     assert sorted(p.name for p in out.parent.iterdir()) == ["p.csv", "results.jsonl"]
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before

@@ -1,1 +1,1 @@
-"""What people do with a trained model: encode, classify, cluster, look at pictures, read a report, open a web page."""
+"""Apply a trained model: encode, classify, cluster, draw pictures, write a report, serve a web page."""

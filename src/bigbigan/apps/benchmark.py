@@ -1,8 +1,8 @@
-"""What a training step costs on this machine: time by part, images and FLOPs a second, memory.
+"""Measure what a training step costs on this machine: time by part, images and FLOPs a second, memory.
 
-Images are random and lie in memory at the size that E sees, so that nothing waits for a disk. Each measurement runs in
-a process of its own, for its peak of memory; the machine's own matrix product is timed beside it, since machines differ
-and a figure is best read as a share of that. Under torchrun all ranks step together, each with its part of the batch.
+Images are random and in memory at the size that E sees, so that nothing waits for a disk. Each measurement runs in a
+process of its own, for its peak of memory. The machine's own matrix product is timed too, because machines differ and
+rates compare best as a share of it. Under torchrun all ranks step together, each with its part of the batch.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ from bigbigan.training.step import training_step
 __all__ = ["Cost", "bench", "chart", "matmul_tflops", "measure", "peak_memory_mib", "random_batches", "result_lines"]
 
 T = TypeVar("T")
-KEPT = 4  # batches of images that are kept in memory
+BATCHES = 4  # batches of images in memory
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A step's cost: of those that were timed the one of median length.
+    """Hold the cost of a step: of the timed steps, the one of median length.
 
     Attributes:
-        seconds: of the whole step, and of its `parts`: data; each kind of update with its backward pass and update;
-            averages; the rest, which is logging and the loop itself.
-        flops: of a step, counted, 2 a multiply-add; `tflops` a second; `share` of the machine's own matrix product.
+        seconds: of the whole step.
+        parts: seconds by part: data; each kind of update with its backward pass and optimizer step; averages; and
+            `rest`, which is logging and the loop itself.
         images_per_second: real images that the networks see.
-        peak_memory_mib: of the device, or resident memory of the process on a CPU; `before_mib` is what it held before
-            the networks were there. Of several ranks, of this one.
+        flops: FLOPs of a step, counted; a multiply-add is 2.
+        tflops: TFLOPs a second; `matmul_tflops` is the machine's own matrix product, and `share` their ratio.
+        peak_memory_mib: of the device, or resident memory of the process on a CPU; of several ranks, of this one.
+        before_mib: the same before the networks were built.
         ranks: processes that stepped together.
     """
 
@@ -66,11 +68,12 @@ class Cost:
 
     @property
     def share(self) -> float:
+        """The rate of a step as a share of the machine's own matrix product."""
         return self.tflops / (self.ranks * self.matmul_tflops)
 
 
 def bench(config: Config, steps: int = 5) -> Cost:
-    """Measure `steps` training steps, after two that warm up, in a process of its own."""
+    """Measure `steps` training steps, after two steps of warm-up, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
         return other.submit(measure, config, steps, next(_measurements)).result()
 
@@ -79,7 +82,7 @@ _measurements = itertools.count()
 
 
 def measure(config: Config, steps: int, number: int = 0) -> Cost:
-    """The same in this process, the `number`-th that this command makes."""
+    """Measure in this process; `number` counts the measurements of this command."""
     with distributed.process_group(f"bench {number}"):
         return _measure(config, steps, default_device())
 
@@ -99,11 +102,11 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
         training_step(state, batches)
         whole = parts.now() - start
         timed.append((whole, {**parts.seconds, "rest": whole - sum(parts.seconds.values())}))
-    seconds, of_parts = sorted(timed, key=lambda step: step[0])[len(timed) // 2]
+    seconds, parts_of_step = sorted(timed, key=lambda step: step[0])[len(timed) // 2]
     images = config.training.batch_size * len(state.system.updates)
     return Cost(
         seconds=seconds,
-        parts=of_parts,
+        parts=parts_of_step,
         images_per_second=images / seconds,
         flops=flops,
         tflops=flops / seconds / 1e12,
@@ -117,8 +120,10 @@ def _measure(config: Config, steps: int, device: torch.device) -> Cost:
 def random_batches(config: Config, device: torch.device) -> Batches:
     """Return batches of random images in memory, at the size that training stores them at."""
     n, side = config.training.batch_size, config.encoder.resolution
-    kept = round(STORED.get(config.data.augment, 1) * side)  # as of photographs that are large enough
-    pixels = torch.randint(0, 256, (KEPT * n, config.data.channels, kept, kept), dtype=torch.uint8, device=device)
+    stored = round(STORED.get(config.data.augment, 1) * side)  # as for photographs that are large enough
+    pixels = torch.randint(
+        0, 256, (BATCHES * n, config.data.channels, stored, stored), dtype=torch.uint8, device=device
+    )
     labelled = config.data.labels == "classes"
     labels = torch.randint(config.data.classes, (len(pixels),), device=device) if labelled else None
     return Batches(
@@ -127,18 +132,19 @@ def random_batches(config: Config, device: torch.device) -> Batches:
 
 
 class Parts:
-    """Seconds of a step by part. What is called while a part is timed counts for that part alone."""
+    """Measure the seconds of a step by part. A call while another part is timed counts for that part only."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds, self.part = device, defaultdict[str, float](float), ""
 
     def now(self) -> float:
+        """Return the time in seconds, once the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def timed(self, work: Callable[..., T], part: str = "") -> Callable[..., T]:
-        """`work` as part of `part`, or of the one that was entered last."""
+        """Return `work` timed as part `part`, or as the part that was entered last."""
 
         def run(*args: Any, **kwargs: Any) -> T:
             self.part = part or self.part
@@ -172,7 +178,10 @@ class Parts:
 
 
 def matmul_tflops(device: torch.device) -> float:
-    """Best rate of a few large float32 matrix products (bf16 ones would be on a GPU that trains in bf16), TFLOP/s."""
+    """Return the best rate of ten large float32 matrix products in TFLOP/s.
+
+    A GPU that trains in bf16 would be better compared with bf16 products.
+    """
     side = 1024 if device.type == "cpu" else 8192
     a = torch.randn(side, side, device=device)
     best = float("inf")
@@ -186,18 +195,18 @@ def matmul_tflops(device: torch.device) -> float:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak so far: of a GPU's memory, or of what this process held resident."""
+    """Return the peak so far of the GPU's memory, or of this process's resident memory, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage's figure is never below what the parent process held
+    if status.exists():  # getrusage never reports less than the memory of the parent process
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def result_lines(config: Config, cost: Cost, steps: int, command: str, study: str = "bench") -> list[ResultLine]:
-    """Return a measurement as result lines; what was varied is in their `settings`."""
+    """Return a measurement as result lines; their `settings` say what was varied."""
     measured = {f"seconds_{part}": seconds for part, seconds in cost.parts.items()} | {
         "seconds_per_step": cost.seconds,
         "images_per_second": cost.images_per_second,
@@ -245,5 +254,5 @@ def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:
     for ax in axes:
         ax.set_xlabel(setting)
         ax.set_ylim(bottom=0)
-    with writing(path) as aside:
-        figure.savefig(aside, dpi=90, format="png")
+    with writing(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")

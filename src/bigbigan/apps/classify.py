@@ -1,14 +1,14 @@
-"""`classify`: a classifier from a few labels on top of a run's encoder, its predictions and how far to trust them.
+"""Train a classifier on few labels on top of a run's encoder; write its predictions and how far to trust them.
 
 frozen      logistic regression on BN+CReLU features; strength chosen by cross-validation on the labelled images
-fine-tuned  the encoder and a linear layer trained on together; length chosen on a fifth of the labelled images, then
-            trained on all of them
-scratch     for comparison, the same network from its initial weights, trained on the labelled images alone, at a
-            rate for that
+fine-tuned  the encoder and a linear layer trained together; number of epochs chosen on a fifth of the labelled images,
+            then trained on all of them
+scratch     for comparison, the same network trained from its initial weights on the labelled images only, with a
+            learning rate for that
 
-Confidence is the softmax at a temperature fitted on labelled images the classifier had not seen (Guo et al. 2017).
-Beside the frozen encoder stand pixels, raw and PCA-whitened, and the same encoder untrained. What is held out to choose
-or calibrate by never shares a group (`ImageSet.groups`) with what is learned from.
+Confidence is the softmax at a temperature fitted on labelled images the classifier had not seen (Guo et al. 2017). The
+baselines are pixels, raw and PCA-whitened, and the same encoder untrained. Images held out for a choice or calibration
+never share a group (`ImageSet.groups`) with images that a classifier is trained on.
 """
 
 from __future__ import annotations
@@ -49,28 +49,29 @@ from bigbigan.progress import Bar
 
 __all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
 
-EPOCHS = 30  # of training a network, at most
-LEAST_STEPS = 5  # of an epoch: a few labelled images are gone through several times
-PATIENCE = 10  # epochs without improvement, after which the length is chosen
+MAX_EPOCHS = 30  # of training a network
+MIN_STEPS = 5  # of an epoch, which passes over few labelled images several times
+PATIENCE = 10  # epochs without improvement after which training stops
 
 
 @dataclass(frozen=True)
 class Labels:
-    """How many images are labelled: `per_class` of each class, or a `fraction` of each class (at least one)."""
+    """Say how many images are labelled: `per_class` of each class, or a `fraction` of each class (at least one)."""
 
     per_class: int | None = None
     fraction: float | None = None
 
     @property
     def name(self) -> str:
+        """The part of a metric's name that says how many images are labelled."""
         return f"{self.per_class}perclass" if self.per_class else f"{100 * (self.fraction or 0):g}percent"
 
-    def draw(self, labels: np.ndarray, number: int) -> np.ndarray:
-        """Indices of the labelled images of draw `number`."""
+    def sample(self, labels: np.ndarray, trial: int) -> np.ndarray:
+        """Return the indices of the labelled images of a trial, from the labels of all images [N]."""
         if self.per_class:
-            return few_label_trials(labels, self.per_class, number + 1)[number]
+            return few_label_trials(labels, self.per_class, trial + 1)[trial]
         assert self.fraction is not None
-        rng = np.random.default_rng(number)
+        rng = np.random.default_rng(trial)
         members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
         return np.concatenate([m[: max(1, round(self.fraction * len(m)))] for m in members])
 
@@ -85,15 +86,14 @@ def classify(
     labels_file: str | None = None,
     finetune: bool = False,
     scratch: bool = False,
-    draws: int = 5,
+    trials: int = 5,
     progress: bool = True,
     raw_cells: bool = False,
 ) -> list[ResultLine]:
-    """Train classifiers on few labels, write the predictions of the first draw, and give the result lines.
+    """Train classifiers on few labels, write the predictions of the first trial, and return the result lines.
 
-    The file (.csv) has a row for each image whose label was not used in the first draw: filename, split, label (as the
-    source has it; empty where there is none), predicted, confidence. Names are written as
-    `bigbigan.data.csv_cells.cell` does.
+    The file (.csv) has a row for each image whose label the first trial did not use: filename, split, label (as in the
+    source; empty if there is none), predicted, confidence. Names are written as `bigbigan.data.csv_cells.cell` does.
 
     Args:
         run: a run folder, or a frozen encoder (`bigbigan.evaluation.targets`).
@@ -101,12 +101,12 @@ def classify(
         labels: how many labels of the training split are used.
         out: the predictions file.
         command: recorded in the lines.
-        labels_file: where labels are those of a file (bigbigan.data.labels); by default the one of the run.
+        labels_file: a file of labels (bigbigan.data.labels); by default the run's own.
         finetune: train the encoder too.
         scratch: compare with the same network trained from scratch.
-        draws: how often, with other labelled images, the accuracy is measured.
+        trials: how many times accuracy is measured, each time with other labelled images.
         progress: show time left.
-        raw_cells: write names as they are, also those that a spreadsheet takes for formulas.
+        raw_cells: write names as they are, even if a spreadsheet would take them for formulas.
 
     Raises:
         UserError: no labels, too few images, or a file that cannot be written.
@@ -126,30 +126,30 @@ def classify(
     if labels.per_class and labels.per_class > counts.min():
         fewest = int(classes[counts.argmin()])
         warnings.warn(
-            f"--labels-per-class {labels.per_class}: class {names[fewest]} has {counts.min():,} labelled images to "
-            "train on; of such classes all are used",
+            f"--labels-per-class {labels.per_class}: class {names[fewest]} has only {counts.min():,} labelled training "
+            "images; all images of such classes are used",
             stacklevel=2,
         )
     methods = _methods(target, images, finetune, scratch, target.mirrors(source))
     lines: list[ResultLine] = []
-    bar = Bar(total=len(methods) * draws, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True)
+    bar = Bar(total=len(methods) * trials, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True)
     for metric, subject, method in methods:
         bar.part(metric)
         start = time.perf_counter()
         found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
-        for number in range(draws):
-            known = labels.draw(train.labels, number)
-            written = number == 0 and method is methods[-1][2]
+        for trial in range(trials):
+            known = labels.sample(train.labels, trial)
+            written = trial == 0 and method is methods[-1][2]
             tested = slice(len(train), len(train) + len(test))
-            logits = method(known, number, slice(None) if written else tested)
-            of_test = logits[tested] if written else logits
-            values = scores(of_test, test.labels) | {"ece": 100 * calibration_error(of_test, test.labels)}
-            for name, trials in found.items():
-                trials.append(values[name])
+            logits = method(known, trial, slice(None) if written else tested)
+            test_logits = logits[tested] if written else logits
+            values = scores(test_logits, test.labels) | {"ece": 100 * calibration_error(test_logits, test.labels)}
+            for name, of_trials in found.items():
+                of_trials.append(values[name])
             if written:
                 _write(out, [train, test, *images.others], known, logits, names, raw_cells)
             bar.update()
-        measured = {f"{name}_{metric}_{labels.name}": mean_over_trials(trials) for name, trials in found.items()}
+        measured = {f"{name}_{metric}_{labels.name}": mean_over_trials(values) for name, values in found.items()}
         if len(np.unique(test.labels)) < 2:
             del measured[f"auroc_{metric}_{labels.name}"]  # not defined for one class
         lines += target.result_lines(
@@ -163,28 +163,30 @@ def classify(
             command=command,
         )
     bar.close()
-    if (kept := target.results_file(out)) is not None:
-        append_results(kept, lines)
+    if (path := target.results_file(out)) is not None:
+        append_results(path, lines)
     return lines
 
 
-# Labelled indices, number of the draw, images asked for -> calibrated logits of these.
+# Labelled indices, number of the trial, images wanted -> calibrated logits of these images.
 Method = Callable[[np.ndarray, int, slice], np.ndarray]
 
 
 def _methods(
     target: Target, images: Images, finetune: bool, scratch: bool, mirror: bool
 ) -> list[tuple[str, Subject, Method]]:
-    """Return (name, subject, method) for each classifier, baselines first, the one that was asked for last. With
-    `mirror` whole networks are trained on mirrored images too."""
+    """Return (name, subject, method) for each classifier: baselines first, the requested one last.
+
+    With `mirror`, whole networks are trained on mirrored images too.
+    """
     pixels = np.concatenate([split.pixels for split in (images.train, images.test, *images.others)])
     assert images.train.labels is not None
     y, groups = images.train.labels, images.train.groups
 
     def frozen(features: np.ndarray) -> Method:
-        def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
-            of_known = None if groups is None else groups[known]
-            return frozen_logits(features, known, y[known], of_known)[asked]
+        def method(known: np.ndarray, trial: int, wanted: slice) -> np.ndarray:
+            known_groups = None if groups is None else groups[known]
+            return frozen_logits(features, known, y[known], known_groups)[wanted]
 
         return method
 
@@ -208,17 +210,20 @@ def _methods(
 def frozen_logits(
     features: np.ndarray, known: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Calibrated logits [N, classes] of all features [N, d], from the labelled ones at `known` and their `groups`."""
+    """Return calibrated logits [N, classes] of all features [N, d].
+
+    The classifier is trained on the features at `known`, with their labels and groups.
+    """
     x = features[known]
     strength, unseen = cross_validated(x, labels, groups)
     logits = class_scores(next(logistic_path(x, labels, [strength])), features)
-    if unseen is None:  # nothing to calibrate by
+    if unseen is None:  # no images to calibrate on
         return logits
     return logits / fit_temperature(unseen[:, np.unique(labels)], np.unique(labels, return_inverse=True)[1])
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T in [0.05, 20] for which softmax(logits / T) gives unseen labels the highest likelihood."""
+    """Return the T in [0.05, 20] for which softmax(logits / T) gives unseen labels the highest likelihood."""
 
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
@@ -227,12 +232,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error in [0, 1]: mean gap of confidence and accuracy over bins of equal width."""
+    """Return the expected calibration error in [0, 1]: the mean gap of confidence and accuracy over equal bins."""
     probabilities = np.exp(log_softmax(logits, axis=1))
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
-        abs(confidence[which == b].mean() - right[which == b].mean()) * (which == b).sum() for b in np.unique(which)
+        abs(confidence[bin_of == b].mean() - correct[bin_of == b].mean()) * (bin_of == b).sum()
+        for b in np.unique(bin_of)
     ]
     return float(sum(gaps) / len(labels))
 
@@ -246,34 +252,36 @@ def _tuner(
     rate: float,
     mirror: bool = False,
 ) -> Method:
-    """Training of the whole network, from the weights that `encoder` has; `rate` is that of its trunk; with `mirror`
-    half of the images are mirrored."""
+    """Return a method that trains the whole network from the encoder's weights.
+
+    `rate` is the learning rate of its trunk; with `mirror`, half of the images are mirrored.
+    """
     x = torch.from_numpy(pixels)
     device = target.device
 
-    def method(known: np.ndarray, number: int, asked: slice) -> np.ndarray:
-        y = labels[known]
-        kept, held = hold_out(len(known), max(1, len(known) // 5), number, None if groups is None else groups[known])
-        chosen, rest = known[held], known[kept]
+    def method(known: np.ndarray, trial: int, wanted: slice) -> np.ndarray:
+        y, known_groups = labels[known], None if groups is None else groups[known]
+        kept, held_out = hold_out(len(known), max(1, len(known) // 5), trial, known_groups)
+        validation, training = known[held_out], known[kept]
         classes = int(y.max()) + 1
-        first = _Tuned(encoder, classes, mirror, number, rate).to(device)
+        first = _Tuned(encoder, classes, mirror, trial, rate).to(device)
         losses: list[float] = []
         unseen: list[np.ndarray] = []
-        while len(losses) < EPOCHS and len(losses) - int(np.argmin(losses or [0])) <= PATIENCE:
-            first.epoch(x[rest], torch.from_numpy(labels[rest]))
-            unseen.append(first.logits(x[chosen]))
-            losses.append(F.cross_entropy(torch.from_numpy(unseen[-1]), torch.from_numpy(labels[chosen])).item())
+        while len(losses) < MAX_EPOCHS and len(losses) - int(np.argmin(losses or [0])) <= PATIENCE:
+            first.epoch(x[training], torch.from_numpy(labels[training]))
+            unseen.append(first.logits(x[validation]))
+            losses.append(F.cross_entropy(torch.from_numpy(unseen[-1]), torch.from_numpy(labels[validation])).item())
         best = int(np.argmin(losses))
-        second = _Tuned(encoder, classes, mirror, number, rate).to(device)
+        second = _Tuned(encoder, classes, mirror, trial, rate).to(device)
         for _ in range(best + 1):
             second.epoch(x[known], torch.from_numpy(y))
-        return second.logits(x[asked]) / fit_temperature(unseen[best], labels[chosen])
+        return second.logits(x[wanted]) / fit_temperature(unseen[best], labels[validation])
 
     return method
 
 
 class _Tuned(nn.Module):
-    """A copy of an encoder with a linear layer on its features, trained together."""
+    """Train a copy of an encoder together with a linear layer on its features."""
 
     def __init__(self, encoder: nn.Module, classes: int, mirror: bool, seed: int, rate: float) -> None:
         super().__init__()
@@ -289,10 +297,10 @@ class _Tuned(nn.Module):
         self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
 
     def epoch(self, x: Tensor, y: Tensor, batch: int = 32) -> None:
-        """A pass over uint8 images [N, C, R, R] and labels [N], or several of few images."""
+        """Train on one pass over uint8 images [N, C, R, R] and labels [N], or on several passes over few images."""
         self.train()
         device = self.head.weight.device
-        passes = max(1, -(-LEAST_STEPS * batch // len(x)))
+        passes = max(1, -(-MIN_STEPS * batch // len(x)))
         order = torch.cat([torch.randperm(len(x), generator=self.generator) for _ in range(passes)])
         for picks in order.split(batch):
             if len(picks) < 2:  # batch norm needs two
@@ -317,11 +325,14 @@ class _Tuned(nn.Module):
 def _write(
     out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray, classes: list[str], raw: bool
 ) -> None:
-    """The predictions of all images but those of the first split at `known`, written aside and then renamed."""
-    written = str if raw else cell
+    """Write the predictions of all images except those of the first split at `known`."""
+    as_cell = str if raw else cell
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     predicted = logits.argmax(1)
-    with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        writing(out) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["filename", "split", "label", "predicted", "confidence"])
         row = 0
@@ -331,5 +342,5 @@ def _write(
                 if row not in skipped:
                     label = classes[k] if k >= 0 else ""
                     texts = [split.files[i], split.name, label, classes[predicted[row]]]
-                    writer.writerow([*map(written, texts), f"{confidence[row]:.4f}"])
+                    writer.writerow([*map(as_cell, texts), f"{confidence[row]:.4f}"])
                 row += 1

@@ -1,4 +1,4 @@
-"""Pictures of what a trained model does with images of a source: reconstructions, walks, nearest neighbours."""
+"""Draw what a trained model does with images of a source: reconstructions, interpolations, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bigbigan.training.run_folder import default_device, open_data
 __all__ = [
     "REFERENCES",
     "interpolations",
-    "latent_walks",
+    "latent_interpolations",
     "neighbours",
     "pixel_error",
     "reconstructions",
@@ -32,13 +32,17 @@ __all__ = [
     "spread",
 ]
 
-REFERENCES = 20_000  # training images among which neighbours are sought, spread evenly over more
+REFERENCES = 20_000  # maximum number of training images to search; of more, evenly spread ones are taken
 
 
 def reconstructions(
     run: Path, data: str | None, count: int, refine: int = 0, labels: str | None = None
 ) -> tuple[Image.Image, dict[str, float]]:
-    """x above G(E(x)); with `refine`, G of z optimised for so many steps below. And the mean error ‖x − x̂‖₂ of each."""
+    """Draw x above G(E(x)) and, with `refine`, below them G(z) with z optimised for that many steps.
+
+    Returns:
+        The picture, and the mean error ‖x − x̂‖₂ of each row, pixels in [0, 1].
+    """
     model, source = _open(run, data, labels)
     pixels = torch.from_numpy(spread(model, source, shown_split(source), count)[0])
     x = pool_to(model.prepare(pixels), model.config.generator.resolution)
@@ -57,83 +61,91 @@ def reconstructions(
 
 
 def interpolations(run: Path, data: str | None, count: int, steps: int, labels: str | None = None) -> Image.Image:
-    """Rows from one image to another: x, G along the way from E(x) to E(x'), x'."""
+    """Draw rows from one image x to another x': x, images interpolated between E(x) and E(x'), x'."""
     model, source = _open(run, data, labels)
     pixels = torch.from_numpy(spread(model, source, shown_split(source), 2 * count)[0])
     if len(pixels) < 2:
-        raise UserError(f"{source.spec} has {len(pixels)} images to show; a walk needs two")
+        raise UserError(f"{source.spec} has {len(pixels)} readable images; an interpolation needs two")
     starts, ends = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :][: len(pixels) // 2]
-    walks = model.interpolate(starts, ends, steps)
+    between = model.interpolate(starts, ends, steps)
     x, y = (pool_to(model.prepare(p), model.config.generator.resolution)[:, None] for p in (starts, ends))
-    return grid(torch.cat([x, walks, y], dim=1).flatten(0, 1), steps + 2)
+    return grid(torch.cat([x, between, y], dim=1).flatten(0, 1), steps + 2)
 
 
-def latent_walks(run: Path, count: int, steps: int, seed: int = 0) -> Image.Image:
-    """Rows of G along the way from one latent drawn from P_z to another; of a G that is told classes, a class a row."""
+def latent_interpolations(run: Path, count: int, steps: int, seed: int = 0) -> Image.Image:
+    """Draw rows of G(z) with z interpolated between two latents drawn from P_z.
+
+    If G is class-conditional, each row has a class of its own.
+    """
     model = load(run, device=default_device())
     a, b = model.sample_prior(2 * count, seed=seed).chunk(2)
-    walks, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
-    rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(walks)]
+    latents, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
+    rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(latents)]
     return grid(torch.cat(rows), steps)
 
 
 def neighbours(
     run: Path, data: str | None, count: int, k: int, labels: str | None = None
 ) -> tuple[Image.Image, list[dict[str, object]]]:
-    """Rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features. And what they
-    are: for each image its file and the files and similarities of its neighbours, nearest first."""
+    """Draw rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features.
+
+    Returns:
+        The picture; and for each image its file, and the files and similarities of its neighbours, nearest first.
+    """
     model, source = _open(run, data, labels)
     split = shown_split(source)
-    x, asked = spread(model, source, split, count)
+    x, queries = spread(model, source, split, count)
     train = source.splits["train"]
     y, known = spread(model, source, train, REFERENCES + len(x))
-    alone = False
-    if split is train:  # not an image's own neighbour
-        own = set(asked.files)
+    among_queries = False
+    if split is train:  # an image is not its own neighbour
+        own = set(queries.files)
         others = np.array([i for i, file in enumerate(known.files) if file not in own], dtype=np.int64)
-        if alone := len(others) < k:  # too few: those shown are neighbours of each other
+        if among_queries := len(others) < k:  # too few other images: search the queries as well
             k = min(k, len(known) - 1)
         else:
             y, known = y[others], known.subset(others)
     if k < 1:
-        raise UserError(f"{source.spec} has one image that can be read; a neighbour needs another")
-    of_x, of_y = (torch.from_numpy(encoder_features(model.encoder, p, ["bn_crelu"])["bn_crelu"]) for p in (x, y))
-    close, found = nearest(of_x, of_y, k + alone, "cosine")
-    if alone:  # each image is found too, in some place
+        raise UserError(f"{source.spec} has only one readable image; a neighbour needs another")
+    x_features, y_features = (
+        torch.from_numpy(encoder_features(model.encoder, p, ["bn_crelu"])["bn_crelu"]) for p in (x, y)
+    )
+    close, found = nearest(x_features, y_features, k + among_queries, "cosine")
+    if among_queries:  # remove each query from its own neighbours
         place = {file: i for i, file in enumerate(known.files)}
-        itself = found == torch.tensor([place[file] for file in asked.files])[:, None]
-        itself[~itself.any(1), -1] = True  # or one that is the same took its place
+        itself = found == torch.tensor([place[file] for file in queries.files])[:, None]
+        itself[~itself.any(1), -1] = True  # an identical image was found instead
         close, found = close[~itself].view(-1, k), found[~itself].view(-1, k)
     tiles = np.concatenate([np.concatenate([x[i : i + 1], y[places]]) for i, places in enumerate(found.numpy())])
     listed: list[dict[str, object]] = [
         {
-            "file": asked.files[i],
+            "file": queries.files[i],
             "neighbours": [
-                {"file": known.files[j], "similarity": round(float(s), 4)} for j, s in zip(places, of, strict=True)
+                {"file": known.files[j], "similarity": round(float(s), 4)} for j, s in zip(places, near, strict=True)
             ],
         }
-        for i, (places, of) in enumerate(zip(found.tolist(), close.tolist(), strict=True))
+        for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True))
     ]
     return grid(torch.from_numpy(tiles).float() / 127.5 - 1, found.shape[1] + 1), listed
 
 
 def _open(run: Path, data: str | None, labels: str | None) -> tuple[Model, Source]:
     model = load(run, device=default_device())
-    _ = model.encoder  # a GAN's user is told before the images are read
+    _ = model.encoder  # raises for a GAN, before the images are read
     return model, open_data(run, data, labels, model.config)
 
 
 def shown_split(source: Source) -> ImageSet:
-    """The split that pictures are of: images the model has not been trained on, where there are any."""
+    """Return the split to draw pictures of: images the model was not trained on, if there are any."""
     return source.splits.get("test", source.splits["train"])
 
 
 def spread(
     model: Model, source: Source, images: ImageSet, count: int, progress: bool = False
 ) -> tuple[np.ndarray, ImageSet]:
-    """`count` images spread evenly over a split, as the encoder sees them, uint8 [N, C, R, R]; and what they are.
+    """Return `count` images spread evenly over a split, uint8 [N, C, R, R] as the encoder sees them, and their set.
 
-    Others stand in for those that cannot be read: how many may be unreadable is a share of the set, not of so few.
+    Unreadable images are replaced by others: the limit on unreadable images is a share of the whole set.
 
     Raises:
         UserError: none can be read.
@@ -151,7 +163,7 @@ def spread(
             pixels, kept = load_view(
                 images.subset(batch), c.encoder.resolution, c.data.channels, c.data.augment, tolerant, progress
             )
-        except UserError as e:  # not one of these can be read
+        except UserError as e:  # none of these can be read
             error = e
             continue
         parts.append(pixels)

@@ -31,10 +31,10 @@ def run(tmp_path_factory):
 
 def test_a_draw_has_so_many_of_each_class_or_such_a_share():
     labels = np.repeat(np.arange(3), [50, 20, 4])
-    assert np.bincount(labels[c.Labels(per_class=5).draw(labels, 0)]).tolist() == [5, 5, 4]
-    assert np.bincount(labels[c.Labels(fraction=0.1).draw(labels, 0)]).tolist() == [5, 2, 1]
-    assert len(c.Labels(fraction=1.0).draw(labels, 0)) == 74
-    a, b = (c.Labels(fraction=0.1).draw(labels, n) for n in (0, 1))
+    assert np.bincount(labels[c.Labels(per_class=5).sample(labels, 0)]).tolist() == [5, 5, 4]
+    assert np.bincount(labels[c.Labels(fraction=0.1).sample(labels, 0)]).tolist() == [5, 2, 1]
+    assert len(c.Labels(fraction=1.0).sample(labels, 0)) == 74
+    a, b = (c.Labels(fraction=0.1).sample(labels, n) for n in (0, 1))
     assert not np.array_equal(a, b)
     assert c.Labels(per_class=5).name == "5perclass"
     assert c.Labels(fraction=0.025).name == "2.5percent"
@@ -75,10 +75,10 @@ def test_two_classes_and_classes_without_a_label():
 
 @pytest.mark.parametrize("finetune", [False, True])
 def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetune, capsys, monkeypatch):
-    monkeypatch.setattr(c, "EPOCHS", 3)
-    monkeypatch.setattr(c, "LEAST_STEPS", 2)
+    monkeypatch.setattr(c, "MAX_EPOCHS", 3)
+    monkeypatch.setattr(c, "MIN_STEPS", 2)
     out, results = tmp_path / "p.csv", tmp_path / "r.jsonl"
-    call = ["classify", run, "--labels-per-class", 8, "--draws", 2, "--out", out, "--results", results, "--quiet"]
+    call = ["classify", run, "--labels-per-class", 8, "--trials", 2, "--out", out, "--results", results, "--quiet"]
     assert main([str(a) for a in call] + ["--finetune", "--scratch"] * finetune) == 0
     read = read_results(results)
     lines = {(x["metric"], x["steps"]): x for x in read}
@@ -122,7 +122,7 @@ def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_o
     steps = []
     tuned.optimizer.step = lambda: steps.append(1)
     tuned.epoch(torch.from_numpy(pixels[:20]), torch.from_numpy(y[:20]))
-    assert len(steps) == c.LEAST_STEPS
+    assert len(steps) == c.MIN_STEPS
 
 
 def test_length_is_chosen_by_whole_groups_and_training_ends_soon_after_the_best(run, monkeypatch):
@@ -146,16 +146,16 @@ def test_length_is_chosen_by_whole_groups_and_training_ends_soon_after_the_best(
 
 
 def test_the_encoder_of_the_run_is_not_changed_by_finetuning(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(c, "EPOCHS", 2)
+    monkeypatch.setattr(c, "MAX_EPOCHS", 2)
     before = {p: p.read_bytes() for p in run.rglob("*.safetensors")}
-    c.classify(str(run), None, c.Labels(fraction=0.5), tmp_path / "p.csv", "", finetune=True, draws=1, progress=False)
+    c.classify(str(run), None, c.Labels(fraction=0.5), tmp_path / "p.csv", "", finetune=True, trials=1, progress=False)
     assert before == {p: p.read_bytes() for p in run.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
     (["--labels-per-class", "0", "--out", "p.csv"], "expected at least 1"),
     (["--label-fraction", "1.5", "--out", "p.csv"], "above 0 and up to 1"),
-    (["--labels-per-class", "2", "--draws", "0", "--out", "p.csv"], "expected at least 1"),
+    (["--labels-per-class", "2", "--trials", "0", "--out", "p.csv"], "expected at least 1"),
     (["--labels-per-class", "2", "--out", "p.txt"], "ending in .csv"),
     (["--labels-per-class", "2", "--label-fraction", "0.1", "--out", "p.csv"], "not allowed with"),
     (["--out", "p.csv"], "is required"),
@@ -167,10 +167,10 @@ def test_mistakes(run, arguments, told, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_more_labels_than_a_class_has_are_told_of(run, capsys, tmp_path):
-    few = ["--labels-per-class", "99", "--draws", "1"]
+def test_more_labels_than_a_class_has_are_reported(run, capsys, tmp_path):
+    few = ["--labels-per-class", "99", "--trials", "1"]
     assert main(["classify", str(run), *few, "--out", str(tmp_path / "p.csv"), "--quiet"]) == 0
-    assert "has 30 labelled images to train on; of such classes all are used" in capsys.readouterr().err
+    assert "has only 30 labelled training images" in capsys.readouterr().err
 
 
 def test_unlabelled_images_cannot_be_classified(run, capsys, tmp_path):

@@ -125,7 +125,7 @@ def test_page_is_whole_and_needs_nothing_else(run):
     path = write_report(run)
     assert path == run / "report.html"
     page = Page(path)
-    assert list(page.texts)[1:] == [title for title in SECTIONS if title != "What the tasks show"]
+    assert list(page.texts)[1:] == [title for title in SECTIONS if title != "Pretext tasks"]
     assert "://" not in page.source
     assert page.named("script") == []
     for image in page.named("img"):
@@ -218,8 +218,8 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (few((90, 1), (80, 1), (70, 1)), "It worked. With 10 labels a class, .* is right for 90.0 ± 1.0 % of 60 images "
-         r"it has not seen: 10.0 points above raw pixels \(80.0\), more than two .*; 20.0 points above the untrained"),
+        (few((90, 1), (80, 1), (70, 1)), "It worked. With 10 labels for each class, .* 90.0 ± 1.0 % on 60 "
+         r"unseen images: 10.0 points above raw pixels \(80.0\), more than two .*; 20.0 points above the untrained"),
         (few((82, 1), (80, 1), (70, 1)), r"Not clearly, so far.*2.0 points above raw pixels \(80.0\), less than two"),
         ([*few((82, 1), (80, 1), (70, 1)), line("top1_linear_pca_pixels_10perclass", 85, 1, steps=0)],
          r"Not yet\..* 3.0 points below PCA-whitened pixels \(85.0\)"),
@@ -228,7 +228,7 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
         (few((75, 1), (80, 1), (70, 1)), r"Not yet\..* 5.0 points below raw pixels"),
         (few((90, 1), (80, 1), (95, 9)), "Not yet.*5.0 points below the untrained encoder .*, less than two"),
         (few((90, 1), (80, 1), (70, 1))[:2], "Not clearly, so far.*the untrained encoder not measured"),
-        ([line("reconstruction_ratio", 0.75)], "No verdict on the features.*0.750 of the error .*1 = nothing learned"),
+        ([line("reconstruction_ratio", 0.75)], "No verdict on the features.* mismatched: 0.750 .*1 = nothing learned"),
         ([line("reconstruction_ratio", 0.75, steps=3)], "Measured at step 3; the newest checkpoint is of step 6: bigb"),
         ([], "Not evaluated yet. To measure .* bigbigan evaluate .*in the last batch logged"),
         ([line("reconstruction_ratio", 0.75, dataset="elsewhere")], "Not evaluated yet"),
@@ -244,8 +244,8 @@ def test_neighbours_are_the_nearest_and_counted(run, monkeypatch):
     # Features that are the rows' brightness: then the neighbours are of the query's class, all of them.
     monkeypatch.setattr(neighbours, "encoder_features", lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) ** 8})
     text = neighbours.neighbours(gather(run, None))
-    assert "Images of the test split, left, and the nearest to each among 60 training images" in text
-    assert "64 of 64 are of their query" in text
+    assert "Images of the test split on the left, and the nearest to each among 60 training images" in text
+    assert "64 of 64 neighbours have their query" in text
     assert "by chance 21" in text
     assert text.count('class="tile same"') == 64
 
@@ -258,7 +258,7 @@ def test_neighbours_without_labels_and_without_test_split(run, tmp_path):
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:40])
     known = gather(run, str(folder))
     text = neighbours.neighbours(known)
-    assert "Images set apart for this (training has seen them), left" in text
+    assert "Training images on the left" in text
     assert "class" not in re.sub("class=|<[^>]*>", "", text)
     card = data_card.data_card(known)
     assert "torn.png" in card
@@ -282,7 +282,7 @@ def test_curves_of_a_long_run_stay_small():
 @pytest.mark.parametrize(("ratio", "warned"), [(0.99, True), (0.8, False)])
 def test_a_curve_that_ends_badly_is_said(ratio, warned, no_charts):
     metrics = [{"step": i, "reconstruction_ratio": ratio} for i in range(5)]
-    assert ("E hardly tells images apart" in curves._curve(metrics, curves.CHARTS[0])) == warned
+    assert ("E hardly distinguishes images" in curves._curve(metrics, curves.CHARTS[0])) == warned
 
 
 # -- what is missing or damaged -----------------------------------------------------------------------------
@@ -315,13 +315,21 @@ def move_data(run):
     [
         (lambda run: (run / "metrics.jsonl").unlink(), "Curves", "None yet; .* every 2 steps: bigbigan train"),
         (lambda run: (run / "metrics.jsonl").write_text("torn"), "Curves", "None yet"),
-        (lambda run: shutil.rmtree(run / "samples"), "Samples over time", "None drawn yet.* --data .*rows.npz"),
+        (lambda run: shutil.rmtree(run / "samples"), "Samples over time", "None yet.* --data .*rows.npz"),
         (lambda run: (run / "samples" / "data.png").unlink(), "Samples over time", "step 6"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "Nearest neighbours", "Left out: .* has no checkpoint yet"),
-        (damage_checkpoints, "Nearest neighbours", "Left out: no checkpoint .* is valid"),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            "Nearest neighbours",
+            "Not available: .* has no checkpoint yet",
+        ),
+        (damage_checkpoints, "Nearest neighbours", "Not available: no checkpoint .* is valid"),
         (damage_checkpoints, "Settings", "step 6 ?damaged: weights.safetensors"),
-        (move_data, "Nearest neighbours", "Left out, as the images were not found: .*gone/away.npz.* --data SOURCE"),
-        (move_data, "Data", "Not looked at: .*gone/away.npz"),
+        (
+            move_data,
+            "Nearest neighbours",
+            "Not available, as the images were not found: .*gone/away.npz.* --data SOURCE",
+        ),
+        (move_data, "Data", "The images were not read: .*gone/away.npz"),
         (lambda run: (run / "data.json").write_text("[]"), "Data", "the run has no data.json"),
         (lambda run: (run / "environment.json").unlink(), "Settings", "Not recorded."),
         (lambda run: (run / "results.jsonl").touch(), "What the encoder learned", "Not measured .* bigbigan evaluate"),
@@ -332,18 +340,18 @@ def test_what_is_missing_is_said(run, no_charts, change, section, expected):
     change(run)
     page = Page(write_report(run))
     assert re.search(expected, page.text(section)), page.text(section)
-    assert list(page.texts)[1:] == [title for title in SECTIONS if title != "What the tasks show"]
+    assert list(page.texts)[1:] == [title for title in SECTIONS if title != "Pretext tasks"]
 
 
 def test_more_images_than_are_looked_at(run, no_charts, monkeypatch):
-    monkeypatch.setattr(data_card, "INSPECTED", 100)
-    assert "Too many to look at each here: bigbigan data inspect" in Page(write_report(run)).text("Data")
+    monkeypatch.setattr(data_card, "MAX_INSPECTED", 100)
+    assert "To inspect them: bigbigan data inspect" in Page(write_report(run)).text("Data")
 
 
 def test_many_classes_are_cut_down_and_counted():
     counts = {f"c{i}": i for i in range(50)}
     text = data_card._classes({"train": {"classes": counts}, "test": {"classes": None}})
-    assert "Left out: 30 classes" in text
+    assert "Not shown: 30 classes" in text
     assert text.count("<tr>") == 1 + 20
     assert "c49" in text
     assert "c25" not in text
@@ -390,6 +398,6 @@ def test_a_conditional_run_shows_what_g_and_d_were_told(tmp_path):
     run = tmp_path / "run"
     train(tiny_config(*settings), str(write_npz(tmp_path / "rows.npz")), run, progress=False)
     page = Page(write_report(run))
-    assert "G and D were told which of 3 classes" in page.source
+    assert "G and D were trained with labels of 3 classes" in page.source
     assert "used no labels" not in page.source
     assert any(values.get("alt") == "training images by class" for tag, values in page.tags if tag == "img")

@@ -220,7 +220,7 @@ def test_another_host_than_this_machine_is_warned_of(run, capsys, monkeypatch, h
     lines = told(capsys)
     assert len(lines) == 1 + warns
     if warns:
-        assert lines[0].startswith("bigbigan: warning: --host 0.0.0.0: whoever reaches it can use the page")
+        assert lines[0].startswith("bigbigan: warning: --host 0.0.0.0: anyone who can reach it can use the page")
 
 
 def test_a_port_in_use_is_told_before_anything_is_read(tmp_path, capsys):

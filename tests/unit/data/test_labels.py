@@ -351,7 +351,7 @@ def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
     assert all(line["labels"]["without"] == 18 and len(line["labels"]["sha256"]) == 12 for line in lines)
     assert next(line["value"] for line in lines if line["metric"] == "top1_linear_pixels") > 80
 
-    assert main(["classify", str(copy), "--labels-per-class", "8", "--draws", "2", "--quiet",
+    assert main(["classify", str(copy), "--labels-per-class", "8", "--trials", "2", "--quiet",
                  "--out", str(tmp_path / "p.csv")]) == 0  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert len(rows) == 60 - 24  # whatever has a label or none, but for those that were learned from

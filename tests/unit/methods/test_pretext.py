@@ -534,7 +534,7 @@ def test_the_classes_are_learned_where_they_are_told(tmp_path, capsys):
     assert call(capsys, "export", run, "--out", tmp_path / "model")[0] == 0
     assert "with labels of 10 classes" in (tmp_path / "model" / "README.md").read_text()
     assert call(capsys, "report", run)[0] == 0
-    assert "E was told which of 10 classes" in (run / "report.html").read_text()
+    assert "E was trained with labels of 10 classes" in (run / "report.html").read_text()
 
 
 # -- what an encoder without a generator is good for --------------------------------------------------------------
@@ -565,14 +565,14 @@ def test_its_features_are_written_and_classified(run, capsys, tmp_path):
         assert set(arrays) == {"filename", "split", "label", "class", "avepool_feat", "bn_crelu_feat"}
         assert arrays["bn_crelu_feat"].shape == (1797, 64)
     out = tmp_path / "p.csv"
-    classify = ["classify", run, "--labels-per-class", 3, "--draws", 1, "--finetune", "--out", out, "--quiet"]
+    classify = ["classify", run, "--labels-per-class", 3, "--trials", 1, "--finetune", "--out", out, "--quiet"]
     assert call(capsys, *classify)[0] == 0
     assert len(out.read_text().splitlines()) > 1700
     assert call(capsys, "cluster", run, "--clusters", 5, "--out", tmp_path / "c.csv")[0] == 0
     assert call(capsys, "neighbours", run, "--out", tmp_path / "n.png", "--count", 2)[0] == 0
     assert call(capsys, "report", run)[0] == 0
     page = (run / "report.html").read_text()
-    assert "What the tasks show" in page
+    assert "Pretext tasks" in page
     assert "Task rotation" in page
     assert "Samples over time" not in page
 

@@ -1,15 +1,15 @@
-"""One page about a run, for people: did it work, what does G draw, what has E learned.
+"""Write one page about a run for people: did it work, what does G generate, what has E learned.
 
 page        the sections in order, the file    style.css   how it looks
 contents    all that is known of a run         markup      HTML from values, escaped
 charts      SVG in the page's colours          header      title, verdict, facts
 verdict     did it work                        samples     samples over time, reconstructions
 probe       what the encoder learned           neighbours  nearest neighbours
-curves      what was logged                    settings    settings, environment, checkpoints
+curves      logged metrics                     settings    settings, environment, checkpoints
 data_card   the data
 
-Each section is a function from `contents.Run` to `markup.Html`. What is missing is said, with the command that makes
-it, and stops nothing.
+Each section is a function from `contents.Run` to `markup.Html`. If something is missing, the section says so and names
+the command that makes it; the page is written all the same.
 """
 
 from bigbigan.apps.report.page import write_report

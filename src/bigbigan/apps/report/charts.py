@@ -1,4 +1,4 @@
-"""Charts: matplotlib's SVG with its colours replaced by the page's, so that they follow light and dark."""
+"""Draw charts: matplotlib's SVG with its colours replaced by the page's, so that they follow light and dark."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ STYLE: dict[Any, Any] = {
 
 
 def svg(draw: Callable[[Any], None], label: str, height: float) -> Html:
-    """What `draw` puts on axes 5 inches wide, as inline SVG; `label` is read to those who cannot see it."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}):  # marks get names that no other chart uses
+    """Return what `draw` draws on axes 5 inches wide, as inline SVG; screen readers read `label`."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}):  # gives marks names that no other chart uses
         figure = Figure(figsize=(5, height), layout="constrained")
         draw(figure.add_subplot())
         out = io.StringIO()
@@ -35,7 +35,7 @@ def svg(draw: Callable[[Any], None], label: str, height: float) -> Html:
         figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     opening, text = out.getvalue().partition("<svg")[2].split(">", 1)
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'(?<=<g) id="[^"]*"', "", text)  # the same in every chart, and referred to by nothing
+    text = re.sub(r'(?<=<g) id="[^"]*"', "", text)  # these ids are the same in every chart, and not used
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     for colour, replacement in COLOURS.items():
         text = text.replace(colour, replacement)

@@ -1,4 +1,4 @@
-"""All that is known of a run. Its config must be there; what else is missing stays empty or leaves its reason."""
+"""Gather all that is known of a run. Its config is required; what else is missing stays empty or leaves its reason."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
 
 @dataclass
 class Run:
+    """Hold what the sections of the page show."""
+
     path: Path
     config: Config
     card: dict[str, Any]  # data.json
     metrics: list[Line]
     own: Results  # on the run's own data
-    others: list[Line]  # newest of each kind on other data
+    others: list[Line]  # newest line of each kind on other data
     damaged_results: int
-    spec: str | None  # of the source that is looked at: the run's own, or the one asked for
+    spec: str | None  # of the source that is shown: the given one, or the run's own
     source: Source | None
     no_source: str  # why there is none
     model: Model | None
@@ -39,14 +41,14 @@ class Run:
 
     @property
     def resume(self) -> Html:
-        """The command that trains on."""
+        """The command that continues training."""
         c = self.config
         data = ["--data", self.card["spec"]] if "spec" in self.card else []
         data += ["--labels", self.card["labels"]["path"]] if self.card.get("labels") else []
         scale = ["--scale", str(c.scale)] if c.scale else []
         settings = changed_settings(c)
-        if "data.augment" not in settings:  # which by itself may say whether images are mirrored
-            settings.pop("data.mirror", None)  # the run keeps what it has
+        if "data.augment" not in settings:  # otherwise it may imply whether images are mirrored
+            settings.pop("data.mirror", None)  # the run keeps its own
         changed = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
         return command(
             "train", c.experiment, *data, *scale, *(["--set", *changed] if changed else []), "--out", self.path
@@ -54,15 +56,24 @@ class Run:
 
 
 def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
+    """Read a run folder.
+
+    Args:
+        path: the run folder.
+        data, labels: the source to show and a labels file for it; by default the run's own.
+
+    Raises:
+        UserError: not a run folder.
+    """
     config = read_config(path)
     try:
         card = read_card(path)
     except UserError:
         card = {}
-    spec = data or card.get("spec")  # of a run that may be somebody else's
+    spec = data or card.get("spec")
     source, model, no_source, no_model = None, None, "the run has no data.json", ""
     try:
-        # Unreadable images are for the data card to show: here they stop nothing.
+        # The data card shows unreadable images: no number of them is an error here.
         if spec:
             source = open_data(path, data, labels, config, max_unreadable=1.0)
     except (UserError, OSError) as error:
@@ -76,19 +87,21 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
 
 
 def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
-    """Return the newest line of each kind on data set `name` (the split measured last), the same on other data, and
-    the number of damaged lines."""
+    """Return the newest line of each kind on data set `name`, the same on other data, and the number of damaged lines.
+
+    Of data set `name`, only lines of the split measured last are returned.
+    """
     groups: dict[tuple[str, str], Results] = {}
     lines, damaged = read_lines(path, RESULT)
     for line in lines:
         place, key = (line["dataset"], line["split"]), (line["metric"], line["subject"])
-        groups[place] = groups.pop(place, {}) | {key: line}  # the place measured last comes last
+        groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
     own = next((place for place in reversed(groups) if place[0] == name), None)
     results = groups.pop(own) if own else {}
     return results, [line for group in groups.values() for line in group.values()], len(damaged)
 
 
 def formatted(line: Line) -> str:
-    """Value and deviation of a result line: percentages with one place, others with four digits."""
+    """Return value and standard deviation of a result line: percentages with one decimal, others with four digits."""
     form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
     return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)

@@ -1,4 +1,4 @@
-"""The section on the data: what was read, what was skipped, how many of each class."""
+"""Write the section on the data: what was read, what was skipped, how many images of each class."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
 from bigbigan.data import Source, class_sheet, contact_sheet, fingerprint, inspect
 
-INSPECTED = 100_000  # a source of more images is described without reading them all
+MAX_INSPECTED = 100_000  # a source with more images is described without reading them all
 
 
 def data_card(run: Run) -> Html:
+    """Return the section."""
     card, source = run.card, run.source
     notes, skipped = card.get("notes", {}), card.get("skipped", [])
     total = len(skipped)
-    told = run.config.data.labels == "classes"
-    if told:
-        who = "G and D were" if run.config.has_generator else "E was"
-        labels = f"{who} told which of {run.config.data.classes} classes an image is of."
+    conditional = run.config.data.labels == "classes"
+    if conditional:
+        networks = "G and D were" if run.config.has_generator else "E was"
+        labels = f"{networks} trained with labels of {run.config.data.classes} classes."
     else:
-        labels = "Training used no labels; evaluation did"
+        labels = "Training used no labels. Evaluation did"
         labels += (
-            ", and so did the probe along the way, which changes no weight." if run.config.log.validate_every else "."
+            ", and so did the validation metric, which changes no weight." if run.config.log.validate_every else "."
         )
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []
@@ -31,10 +32,12 @@ def data_card(run: Run) -> Html:
         rows.append(("labels file", source.labels.path))
     if source is None:
         rows.append(("training images", card.get("images", "not recorded")))
-        parts.append(missing(f"Not looked at: {run.no_source}. The above is what the run noted."))
-    elif sum(map(len, source.splits.values())) > INSPECTED:
+        parts.append(missing(f"The images were not read: {run.no_source}. The facts above were recorded by the run."))
+    elif sum(map(len, source.splits.values())) > MAX_INSPECTED:
         rows += [(f"{name} split", f"{len(images):,} images") for name, images in source.splits.items()]
-        parts.append(missing("Too many to look at each here: ", command("data", "inspect", run.spec)))
+        parts.append(
+            missing("Too many images to read them all here. To inspect them: ", command("data", "inspect", run.spec))
+        )
     else:
         facts = inspect(source)
         train, notes, skipped, total = (
@@ -46,18 +49,18 @@ def data_card(run: Run) -> Html:
         if card.get("fingerprint") not in (None, _fingerprint(source, train)):
             parts.append(paragraph("These are not the images the run was trained on.", classes="warn"))
     if skipped:
-        summary = tag("summary", f"{total:,} files skipped, the first of them:")
+        summary = tag("summary", f"{total:,} files were skipped; the first of them:")
         parts.append(tag("details", summary, table(("file", "reason"), skipped[:20]), open="open"))
-    if source is not None and told and source.splits["train"].labels is not None:
+    if source is not None and conditional and source.splits["train"].labels is not None:
         sheet = class_sheet(source.splits["train"])
-        parts.append(picture(sheet, "a row of training images for each class", "training images by class"))
+        parts.append(picture(sheet, "training images, one row for each class", "training images by class"))
     elif source is not None:
         parts.append(picture(contact_sheet(source), "drawn at random from the training split", "training images"))
     return join(paragraph(labels), table([], [*rows, *((kind, f"{n:,}") for kind, n in notes.items())]), *parts)
 
 
 def _fingerprint(source: Source, train: dict[str, Any]) -> str:
-    """As a run records it: of the training images that can be read."""
+    """Return the fingerprint of the readable training images, as a run records it."""
     images, bad = source.splits["train"], {file for file, _ in source.skipped}
     if not train["unreadable"]:
         return train["fingerprint"]
@@ -65,7 +68,7 @@ def _fingerprint(source: Source, train: dict[str, Any]) -> str:
 
 
 def _describe(split: dict[str, Any]) -> str:
-    """A line on one split of `bigbigan.data.inspect`."""
+    """Return one line about a split, from the facts of `bigbigan.data.inspect`."""
     text = [f"{split['count']:,} images"]
     if split["sizes"]:
         low, high = ("×".join(map(str, split["sizes"][key])) for key in ("min", "max"))
@@ -75,13 +78,13 @@ def _describe(split: dict[str, Any]) -> str:
     return ", ".join([*text, "labelled" if split["labelled"] else "no labels"])
 
 
-def _classes(splits: dict[str, Any], most: int = 20) -> Html:
-    """Images of each class in each split; of more than `most` classes the largest and the smallest."""
+def _classes(splits: dict[str, Any], max_rows: int = 20) -> Html:
+    """Return the number of images of each class in each split; with many classes, of the largest and the smallest."""
     counts = splits["train"]["classes"] or {}
-    names, left = list(counts), len(counts) - most
-    if left > 0:
+    names, omitted = list(counts), len(counts) - max_rows
+    if omitted > 0:
         names.sort(key=lambda name: -counts[name])
-        names[most // 2 : -most // 2] = []
+        names[max_rows // 2 : -max_rows // 2] = []
     rows = [
         (
             name,
@@ -90,5 +93,5 @@ def _classes(splits: dict[str, Any], most: int = 20) -> Html:
         )
         for name in names
     ]
-    between = paragraph(f"Left out: {left} classes of sizes in between.") if left > 0 else ""
+    between = paragraph(f"Not shown: {omitted} classes of sizes in between.") if omitted > 0 else ""
     return join(table(("class", *splits, ""), rows, "classes"), between) if rows else Html()

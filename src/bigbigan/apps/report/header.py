@@ -1,4 +1,4 @@
-"""The head of the page: title, verdict, and the facts of the run."""
+"""Write the head of the page: title, verdict, and the facts of the run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from bigbigan.training.run_folder import read_environment
 
 
 def header(run: Run) -> Html:
+    """Return the head of the page."""
     c, model, count = run.config, run.model, run.card.get("images")
     step = max([m["step"] for m in run.metrics] + [model.step if model else 0])
     seen = max([m.get("images_seen", 0) for m in run.metrics] + [model.images_seen if model else 0])
@@ -25,18 +26,18 @@ def header(run: Run) -> Html:
         ),
     }
     if c.scale:
-        facts["scaled down"] = f"{c.scale} px stand for the paper's 128"
+        facts["scaled down"] = f"{c.scale} px in place of the paper's 128"
     if model is not None:
         networks = model.networks.present()
         counts = (f"{k} {sum(p.numel() for p in network.parameters()):,}" for k, network in networks.items())
         facts["parameters"] = ", ".join(counts)
-    title = tag("h1", c.experiment, " ", tag("small", "on ", run.card.get("name", "data not known yet")))
+    title = tag("h1", c.experiment, " ", tag("small", "on ", run.card.get("name", "unknown data")))
     tiles = (tag("div", tag("dt", key), tag("dd", value)) for key, value in facts.items())
     return join(title, verdict(run), tag("dl", *tiles, classes="facts"))
 
 
 def _duration(metrics: list[Line]) -> str:
-    """Time spent in the loop, from the images between log lines and their rate."""
+    """Return the time spent in the training loop, from the images between log lines and their rate."""
     seconds, before = 0.0, 0
     for line in metrics:
         rate, seen = line.get("images_per_second", 0), line.get("images_seen", 0)

@@ -1,4 +1,4 @@
-"""The page: its sections in their order, put together and written."""
+"""Write the page: its sections in order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bigbigan.errors import UserError
 from bigbigan.io import write_text
 
 SECTIONS: dict[str, Callable[[Run], Html]] = {
-    "Samples over time": samples, "Reconstructions": reconstructions, "What the tasks show": tasks,
+    "Samples over time": samples, "Reconstructions": reconstructions, "Pretext tasks": tasks,
     "What the encoder learned": probe,
     "Nearest neighbours": neighbours, "Curves": curves, "Settings": settings, "Data": data_card,
 }  # fmt: skip
 NEEDS: dict[str, Callable[[Config], bool]] = {
     "Samples over time": lambda c: c.has_generator,
     "Reconstructions": lambda c: c.has_encoder and c.has_generator,
-    "What the tasks show": lambda c: not c.has_generator,
+    "Pretext tasks": lambda c: not c.has_generator,
     "What the encoder learned": lambda c: c.has_encoder,
     "Nearest neighbours": lambda c: c.has_encoder,
 }
@@ -37,9 +37,10 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None, 
     """Write report.html into a run folder, or the page as the file `out`, from whatever is there.
 
     Args:
-        run: the run folder; training may be at any step, or going on.
-        data: source of the images to look at; by default the one the run was trained on.
-        labels: a labels file for it (bigbigan.data.labels); by default the one the run was trained with.
+        run: the run folder; training may be at any step, or running.
+        data: source of the images to show; by default the run's own.
+        labels: a labels file for it (bigbigan.data.labels); by default the run's own.
+        out: the file to write; by default report.html in the run folder.
 
     Returns:
         The path of the page: one file that needs no other, no network and no script.
@@ -47,28 +48,27 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None, 
     Raises:
         UserError: not a run folder, or not writable.
     """
-    known = gather(run, data, labels)
+    contents = gather(run, data, labels)
     links, sections = [], []
     for number, (title, section) in enumerate(SECTIONS.items()):
-        if title in NEEDS and not NEEDS[title](known.config):
+        if title in NEEDS and not NEEDS[title](contents.config):
             continue
         try:
-            content = section(known)
-        except (UserError, OSError) as error:
-            # Such as images that went away meanwhile; the rest still stands.
-            content = missing(f"Left out: {error}.")
+            content = section(contents)
+        except (UserError, OSError) as error:  # such as images that were removed meanwhile
+            content = missing(f"Not available: {error}.")
         links.append(tag("a", title, href=f"#s{number}"))
         sections.append(tag("section", tag("h2", title), content, id=f"s{number}"))
     written = f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by bigbigan report."
-    body = join(header(known), tag("nav", *links), *sections, tag("footer", written))
+    body = join(header(contents), tag("nav", *links), *sections, tag("footer", written))
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    page = PAGE.format(title=escape(f"{known.config.experiment}: report"), style=style, body=body)
+    page = PAGE.format(title=escape(f"{contents.config.experiment}: report"), style=style, body=body)
     out = out or run / "report.html"
     write_text(out, page)
     return out
 
 
-# The policy holds even if a hostile file name found its way into the page: nothing is run, nothing is fetched.
+# The policy protects even if a hostile file name got into the page: nothing is run, nothing is fetched.
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">

@@ -1,4 +1,4 @@
-"""The section on what the encoder learned: the probe's bars and table, and every other result line."""
+"""Write the section on what the encoder learned: bars and a table of the probes, and every other result line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, better
 
 
 def probe(run: Run) -> Html:
+    """Return the section."""
     parts: list[object] = []
     known = {pattern.format(name) for pattern in PROBE_COLUMNS.values() for name, _ in PROBE_ROWS.values()}
     line = next((line for (metric, _), line in run.own.items() if metric in known), None)
@@ -19,17 +20,18 @@ def probe(run: Run) -> Html:
     else:
         n = line.get("n", 0)
         how = (
-            f"Right answers in percent on {n:,} images (the {line['split']} split of {line['dataset']}) by a "
-            "linear classifier, or by 5 nearest neighbours, on frozen features; bars are of BN+CReLU, the feature the "
-            "paper probes. With 10 labels a class: mean and standard deviation over draws of the labelled images. An "
-            "encoder that has learned passes the dotted line of the pixels, raw or whitened, above all with few labels."
+            f"Accuracy in percent on {n:,} images (the {line['split']} split of {line['dataset']}) of a linear "
+            "classifier, or of 5 nearest neighbours, on frozen features. Bars show BN+CReLU, the feature the paper "
+            "probes. With 10 labels for each class, they are the mean and standard deviation over trials with other "
+            "labelled images. An encoder that has learned exceeds the dotted line of the pixels, raw or whitened, "
+            "especially with few labels."
         )
         bars = (_bars(run.own, title, pattern) for title, pattern in PROBE_COLUMNS.items())
         parts += [paragraph(how), tag("div", *bars, classes="charts"), _probe_table(run.own)]
-    rest = [line for line in run.own.values() if line["metric"] not in known] + run.others
-    if rest:
+    others = [line for line in run.own.values() if line["metric"] not in known] + run.others
+    if others:
         columns = ("metric", "subject", "dataset", "split", "n", "steps")
-        rows = [(v["metric"], formatted(v), *(v.get(key, "") for key in columns[1:])) for v in rest]
+        rows = [(v["metric"], formatted(v), *(v.get(key, "") for key in columns[1:])) for v in others]
         values = table(("metric", "value", *columns[1:]), rows, "numbers")
         summary = tag("summary", f"Other values ({len(rows)}): other protocols, neighbours, image quality")
         parts.append(tag("details", summary, values, **({"open": "open"} if len(rows) < 12 else {})))
@@ -45,7 +47,7 @@ def _bars(results: Results, title: str, pattern: str) -> Html:
         "untrained E": ("bn_crelu", "untrained"),
         "trained E": ("bn_crelu", "trained"),
     }
-    found = {row: line for row, (name, of) in rows.items() if (line := results.get((pattern.format(name), of)))}
+    found = {row: line for row, (name, s) in rows.items() if (line := results.get((pattern.format(name), s)))}
     if not found:
         return Html()
 
@@ -69,7 +71,7 @@ def _bars(results: Results, title: str, pattern: str) -> Html:
 
 
 def _probe_table(results: Results) -> Html:
-    """Features by protocols; the highest of each column is bold."""
+    """Return a table of features by protocols; the highest value of each column is bold."""
     cells = {
         (row, column): line
         for row, (name, subject) in PROBE_ROWS.items()

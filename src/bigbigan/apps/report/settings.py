@@ -1,4 +1,4 @@
-"""The section of settings, with the environment and the checkpoints."""
+"""Write the section of settings, with the environment and the checkpoints."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from bigbigan.training.run_folder import read_environment
 
 
 def settings(run: Run) -> Html:
+    """Return the section."""
     now = run.config.to_dict()
     try:
-        usual, how = (
-            find(run.config.experiment).config(run.config.scale).to_dict(),
-            "Marked: other than in the experiment.",
-        )
+        defined = find(run.config.experiment).config(run.config.scale).to_dict()
+        how = "Settings that differ from the experiment are marked."
     except UserError:
-        usual, how = now, f"{run.config.experiment} is no experiment of this version; nothing to compare with."
+        defined, how = now, f"{run.config.experiment} is not an experiment of this version: no setting is marked."
     blocks = {}
     for group in (key for key in now if isinstance(now[key], dict)):
         rows = []
         for key, value in now[group].items():
-            was = usual[group][key]
-            cell = [tag("mark", json.dumps(value)), f" instead of {json.dumps(was)}"]
-            rows.append((key, json.dumps(value) if value == was else tag("span", *cell)))
+            default = defined[group][key]
+            cell = [tag("mark", json.dumps(value)), f" instead of {json.dumps(default)}"]
+            rows.append((key, json.dumps(value) if value == default else tag("span", *cell)))
         blocks[group] = table([], rows)
     environment = read_environment(run.path)
     if "earlier" in environment:
@@ -37,11 +36,11 @@ def settings(run: Run) -> Html:
     best, kept = ck.best_record(run.path) or {}, list[Sequence[object]]()
     for checkpoint in ck.checkpoints(run.path):
         problem, note = checkpoint.problem(), ""
-        if problem and not checkpoint.path.exists():  # removed just now by the process that trains
+        if problem and not checkpoint.path.exists():  # removed meanwhile by a training process
             continue
         if checkpoint.step == best.get("step"):
             note = "best by {metric}: {value:.4g}".format_map(best)
         kept.append((f"step {checkpoint.step:,}", tag("mark", f"damaged: {problem}") if problem else note))
-    blocks["checkpoints"] = table([], kept) if kept else missing("None yet; to train on: ", run.resume)
+    blocks["checkpoints"] = table([], kept) if kept else missing("None yet. To continue training: ", run.resume)
     sections = (tag("section", tag("h3", name), block) for name, block in blocks.items())
     return join(paragraph(how), tag("div", *sections, classes="settings"))

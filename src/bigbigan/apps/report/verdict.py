@@ -1,4 +1,4 @@
-"""Whether it worked, in words."""
+"""Say whether a run worked, in words."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FEW = "top1_linear_{}_10perclass"
 
 
 def verdict(run: Run) -> Html:
-    """Whether it worked, in words computed from result lines; of BN+CReLU, the feature the paper probes."""
+    """Return the verdict, computed from result lines on BN+CReLU, the feature the paper probes."""
     few, ratio = (run.own.get((metric, "trained")) for metric in (FEW.format("bn_crelu"), "reconstruction_ratio"))
     evaluate = command("evaluate", run.path)
     kind, lead, words = "", "No verdict on the features.", list[object]()
     if not run.config.has_encoder:
         lead, words = (
             "No encoder.",
-            ["This is a GAN: it learns to generate images, and its features are its discriminator's."],
+            ["This is a GAN: it learns to generate images; the only features are its discriminator's."],
         )
     elif few is not None:
         baselines = (("pixels", "pixels"), ("pca_pixels", "pca_pixels"), ("bn_crelu", "untrained"))
@@ -32,18 +32,20 @@ def verdict(run: Run) -> Html:
         kind = ("bad", "unclear", "good")[min(mark for mark, _ in beats)]
         lead = {"good": "It worked.", "unclear": "Not clearly, so far.", "bad": "Not yet."}[kind]
         words.append(
-            "With 10 labels a class, a linear classifier on the trained encoder's features is right for "
-            f"{formatted(few)} % of {few.get('n', 0):,} images it has not seen: {'; '.join(text for _, text in beats)}."
+            "With 10 labels for each class, a linear classifier on the trained encoder's features has an accuracy of "
+            f"{formatted(few)} % on {few.get('n', 0):,} unseen images: {'; '.join(text for _, text in beats)}."
         )
     elif run.own:
-        words.append("The probe with 10 labels a class was not run: no labels, or other metrics were asked for.")
+        words.append(
+            "The probe with 10 labels for each class was not run: no labels, or only other metrics were asked for."
+        )
     else:
         lead = "Not evaluated yet."
         words += ["To measure what the encoder learned: ", evaluate, "."]
     logged = [m["reconstruction_ratio"] for m in run.metrics if "reconstruction_ratio" in m]
     if ratio or logged:
         value, when = (ratio["value"], "") if ratio else (logged[-1], " in the last batch logged")
-        words.append(f" Reconstructions: {value:.3f} of the error of mismatched ones{when} (1 = nothing learned).")
+        words.append(f" Reconstruction error, matched / mismatched: {value:.3f}{when} (1 = nothing learned).")
     step = (few or ratio or {}).get("steps")
     if step and run.model is not None and step != run.model.step:
         words += [f" Measured at step {step:,}; the newest checkpoint is of step {run.model.step:,}: ", evaluate, "."]
@@ -51,11 +53,14 @@ def verdict(run: Run) -> Html:
 
 
 def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
-    """0 below or equal, 1 above, 2 above by more than two standard deviations of the difference; and in words. The
-    difference is taken draw by draw where the draws are known."""
+    """Compare two lines: return 0 if ours is not above the other, 1 if above, 2 if clearly above; and words.
+
+    Clearly is by more than two standard deviations of the difference, which is taken trial by trial if the trials are
+    known.
+    """
     if base is None:
         return 1, f"{name} not measured"
-    gap = round(ours["value"], 1) - round(base["value"], 1)  # as shown, so that a reader's sum comes out
+    gap = round(ours["value"], 1) - round(base["value"], 1)  # of the rounded values that the page shows
     paired = paired_lead(ours, base)
     clear = abs(gap) > 2 * (paired[1] if paired else math.hypot(ours.get("std") or 0, base.get("std") or 0))
     text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"

@@ -1,6 +1,6 @@
-"""`serve`: a page on this machine to try a model with: samples, reconstructions, neighbours, interpolations.
+"""Serve a local web page to try a model with: samples, reconstructions, neighbours, interpolations.
 
-session.py   what can be asked of a model      widgets.py   the page: gradio's widgets around it
+session.py   answers requests to a model       widgets.py   the page: gradio's widgets around it
 server.py    runs the page                     guard.py     decides which requests reach it
 """
 

@@ -3,10 +3,10 @@
 Three rules, each a function of its own:
 
 - `Names`: a request must be addressed to this server by one of its names, and so must the page it comes from. Otherwise
-  the page of a stranger, opened in a browser on this machine, could reach a server that listens on the loopback address
-  only (DNS rebinding).
+  a malicious page, opened in a browser on this machine, could reach a server that listens only on the loopback address
+  (DNS rebinding).
 - `foreign_files`: a request may name files only if they were uploaded before: regular files inside the upload folder.
-- `POSTS`: of all that an application can be asked to do, only what the page uses.
+- `POSTS`: a request may only ask for the actions that the page uses.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Names:
     Args:
         host: what it listens on as given, a name or an address.
         address: the address it listens on.
-        others: further names, such as that of a proxy in front of it.
+        others: further names, such as the name of a proxy in front of it.
 
-    On a loopback address these are localhost, 127.0.0.1 and [::1]; on any other address that one and `host`. A server
-    that listens on all addresses (0.0.0.0 or ::) answers to localhost, to this machine's name and to every numeric
-    address: a browser cannot be made to take the page of a stranger for a numeric address of this machine.
+    On a loopback address these are localhost, 127.0.0.1 and [::1]; on any other address, the address and `host`. A
+    server that listens on all addresses (0.0.0.0 or ::) answers to localhost, to this machine's name and to every
+    numeric address: a malicious page cannot pose as a numeric address of this machine.
     """
 
     def __init__(self, host: str, address: str, others: Iterable[str] = ()) -> None:
@@ -76,13 +76,13 @@ class Names:
 
 
 def _name(authority: str) -> str | None:
-    """The host of HOST or HOST:PORT; None for what is neither."""
+    """Return the host of HOST or HOST:PORT; None if the text is neither."""
     match = AUTHORITY.fullmatch(authority)
     return None if match is None else _plain(match[1])
 
 
 def _plain(name: str) -> str:
-    """A name or address in the one form in which names are compared."""
+    """Return a name or address in the normal form in which names are compared."""
     name = name.strip("[]").lower()
     try:
         return str(ipaddress.ip_address(name))
@@ -102,8 +102,10 @@ def _is_address(name: str) -> bool:
 
 
 def is_upload(path: object, folder: Path, suffixes: Iterable[str]) -> bool:
-    """Whether `path` is the absolute path of a regular file with one of these suffixes inside `folder`, links
-    resolved."""
+    """Return whether `path` is the absolute path of a regular file with one of these suffixes inside `folder`.
+
+    Links are resolved first.
+    """
     if not isinstance(path, str) or "\0" in path or not os.path.isabs(path):
         return False
     try:
@@ -116,18 +118,20 @@ def is_upload(path: object, folder: Path, suffixes: Iterable[str]) -> bool:
 
 
 def foreign_files(body: object, folder: Path, suffixes: Iterable[str]) -> Iterator[object]:
-    """What a request names as files without their being uploads (`is_upload`): the "path" of every object in it, and
-    objects that are marked as files and have none."""
-    left = [body]
-    while left:
-        part = left.pop()
+    """Yield the files that a request names although they are not uploads (`is_upload`).
+
+    They are the "path" of every object in it, and None for objects that are marked as files and have no path.
+    """
+    remaining = [body]
+    while remaining:
+        part = remaining.pop()
         if isinstance(part, dict):
             marked = isinstance(part.get("meta"), dict)
             if ("path" in part or marked) and not is_upload(part.get("path"), folder, suffixes):
                 yield part.get("path")
-            left += part.values()
+            remaining += part.values()
         elif isinstance(part, list):
-            left += part
+            remaining += part
 
 
 # -- the guard -----------------------------------------------------------------------------------------------------
@@ -136,9 +140,9 @@ def foreign_files(body: object, folder: Path, suffixes: Iterable[str]) -> Iterat
 def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], max_upload: int) -> App:
     """Return `app` behind the rules of this module.
 
-    Refused are: 403 other names and origins, and files that are not uploads; 405 other methods and actions; 411 and 413
-    uploads without a length or of over `max_upload` bytes; 413 and 400 other bodies that are too large or not JSON.
-    What is passed on is the JSON that was checked, written anew: no two readings of it can differ.
+    It refuses other names and origins, and files that are not uploads (403); other methods and actions (405); uploads
+    without a length (411) or of more than `max_upload` bytes (413); other bodies that are too large (413) or not JSON
+    (400). The application gets the checked JSON written again, so that it cannot be parsed in another way.
     """
     suffixes = frozenset(suffixes)
 
@@ -161,34 +165,34 @@ def guard(app: App, names: Names, folder: Path, suffixes: Iterable[str], max_upl
 
 
 def _refused(scope: Message, names: Names, max_upload: int) -> tuple[int, str] | None:
-    """Status and reason for which a request is refused by its head alone."""
+    """Return the status and reason for which a request is refused by its headers, or None."""
     hosts, origins, lengths = (
         [value.decode("latin-1").strip() for name, value in scope["headers"] if name.lower() == wanted]
         for wanted in (b"host", b"origin", b"content-length")
     )
     if len(hosts) != 1 or not names.takes_host(hosts[0]):
-        return 403, "this server is not known by that name; bigbigan serve --host takes further names"
+        return 403, "this server does not have that name; bigbigan serve --host adds names"
     if not all(names.takes_origin(origin, hosts[0]) for origin in origins):
-        return 403, "a page of another site may not ask this server"
+        return 403, "requests from pages of other sites are refused"
     path = scope["path"].rstrip("/")
     if scope["method"] not in ("GET", "HEAD", "POST") or (scope["method"] == "POST" and path not in POSTS):
-        return 405, "not used by this page"
+        return 405, "this page makes no such requests"
     if scope["method"] == "POST" and path == UPLOAD:
         if len(lengths) != 1 or not lengths[0].isdecimal():
-            return 411, "an upload must say its length"
+            return 411, "an upload needs a Content-Length"
         if int(lengths[0]) > max_upload:
-            return 413, f"an upload may have {max_upload / 2**20:g} MiB"
+            return 413, f"uploads are limited to {max_upload / 2**20:g} MiB"
     return None
 
 
 async def _checked_body(
     scope: Message, receive: Any, folder: Path, suffixes: frozenset[str]
 ) -> tuple[tuple[int, str] | None, Message, Any]:
-    """(why the body is refused or None, the scope and the `receive` to go on with)."""
+    """Return why the body is refused, or None; and the scope and the `receive` for the application."""
     body = b""
     while True:
         message = await receive()
-        if message["type"] != "http.request":  # the visitor left
+        if message["type"] != "http.request":  # the client disconnected
             return (400, "no body"), scope, receive
         body += message.get("body", b"")
         if len(body) > MAX_JSON:
@@ -200,7 +204,7 @@ async def _checked_body(
     except (ValueError, RecursionError):
         return (400, "not JSON"), scope, receive
     if any(True for _ in foreign_files(content, folder, suffixes)):
-        return (403, "a request may name only files that were uploaded here"), scope, receive
+        return (403, "a request may only name files that were uploaded here"), scope, receive
     clean = json.dumps(content).encode()
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in (b"content-length",)]
     sent = False

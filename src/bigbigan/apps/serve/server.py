@@ -22,9 +22,9 @@ from bigbigan.training.signals import Stop
 
 __all__ = ["VISITORS", "serve"]
 
-VISITORS = 64  # whose chosen images are kept; gradio keeps about 100 kB of each, and by default of 10,000
-GRACE = 5  # seconds that requests may take when the server is ended
-# Whatever gradio's pages contain, a browser sends requests to this server alone.
+VISITORS = 64  # how many visitors' images are kept: about 100 kB each in gradio, whose default is 10,000 visitors
+GRACE = 5  # seconds that requests may take when the server ends
+# Whatever gradio's pages contain, a browser sends requests only to this server.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'self'"
 
 
@@ -53,7 +53,7 @@ def serve(
     """
     with _bound(host, port) as listener, TemporaryDirectory(prefix="bigbigan-") as folder:
         if not _is_loopback(host):
-            warnings.warn(f"--host {host}: whoever reaches it can use the page, without a password", stacklevel=2)
+            warnings.warn(f"--host {host}: anyone who can reach it can use the page, without a password", stacklevel=2)
         address, bound_port = listener.getsockname()[:2]
         allowed = Names(host, address, names)
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}  # read on import
@@ -64,7 +64,7 @@ def serve(
         except ImportError:
             raise UserError("serve needs gradio: pip install 'bigbigan[serve]'") from None
         bench = Bench(run, data, labels, progress=True)
-        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none that are fetched
+        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no web fonts
         blocks = page(bench)
         blocks.state_session_capacity = VISITORS
         app = gr.mount_gradio_app(
@@ -80,7 +80,7 @@ def serve(
         print(f"http://{f'[{address}]' if ':' in address else address}:{bound_port}  (Ctrl-C ends it)", flush=True)
         ended = _run_until_signal(server, listener)
     if not ended:  # a thread that never returns keeps the interpreter from ending
-        print("bigbigan: a request did not end; it was abandoned", file=sys.stderr, flush=True)
+        print("bigbigan: a request did not finish and was abandoned", file=sys.stderr, flush=True)
         os._exit(0)
 
 
@@ -122,7 +122,8 @@ def _bound(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
     except OSError as error:
-        raise UserError(f"--host {host}: {error.strerror}; expected an address of this machine: 127.0.0.1") from None
+        message = f"--host {host}: {error.strerror}; expected an address of this machine, such as 127.0.0.1"
+        raise UserError(message) from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)

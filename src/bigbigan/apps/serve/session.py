@@ -30,7 +30,7 @@ __all__ = ["LIMITS", "MAX_INTERPOLATION", "MAX_SAMPLES", "MAX_STEPS", "NEIGHBOUR
 
 LIMITS = DecodeLimits(max_bytes=16 * 2**20)  # of an uploaded image
 SIDE = 192  # minimum side of an image on the page, in pixels
-EXAMPLES = 12  # images to choose from
+EXAMPLES = 12  # example images on the page
 NEIGHBOURS = 8
 MAX_SAMPLES, MAX_STEPS, MAX_INTERPOLATION = 100, 1_000, 16  # of one request
 

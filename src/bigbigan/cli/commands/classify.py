@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scratch", action="store_true", help="compare with the same network trained on the labels alone"
     )
     parser.add_argument(
-        "--draws", type=int, default=5, metavar="K", help="of labelled images to measure over (default 5)"
+        "--trials", type=int, default=5, metavar="K", help="measure K times, with other labelled images (default 5)"
     )
     parser.add_argument("--raw-cells", **RAW_CELLS)
     parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
     if options.label_fraction is not None and not 0 < options.label_fraction <= 1:
         raise UserError(f"--label-fraction {options.label_fraction}: expected a number above 0 and up to 1")
-    if options.draws < 1:
-        raise UserError(f"--draws {options.draws}: expected at least 1")
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: expected at least 1")
     from bigbigan.apps.classify import Labels, classify
     from bigbigan.evaluation.records import append_results, results_table
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         labels_file=options.labels,
         finetune=options.finetune,
         scratch=options.scratch,
-        draws=options.draws,
+        trials=options.trials,
         progress=not options.quiet,
         raw_cells=options.raw_cells,
     )

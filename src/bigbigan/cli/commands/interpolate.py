@@ -22,10 +22,10 @@ def run(options: argparse.Namespace) -> None:
     check_picture(options)
     if options.latents and options.data:
         raise UserError(f"--data {options.data}: walks between latents need no images; leave out --data or --latents")
-    from bigbigan.apps.visualize import interpolations, latent_walks
+    from bigbigan.apps.visualize import interpolations, latent_interpolations
 
     if options.latents:
-        picture = latent_walks(options.run, options.count, options.steps, options.seed)
+        picture = latent_interpolations(options.run, options.count, options.steps, options.seed)
     else:
         picture = interpolations(options.run, options.data, options.count, options.steps, options.labels)
     save_picture(picture, options)
