@@ -171,8 +171,10 @@ def k_means(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """How well clusters [N] agree with classes [N]: normalised mutual information (arithmetic mean; 0 to 1), and
-    purity, the share, in percent, of images whose class is the commonest of their cluster.
+    """Compare clusters [N] with classes [N].
+
+    Returns normalised mutual information (arithmetic mean; 0 to 1), and purity: the percentage of images whose class is
+    the most frequent one of their cluster.
     """
     table = contingency_matrix(truth, found)
     return float(normalized_mutual_info_score(truth, found)), float(100 * table.max(0).sum() / table.sum())

@@ -84,7 +84,10 @@ def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
 
 @contextmanager
 def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
-    """The number of rows is known at the end, so each array grows in a file of its own, which is then copied."""
+    """Write an npz file.
+
+    The number of rows is only known at the end, so each array grows in a file of its own, which is then copied.
+    """
     texts: dict[str, list[str]] = {"filename": [], "split": [], "class": []}
     arrays: dict[str, RowsOnDisk] = {}
     with ExitStack() as stack:
@@ -183,7 +186,7 @@ def _parquet(path: Path, raw_cells: bool) -> Iterator[Write]:
 
 
 def _columns(rows: Rows) -> dict[str, np.ndarray]:
-    """A column for each number of the features, by its name."""
+    """Return a column for each number of the features, by name."""
     columns: dict[str, np.ndarray] = {}
     for name, values in rows.features.items():
         if values.ndim == 1:

@@ -35,8 +35,7 @@ class RowsOnDisk:
         self.file.write(np.ascontiguousarray(rows).data)
 
     def array(self) -> np.ndarray:
-        """The array so far: pages of the file, which the system reads and drops as it sees fit. Changes to it change
-        the file."""
+        """Return the rows so far, as a memory map of the file: changes to the array change the file."""
         self.file.flush()
         return np.memmap(self.file, self.dtype, "r+", shape=self.shape)
 
