@@ -5,6 +5,7 @@ splits            training and test images          features          features o
 probes/           logistic regression, linear heads, nearest neighbours, accuracy of pretext tasks
 image_quality/    FID, KID, Inception Score, precision and recall, and their feature extractors
 runner            measures a target on a data set   early_stopping    measures the validation metric during training
+context           what its parts share             feature_probes    all probes of one encoder's features
 records           result lines                      published_tables  published tables, with our results
 budgets           images seen and updates of E, for Table 2
 """

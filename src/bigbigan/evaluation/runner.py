@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from bigbigan.data import Source
-from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.context import Evaluation, classes_of
+from bigbigan.evaluation.feature_probes import measure_features
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors
 from bigbigan.evaluation.image_quality.sampling import measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
-from bigbigan.evaluation.probes.knn import bigan_references, knn, knn_accuracies
-from bigbigan.evaluation.probes.linear_heads import (
-    BATCH,
-    PROTOCOLS,
-    TABLE1_RATE,
-    TABLE2_RATES,
-    FeatureBatches,
-    cached_batches,
-    live_batches,
-    top_accuracy,
-    train_heads,
-)
-from bigbigan.evaluation.probes.logistic import (
-    class_scores,
-    few_label_trials,
-    fit_few,
-    fit_linear,
-    mean_over_trials,
-    scores,
-)
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
-from bigbigan.evaluation.splits import Images, Split, load_images, stored_for_crops, subsample, train_val
+from bigbigan.evaluation.splits import subsample
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
@@ -51,92 +26,7 @@ from bigbigan.progress import Bar
 __all__ = ["evaluate"]
 
 
-# The parts that evaluation_seconds reports, by kind of metric.
-PARTS = {
-    "linear": "logistic regression",
-    "few_linear": "few labels",
-    "few_knn": "few labels",
-    "heads": "linear heads",
-    "knn": "nearest neighbours",
-    "quality": "image quality",
-    "reconstruction": "image quality",
-    "task": "tasks",
-}
-NAMES: dict[Subject, str] = {
-    "pixels": "pixels",
-    "untrained": "untrained encoder",
-    "trained": "trained encoder",
-    "external": "this encoder",
-}
 IMAGE_KINDS = ("quality", "reconstruction")  # kinds of metrics that need no labels
-
-
-@dataclass
-class Evaluation:
-    """Hold a model under evaluation, its data, and the result lines so far."""
-
-    target: Target
-    source: Source
-    study: str
-    command: str
-    progress: bool
-    out: Path | None = None  # a folder to write to instead of the run's
-    protocol: dict[str, int] = field(default_factory=dict)  # of all measurements
-    lines: list[ResultLine] = field(default_factory=list)
-    bar: Bar = field(default_factory=lambda: Bar(disable=True))
-    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds, by part
-
-    @cached_property
-    def images(self) -> Images:
-        """The images in memory, read when they are first needed: image quality does not need them."""
-        start = time.perf_counter()
-        found = load_images(self.source, self.target.view, self.target.seed, progress=self.progress)
-        self.spent["reading"] += time.perf_counter() - start
-        return found
-
-    @property
-    def train(self) -> Split:
-        """The training images."""
-        return self.images.train
-
-    @property
-    def test(self) -> Split:
-        """The test images."""
-        return self.images.test
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there are labels of two classes or more to train on, and labels to test on."""
-        return classes_of(self.train) > 1 and self.test.labels is not None
-
-    def note(
-        self, start: float, subject: Subject, split: str, measured: dict[str, Measurement], n: int | None = None
-    ) -> None:
-        """Add result lines for measurements that took since `start`; "pixels" stands for whitened ones too."""
-        if not measured:
-            return
-        metrics = parse_metrics(measured)
-        self.spent[PARTS[metrics[0].kind]] += time.perf_counter() - start
-        by_subject = defaultdict[Subject, dict[str, Measurement]](dict)
-        for m in metrics:
-            by_subject["pca_pixels" if m.feature == "pca_pixels" else subject][m.name] = measured[m.name]
-        for of_subject, part in by_subject.items():
-            self.add(start, of_subject, split, part, n)
-
-    def add(
-        self, start: float, subject: Subject, split: str, measured: dict[str, Measurement], n: int | None = None
-    ) -> None:
-        """Add result lines of one subject."""
-        self.lines += self.target.result_lines(
-            {name: m._replace(protocol=(m.protocol or {}) | self.protocol) for name, m in measured.items()},
-            source=self.source,
-            split=split,
-            n=len(self.test) if n is None else n,
-            subject=subject,
-            start=start,
-            study=self.study,
-            command=self.command,
-        )
 
 
 def evaluate(
@@ -195,7 +85,7 @@ def evaluate(
     bar = e.bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True)
     for subject, part in parts:
         if part:
-            _measure_features(e, subject, part)
+            measure_features(e, subject, part)
         bar.update()
     if images:
         _measure_images(e, images)
@@ -210,11 +100,6 @@ def evaluate(
     if (folder := out or target.run) is not None:
         append_results(folder / "results.jsonl", e.lines)
     return e.lines
-
-
-def classes_of(split: Split) -> int:
-    """Return how many classes the labels have."""
-    return 0 if split.labels is None else len(np.unique(split.labels))
 
 
 def _subjects(metric: Metric, target: Target) -> tuple[Subject, ...]:
@@ -278,126 +163,6 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
             "train one: bigbigan feature-network mnist-cnn --data SOURCE"
         )
     return able
-
-
-def _measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> None:
-    """Measure one encoder, or pixels: every kind of probe for all its features."""
-    train, test, device = e.train, e.test, e.target.device
-    assert train.labels is not None
-    assert test.labels is not None
-    y, truth = train.labels, test.labels
-    few = few_label_trials(y, 10)
-    if all(m.kind.startswith("few_") for m in metrics):  # no other image is needed
-        used = np.unique(np.concatenate(few))
-        train, y, few = train.pick(used, train.name), y[used], [np.searchsorted(used, picks) for picks in few]
-    names = list(dict.fromkeys(m.feature for m in metrics))
-    if subject == "pixels":
-        encoder = None
-    elif names == ["discriminator"]:
-        encoder = e.target.discriminator(subject, e.images.training_pixels)
-    else:
-        encoder = e.target.encoder(subject, e.images.training_pixels)
-    described = NAMES[subject]
-    e.bar.part(f"features, {described}")
-    start = time.perf_counter()
-    pca = pca_pixels(e.images.training_pixels) if "pca_pixels" in names else None
-
-    def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
-        if encoder is None:
-            known: dict[str, Callable[..., np.ndarray]] = {"pixels": pixel_features}
-            if pca is not None:
-                known["pca_pixels"] = pca
-            return {name: known[name](split.pixels, mirrored) for name in names}
-        with unchanged(encoder):
-            return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
-
-    known, new = features(train), features(test)
-    e.spent["features"] += time.perf_counter() - start
-    for name in names:
-        e.bar.part(f"logistic regression on {name}, {described}")
-        start = time.perf_counter()
-        x = known[name]
-        of_feature = [m for m in metrics if m.feature == name]
-        if linear := [m for m in of_feature if m.kind == "linear"]:
-            values = scores(class_scores(fit_linear(x, y, e.target.seed, train.groups), new[name]), truth)
-            e.note(start, subject, test.name, {m.name: Measurement(values[m.score]) for m in linear})
-            start = time.perf_counter()
-        trials = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few]
-        if few_linear := [m for m in of_feature if m.kind == "few_linear"]:
-            each = [scores(class_scores(fit_few(*trial), new[name]), truth) for trial in trials]
-            measured = {m.name: mean_over_trials([values[m.score] for values in each]) for m in few_linear}
-            e.note(start, subject, test.name, measured)
-            start = time.perf_counter()
-        for m in (m for m in of_feature if m.kind == "few_knn"):
-            accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
-            e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
-            start = time.perf_counter()
-        if neighbours := [m for m in of_feature if m.kind == "knn"]:
-            e.bar.part(f"nearest neighbours by {name}, {described}")
-        for euclidean in (False, True):
-            if names_by_vote := {
-                (m.k, m.distance): m.name for m in neighbours if (m.distance == "euclidean") == euclidean
-            }:
-                references, classes = bigan_references(x, y) if euclidean else (x, y)
-                found = knn_accuracies(references, classes, new[name], truth, names_by_vote, device)
-                protocol = {"references": len(references)}
-                protocol |= {"train_images": len(y)} if len(references) < len(y) else {}
-                measured = {names_by_vote[key]: Measurement(value, protocol=protocol) for key, value in found.items()}
-                e.note(start, subject, test.name, measured)
-                start = time.perf_counter()
-    # Longest first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
-    for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
-        heads = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
-        _measure_heads(e, encoder, subject, steps, heads, known, new, features)
-
-
-def _measure_heads(
-    e: Evaluation,
-    encoder: nn.Module | None,
-    subject: Subject,
-    steps: int,
-    metrics: list[Metric],
-    known: dict[str, np.ndarray],
-    new: dict[str, np.ndarray],
-    features: Callable[..., dict[str, np.ndarray]],
-) -> None:
-    """Train the paper's linear classifiers, for all rates and features together, without the images of train_val."""
-    train, test, device = e.train, e.test, e.target.device
-    assert train.labels is not None
-    assert test.labels is not None
-    e.bar.part(f"linear heads, {NAMES[subject]}")
-    start = time.perf_counter()
-    names = list(dict.fromkeys(m.feature for m in metrics))
-    held_out = train_val(len(train), e.target.run, train.groups, e.out)
-    kept = np.setdiff1d(np.arange(len(train)), held_out)
-    augment, mirror = e.target.view.augment, e.target.mirrors(e.source)
-    batches: FeatureBatches
-    if augment.endswith("_crop") and encoder is not None:
-        stored, view = stored_for_crops(e.source, train, e.target.view), e.target.view
-        crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(kept), mirror=mirror)
-        batches = live_batches(encoder, names, crops, train.labels, device)
-    else:
-        views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
-        cached = [{name: view[name][kept] for name in names} for view in views]
-        batches = cached_batches(cached, train.labels[kept], e.target.seed, device)
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
-    rates = TABLE2_RATES if any(m.protocol != "table1" for m in metrics) else (TABLE1_RATE,)
-    sizes = {name: known[name].shape[1] for name in names}
-    heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
-    unseen = {name: known[name][held_out] for name in names}
-    y = train.labels[held_out]
-    validation = {top: top_accuracy(heads, unseen, y, top, device) for top in {1, *(m.top for m in metrics)}}
-    final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
-    validated, tested = {}, {}
-    for m in metrics:
-        if m.protocol == "table1":
-            accuracy = validation[m.top][m.feature, TABLE1_RATE]
-            validated[m.name] = Measurement(accuracy, protocol={"rate": TABLE1_RATE, "batch": BATCH})
-        else:
-            rate = max(rates, key=lambda r: validation[1][m.feature, r])
-            tested[m.name] = Measurement(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
-    e.note(start, subject, "train_val", validated, n=len(held_out))
-    e.note(start if not validated else time.perf_counter(), subject, test.name, tested)
 
 
 def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:

@@ -17,7 +17,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.sources import _mirrorable
 from bigbigan.errors import UserError
 from bigbigan.evaluation import early_stopping as along
-from bigbigan.evaluation import runner as evaluate
+from bigbigan.evaluation import feature_probes, runner
 from bigbigan.evaluation.image_quality import feature_networks as networks
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.records import chosen_settings
@@ -230,10 +230,12 @@ def run(request, tmp_path_factory):
 def test_linear_heads_see_what_training_saw(run, monkeypatch):
     (folder, mirror), asked = run, []
     monkeypatch.setitem(linear.PROTOCOLS, "table1", 5)
-    for module in (evaluate, along):
+    for module in (feature_probes, along):
         monkeypatch.setattr(module, "encoder_features", spied(module.encoder_features, asked))
-    monkeypatch.setattr(evaluate, "pixel_features", lambda pixels, mirrored=False: asked.append(mirrored) or pixels)
-    evaluate.evaluate(str(folder), None, ["top1_table1_avepool"], "", progress=False)
+    monkeypatch.setattr(
+        feature_probes, "pixel_features", lambda pixels, mirrored=False: asked.append(mirrored) or pixels
+    )
+    runner.evaluate(str(folder), None, ["top1_table1_avepool"], "", progress=False)
     assert asked.count(True) == (2 if mirror else 0)  # of the untrained and the trained encoder
     asked.clear()
     source, config = open_source(read_json(folder / "data.json")["spec"]), read_config(folder)

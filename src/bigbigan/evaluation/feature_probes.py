@@ -1,0 +1,159 @@
+"""Probe the features of one encoder, or pixels: every kind of probe that was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from bigbigan.data.batches import Batches
+from bigbigan.evaluation.context import NAMES, Evaluation
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.metric_names import Metric
+from bigbigan.evaluation.probes.knn import bigan_references, knn, knn_accuracies
+from bigbigan.evaluation.probes.linear_heads import (
+    BATCH,
+    PROTOCOLS,
+    TABLE1_RATE,
+    TABLE2_RATES,
+    FeatureBatches,
+    cached_batches,
+    live_batches,
+    top_accuracy,
+    train_heads,
+)
+from bigbigan.evaluation.probes.logistic import (
+    class_scores,
+    few_label_trials,
+    fit_few,
+    fit_linear,
+    mean_over_trials,
+    scores,
+)
+from bigbigan.evaluation.records import Measurement, Subject
+from bigbigan.evaluation.splits import Split, stored_for_crops, train_val
+
+__all__ = ["measure_features"]
+
+
+def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> None:
+    """Measure one encoder, or pixels: every kind of probe for all its features."""
+    train, test, device = e.train, e.test, e.target.device
+    assert train.labels is not None
+    assert test.labels is not None
+    y, truth = train.labels, test.labels
+    few = few_label_trials(y, 10)
+    if all(m.kind.startswith("few_") for m in metrics):  # no other image is needed
+        used = np.unique(np.concatenate(few))
+        train, y, few = train.pick(used, train.name), y[used], [np.searchsorted(used, picks) for picks in few]
+    names = list(dict.fromkeys(m.feature for m in metrics))
+    if subject == "pixels":
+        encoder = None
+    elif names == ["discriminator"]:
+        encoder = e.target.discriminator(subject, e.images.training_pixels)
+    else:
+        encoder = e.target.encoder(subject, e.images.training_pixels)
+    described = NAMES[subject]
+    e.bar.part(f"features, {described}")
+    start = time.perf_counter()
+    pca = pca_pixels(e.images.training_pixels) if "pca_pixels" in names else None
+
+    def features(split: Split, mirrored: bool = False) -> dict[str, np.ndarray]:
+        if encoder is None:
+            known: dict[str, Callable[..., np.ndarray]] = {"pixels": pixel_features}
+            if pca is not None:
+                known["pca_pixels"] = pca
+            return {name: known[name](split.pixels, mirrored) for name in names}
+        with unchanged(encoder):
+            return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
+
+    known, new = features(train), features(test)
+    e.spent["features"] += time.perf_counter() - start
+    for name in names:
+        e.bar.part(f"logistic regression on {name}, {described}")
+        start = time.perf_counter()
+        x = known[name]
+        of_feature = [m for m in metrics if m.feature == name]
+        if linear := [m for m in of_feature if m.kind == "linear"]:
+            values = scores(class_scores(fit_linear(x, y, e.target.seed, train.groups), new[name]), truth)
+            e.note(start, subject, test.name, {m.name: Measurement(values[m.score]) for m in linear})
+            start = time.perf_counter()
+        trials = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few]
+        if few_linear := [m for m in of_feature if m.kind == "few_linear"]:
+            each = [scores(class_scores(fit_few(*trial), new[name]), truth) for trial in trials]
+            measured = {m.name: mean_over_trials([values[m.score] for values in each]) for m in few_linear}
+            e.note(start, subject, test.name, measured)
+            start = time.perf_counter()
+        for m in (m for m in of_feature if m.kind == "few_knn"):
+            accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
+            e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
+            start = time.perf_counter()
+        if neighbours := [m for m in of_feature if m.kind == "knn"]:
+            e.bar.part(f"nearest neighbours by {name}, {described}")
+        for euclidean in (False, True):
+            if names_by_vote := {
+                (m.k, m.distance): m.name for m in neighbours if (m.distance == "euclidean") == euclidean
+            }:
+                references, classes = bigan_references(x, y) if euclidean else (x, y)
+                found = knn_accuracies(references, classes, new[name], truth, names_by_vote, device)
+                protocol = {"references": len(references)}
+                protocol |= {"train_images": len(y)} if len(references) < len(y) else {}
+                measured = {names_by_vote[key]: Measurement(value, protocol=protocol) for key, value in found.items()}
+                e.note(start, subject, test.name, measured)
+                start = time.perf_counter()
+    # Longest first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
+    for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
+        heads = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
+        _measure_heads(e, encoder, subject, steps, heads, known, new, features)
+
+
+def _measure_heads(
+    e: Evaluation,
+    encoder: nn.Module | None,
+    subject: Subject,
+    steps: int,
+    metrics: list[Metric],
+    known: dict[str, np.ndarray],
+    new: dict[str, np.ndarray],
+    features: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    """Train the paper's linear classifiers, for all rates and features together, without the images of train_val."""
+    train, test, device = e.train, e.test, e.target.device
+    assert train.labels is not None
+    assert test.labels is not None
+    e.bar.part(f"linear heads, {NAMES[subject]}")
+    start = time.perf_counter()
+    names = list(dict.fromkeys(m.feature for m in metrics))
+    held_out = train_val(len(train), e.target.run, train.groups, e.out)
+    kept = np.setdiff1d(np.arange(len(train)), held_out)
+    augment, mirror = e.target.view.augment, e.target.mirrors(e.source)
+    batches: FeatureBatches
+    if augment.endswith("_crop") and encoder is not None:
+        stored, view = stored_for_crops(e.source, train, e.target.view), e.target.view
+        crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(kept), mirror=mirror)
+        batches = live_batches(encoder, names, crops, train.labels, device)
+    else:
+        views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
+        cached = [{name: view[name][kept] for name in names} for view in views]
+        batches = cached_batches(cached, train.labels[kept], e.target.seed, device)
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    rates = TABLE2_RATES if any(m.protocol != "table1" for m in metrics) else (TABLE1_RATE,)
+    sizes = {name: known[name].shape[1] for name in names}
+    heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
+    unseen = {name: known[name][held_out] for name in names}
+    y = train.labels[held_out]
+    validation = {top: top_accuracy(heads, unseen, y, top, device) for top in {1, *(m.top for m in metrics)}}
+    final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
+    validated, tested = {}, {}
+    for m in metrics:
+        if m.protocol == "table1":
+            accuracy = validation[m.top][m.feature, TABLE1_RATE]
+            validated[m.name] = Measurement(accuracy, protocol={"rate": TABLE1_RATE, "batch": BATCH})
+        else:
+            rate = max(rates, key=lambda r: validation[1][m.feature, r])
+            tested[m.name] = Measurement(final[m.top][m.feature, rate], protocol={"rate": rate, "batch": BATCH})
+    e.note(start, subject, "train_val", validated, n=len(held_out))
+    e.note(start if not validated else time.perf_counter(), subject, test.name, tested)
