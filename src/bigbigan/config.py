@@ -543,7 +543,7 @@ class Config:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def save(self, path: Path) -> None:
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), stamp=True)
 
 
 _USUAL: dict[str, Any] = Config().to_dict()

@@ -3,6 +3,9 @@
 Writing: a temporary file beside the target, forced to disk, renamed; removed on any error. A full disk, a missing
 permission and the like become one line that names the folder. Reading: JSON and safetensors become typed values of a
 bounded size, or one line that names the file. Nothing that is read here can execute code.
+
+JSON objects that others rely on carry a checksum of their content, "crc32". Reading takes it out, and warns if the
+content is not what was written: a bit of the disk has flipped, or somebody edited the file.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import shutil
 import stat
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -38,7 +42,10 @@ __all__ = [
     "read_json",
     "read_lines",
     "regular_bytes",
+    "stamped",
     "sync",
+    "unstamped",
+    "warn_of_change",
     "warn_of_damage",
     "write_error",
     "write_json",
@@ -53,6 +60,7 @@ TEMPORARY = ".writing-"  # how the names of temporary files begin
 STALE = 3600  # seconds since its last change, after which a temporary file is one that a killed process left
 MOST_JSON = 2**28  # bytes of a JSON file
 MOST_LINES = 2**30  # bytes of a file of JSON lines
+STAMP = "crc32"  # the key of the checksum of an object
 
 
 # -- writing ------------------------------------------------------------------------------------------------------
@@ -127,15 +135,16 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON; see `writing`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Any, stamp: bool = False) -> None:
+    """Write JSON; see `writing`. `stamp` adds a checksum to an object, see `stamped`."""
+    write_text(path, json.dumps(stamped(content) if stamp else content, indent=2) + "\n")
 
 
-def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool = True, stamp: bool = False) -> None:
     """Add JSON objects to a file, one a line, in one write. A last line that was cut off is ended first; what is
-    written of the new lines when the disk is full is taken back. Errors as in `writing`."""
-    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    written of the new lines when the disk is full is taken back. `stamp` adds a checksum to each, see `stamped`. Errors
+    as in `writing`."""
+    data = "".join(json.dumps(stamped(line) if stamp else line) + "\n" for line in lines).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
@@ -155,6 +164,25 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool =
                 raise
     except OSError as error:
         raise write_error(error, path) or error from error
+
+
+def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the checksum of its content, by which `unstamped` knows whether it has changed."""
+    as_read = json.loads(json.dumps(content))  # keys that are numbers become text, tuples lists
+    return {**content, STAMP: _checksum(as_read)}
+
+
+def unstamped(content: Any) -> tuple[Any, bool]:
+    """Return (what was parsed from JSON, without the checksum of an object; whether the object has changed since it was
+    `stamped`). Without a checksum nothing is known to have changed."""
+    if not isinstance(content, dict) or STAMP not in content:
+        return content, False
+    rest = {key: value for key, value in content.items() if key != STAMP}
+    return rest, content[STAMP] != _checksum(rest)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def _ends_a_line(path: Path, size: int) -> bool:
@@ -222,14 +250,19 @@ def _remove_stale(path: Path) -> None:
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path, form: Any = Any) -> Any:
-    """The content of a JSON file that has this form; see `checked`.
+def read_json(path: Path, form: Any = Any, warn: bool = True) -> Any:
+    """The content of a JSON file that has this form; see `checked`. Warns if an object has changed since it was written
+    with a checksum, unless told not to.
 
     Raises:
         UserError: it is missing, too large, not JSON, or of another form.
     """
     try:
-        return checked(parse_json(regular_bytes(path, MOST_JSON)), form)
+        content, changed = unstamped(parse_json(regular_bytes(path, MOST_JSON)))
+        content = checked(content, form)
+        if changed and warn:
+            warn_of_change(path)
+        return content
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
     except json.JSONDecodeError as error:
@@ -242,7 +275,8 @@ def read_json(path: Path, form: Any = Any) -> Any:
 
 def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], list[int]]:
     """(the objects of a file of JSON lines that have this form, the numbers of the lines that are damaged or have
-    another form). Both are empty where there is no file.
+    another form). Both are empty where there is no file. Warns of lines that have changed since they were written with
+    a checksum; they are among the objects.
 
     Raises:
         UserError: it cannot be read, or is larger than 1 GiB.
@@ -255,22 +289,38 @@ def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], list[int]]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from None
-    lines, damaged = [], []
+    lines, damaged, changed = [], [], []
     for number, text in enumerate(data.split(b"\n"), 1):
         if text.strip():
             try:
-                lines.append(checked(parse_json(text), form))
+                line, other = unstamped(parse_json(text))
+                lines.append(checked(line, form))
+                changed += [number] * other
             except ValueError:
                 damaged.append(number)
+    if changed:
+        warn_of_change(f"{path}: {_numbered(changed)}")
     return lines, damaged
 
 
 def warn_of_damage(path: Path, damaged: list[int]) -> None:
     """Say which lines `read_lines` left out."""
     if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5:,} more" if len(damaged) > 5 else "")
-        lines = "lines" if len(damaged) > 1 else "line"
-        warnings.warn(f"{path}: {lines} {shown} cannot be read: left out", stacklevel=3)
+        warnings.warn(f"{path}: {_numbered(damaged)} cannot be read: left out", stacklevel=3)
+
+
+def warn_of_change(what: object) -> None:
+    """Warn that the content of a file, or lines of it, is not what was written with a checksum."""
+    warnings.warn(
+        f"{what}: changed since it was written, what it says may be wrong; restore it from a copy (or, if the change "
+        f'was meant, take "{STAMP}" out)',
+        stacklevel=3,
+    )
+
+
+def _numbered(lines: list[int]) -> str:
+    shown = ", ".join(map(str, lines[:5])) + (f" and {len(lines) - 5:,} more" if len(lines) > 5 else "")
+    return f"{'lines' if len(lines) > 1 else 'line'} {shown}"
 
 
 def parse_json(text: bytes | str) -> Any:

@@ -114,7 +114,7 @@ class FileStore:
         """The bytes that identify image i; of one that lies elsewhere, its shard's checksum and its place there."""
         if self.elsewhere is None:
             return self.raw(i)
-        shard, *place = self.handles[i].tolist()
+        shard, *place = self.handles[i].tolist()[:3]
         return f"{self.elsewhere.digests[shard]} {place}".encode()
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Pixels: a split decoded once into memory, at the one size and number of channels a network takes."""
 
 import hashlib
+import warnings
 
 import numpy as np
 from torch import Tensor
@@ -87,6 +88,10 @@ def load_pixels(
             way = fit(array.shape, resolution, crop, pad)
             source.record(images.files[i], (*notes, _FITTED[way]) if way in _FITTED else notes)
     first = ", ".join(refused[:5])
+    if refused and len(refused) <= limit * n and len(refused) < n:
+        more = f" and {len(refused) - 5:,} more" if len(refused) > 5 else ""
+        what = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read: left out"
+        warnings.warn(f"{what}: {first}{more}", stacklevel=2)
     if len(refused) == n:
         raise UserError(f"none of the {n:,} images in '{images.name}' can be read: {first}")
     if len(refused) > limit * n:

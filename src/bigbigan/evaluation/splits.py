@@ -202,5 +202,5 @@ def train_val(
             if groups is None or not np.isin(np.delete(groups, before), groups[before]).any():
                 return before
     else:
-        write_json(path, {"seed": SEED, "of": count, "indices": held.tolist()})
+        write_json(path, {"seed": SEED, "of": count, "indices": held.tolist()}, stamp=True)
     return held

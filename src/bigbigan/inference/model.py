@@ -34,7 +34,7 @@ from bigbigan.models import FeatureEncoder, Networks, construct
 from bigbigan.models.batch_norm import batch_norms, standing_statistics
 from bigbigan.randomness import keyed_generator
 from bigbigan.training import checkpoint as ck
-from bigbigan.training.run_folder import CARD, read_config
+from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
 from bigbigan.training.tensors import check_tensors, read_tensors
 
 __all__ = ["EXPORTED", "Encoding", "Model", "Scores", "load"]
@@ -46,6 +46,7 @@ ABOUT = {  # what is read from model.json, see `bigbigan.io.checked`
     "step": int,
     "images_seen": int,
     "weights_sha256": str,
+    "config_sha256?": str,
     "networks?": [str],
     "data?": CARD,
     "origin?": str,
@@ -410,9 +411,12 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
     config = read_config(run)
 
     def read(chosen: ck.Checkpoint) -> Model:
+        info = chosen.info()
         stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
         named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
-        return Model(config, _filled(config, named, chosen.path), chosen.step, chosen.info()["images_seen"])
+        model = Model(config, _filled(config, named, chosen.path), chosen.step, info["images_seen"])
+        warn_of_other_settings(run, info.get("settings", {}), config)
+        return model
 
     model = ck.read_checkpoint(run, checkpoint, read)
     if model is None:
@@ -469,12 +473,12 @@ def _load_exported(folder: Path) -> Model:
     if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
         raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
     about = read_json(folder / EXPORTED, ABOUT)
-    config = config_from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    config = config_from_dict(read_json(folder / "config.json", warn=False), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     try:
-        with open_regular(weights) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != about["weights_sha256"]:
-                raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
+        if _sha256(weights) != about["weights_sha256"]:
+            raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
+        changed = about.get("config_sha256") not in (None, _sha256(folder / "config.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a whole exported model ({type(error).__name__}: {error})") from None
     stored, _ = read_tensors(weights)
@@ -485,7 +489,15 @@ def _load_exported(folder: Path) -> Model:
         letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
         for letter in letters
     }
-    return Model(config, _filled(config, named, folder), about["step"], about["images_seen"])
+    model = Model(config, _filled(config, named, folder), about["step"], about["images_seen"])
+    if changed:
+        warnings.warn(f"{folder / 'config.json'} is not the file that was exported: fetch it again", stacklevel=3)
+    return model
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _filled(config: Config, weights: dict[str, dict[str, Tensor]], where: Path) -> Networks:

@@ -2,7 +2,7 @@
 
     model.safetensors   averaged G and E, and D, those there are, by name ("G.seed.weight", ...)
     config.json         the settings it was trained with
-    model.json          step, data set, which networks, and the SHA-256 of the weights
+    model.json          step, data set, which networks, and the SHA-256 of the weights and of the settings
     results.jsonl       its result lines, if it was evaluated
     encoder.onnx, generator.onnx    where asked for, see `bigbigan.integrations.onnx`
     README.md           the model card
@@ -28,7 +28,7 @@ from bigbigan.experiments import EXPERIMENTS
 from bigbigan.inference.model import ABOUT, EXPORTED, Model, load
 from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
-from bigbigan.io import read_json, write_json, write_text, writing_folder
+from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
 from bigbigan.training.run_folder import changed_settings, read_card
 from bigbigan.training.tensors import save_tensors
 
@@ -96,6 +96,7 @@ def write_folder(
     }
     with writing_folder(out) as aside:
         save_tensors(aside / "model.safetensors", weights, {"format": "pt"})
+        model.config.save(aside / "config.json")
         about = {
             "schema": SCHEMA,
             "experiment": model.config.experiment,
@@ -104,15 +105,17 @@ def write_folder(
             "data": data,
             "origin": origin,
             "networks": list(model.networks.present()),
-            "weights_sha256": hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest(),
+            **{
+                f"{name}_sha256": hashlib.sha256((aside / file).read_bytes()).hexdigest()
+                for name, file in (("weights", "model.safetensors"), ("config", "config.json"))
+            },
             "bigbigan": bigbigan.__version__,
         }
-        write_json(aside / EXPORTED, about)
-        model.config.save(aside / "config.json")
+        write_json(aside / EXPORTED, about, stamp=True)
         if onnx:
             write_onnx(model, aside)
         if lines:
-            write_text(aside / "results.jsonl", "".join(json.dumps(_without_places(x)) + "\n" for x in lines))
+            append_lines(aside / "results.jsonl", map(_without_places, lines), stamp=True)
         write_text(aside / "README.md", _model_card(model, about, lines, weights, onnx))
     return out
 

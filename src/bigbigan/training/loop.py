@@ -42,6 +42,7 @@ from bigbigan.training.run_folder import (
     open_for_training,
     read_card,
     read_config,
+    warn_of_other_settings,
     write_json,
 )
 from bigbigan.training.seal import key_file, seal
@@ -195,9 +196,10 @@ def _train(
             newest = ck.newest_checkpoint(run, set_aside=True)
             if newest is not None:
                 ck.load_state(state, newest)
+                warn_of_other_settings(run, newest.info().get("settings", {}), config)
                 if (run / "data.json").exists():
                     source.remember(read_card(run).get("skipped", []))
-            write_json(run / "data.json", card)
+            write_json(run / "data.json", card, stamp=True)
         distributed.share(state)
         steps = config.training.steps
         monitor = Monitor(run, state.step, steps, progress) if first else Silence()
@@ -471,7 +473,7 @@ def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
 
 
 def _save(state: TrainingState, run: Path, card: dict[str, Any]) -> None:
-    write_json(run / "data.json", card)  # streamed images are found unreadable along the way
+    write_json(run / "data.json", card, stamp=True)  # streamed images are found unreadable along the way
     info = {
         "experiment": state.config.experiment,
         "fingerprint": card["fingerprint"],
@@ -488,15 +490,22 @@ def _missed(watch: Validation, state: TrainingState, run: Path) -> bool:
 
 
 def _look(watch: Validation, state: TrainingState, monitor: Monitor, run: Path) -> None:
-    """Log what is watched, and note the step if it is the best so far."""
-    with distributed.busy(f"measuring {watch.metric.name}"):
+    """Log what is watched, and note the step if it is the best so far, of those whose checkpoint is kept."""
+    name = watch.metric.name
+    with distributed.busy(f"measuring {name}"):
         value = watch(state)
-    monitor.log(state.step, {watch.metric.name: value})
+    monitor.log(state.step, {name: value})
     best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
+    before: list[tuple[int, float]] = []
+    if best is None:  # the first of a run, or best.json is damaged
+        before = [(x["step"], x[name]) for x in read_metrics(run) if x["step"] in kept[:-1] and name in x]
+    elif best["step"] in kept and best["metric"] == name:
+        before = [(best["step"], best["value"])]
     sign = -1 if watch.less_is_better else 1
-    comparable = best is not None and best["step"] in kept and best["metric"] == watch.metric.name
-    if best is None or not comparable or sign * value > sign * best["value"]:
-        ck.save_best(run, state.step, watch.metric.name, value)
+    step, value = max([*before, (state.step, value)], key=lambda pair: sign * pair[1])  # of equals the first
+    found = {"step": step, "metric": name, "value": value}
+    if best != found:
+        ck.save_best(run, step, name, value)
 
 
 def _recorded_side(run: Path) -> int:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -53,6 +53,7 @@ __all__ = [
     "read_json",
     "source_and_labels",
     "source_of",
+    "warn_of_other_settings",
     "write_json",
 ]
 
@@ -86,10 +87,13 @@ def read_card(run: Path) -> dict[str, Any]:
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """The content of environment.json; empty where it is missing or damaged: nothing depends on it."""
+    """The content of environment.json; empty where it is missing or, with a warning, damaged."""
+    if not (run / "environment.json").exists():
+        return {}
     try:
         return read_json(run / "environment.json", ENVIRONMENT)
-    except UserError:
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
         return {}
 
 
@@ -101,7 +105,8 @@ def read_config(run: Path) -> Config:
     """
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
-    return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
+    # What is wrong with it comes first; that it has changed, when it has been used (`warn_of_other_settings`).
+    return config_from_dict(read_json(run / "config.json", warn=False), str(run / "config.json"))
 
 
 def source_of(run: Path) -> str:
@@ -259,8 +264,8 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
             _refuse_changes(read_config(run), config, run)
         elif any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
-        write_json(run / "config.json", config.to_dict())
-        write_json(run / "environment.json", environment() | {"earlier": _environments(run)})
+        config.save(run / "config.json")
+        write_json(run / "environment.json", environment() | {"earlier": _environments(run)}, stamp=True)
         try:
             (run / "samples").mkdir(exist_ok=True)
         except OSError as error:
@@ -275,18 +280,39 @@ def _environments(run: Path) -> list[dict[str, Any]]:
 
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
-    old, new = flat(before.to_dict()), flat(now.to_dict())
-    changed = [
+    if changed := _changes(before.to_dict(), now):
+        # "scale" first: forgotten, it changes most others
+        changed.sort(key=lambda text: not text.startswith("scale "))
+        raise UserError(f"{run} holds a run of other settings ({_some(changed)}); choose another --out")
+
+
+def _some(changes: list[str]) -> str:
+    return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+
+
+def _changes(before: Mapping[str, Any], now: Config) -> list[str]:
+    """What differs between the settings that a run had and those of now, but for what may: "NAME was A, now B"."""
+    old, new = flat(before), flat(now.to_dict())
+    return [
         f"{name} was {old.get(name)}, now {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
         and (not name.startswith(CHANGEABLE) or (name == "training.steps" and now.optimizer.lr_final < 1))
     ]
-    if changed:
-        # "scale" first: forgotten, it changes most others
-        changed.sort(key=lambda text: not text.startswith("scale "))
-        more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise UserError(f"{run} holds a run of other settings ({'; '.join(changed[:4])}{more}); choose another --out")
+
+
+def warn_of_other_settings(run: Path, trained_with: Mapping[str, Any], config: Config) -> None:
+    """Warn if config.json of a run, which says `config`, has changed since it was written, or is not what a checkpoint
+    was `trained_with`, but for what may change. A checkpoint of an older version has fewer settings."""
+    ours = flat(config.to_dict())
+    if changed := _changes(ours | {k: v for k, v in flat(trained_with).items() if k in ours}, config):
+        warnings.warn(
+            f"{run / 'config.json'} is not what the checkpoint was trained with ({_some(changed)}): what follows may "
+            "be wrong; restore it from a copy",
+            stacklevel=3,
+        )
+    else:
+        read_json(run / "config.json")  # warns
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
@@ -340,8 +366,9 @@ def commit() -> str:
         return ""
 
 
-class Stopped(Exception):
-    """A signal came before the first step: there is nothing to save."""
+class Stopped(BaseException):
+    """A signal came before the first step: there is nothing to save. Like KeyboardInterrupt it is no `Exception`, which
+    the decoding of images would take for a damaged image."""
 
 
 class Stop:

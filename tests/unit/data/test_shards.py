@@ -254,6 +254,51 @@ def test_a_shard_that_was_lost_or_cut_short_costs_its_images_and_no_others(photo
     assert len(kept) > 10
 
 
+def test_an_image_that_changed_in_its_shard_is_unreadable(photos, tmp_path):
+    write(photos, tmp_path / "out", count=10)
+    sound = open_source(str(tmp_path / "out")).splits["train"]
+    path, offset = tmp_path / "out" / "train" / "shard-000000.tar", int(sound.store.handles[0][1])
+    data = bytearray(path.read_bytes())
+    data[offset + 5] ^= 4
+    path.write_bytes(data)
+    source = open_source(str(tmp_path / "out"))
+    with pytest.warns(UserWarning, match=r"1 of the 30 images in 'train' cannot be read: left out: "):
+        load_pixels(source.splits["train"], 12, 3, source)
+    assert [reason for _, reason in source.skipped] == ["cannot be read (changed since it was written to the shard)"]
+
+
+def test_a_changed_label_of_an_index_is_told(photos, tmp_path):
+    write(photos, tmp_path / "out", count=10)
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    labels = index["splits"]["train"]["shards"][0]["labels"]
+    labels[0] = 1 - labels[0]
+    (tmp_path / "out" / "index.json").write_text(json.dumps(index))
+    with pytest.warns(UserWarning, match=r"index.json: changed since it was written"):
+        open_source(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut short"])
+def test_finished_work_that_was_damaged_is_told(photos, tmp_path, damage):
+    write(photos, tmp_path / "out", count=10)
+    shard = tmp_path / "out" / "train" / "shard-000001.tar"
+    os.truncate(shard, 9_000) if damage == "cut short" else shard.unlink()
+    with pytest.raises(UserError, match=r"shard-000001.tar is damaged or missing; remove .*out, and the same command"):
+        write(photos, tmp_path / "out", count=10)
+
+
+@pytest.mark.parametrize("name", ["progress.jsonl", ".progress.jsonl"])
+def test_notes_of_a_killed_process_stop_no_other(photos, tmp_path, name):
+    """It died between the index and the removal of its notes; or while it wrote its first note."""
+    write(photos, tmp_path / "whole", count=10)
+    if name == "progress.jsonl":
+        shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    else:
+        (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"size_mib"')
+    write(photos, tmp_path / "out", count=10)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 INDEXES = {
     "cut short": lambda text: text[:-40],
     "of another version": lambda text: text.replace("bigbigan shards 1", "bigbigan shards 2"),

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from bigbigan.data.readers.archives import list_tar
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.shards.remote import Elsewhere, read_location
 from bigbigan.errors import UserError
-from bigbigan.io import parse_json, write_text
+from bigbigan.io import parse_json, stamped, unstamped, warn_of_change, write_text
 from bigbigan.progress import Bar
 
 __all__ = [
@@ -68,6 +69,7 @@ class Shard:
     sizes: list[int] = field(default_factory=list)  # bytes
     labels: list[Any] = field(default_factory=list)  # a number, a name, or None
     positions: list[int] = field(default_factory=list)  # in the split that the shards were made of
+    crcs: list[int] = field(default_factory=list)  # CRC-32 of each image's bytes; empty where unknown
 
     def add(self, name: str, offset: int, size: int, label: Any, position: int) -> None:
         for column, value in zip(self.columns(), (name, offset, size, label, position), strict=True):
@@ -90,7 +92,7 @@ def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]
         }
         for split, shards in splits.items()
     }
-    write_text(path, json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
+    write_text(path, json.dumps(stamped({"format": _FORMAT, **about, "splits": counted})) + "\n")
 
 
 def is_index(folder: Path) -> bool:
@@ -109,11 +111,13 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
 
 def _parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
     try:
-        about = parse_json(text)
+        about, changed = unstamped(parse_json(text))
     except ValueError as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it anew: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise UserError(f"{where} is no index of shards that this version reads; write it anew: bigbigan data shard")
+    if changed:
+        warn_of_change(where)
     try:
         splits = {
             name: [_checked(Shard(**{k: v for k, v in s.items() if k != "images"}), name) for s in split["shards"]]
@@ -149,12 +153,13 @@ def _is_pair(said: Any) -> bool:
 
 def _checked(shard: Shard, split: str) -> Shard:
     """The shard, if it can be one."""
-    whole = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
+    whole = (shard.size, *shard.offsets, *shard.sizes, *shard.positions, *shard.crcs)
     if not (_FILE.fullmatch(shard.file) and shard.file.startswith(f"{split}/")):
         raise ValueError(f"file {shard.file!r}")
     if not all(type(n) is int and 0 <= n < 2**63 for n in whole) or not all(isinstance(n, str) for n in shard.names):
         raise ValueError(f"numbers or names of {shard.file}")
-    if len({len(column) for column in shard.columns()}) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+    lengths = {len(column) for column in (*shard.columns(), shard.crcs or shard.names)}
+    if len(lengths) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"columns of {shard.file}")
     return shard
 
@@ -406,22 +411,25 @@ def _splits(
     limits: DecodeLimits,
     in_source_order: bool = False,
 ) -> dict[str, ImageSet]:
-    """Image sets that share one store, whose handles are rows (shard, offset, size)."""
+    """Image sets that share one store, whose handles are rows (shard, offset, size, CRC-32 or -1)."""
     shards = [s for split in splits.values() for s in split]
 
     def read(handle: np.ndarray) -> bytes:
-        number, offset, size = handle.tolist()
+        number, offset, size, crc = handle.tolist()
         with open_shard(number) as file:
             file.seek(offset)
             data = file.read(min(size, limits.max_bytes + 1))
         if len(data) < min(size, limits.max_bytes + 1):
             raise OSError(errno.EIO, "shard cut short")
+        if crc >= 0 and size <= limits.max_bytes and zlib.crc32(data) != crc:
+            raise OSError(errno.EIO, "changed since it was written to the shard")
         return data
 
     numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
     offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
     names = [named(n) for s in shards for n in s.names]
-    handles = np.stack([numbers, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)], axis=1)
+    crcs = [n for s in shards for n in s.crcs or [-1] * len(s.names)]
+    handles = np.stack([numbers, *(np.array(column, dtype=np.int64) for column in (offsets, sizes, crcs))], axis=1)
     # Names do not say in which format an image is stored: the nameless are not compared with it.
     store = FileStore([""] * len(names), handles, read, limits)
     out, start = {}, 0

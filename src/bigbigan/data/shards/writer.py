@@ -1,6 +1,7 @@
 """Sharding: a source written as tar shards, for sets too large to be copied file by file or to lie on one disk.
 
-    DIR/index.json                  counts, classes, checksums; where each image lies; what could not be read
+    DIR/index.json                  counts, classes, checksums of shards and images; where each image lies; what could
+                                    not be read
     DIR/train/shard-000000.tar      members 00000042.jpg, the file as it was, and 00000042.cls, its class's number
 
 The images of a split are shuffled, always in the same way, so that any shard is a fair sample of it; KEY is an image's
@@ -13,6 +14,7 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +31,7 @@ from bigbigan.data.image_set import FileStore, ImageSet, Source, shown
 from bigbigan.data.shards.reader import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.data.streaming import order_by_shards
 from bigbigan.errors import RunError, UserError
-from bigbigan.io import checked, lock, read_lines
+from bigbigan.io import checked, lock, read_lines, stamped
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 
@@ -80,11 +82,17 @@ def write_shards(
         with _alone(out):
             if not (out / INDEX).exists():
                 _write_all(source, out, plan, progress)
+            for left in (PROGRESS, f".{PROGRESS}"):  # by a process that was killed
+                (out / left).unlink(missing_ok=True)
     except OSError as e:
         raise RunError(f"{e.filename or out}: {e.strerror}; complete shards are kept, the same command goes on") from e
     about, splits = read_index(out)
     if about.get("plan") != plan:
         raise UserError(f"--out {out} holds shards of other images or settings; choose another folder")
+    for shard in (shard for of in splits.values() for shard in of):
+        path = out / shard.file
+        if not path.is_file() or path.stat().st_size != shard.size:
+            raise UserError(f"{path} is damaged or missing; remove {out}, and the same command writes it anew")
     return {
         "splits": {
             split: {"images": sum(len(s.names) for s in of), "shards": len(of), "bytes": sum(s.size for s in of)}
@@ -122,7 +130,7 @@ def _make(out: Path) -> None:
         raise UserError(f"--out {out} is a file; expected a folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
     names = set(os.listdir(out))
-    if names and PROGRESS not in names and not is_index(out):
+    if names - {f".{PROGRESS}"} and PROGRESS not in names and not is_index(out):
         raise UserError(f"--out {out} is not empty and holds no shards; choose another folder")
 
 
@@ -149,11 +157,10 @@ def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) 
         "skipped": [s for lines in done.values() for line in lines for s in line["skipped"]],
     }
     write_index(out / INDEX, about, {split: [Shard(**line["shard"]) for line in of] for split, of in done.items()})
-    os.unlink(out / PROGRESS)
 
 
 def _note(notes: IO[str], line: dict[str, Any]) -> None:
-    notes.write(json.dumps(line) + "\n")
+    notes.write(json.dumps(stamped(line)) + "\n")
     notes.flush()
     os.fsync(notes.fileno())
 
@@ -211,6 +218,7 @@ def _write_split(
                 tar, number = _Tar(out, f"{split}/shard-{number:06d}.tar"), number + 1
             offset = tar.add(members)
             tar.shard.add(file, offset, len(data), label, i)
+            tar.shard.crcs.append(zlib.crc32(data))
         if tar:
             yield {"split": split, "shard": tar.finish(), "next": len(order), "skipped": skipped}
         elif not done and not number:
