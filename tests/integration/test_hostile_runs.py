@@ -107,6 +107,24 @@ def test_weights_that_do_not_fit_are_refused(kind, run, made):
         resume(run, made[1])
 
 
+def test_networks_that_have_diverged_end_each_verb_in_one_line(run, tmp_path, capsys):
+    """Their weights are finite; what they give is not."""
+    change_tensors(run, lambda t: {k: v * 1e30 if v.is_floating_point() and v.ndim > 1 else v for k, v in t.items()})
+    outputs = {"generate": "g.png", "encode": "f.npz", "reconstruct": "r.png", "interpolate": "i.png"}
+    outputs |= {"neighbours": "n.png", "cluster": "c.csv", "classify": "p.csv"}
+    for verb, out in outputs.items():
+        more = {"classify": ["--labels-per-class", "2", "--quiet"], "cluster": ["--clusters", "2"]}.get(verb, [])
+        assert main([verb, str(run), "--out", str(tmp_path / out), *more]) == 2, verb
+        said = [line for line in capsys.readouterr().err.splitlines() if "warning: " not in line]
+        assert len(said) == 1, said
+        assert "not finite" in said[0]
+        assert not (tmp_path / out).exists()
+    model = load(run)
+    for call in (lambda: model.generate(2), lambda: model.encode(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))):
+        with pytest.raises(UserError, match="not finite: it has diverged"):
+            call()
+
+
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq", "step"])
 def test_moments_that_do_not_fit_are_refused(key, run, made):
     for change, said in (

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
+from bigbigan.errors import UserError
 from bigbigan.image import to_float
 from bigbigan.models.batch_norm import standing_statistics
 from bigbigan.randomness import keyed_generator
 
 __all__ = [
     "PCAPixels",
+    "check_finite",
     "digest",
     "encoder_features",
     "fill_statistics",
@@ -46,14 +48,30 @@ def encoder_features(
     batch_size: int = 500,
     mirrored: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Features by name of uint8 images [N, C, R, R], or of their mirror images; each float32 [N, d]. See `outputs`."""
+    """Features by name of uint8 images [N, C, R, R], or of their mirror images; each float32 [N, d]. See `outputs`.
+
+    Raises:
+        UserError: features that are not finite.
+    """
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     for chunk in torch.from_numpy(pixels).split(batch_size):
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
         for name, value in outputs(encoder, x.flip(3) if mirrored else x, names).items():
             parts.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+    found = {name: torch.cat(values).numpy() for name, values in parts.items()}
+    for values in found.values():
+        check_finite(values)
+    return found
+
+
+def check_finite(features: np.ndarray) -> None:
+    """Raise UserError if features [N, d] are not finite: no probe can use them."""
+    if without := int((~np.isfinite(features)).any(1).sum()):
+        raise UserError(
+            f"{without:,} of {len(features):,} images have features that are not finite numbers: the encoder has "
+            "diverged; take an earlier checkpoint, or train with a lower rate"
+        )
 
 
 def outputs(encoder: Any, x: Tensor, names: Sequence[str] = USUAL) -> dict[str, Tensor]:

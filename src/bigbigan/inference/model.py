@@ -192,8 +192,13 @@ class Model:
     def encode(
         self, images: Tensor | np.ndarray, seed: int = 0, value_range: tuple[float, float] = (-1, 1)
     ) -> Encoding:
-        """E's outputs for images [N, C, H, W]; `seed` is of z_sample's noise, `value_range` see `prepare`."""
+        """E's outputs for images [N, C, H, W]; `seed` is of z_sample's noise, `value_range` see `prepare`.
+
+        Raises:
+            UserError: images that cannot be used, or features that are not finite.
+        """
         q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images, value_range))
+        _finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)
         noise = keyed_generator(seed, "encode", 0, str(self.device))
@@ -217,8 +222,8 @@ class Model:
         Below 1, batch norm statistics are made anew for the truncation, as BigGAN does.
 
         Raises:
-            UserError: latents of another length, truncation, count or label out of range, or a label for a G without
-                classes.
+            UserError: latents of another length, truncation, count or label out of range, a label for a G without
+                classes, or images that are not finite.
         """
         return torch.cat(list(self.generate_batches(z_or_count, truncation, seed, label)))
 
@@ -247,11 +252,11 @@ class Model:
         G = self._at(truncation)
         for start in range(0, max(1, len(z)), AT_ONCE):  # no images are one empty batch
             part = slice(start, start + AT_ONCE)
-            yield generate(G, z[part], None if y is None else y[part])
+            yield _finite("G", generate(G, z[part], None if y is None else y[part]))
 
     def _decode(self, z: Tensor) -> Tensor:
         """G of latents [N, dim_z], a batch at a time."""
-        return torch.cat([self.generator(part) for part in z.split(AT_ONCE)])
+        return torch.cat([_finite("G", self.generator(part)) for part in z.split(AT_ONCE)])
 
     def _at(self, truncation: float) -> nn.Module:
         """G with the batch norm statistics of truncated latents."""
@@ -284,7 +289,7 @@ class Model:
     def reconstruct(self, images: Tensor | np.ndarray) -> Tensor:
         """G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         x = self.prepare(images)
-        return torch.cat([self.generator(self.encoder(part).mean) for part in x.split(AT_ONCE)])
+        return torch.cat([_finite("G", self.generator(self.encoder(part).mean)) for part in x.split(AT_ONCE)])
 
     def refine(
         self,
@@ -434,6 +439,13 @@ def _tensor(given: Any, name: str, expected: str) -> Tensor:
         kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
         raise UserError(f"{name}: {kind}; expected a tensor or array, {expected}")
     return given
+
+
+def _finite(network: str, *outputs: Tensor) -> Tensor:
+    """The first of a network's outputs, if all are finite."""
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise UserError(f"{network} gives numbers that are not finite: it has diverged; take an earlier checkpoint")
+    return outputs[0]
 
 
 def _range(value_range: Any) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import tarfile
@@ -181,6 +182,23 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(photos, tmp_p
     assert not list((tmp_path / "out").rglob(".*"))
     monkeypatch.undo()
     write(photos, tmp_path / "out", count=4)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_leaves_no_part_of_a_shard(photos, tmp_path):
+    """Closing a file writes what is still in its buffer, and fails once more."""
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))  # a larger file is an error, as Python ignores SIGXFSZ
+        try:
+            write(photos, tmp_path / "out", count=10)
+        except RunError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert list(contents(tmp_path / "out")) == ["progress.jsonl"]
+    write(photos, tmp_path / "out", count=10)
+    write(photos, tmp_path / "whole", count=10)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

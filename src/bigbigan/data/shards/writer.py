@@ -18,7 +18,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -312,7 +312,8 @@ class _Tar:
         return vars(self.shard)
 
     def abandon(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # of a full disk, on which the rest of the buffer cannot be written either
+            self.file.close()
         self.aside.unlink(missing_ok=True)
 
 
