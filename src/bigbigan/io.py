@@ -3,6 +3,9 @@
 Writing: a temporary file next to the target is forced to disk and renamed; it is removed on any error. A full disk, a
 missing permission and the like become an error of one line that names the folder. Reading: JSON becomes typed values of
 a bounded size, or an error of one line that names the file. Nothing that is read here can execute code.
+
+JSON objects that others rely on carry a checksum of their content, "crc32". Reading removes it, and warns if the
+content is not what was written: a bit on the disk has flipped, or somebody edited the file.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import shutil
 import stat
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -38,7 +42,10 @@ __all__ = [
     "read_json",
     "read_lines",
     "regular_bytes",
+    "stamped",
     "sync",
+    "unstamped",
+    "warn_of_change",
     "warn_of_damage",
     "write_error",
     "write_json",
@@ -54,6 +61,7 @@ TEMPORARY = ".writing-"  # how the names of temporary files begin
 STALE = 3600  # seconds since its last change, after which a temporary file must be from a killed process
 MAX_JSON_BYTES = 2**28  # bytes of a JSON file
 MAX_LINES_BYTES = 2**30  # bytes of a file of JSON lines
+STAMP = "crc32"  # the key of the checksum of an object
 
 
 # -- writing ------------------------------------------------------------------------------------------------------
@@ -130,17 +138,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON; see `writing`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Any, stamp: bool = False) -> None:
+    """Write JSON; see `writing`. `stamp` adds a checksum to an object, see `stamped`."""
+    write_text(path, json.dumps(stamped(content) if stamp else content, indent=2) + "\n")
 
 
-def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool = True, stamp: bool = False) -> None:
     """Append JSON objects to a file, one on each line, in one write; errors as in `writing`.
 
-    If the last line was cut off, it is ended first. If the disk is full, a partial write is undone.
+    If the last line was cut off, it is ended first. If the disk is full, a partial write is undone. `stamp` adds a
+    checksum to each object, see `stamped`.
     """
-    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    data = "".join(json.dumps(stamped(line) if stamp else line) + "\n" for line in lines).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
@@ -160,6 +169,27 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], durable: bool =
                 raise
     except OSError as error:
         raise write_error(error, path) or error from error
+
+
+def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the checksum of its content, by which `unstamped` detects a change."""
+    as_read = json.loads(json.dumps(content))  # keys that are numbers become text, tuples become lists
+    return {**content, STAMP: _checksum(as_read)}
+
+
+def unstamped(content: Any) -> tuple[Any, bool]:
+    """Take the checksum out of what was parsed from JSON.
+
+    Returns the content, and whether it has changed since it was `stamped`; False without a checksum.
+    """
+    if not isinstance(content, dict) or STAMP not in content:
+        return content, False
+    remainder = {key: value for key, value in content.items() if key != STAMP}
+    return remainder, content[STAMP] != _checksum(remainder)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def _ends_a_line(path: Path, size: int) -> bool:
@@ -229,14 +259,20 @@ def _remove_stale(path: Path) -> None:
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path, form: Any = Any) -> Any:
+def read_json(path: Path, form: Any = Any, warn: bool = True) -> Any:
     """Return the content of a JSON file, which must have this form; see `checked`.
+
+    Warns, unless `warn` is False, if an object has changed since it was written with a checksum.
 
     Raises:
         UserError: it is missing, too large, not JSON, or of another form.
     """
     try:
-        return checked(parse_json(regular_bytes(path, MAX_JSON_BYTES)), form)
+        content, changed = unstamped(parse_json(regular_bytes(path, MAX_JSON_BYTES)))
+        content = checked(content, form)
+        if changed and warn:
+            warn_of_change(path)
+        return content
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; is {path.parent} the folder of a run (train --out)?") from None
     except json.JSONDecodeError as error:
@@ -250,7 +286,8 @@ def read_json(path: Path, form: Any = Any) -> Any:
 def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """Return (the objects of a file of JSON lines, the reasons of the lines that are damaged or have another form).
 
-    The reasons are by line number. Both are empty if there is no file.
+    The reasons are by line number. Both are empty if there is no file. Warns of lines that have changed since they were
+    written with a checksum; they are among the objects.
 
     Raises:
         UserError: it cannot be read, or is larger than 1 GiB.
@@ -263,13 +300,17 @@ def read_lines(path: Path, form: Any) -> tuple[list[dict[str, Any]], dict[int, s
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from None
-    lines, damaged = [], dict[int, str]()
+    lines, damaged, changed = [], dict[int, str](), list[int]()
     for number, text in enumerate(data.split(b"\n"), 1):
         if text.strip():
             try:
-                lines.append(checked(parse_json(text), form))
+                line, differs = unstamped(parse_json(text))
+                lines.append(checked(line, form))
+                changed += [number] * differs
             except ValueError as error:
                 damaged[number] = "it is not JSON" if isinstance(error, _NOT_JSON) else str(error)
+    if changed:
+        warn_of_change(f"{path}: {_numbered(changed)}")
     return lines, damaged
 
 
@@ -277,9 +318,21 @@ def warn_of_damage(path: Path, damaged: Mapping[int, str]) -> None:
     """Warn of the lines that `read_lines` skipped, with the reason for the first."""
     if damaged:
         numbers = list(damaged)
-        shown = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else "")
-        lines = "lines" if len(numbers) > 1 else "line"
-        warnings.warn(f"{path}: {lines} {shown} cannot be read ({damaged[numbers[0]]}): skipped", stacklevel=3)
+        warnings.warn(f"{path}: {_numbered(numbers)} cannot be read ({damaged[numbers[0]]}): skipped", stacklevel=3)
+
+
+def warn_of_change(what: object) -> None:
+    """Warn that the content of a file, or lines of it, is not what was written with a checksum."""
+    warnings.warn(
+        f"{what}: changed since it was written, and may be wrong; restore it from a copy (or, if the change was "
+        f'intended, remove "{STAMP}" from it)',
+        stacklevel=3,
+    )
+
+
+def _numbered(lines: list[int]) -> str:
+    shown = ", ".join(map(str, lines[:5])) + (f" and {len(lines) - 5:,} more" if len(lines) > 5 else "")
+    return f"{'lines' if len(lines) > 1 else 'line'} {shown}"
 
 
 def parse_json(text: bytes | str) -> Any:

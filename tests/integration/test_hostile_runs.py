@@ -107,6 +107,24 @@ def test_weights_that_do_not_fit_are_refused(kind, run, made):
         resume(run, made[1])
 
 
+def test_networks_that_have_diverged_end_each_verb_in_one_line(run, tmp_path, capsys):
+    """Their weights are finite; what they give is not."""
+    change_tensors(run, lambda t: {k: v * 1e30 if v.is_floating_point() and v.ndim > 1 else v for k, v in t.items()})
+    outputs = {"generate": "g.png", "encode": "f.npz", "reconstruct": "r.png", "interpolate": "i.png"}
+    outputs |= {"neighbours": "n.png", "cluster": "c.csv", "classify": "p.csv"}
+    for verb, out in outputs.items():
+        more = {"classify": ["--labels-per-class", "2", "--quiet"], "cluster": ["--clusters", "2"]}.get(verb, [])
+        assert main([verb, str(run), "--out", str(tmp_path / out), *more]) == 2, verb
+        said = [line for line in capsys.readouterr().err.splitlines() if "warning: " not in line]
+        assert len(said) == 1, said
+        assert "not finite" in said[0]
+        assert not (tmp_path / out).exists()
+    model = load(run)
+    for call in (lambda: model.generate(2), lambda: model.encode(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))):
+        with pytest.raises(UserError, match="not finite: it has diverged"):
+            call()
+
+
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq", "step"])
 def test_moments_that_do_not_fit_are_refused(key, run, made):
     for change, said in (
@@ -218,6 +236,73 @@ def test_a_folder_that_is_nearly_a_checkpoint_is_passed_over(run):
 
 def test_a_checkpoint_is_named_by_a_number_too(run):
     assert load(run, checkpoint=1).step == load(run, checkpoint="1").step == 1
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_settings_that_are_not_the_checkpoints_are_told(run, made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(run)
+        more = tiny_config("training.steps=3", "log.checkpoint_every=9", "log.every=1")
+        train(more, made[1], run, progress=False)  # what may change
+        load(run)
+        load(run, checkpoint=1)
+    change(run / "config.json", '"standing_batches": 2', '"standing_batches": 7')
+    with pytest.warns(UserWarning, match="config.json: changed since it was written"):
+        load(run)
+    change(run / "config.json", '"seed": 0', '"seed": 9')
+    with pytest.warns(UserWarning, match=r"trained with \(training.seed was 0, now 9\): what follows may be wrong"):
+        load(run)
+
+
+RELIED_ON = {
+    "data.json": {"spec": "x"},
+    "environment.json": {"device": "cpu"},
+    "checkpoints/best.json": {"step": 1, "metric": "top1", "value": 50.0},
+    "results.jsonl": RESULT_LINE,
+}
+
+
+@pytest.mark.parametrize("name", RELIED_ON)
+def test_what_a_report_cannot_rely_on_is_told(name, run, no_pictures):
+    (run / name).write_text(json.dumps(RELIED_ON[name] | {"crc32": "0"}))
+    with pytest.warns(UserWarning, match=f"{name}.*changed since it was written"):
+        write_report(run, data=str(run / "none"))
+    if name != "results.jsonl":  # of which the page says so
+        (run / name).write_text("{")
+        with pytest.warns(UserWarning, match=f"{name} cannot be read"):
+            write_report(run, data=str(run / "none"))
+
+
+def test_a_damaged_best_json_costs_no_checkpoint(run, made):
+    """It is told; the best is not taken for the newest, nor removed; and the log says which it was."""
+    best = run / "checkpoints" / "best.json"
+    name = "top1_linear_bn_crelu_10perclass"
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, name: value}) + "\n" for step, value in ((1, 100.0), (2, 10.0)))
+    )
+    best.write_text("{")
+    with pytest.warns(UserWarning, match="best.json cannot be read"), pytest.raises(UserError, match="choose newest"):
+        load(run, "best")
+    steps = ["training.steps=3", "log.checkpoint_every=3", "log.keep_checkpoints=1", "log.probe_every=3"]
+    with pytest.warns(UserWarning, match="best.json cannot be read"):
+        train(tiny_config(*steps), made[1], run, progress=False)
+    assert json.loads(best.read_text())["step"] == 1
+    assert load(run, "best").step == 1
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link to itself"])
+def test_what_stands_in_place_of_a_checkpoint_is_told(kind, run):
+    path = newest(run)
+    shutil.rmtree(path)
+    path.write_text("x") if kind == "a file" else path.symlink_to(path.name)
+    with pytest.warns(UserWarning, match="damaged checkpoint passed over: .*step-00000002"):
+        assert load(run).step == 1
 
 
 # -- result lines -----------------------------------------------------------------------------------------------

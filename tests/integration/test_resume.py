@@ -192,6 +192,28 @@ def test_a_signal_while_images_are_read_ends_at_once(number, data, tmp_path, mon
     assert "before the first step: there is nothing to save" in capsys.readouterr().err
 
 
+def test_a_signal_amid_decoding_is_no_damaged_image(tmp_path, monkeypatch):
+    """Decoding takes whatever it meets for damage: it must not take a signal for it."""
+    from PIL import Image
+
+    for i in range(20):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), i).save(tmp_path / "files" / f"{i}.png")
+    opened, seen = Image.open, []
+
+    def open_then_signal(*arguments, **named):
+        seen.append(arguments)
+        if len(seen) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return opened(*arguments, **named)
+
+    monkeypatch.setattr(Image, "open", open_then_signal)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train(tiny_config(), str(tmp_path / "files"), tmp_path / "run", progress=False) == signal.SIGINT
+    assert len(seen) == 5
+
+
 def test_a_closed_terminal_saves(data, tmp_path):
     """The terminal's end is a SIGHUP, and no line can be written there any more."""
     import pty

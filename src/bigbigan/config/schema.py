@@ -321,7 +321,7 @@ class Config(Settings):
 
     def save(self, path: Path) -> None:
         """Write the settings to a JSON file."""
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), stamp=True)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

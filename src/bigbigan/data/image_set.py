@@ -110,7 +110,7 @@ class FileStore:
         """Return the bytes that identify image i: its file; in remote shards, the shard's checksum and its position."""
         if self.remote is None:
             return self.raw(i)
-        shard, *place = self.handles[i].tolist()
+        shard, *place = self.handles[i].tolist()[:3]
         return f"{self.remote.digests[shard]} {place}".encode()
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:

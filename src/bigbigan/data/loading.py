@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -156,6 +157,10 @@ def stream_pixels(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
+    if refused:
+        more = f" and {len(refused) - 5:,} more" if len(refused) > 5 else ""
+        skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"
+        warnings.warn(f"{skipped}: {first}{more}", stacklevel=2)
     if kept:
         yield out[: len(kept)], np.array(kept, dtype=np.int64)
 

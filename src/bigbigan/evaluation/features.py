@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
+from bigbigan.errors import UserError
 from bigbigan.image import to_float
 from bigbigan.models.batch_norm import standing_statistics
 from bigbigan.randomness import keyed_generator
@@ -63,6 +64,9 @@ def encoder_features(
         names: features to compute.
         batch_size: images in one pass.
         mirrored: whether to mirror the images left to right first.
+
+    Raises:
+        UserError: features that are not finite.
     """
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
     parts: dict[str, list[Tensor]] = {}
@@ -70,7 +74,19 @@ def encoder_features(
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
         for name, value in outputs(encoder, x.flip(3) if mirrored else x, names).items():
             parts.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+    features = {name: torch.cat(values).numpy() for name, values in parts.items()}
+    for values in features.values():
+        check_finite(values)
+    return features
+
+
+def check_finite(features: np.ndarray) -> None:
+    """Raise UserError if features [N, d] are not finite: no probe can use them."""
+    if count := int((~np.isfinite(features)).any(1).sum()):
+        raise UserError(
+            f"{count:,} of {len(features):,} images have features that are not finite numbers: the encoder has "
+            "diverged; use an earlier checkpoint, or train with a lower rate"
+        )
 
 
 def outputs(encoder: Any, x: Tensor, names: Sequence[str] = DEFAULT_FEATURES) -> dict[str, Tensor]:

@@ -258,7 +258,7 @@ def append_results(path: Path, lines: Sequence[ResultLine]) -> None:
         RunError: the disk is full.
         UserError: the file cannot be written.
     """
-    append_lines(path, map(asdict, lines))
+    append_lines(path, map(asdict, lines), stamp=True)
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -252,5 +252,5 @@ def train_val(
             if groups is None or not np.isin(np.delete(groups, before), groups[before]).any():
                 return before
     else:
-        write_json(path, {"seed": SEED, "of": count, "indices": held_out.tolist()})
+        write_json(path, {"seed": SEED, "of": count, "indices": held_out.tolist()}, stamp=True)
     return held_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from bigbigan.inference.model import Model
 from bigbigan.io import open_regular, read_json
 from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
-from bigbigan.training.run_folder import CARD, read_config
+from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
 from bigbigan.training.tensors import check_tensors, read_tensors
 
 __all__ = ["ABOUT", "EXPORTED", "load"]
@@ -29,6 +30,7 @@ ABOUT = {  # form of model.json, see `bigbigan.io.checked`
     "step": int,
     "images_seen": int,
     "weights_sha256": str,
+    "config_sha256?": str,
     "networks?": [str],
     "data?": CARD,
     "origin?": str,
@@ -57,9 +59,12 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
     config = read_config(run)
 
     def read(chosen: ck.Checkpoint) -> Model:
+        info = chosen.info()
         stored = {letter: chosen.tensors("weights.safetensors", prefix) for letter, prefix in PREFIXES.items()}
         named = {letter: {k.removeprefix(PREFIXES[letter]): t for k, t in ts.items()} for letter, ts in stored.items()}
-        return Model(config, networks_with(config, named, chosen.path), chosen.step, chosen.info()["images_seen"])
+        model = Model(config, networks_with(config, named, chosen.path), chosen.step, info["images_seen"])
+        warn_of_other_settings(run, info.get("settings", {}), config)
+        return model
 
     model = ck.read_checkpoint(run, checkpoint, read)
     if model is None:
@@ -71,12 +76,12 @@ def _load_exported(folder: Path) -> Model:
     if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
         raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
     about = read_json(folder / EXPORTED, ABOUT)
-    config = config_from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    config = config_from_dict(read_json(folder / "config.json", warn=False), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     try:
-        with open_regular(weights) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != about["weights_sha256"]:
-                raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
+        if _sha256(weights) != about["weights_sha256"]:
+            raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
+        changed = about.get("config_sha256") not in (None, _sha256(folder / "config.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a complete exported model ({type(error).__name__}: {error})") from None
     stored, _ = read_tensors(weights)
@@ -87,7 +92,15 @@ def _load_exported(folder: Path) -> Model:
         letter: {k.removeprefix(f"{letter}."): t for k, t in stored.items() if k.startswith(f"{letter}.")}
         for letter in letters
     }
-    return Model(config, networks_with(config, named, folder), about["step"], about["images_seen"])
+    model = Model(config, networks_with(config, named, folder), about["step"], about["images_seen"])
+    if changed:
+        warnings.warn(f"{folder / 'config.json'} is not the file that was exported: fetch it again", stacklevel=3)
+    return model
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def networks_with(config: Config, weights: dict[str, dict[str, Tensor]], origin: Path) -> Networks:

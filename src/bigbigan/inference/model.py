@@ -179,8 +179,12 @@ class Model:
             images: uint8 or float.
             seed: of the noise of z_sample.
             value_range: see `prepare`.
+
+        Raises:
+            UserError: images that cannot be used, or features that are not finite.
         """
         q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images, value_range))
+        _finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)
         generator = keyed_generator(seed, "encode", 0, str(self.device))
@@ -204,8 +208,8 @@ class Model:
         With a truncation below 1, batch norm statistics are computed for that truncation, as in BigGAN.
 
         Raises:
-            UserError: latents of another length, truncation, count or label out of range, or a label for a G without
-                classes.
+            UserError: latents of another length, truncation, count or label out of range, a label for a G without
+                classes, or images that are not finite.
         """
         return torch.cat(list(self.generate_batches(z_or_count, truncation, seed, label)))
 
@@ -234,11 +238,11 @@ class Model:
         G = self._truncated_generator(truncation)
         for start in range(0, max(1, len(z)), BATCH):  # no images are one empty batch
             part = slice(start, start + BATCH)
-            yield generate(G, z[part], None if y is None else y[part])
+            yield _finite("G", generate(G, z[part], None if y is None else y[part]))
 
     def _decode(self, z: Tensor) -> Tensor:
         """Return G(z) of latents [N, dim_z], computed in batches."""
-        return torch.cat([self.generator(part) for part in z.split(BATCH)])
+        return torch.cat([_finite("G", self.generator(part)) for part in z.split(BATCH)])
 
     def _truncated_generator(self, truncation: float) -> nn.Module:
         """Return G with the batch norm statistics of truncated latents."""
@@ -271,7 +275,7 @@ class Model:
     def reconstruct(self, images: Tensor | np.ndarray) -> Tensor:
         """Return G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         x = self.prepare(images)
-        return torch.cat([self.generator(self.encoder(part).mean) for part in x.split(BATCH)])
+        return torch.cat([_finite("G", self.generator(self.encoder(part).mean)) for part in x.split(BATCH)])
 
     def refine(
         self,
@@ -376,3 +380,10 @@ class Model:
 
 
 _PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made
+
+
+def _finite(network: str, *outputs: Tensor) -> Tensor:
+    """Return the first of a network's outputs if all are finite, and raise UserError otherwise."""
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise UserError(f"{network} outputs numbers that are not finite: it has diverged; use an earlier checkpoint")
+    return outputs[0]

@@ -29,7 +29,7 @@ from bigbigan.inference.loading import ABOUT, EXPORTED, load
 from bigbigan.inference.model import Model
 from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
-from bigbigan.io import read_json, write_json, write_text, writing_folder
+from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
 from bigbigan.progress import Bar
 from bigbigan.training.run_folder import changed_settings, read_card
 from bigbigan.training.tensors import save_tensors
@@ -105,6 +105,7 @@ def write_folder(
     ):
         bar.part("weights")
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
+        model.config.save(temporary / "config.json")
         about = {
             "schema": SCHEMA,
             "experiment": model.config.experiment,
@@ -113,11 +114,13 @@ def write_folder(
             "data": data,
             "origin": origin,
             "networks": list(model.networks.present()),
-            "weights_sha256": hashlib.sha256((temporary / "model.safetensors").read_bytes()).hexdigest(),
+            **{
+                f"{name}_sha256": hashlib.sha256((temporary / file).read_bytes()).hexdigest()
+                for name, file in (("weights", "model.safetensors"), ("config", "config.json"))
+            },
             "bigbigan": bigbigan.__version__,
         }
-        write_json(temporary / EXPORTED, about)
-        model.config.save(temporary / "config.json")
+        write_json(temporary / EXPORTED, about, stamp=True)
         bar.update()
         if onnx:
             bar.part("ONNX")
@@ -125,7 +128,7 @@ def write_folder(
             bar.update()
         bar.part("model card")
         if lines:
-            write_text(temporary / "results.jsonl", "".join(json.dumps(_without_places(x)) + "\n" for x in lines))
+            append_lines(temporary / "results.jsonl", map(_without_places, lines), stamp=True)
         write_text(temporary / "README.md", _model_card(model, about, lines, weights, onnx))
         bar.update()
     return out

@@ -2,7 +2,7 @@
 
     checkpoints/step-00001000/weights.safetensors    the five networks
                               optimizer.safetensors  Adam's moments
-                              state.json             step, configuration's seed, data fingerprint, versions
+                              state.json             step, settings, data fingerprint, versions
                               manifest.json          size and SHA-256 of each file above
     checkpoints/best.json                            which step is best, by which metric
 
@@ -52,7 +52,7 @@ TRIES = 20  # of reading a run whose checkpoints are removed while they are read
 
 # What is read from a checkpoint, see `bigbigan.io.checked`.
 MANIFEST = {"schema": int, "files": {name: {"bytes": int, "sha256": str} for name in FILES}}
-STATE = {"step": int, "images_seen": int}
+STATE = {"step": int, "images_seen": int, "settings?": {str: Any}}
 BEST = {"step": int, "metric": str, "value": float}
 
 T = TypeVar("T")
@@ -96,11 +96,11 @@ class Checkpoint:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Return all checkpoints of a run, oldest first, not yet checked."""
+    """Return all checkpoints of a run by their names, oldest first, not yet checked."""
     found = [
         Checkpoint(path, int(path.name.removeprefix("step-")))
         for path in (run / "checkpoints").glob("step-*")
-        if re.fullmatch(r"step-[0-9]{1,18}", path.name) and path.is_dir()
+        if re.fullmatch(r"step-[0-9]{1,18}", path.name)
     ]
     return sorted(found, key=lambda c: c.step)
 
@@ -117,7 +117,7 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
     problems: list[tuple[Checkpoint, str]] = []
     for checkpoint in reversed(checkpoints(run)):
         problem = checkpoint.problem()
-        if problem is not None and not checkpoint.path.exists():  # removed just now by the process that trains
+        if problem is not None and not os.path.lexists(checkpoint.path):  # removed just now by the process that trains
             continue
         if problem is None:
             for damaged, reason in problems:
@@ -185,10 +185,12 @@ def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
         UserError: no such step, a damaged one, or no name of a checkpoint.
     """
     which = str(which)
-    if which == "newest" or (which == "best" and best_record(run) is None):
+    record = best_record(run) if which == "best" else None
+    if which == "newest" or (which == "best" and record is None and not _best(run).exists()):
         return newest_checkpoint(run)
-    record = best_record(run)
-    step = str(record["step"]) if which == "best" and record else which
+    if which == "best" and record is None:
+        raise UserError(f"--checkpoint best: {_best(run)} is damaged; choose newest, or the number of a step")
+    step = str(record["step"]) if record else which
     kept = {str(c.step): c for c in checkpoints(run)}
     if step not in kept:
         known = ", ".join(kept) or "none"
@@ -199,11 +201,18 @@ def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
 
 
 def best_record(run: Path) -> dict[str, Any] | None:
-    """Return the content of best.json: step, metric, value. None if it is missing or damaged."""
-    try:
-        return read_json(run / "checkpoints" / "best.json", BEST)
-    except UserError:
+    """Return the content of best.json: step, metric, value. None if it is missing or, with a warning, damaged."""
+    if not os.path.lexists(_best(run)):
         return None
+    try:
+        return read_json(_best(run), BEST)
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
+
+
+def _best(run: Path) -> Path:
+    return run / "checkpoints" / "best.json"
 
 
 def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep: int) -> Checkpoint:
@@ -225,6 +234,7 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
             for name, tensors in (("weights.safetensors", weights), ("optimizer.safetensors", moments)):
                 save_tensors(temporary / name, tensors)
             info = {"schema": SCHEMA, "step": state.step, "images_seen": state.images_seen} | info
+            info["settings"] = state.config.to_dict()
             write_json(temporary / "state.json", info)
             files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in FILES}
             write_json(temporary / "manifest.json", {"schema": SCHEMA, "files": files})
@@ -237,12 +247,15 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
 def remove_old(run: Path, keep: int) -> None:
     """Remove all checkpoints but the newest `keep` and the best, and remains of interrupted writes and removals.
 
-    A checkpoint is renamed first, so that readers find it complete or not at all.
+    A checkpoint is renamed first, so that readers find it complete or not at all. While best.json is damaged, and any
+    checkpoint may be the best, none is removed.
     """
     folder, best = run / "checkpoints", best_record(run)
     for left in [*folder.glob(f"{REMOVING}*"), *folder.glob(f"{TEMPORARY}*")]:
         with suppress(OSError):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if best is None and os.path.lexists(_best(run)):
+        return
     for old in checkpoints(run)[:-keep]:
         if best is None or old.step != best["step"]:
             try:
@@ -268,7 +281,7 @@ def _remove(path: Path) -> None:
 
 def save_best(run: Path, step: int, metric: str, value: float) -> None:
     """Record the checkpoint of `step` as the best; it is kept from then on."""
-    write_json(run / "checkpoints" / "best.json", {"step": step, "metric": metric, "value": value})
+    write_json(_best(run), {"step": step, "metric": metric, "value": value}, stamp=True)
 
 
 def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:

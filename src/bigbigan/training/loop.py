@@ -31,6 +31,7 @@ from bigbigan.training.run_folder import (
     limits_of,
     open_for_training,
     read_card,
+    warn_of_other_settings,
 )
 from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
@@ -198,9 +199,10 @@ def init_or_resume(
         newest = ck.newest_checkpoint(folder, set_aside=True)
         if newest is not None:
             ck.load_state(state, newest)
+            warn_of_other_settings(folder, newest.info().get("settings", {}), config)
             if (folder / "data.json").exists():
                 data.source.remember(read_card(folder).get("skipped", []))
-        write_json(folder / "data.json", data.card)
+        write_json(folder / "data.json", data.card, stamp=True)
     state.broadcast()
     return state, newest is not None
 
@@ -288,7 +290,7 @@ def save(state: TrainingState, run: Run) -> None:
     """Save a checkpoint of this step, and the data card: streamed images are found unreadable while training."""
     if not distributed.is_first_rank():
         return
-    write_json(run.folder / "data.json", run.data.card)
+    write_json(run.folder / "data.json", run.data.card, stamp=True)
     info = {
         "experiment": state.config.experiment,
         "fingerprint": run.data.card["fingerprint"],

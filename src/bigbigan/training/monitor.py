@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,8 @@ class Monitor:
     def __init__(self, run: Path, step: int, steps: int, progress: bool) -> None:
         self._path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(run) if line["step"] <= step]
+        if step and not kept:
+            warnings.warn(f"{self._path} has no line of the {step:,} steps before this one", stacklevel=2)
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._run = run
         with self._writing():

@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ __all__ = [
     "read_json",
     "source_and_labels",
     "source_of",
+    "warn_of_other_settings",
     "write_json",
 ]
 
@@ -79,10 +80,13 @@ def read_card(run: Path) -> dict[str, Any]:
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """Return the content of environment.json; empty if it is missing or damaged: nothing depends on it."""
+    """Return the content of environment.json; empty if it is missing or, with a warning, damaged."""
+    if not (run / "environment.json").exists():
+        return {}
     try:
         return read_json(run / "environment.json", ENVIRONMENT)
-    except UserError:
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
         return {}
 
 
@@ -94,7 +98,8 @@ def read_config(run: Path) -> Config:
     """
     if not run.is_dir():
         raise not_a_run(run)
-    return config_from_dict(read_json(run / "config.json"), str(run / "config.json"))
+    # Its errors come first; a change since it was written is reported after use (`warn_of_other_settings`).
+    return config_from_dict(read_json(run / "config.json", warn=False), str(run / "config.json"))
 
 
 def source_of(run: Path) -> str:
@@ -258,8 +263,8 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
             _refuse_changes(read_config(run), config, run)
         elif any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
-        write_json(run / "config.json", config.to_dict())
-        write_json(run / "environment.json", environment() | {"earlier": _environments(run)})
+        config.save(run / "config.json")
+        write_json(run / "environment.json", environment() | {"earlier": _environments(run)}, stamp=True)
         try:
             (run / "samples").mkdir(exist_ok=True)
         except OSError as error:
@@ -274,19 +279,45 @@ def _environments(run: Path) -> list[dict[str, Any]]:
 
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
-    old, new = flat(before.to_dict()), flat(now.to_dict())
+    if changed := _changes(before.to_dict(), now):
+        # "scale" first: forgotten, it changes most others
+        changed.sort(key=lambda text: not text.startswith("scale "))
+        raise UserError(f"{run} holds a run of other settings ({_first_changes(changed)}); choose another --out")
+
+
+def _changes(before: Mapping[str, Any], now: Config) -> list[str]:
+    """Return the settings that differ and may not, each as "NAME was A, now B"."""
+    old, new = flat(before), flat(now.to_dict())
     schedule_depends_on_steps = now.optimizer.lr_final < 1 or now.loss.latent_regression_final < 1
-    changed = [
+    return [
         f"{name} was {old.get(name)}, now {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
         and (not name.startswith(CHANGEABLE) or (name == "training.steps" and schedule_depends_on_steps))
     ]
-    if changed:
-        # "scale" first: forgotten, it changes most others
-        changed.sort(key=lambda text: not text.startswith("scale "))
-        more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise UserError(f"{run} holds a run of other settings ({'; '.join(changed[:4])}{more}); choose another --out")
+
+
+def _first_changes(changes: list[str]) -> str:
+    return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+
+
+def warn_of_other_settings(run: Path, trained_with: Mapping[str, Any], config: Config) -> None:
+    """Warn if config.json of a run has changed since it was written, or does not match a checkpoint.
+
+    Args:
+        run: run folder.
+        trained_with: settings in the checkpoint; one of an older version has fewer.
+        config: the settings in config.json.
+    """
+    ours = flat(config.to_dict())
+    if changed := _changes(ours | {k: v for k, v in flat(trained_with).items() if k in ours}, config):
+        warnings.warn(
+            f"{run / 'config.json'} does not match the checkpoint ({_first_changes(changed)}): results may be wrong; "
+            "restore it from a copy",
+            stacklevel=3,
+        )
+    else:
+        read_json(run / "config.json")  # warns of a change
 
 
 def changed_settings(config: Config) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from torch.distributed import is_torchelastic_launched
 __all__ = ["Stop", "Stopped"]
 
 
-class Stopped(Exception):
-    """A signal came before the first step: there is nothing to save."""
+class Stopped(BaseException):
+    """A signal came before the first step: there is nothing to save.
+
+    Like KeyboardInterrupt this is not an `Exception`, which image decoding would take for a damaged image.
+    """
 
 
 class Stop:

@@ -51,10 +51,15 @@ def validate(validation: Validation, state: TrainingState, monitor: Monitor, run
         value = validation(state)
     monitor.log(state.step, {metric: value})
     best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
+    earlier: list[tuple[int, float]] = []
+    if best is None:  # the first validation of a run, or best.json is damaged
+        earlier = [(x["step"], x[metric]) for x in read_metrics(run) if x["step"] in kept[:-1] and metric in x]
+    elif best["step"] in kept and best["metric"] == metric:
+        earlier = [(best["step"], best["value"])]
     sign = -1 if validation.lower_is_better else 1
-    comparable = best is not None and best["step"] in kept and best["metric"] == metric
-    if best is None or not comparable or sign * value > sign * best["value"]:
-        ck.save_best(run, state.step, metric, value)
+    step, value = max([*earlier, (state.step, value)], key=lambda pair: sign * pair[1])  # the first of equals
+    if best != {"step": step, "metric": metric, "value": value}:
+        ck.save_best(run, step, metric, value)
 
 
 def validation_is_missing(validation: Validation, state: TrainingState, run: Path) -> bool:

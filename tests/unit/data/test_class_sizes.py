@@ -1,5 +1,6 @@
 """G is told each class as often as the training images have it: in training, statistics, samples and exports."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -134,6 +135,18 @@ def test_a_run_of_an_earlier_version_still_draws_evenly(data, tmp_path):
     assert config.data.class_sizes == ()
     y = sample_labels(4000, config.data, torch.Generator().manual_seed(0))
     assert np.bincount(y.numpy()).min() > 800
+
+
+def test_changed_sizes_of_a_continued_run_are_told(data, run, tmp_path):
+    """A run that goes on takes them from its config.json."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    text = (copy / "config.json").read_text()
+    assert text.count("40,") == 1
+    (copy / "config.json").write_text(text.replace("40,", "47,"))
+    with pytest.warns(
+        UserWarning, match=r"trained with \(data.class_sizes was \[40, 0, 15, 5\], now \[47, 0, 15, 5\]\)"
+    ):
+        train(tiny_config("training.steps=3", *CONDITIONAL), data, copy, progress=False)
 
 
 def test_other_classes_are_refused_in_one_line(data, tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import tarfile
@@ -186,6 +187,25 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(photos, tmp_p
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_full_disk_leaves_no_part_of_a_shard(photos, tmp_path):
+    """Closing a file writes what is still in its buffer, and fails once more."""
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (3_000, 3_000)
+        )  # a larger file is an error, as Python ignores SIGXFSZ
+        try:
+            write(photos, tmp_path / "out", count=10)
+        except RunError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert list(contents(tmp_path / "out")) == ["progress.jsonl"]
+    write(photos, tmp_path / "out", count=10)
+    write(photos, tmp_path / "whole", count=10)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_other_images_or_settings_and_other_folders_are_refused(photos, tmp_path):
     write(photos, tmp_path / "out", count=4)
     for change in ({"count": 5}, {"count": 4, "resolution": 16}):
@@ -254,6 +274,51 @@ def test_a_shard_that_was_lost_or_cut_short_costs_its_images_and_no_others(photo
     assert reasons.count("cannot be read (No such file or directory)") == 10
     assert 0 < reasons.count("cannot be read (shard cut short)") < 10
     assert len(kept) > 10
+
+
+def test_an_image_that_changed_in_its_shard_is_unreadable(photos, tmp_path):
+    write(photos, tmp_path / "out", count=10)
+    sound = open_source(str(tmp_path / "out")).splits["train"]
+    path, offset = tmp_path / "out" / "train" / "shard-000000.tar", int(sound.store.handles[0][1])
+    data = bytearray(path.read_bytes())
+    data[offset + 5] ^= 4
+    path.write_bytes(data)
+    source = open_source(str(tmp_path / "out"))
+    with pytest.warns(UserWarning, match=r"1 of the 30 images in 'train' cannot be read: left out: "):
+        load_pixels(source.splits["train"], 12, 3, source)
+    assert [reason for _, reason in source.skipped] == ["cannot be read (changed since it was written to the shard)"]
+
+
+def test_a_changed_label_of_an_index_is_told(photos, tmp_path):
+    write(photos, tmp_path / "out", count=10)
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    labels = index["splits"]["train"]["shards"][0]["labels"]
+    labels[0] = 1 - labels[0]
+    (tmp_path / "out" / "index.json").write_text(json.dumps(index))
+    with pytest.warns(UserWarning, match=r"index.json: changed since it was written"):
+        open_source(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut short"])
+def test_finished_work_that_was_damaged_is_told(photos, tmp_path, damage):
+    write(photos, tmp_path / "out", count=10)
+    shard = tmp_path / "out" / "train" / "shard-000001.tar"
+    os.truncate(shard, 9_000) if damage == "cut short" else shard.unlink()
+    with pytest.raises(UserError, match=r"shard-000001.tar is damaged or missing; remove .*out, and the same command"):
+        write(photos, tmp_path / "out", count=10)
+
+
+@pytest.mark.parametrize("name", ["progress.jsonl", ".progress.jsonl"])
+def test_notes_of_a_killed_process_stop_no_other(photos, tmp_path, name):
+    """It died between the index and the removal of its notes; or while it wrote its first note."""
+    write(photos, tmp_path / "whole", count=10)
+    if name == "progress.jsonl":
+        shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    else:
+        (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"size_mib"')
+    write(photos, tmp_path / "out", count=10)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 INDEXES = {

@@ -17,6 +17,7 @@ from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.inference.hub import is_hub_name
+from bigbigan.integrations.export import export
 from bigbigan.models import build
 from tiny import tiny_config, write_npz
 
@@ -169,6 +170,19 @@ def damage(name, change):
         change(path)
 
     return apply
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.json", "results.jsonl"])
+def test_a_changed_digit_of_an_export_is_told(file, exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    old, new = {"model.json": ('"step": 6', '"step": 9'), "results.jsonl": ('"seed": 0', '"seed": 9')}.get(
+        file, ('"seed": 0', '"seed": 9')
+    )
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    with pytest.warns(UserWarning, match=rf"{file}.* (changed since it was written|not the file that was exported)"):
+        export(copy, tmp_path / "again")
 
 
 DAMAGES = {

@@ -16,7 +16,17 @@ from bigbigan import io
 from bigbigan.data.shards import writer as sharding
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
-from bigbigan.io import append_lines, checked, read_json, read_lines, write_json, writing, writing_folder
+from bigbigan.io import (
+    append_lines,
+    checked,
+    read_json,
+    read_lines,
+    stamped,
+    unstamped,
+    write_json,
+    writing,
+    writing_folder,
+)
 from bigbigan.training.monitor import Monitor, read_metrics
 from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 from tiny import RESULT_LINE
@@ -178,7 +188,49 @@ def test_result_lines_of_another_form_are_left_out(tmp_path, key, wrong):
     assert len(said) == 1 - fits
 
 
+def test_a_changed_result_line_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_lines(path, [RESULT_LINE, RESULT_LINE, RESULT_LINE], stamp=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_results(path) == [RESULT_LINE] * 3
+    path.write_text(path.read_text().replace('"value": 1.0', '"value": 7.0', 2))
+    with pytest.warns(UserWarning, match=r"results.jsonl: lines 1, 2: changed since it was written"):
+        assert [line["value"] for line in read_results(path)] == [7.0, 7.0, 1.0]
+
+
+def test_without_its_log_a_continued_run_says_so(tmp_path):
+    with pytest.warns(UserWarning, match=r"metrics.jsonl has no line of the 4 steps before"):
+        Monitor(tmp_path, 4, 9, progress=False).close()
+
+
 # -- JSON -------------------------------------------------------------------------------------------------------
+
+
+def test_any_changed_digit_of_stamped_json_is_seen(tmp_path):
+    content = {"step": 12, "value": 0.25, "indices": (3, 14), "by": {7: "x", 12: None}, "name": "é"}
+    content["nan"] = float("nan")
+    path = tmp_path / "a.json"
+    write_json(path, content, stamp=True)
+    text = path.read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_json(path)["indices"] == [3, 14]
+        assert "crc32" not in read_json(path)
+        path.write_text(json.dumps(json.loads(text)))  # the same in another layout
+        assert read_json(path)["by"] == {"7": "x", "12": None}
+    for i in (i for i, c in enumerate(text.partition('"crc32"')[0]) if c.isdigit()):
+        path.write_text(text[:i] + str(9 - int(text[i])) + text[i + 1 :])
+        with pytest.warns(UserWarning, match=r"a.json: changed since it was written.*take \"crc32\" out"):
+            read_json(path)
+
+
+def test_json_without_a_checksum_is_taken_as_it_is():
+    assert unstamped([1]) == ([1], False)
+    assert unstamped({"a": 1}) == ({"a": 1}, False)
+    assert unstamped(stamped({"a": 1})) == ({"a": 1}, False)
+    assert unstamped(stamped({"a": 1}) | {"a": 2}) == ({"a": 2}, True)
+    assert unstamped({"a": 1, "crc32": []}) == ({"a": 1}, True)
 
 
 def test_forms():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     config = read_config(path)
     try:
         card = read_card(path)
-    except UserError:
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
         card = {}
     spec = data or card.get("spec")
     source, model, no_source, no_model = None, None, "the run has no data.json", ""

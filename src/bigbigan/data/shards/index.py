@@ -8,7 +8,7 @@ from typing import Any
 
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
-from bigbigan.io import parse_json, write_text
+from bigbigan.io import parse_json, stamped, unstamped, warn_of_change, write_text
 
 __all__ = ["INDEX", "Shard", "is_index", "parse_index", "read_index", "write_index"]
 
@@ -30,6 +30,7 @@ class Shard:
     sizes: list[int] = field(default_factory=list)  # bytes
     labels: list[Any] = field(default_factory=list)  # a number, a name, or None
     positions: list[int] = field(default_factory=list)  # in the split that the shards were made from
+    crcs: list[int] = field(default_factory=list)  # CRC-32 of each image's bytes; empty if unknown
 
     def add(self, name: str, offset: int, size: int, label: Any, position: int) -> None:
         """Add an image."""
@@ -50,7 +51,7 @@ def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]
         }
         for split, shards in splits.items()
     }
-    write_text(path, json.dumps({"format": _FORMAT, **about, "splits": counted}) + "\n")
+    write_text(path, json.dumps(stamped({"format": _FORMAT, **about, "splits": counted})) + "\n")
 
 
 def is_index(folder: Path) -> bool:
@@ -74,11 +75,13 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
 def parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list[Shard]]]:
     """Parse an index as `read_index` does; `where` names it in messages."""
     try:
-        about = parse_json(text)
+        about, changed = unstamped(parse_json(text))
     except ValueError as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it again: bigbigan data shard") from e
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise UserError(f"{where} is not an index that this version can read; write it again: bigbigan data shard")
+    if changed:
+        warn_of_change(where)
     try:
         splits = {
             name: [_checked(Shard(**{k: v for k, v in s.items() if k != "images"}), name) for s in split["shards"]]
@@ -109,11 +112,12 @@ def _is_pair(value: Any) -> bool:
 
 def _checked(shard: Shard, split: str) -> Shard:
     """Return the shard, or raise ValueError if its values are impossible."""
-    numbers = (shard.size, *shard.offsets, *shard.sizes, *shard.positions)
+    numbers = (shard.size, *shard.offsets, *shard.sizes, *shard.positions, *shard.crcs)
     if not (_FILE.fullmatch(shard.file) and shard.file.startswith(f"{split}/")):
         raise ValueError(f"file {shard.file!r}")
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not all(isinstance(n, str) for n in shard.names):
         raise ValueError(f"numbers or names of {shard.file}")
-    if len({len(column) for column in shard.columns()}) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+    lengths = {len(column) for column in (*shard.columns(), shard.crcs or shard.names)}
+    if len(lengths) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"columns of {shard.file}")
     return shard

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import http.client
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -148,22 +149,25 @@ def _splits(
     limits: DecodeLimits,
     in_source_order: bool = False,
 ) -> dict[str, ImageSet]:
-    """Return image sets that share one store, whose handles are rows (shard, offset, size)."""
+    """Return image sets that share one store, whose handles are rows (shard, offset, size, CRC-32 or -1)."""
     shards = [s for split in splits.values() for s in split]
 
     def read(handle: np.ndarray) -> bytes:
-        number, offset, size = handle.tolist()
+        number, offset, size, crc = handle.tolist()
         with open_shard(number) as file:
             file.seek(offset)
             data = file.read(min(size, limits.max_bytes + 1))
         if len(data) < min(size, limits.max_bytes + 1):
             raise OSError(errno.EIO, "shard cut short")
+        if crc >= 0 and size <= limits.max_bytes and zlib.crc32(data) != crc:
+            raise OSError(errno.EIO, "changed since it was written to the shard")
         return data
 
     numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
     offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
     names = [named(n) for s in shards for n in s.names]
-    handles = np.stack([numbers, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)], axis=1)
+    crcs = [n for s in shards for n in s.crcs or [-1] * len(s.names)]
+    handles = np.stack([numbers, *(np.array(column, dtype=np.int64) for column in (offsets, sizes, crcs))], axis=1)
     # Names may not match the stored format; without names the store does not compare them.
     store = FileStore([""] * len(names), handles, read, limits)
     out, start = {}, 0

@@ -1,6 +1,7 @@
 """Write a source as tar shards, for sets too large to be copied file by file or to fit on one disk.
 
-    DIR/index.json                  counts, classes, checksums; the position of each image; unreadable files
+    DIR/index.json                  counts, classes, checksums of shards and images; the position of each image;
+                                    unreadable files
     DIR/train/shard-000000.tar      members 00000042.jpg, the unchanged file, and 00000042.cls, the number of its class
 
 The images of a split are shuffled, always in the same way, so that any shard is a random sample of it; KEY is an
@@ -14,10 +15,11 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +33,7 @@ from bigbigan.data.names import shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
-from bigbigan.io import checked, lock, read_lines, write_text
+from bigbigan.io import checked, lock, read_lines, stamped, write_text
 from bigbigan.progress import Bar
 
 __all__ = ["write_shards"]
@@ -81,6 +83,8 @@ def write_shards(
         with _locked(out):
             if not (out / INDEX).exists():
                 _write_all(source, out, plan, progress)
+            for left in (PROGRESS, f".{PROGRESS}"):  # by a process that was killed
+                (out / left).unlink(missing_ok=True)
     except OSError as e:
         raise RunError(
             f"{e.filename or out}: {e.strerror}; complete shards are kept, run the same command again to continue"
@@ -88,6 +92,10 @@ def write_shards(
     about, splits = read_index(out)
     if about.get("plan") != plan:
         raise UserError(f"--out {out} has shards of other images or settings; choose another folder")
+    for shard in (shard for shards in splits.values() for shard in shards):
+        path = out / shard.file
+        if not path.is_file() or path.stat().st_size != shard.size:
+            raise UserError(f"{path} is damaged or missing; remove {out}, and run the same command to write it again")
     return {
         "splits": {
             split: {
@@ -154,11 +162,10 @@ def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) 
     }
     shards = {split: [Shard(**line["shard"]) for line in lines] for split, lines in done.items()}
     write_index(out / INDEX, about, shards)
-    os.unlink(out / PROGRESS)
 
 
 def _record(records: IO[str], line: dict[str, Any]) -> None:
-    records.write(json.dumps(line) + "\n")
+    records.write(json.dumps(stamped(line)) + "\n")
     records.flush()
     os.fsync(records.fileno())
 
@@ -216,6 +223,7 @@ def _write_split(
                 tar, number = _Tar(out, f"{split}/shard-{number:06d}.tar"), number + 1
             offset = tar.add(members)
             tar.shard.add(file, offset, len(data), label, i)
+            tar.shard.crcs.append(zlib.crc32(data))
         if tar:
             yield {"split": split, "shard": tar.finish(), "next": len(order), "skipped": skipped}
         elif not done and not number:
@@ -315,7 +323,8 @@ class _Tar:
 
     def abandon(self) -> None:
         """Remove the temporary file."""
-        self.file.close()
+        with suppress(OSError):  # of a full disk, on which the remaining buffer cannot be written either
+            self.file.close()
         self.temporary.unlink(missing_ok=True)
 
 

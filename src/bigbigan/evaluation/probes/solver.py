@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from bigbigan.errors import UserError
+from bigbigan.evaluation.features import check_finite
 
 __all__ = ["logistic_path"]
 
@@ -41,11 +41,7 @@ def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float])
     Raises:
         UserError: features that are not finite.
     """
-    if not np.isfinite(x).all():
-        raise UserError(
-            f"{int((~np.isfinite(x)).any(1).sum()):,} of {len(x):,} images have features that are not finite numbers: "
-            "the encoder has diverged; take an earlier checkpoint, or train with a lower rate"
-        )
+    check_finite(x)
     classes, y = np.unique(labels, return_inverse=True)
     n, d = x.shape
     mean = x.mean(0, dtype=np.float64)
