@@ -33,7 +33,7 @@ from campaign import SEED, record, size
 from tiny import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-SETTINGS = [*TINY, "log.checkpoint_every=2", "log.keep_checkpoints=2", "log.probe_every=2", "encoder.resolution=8"]
+SETTINGS = [*TINY, "log.checkpoint_every=2", "log.keep_checkpoints=2", "log.validate_every=2", "encoder.resolution=8"]
 TRAIN = ["train", "small/digits", "--data", "{files}", "--out", "{run}", "--quiet", "--set", *SETTINGS, "--steps"]
 MEASURES = "knn5_l2_avepool,top1_linear_avepool_10perclass,reconstruction_ratio"
 

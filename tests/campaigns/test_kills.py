@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 STEPS, EVERY = 12, 3
 SETTINGS = [
     f"training.steps={STEPS}", "log.every=1", f"log.checkpoint_every={EVERY}", "log.keep_checkpoints=2",
-    "log.pictures_every=4", "log.probe_every=6",
+    "log.pictures_every=4", "log.validate_every=6",
 ]  # fmt: skip
 UNLIKE = {"images_per_second", "seconds", "command"}  # what differs from one time to the next
 
