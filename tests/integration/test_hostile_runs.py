@@ -113,7 +113,11 @@ def test_networks_that_have_diverged_end_each_verb_in_one_line(run, tmp_path, ca
     outputs = {"generate": "g.png", "encode": "f.npz", "reconstruct": "r.png", "interpolate": "i.png"}
     outputs |= {"neighbours": "n.png", "cluster": "c.csv", "classify": "p.csv"}
     for verb, out in outputs.items():
-        more = {"classify": ["--labels-per-class", "2", "--quiet"], "cluster": ["--clusters", "2"]}.get(verb, [])
+        more = {
+            "classify": ["--labels-per-class", "2", "--quiet"],
+            "cluster": ["--clusters", "2", "--quiet"],
+            "encode": ["--quiet"],
+        }.get(verb, [])
         assert main([verb, str(run), "--out", str(tmp_path / out), *more]) == 2, verb
         said = [line for line in capsys.readouterr().err.splitlines() if "warning: " not in line]
         assert len(said) == 1, said
@@ -256,7 +260,7 @@ def test_settings_that_are_not_the_checkpoints_are_told(run, made):
     with pytest.warns(UserWarning, match="config.json: changed since it was written"):
         load(run)
     change(run / "config.json", '"seed": 0', '"seed": 9')
-    with pytest.warns(UserWarning, match=r"trained with \(training.seed was 0, now 9\): what follows may be wrong"):
+    with pytest.warns(UserWarning, match=r"the checkpoint \(training.seed was 0, now 9\): results may be wrong"):
         load(run)
 
 
@@ -289,7 +293,7 @@ def test_a_damaged_best_json_costs_no_checkpoint(run, made):
     best.write_text("{")
     with pytest.warns(UserWarning, match="best.json cannot be read"), pytest.raises(UserError, match="choose newest"):
         load(run, "best")
-    steps = ["training.steps=3", "log.checkpoint_every=3", "log.keep_checkpoints=1", "log.probe_every=3"]
+    steps = ["training.steps=3", "log.checkpoint_every=3", "log.keep_checkpoints=1", "log.validate_every=3"]
     with pytest.warns(UserWarning, match="best.json cannot be read"):
         train(tiny_config(*steps), made[1], run, progress=False)
     assert json.loads(best.read_text())["step"] == 1
@@ -301,7 +305,7 @@ def test_what_stands_in_place_of_a_checkpoint_is_told(kind, run):
     path = newest(run)
     shutil.rmtree(path)
     path.write_text("x") if kind == "a file" else path.symlink_to(path.name)
-    with pytest.warns(UserWarning, match="damaged checkpoint passed over: .*step-00000002"):
+    with pytest.warns(UserWarning, match="damaged checkpoint skipped: .*step-00000002"):
         assert load(run).step == 1
 
 
@@ -453,10 +457,10 @@ def test_a_full_disk_ends_each_verb_in_one_line(run, made, tmp_path, monkeypatch
     tiny = ["--quiet", "--steps", "1", "--set", *TINY]
     verbs = {
         "train": ["train", "small/digits", "--data", made[1], "--out", tmp_path / "new", *tiny],
-        "encode": ["encode", run, "--out", tmp_path / "o" / "f.npz"],
+        "encode": ["encode", run, "--out", tmp_path / "o" / "f.npz", "--quiet"],
         "generate": ["generate", run, "--out", tmp_path / "o" / "g.png"],
         "reconstruct": ["reconstruct", run, "--out", tmp_path / "o" / "r.png"],
-        "export": ["export", run, "--out", tmp_path / "o" / "model"],
+        "export": ["export", run, "--out", tmp_path / "o" / "model", "--quiet"],
         "evaluate": ["evaluate", run, "--metrics", "recon*", "--quiet", "--results", tmp_path / "o" / "r"],
         "inspect": ["data", "inspect", made[1], "--out", tmp_path / "o" / "sheet.png"],
     }  # fmt: skip

@@ -144,7 +144,7 @@ def test_changed_sizes_of_a_continued_run_are_told(data, run, tmp_path):
     assert text.count("40,") == 1
     (copy / "config.json").write_text(text.replace("40,", "47,"))
     with pytest.warns(
-        UserWarning, match=r"trained with \(data.class_sizes was \[40, 0, 15, 5\], now \[47, 0, 15, 5\]\)"
+        UserWarning, match=r"the checkpoint \(data.class_sizes was \[40, 0, 15, 5\], now \[47, 0, 15, 5\]\)"
     ):
         train(tiny_config("training.steps=3", *CONDITIONAL), data, copy, progress=False)
 

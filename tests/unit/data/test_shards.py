@@ -284,7 +284,7 @@ def test_an_image_that_changed_in_its_shard_is_unreadable(photos, tmp_path):
     data[offset + 5] ^= 4
     path.write_bytes(data)
     source = open_source(str(tmp_path / "out"))
-    with pytest.warns(UserWarning, match=r"1 of the 30 images in 'train' cannot be read: left out: "):
+    with pytest.warns(UserWarning, match=r"1 of the 30 images in 'train' cannot be read and are skipped: "):
         load_pixels(source.splits["train"], 12, 3, source)
     assert [reason for _, reason in source.skipped] == ["cannot be read (changed since it was written to the shard)"]
 
@@ -304,7 +304,9 @@ def test_finished_work_that_was_damaged_is_told(photos, tmp_path, damage):
     write(photos, tmp_path / "out", count=10)
     shard = tmp_path / "out" / "train" / "shard-000001.tar"
     os.truncate(shard, 9_000) if damage == "cut short" else shard.unlink()
-    with pytest.raises(UserError, match=r"shard-000001.tar is damaged or missing; remove .*out, and the same command"):
+    with pytest.raises(
+        UserError, match=r"shard-000001.tar is damaged or missing; remove .*out, and run the same command"
+    ):
         write(photos, tmp_path / "out", count=10)
 
 

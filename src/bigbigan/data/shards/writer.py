@@ -137,7 +137,7 @@ def _make(out: Path) -> None:
         raise UserError(f"--out {out} is a file; expected a folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
     names = set(os.listdir(out))
-    if names and PROGRESS not in names and not is_index(out):
+    if names - {f".{PROGRESS}"} and PROGRESS not in names and not is_index(out):
         raise UserError(f"--out {out} is not empty and has no shards; choose another folder")
 
 
