@@ -31,7 +31,7 @@ FULL_SET=(training.precision=bf16 training.accumulate=16)
 STEPS=6
 LIMITS=(90 40 80 70 100)        # of the tests and the four measurements
 AFTER=80                        # seconds kept for what follows training
-LEAST=1                         # minutes of training, whatever is left
+LEAST=60                        # seconds of training, whatever is left
 PROBE=(--max-images 10000)
 if [ -n "${REHEARSE:-}" ]; then
     export CUDA_VISIBLE_DEVICES=
@@ -42,8 +42,9 @@ if [ -n "${REHEARSE:-}" ]; then
     FULL_SET=(training.precision=bf16 training.batch_size=4 training.accumulate=2)
     STEPS=1
     LIMITS=(300 200 "${COMPILE_LIMIT:-20}" 200 "${COMPILE_LIMIT:-20}")
-    AFTER=$TOTAL LEAST=0.05
+    AFTER=$TOTAL LEAST=3
     PROBE=(--max-images 200)
+    PATIENCE=300
 fi
 
 mkdir -p "$OUT" "$(dirname "$RUN")"
@@ -70,7 +71,7 @@ need() { part "$@" || FAILED=1; }    # what has to work; compiled steps may not
 bigbigan=("$PYTHON" -m bigbigan)
 measured=(--steps "$STEPS" --results "$RESULTS" --set)
 
-need device 60 "$PYTHON" -c "import torch, bigbigan; print(bigbigan.__version__, torch.__version__, torch.get_num_threads(),
+need device ${PATIENCE:-60} "$PYTHON" -c "import torch, bigbigan; print(bigbigan.__version__, torch.__version__, torch.get_num_threads(),
     torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')"
 need tests "${LIMITS[0]}" env BIGBIGAN_TEST_DEVICE="${REHEARSE:+cpu}" "$PYTHON" -m pytest tests/device -p no:cacheprovider
 need "bench $TRAINED" "${LIMITS[1]}" "${bigbigan[@]}" bench $TRAINED "${measured[@]}" "${SET[@]}"
@@ -79,19 +80,23 @@ need "bench ${FULL[0]}" "${LIMITS[3]}" "${bigbigan[@]}" bench "${FULL[@]}" "${me
 part "bench ${FULL[0]}, compiled" "${LIMITS[4]}" \
     "${bigbigan[@]}" bench "${FULL[@]}" "${measured[@]}" "${FULL_SET[@]}" training.compile=true
 
-MINUTES=$(awk -v left=$((TOTAL - SECONDS - AFTER)) -v least="$LEAST" 'BEGIN { m = left / 60; print m > least ? m : least }')
-need train "$(awk -v m="$MINUTES" 'BEGIN { print int(60 * m + 60) }')" \
+LEFT=$((TOTAL - SECONDS - AFTER))
+[ "$LEFT" -lt "$LEAST" ] && LEFT=$LEAST
+MINUTES=$((LEFT / 60)).$(printf %02d $((LEFT % 60 * 100 / 60)))
+need train $((LEFT + ${PATIENCE:-60})) \
     "${bigbigan[@]}" train $TRAINED --data "$DATA" --out "$RUN" --minutes "$MINUTES" --set "${SET[@]}"
-need probe 120 "${bigbigan[@]}" evaluate "$RUN" --data "$DATA" --quiet --results "$RESULTS" "${PROBE[@]}" \
+need probe $((60 + ${PATIENCE:-60})) "${bigbigan[@]}" evaluate "$RUN" --data "$DATA" --quiet --results "$RESULTS" "${PROBE[@]}" \
     --metrics top1_linear_bn_crelu_10perclass,top1_linear_pixels_10perclass,reconstruction_ratio
-need export 60 "${bigbigan[@]}" export "$RUN" --out "$RUN/model" --quiet
+need export ${PATIENCE:-60} "${bigbigan[@]}" export "$RUN" --out "$RUN/model" --quiet
 
-cp "$RESULTS" "$OUT/results.jsonl" || : >"$OUT/results.jsonl"
-cp "$RUN/metrics.jsonl" "$OUT/metrics.jsonl"
+# bring NAME FILE: copy what there is
+bring() { if [ -f "$2" ]; then cp "$2" "$OUT/$1"; else say "-- no $1"; fi; }
+bring results.jsonl "$RESULTS"
+bring metrics.jsonl "$RUN/metrics.jsonl"
 for picture in samples reconstructions; do
-    cp "$(ls "$RUN"/samples/$picture-*.png | tail -n 1)" "$OUT/$picture.png"
+    bring $picture.png "$(ls "$RUN"/samples/$picture-*.png 2>/dev/null | tail -n 1)"
 done
 rm -f "$OUT"/model.tar.gz.*
-tar cz -C "$RUN" model | split -b 15000000 - "$OUT/model.tar.gz."
-say "== $SECONDS s in all; $(wc -l <"$OUT/results.jsonl") result lines in $OUT"
+[ -d "$RUN/model" ] && tar cz -C "$RUN" model | split -b 15000000 - "$OUT/model.tar.gz."
+say "== $SECONDS s in all, $(cat "$RESULTS" 2>/dev/null | wc -l) result lines; see $OUT"
 exit $FAILED

@@ -58,4 +58,6 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path):
     assert done.returncode == 1
     assert len(parts) == 9
     assert set(parts.values()) == {"failed with"}
-    assert "0 result lines" in done.stdout.splitlines()[-1]
+    assert " 0 result lines" in done.stdout.splitlines()[-1]
+    assert "-- no samples.png" in done.stdout
+    assert done.stderr == ""
