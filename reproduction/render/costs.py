@@ -91,6 +91,46 @@ def probe_speed(lines: list[Line]) -> str:
     return "\n".join(out if chosen else [*out, "| not run" + " |" * len(head)])
 
 
+def encode_speed(lines: list[Line]) -> str:
+    """Memory of encode over the number of images, and its speed over a bare loop."""
+    chosen = of_study(lines, "encode_speed")
+    found = newest_by(chosen, "metric", "n")
+    out = ["| `bigbigan encode`, 32 px | |", "|---|---|"]
+    for (metric, n), value in found.items():
+        title = {
+            "encode_speed_over_bare_loop": f"images a second, over a bare loop of the same encoder ({n:,} images)",
+            "encode_peak_memory_mib": f"peak memory for {n:,} images, MiB",
+            "encode_peak_memory_growth": f"the same, over the memory for {min(k for _, k in found):,} images",
+        }.get(metric)
+        if title:
+            out.append(f"| {title} | {value:,.0f} |" if "mib" in metric else f"| {title} | {value:.2f} |")
+    return "\n".join(out if chosen else [*out, "| not run | |"])
+
+
+def busy_machine(lines: list[Line]) -> str:
+    """Seconds a step next to busy processes, with OpenMP threads that spin or sleep."""
+    chosen = of_study(lines, "busy_machine")
+    head = ("experiment", "threads", "busy processes", "load", "spinning", "sleeping", "times as fast")
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    found: dict[tuple[str, int, int], dict[str, Line]] = {}
+    for x in chosen:
+        found.setdefault((x["experiment"], x["protocol"]["threads"], x["protocol"]["busy"]), {})[x["metric"]] = x
+    for (experiment, threads, busy), of in found.items():
+        spinning, sleeping = (f"{of[f'seconds_per_step_{k}']['value']:.3g} s" for k in ("spinning", "sleeping"))
+        ratio = of["step_speed_sleeping_over_spinning"]
+        cells = (
+            f"`{experiment}`",
+            threads,
+            busy,
+            ratio["protocol"]["load"],
+            spinning,
+            sleeping,
+            f"{ratio['value']:.3g}",
+        )
+        out.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(out if chosen else [*out, "| not run | | | | | | |"])
+
+
 def minimal_flops(lines: list[Line]) -> str:
     """Arithmetic of a step, and the least that its losses need."""
     chosen = of_study(lines, "minimal_flops")

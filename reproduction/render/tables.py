@@ -33,6 +33,8 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "blood": lambda lines: evaluation.classifiers(lines, "cells"),
     "bench": costs.bench,
     "minimal_flops": costs.minimal_flops,
+    "encode_speed": costs.encode_speed,
+    "busy_machine": costs.busy_machine,
     "peers": costs.peers,
     "anomaly": evaluation.anomaly,
     "refinement": evaluation.refinement,

@@ -1,0 +1,121 @@
+"""Measure a training step on a machine that others use too, with OpenMP's threads as they come and put to sleep.
+
+    python -m reproduction.benchmark.busy_machine [--busy 1] [--threads 2] [--pairs 5] [--experiment small/digits]
+
+By default the threads of torch's OpenMP spin while they wait for each other. `import bigbigan` sets
+OMP_WAIT_POLICY=passive, with which they sleep. Steps of both kinds are measured in turns, beside so many processes that
+only count; with --busy 0, on a machine that nobody else uses, what the sleep costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from statistics import median, stdev
+
+import torch  # before bigbigan, which then leaves OpenMP as it comes
+
+from bigbigan.apps.benchmark import random_batches
+from bigbigan.evaluation.records import Measurement
+from bigbigan.experiments import find
+from bigbigan.training.state import TrainingState
+from bigbigan.training.step import training_step
+from reproduction.common import Script
+
+POLICIES = {"spinning": None, "sleeping": "passive"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/busy_machine.jsonl")
+    script.parser.add_argument("--experiment", default="small/digits", metavar="EXPERIMENT")
+    script.parser.add_argument("--busy", type=int, default=1, metavar="N", help="processes beside (default 1)")
+    script.parser.add_argument("--threads", type=int, default=2, metavar="N", help="of torch (default 2)")
+    script.parser.add_argument("--pairs", type=int, default=5, metavar="N", help="rounds (default 5)")
+    script.parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of steps, at least 3 of them")
+    script.parser.add_argument("--steps-alone", action="store_true", help=argparse.SUPPRESS)
+    return script.run(measure, arguments)
+
+
+def measure(script: Script, options: argparse.Namespace) -> None:
+    if options.steps_alone:
+        torch.set_num_threads(options.threads)
+        print(seconds_per_step(options.experiment, options.seconds))
+        return
+    asked = ["--experiment", options.experiment, "--threads", str(options.threads), "--seconds", str(options.seconds)]
+    seconds: dict[str, list[float]] = {kind: [] for kind in POLICIES}
+    with busy(options.busy):
+        for _ in range(options.pairs):
+            for kind, policy in POLICIES.items():
+                with wait_policy(policy):
+                    seconds[kind].append(float(script.again("--steps-alone", *asked)))
+            print({kind: round(values[-1], 3) for kind, values in seconds.items()}, flush=True)
+    ratios = [a / b for a, b in zip(seconds["spinning"], seconds["sleeping"], strict=True)]
+    protocol = {"busy": options.busy, "threads": options.threads, "load": round(os.getloadavg()[0], 1)}
+    measured = {
+        "step_speed_sleeping_over_spinning": ratios,
+        **{f"seconds_per_step_{kind}": values for kind, values in seconds.items()},
+    }
+    script.append(
+        script.result_lines(
+            {
+                name: Measurement(median(v), stdev(v) if len(v) > 1 else None, v, protocol)
+                for name, v in measured.items()
+            },
+            subject="program",
+            experiment=options.experiment,
+            dataset="noise",
+            split="train",
+            n=options.pairs,
+            device=f"cpu, {options.threads} threads",
+            digits=4,
+        )
+    )
+
+
+def seconds_per_step(experiment: str, most: float) -> float:
+    """Return the median duration of a step, of as many as begin within `most` seconds, three at least."""
+    config, device = find(experiment).config(), torch.device("cpu")
+    state, batches = TrainingState(config, device), random_batches(config, device)
+    training_step(state, batches)
+    durations: list[float] = []
+    end = time.perf_counter() + most
+    while len(durations) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        training_step(state, batches)
+        durations.append(time.perf_counter() - start)
+    return median(durations)
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep so many processes busy within the context."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+@contextlib.contextmanager
+def wait_policy(policy: str | None) -> Iterator[None]:
+    """Set OMP_WAIT_POLICY for processes that are started within the context; None: unset."""
+    before = os.environ.pop("OMP_WAIT_POLICY", None)
+    if policy is not None:
+        os.environ["OMP_WAIT_POLICY"] = policy
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        if before is not None:
+            os.environ["OMP_WAIT_POLICY"] = before
+
+
+if __name__ == "__main__":
+    sys.exit(main())
