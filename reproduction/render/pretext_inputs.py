@@ -45,7 +45,7 @@ def draw(script: Script, options: argparse.Namespace) -> None:
             columns = views.shape[1]
             if columns > 12:  # of one image, as they lie in it
                 views, columns = views[:1], math.isqrt(columns)
-            save_image(grid(views.flatten(0, 1), columns, least_side=64), PICTURES / f"pretext_{method}.png")
+            save_image(grid(views.flatten(0, 1), columns, min_side=64), PICTURES / f"pretext_{method}.png")
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def test_a_hub_that_is_down_or_silent_is_told_in_one_line(fake, monkeypatch, cap
     assert "cannot be fetched from the Hugging Face Hub" in refused(NAME)
     assert main(["generate", NAME, "--out", "grid.png"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.setattr("bigbigan.inference.hub.PATIENCE", 0.5)
+    monkeypatch.setattr("bigbigan.inference.hub.TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         point_at(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         assert "Timeout" in refused(NAME)

@@ -38,7 +38,7 @@ def at_step(step: int, act) -> None:
 if __name__ == "__main__":
     run, data, *settings = sys.argv[1:]
     torch.set_num_threads(1)
-    distributed.SAY_AFTER, distributed.EVERY = 5.0, 1.0
+    distributed.REPORT_AFTER, distributed.EVERY = 5.0, 1.0
     # In float32 rounding grows with each step of two players, until two correct runs have little in common.
     torch.set_default_dtype(torch.float64)
     batches.to_float = lambda pixels: pixels.double() / 127.5 - 1

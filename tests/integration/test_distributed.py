@@ -113,7 +113,7 @@ def heartbeats(size, patience=0.0):
 
 def looks(beats, now, of=None):
     """What each rank says at this time, by rank."""
-    found = {beat.rank: beat.look(now) for beat in (of or beats)}
+    found = {beat.rank: beat.check(now) for beat in (of or beats)}
     return {rank: answer for rank, answer in found.items() if answer != ("", False)}
 
 

@@ -1,8 +1,8 @@
-"""Clusters of an encoder's features as labels for a conditional BigGAN ("Clustering": Lucic et al. 2019; Table 3).
+"""Cluster an encoder's features as labels for a conditional BigGAN ("Clustering": Lucic et al. 2019; Table 3).
 
-A preparation, with files one can look at: a CSV of every training image and its cluster, which `train --labels` reads,
-and a sheet with a row of images for each cluster. Where true labels are at hand, how well clusters agree with them is
-measured, with clusters of raw pixels and of the untrained encoder as baselines; they are used for nothing else.
+Two files are written: a CSV of every training image and its cluster, which `train --labels` reads, and a picture with a
+row of images for each cluster. If there are true labels, they are used only to measure how well the clusters agree with
+them, with clusters of raw pixels and of the untrained encoder as baselines.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ def cluster(
 
     Args:
         spec: a run folder or a frozen encoder, see `bigbigan.evaluation.targets`.
-        data: a source; by default the one a run was trained on.
+        data: a source; by default the run's own.
         out: the CSV to write.
         command: recorded in result lines.
         clusters: k.
         feature: avepool, bn_crelu or z_mean.
-        sheet: a picture to write, a row of random images for each cluster, the largest cluster first.
+        sheet: a picture to write, with a row of random images for each cluster, the largest cluster first.
         labels: a CSV file of the true labels, in place of the source's own.
-        raw_cells: write names as they are, also those that a spreadsheet takes for formulas
+        raw_cells: write names as they are, even if a spreadsheet would take them for formulas
             (`bigbigan.data.csv_cells`).
         progress: show images/s and time left.
 
-    Images are decoded and encoded batch by batch, and their features lie in a temporary file beside `out`.
+    Images are decoded and encoded batch by batch; their features are in a temporary file in the folder of `out`.
 
     Returns:
-        Result lines nmi_kmeansK_F and purity_kmeansK_F (none without true labels; of a run also in its results.jsonl),
-        and what was found: `clusters`, `sizes` (largest first), `files`.
+        Result lines nmi_kmeansK_F and purity_kmeansK_F (none without true labels; those of a run are also appended to
+        its results.jsonl); and the `clusters`, their `sizes` (largest first), and the `file`.
 
     Raises:
         UserError: no such encoder, fewer images than clusters, or a file that cannot be written.
@@ -80,11 +80,11 @@ def cluster(
         raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
     source = target.source(data, labels, f"cluster {spec}")
     images, view = source.splits["train"], target.view
-    _enough(len(images), clusters)
-    # Baselines are for the agreement with true labels alone.
+    _check_count(len(images), clusters)
+    # Baselines are only for the agreement with true labels.
     subjects = target.subjects if _true_labels(images) is not None else target.subjects[-1:]
-    with closing(StreamedView(source, images, view)) as some:
-        encoders = {subject: None if subject == "pixels" else target.encoder(subject, some) for subject in subjects}
+    with closing(StreamedView(source, images, view)) as seen:
+        encoders = {subject: None if subject == "pixels" else target.encoder(subject, seen) for subject in subjects}
     out.parent.mkdir(parents=True, exist_ok=True)
     lines: list[ResultLine] = []
     found = np.zeros(0, dtype=np.int64)
@@ -104,7 +104,7 @@ def cluster(
                 bar.update(int(kept[-1]) + 1 - bar.n)
             bar.update(len(images) - bar.n)
         images = images.subset(np.concatenate(numbers))
-        _enough(len(images), clusters)
+        _check_count(len(images), clusters)
         truth = _true_labels(images)
         for subject in Bar(subjects, desc="cluster: k-means", unit="part", disable=not progress, dynamic_ncols=True):
             start = time.perf_counter() - spent[subject]
@@ -133,19 +133,19 @@ def cluster(
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
 
 
-def _enough(images: int, clusters: int) -> None:
+def _check_count(images: int, clusters: int) -> None:
     if images < clusters:
         raise UserError(f"--clusters {clusters}: there are only {images} images; choose fewer clusters")
 
 
 def _true_labels(images: ImageSet) -> np.ndarray | None:
-    """Labels int64 [N], -1 where there is none; None unless there are two classes or more."""
+    """Return labels, int64 [N], -1 if an image has none; None unless there are two classes or more."""
     labels = images.labels
     return labels if labels is not None and len(np.unique(labels[labels >= 0])) > 1 else None
 
 
 def _features(encoder: nn.Module | None, pixels: np.ndarray, name: str) -> np.ndarray:
-    """Features of a batch, float32 [n, d]: of an encoder, or the pixels themselves."""
+    """Return features of a batch, float32 [n, d]: of an encoder, or the pixels themselves."""
     if encoder is None:
         return pixel_features(pixels)
     return encoder_features(encoder, pixels, [name], batch_size=len(pixels))[name]
@@ -154,8 +154,8 @@ def _features(encoder: nn.Module | None, pixels: np.ndarray, name: str) -> np.nd
 def k_means(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Return the cluster of each row of features float32 [N, d], int64 [N], numbered from the largest to the smallest.
 
-    Features are divided, in place, by the mean of their standard deviations. k-means runs in mini-batches of 4,096. So
-    an array on disk is never in memory as a whole.
+    Features are divided, in place, by the mean of their standard deviations. k-means runs in mini-batches of 4,096, so
+    that an array on disk is never in memory as a whole.
     """
     parts = np.array_split(features, -(-len(features) // 4_096))  # views
     moments = [(len(part), part.mean(0, dtype=np.float64), part.var(0, dtype=np.float64)) for part in parts]
@@ -181,7 +181,10 @@ def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def _write(out: Path, files: list[str], clusters: np.ndarray, raw: bool) -> None:
-    with writing(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        writing(out) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("file", "label"))
         writer.writerows(zip(files if raw else map(cell, files), clusters.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""`train --dry-run`: what a run would be and cost, found without training it."""
+"""Report the settings and the cost of a run without training it (`train --dry-run`)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from bigbigan.training.state import TrainingState
 
 __all__ = ["dry_run", "report"]
 
-LONG = 20.0  # seconds; a step that must take longer is not measured
+MAX_SECONDS = 20.0  # a step that must take longer is not measured
 
 
 def dry_run(
-    config: Config, data: str | None, usual_data: str | None = None, labels: str | None = None
+    config: Config, data: str | None, default_data: str | None = None, labels: str | None = None
 ) -> dict[str, Any]:
-    """Return the settings of a run, what a step costs (see `step_cost`), and how long training takes on this machine.
+    """Return the settings of a run, the cost of a step (see `step_cost`), and how long training takes on this machine.
 
     Args:
         config: settings.
-        data, labels: the source and its labels file, which is listed but not read; None: without.
-        usual_data: the source that the experiment is meant for; listed if it need not be downloaded.
+        data, labels: the source and its labels file; images are counted but not read. None: no source.
+        default_data: the experiment's own source, which is used if it need not be downloaded.
 
     Returns:
-        `config`, `additions`, `parameters`, `flops_per_step`, `memory_bytes`; `seconds_per_step`, median of a few steps
-        on random images, and `hours` of training.steps; both None if a step would take too long, or more memory
+        `config`, `additions`, `parameters`, `flops_per_step`, `memory_bytes`; `seconds_per_step`, the median of a few
+        steps on random images, and `hours` for training.steps, both None if a step would take too long or more memory
         than is free; `least_hours`, at the rate of a matrix product; `images` and `steps_per_epoch`, None without a
         source.
     """
@@ -43,10 +43,10 @@ def dry_run(
     least = cost["flops_per_step"] / matmul_tflops(device) / 1e12
     free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else memory_free()
     seconds = None
-    if least <= LONG and cost["memory_bytes"] < 0.8 * free:
-        seconds = seconds_per_step(TrainingState(config, device), random_batches(config, device), most=2.0)
-    if data is None and usual_data is not None and (usual_data == "digits" or is_cached(usual_data)):
-        data = usual_data
+    if least <= MAX_SECONDS and cost["memory_bytes"] < 0.8 * free:
+        seconds = seconds_per_step(TrainingState(config, device), random_batches(config, device), max_seconds=2.0)
+    if data is None and default_data is not None and (default_data == "digits" or is_cached(default_data)):
+        data = default_data
     images = steps = None
     if data is not None:
         source = open_source(data, labels=labels, limits=limits_of(config))
@@ -66,7 +66,7 @@ def dry_run(
 
 
 def report(config: Config, found: dict[str, Any]) -> str:
-    """Return what `dry_run` found as lines for a person."""
+    """Return what `dry_run` found as text."""
     t = config.training
     lines = [json.dumps(found["config"], indent=2)]
     lines += [f"{name:10} {count:>14,} parameters" for name, count in found["parameters"].items()]
@@ -80,7 +80,7 @@ def report(config: Config, found: dict[str, Any]) -> str:
             f"{found['images']:,} images: {epoch:,} steps an epoch; {t.steps:,} steps are {t.steps / epoch:,.3g} epochs"
         )
     else:
-        lines.append("steps an epoch: not known without --data SOURCE")
+        lines.append("steps an epoch: unknown without --data SOURCE")
     if found["seconds_per_step"] is not None:
         lines.append(
             f"one step here, measured: {found['seconds_per_step']:.3g} s; {t.steps:,} steps take about "

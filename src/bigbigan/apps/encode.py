@@ -1,4 +1,4 @@
-"""`encode`: features and scores of every image of a source, in a file for other programs."""
+"""Encode every image of a source: write features and scores to a file for other programs."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def encode(
 
     Args:
         run: a run folder or an exported model.
-        data, labels: the source and its labels file; by default those of the run.
+        data, labels: the source and its labels file; by default the run's own.
         out: the file; its ending says which kind.
-        features: names of features and scores; by default all features that the encoder has.
-        raw_cells: write names as they are, also those that a spreadsheet takes for formulas.
+        features: names of features and scores; by default all features of the encoder.
+        raw_cells: write names as they are, even if a spreadsheet would take them for formulas.
         progress: show images/s and time left.
 
     Raises:
-        UserError: unknown features or file type, a score that the model has not, or a source that cannot be used.
-            Nothing is half-written.
+        UserError: unknown features or file type, a score that the model does not have, or a source that cannot be
+            used. No incomplete file is left.
     """
     check_request(out, features)
     model = load(run, device=default_device())
     known = [f for f in FEATURES if f != "z_mean" or model.config.has_generator]
     if lacking := sorted((set(features or ()) - set(known)) & set(FEATURES)):
-        raise UserError(f"--features {','.join(lacking)}: this encoder learned by pretext tasks and has no latents")
+        raise UserError(f"--features {','.join(lacking)}: this encoder was trained on pretext tasks and has no latents")
     features = features or known
     if set(features) & set(FEATURES):
         _ = model.encoder  # raises UserError for a GAN
@@ -75,23 +75,23 @@ def encode(
 
 
 def _rows(model: Model, images: ImageSet, pixels: np.ndarray, kept: np.ndarray, features: list[str]) -> Rows:
-    """Features and scores of one batch: uint8 images [n, C, R, R], numbered `kept` in their split."""
-    of_encoder = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
-    found = encoder_features(model.encoder, pixels, of_encoder, batch_size=len(pixels)) if of_encoder else {}
-    found |= _scores_of(model, pixels, [feature for feature in features if feature in SCORES])
+    """Return features and scores of one batch: uint8 images [n, C, R, R], numbered `kept` in their split."""
+    names = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
+    found = encoder_features(model.encoder, pixels, names, batch_size=len(pixels)) if names else {}
+    found |= _scores(model, pixels, [feature for feature in features if feature in SCORES])
     labels = np.full(len(kept), -1) if images.labels is None else images.labels[kept]
-    names = images.classes
+    classes = images.classes
     return Rows(
         files=[images.files[i] for i in kept],
         splits=[images.name] * len(kept),
         labels=labels,
-        classes=["" if k < 0 else names[k] if names else str(k) for k in labels.tolist()],
+        classes=["" if k < 0 else classes[k] if classes else str(k) for k in labels.tolist()],
         features={feature: found[feature.removesuffix("_feat")] for feature in features},
     )
 
 
 def _check_scores(model: Model, names: list[str]) -> None:
-    """Raise UserError for scores that the model has not."""
+    """Raise UserError for scores that the model does not have."""
     has = ["reconstruction_error"] if model.networks.G is not None else []
     if model.networks.D is not None:
         has += ["anomaly_score", *sorted(f"score_{s}" for s in model.config.loss.scores)]
@@ -100,8 +100,8 @@ def _check_scores(model: Model, names: list[str]) -> None:
         raise UserError(f"--features {','.join(missing)}: this model has no such score; it has {known}")
 
 
-def _scores_of(model: Model, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    """Scores by name of uint8 images [n, C, R, R], each float32 [n]; D's are of the pairs (x, E(x))."""
+def _scores(model: Model, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    """Return scores of uint8 images [n, C, R, R] by name, each float32 [n]; D scores the pairs (x, E(x))."""
     found: dict[str, Tensor] = {}
     x = torch.from_numpy(pixels)
     if any(name.startswith("score_") for name in names):

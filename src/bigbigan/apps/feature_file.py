@@ -1,4 +1,4 @@
-"""The file that `encode` writes: a table with a row for each image, written batch by batch as .npz, .csv or .parquet.
+"""Write the file of `encode` batch by batch: a table with a row for each image, as .npz, .csv or .parquet.
 
 Memory does not grow with the number of rows, except for a reference to each name. Nothing here needs torch.
 """
@@ -24,19 +24,19 @@ from bigbigan.io import writing
 __all__ = ["FEATURES", "SCORES", "Rows", "check_request", "writing_features"]
 
 FEATURES = ("avepool_feat", "bn_crelu_feat", "z_mean")
-SCORES = ("anomaly_score", "reconstruction_error", "score_x", "score_z", "score_xz")  # one number an image
+SCORES = ("anomaly_score", "reconstruction_error", "score_x", "score_z", "score_xz")  # one number for each image
 ROW_GROUP = 2**25  # bytes of numbers in a row group of a .parquet file
-NAMES_AT_ONCE = 10_000  # that are brought to the fixed width of an .npz file together
+NAMES_AT_ONCE = 10_000  # how many names are padded to the fixed width of an .npz file at a time
 
 
 @dataclass
 class Rows:
-    """Some images and their features.
+    """Hold some images and their features.
 
     Attributes:
-        files, splits, classes: a name for each image; the class is "" where there is no label.
-        labels: class numbers, int64 [n], -1 where there is no label.
-        features: float32 [n, d] by name, of a score [n].
+        files, splits, classes: a name for each image; the class is "" if there is no label.
+        labels: class numbers, int64 [n], -1 if there is no label.
+        features: features by name, float32 [n, d]; a score is [n].
     """
 
     files: list[str]
@@ -68,15 +68,15 @@ def check_request(out: Path, features: Sequence[str] | None) -> None:
 
 @contextmanager
 def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
-    """Write a file of features; the block calls what it is given with one batch of rows after the other.
+    """Open a file of features for writing; the block calls the yielded function with each batch of rows.
 
-    .npz has an array for each feature ([N, d], for a score [N]) and `filename`, `split`, `label` (class number, -1
-    where there is none) and `class` (its name); .csv and .parquet have a column for each number, named feature_0,
-    feature_1, ... or as the score, and no label where there is none. In .csv, names that a spreadsheet takes for
-    formulas are written as `bigbigan.data.csv_cells.cell` does, unless `raw_cells`.
+    .npz has an array for each feature ([N, d], for a score [N]) and `filename`, `split`, `label` (class number, -1 if
+    there is none) and `class` (its name). .csv and .parquet have a column for each number, named feature_0, feature_1,
+    ... or as the score, and an empty label if there is none. In .csv, names that a spreadsheet takes for formulas are
+    written as `bigbigan.data.csv_cells.cell` does, unless `raw_cells`.
 
     Raises:
-        UserError, RunError: the file cannot be written (`bigbigan.io.writing`). Nothing is half-written.
+        UserError, RunError: the file cannot be written (`bigbigan.io.writing`). No incomplete file is left.
     """
     with writing(out) as temporary, FORMATS[out.suffix.lower()](temporary, raw_cells) as write:
         yield write
@@ -84,10 +84,7 @@ def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
 
 @contextmanager
 def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
-    """Write an npz file.
-
-    The number of rows is only known at the end, so each array grows in a file of its own, which is then copied.
-    """
+    """Write each array to a file of its own, since the number of rows is known only at the end; then copy them."""
     texts: dict[str, list[str]] = {"filename": [], "split": [], "class": []}
     arrays: dict[str, RowsOnDisk] = {}
     with ExitStack() as stack:
@@ -119,14 +116,14 @@ def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
 
 
 def _header(member: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write what comes before the numbers of an array in a .npy file."""
+    """Write the header of an array in a .npy file."""
     about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, about)
 
 
 @contextmanager
 def _csv(path: Path, raw_cells: bool) -> Iterator[Write]:
-    written = str if raw_cells else cell
+    as_cell = str if raw_cells else cell
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as text:
         writer = csv.writer(text)
         header: list[str] = []
@@ -140,7 +137,7 @@ def _csv(path: Path, raw_cells: bool) -> Iterator[Write]:
             template = ",".join(["%.6g"] * len(columns))
             for i, row in enumerate(numbers.tolist()):
                 label = "" if rows.labels[i] < 0 else rows.labels[i]
-                texts = (written(rows.files[i]), written(rows.splits[i]), label, written(rows.classes[i]))
+                texts = (as_cell(rows.files[i]), as_cell(rows.splits[i]), label, as_cell(rows.classes[i]))
                 writer.writerow([*texts, *(template % tuple(row)).split(",")])
 
         yield write
@@ -157,7 +154,7 @@ def _parquet(path: Path, raw_cells: bool) -> Iterator[Write]:
         files: list[Any] = []
 
         def group() -> None:
-            """Write the rows that wait as a row group."""
+            """Write the waiting rows as a row group."""
             labels = np.concatenate([rows.labels for rows in waiting])
             known = pd.array(labels, dtype="Int64")
             known[labels < 0] = pd.NA
@@ -186,7 +183,7 @@ def _parquet(path: Path, raw_cells: bool) -> Iterator[Write]:
 
 
 def _columns(rows: Rows) -> dict[str, np.ndarray]:
-    """Return a column for each number of the features, by name."""
+    """Return a column for each number of the features, by its name."""
     columns: dict[str, np.ndarray] = {}
     for name, values in rows.features.items():
         if values.ndim == 1:

@@ -1,4 +1,4 @@
-"""The command line: `bigbigan VERB ...`."""
+"""Provide the command line: `bigbigan VERB ...`."""
 
 from bigbigan.cli.main import build_parser, main
 

@@ -1,4 +1,4 @@
-"""Options and checks that several commands share."""
+"""Define the options and checks that several commands share."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 
 from bigbigan.errors import UserError, not_a_run
 
-OWN_DATA = (
-    "images; by default those of the run. digits, mnist, cifar10, folder, archive, idx folder, npz, shards, hf:NAME"
-)
+SOURCES = "digits, mnist, cifar10, a folder or archive of images, a folder of idx files, .npz, tar shards, hf:NAME"
+OWN_DATA = f"images (default: the run's own): {SOURCES}"
 LABELS_FILE: dict[str, Any] = {
     "metavar": "FILE.csv",
-    "help": "labels in place of the source's own: columns file, label and, if you like, group and split",
+    "help": "labels to use instead of the source's own: columns file and label, optionally group and split",
 }
-QUIET: dict[str, Any] = {"action": "store_true", "help": "no progress bar"}
+RESULTS: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "append the result lines to this file too"}
+QUIET: dict[str, Any] = {"action": "store_true", "help": "show no progress bar"}
 AS_JSON: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 RAW_CELLS: dict[str, Any] = {
     "action": "store_true",
-    "help": "write names that begin with = + - @ as they are, without the apostrophe that keeps spreadsheets from "
-    "running them",
+    "help": "write names that begin with = + - @ unchanged, without the apostrophe that keeps spreadsheets from "
+    "running them as formulas",
 }
 CHECKPOINT: dict[str, Any] = {
     "default": "newest",
     "metavar": "WHICH",
-    "help": "of a run: newest (default), best, or a step",
+    "help": "checkpoint of the run: newest (default), best, or a step",
 }
 
 
 def run_and_data(parser: argparse.ArgumentParser, data: str | None, out: str | None) -> None:
-    """Add RUN and, as far as they are given, --data with --labels, and --out ("METAVAR what it is")."""
+    """Add RUN and, if given, --data (its help) with --labels, and --out ("METAVAR help")."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out)")
     if data:
         parser.add_argument("--data", metavar="SOURCE", help=data)
@@ -41,16 +41,18 @@ def run_and_data(parser: argparse.ArgumentParser, data: str | None, out: str | N
         parser.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
 
 
-def at_least(least: int, **given: int) -> None:
+def at_least(minimum: int, **given: int) -> None:
     """Raise UserError if an option is below the minimum."""
     for name, value in given.items():
-        if value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+        if value < minimum:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {minimum}")
 
 
 def check_run(run: object) -> None:
-    """Raise UserError if RUN is a folder that is not there, before torch is loaded to look into it. Names on the Hub,
-    and of encoders made elsewhere (timm:NAME), are looked up later."""
+    """Raise UserError if RUN is a folder that does not exist, before torch is loaded.
+
+    Names on the Hub and names of external encoders (timm:NAME) are looked up later.
+    """
     if ":" not in str(run) and not Path(str(run)).is_dir():
         from bigbigan.inference.hub import is_hub_name
 
@@ -59,14 +61,14 @@ def check_run(run: object) -> None:
 
 
 def check_source(spec: str) -> None:
-    """Raise UserError if a SOURCE names a path where there is nothing, before torch is loaded to read it."""
+    """Raise UserError if a SOURCE names a path that does not exist, before torch is loaded."""
     from bigbigan.data.sources import parse_spec
 
     parse_spec(spec)
 
 
 def check_picture(options: argparse.Namespace) -> None:
-    """Raise UserError before anything is read if --count or --out cannot be used for a picture."""
+    """Raise UserError if --count or --out cannot be used for a picture, before anything is read."""
     at_least(1, count=options.count)
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
@@ -79,12 +81,12 @@ def save_picture(picture: Any, options: argparse.Namespace) -> None:
     save_image(picture, options.out)
 
 
-def writable(path: Path, remedy: str = "choose another place") -> None:
-    """Make the folder of a file to write. Raise UserError if the file cannot be written, before hours of work."""
+def writable(path: Path, remedy: str = "choose another path") -> None:
+    """Create the folder of a file to write; raise UserError if the file cannot be written, before any work."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+        raise UserError(f"{path.parent} cannot be created: {error.strerror}") from None
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the name of a file to write")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

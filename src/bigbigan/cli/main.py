@@ -1,5 +1,7 @@
-"""Parse the command line and run one command. Exit codes: 0 done, 1 a run failed, 2 a mistake in what was asked,
-128 + n ended by signal n with the state saved."""
+"""Parse the command line and run one command.
+
+Exit codes: 0 done; 1 a run failed; 2 the user made a mistake; 128 + n ended by signal n with the state saved.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ COMMANDS: dict[str, ModuleType] = {
     "bench": bench,
 }
 DATA_COMMANDS: dict[str, ModuleType] = {"inspect": data_inspect, "shard": data_shard}
-# Options of these names that are folders, not files.
+# Options that name folders, not files.
 FOLDERS = (
     (train, "out"),
     (generate, "out"),
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not of UTF-8 gets \xe9 for what it lacks
+    if isinstance(sys.stdout, io.TextIOWrapper):  # if its encoding is not UTF-8, print \xe9 for characters it lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = build_parser()
     try:
@@ -107,34 +109,34 @@ def _main(arguments: Sequence[str] | None) -> int:
         except RunError as error:
             print(f"bigbigan: {error}", file=sys.stderr)
             return 1
-        except BrokenPipeError:  # what was printed is not wanted any more: `bigbigan list | head`
+        except BrokenPipeError:  # the reader has closed the pipe: `bigbigan list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:
-            if error.errno in DISK_FULL and error.filename is None:  # of standard output: all other files are named
+            if error.errno in DISK_FULL and error.filename is None:  # standard output: all other files have names
                 print(f"bigbigan: the output cannot be written: {error.strerror}", file=sys.stderr)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
             if out_of_memory(error):
-                return _too_little_memory(error)
-            if error.filename is None:  # not of a file that was named
+                return _report_out_of_memory(error)
+            if error.filename is None:
                 raise
             print(f"bigbigan: {error.filename}: {error.strerror}", file=sys.stderr)
             return 1
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            return _too_little_memory(error)
+            return _report_out_of_memory(error)
         except KeyboardInterrupt:
             print("bigbigan: interrupted", file=sys.stderr)
             return 130
 
 
-def _too_little_memory(error: BaseException) -> int:
-    said = " ".join(str(error).split())[:160]
+def _report_out_of_memory(error: BaseException) -> int:
+    reason = " ".join(str(error).split())[:160]
     print(
-        f"bigbigan: out of memory{f' ({said})' if said else ''}; use fewer or smaller images (--count, --max-images, "
-        "--resolution), stop other programs, or use a machine with more memory",
+        f"bigbigan: out of memory{f' ({reason})' if reason else ''}; use fewer or smaller images (--count, "
+        "--max-images, --resolution), stop other programs, or use a machine with more memory",
         file=sys.stderr,
     )
     return 1
@@ -151,8 +153,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     for name, module in COMMANDS.items():
         _add_command(commands, name, module)
-    summary = "Look at a source of images, or write it as tar shards."
-    data = commands.add_parser("data", help=summary[0].lower() + summary[1:-1], description=summary)
+    summary = "Inspect a source of images, or write it as tar shards."
+    data = commands.add_parser("data", help=summary, description=summary)
     data_commands = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     for name, module in DATA_COMMANDS.items():
         _add_command(data_commands, name, module)

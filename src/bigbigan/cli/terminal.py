@@ -1,7 +1,7 @@
-"""What reaches the terminal: text of others (names, messages, paths) cannot steer it.
+r"""Print safely: text from others (names, messages, paths) cannot control the terminal.
 
-Control characters (ESC above all), line separators, marks that reverse the direction of text, and what the terminal's
-encoding lacks are shown as \\x1b, \\u2028 and so on.
+Control characters (ESC above all), line separators, marks that reverse the direction of text, and characters that the
+terminal's encoding lacks are printed as \x1b, \u2028 and so on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["one_line", "plain_output"]
 MARKS = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 CONTROL = re.compile(f"[\x00-\x1f{MARKS}]")
 IN_TEXT = re.compile(f"[\x00-\x08\x0b-\x1f{MARKS}]")  # all but tab and line feed
-OURS = "bigbigan: "  # how errors and warnings begin, each of one line
+MESSAGE = "bigbigan: "  # begins errors and warnings, which have one line each
 
 
 def one_line(text: object) -> str:
-    """`text` on one line, without control characters."""
+    """Return `text` on one line, without control characters."""
     return CONTROL.sub(_escaped, str(text))
 
 
@@ -31,15 +31,18 @@ def _escaped(match: re.Match[str]) -> str:
 
 @contextmanager
 def plain_output() -> Iterator[None]:
-    """Write standard output, and the errors and warnings on standard error, as the module says. Progress bars, which
-    are steered by control characters, stay as they are."""
-    out, err = _Plain(sys.stdout, ""), _Plain(sys.stderr, OURS)
+    """Make what is printed in this context safe, as the module says.
+
+    This covers standard output, and errors and warnings on standard error. Progress bars need control characters and
+    stay unchanged.
+    """
+    out, err = _Plain(sys.stdout, ""), _Plain(sys.stderr, MESSAGE)
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         yield
 
 
 class _Plain:
-    """A text stream in which what begins with `start` is made plain; with a `start`, on one line."""
+    """Wrap a text stream, and make text that begins with `start` safe; if `start` is not empty, on one line."""
 
     def __init__(self, stream: TextIO, start: str) -> None:
         self._stream, self._start = stream, start

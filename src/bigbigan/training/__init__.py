@@ -1,1 +1,1 @@
-"""The training loop and what it keeps: state, checkpoints, run folder, devices, logs."""
+"""Train: the loop, the state, checkpoints, the run folder, devices, logs."""

@@ -1,7 +1,8 @@
-"""How long training takes: the step's duration measured, and the number of steps that fits a budget of time.
+"""Measure how long training takes, and choose the number of steps that fits a budget of time.
 
-`training.minutes` is such a budget. The number of steps is chosen once, before the first step, by steps of networks
-that are then thrown away. So a run of 10 minutes that were 2,310 steps is the run of `training.steps=2310`, bit by bit.
+`training.minutes` is such a budget. The number of steps is chosen once, before the first step, by timing steps of
+networks that are then discarded. So a run of 10 minutes that had 2,310 steps equals the run of `training.steps=2310`,
+bit by bit.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from bigbigan.training.step import training_step
 
 __all__ = ["choose_steps", "duration", "keep_chosen_steps", "seconds_per_step"]
 
-MEASURED_STEPS = 3  # at least
-MEASURED_SECONDS = 10.0  # at most, once there were enough steps
+MIN_STEPS = 3  # to measure
+MAX_SECONDS = 10.0  # of measuring, once there were enough steps
 
 
 def keep_chosen_steps(config: Config, run: Path) -> Config:
@@ -41,10 +42,10 @@ def keep_chosen_steps(config: Config, run: Path) -> Config:
     if before.minutes != config.training.minutes:
         if not ck.checkpoints(run):
             return config
-        given = f"{before.minutes:g} minutes, in which there were" if before.minutes else "no budget of time, but"
+        given = f"{before.minutes:g} minutes, which were" if before.minutes else "no budget of time but"
         raise UserError(
             f"training.minutes={config.training.minutes:g}: {run} was given {given} {before.steps:,} steps; continue "
-            "it as it began, or say with --steps how many there shall be in all"
+            "it with the same option, or give the total number of steps: --steps N"
         )
     return replace(config, training=replace(config.training, steps=before.steps))
 
@@ -58,15 +59,14 @@ def choose_steps(
 ) -> int:
     """Return how many training steps fit into a number of seconds: at least one, the same on all ranks.
 
-    Checkpoints, pictures and validation are counted in, and so is the time of this measurement.
+    The time of checkpoints, pictures and validation is included, and so is the time of this measurement.
 
     Args:
         config: resolved settings; their number of steps is ignored.
         batches: the data of the run.
-        device: where to train.
-        validate: measures the validation metric of a training state; None without validation, and on other ranks than
-            0.
-        seconds: from now on.
+        device: the device to train on.
+        validate: measures the validation metric of a training state; None without validation, and on all ranks but 0.
+        seconds: the budget, from now on.
     """
     end = time.perf_counter() + seconds
     state = TrainingState(config, device)
@@ -84,17 +84,17 @@ def choose_steps(
     log = config.log
     each = step + averages / log.pictures_every + averages / log.checkpoint_every
     each += (averages + validation) / log.validate_every if log.validate_every else 0.0
-    left = end - time.perf_counter() - averages - validation  # after the last step everything is due
+    left = end - time.perf_counter() - averages - validation  # all of it is due after the last step
     return int(distributed.maximum(max(1, int(left / each)) if distributed.is_first_rank() else 0))
 
 
-def seconds_per_step(state: TrainingState, batches: Batches, most: float = MEASURED_SECONDS) -> float:
-    """Return the median duration of training steps, after one or two that warm up. `state` is trained by them.
+def seconds_per_step(state: TrainingState, batches: Batches, max_seconds: float = MAX_SECONDS) -> float:
+    """Return the median duration of training steps, after one or two steps of warm-up.
 
     Args:
-        state: of a few steps at most, which are then no use but for this.
+        state: a state to discard afterwards: the measured steps train it.
         batches: the data.
-        most: seconds after which no further step is measured, 10 at most; three steps always are.
+        max_seconds: seconds after which no further step is measured, at most 10; three steps are always measured.
     """
     for _ in range(2 if state.config.training.compile else 1):
         training_step(state, batches)
@@ -104,7 +104,7 @@ def seconds_per_step(state: TrainingState, batches: Batches, most: float = MEASU
         start = time.perf_counter()
         training_step(state, batches)
         durations.append(_now(state.device) - start)
-        enough = len(durations) >= MEASURED_STEPS and time.perf_counter() - begun >= min(most, MEASURED_SECONDS)
+        enough = len(durations) >= MIN_STEPS and time.perf_counter() - begun >= min(max_seconds, MAX_SECONDS)
         if distributed.maximum(enough):
             return median(durations)
 
@@ -116,7 +116,7 @@ def _now(device: torch.device) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people: "40 s", "12 min", "3 h 20 min", "5 days 2 h"."""
+    """Return a duration as text: "40 s", "12 min", "3 h 20 min", "5 days 2 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

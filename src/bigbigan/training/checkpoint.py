@@ -105,11 +105,11 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda c: c.step)
 
 
-def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
+def newest_checkpoint(run: Path, rename_damaged: bool = False) -> Checkpoint | None:
     """Return the newest valid checkpoint, or None if there are no checkpoints.
 
-    A damaged one is skipped with a warning, and with `set_aside` renamed, so that training can continue from the one
-    before.
+    Damaged ones are skipped with a warning, and with `rename_damaged` renamed, so that training can continue from an
+    earlier one.
 
     Raises:
         UserError: there are checkpoints but none is valid.
@@ -122,7 +122,7 @@ def newest_checkpoint(run: Path, set_aside: bool = False) -> Checkpoint | None:
         if problem is None:
             for damaged, reason in problems:
                 warnings.warn(f"damaged checkpoint skipped: {damaged.path}: {reason}", stacklevel=2)
-                if set_aside:
+                if rename_damaged:
                     shutil.rmtree(damaged.path.with_name(f"damaged-{damaged.path.name}"), ignore_errors=True)
                     damaged.path.rename(damaged.path.with_name(f"damaged-{damaged.path.name}"))
             return checkpoint

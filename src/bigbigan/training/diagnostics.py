@@ -1,4 +1,4 @@
-"""What a run shows of its networks while it trains: the encoder's metrics, and grids of images in samples/."""
+"""Show how a run's networks develop while it trains: the encoder's metrics, and grids of images in samples/."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
 def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict[str, Tensor]:
     """Measure the spread of z over images x, mean sigma, and reconstruction errors; networks are not changed.
 
-    `q` is q(z|x) of these very images, or None if E was not trained on them.
+    `q` is q(z|x) of these images, or None if E was not trained on them.
     """
     E = state.networks.encoder
-    if q is None:  # an E that is not trained on images of the data
+    if q is None:  # such as the E of a latent regressor, which is trained on generated images
         with batch_statistics(E):
             q = E(x)
     spread = {"z_mean_spread": q.mean.std(0).mean(), "z_stdev": q.stdev.mean()}

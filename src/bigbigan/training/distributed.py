@@ -2,9 +2,8 @@
 
 Each rank has all weights and computes the gradient of its own rows; gradients are averaged, and all ranks take the same
 step. Batch norm is over the rows of all ranks (`bigbigan.training.sync_batch_norm`). So R ranks compute what one does
-with the same `training.batch_size`, and a checkpoint does not depend on R. Rank 0 alone reads and writes the run
-folder.
-Without torchrun there is one rank, and nothing here does anything.
+with the same `training.batch_size`, and a checkpoint does not depend on R. Only rank 0 reads and writes the run folder.
+Without torchrun there is one rank, and the functions here do nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ __all__ = [
     "world_size",
 ]
 
-# Ranks wait for rank 0 while it evaluates. That a process has died torchrun sees by itself, long before.
-PATIENCE = timedelta(hours=12)
-SAY_AFTER = 60.0  # seconds of waiting after which a line names the rank that is waited for
-EVERY = 5.0  # seconds between two looks at the other ranks
+# Ranks wait for rank 0 while it evaluates. torchrun itself detects dead processes long before.
+TIMEOUT = timedelta(hours=12)
+REPORT_AFTER = 60.0  # seconds of waiting after which a line names the rank that the others wait for
+EVERY = 5.0  # seconds between two checks of the other ranks
 
 
 def is_first_rank() -> bool:
@@ -71,9 +70,9 @@ def process_group(name: str = "", patience: float = 0) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(dist.rendezvous("env://"))
     heartbeat = Heartbeat(dist.PrefixStore(f"heartbeat {name}", store.clone()), rank, size, patience)
-    # torchrun keeps its store over restarts: without a name of its own a restarted group finds addresses of the dead.
+    # torchrun keeps its store over restarts: without a name of its own, a restarted group finds outdated addresses.
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']} {name}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     _heartbeat = heartbeat
     heartbeat.start()
     try:
@@ -86,50 +85,52 @@ def process_group(name: str = "", patience: float = 0) -> Iterator[None]:
 
 
 class Heartbeat:
-    """Says which rank keeps the others waiting, and ends the process when that takes too long.
+    """Report which rank keeps the others waiting, and end the process if that takes too long.
 
-    Every rank counts the exchanges it has come to. A thread of each tells the others its count, and that it lives,
-    through `store`. A rank that hangs is one whose count stays below that of those who wait for it, or whose thread
-    has stopped too. Of the waiting ranks the first one speaks, and ends; torchrun then ends the others.
+    Every rank counts the exchanges it has reached. A thread of each rank publishes the count, and that the rank is
+    alive, through `store`. A rank hangs if its count stays below the count of the ranks that wait for it, or if its
+    thread has stopped too. The first of the waiting ranks prints the message and ends; torchrun then ends the others.
 
     Args:
-        store: a store of torch.distributed that all ranks have; not used by another thread.
-        rank, size: of this process, and of all.
-        patience: seconds until the end; 0 is never.
+        store: a store of torch.distributed that all ranks share; not used by another thread.
+        rank, size: the number of this process, and of all processes.
+        patience: seconds until the process ends; 0 is never.
     """
 
     def __init__(self, store: Any, rank: int, size: int, patience: float) -> None:
         self.store, self.rank, self.size, self.patience = store, rank, size, patience
-        self.count, self.doing = 0, ""  # exchanges come to; what this rank may take long for
+        self.count, self.doing = 0, ""  # exchanges reached; what this rank may take long for
         self._beats, self._ended = 0, threading.Event()
-        self._waiting_at, self._since, self._say_at = -1, 0.0, SAY_AFTER
-        self._alive: dict[int, tuple[str, float]] = {}  # of each rank its last beat, and when it came
-        self._tell()
+        self._waiting_at, self._since, self._report_at = -1, 0.0, REPORT_AFTER
+        self._alive: dict[int, tuple[str, float]] = {}  # the last beat of each rank, and its time
+        self._publish()
 
     def start(self) -> None:
+        """Start the thread."""
         threading.Thread(target=self._run, daemon=True, name="heartbeat").start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._ended.set()
 
     def _run(self) -> None:
         while not self._ended.wait(EVERY):
             try:
-                line, too_long = self.look(time.monotonic())
-            except Exception:  # the store is gone, and with it torchrun: it ends the processes itself
+                line, too_long = self.check(time.monotonic())
+            except Exception:  # the store has gone with torchrun, which ends the processes itself
                 return
             if line:
                 print(f"bigbigan: {line}", file=sys.stderr, flush=True)
             if too_long:
                 os._exit(1)  # the main thread waits in an exchange that nothing can interrupt
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         self._beats += 1
         self.store.set(str(self.rank), f"{self.count} {self._beats} {self.doing}")
 
-    def look(self, now: float) -> tuple[str, bool]:
-        """Return (the message to print at time `now`, in seconds, or ""; whether this process must end)."""
-        self._tell()
+    def check(self, now: float) -> tuple[str, bool]:
+        """Return the message to print at time `now`, in seconds, or ""; and whether this process must end."""
+        self._publish()
         counts, doing = {}, {}
         for rank in set(range(self.size)) - {self.rank}:
             count, beat, what = self.store.get(str(rank)).decode().split(" ", 2)
@@ -137,18 +138,18 @@ class Heartbeat:
             if self._alive.get(rank, ("", 0.0))[0] != beat:
                 self._alive[rank] = beat, now
         if self.count != self._waiting_at:
-            self._waiting_at, self._since, self._say_at = self.count, now, SAY_AFTER
+            self._waiting_at, self._since, self._report_at = self.count, now, REPORT_AFTER
         waited = now - self._since
-        silent = {rank for rank in counts if now - self._alive[rank][1] >= SAY_AFTER}
+        silent = {rank for rank in counts if now - self._alive[rank][1] >= REPORT_AFTER}
         behind = {rank for rank, count in counts.items() if count < self.count} or silent
         first = min(set(range(self.size)) - behind)
-        if not behind or first != self.rank or waited < SAY_AFTER:
+        if not behind or first != self.rank or waited < REPORT_AFTER:
             return "", False
         excused = any(doing[rank] for rank in behind - silent)
         too_long = 0 < self.patience <= waited and not excused
-        if not too_long and waited < self._say_at:
+        if not too_long and waited < self._report_at:
             return "", False
-        self._say_at = 2 * waited
+        self._report_at = 2 * waited
         names = ", ".join(f"{rank} ({doing[rank]})" if doing[rank] else str(rank) for rank in sorted(behind))
         line = f"rank {names} of {self.size} has kept the others waiting for {waited:.0f} s"
         if too_long:
@@ -179,7 +180,7 @@ def busy(what: str) -> Iterator[None]:
 
 
 def rows_of_rank(count: int, chunks: int = 1, rank: int | None = None, of: int | None = None) -> list[slice]:
-    """Return this rank's rows of a batch of `count`, or those of `rank` of `of` ranks: one slice of each chunk."""
+    """Return this rank's rows of a batch of `count`, or the rows of `rank` among `of` ranks: a slice for each chunk."""
     of = of or world_size()
     rank = rank if rank is not None else dist.get_rank() if dist.is_initialized() else 0
     cuts = [count * i // (chunks * of) for i in range(chunks * of + 1)]
@@ -198,7 +199,7 @@ def average(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def maximum(number: int) -> int:
-    """Return the largest of the ranks' numbers. It is exchanged by the hosts, without a device sync."""
+    """Return the largest of the ranks' numbers. The exchange is between hosts, without a device sync."""
     if world_size() == 1:
         return number
     tensor = torch.tensor(number)
@@ -214,7 +215,7 @@ def same_on_all_ranks(text: str) -> bool:
 
 
 def broadcast(tensor: Tensor) -> Tensor:
-    """Overwrite a contiguous tensor with that of rank 0, and return it."""
+    """Overwrite a contiguous tensor with rank 0's, and return it."""
     count_exchange()
     dist.broadcast(tensor, 0)
     return tensor

@@ -1,4 +1,4 @@
-"""The exponential moving average of weights that evaluation uses."""
+"""Update the exponential moving average of weights, which evaluation uses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["update_average"]
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of the weights after step `step` (1, 2, ...).
+    """Update the exponential moving average of the weights after step `step` (1, 2, ...).
 
-    Early on the decay is (1 + step) / (10 + step), so that the average is not held back by its start.
+    Early in training the decay is (1 + step) / (10 + step), so that the initial weights do not dominate the average.
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

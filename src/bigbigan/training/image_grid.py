@@ -1,4 +1,4 @@
-"""Grids of images, as files a person looks at."""
+"""Draw grids of images, as picture files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bigbigan.io import writing
 __all__ = ["grid", "pairs_grid", "save_image"]
 
 
-def grid(images: Tensor, columns: int | None = None, gap: int = 2, least_side: int = 32) -> Image.Image:
-    """[N, C, R, R] float in [-1, 1] as one picture, row by row, white between the tiles.
+def grid(images: Tensor, columns: int | None = None, gap: int = 2, min_side: int = 32) -> Image.Image:
+    """Draw images, float [N, C, R, R] in [-1, 1], as one picture, row by row, with white gaps between them.
 
-    Small images are enlarged by a whole factor to at least `least_side` pixels.
+    Small images are enlarged by a whole factor to at least `min_side` pixels.
     """
     count, _, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    scale = max(1, math.ceil(least_side / height))
+    scale = max(1, math.ceil(min_side / height))
     tiles = to_uint8(images.detach().cpu()).expand(-1, 3, -1, -1)
     tiles = tiles.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     h, w = height * scale, width * scale
@@ -35,7 +35,7 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 2, least_side: i
 
 
 def pairs_grid(above: Tensor, below: Tensor, columns: int = 16) -> Image.Image:
-    """Rows of `above`, each with the matching row of `below` under it: x over G(E(x))."""
+    """Draw rows of `above`, each with the matching row of `below` under it: x over G(E(x))."""
     columns = min(columns, len(above))
     missing = -len(above) % columns
     white = torch.ones(missing, *above.shape[1:])
@@ -45,6 +45,6 @@ def pairs_grid(above: Tensor, below: Tensor, columns: int = 16) -> Image.Image:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a picture so that it is whole or not there."""
-    with writing(path, durable=False) as aside:
-        image.save(aside, format="PNG")
+    """Write a picture as PNG; no incomplete file is ever at `path`."""
+    with writing(path, durable=False) as temporary:
+        image.save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: data, state, steps, and what follows a step."""
+"""Run the training loop, top to bottom: data, state, steps, and what follows a step."""
 
 from __future__ import annotations
 
@@ -54,11 +54,9 @@ def train(
 ) -> int | None:
     """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
 
-    Labels, the source's or those of the file `labels`, are only used for the validation metric
-    (`log.validation_metric`), unless `data.labels` makes the networks conditional.
-
-    `make_validation` makes what measures the networks every `log.validate_every` steps; without it there is no
-    validation.
+    Labels, of the source or of the file `labels`, are only used for the validation metric (`log.validation_metric`),
+    unless `data.labels` makes the networks conditional. `make_validation` makes the `Validation` that measures the
+    networks every `log.validate_every` steps; without it there is no validation.
 
     Returns:
         None when all steps are done, or the number of the signal that ended it early, with its state saved.
@@ -72,7 +70,7 @@ def train(
         with distributed.process_group(patience=60 * config.log.hang_minutes), stop:
             return _train(config, data, run, progress, labels, stop, make_validation)
     except Stopped:
-        with suppress(OSError):  # a terminal that was closed
+        with suppress(OSError):  # the terminal was closed
             print("stopped before the first step: there is nothing to save", file=sys.stderr)
         return stop.signal
     except (MemoryError, RuntimeError, OSError) as error:
@@ -87,15 +85,15 @@ def train(
 
 @dataclass(frozen=True)
 class Run:
-    """One rank's part of a run: its folder, data, logs and validation.
+    """Hold one rank's part of a run: its folder, data, logs and validation.
 
     Attributes:
-        folder: the run folder, which rank 0 alone writes.
-        data: what is trained on.
-        monitor: the logs; silent on other ranks than 0.
-        progress: whether to say how long it will take.
-        validation: measures the validation metric; on rank 0 alone, None without validation.
-        resumed: whether it was continued from a checkpoint; known to rank 0.
+        folder: the run folder, which only rank 0 writes.
+        data: the training data.
+        monitor: the logs; silent on all ranks but 0.
+        progress: whether to print how long training will take.
+        validation: measures the validation metric; None on all ranks but 0, and without validation.
+        resumed: whether the run was continued from a checkpoint; known to rank 0.
     """
 
     folder: Path
@@ -162,13 +160,13 @@ def fit_to_budget(
     started: float,
     progress: bool,
 ) -> Config:
-    """Return `config` with as many steps as fit the budget of time, of which some is spent since `started`."""
+    """Return `config` with as many steps as fit the budget of time, which began at `started`."""
     minutes = config.training.minutes
     left = 60 * minutes - (time.perf_counter() - started)
     measure = validation if validation is not None and validation.possible else None
     steps = choose_steps(config, data.batches, device, measure, left)
     if progress and distributed.is_first_rank():
-        print(f"training.minutes={minutes:g}: {steps:,} steps fit, as measured here", file=sys.stderr)
+        print(f"training.minutes={minutes:g}: {steps:,} steps fit, as measured on this machine", file=sys.stderr)
     return replace(config, training=replace(config.training, steps=steps))
 
 
@@ -183,7 +181,7 @@ def _refuse_fewer_steps(config: Config, folder: Path) -> None:
 def init_or_resume(
     config: Config, data: TrainingData, folder: Path, device: torch.device
 ) -> tuple[TrainingState, bool]:
-    """Return a new state, or that of the newest checkpoint in `folder`, and, on rank 0, whether it was resumed.
+    """Return a new state, or the state of the newest checkpoint in `folder`; and, on rank 0, whether it was resumed.
 
     The state is the same on all ranks.
 
@@ -196,7 +194,7 @@ def init_or_resume(
     if distributed.is_first_rank():
         refuse_other_data(folder, data, uses_classes=config.data.labels == "classes")
         ck.remove_old(folder, config.log.keep_checkpoints)
-        newest = ck.newest_checkpoint(folder, set_aside=True)
+        newest = ck.newest_checkpoint(folder, rename_damaged=True)
         if newest is not None:
             ck.load_state(state, newest)
             warn_of_other_settings(folder, newest.info().get("settings", {}), config)
@@ -208,7 +206,7 @@ def init_or_resume(
 
 
 def announce(state: TrainingState, run: Run, progress: bool) -> None:
-    """Print what is about to be trained, and write pictures of the data of a new run."""
+    """Print what will be trained, and write pictures of the data of a new run."""
     config, first = state.config, distributed.is_first_rank()
     if run.resumed:
         run.monitor.message(f"continuing from step {state.step}")
@@ -230,9 +228,9 @@ def announce(state: TrainingState, run: Run, progress: bool) -> None:
 
 
 def run_loop(state: TrainingState, run: Run, stop: Stop) -> int | None:
-    """Take the remaining training steps. Returns the number of the signal that ended them early, or None.
+    """Run the remaining training steps. Return the number of the signal that ended them early, or None.
 
-    All ranks must reach the same collective calls, so what one rank alone knows is shared before it decides anything.
+    All ranks must reach the same collective calls, so knowledge of one rank is shared before it decides anything.
     """
     steps, signal, speed = state.config.training.steps, 0, Speed(state)
     validates = bool(distributed.maximum(run.validation is not None and run.validation.possible))
@@ -277,7 +275,7 @@ def after_step(state: TrainingState, run: Run, validates: bool) -> None:
 
 
 def prepare_averages(state: TrainingState, run: Run) -> None:
-    """Fill the statistics that the averaged networks are evaluated with.
+    """Fill the batch norm statistics of the averaged networks.
 
     Raises:
         RunError: an update was skipped because it was not finite.
@@ -287,7 +285,7 @@ def prepare_averages(state: TrainingState, run: Run) -> None:
 
 
 def save(state: TrainingState, run: Run) -> None:
-    """Save a checkpoint of this step, and the data card: streamed images are found unreadable while training."""
+    """Save a checkpoint of this step, and the data card, since streamed images may be found unreadable in training."""
     if not distributed.is_first_rank():
         return
     write_json(run.folder / "data.json", run.data.card, stamp=True)
@@ -300,7 +298,7 @@ def save(state: TrainingState, run: Run) -> None:
 
 
 class Speed:
-    """Images a second of training alone, without what follows a step."""
+    """Measure the speed of training steps, without what follows a step."""
 
     def __init__(self, state: TrainingState) -> None:
         self._start, self._images = time.perf_counter(), state.images_seen
@@ -331,7 +329,7 @@ class Speed:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time spent within the context."""
+        """Exclude the time spent within the context."""
         begun = time.perf_counter()
         yield
         pause = time.perf_counter() - begun

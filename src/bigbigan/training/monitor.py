@@ -30,7 +30,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 class Monitor:
-    """The logs of a run, opened at `step`; lines after it, from before a crash, are dropped first."""
+    """Write the logs of a run from `step` on. Lines after it, from before a crash, are removed first."""
 
     def __init__(self, run: Path, step: int, steps: int, progress: bool) -> None:
         self._path = run / "metrics.jsonl"
@@ -90,7 +90,7 @@ class Monitor:
 
 
 class SilentMonitor(Monitor):
-    """A monitor that writes nothing, for ranks other than 0."""
+    """Write nothing, on all ranks but 0."""
 
     def __init__(self) -> None:
         self.bar = Bar(disable=True)

@@ -1,7 +1,7 @@
 """Set how the forward passes of training compute: in float32 or bfloat16, eagerly or compiled.
 
-Weights, optimizers, losses, batch norm's statistics and spectral norm stay float32 in any case, and so do the averaged
-networks, which are what is evaluated.
+Weights, optimizers, losses, batch norm's statistics and spectral norm are always float32, and so are the averaged
+networks, which are evaluated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_devices(config: Config, device: torch.device) -> None:
     if t.compile and device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("training.compile=true needs a C++ compiler, g++ or what CXX names; install one, or set false")
     if t.compile:
-        torch.compiler.reset()  # what an earlier run in this process compiled counts towards a limit
+        torch.compiler.reset()  # code compiled by an earlier run in this process counts towards a limit
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as torch's convolutions compute anyway
 
@@ -50,8 +50,8 @@ def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.de
     """Make calls of `network` use `training.precision` and `training.compile`. Their outputs are float32."""
     forward = network.forward
     if compiled:
-        # A graph for each shape and mode (with gradient, without, ...), of which there are few. On a GPU kernels are
-        # launched as CUDA graphs, which is what small networks gain most by.
+        # A graph for each shape and mode (with gradient, without, ...), of which there are few. On a GPU, kernels are
+        # launched as CUDA graphs, from which small networks gain most.
         mode = "reduce-overhead" if device.type == "cuda" else None
         forward = torch.compile(forward, dynamic=False, mode=mode)
     if precision == "bf16":
@@ -62,7 +62,7 @@ def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.de
 
 def _in_bf16(forward: Callable[..., Any], device: str) -> Callable[..., Any]:
     def wrapped(*arguments: Any) -> Any:
-        # One context a call: what autocast keeps of weights must not outlive a pass without gradient.
+        # One context for each call: autocast's cache of weights must not outlive a pass without gradient.
         with torch.autocast(device, torch.bfloat16):
             out = forward(*arguments)
         return _float(out)

@@ -1,7 +1,7 @@
-"""The run folder: its files, and how a run is opened, locked and continued.
+"""Define the run folder: its files, and how a run is opened, locked and continued.
 
 config.json       complete, resolved settings        environment.json  versions, device, commit
-data.json         the data card: source, counts      metrics.jsonl     one line a log step
+data.json         the data card: source, counts      metrics.jsonl     one line for each log step
 results.jsonl     result lines of evaluations        checkpoints/      see bigbigan.training.checkpoint
 samples/          grids by step                      tensorboard/      the same curves
 report.html       everything on one page
@@ -71,7 +71,7 @@ def read_card(run: Path) -> dict[str, Any]:
     """Return the data card of a run.
 
     Raises:
-        UserError: data.json is missing, or not one.
+        UserError: data.json is missing or damaged.
     """
     card = read_json(run / "data.json", CARD)
     if any(len(pair) != 2 for pair in card.get("skipped", [])):
@@ -94,7 +94,7 @@ def read_config(run: Path) -> Config:
     """Return the settings of a run.
 
     Raises:
-        UserError: there is no such run, or its config.json is not one.
+        UserError: there is no such run, or its config.json is damaged.
     """
     if not run.is_dir():
         raise not_a_run(run)
@@ -106,46 +106,47 @@ def source_of(run: Path) -> str:
     """Return the source a run was trained on.
 
     Raises:
-        UserError: it does not say.
+        UserError: the run does not record it.
     """
     return source_and_labels(run, None, None)[0]
 
 
 def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[str, str | None]:
-    """Return the source and the labels file to use: those given, or else those the run was trained on.
+    """Return the source and the labels file to use: the given ones, or else the run's own.
 
-    The run's labels file is used with its own source only. What is not given must be sealed (`bigbigan.training.seal`):
-    the run may come from someone else, and could name any file or address. Data sets known by name need no seal.
+    The run's labels file is used only with its own source. Names that are not given must be sealed
+    (`bigbigan.training.seal`): the run may come from someone else, and could name any file or address. Data sets known
+    by name need no seal.
 
     Raises:
-        UserError: no source is given, and the run does not say what it was trained on; or what it names is neither
-            given nor sealed.
+        UserError: no source is given, and the run does not record its own; or its names are neither given nor sealed.
     """
     try:
         card = read_card(run)
         recorded, file = card["spec"], (card.get("labels") or {}).get("path")
     except (UserError, KeyError):
         if data is None:
-            raise UserError(f"{run} does not say what it was trained on; give --data SOURCE") from None
+            raise UserError(f"{run} does not record what it was trained on; give --data SOURCE") from None
         return data, labels
-    of_run = file if labels is None and data in (None, recorded) else None
-    if ((data is None and recorded not in KNOWN) or of_run is not None) and not is_sealed(card):
+    own_labels = file if labels is None and data in (None, recorded) else None
+    if ((data is None and recorded not in KNOWN) or own_labels is not None) and not is_sealed(card):
         raise UserError(
-            f"{run} was not trained here by you, so what it names is not opened; to open it, say it: "
-            f"--data {_quoted(data or recorded)}" + (f" --labels {_quoted(of_run)}" if of_run is not None else "")
+            f"{run} was not trained here by you, so the data it names are not opened; to open them, give "
+            f"--data {_quoted(data or recorded)}"
+            + (f" --labels {_quoted(own_labels)}" if own_labels is not None else "")
         )
-    if of_run is not None:
-        labels = _where(of_run, card["labels"].get("from_run"), run)
-    return data or _where(_harmless(recorded, run), card.get("from_run"), run), labels
+    if own_labels is not None:
+        labels = _current_path(own_labels, card["labels"].get("from_run"), run)
+    return data or _current_path(_harmless(recorded, run), card.get("from_run"), run), labels
 
 
-def _where(recorded: str, from_run: Any, run: Path) -> str:
+def _current_path(recorded: str, from_run: Any, run: Path) -> str:
     """Return where a recorded source or file is now.
 
-    A relative name was given in the folder where training began, so its place relative to the run comes first. An
-    absolute path is kept, unless nothing is there any more.
+    A relative name was given in the folder where training began, so the place relative to the run is tried first. An
+    absolute path is kept, unless it no longer exists.
     """
-    if not isinstance(from_run, str):  # of a run that does not say
+    if not isinstance(from_run, str):  # not recorded
         return recorded
     there = absolute_source(from_run, run)
     here = source_exists(recorded)
@@ -157,7 +158,7 @@ def _where(recorded: str, from_run: Any, run: Path) -> str:
 
 
 def limits_of(config: Config) -> DecodeLimits:
-    """Return the limits of decoding an image, by the settings of a run."""
+    """Return the limits of decoding an image that the settings of a run set."""
     return DecodeLimits(max_pixels=config.data.max_pixels)
 
 
@@ -171,31 +172,31 @@ def open_data(
 ) -> Source:
     """Open the source and the labels to use, see `source_and_labels`.
 
-    If they are the run's own, warn if the images are not those it was trained on, and go on without labels if its
+    If they are the run's own, warn if the images have changed since it was trained, and continue without labels if its
     labels file is missing.
 
     Args:
         run: run folder.
-        data, labels: as given; by default those of the run.
+        data, labels: as given; by default the run's own.
         config: the run's settings, for the limits of reading.
-        max_unreadable: in place of the one in `config`.
+        max_unreadable: replaces the setting in `config`.
         needs_labels: whether a missing labels file is an error.
 
     Raises:
-        UserError: the source cannot be opened, or is not there.
+        UserError: the source cannot be opened, or does not exist.
     """
     spec, file = source_and_labels(run, data, labels)
     if data is None and not source_exists(spec):
         raise UserError(
-            f"{run} was trained on {shown(spec)}, named from the folder where training began; it is not there: "
+            f"{run} was trained on {shown(spec)}, relative to the folder where training began; it does not exist: "
             "give --data SOURCE"
         )
     labelled = True
     if labels is None and file is not None and not Path(file).exists():
-        gone = f"the labels file {shown(file)} of {run} has gone"
+        gone = f"the labels file {shown(file)} of {run} does not exist"
         if needs_labels:
             raise UserError(f"{gone}; give --labels FILE.csv")
-        warnings.warn(f"{gone}: going on without labels, and without the splits it made", stacklevel=2)
+        warnings.warn(f"{gone}: continuing without labels, and without the splits it defined", stacklevel=2)
         file, labelled = None, False
     share = max_unreadable if max_unreadable is not None else config.data.max_unreadable if config else 0.05
     limits = limits_of(config) if config else DecodeLimits()
@@ -225,27 +226,29 @@ def _harmless(spec: str, run: Path) -> str:
         UserError: it is a command.
     """
     if spec.startswith("pipe:"):
-        raise UserError(f"{run} was trained on what a command gives; to run it, say it: --data {_quoted(spec)}")
+        raise UserError(
+            f"{run} was trained on the output of a command; to run the command, give --data {_quoted(spec)}"
+        )
     return spec
 
 
 def _quoted(word: object) -> str:
-    """Return a word of a command line, fit to print."""
+    """Return a word of a command line, safe to print."""
     return shlex.quote(shown(word))
 
 
-KNOWN = ("digits", *REMOTE)  # sources without a path: safe to open whoever made the run
+KNOWN = ("digits", *REMOTE)  # sources without a path: safe to open, whoever made the run
 
-# May differ when a run is continued: they do not change what a step does (but for steps when rates fall with them).
+# Settings that may differ when a run is continued: they do not change a step (except steps, if rates depend on them).
 CHANGEABLE = ("training.steps", "training.minutes", "log.", "data.max_unreadable", "data.max_pixels")
 
 
 @contextmanager
 def open_for_training(run: Path, config: Config) -> Iterator[None]:
-    """Make the run folder, or continue in an existing one; no two processes train in one folder.
+    """Create the run folder, or continue in an existing one; no two processes train in one folder.
 
     Raises:
-        UserError: another process trains here, the folder holds something else, or a run of other settings.
+        UserError: another process trains there, or the folder holds something else, or a run with other settings.
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"--out {run} is a file; expected a folder for the run")
@@ -280,9 +283,9 @@ def _environments(run: Path) -> list[dict[str, Any]]:
 
 def _refuse_changes(before: Config, now: Config, run: Path) -> None:
     if changed := _changes(before.to_dict(), now):
-        # "scale" first: forgotten, it changes most others
+        # "scale" first: a forgotten --scale changes most other settings
         changed.sort(key=lambda text: not text.startswith("scale "))
-        raise UserError(f"{run} holds a run of other settings ({_first_changes(changed)}); choose another --out")
+        raise UserError(f"{run} holds a run with other settings ({_first_changes(changed)}); choose another --out")
 
 
 def _changes(before: Mapping[str, Any], now: Config) -> list[str]:
@@ -323,15 +326,15 @@ def warn_of_other_settings(run: Path, trained_with: Mapping[str, Any], config: C
 def changed_settings(config: Config) -> dict[str, Any]:
     """Return the settings in which a run differs from its experiment, for result lines.
 
-    Steps and seed are left out, which a result line states anyway, and `log`, which changes no weight. A budget of time
-    is not.
+    Steps and seed are omitted, since a result line has fields for them, and `log`, which changes no weight. A budget of
+    time is included.
     """
     if config.experiment not in EXPERIMENTS:
         return {}
     defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
-    stated = (*CHANGEABLE, "training.seed", "data.class_sizes")  # the last is of the data and its labels
+    omitted = (*CHANGEABLE, "training.seed", "data.class_sizes")  # the last follows from the data and the labels
     return {
-        k: v for k, v in ours.items() if defined.get(k) != v and (k == "training.minutes" or not k.startswith(stated))
+        k: v for k, v in ours.items() if defined.get(k) != v and (k == "training.minutes" or not k.startswith(omitted))
     }
 
 

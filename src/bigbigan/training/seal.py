@@ -1,12 +1,12 @@
-"""A seal on what a run names: whether its data.json was written here, by this user.
+"""Seal the names in a run, to know whether its data.json was written here, by this user.
 
-A run folder may come from anybody, and its data.json names places: folders, files, addresses. `train` seals these names
-with a key that stays in this user's home. Names without the seal are opened only if the user gives them on the command
-line (`bigbigan.training.run_folder.source_and_labels`).
+A run folder may come from anybody, and its data.json names folders, files and addresses. `train` seals these names with
+a key that stays in this user's home. Names without the seal are opened only if the user gives them on the command line
+(`bigbigan.training.run_folder.source_and_labels`).
 
 The key is made when it is first needed: 32 random bytes in $XDG_STATE_HOME/bigbigan/key, by default
-~/.local/state/bigbigan/key, readable by this user alone. Whoever can read it can write runs that count as this user's
-own. Without it nothing is lost but that own runs ask for --data.
+~/.local/state/bigbigan/key, readable only by this user. Whoever can read it can write runs that count as this user's
+own. Without the key, own runs ask for --data; nothing else is lost.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Turns a signal into a request to save and end; a second one ends the process at once.
+    """Turn a signal into a request to save and end; a second signal ends the process at once.
 
     Signals are SIGINT, SIGTERM, SIGHUP (the terminal was closed; ignored under nohup) and SIGUSR1 (schedulers send it
     before they take a machine away). Under torchrun a second signal is ignored: torchrun forwards signals that its
@@ -47,7 +47,7 @@ class Stop:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
-        except ValueError:  # not in the main thread: signals stay the caller's business
+        except ValueError:  # not in the main thread: the caller handles signals
             pass
         return self
 

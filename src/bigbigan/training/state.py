@@ -1,4 +1,4 @@
-"""The state of a training run: weights, averages, optimizers, step. What is not here does not survive a crash.
+"""Hold the state of a training run: weights, averages, optimizers, step. Only this state survives a crash.
 
 Random numbers and the data order need no entry: they are functions of the seed and the step
 (`bigbigan.randomness`).
@@ -27,7 +27,7 @@ __all__ = ["TrainingState", "rate_factor"]
 
 
 def rate_factor(step: int, steps: int, final: float, epoch: int | None = None) -> float:
-    """Return the share of the first learning rates that step `step` (0 to `steps` - 1) is taken at.
+    """Return the factor on the initial learning rates in step `step` (0 to `steps` - 1).
 
     Rates are constant for half the steps, then fall by an equal factor each step; they would reach `final` after the
     last one. With `epoch`, the number of steps of an epoch, they are constant for half the epochs (rounded down, but at
@@ -43,7 +43,7 @@ def rate_factor(step: int, steps: int, final: float, epoch: int | None = None) -
 
 
 class TrainingState:
-    """The networks, their averages, the optimizers and the step counter of one run."""
+    """Hold the networks, their averages, the optimizers and the step counter of one run."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -92,14 +92,14 @@ class TrainingState:
             update_average(average, network, self.config.training.ema_decay, self.step)
 
     def _averaged(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """Iterate over the averages and the networks they are averages of."""
+        """Yield each averaged network with the network it averages."""
         G, E, _ = self.networks
         for average, network in ((self.G_ema, G), (self.E_ema, E)):
             if average is not None and network is not None:
                 yield average, network
 
     def fill_standing_statistics(self, batches: Batches) -> None:
-        """Fill the batch norm statistics of G_ema and E_ema, as a function of the weights and the step alone."""
+        """Fill the batch norm statistics of G_ema and E_ema, as a function of only the weights and the step."""
         generator = keyed_generator(self.config.training.seed, "standing", self.step, str(self.device))
         G, E, _ = self.networks
         t, count = self.config.training, self.config.log.standing_batches
@@ -109,11 +109,11 @@ class TrainingState:
         def images() -> Tensor:
             return batches.images(batches.sample_indices(size, generator, self.step * len(self.system.updates))[rows])
 
-        def of_encoder() -> None:
+        def fill_encoder() -> None:
             if E is not None and (E_ema := self.E_ema) is not None:
                 standing_statistics(E_ema, E, (lambda: E_ema.all_outputs(images()) for _ in range(count)))
 
-        def of_generator() -> None:
+        def fill_generator() -> None:
             if G is not None and (G_ema := self.G_ema) is not None:
 
                 def samples() -> Tensor:
@@ -125,13 +125,14 @@ class TrainingState:
 
                 standing_statistics(G_ema, G, (samples for _ in range(count)))
 
-        fills = (of_encoder, of_generator) if self.system.generator_is_decoder else (of_generator, of_encoder)
+        fills = (fill_encoder, fill_generator) if self.system.generator_is_decoder else (fill_generator, fill_encoder)
         for fill in fills:
             fill()
 
     # -- to and from named tensors ---------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
+        """Return the networks and the averages by name; those that exist."""
         G, E, D = self.networks
         modules = {"G": G, "E": E, "D": D, "G_ema": self.G_ema, "E_ema": self.E_ema}
         return {name: module for name, module in modules.items() if module is not None}
@@ -149,7 +150,7 @@ class TrainingState:
         for name, optimizer, parameter in self._parameters():
             slot = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {
-                "step": slot["step"].to(parameter.device, copy=True),  # where the fused optimizer keeps it
+                "step": slot["step"].to(parameter.device, copy=True),  # as the fused optimizer expects
                 "exp_avg": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg"]),
                 "exp_avg_sq": torch.empty_like(parameter, requires_grad=False).copy_(slot["exp_avg_sq"]),
             }
@@ -158,14 +159,14 @@ class TrainingState:
         """Return `moments` as after a step, filled with zeros, on `device` or the parameters' devices."""
         moments = {}
         for name, _, parameter in self._parameters():
-            where = device or parameter.device
-            moments[f"{name}.step"] = torch.zeros((), device=where, dtype=torch.float32)
+            target = device or parameter.device
+            moments[f"{name}.step"] = torch.zeros((), device=target, dtype=torch.float32)
             for key in ("exp_avg", "exp_avg_sq"):
-                moments[f"{name}.{key}"] = torch.zeros_like(parameter, device=where)
+                moments[f"{name}.{key}"] = torch.zeros_like(parameter, device=target)
         return moments
 
     def broadcast(self) -> None:
-        """Give all ranks the state of rank 0, as it was initialised or loaded there."""
+        """Copy the state of rank 0, as it was initialised or loaded there, to all ranks."""
         if distributed.world_size() == 1:
             return
         self.step = distributed.maximum(self.step)

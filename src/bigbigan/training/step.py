@@ -1,4 +1,4 @@
-"""One training step: the updates of a system, each on a fresh batch, then the moving averages."""
+"""Run one training step: the updates of a system, each on a fresh batch, then the moving averages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bigbigan.training.state import TrainingState
 
 __all__ = ["check_finite", "is_due", "is_soon_due", "training_step"]
 
-FIRST_LOOK = 10  # the step of the first log line and the first pictures, unless they are due earlier
+FIRST_LOG = 10  # the step of the first log line and the first pictures, unless they are due earlier
 
 
 def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
@@ -62,12 +62,12 @@ def is_due(every: int, step: int, steps: int) -> bool:
 
 
 def is_soon_due(every: int, step: int, steps: int) -> bool:
-    """Return the same for what is also done once soon after the start, so that nobody waits for the first look."""
-    return is_due(every, step, steps) or step == FIRST_LOOK < every
+    """Return the same for something that is also done once soon after the start, so that first results come early."""
+    return is_due(every, step, steps) or step == FIRST_LOG < every
 
 
 class EncodedImages(NamedTuple):
-    """The images of an update's last chunk, with q(z|x) if E encoded them."""
+    """Hold the images of an update's last chunk, with q(z|x) if E encoded them."""
 
     x: Tensor
     posterior: Posterior | None

@@ -1,4 +1,4 @@
-"""Batch norm over the rows of all ranks, under torchrun."""
+"""Compute batch norm over the rows of all ranks, under torchrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: written whole or not at all, read with their names, shapes and types compared.
+"""Write tensors to safetensors files, whole or not at all, and check their names, shapes and types when they are read.
 
 Nothing that is read here can execute code.
 """
@@ -20,7 +20,7 @@ from bigbigan.io import open_regular, writing
 
 __all__ = ["check_tensors", "read_tensors", "save_tensors"]
 
-MOST_HEADER = 2**24  # bytes of a header, which has about 100 for each tensor
+MAX_HEADER = 2**24  # bytes of a header, which has about 100 for each tensor
 
 
 def save_tensors(
@@ -30,8 +30,8 @@ def save_tensors(
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if digest:
         metadata = (metadata or {}) | {"sha256": _digest(ready)}
-    with writing(path) as aside:
-        save_file(ready, aside, metadata=metadata)
+    with writing(path) as temporary:
+        save_file(ready, temporary, metadata=metadata)
 
 
 def read_tensors(path: Path, prefix: str = "", digest: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -40,7 +40,7 @@ def read_tensors(path: Path, prefix: str = "", digest: bool = False) -> tuple[di
     Args:
         path: the file.
         prefix: of names; without it all tensors are read.
-        digest: insist on the SHA-256 of their content that `save_tensors` notes; where it is there, it is compared.
+        digest: require the SHA-256 of the content that `save_tensors` records; if it is recorded, it is always checked.
 
     Raises:
         UserError: it cannot be read, is damaged, or its header is larger than 16 MiB.
@@ -48,14 +48,14 @@ def read_tensors(path: Path, prefix: str = "", digest: bool = False) -> tuple[di
     try:
         with open_regular(path) as file:
             size, claimed = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
-        if claimed > min(size, MOST_HEADER):
+        if claimed > min(size, MAX_HEADER):
             raise ValueError(f"its header claims {claimed:,} bytes")
         with safe_open(path, framework="pt") as tensors:
             metadata = tensors.metadata() or {}
             found = {key: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
-        noted = metadata.get("sha256", "" if digest else None)
-        if noted is not None and not prefix and noted != _digest(found):
-            raise ValueError("its content has changed since it was written" if noted else "no SHA-256 is noted in it")
+        recorded = metadata.get("sha256", "" if digest else None)
+        if recorded is not None and not prefix and recorded != _digest(found):
+            raise ValueError("its content has changed since it was written" if recorded else "it records no SHA-256")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValueError, RuntimeError, TypeError) as error:
@@ -64,12 +64,12 @@ def read_tensors(path: Path, prefix: str = "", digest: bool = False) -> tuple[di
 
 
 def check_tensors(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Compare stored tensors with those that are to take their values.
+    """Check stored tensors against the tensors that will take their values.
 
     Args:
         stored: tensors by name.
         expected: tensors of the same names, shapes and types; they may be on the device "meta".
-        what: begins the message: what is stored where, such as "RUN does not fit its config.json".
+        what: the beginning of the message, such as "RUN does not fit its config.json".
 
     Raises:
         UserError: a name is missing or unknown, or a tensor has another shape or type or is not finite.

@@ -1,4 +1,4 @@
-"""The data of a training run: settings that depend on it, the batches, and the data card."""
+"""Prepare the data of a training run: settings that depend on it, the batches, and the data card."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["TrainingData", "load_training_data", "refuse_other_data", "resolve_c
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training images of a run, ready to be trained on.
+    """Hold the training images of a run.
 
     Attributes:
-        source: of the images.
+        source: the source of the images.
         images: the training split, or the fraction of it that is trained on.
-        batches: of the images that can be read.
-        labels: of these images, int64 [N], -1 if an image has none; or None.
-        groups: of these images, int64 [N] (`ImageSet.groups`), or None.
+        batches: batches of the readable images.
+        labels: labels of these images, int64 [N], -1 if an image has none; or None.
+        groups: groups of these images, int64 [N] (`ImageSet.groups`), or None.
         card: the data card, as written to data.json.
     """
 
@@ -65,7 +65,7 @@ def resolve_config(config: Config, source: Source, images: ImageSet, spec: str, 
         sizes = _class_sizes(images, spec)
         classes = len(sizes)
         if recorded is not None and len(recorded.class_sizes) in (0, classes):
-            sizes = recorded.class_sizes  # empty in a run of an earlier version, whose labels were drawn evenly
+            sizes = recorded.class_sizes  # empty in a run of an earlier version, which drew labels evenly
         equal = not config.has_generator or len(set(sizes)) == 1
         d = replace(d, classes=classes, class_sizes=() if equal else sizes)
     return replace(config, data=d)
@@ -93,11 +93,11 @@ def load_training_data(
         images: of the source, to train on.
         spec: the source as it was given, for messages and the data card.
         run: the run folder; a run that is continued keeps the size its images were stored at.
-        device: that trains.
+        device: the device to train on.
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: there are too few images, or not all ranks have the same ones, or validation would fetch too many.
+        UserError: there are too few images, or ranks have different ones, or validation would fetch too many.
     """
     d, first = config.data, distributed.is_first_rank()
     side = distributed.maximum(_recorded_side(run) if first else 0)
@@ -119,7 +119,7 @@ def load_training_data(
     if config.log.validate_every and isinstance(pixels, StreamedPixels) and pixels.shards is not None:
         raise UserError(
             f"--data {spec}: log.validate_every={config.log.validate_every} needs images of the whole set and would "
-            "fetch every shard each time; set log.validate_every=0, or data.memory_gib so high that all fit in memory"
+            "fetch every shard each time; set log.validate_every=0, or raise data.memory_gib until all fit in memory"
         )
     labels, groups = (None if values is None else values[kept] for values in (images.labels, images.groups))
     batches = Batches(
@@ -133,12 +133,12 @@ def load_training_data(
     )
     card = _data_card(spec, source, images, run, len(pixels), side, fingerprint)
     if not distributed.same_on_all_ranks(fingerprint):
-        raise UserError(f"--data {spec}: not all processes of torchrun find the same images there; copy them again")
+        raise UserError(f"--data {spec}: the processes of torchrun find different images there; copy them again")
     return TrainingData(source, images, batches, labels, groups, card)
 
 
 def _recorded_side(run: Path) -> int:
-    """Return the side that the images of a continued run are stored at, on which its crops depend; 0 of a new run."""
+    """Return the side that the images of a continued run are stored at, on which its crops depend; 0 for a new run."""
     return int(read_card(run).get("side", 0)) if (run / "data.json").exists() else 0
 
 
@@ -164,7 +164,7 @@ def _data_card(
     first = distributed.is_first_rank()
     card["seal"] = seal(card) if first else ""
     if first and not card["seal"]:
-        warnings.warn(f"no key can be kept in {key_file()}: verbs will ask for --data", stacklevel=2)
+        warnings.warn(f"no key can be stored in {key_file()}: commands will ask for --data", stacklevel=2)
     return card
 
 
@@ -185,7 +185,7 @@ def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None
     if old_labels.get("sha256") != new_labels.get("sha256"):
         old, new = (f"those of {of['path']}" if of else "the source's own" for of in (old_labels, new_labels))
         if old == new:
-            new = "of other content"
+            new = "others in a file of that name"
         raise UserError(
             f"the labels of {run} were {old}, now they are {new}; "
             "continue with the same --labels, or choose another --out"

@@ -1,4 +1,4 @@
-"""Validation while training: measure a metric of the averaged networks, and record which step is the best by it."""
+"""Validate during training: measure a metric of the averaged networks, and record which step is best by it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["MakeValidation", "Validation", "validate", "validation_is_missing"]
 
 
 class Validation(Protocol):
-    """Measures the networks of a training state while it trains, without changing a weight (early stopping).
+    """Measure the networks of a training state, without changing a weight (early stopping).
 
     Attributes:
-        metric: what is measured; its `name` is logged.
+        metric: the metric; its `name` is logged.
         possible: whether the data and the networks allow it.
-        lower_is_better: whether the best step has the lowest value.
+        lower_is_better: whether a lower value is better.
     """
 
     metric: Any

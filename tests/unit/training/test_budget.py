@@ -118,7 +118,7 @@ def test_a_step_is_measured_until_it_is_known(monkeypatch):
 
     monkeypatch.setattr(budget, "training_step", step)
     state = TrainingState(tiny_config(), CPU)
-    assert seconds_per_step(state, None, most=1.0) == 1.0  # the median of 1, 3 and 1
+    assert seconds_per_step(state, None, max_seconds=1.0) == 1.0  # the median of 1, 3 and 1
     assert len(taken) == 4
 
 

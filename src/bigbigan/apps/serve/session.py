@@ -177,7 +177,7 @@ def _content(path: Path) -> bytes | Unreadable:
 
 
 def _picture(images: Tensor, columns: int | None = None, side: int = SIDE) -> Image.Image:
-    return grid(images, columns, gap=4, least_side=side)
+    return grid(images, columns, gap=4, min_side=side)
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

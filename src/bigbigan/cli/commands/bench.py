@@ -18,14 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vary", metavar="a.b=V1,V2,...", help="measure for each value, such as training.batch_size=16,32,64"
     )
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="timed, after two that warm up (default 5)")
-    parser.add_argument("--picture", type=Path, metavar="CHART.png", help="draw how cost grows with what is varied")
+    parser.add_argument(
+        "--steps", type=int, default=5, metavar="N", help="steps to time, after two steps of warm-up (default 5)"
+    )
+    parser.add_argument("--picture", type=Path, metavar="CHART.png", help="draw the cost over the varied setting")
     parser.add_argument("--results", type=Path, metavar="FILE", help="append result lines to this file")
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Time training steps on random images: by part, images and FLOPs a second, peak memory."""
+    """Time training steps on random images: seconds by part, images and FLOPs a second, peak memory."""
     from bigbigan.config import override
     from bigbigan.experiments import find
 
@@ -35,11 +37,11 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--vary {options.vary}: expected a.b=V1,V2,..., for example training.batch_size=16,32,64")
     if options.picture and (not options.vary or options.picture.suffix.lower() != ".png"):
         raise UserError(
-            f"--picture {options.picture}: expected a name ending in .png, and --vary with what to draw it over"
+            f"--picture {options.picture}: expected a name ending in .png, and --vary with the setting to draw it over"
         )
-    made = find(options.experiment).config(options.scale)
+    base = find(options.experiment).config(options.scale)
     varied = [f"{name}={value}" for value in values.split(",")] if options.vary else [""]
-    configs = {v.removeprefix(f"{name}="): override(made, [*options.set, *([v] if v else [])]) for v in varied}
+    configs = {v.removeprefix(f"{name}="): override(base, [*options.set, *([v] if v else [])]) for v in varied}
     from bigbigan.apps.benchmark import bench, chart, result_lines
     from bigbigan.evaluation.records import append_results
     from bigbigan.training import distributed

@@ -5,36 +5,35 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, OWN_DATA, QUIET, RAW_CELLS, run_and_data
+from bigbigan.cli.common import AS_JSON, OWN_DATA, QUIET, RAW_CELLS, RESULTS, run_and_data
 from bigbigan.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    run_and_data(
-        parser, OWN_DATA.replace("images;", "images, labelled;"), "FILE.csv predictions, with their confidence"
-    )
+    run_and_data(parser, f"labelled {OWN_DATA}", "FILE.csv file of predictions and their confidence")
     count = parser.add_mutually_exclusive_group(required=True)
     count.add_argument(
-        "--labels-per-class", type=int, metavar="N", help="how many labelled images of each class are used"
+        "--labels-per-class", type=int, metavar="N", help="number of labelled images of each class to use"
     )
-    count.add_argument("--label-fraction", type=float, metavar="P", help="or which share of each class, above 0 to 1")
-    parser.add_argument("--finetune", action="store_true", help="train the encoder too, beside the frozen one")
+    count.add_argument(
+        "--label-fraction", type=float, metavar="P", help="share of each class to use as labelled images, above 0 to 1"
+    )
+    parser.add_argument("--finetune", action="store_true", help="fine-tune the encoder too, and compare")
     parser.add_argument(
-        "--scratch", action="store_true", help="compare with the same network trained on the labels alone"
+        "--scratch", action="store_true", help="compare with the same network trained only on the labelled images"
     )
     parser.add_argument(
-        "--trials", type=int, default=5, metavar="K", help="measure K times, with other labelled images (default 5)"
+        "--trials", type=int, default=5, metavar="K", help="measure K times with other labelled images (default 5)"
     )
     parser.add_argument("--raw-cells", **RAW_CELLS)
-    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    parser.add_argument("--results", **RESULTS)
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a classifier on a few labels; writes predictions, measures accuracy beside baselines."""
+    """Train a classifier on few labels, write its predictions, and measure it with its baselines."""
     if options.labels_per_class is not None and options.labels_per_class < 1:
         raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
     if options.label_fraction is not None and not 0 < options.label_fraction <= 1:

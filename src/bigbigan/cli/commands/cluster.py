@@ -7,28 +7,33 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, RAW_CELLS, at_least
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, RAW_CELLS, RESULTS, at_least
 from bigbigan.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, or any frozen encoder as in evaluate")
+    parser.add_argument("run", metavar="RUN", help="run folder, or a frozen encoder as in evaluate")
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
-    parser.add_argument("--labels", **LABELS_FILE | {"help": "labels to compare clusters with, as in train"})
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="each image and its cluster")
-    parser.add_argument("--clusters", type=int, default=50, metavar="K", help="how many (default 50)")
+    parser.add_argument("--labels", **LABELS_FILE | {"help": "true labels to compare the clusters with"})
     parser.add_argument(
-        "--features", choices=("avepool", "bn_crelu", "z_mean"), default="avepool", help="default avepool"
+        "--out", type=Path, required=True, metavar="FILE.csv", help="file of images and their clusters to write"
+    )
+    parser.add_argument("--clusters", type=int, default=50, metavar="K", help="number of clusters (default 50)")
+    parser.add_argument(
+        "--features",
+        choices=("avepool", "bn_crelu", "z_mean"),
+        default="avepool",
+        help="features to cluster (default avepool)",
     )
     parser.add_argument("--sheet", type=Path, metavar="SHEET.png", help="draw a row of images for each cluster")
     parser.add_argument("--raw-cells", **RAW_CELLS)
-    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    parser.add_argument("--results", **RESULTS)
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Cluster images by an encoder's features: a file of labels for a conditional BigGAN, and a sheet to look at."""
+    """Cluster images by an encoder's features, and write the clusters as labels for a conditional BigGAN."""
     at_least(2, clusters=options.clusters)
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")

@@ -7,21 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, SOURCES
 from bigbigan.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help=OWN_DATA.replace("images; by default those of the run.", "such as")
-    )
+    parser.add_argument("source", metavar="SOURCE", help=f"images: {SOURCES}")
     parser.add_argument("--labels", **LABELS_FILE)
-    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="write a contact sheet")
+    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="contact sheet to write")
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Count the images of a source, their sizes and labels, list what cannot be read, draw a contact sheet."""
+    """Count the images, sizes and labels of a source, list unreadable files, and draw a contact sheet."""
     from bigbigan.data import contact_sheet, inspect, open_source
     from bigbigan.training.image_grid import save_image
 
@@ -35,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _describe(facts: dict[str, Any]) -> str:
-    """What `inspect` found, as lines for a person."""
+    """Return what `inspect` found as text."""
     lines = [f"{facts['spec']}"]
     for name, split in facts["splits"].items():
         sizes, kinds = split["sizes"], [f"{n} {kind}" for kind, n in split["channels"].items() if n]
@@ -44,16 +42,16 @@ def _describe(facts: dict[str, Any]) -> str:
             continue
         width, height = sizes["most_common"]["size"]
         others = f", {sizes['different'] - 1} other sizes" if sizes["different"] > 1 else ""
-        lines.append(f"{name}: {split['count']} images ({', '.join(kinds)}), most {width}x{height}{others}, "
+        lines.append(f"{name}: {split['count']} images ({', '.join(kinds)}), mostly {width}x{height}{others}, "
                      f"{split['duplicates']} duplicates, {split['unreadable']} unreadable")  # fmt: skip
         if split["classes"]:
             counts = [f"{label} {n}" for label, n in split["classes"].items()]
             more = f", ... {len(counts)} classes" if len(counts) > 12 else ""
-            more += f"; without a label {split['unlabelled']}" if split["unlabelled"] else ""
+            more += f"; {split['unlabelled']} without a label" if split["unlabelled"] else ""
             lines.append("  labels: " + ", ".join(counts[:12]) + more)
         else:
             lines.append("  no labels")
-    lines += [f"{n} images stand in both of {pair}" for pair, n in facts["shared"].items()]
+    lines += [f"{n} images are in both of {pair}" for pair, n in facts["shared"].items()]
     lines += [f"note: {note}: {n}" for note, n in facts["notes"].items()]
     lines += [f"skipped: {file}: {reason}" for file, reason in facts["skipped"]]
     return "\n".join(lines)

@@ -6,28 +6,26 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, at_least
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, at_least
 from bigbigan.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help=OWN_DATA.replace("images; by default those of the run.", "such as")
-    )
+    parser.add_argument("source", metavar="SOURCE", help=f"images: {SOURCES}")
     parser.add_argument("--labels", **LABELS_FILE)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; again to go on")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, or to continue")
     cut = parser.add_mutually_exclusive_group()
-    cut.add_argument("--size-mib", type=float, default=256, metavar="S", help="how large a shard may be (default 256)")
-    cut.add_argument("--images", type=int, metavar="N", help="images of a shard, instead")
+    cut.add_argument("--size-mib", type=float, default=256, metavar="S", help="maximum size of a shard (default 256)")
+    cut.add_argument("--images", type=int, metavar="N", help="number of images in a shard, instead of --size-mib")
     parser.add_argument(
-        "--resolution", type=int, metavar="R", help="store R×R PNG instead of the files: smaller, faster"
+        "--resolution", type=int, metavar="R", help="store R×R PNG images instead of the files: smaller and faster"
     )
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a source as tar shards (WebDataset), shuffled, with checksums; the same command again goes on."""
+    """Write a source as shuffled tar shards (WebDataset) with checksums; the same command continues."""
     from bigbigan.data import open_source, write_shards
 
     if not options.size_mib > 0:

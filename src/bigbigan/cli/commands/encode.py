@@ -8,19 +8,19 @@ from bigbigan.cli.common import OWN_DATA, QUIET, RAW_CELLS, run_and_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    run_and_data(parser, OWN_DATA, "FILE .npz, .csv or .parquet")
+    run_and_data(parser, OWN_DATA, "FILE file to write: .npz, .csv or .parquet")
     parser.add_argument(
         "--features",
         metavar="NAME,...",
-        help="avepool_feat, bn_crelu_feat, z_mean; of each image also anomaly_score, reconstruction_error, score_x, "
-        "score_z, score_xz; default: all features that the encoder has",
+        help="features: avepool_feat, bn_crelu_feat, z_mean; scores of an image: anomaly_score, reconstruction_error, "
+        "score_x, score_z, score_xz (default: all features of the encoder)",
     )
     parser.add_argument("--raw-cells", **RAW_CELLS)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write features or scores of every image of a source, with file names and labels."""
+    """Write the features or scores of every image of a source, with file names and labels."""
     from bigbigan.apps.feature_file import check_request
 
     features = options.features.split(",") if options.features else None

@@ -7,43 +7,45 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, CHECKPOINT, LABELS_FILE, OWN_DATA, QUIET, at_least
+from bigbigan.cli.common import AS_JSON, CHECKPOINT, LABELS_FILE, OWN_DATA, QUIET, RESULTS, at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="run folder (train --out), or any frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME",
+        help="run folder (train --out), or a frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME",
     )
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--labels", **LABELS_FILE)
     parser.add_argument(
         "--metrics",
         metavar="NAME,...",
-        help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; "
-        "* fits any part; default: all that the run and data allow, but for those that take hours",
+        help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; * matches any "
+        "part of a name (default: all that the run and the data allow, except those that take hours)",
     )
     parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use at most N images of each split, drawn by a fixed seed"
     )
-    parser.add_argument("--resolution", type=int, metavar="R", help="of the images an encoder made elsewhere takes")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="of those images")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result lines to this file too")
+    parser.add_argument(
+        "--resolution", type=int, metavar="R", help="resolution of the images that an external encoder takes"
+    )
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="channels of those images")
+    parser.add_argument("--results", **RESULTS)
     parser.add_argument(
         "--study",
         default="evaluation",
         metavar="NAME",
         help="name of the study in the result lines (default evaluation)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl there and nothing into RUN")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl to DIR, and nothing to RUN")
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure a run beside raw pixels and the untrained encoder; writes result lines."""
+    """Measure a run or a frozen encoder with its baselines, pixels and the untrained encoder; write result lines."""
     from bigbigan.evaluation.metric_names import parse_metrics
 
     if options.max_images is not None:

@@ -13,13 +13,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="mnist-cnn or cifar-resnet18")
     parser.add_argument("--data", required=True, metavar="SOURCE", help="labelled images with a train and a test split")
     parser.add_argument("--labels", **LABELS_FILE)
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 3 and 15)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result line to this file")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="passes over the images (default: 3 for mnist-cnn, 15 for cifar-resnet18)",
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="append the result line to this file too")
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a small classifier to compare images of its kind by: FID and others where Inception is no judge."""
+    """Train a small classifier as a feature extractor, for FID of images that Inception does not suit."""
     from bigbigan.data import open_source
     from bigbigan.evaluation.image_quality.feature_networks import train_classifier
     from bigbigan.evaluation.records import append_results
@@ -34,4 +39,4 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.results:
         append_results(options.results, [line])
-    print(f"{path}: {line.value:.1f} % of {line.n:,} test images right")
+    print(f"{path}: accuracy {line.value:.1f} % on {line.n:,} test images")

@@ -10,18 +10,18 @@ from bigbigan.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "GRID.png picture to write")
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="how many walks (default 8)")
-    parser.add_argument("--steps", type=int, default=8, metavar="K", help="images of a walk (default 8)")
-    parser.add_argument("--latents", action="store_true", help="between latents drawn from P_z, not between images")
-    parser.add_argument("--seed", type=int, default=0, help="of those latents (default 0)")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="number of interpolations (default 8)")
+    parser.add_argument("--steps", type=int, default=8, metavar="K", help="images in an interpolation (default 8)")
+    parser.add_argument("--latents", action="store_true", help="interpolate between latents drawn from P_z instead")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of those latents (default 0)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw walks between the encodings of images of a source, their ends beside them; or between latents."""
+    """Draw interpolations between the encodings of images, or between random latents."""
     at_least(2, steps=options.steps)
     check_picture(options)
     if options.latents and options.data:
-        raise UserError(f"--data {options.data}: walks between latents need no images; leave out --data or --latents")
+        raise UserError(f"--data {options.data}: --latents needs no images; remove --data or --latents")
     from bigbigan.apps.visualize import interpolations, latent_interpolations
 
     if options.latents:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Show the experiments, the table rows each stands for and their published numbers."""
+    """List the experiments, the rows of published tables that they stand for, and their published numbers."""
     from bigbigan.experiments import EXPERIMENTS
 
     if options.json:
@@ -37,6 +37,6 @@ def run(options: argparse.Namespace) -> None:
         line = f"{e.name:{width}}  {e.summary}"
         for row, numbers in e.table_rows.items():
             line += f"  [{row}: {', '.join(f'{column} {number}' for column, number in numbers.items())}]"
-        at_own_size, *at_a_scale = (named_settings(found) for found in e.additions.values())
-        ours = at_own_size or next((f"{found} at --scale" for found in at_a_scale if found), "")
-        print(line + (f"  (not in the paper: {ours})" if ours else ""))
+        at_own_size, *at_a_scale = (named_settings(settings) for settings in e.additions.values())
+        additions = at_own_size or next((f"{settings} at --scale" for settings in at_a_scale if settings), "")
+        print(line + (f"  (not in the paper: {additions})" if additions else ""))

@@ -10,13 +10,15 @@ from bigbigan.cli.common import AS_JSON, OWN_DATA, at_least, check_picture, run_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "GRID.png picture to write")
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="how many images (default 8)")
-    parser.add_argument("--neighbours", type=int, default=8, metavar="K", help="of each image (default 8)")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="number of images (default 8)")
+    parser.add_argument(
+        "--neighbours", type=int, default=8, metavar="K", help="number of neighbours of each image (default 8)"
+    )
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw images of a source and, beside each, the training images nearest to it in feature space."""
+    """Draw images together with the training images nearest to them in feature space."""
     at_least(1, neighbours=options.neighbours)
     check_picture(options)
     from bigbigan.apps.visualize import neighbours

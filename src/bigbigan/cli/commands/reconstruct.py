@@ -10,13 +10,15 @@ from bigbigan.cli.common import AS_JSON, OWN_DATA, at_least, check_picture, run_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "GRID.png picture to write")
-    parser.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
-    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="optimise z from E(x) for so many steps")
+    parser.add_argument("--count", type=int, default=32, metavar="N", help="number of images (default 32)")
+    parser.add_argument(
+        "--refine", type=int, default=0, metavar="STEPS", help="also optimise z from E(x) for this many steps"
+    )
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw x above G(E(x)) for images of a source; with --refine, G of z optimised from E(x) below."""
+    """Draw images x above their reconstructions G(E(x)); with --refine, also G(z) with z optimised from E(x)."""
     at_least(0, refine=options.refine)
     check_picture(options)
     from bigbigan.apps.visualize import reconstructions

@@ -10,11 +10,11 @@ from bigbigan.cli.common import OWN_DATA, run_and_data
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, None)
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page to write (default: RUN/report.html)")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="page to write (default: RUN/report.html)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write report.html: curves, samples, reconstructions, neighbours, probe, settings, data card."""
+    """Write a page about a run: curves, samples, reconstructions, neighbours, probes, settings, data."""
     from bigbigan.apps.report import write_report
 
     print(write_report(options.run, options.data, options.labels, options.out))

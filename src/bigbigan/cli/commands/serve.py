@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 
-from bigbigan.cli.common import run_and_data
+from bigbigan.cli.common import OWN_DATA, run_and_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    run_and_data(parser, "of the examples and nearest images; by default that of the run", None)
+    run_and_data(parser, f"example {OWN_DATA}", None)
     parser.add_argument(
         "--host",
         action="append",
         metavar="NAME",
-        help="where to serve (default 127.0.0.1: to this machine alone); given again, another name it is reached by",
+        help="address to listen on (default 127.0.0.1: this machine only); more --host add names of the server",
     )
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s; 0: any that is free")
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="port to listen on, 0 for any free one (default 7860)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve a page to try a model with: samples, an image of your own, walks between two."""
+    """Serve a local web page to try a model: samples, an image of your own, interpolations."""
     from bigbigan.apps.serve import serve
 
     host, *names = options.host or ["127.0.0.1"]

@@ -11,26 +11,30 @@ from bigbigan.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="1, 2, 3 or bigan")
+    parser.add_argument("name", metavar="NAME", help="table: 1, 2, 3 or bigan")
     parser.add_argument(
-        "--scale", type=int, default=0, metavar="S", help="of rows trained smaller: S px (32 or 64) stand for 128"
+        "--scale", type=int, default=0, metavar="S", help="use runs scaled down: S px (32 or 64) in place of 128"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="result lines of this data set alone, such as fashion-mnist")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="use only result lines of this data set, such as fashion-mnist"
+    )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of result lines (default results)"
     )
-    parser.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="default text")
+    parser.add_argument(
+        "--format", choices=("text", "markdown", "html"), default="text", help="output format (default text)"
+    )
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Fill a published table from result lines: published beside ours, "not run" where not run."""
+    """Fill a published table from result lines: published numbers next to ours, or "not run"."""
     from bigbigan.evaluation.published_tables import FORMATS, fill
     from bigbigan.evaluation.records import read_results
 
     folder = options.results
     if not folder.is_dir():
-        raise UserError(f"--results {folder} is not a folder; expected one of *.jsonl files of result lines")
+        raise UserError(f"--results {folder} is not a folder; expected a folder of result lines in *.jsonl files")
     is_run = (folder / "config.json").exists() or (folder / "metrics.jsonl").exists()
     files = [folder / "results.jsonl"] if is_run else sorted(folder.glob("*.jsonl"))
     if is_run and not files[0].exists():

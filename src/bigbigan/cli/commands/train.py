@@ -7,19 +7,17 @@ import json
 import math
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, named_settings
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, named_settings
 from bigbigan.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
-    parser.add_argument(
-        "--data", metavar="SOURCE", help=OWN_DATA.replace("those of the run", "those the experiment is named for")
-    )
+    parser.add_argument("--data", metavar="SOURCE", help=f"images (default: the experiment's own): {SOURCES}")
     parser.add_argument("--labels", **LABELS_FILE)
-    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder; the same one again continues the run")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder to create, or to continue")
     parser.add_argument(
-        "--scale", type=int, default=0, metavar="S", help="a row of Table 1 or 2 made smaller: S px stand for 128"
+        "--scale", type=int, default=0, metavar="S", help="scale an experiment down: S px (32 or 64) in place of 128"
     )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     length = parser.add_mutually_exclusive_group()
@@ -28,21 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         metavar="M",
-        help="train for a budget of time: as many steps as fit, measured and fixed when training starts",
+        help="train for a budget of time: the number of steps that fit is measured when training starts",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print settings and costs of a step, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the settings and the cost of a step, without training"
+    )
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> int | None:
-    """Train an experiment; the same command again continues where it stopped."""
+    """Train an experiment; the same command continues a run that was stopped."""
     from bigbigan.config import override
     from bigbigan.experiments import find
 
     experiment = find(options.experiment)
     if options.out is None and not options.dry_run:
-        raise UserError(f"train {options.experiment}: --out RUN is missing: the folder to train in")
+        raise UserError(f"train {options.experiment}: --out RUN is missing; expected a folder to train in")
     length = [] if options.steps is None else [f"training.steps={options.steps}"]
     if options.minutes is not None:
         if not 0 < options.minutes < math.inf:
@@ -63,12 +63,14 @@ def run(options: argparse.Namespace) -> int | None:
 
         data, labels = source_and_labels(options.out, options.data, labels)
     elif data is None:
-        raise UserError(f"train {options.experiment}: --data SOURCE is missing: a folder or archive of images, say")
+        raise UserError(
+            f"train {options.experiment}: --data SOURCE is missing; expected images, such as a folder or an archive"
+        )
     from bigbigan.apps.train import train
     from bigbigan.training.distributed import is_first_rank
 
     ended = train(config, data, options.out, progress=not options.quiet, labels=labels)
-    if not is_first_rank():  # of the processes of torchrun one speaks
+    if not is_first_rank():  # only one process of torchrun prints
         return None if ended is None else 128 + ended
     steps = config.training.steps
     if config.training.minutes and ended is None:
