@@ -10,6 +10,7 @@ from typing import Any
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import better, chosen_settings, paired_lead
 from reproduction.render.cells import Line, cell, newest, of_study
+from reproduction.train.encoder_search import SMALLER
 
 
 def probe_table(lines: list[Line], experiments: list[str]) -> str:
@@ -75,6 +76,37 @@ def ablation_table(lines: list[Line]) -> str:
         cells = f"{cell(found.get(few))} | {cell(found.get(ratio), 3)}"
         out.append(f"| `{experiment}` | {steps:,} | {changed} | {cells} |")
     return "\n".join(out)
+
+
+def search_table(lines: list[Line]) -> str:
+    """Return the variants of the encoder search: probes on 5,000 images, and the reconstruction ratio."""
+    few, every, ratio = "top1_linear_bn_crelu_10perclass", "top1_linear_bn_crelu", "reconstruction_ratio"
+    groups: dict[tuple[str, int, str], dict[tuple[str, str], Line]] = {}
+    lines = of_study(lines, "encoder_search")
+    steps = {experiment: steps for experiment, steps, *_ in SMALLER.values()}
+    for line in lines:
+        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in _changes(line).items())
+        key = (line["experiment"], line["seed"], settings)
+        groups.setdefault(key, {})[line["metric"], line["subject"]] = line
+    out = [
+        "| networks of | changed | 10 labels a class | all labels | E untrained, 10 a class | reconstruction ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (experiment, _, settings), found in sorted(groups.items(), key=lambda group: group[0][0], reverse=True):
+        changed = f"`{settings}`" if settings else "nothing"
+        cells = [cell(found.get((metric, "trained"))) for metric in (few, every)]
+        cells += [cell(found.get((few, "untrained"))), cell(found.get((ratio, "trained")), 3)]
+        out.append(f"| `{experiment}`, {steps[experiment]:,} steps | {changed} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def _changes(line: Line) -> dict[str, Any]:
+    """Return the settings of a line of the encoder search that its variant changes."""
+    smaller = {experiment: (networks, widths) for experiment, _, networks, widths in SMALLER.values()}
+    networks, widths = smaller[line["experiment"]]
+    of_networks = {"training.precision": "bf16", "encoder.widths": widths}
+    of_networks |= {name: json.loads(value) for name, _, value in (text.partition("=") for text in networks)}
+    return {k: v for k, v in chosen_settings(line).items() if of_networks.get(k) != v}
 
 
 def classifiers(lines: list[Line], dataset: str) -> str:

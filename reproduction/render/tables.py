@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "probe": lambda lines: evaluation.probe_table(lines, SMALL),
     "cells": lambda lines: evaluation.probe_table(lines, ["small/folder64"]),
     "ablations": evaluation.ablation_table,
+    "encoder_search": evaluation.search_table,
     "pneumonia": lambda lines: evaluation.classifiers(lines, "pneumoniamnist"),
     "blood": lambda lines: evaluation.classifiers(lines, "cells"),
     "bench": costs.bench,
