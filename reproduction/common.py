@@ -1,4 +1,4 @@
-"""What all scripts share: arguments, the recorded command, and the result lines they write.
+"""Share what all scripts need: arguments, the recorded command, and the result lines they write.
 
 A script is a module that is run from the root of the repository:
 
@@ -34,18 +34,18 @@ ROOT = Path(__file__).parents[1]
 
 
 class Script:
-    """The command line of one script, and the source of its result lines.
+    """Run one script: parse its command line, and make its result lines.
 
     Args:
         spec: the script's `__spec__`, which names its module.
         doc: its docstring, which --help shows.
-        results: the file that its result lines are added to unless --results names another; None for a script that
+        results: the file that its result lines are appended to unless --results names another; None for a script that
             measures nothing.
 
     Attributes:
         parser: takes the script's own arguments.
         study: the name of the script, recorded in its result lines.
-        command: as it was typed, without the folders of this machine.
+        command: the command as it was typed, without the folders of this machine.
     """
 
     def __init__(self, spec: ModuleSpec | None, doc: str | None, results: str | None = None) -> None:
@@ -61,14 +61,14 @@ class Script:
         if results is not None:
             self.parser.add_argument(
                 "--results", type=Path, default=Path(results), metavar="FILE",
-                help=f"file that result lines are added to (default {results})",
+                help=f"file to append result lines to (default {results})",
             )  # fmt: skip
 
     def run(self, work: Callable[[Script, argparse.Namespace], None], arguments: Sequence[str] | None = None) -> int:
         """Parse the arguments, by default those of the command line, and do the work.
 
         Returns:
-            The exit code: 0 done, 1 the work failed, 2 a mistake in what was asked.
+            The exit code: 0 done, 1 the work failed, 2 the user made a mistake.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
         options = self.parser.parse_args(words)
@@ -84,8 +84,10 @@ class Script:
     def result_lines(
         self, measurements: Mapping[str, Measurement | float], *, seconds: float | None = None, **fields: Any
     ) -> list[ResultLine]:
-        """Return result lines of this script; `seconds` count by default from its start. For the fields see
-        `bigbigan.evaluation.records.result_lines`."""
+        """Return result lines of this script; `seconds` are by default those since its start.
+
+        For the fields see `bigbigan.evaluation.records.result_lines`.
+        """
         seconds = time.perf_counter() - self.started if seconds is None else seconds
         return records.result_lines(measurements, study=self.study, command=self.command, seconds=seconds, **fields)
 
@@ -113,14 +115,14 @@ class Script:
         )
 
     def append(self, lines: Sequence[ResultLine], show: bool = True) -> None:
-        """Add result lines to the file of --results, and print them."""
+        """Append result lines to the file of --results, and print them."""
         assert self.results is not None
         append_results(self.results, lines)
         for line in lines if show else ():
             spread = "" if line.std is None else f" ± {line.std:g}"
             print(f"{line.experiment}: {line.metric} ({line.subject}): {line.value:g}{spread}", flush=True)
 
-    def again(self, *arguments: str) -> str:
+    def in_subprocess(self, *arguments: str) -> str:
         """Run this script in another process, for a peak of memory of its own; return what it prints.
 
         Raises:
@@ -137,7 +139,7 @@ class Script:
 
 
 def _portable(word: str) -> str:
-    """Return a word of the command line with the name alone of an absolute path, as in mnist:/home/me/mnist."""
+    """Return a word of the command line, with an absolute path in it reduced to its name: mnist:/home/me/mnist."""
     return re.sub(r"(?<![^:=])/(?!/)(?:[^/]*/)*", "", word.rstrip("/") if len(word) > 1 else word)
 
 

@@ -2,10 +2,10 @@
 
     python -m reproduction.benchmark.bigan_speed [--rounds N] [--steps N] [--compiled] [--bf16]
 
-With --compiled our loop with training.compile=true takes its turns as well, with --bf16 our loop in bfloat16.
+--compiled also times our loop with training.compile=true, and --bf16 our loop in bfloat16.
 
-The plain loop is what one writes down first: images as floats; pairs for the D step computed without gradient, then
-again with gradient for the step of G and E, whose backward pass also fills the gradients of D; torch's default Adam.
+The plain loop is what one writes first: images as floats; pairs for the D step computed without gradient, then again
+with gradient for the step of G and E, whose backward pass also fills the gradients of D; torch's default Adam.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def our_loop(config: Config, pixels: torch.Tensor) -> Callable[[], object]:
 
 
 def rate(step: Callable[[], object], steps: int, device: torch.device) -> float:
-    """Steps per second."""
+    """Return steps per second."""
     start = time.perf_counter()
     for _ in range(steps):
         step()
@@ -79,7 +79,7 @@ def rate(step: Callable[[], object], steps: int, device: torch.device) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/bigan_speed.jsonl")
     script.parser.add_argument("--rounds", type=int, default=11)
-    script.parser.add_argument("--steps", type=int, default=40, help="of each loop in a round")
+    script.parser.add_argument("--steps", type=int, default=40, help="steps of each loop in a round (default 40)")
     for name, (setting, _) in VARIANTS.items():
         script.parser.add_argument(f"--{name}", action="store_true", help=f"time {setting} too")
     return script.run(measure, arguments)
@@ -90,15 +90,15 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     config = override(find(NAME).config(), ["log.every=1000000"])
     pixels = torch.randint(0, 256, (20_000, 1, 28, 28), dtype=torch.uint8, device=device)
     loops = {"ours": our_loop(config, pixels), "plain": plain_loop(config, pixels)}
-    variants = {name: of for name, of in VARIANTS.items() if getattr(options, name)}
+    variants = {name: variant for name, variant in VARIANTS.items() if getattr(options, name)}
     loops |= {name: our_loop(override(config, [setting]), pixels) for name, (setting, _) in variants.items()}
     for step in loops.values():
         rate(step, 5, device)
     rounds = [{name: rate(step, options.steps, device) for name, step in loops.items()} for _ in range(options.rounds)]
     rates = {f"steps_per_second_{name}": [r[name] for r in rounds] for name in loops}
     rates["steps_per_second_over_plain"] = [r["ours"] / r["plain"] for r in rounds]
-    for name, (_, usual) in variants.items():
-        rates[f"steps_per_second_{name}_over_{usual}"] = [r[name] / r["ours"] for r in rounds]
+    for name, (_, base) in variants.items():
+        rates[f"steps_per_second_{name}_over_{base}"] = [r[name] / r["ours"] for r in rounds]
     measured = {name: Measurement(median(values), stdev(values), values) for name, values in rates.items()}
     script.append(
         script.result_lines(

@@ -1,10 +1,10 @@
-"""Measure a training step on a machine that others use too, with OpenMP's threads as they come and put to sleep.
+"""Measure a training step on a machine that others use too, with OpenMP's threads spinning and sleeping.
 
     python -m reproduction.benchmark.busy_machine [--busy 1] [--threads 2] [--pairs 5] [--experiment small/digits]
 
 By default the threads of torch's OpenMP spin while they wait for each other. `import bigbigan` sets
-OMP_WAIT_POLICY=passive, with which they sleep. Steps of both kinds are measured in turns, beside so many processes that
-only count; with --busy 0, on a machine that nobody else uses, what the sleep costs.
+OMP_WAIT_POLICY=passive, so that they sleep. Steps of both kinds are measured in turns, while N other processes (--busy)
+use the CPU. On a machine that nobody else uses, --busy 0 measures what the sleep costs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from statistics import median, stdev
 
-import torch  # before bigbigan, which then leaves OpenMP as it comes
+import torch  # before bigbigan, which then does not change OpenMP's policy
 
 from bigbigan.apps.benchmark import random_batches
 from bigbigan.evaluation.records import Measurement
@@ -33,10 +33,18 @@ POLICIES = {"spinning": None, "sleeping": "passive"}
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/busy_machine.jsonl")
     script.parser.add_argument("--experiment", default="small/digits", metavar="EXPERIMENT")
-    script.parser.add_argument("--busy", type=int, default=1, metavar="N", help="processes beside (default 1)")
-    script.parser.add_argument("--threads", type=int, default=2, metavar="N", help="of torch (default 2)")
+    script.parser.add_argument(
+        "--busy", type=int, default=1, metavar="N", help="other processes that use the CPU (default 1)"
+    )
+    script.parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch (default 2)")
     script.parser.add_argument("--pairs", type=int, default=5, metavar="N", help="rounds (default 5)")
-    script.parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of steps, at least 3 of them")
+    script.parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="duration of a measurement, at least 3 steps (default 5)",
+    )
     script.parser.add_argument("--steps-alone", action="store_true", help=argparse.SUPPRESS)
     return script.run(measure, arguments)
 
@@ -52,7 +60,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         for _ in range(options.pairs):
             for kind, policy in POLICIES.items():
                 with wait_policy(policy):
-                    seconds[kind].append(float(script.again("--steps-alone", *asked)))
+                    seconds[kind].append(float(script.in_subprocess("--steps-alone", *asked)))
             print({kind: round(values[-1], 3) for kind, values in seconds.items()}, flush=True)
     ratios = [a / b for a, b in zip(seconds["spinning"], seconds["sleeping"], strict=True)]
     protocol = {"busy": options.busy, "threads": options.threads, "load": round(os.getloadavg()[0], 1)}

@@ -5,11 +5,11 @@
 The images are written as a folder, as shards of the files and as shards of R×R PNG, and read from each in turn, as
 training does before it crops: decoded, cut to their central square, resized to the side that table1/base stores. The
 folder is also read at the side that evaluation sees, and crops are cut from pixels of either side. The time that a step
-of small/cifar10 takes for an image is measured too. A step of table1/base, which no CPU finishes, is its counted FLOPs
-over the rate of this core's matrix product.
+of small/cifar10 takes for an image is measured too. A step of table1/base takes too long on a CPU: its time is its
+counted FLOPs divided by the rate of this core's matrix product.
 
-One thread does all, and CPU time is counted: images a second are those of one core. Other work on the machine still
-disturbs them; ratios are taken within a round.
+One thread does all the work, and CPU time is counted, so rates are images a second of one core. Other work on the
+machine still disturbs them; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/data_speed.jsonl")
     script.parser.add_argument("--data", required=True, metavar="SOURCE")
     script.parser.add_argument("--rounds", type=int, default=7)
-    script.parser.add_argument("--images", type=int, default=200, help="of a round")
+    script.parser.add_argument("--images", type=int, default=200, help="images in a round (default 200)")
     return script.run(measure, arguments)
 
 
@@ -77,7 +77,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     rates["stored_over_viewed_side"] = [side**2 / viewed**2]
     for name in (SMALL, LARGE):
         rates[f"speed_of_folder_over_{name.replace('/', '_')}"] = [r[name] / r["folder"] for r in rounds]
-    # 100e12 / per_image images a second are what a device consumes that does 100 TFLOP/s in all
+    # A device of 100 TFLOP/s consumes 100e12 / per_image images a second.
     rates["cores_for_100_tflops_folder"] = [100e12 / per_image * r["folder"] for r in rounds]
     rates["cores_for_100_tflops_shards_Rpx"] = [100e12 / per_image * r[f"shards_{side}px"] for r in rounds]
     sizes = [source.splits["train"].load(i).shape for i in range(100)]
@@ -126,14 +126,14 @@ CROPPED = 64  # images of a batch
 
 
 def cropper(side: int) -> Callable[[], object]:
-    """Crops of 128 px for a batch, from pixels of S = `side`."""
+    """Return a function that cuts crops of 128 px for a batch, from pixels of `side` px."""
     pixels = torch.randint(0, 256, (2 * CROPPED, 3, side, side), dtype=torch.uint8)
     batches = Batches(pixels, CROPPED, 0, CROP, 128)
     return lambda: batches.batch(0)
 
 
 def small_step() -> tuple[Callable[[], object], int]:
-    """A training step of small/cifar10, and how many images it takes."""
+    """Return a training step of small/cifar10, and how many images it takes."""
     config = override(find(SMALL).config(), ["log.every=1000000"])
     pixels = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
     state, batches = TrainingState(config, torch.device("cpu")), Batches(pixels, config.training.batch_size, 0)
@@ -145,7 +145,7 @@ def images_of(batch: int, d_steps: int) -> int:
 
 
 def matmul_flops() -> float:
-    """FLOPs a CPU second of a large float32 matrix product."""
+    """Return the FLOPs per CPU second of a large float32 matrix product."""
     a = torch.randn(1024, 1024)
     return 2 * 1024**3 / min(cpu_seconds(lambda: a @ a) for _ in range(3))
 

@@ -77,7 +77,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         script.append(script.result_lines(speed, n=options.few, **common))
         peaks = {}
         for n, archive in archives.items():
-            peaks[n] = json.loads(script.again("--peak", str(narrow), str(archive), str(folder / "f.npz")))
+            peaks[n] = json.loads(script.in_subprocess("--peak", str(narrow), str(archive), str(folder / "f.npz")))
             peak = Measurement(peaks[n]["mib"], protocol={"images": n})
             script.append(
                 script.result_lines({"encode_peak_memory_mib": peak}, n=n, settings=narrow_settings(), **common)

@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure_all(script: Script, options: argparse.Namespace) -> None:
     if len(options.experiments) == 1:
         return measure(script, options.experiments[0], options.data)
-    for name in options.experiments:  # in a process each, for a peak of memory of its own
-        print(script.again("--data", options.data, "--results", str(options.results), name), end="", flush=True)
+    for name in options.experiments:  # each in a process, for a peak of memory of its own
+        print(script.in_subprocess("--data", options.data, "--results", str(options.results), name), end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m reproduction.benchmark.growth [--steps 3] [--picture CHART.png]
 
-All settings but the varied one are those of one system, `small/mnist` in colour with batches of 32. Ranks are processes
-of torchrun that share the batch; on a CPU each has one thread, hence OMP_NUM_THREADS=1 for a single rank too.
+All other settings are those of `small/mnist` in colour with batches of 32. Ranks are processes of torchrun that share
+the batch; on a CPU each has one thread, hence OMP_NUM_THREADS=1 for a single rank too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reproduction.common import Script
 
 EXPERIMENT = "small/mnist"
 COMMON = ["data.channels=3", "training.batch_size=32", "log.every=1000000"]
-WIDTHS = (64, 64, 32, 16)  # of G from 4×4 on; of F and E the other way round, their last block four times as wide
+WIDTHS = (64, 64, 32, 16)  # of G from 4×4 on; F and E have them in reverse, with a last block four times as wide
 
 
 def networks(blocks: int = 3, width: float = 1, depth: int = 2) -> list[str]:
@@ -94,7 +94,7 @@ def draw(costs: dict[str, dict[str, Cost]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/bench_growth.jsonl")
-    script.parser.add_argument("--steps", type=int, default=3, help="timed, after two that warm up (default 3)")
+    script.parser.add_argument("--steps", type=int, default=3, help="steps to time, after two of warm-up (default 3)")
     script.parser.add_argument("--picture", type=Path, metavar="CHART.png")
     return script.run(measure_all, arguments)
 

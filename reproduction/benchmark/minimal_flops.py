@@ -1,16 +1,18 @@
-"""Count the arithmetic of a training step and the least that its losses need.
+"""Count the arithmetic of a training step, and the minimum that its losses need.
 
     python -m reproduction.benchmark.minimal_flops [EXPERIMENT ...]
 
-The least is the sum of forward passes of G, E, F, H and J alone, over N images each (docs/notes/performance.md):
+The minimum is the sum of forward passes of G, E, F, H and J, over N images each (docs/notes/performance.md):
 
-    step of D      G + E forward; F, H, J over 2N pairs: forward, gradients of weights, gradients of inputs but for
-                   those of the first layers, whose inputs are data
-    step of G, E   G and E forward and both gradients, likewise; on encoder pairs F forward alone, H and J forward and
-                   gradients of inputs; on generator pairs H forward alone, F and J forward and gradients of inputs
+    D step         G and E forward; F, H, J over 2N pairs: forward, gradients of weights, and gradients of inputs except
+                   in the first layers, whose inputs are data
+    G and E step   G and E forward and both gradients, likewise; on encoder pairs only F forward, and H and J forward
+                   with gradients of inputs; on generator pairs only H forward, and F and J forward with gradients of
+                   inputs
 
-A gradient of a layer's weights, or of its inputs, costs what its forward pass does. Recomputing E of a RevNet costs one
-more forward pass of its branches. FLOPs are 2 a multiply-add, of matrix products and convolutions, none of it run.
+The gradient of a layer's weights, or of its inputs, costs as much as its forward pass. Recomputing E of a RevNet costs
+one more forward pass of its branches. A multiply-add is 2 FLOPs; matrix products and convolutions are counted, and
+nothing is run.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from bigbigan.training.flops import count_flops, step_cost
 from reproduction.common import Script
 
 NAMES = ["small/cifar10", "table1/base", "table1/revnet_x4"]
-N = 2  # images that are followed; all scales with their number
+N = 2  # images that are traced; the cost scales with their number
 
 
 def minimal(config: Config) -> float:
-    """Return the least FLOPs of a step of a BigBiGAN with all three scores, at the batch size of the config."""
+    """Return the minimum FLOPs of a step of a BigBiGAN with all three scores, at the batch size of the config."""
     with FakeTensorMode(), torch.no_grad():
         networks = construct(config)
         G, E = networks.generator, networks.encoder
@@ -89,10 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     for name in options.experiments:
         start, config = time.perf_counter(), find(name).config()
-        counted, least = step_cost(config)["flops_per_step"], minimal(config)
+        counted, minimum = step_cost(config)["flops_per_step"], minimal(config)
         script.append(
             script.result_lines(
-                {"flops_per_step": counted, "minimal_flops_per_step": least, "flops_over_minimal": counted / least},
+                {"flops_per_step": counted, "minimal_flops_per_step": minimum, "flops_over_minimal": counted / minimum},
                 subject="program",
                 experiment=name,
                 dataset="none",

@@ -2,9 +2,9 @@
 
     python -m reproduction.benchmark.probe_speed --data SOURCE [--side 64] [--classes 10] [--per-class 10]
 
-For each strength C: processor seconds of a fit (for ours a sixth of the whole path over strengths), the objective at
-which scikit-learn's L-BFGS (float32, 300 iterations at most) ends over the optimum, and the share of test images that
-the two put in different classes.
+For each strength C: processor seconds of a fit (for ours a sixth of the path over all strengths), the objective at our
+optimum and at the end of scikit-learn's L-BFGS (float32, 300 iterations at most), and the share of test images that the
+two classify differently.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from reproduction.common import Script
 
 
 def objective(fitted: LogisticRegression, x: np.ndarray, labels: np.ndarray, C: float) -> float:
-    """C times the sum of losses, and half the square of the weights; of three classes or more."""
+    """Return C times the sum of losses plus half the square of the weights, for three classes or more."""
     W = fitted.coef_.astype(np.float64)
     logits = x.astype(np.float64) @ W.T + fitted.intercept_
     losses = logsumexp(logits, axis=1) - logits[np.arange(len(x)), np.searchsorted(fitted.classes_, labels)]
@@ -64,11 +64,11 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             warnings.simplefilter("ignore", ConvergenceWarning)
             start = time.process_time()
             theirs = LogisticRegression(C=C, max_iter=300).fit(x, labels)
-            usual = time.process_time() - start
+            theirs_seconds = time.process_time() - start
         measured = {
-            "fit_speed_over_sklearn": usual / seconds,
+            "fit_speed_over_sklearn": theirs_seconds / seconds,
             "fit_seconds": seconds,
-            "fit_seconds_sklearn": usual,
+            "fit_seconds_sklearn": theirs_seconds,
             "objective": objective(optimum, x, labels, C),
             "objective_sklearn": objective(theirs, x, labels, C),
             "differing_predictions_sklearn": 100 * float((optimum.predict(new) != theirs.predict(new)).mean()),

@@ -1,9 +1,9 @@
 """Measure memory and time of reversible stages and of plain autograd, over depth.
 
-    python -m reproduction.benchmark.reversible    some ten minutes; draws docs/pictures/reversible.png
+    python -m reproduction.benchmark.reversible    takes about ten minutes; draws docs/pictures/reversible.png
 
-Blocks have inputs (16, 128, 32, 32); each has two couplings of two times BN-ReLU-3×3 conv at half the width. Each point
-is measured in a process of its own. Memory is the peak resident size less the size before the first pass; time is the
+Blocks have inputs (16, 128, 32, 32); each has two couplings of two BN-ReLU-3×3 convs at half the width. Each point is
+measured in a process of its own. Memory is the peak resident size minus the size before the first pass; time is the
 fastest of three forward and backward passes.
 """
 
@@ -56,7 +56,7 @@ def measure(script: Script) -> None:
     for blocks in DEPTHS:
         for recompute in (True, False):
             start = time.perf_counter()
-            measured = json.loads(script.again("--point", str(blocks), str(recompute)))
+            measured = json.loads(script.in_subprocess("--point", str(blocks), str(recompute)))
             script.append(
                 script.result_lines(
                     measured,
@@ -95,7 +95,9 @@ def draw(results: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/reversible.jsonl")
-    script.parser.add_argument("--point", nargs=2, metavar=("BLOCKS", "RECOMPUTE"), help="one point alone, as JSON")
+    script.parser.add_argument(
+        "--point", nargs=2, metavar=("BLOCKS", "RECOMPUTE"), help="measure one point and print it as JSON"
+    )
     return script.run(work, arguments)
 
 

@@ -99,7 +99,7 @@ def png(seed: int) -> bytes:
 
 @dataclass
 class Visitor:
-    """Does what a browser does with the page at `url`; `requests` counts uploads, events and pages."""
+    """Act like a browser with the page at `url`; `requests` counts uploads, events and pages."""
 
     url: str
     session: str = "visitor"
@@ -132,8 +132,10 @@ class Visitor:
         return self.post("/gradio_api/upload", body, f"multipart/form-data; boundary={edge}")[0]
 
     def event(self, name: str, path: str | None = None, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the outcome of an event of the page, with the inputs that the page has when it opens; `path` is the
-        file, if the event takes one; `data` describes the event itself, such as what was clicked."""
+        """Return the outcome of an event of the page, with the inputs that the page has when it opens.
+
+        `path` is the file, if the event takes one; `data` describes the event itself, such as what was clicked.
+        """
         event = self.events[name]
         file = {"path": path, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
         values = {"state": None, "file": file}
@@ -141,8 +143,8 @@ class Visitor:
         inputs = [values.get(part["type"], part["props"].get("value")) for part in parts]
         body = {"data": inputs, "fn_index": event["id"], "session_hash": self.session, "event_data": data}
         asked = self.post("/gradio_api/queue/join", json.dumps(body).encode())["event_id"]
-        where = f"{self.url}/gradio_api/queue/data?session_hash={self.session}"
-        with urllib.request.urlopen(where, timeout=120) as answer:
+        queue = f"{self.url}/gradio_api/queue/data?session_hash={self.session}"
+        with urllib.request.urlopen(queue, timeout=120) as answer:
             for line in answer:
                 if line.startswith(b"data:"):
                     message = json.loads(line[5:])

@@ -1,6 +1,6 @@
 """Count what each row of Table 1 costs at full size, without running it (docs/notes/table1.md).
 
-python -m reproduction.benchmark.table1_costs       three minutes; the file of results is written anew
+python -m reproduction.benchmark.table1_costs       takes three minutes; the file of results is replaced
 """
 
 from __future__ import annotations

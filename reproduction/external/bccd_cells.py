@@ -3,7 +3,7 @@
     python -m reproduction.external.bccd_cells BCCD_Dataset/BCCD --out cells
 
 writes cells/SMEAR-NUMBER.png, a square of 64 px around each box, and cells.csv with columns file, label (RBC, WBC,
-Platelets), group (the smear) and split (that of the data set, which keeps a smear together).
+Platelets), group (the smear) and split (the data set's own, which never divides a smear).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def squares(annotation: Path, width: int, height: int) -> list[tuple[str, tuple[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__)
-    script.parser.add_argument("folder", type=Path, help="with JPEGImages, Annotations and ImageSets")
+    script.parser.add_argument("folder", type=Path, help="folder with JPEGImages, Annotations and ImageSets")
     script.parser.add_argument(
         "--out", type=Path, required=True, help="folder to write; the labels file gets its name and .csv"
     )

@@ -2,15 +2,15 @@
 
     python -m reproduction.external.bigan_authors CHECKOUT ROW --data DIR --epochs N [--seed S] [--runs DIR]
 
-CHECKOUT is a copy of jeffdonahue/bigan, DIR has the four files of MNIST. The code is of 2016 and runs here with
-PyTensor, Theano's successor: a copy is turned into Python 3 by lib2to3, and names that are gone are replaced; what it
-trains and scores is not changed. It holds out 10,000 training images and scores on them. ROW is one of
+CHECKOUT is a copy of jeffdonahue/bigan, DIR has the four files of MNIST. The code of 2016 runs here with PyTensor,
+Theano's successor: lib2to3 converts a copy to Python 3, and names that no longer exist are replaced; what it trains and
+scores is not changed. It holds out 10,000 training images and scores on them. ROW is one of
 
     mnist, latent_regressor, joint_latent_regressor    the three objectives of its train_mnist.sh, else its settings
     discriminator                                      the same without an encoder
 
-Half of the epochs have constant learning rates, in the other half they fall. RUNS/ROW-N-S.log has the brightness of G's
-images after each epoch. A run whose log has its scores is not run again; one that was interrupted begins again.
+Learning rates are constant for half of the epochs, and fall in the other half. RUNS/ROW-N-S.log has the brightness of
+G's images after each epoch. A run with scores in its log is not run again; one that was interrupted starts again.
 
 Needs Python 3.12 or older (lib2to3) and these packages: pytensor scikit-learn matplotlib pandas joblib; and a BLAS
 that PyTensor finds (PYTENSOR_FLAGS="blas__ldflags=-lopenblas").
@@ -32,7 +32,7 @@ from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import Measurement, ResultLine
 from reproduction.common import Script
 
-LEFT_OUT, EPOCH, BATCH, SEED = 10_000, 391, 128, 42  # as it has them, unless told otherwise
+HELD_OUT, EPOCH, BATCH, SEED = 10_000, 391, 128, 42  # the defaults of their code
 SETTINGS = (
     "--dataset mnist --crop_size 28 --discrim_net mnist_mlp --gen_net deconvnet_mnist_mlp --megabatch_gb 0.5 "
     "--classifier --classifier_deploy --nolog_gain --nogain --nobias --no_decay_gain --deploy_iters 1000 "
@@ -46,7 +46,7 @@ ROWS = {
     + "--encode_gen_weight 0.25 --encode_weight 1 --discrim_weight 1 --joint_discrim_weight 0",
     "discriminator": "--no-encode",
 }
-# What it calls them, and what we do.
+# Their names of metrics, and ours.
 METRICS = {
     "NNC_e-": "knn1_euclidean_avepool",
     "NNC_d": "knn1_euclidean_discriminator",
@@ -59,8 +59,8 @@ FILES = {
     for kind, n in (("images", 3), ("labels", 1))
 }
 
-# Text of its files that means another thing by now: division of integers, integers of NumPy's own type, a dict that is
-# changed while it is read; and for the log how bright G's images are.
+# Replaced text of their files: division of integers, integers of NumPy's own type, and a dict that is changed while it
+# is read, which behave differently in Python 3; and an addition that logs how bright G's images are.
 CHANGES = {
     "lib/vis.py": [("j = n/nw", "j = n//nw")],
     "net.py": [("Output(out.value, out_shape,", "Output(out.value, tuple(int(s) for s in out_shape),")],
@@ -127,7 +127,7 @@ runpy.run_path("train_gan.py", run_name="__main__")
 
 
 def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
-    """Make a copy of the code that runs, with the data where it looks for them."""
+    """Write a copy of the code that runs, with the data in the folder it expects."""
     if work.exists():
         shutil.rmtree(work)
     shutil.copytree(checkout, work, ignore=shutil.ignore_patterns(".git"))
@@ -141,7 +141,7 @@ def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
         for old, new in changes:
             if old not in text:
                 raise UserError(
-                    f"{checkout / name}: {old.strip()!r} is not in it; expected the code of jeffdonahue/bigan"
+                    f"{checkout / name} does not contain {old.strip()!r}; expected the code of jeffdonahue/bigan"
                 )
             text = text.replace(old, new)
         (work / name).write_text(text)
@@ -158,7 +158,7 @@ def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
 
 
 def scores(log: str) -> dict[int, dict[str, float]]:
-    """Return the values of each evaluation, by epoch and by their names there."""
+    """Return the values of each evaluation, by epoch and by name in the log."""
     return {
         int(epoch): {name: float(value) for name, value in re.findall(r"([\w/-]+): ([\d.]+)", line)}
         for epoch, line in re.findall(r"^ *(\d+)\) \w+: .*\n(NND/100: .*)$", log, re.MULTILINE)
@@ -168,7 +168,7 @@ def scores(log: str) -> dict[int, dict[str, float]]:
 def result_lines(script: Script, row: str, epochs: int, seed: int, log: str) -> list[ResultLine]:
     """Return result lines of the evaluation before training and of the last one."""
     seconds = sum(map(float, re.findall(r"^Epoch \d+: ([\d.]+) seconds", log, re.MULTILINE)))
-    evaluated, protocol = scores(log), {"references": 60_000 - LEFT_OUT}
+    evaluated, protocol = scores(log), {"references": 60_000 - HELD_OUT}
     lines: list[ResultLine] = []
     for epoch in (0, epochs):
         measured = {
@@ -180,9 +180,9 @@ def result_lines(script: Script, row: str, epochs: int, seed: int, log: str) -> 
             measured,
             subject="trained" if epoch else "untrained",
             experiment=f"bigan/{row}",
-            dataset=f"mnist-held-out-{LEFT_OUT}",
+            dataset=f"mnist-held-out-{HELD_OUT}",
             split="test",
-            n=LEFT_OUT,
+            n=HELD_OUT,
             settings={"peer": "jeffdonahue/bigan"},
             seed=seed,
             steps=epoch * EPOCH,

@@ -30,14 +30,14 @@ from bigbigan.integrations.export import check_free, write_folder
 from bigbigan.models import Generator, Networks, construct
 from reproduction.common import Script
 
-EXPERIMENTS = {  # the row of Table 1 that each released module is
+EXPERIMENTS = {  # the row of Table 1 of each released module
     "bigbigan-resnet50": "table1/resnet_up_encoder_lr",
     "bigbigan-revnet50x4": "table1/revnet_x4_up_encoder_lr",
 }
 SCOPE = "Generator/"  # G's variables are named ANYTHING/Generator/...; "GenEncWrapper" in the published modules
-EMA = "/ema_0.9999"  # the average of a variable is named as it is and this; only averages are used
-AS_THEY_ARE = ("/u0", "/accumulated_mean", "/accumulated_var")  # but for these, which have none
-UNUSED = ("/u1", "/accumulation_counter")  # the other singular vector, which u0 gives; see `_settle_statistics`
+EMA = "/ema_0.9999"  # the suffix of the average of a variable; only averages are used,
+NOT_AVERAGED = ("/u0", "/accumulated_mean", "/accumulated_var")  # except for these, which have none
+UNUSED = ("/u1", "/accumulation_counter")  # the other singular vector, which follows from u0; see `_settle_statistics`
 
 Variables = Mapping[str, np.ndarray]
 
@@ -62,7 +62,11 @@ def convert_file(script: Script, options: argparse.Namespace) -> None:
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name. Raises UserError where it cannot be read as .npz or .safetensors."""
+    """Return the arrays of a file by name.
+
+    Raises:
+        UserError: it cannot be read as .npz or .safetensors.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -73,7 +77,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 
 
 def of_generator(variables: Variables) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
-    """G's variables by their names within its scope, and the shapes of all others by full name."""
+    """Return G's variables by their names within its scope, and the shapes of all others by full name."""
     ours, others = {}, {}
     for name, value in sorted(variables.items()):
         before, scope, within = name.removesuffix(":0").partition(SCOPE)
@@ -89,7 +93,7 @@ def of_generator(variables: Variables) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def names(G: Generator) -> Iterator[tuple[str, str]]:
-    """Each tensor of G's state dict with the name of its variable, the unaveraged one, within the scope."""
+    """Yield each tensor of G's state dict with the name of its variable, the unaveraged one, within the scope."""
     parts = {"shared": "linear", "seed": "GenZ/G_linear", "norm": "BatchNorm", "to_image": "conv_2d"}
     for i in range(len(G.blocks)):
         block = f"GBlock_{i}" if i else "GBlock"
@@ -108,19 +112,19 @@ def names(G: Generator) -> Iterator[tuple[str, str]]:
     for ours in G.state_dict():
         part, _, leaf = ours.rpartition(".")
         if leaf != "num_batches_tracked":
-            own = {"norm.weight": "scale", "norm.bias": "offset"}  # of the last batch norm, which has no condition
+            own = {"norm.weight": "scale", "norm.bias": "offset"}  # the last batch norm is not conditional
             yield ours, f"{parts[part]}/{own.get(ours) or leaves[leaf]}"
 
 
 def convert(variables: Variables, config: Config) -> tuple[Generator, str]:
-    """G of a config, filled from the variables of `of_generator`, and what its statistics were found to be.
+    """Return G of a config, filled from the variables of `of_generator`, and a description of its statistics.
 
     Raises:
         UserError: a variable is missing, has another shape, is not finite, or has no place in G.
     """
     G = construct(config).G
     assert isinstance(G, Generator)
-    wanted = {ours: name if name.endswith(AS_THEY_ARE) else name + EMA for ours, name in names(G)}
+    wanted = {ours: name if name.endswith(NOT_AVERAGED) else name + EMA for ours, name in names(G)}
     known = {*wanted.values(), *(name.removesuffix(EMA) for name in wanted.values())}
     if missing := [name for name in wanted.values() if name not in variables]:
         raise UserError(f"{len(missing)} variables of G are missing, the first is .../{SCOPE}{missing[0]}")
@@ -135,8 +139,11 @@ def convert(variables: Variables, config: Config) -> tuple[Generator, str]:
 
 
 def _as_ours(ours: str, value: np.ndarray, shape: torch.Size, name: str) -> Tensor:
-    """A variable in our layout. TensorFlow's convolutions are [H, W, in, out], dense layers [in, out], the seed's
-    outputs in the order H, W, C; vectors may have axes of length 1 about them."""
+    """Return a variable in our layout.
+
+    TensorFlow's convolutions are [H, W, in, out], dense layers [in, out], and the seed's outputs are in the order H, W,
+    C; vectors may have more axes, of length 1.
+    """
     # The embedding is a dense layer of one-hot classes: [classes, dim] on both sides.
     axes = {4: (3, 2, 0, 1), 2: (0, 1) if ours == "shared.weight" else (1, 0)}.get(len(shape))
     expected = list(shape) if axes is None else [shape[axes.index(i)] for i in range(len(axes))]
@@ -152,13 +159,13 @@ def _as_ours(ours: str, value: np.ndarray, shape: torch.Size, name: str) -> Tens
 
 
 def _settle_statistics(G: Generator, variables: Variables) -> str:
-    """Make batch norm statistics means where the accumulated ones are sums; a line on how that was seen.
+    """Convert accumulated batch norm statistics to means, if they are sums; return a line that says how it was decided.
 
-    Nobody has published which they are. But what the first batch norm normalises is a linear map of a normal z, whose
+    Nobody has published which they are. But the input of the first batch norm is a linear map of a normal z, and its
     variance over z follows from the seed's weights.
 
     Raises:
-        UserError: the accumulated variance is neither, within a factor of 2.
+        UserError: the accumulated variance is neither a mean nor a sum, within a factor of 2.
     """
     weight, bias = (t.unflatten(0, (-1, 16)) for t in (G.seed.normalised_weight(), G.seed.bias))
     expected = (weight.square().sum(2) + bias.square()).mean(1) - bias.mean(1).square()
@@ -179,16 +186,16 @@ def _settle_statistics(G: Generator, variables: Variables) -> str:
     if by != 1:
         for ours, n in counts.items():
             buffers[ours] /= n
-    kind = "means, taken as they are" if by == 1 else "sums, divided by their counters"
+    kind = "means, used unchanged" if by == 1 else "sums, divided by their counters"
     return f"batch norm statistics are {kind}: the first is {ratio / by:.2f} of what the seed's weights give"
 
 
 def write(G: Generator, config: Config, module: str, out: Path) -> None:
-    """G as an exported folder."""
+    """Write G as an exported folder."""
     t = config.training
     model = Model(config, Networks(G, None, None), t.steps, t.steps * t.batch_size * (t.d_steps + 1))
     origin = (
-        f"Converted from the variables of deepmind/{module}/1, the generator alone. The settings are the paper's for "
+        f"Converted from the variables of deepmind/{module}/1, only the generator. The settings are the paper's for "
         "that row of Table 1, steps included: the module does not record them."
     )
     write_folder(model, out, {"name": "ImageNet", "images": 1_281_167}, origin)

@@ -12,12 +12,12 @@ ones.
               average of G; ours is biggan/32_pytorch, of the same number of parameters
     bigbigan  its CIFAR-10 settings with widths 4·64, batch 64, one step of D and one of G and E; ours has the same
               widths, depths of D, attention and MLPs, and a ResNet of about the size of its RevNet
-    inception FID's network on 64 images of 32 px, which it enlarges to 299, with the same random weights; a "step" is
-              their features
+    inception FID's network on 64 images of 32 px, which it enlarges to 299, with the same random weights; a "step"
+              computes their features
 
-Each round measures either side in a process of its own: the fastest step after one that warms up, and the peak of
-resident memory. Float operations are counted, 2 a multiply-add, of convolutions and matrix products. Both sides get
-random images; loading data and logging are not measured.
+Each round measures each side in a process of its own: the fastest step after one step of warm-up, and the peak of
+resident memory. FLOPs of convolutions and matrix products are counted, 2 for a multiply-add. Both sides get random
+images; loading data and logging are not measured.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def ours(peer: str, device: torch.device) -> tuple[Step, Step, dict[str, int]]:
 
 
 def of_biggan(checkout: Path, device: torch.device) -> tuple[Step, Step, dict[str, int]]:
-    """Its networks, its training function, its average, by the settings of its CIFAR-10 script."""
+    """Return its training step, with its networks and average and the settings of its CIFAR-10 script."""
     sys.path.insert(0, str(checkout))
     import train_fns
     import utils
@@ -117,7 +117,7 @@ def of_biggan(checkout: Path, device: torch.device) -> tuple[Step, Step, dict[st
         train = train_fns.GAN_training_function(G, D, both, z, labels, ema, itr, config)
         return lambda: train(x, y)
 
-    # Its noise is a subclass of Tensor, which operations cannot be counted through.
+    # Its noise is a subclass of Tensor, through which operations cannot be counted.
     z, labels = torch.randn(BATCH, G.dim_z, device=device), torch.randint(10, (BATCH,), device=device)
     z.sample_, labels.sample_ = lambda: z.normal_(), lambda: labels.random_(0, 10)  # type: ignore[attr-defined]
     its_own = utils.prepare_z_y(BATCH, G.dim_z, 10, device=device)
@@ -125,7 +125,7 @@ def of_biggan(checkout: Path, device: torch.device) -> tuple[Step, Step, dict[st
 
 
 def of_bigbigan(checkout: Path, device: torch.device) -> tuple[Step, Step, dict[str, int]]:
-    """Its networks, losses, optimisers and training loop, over one batch."""
+    """Return its training step, with its networks, losses, optimisers and training loop, over one batch."""
     sys.path.insert(0, str(checkout))
     from src.configs.CIFAR10 import config
     from src.model import architecture, losses
@@ -194,7 +194,7 @@ def count(network: torch.nn.Module) -> int:
 
 
 class EmptyModules:
-    """Import hook that makes modules which are not needed empty; whatever is imported from them is a class."""
+    """Replace modules that are not needed by empty ones (an import hook); any name imported from them is a class."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name.split(".")[0] in NOT_NEEDED:
@@ -262,7 +262,7 @@ def work(script: Script, options: argparse.Namespace) -> None:
 
     def measure(side: str, *more: str) -> dict[str, Any]:
         given = [options.peer, str(options.checkout), "--steps", str(options.steps), "--side", side, *more]
-        return json.loads(script.again(*given).strip().splitlines()[-1])
+        return json.loads(script.in_subprocess(*given).strip().splitlines()[-1])
 
     counted = {side: measure(side, "--flops") for side in SIDES}
     rounds = []

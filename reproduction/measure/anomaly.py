@@ -1,4 +1,4 @@
-"""Anomaly scores of a run, measured: AUROC in percent of telling other images from those of the run's kind.
+"""Measure anomaly scores of a run: AUROC in percent, of other images against images of the run's kind.
 
     python -m reproduction.measure.anomaly RUN [--data SOURCE] [--anomalies SOURCE ...] [--results FILE]
 
@@ -61,10 +61,10 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         other = open_source(spec)
         others[other.name] = pixels_of(target, other, "test", options.count)
     for name, (subject, score) in scores(target, pixels_of(target, source, "train")).items():
-        start, of_normal = time.perf_counter(), score(normal)
+        start, normal_scores = time.perf_counter(), score(normal)
         for kind, images in others.items():
             truth = np.repeat([0, 1], [len(normal), len(images)])
-            auroc = 100 * float(roc_auc_score(truth, np.concatenate([of_normal, score(images)])))
+            auroc = 100 * float(roc_auc_score(truth, np.concatenate([normal_scores, score(images)])))
             protocol = {"anomalies": kind, "normal_n": len(normal), "anomalous_n": len(images)}
             measured = {f"auroc_{kind}_{name}": Measurement(auroc, protocol=protocol)}
             script.append(
@@ -76,7 +76,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
 
 
 def pixels_of(target: Target, source: Source, split: str, count: int | None = None) -> np.ndarray:
-    """A split as E sees it, or `count` images spread evenly over it: uint8 [N, C, R, R]."""
+    """Return a split as E sees it, or `count` images spread evenly over it: uint8 [N, C, R, R]."""
     view, images = target.view, source.splits[split]
     picks = np.linspace(0, len(images) - 1, min(count or len(images), len(images))).round().astype(np.int64)
     return load_view(images.subset(picks), view.resolution, view.channels, view.augment, source)[0]
@@ -101,7 +101,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def scores(target: Target, train: np.ndarray) -> dict[str, tuple[Subject, Score]]:
-    """Return scores by name, each with what it is computed from."""
+    """Return scores by name, each with its subject."""
     model = target.model
     assert model is not None
     found: dict[str, tuple[Subject, Score]] = {

@@ -1,5 +1,4 @@
-"""ResNets with random weights, as frozen encoders to try the evaluation on.
-
+"""Provide ResNets with random weights, as frozen encoders to try the evaluation on.
 
     PYTHONPATH=reproduction/measure bigbigan evaluate python:frozen_random:grey --data mnist
     PYTHONPATH=reproduction/measure bigbigan evaluate python:frozen_random:colour --data cifar10

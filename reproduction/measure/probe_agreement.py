@@ -2,7 +2,7 @@
 
     python -m reproduction.measure.probe_agreement RUN [--data SOURCE]
 
-Writes our values (knnK_l2_F, top1_sweep100k_F) and those of scikit-learn on the same features (..._sklearn):
+Writes our values (knnK_l2_F, top1_sweep100k_F) and scikit-learn's on the same features (..._sklearn):
 KNeighborsClassifier, and LogisticRegression without a penalty.
 """
 
@@ -49,8 +49,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     assert test.labels is not None
     encoder, device = target.encoder("trained", train.pixels), target.device
     known, new = (encoder_features(encoder, split.pixels, NAMES) for split in (train, test))
-    held = train_val(len(train))
-    rest = np.setdiff1d(np.arange(len(train)), held)
+    held_out = train_val(len(train))
+    kept = np.setdiff1d(np.arange(len(train)), held_out)
     start, measured = time.perf_counter(), dict[str, Measurement | float]()
     for name in NAMES:
         ours = knn_accuracies(known[name], train.labels, new[name], test.labels, [(k, "l2") for k in NEIGHBOURS])
@@ -59,19 +59,19 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             theirs = KNeighborsClassifier(k, algorithm="brute").fit(a, train.labels).score(b, test.labels)
             measured |= {f"knn{k}_l2_{name}": ours[k, "l2"], f"knn{k}_l2_{name}_sklearn": 100 * theirs}
     sizes = {name: known[name].shape[1] for name in NAMES}
-    batches = cached_batches([{n: known[n][rest] for n in NAMES}], train.labels[rest], target.seed, device)
+    batches = cached_batches([{n: known[n][kept] for n in NAMES}], train.labels[kept], target.seed, device)
     classes, steps = int(train.labels.max()) + 1, PROTOCOLS["sweep100k"]
     heads = train_heads(batches, sizes, classes, TABLE2_RATES, steps, device, progress=True)
-    chosen = top_accuracy(heads, {n: known[n][held] for n in NAMES}, train.labels[held], 1, device)
+    validation = top_accuracy(heads, {n: known[n][held_out] for n in NAMES}, train.labels[held_out], 1, device)
     final = top_accuracy(heads, new, test.labels, 1, device)
     for name in NAMES:
-        of_rate = {r: chosen[name, r] for r in TABLE2_RATES}
-        rate = max(of_rate, key=of_rate.__getitem__)
+        by_rate = {r: validation[name, r] for r in TABLE2_RATES}
+        rate = max(by_rate, key=by_rate.__getitem__)
         measured[f"top1_sweep100k_{name}"] = Measurement(final[name, rate], protocol={"rate": rate})
-        scale = known[name].std(0) + 1e-6  # the optimum without a penalty is the same; the search for it is shorter
+        scale = known[name].std(0) + 1e-6  # without a penalty this does not change the optimum, and shortens the search
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = LogisticRegression(C=np.inf, max_iter=300).fit(known[name][rest] / scale, train.labels[rest])
+            fitted = LogisticRegression(C=np.inf, max_iter=300).fit(known[name][kept] / scale, train.labels[kept])
         theirs = 100 * fitted.score(new[name] / scale, test.labels)
         measured[f"top1_sweep100k_{name}_sklearn"] = theirs
     script.append(script.target_lines(target, measured, source=source, split=test.name, n=len(test), start=start))

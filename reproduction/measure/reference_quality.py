@@ -29,7 +29,7 @@ MEASURES = ("fid", "kid", "precision", "recall")
 
 
 def blurred(pixels: Tensor, sigma: float = 1.5) -> Tensor:
-    """uint8 [N, C, R, R] through a Gaussian of `sigma` pixels."""
+    """Blur uint8 images [N, C, R, R] by a Gaussian of `sigma` pixels."""
     place = torch.arange(-4, 5, dtype=torch.float32)
     line = torch.exp(-(place**2) / (2 * sigma**2))
     line = (line / line.sum()).expand(pixels.shape[1], 1, 1, -1)

@@ -22,7 +22,7 @@ from bigbigan.evaluation.targets import open_target
 from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 
-STARTS = 3  # random ones
+STARTS = 3  # random starts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _chart(encoder: torch.Tensor, random: torch.Tensor, out: Path) -> None:
     axes = chart.subplots()
     steps = np.arange(len(encoder))
     axes.plot(steps, encoder, color="#1f5fa8", label="from E(x)")
-    axes.plot(steps, random.mean(0), color="#c2410c", label=f"from random z, mean of {len(random)} draws")
+    axes.plot(steps, random.mean(0), color="#c2410c", label=f"from random z, mean of {len(random)} trials")
     axes.axhline(float(random[:, -1].mean()), color="#4a5560", linestyle=":", linewidth=1)
     axes.set(xlabel="steps of Adam on z", ylabel="mean ‖x − G(z)‖, pixels in [0, 1]", ylim=(0, None))
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Train on one data set without labels, classify another: every run on every source, with the baselines.
+"""Measure encoders on other data than they were trained on: every run on every source, with the baselines.
 
     python -m reproduction.measure.transfer --runs RUN ... --sources SOURCE ... [--max-images N]
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(script: Script, options: argparse.Namespace) -> None:
-    seen = set()  # pixels that two encoders see alike are measured once
+    seen = set()  # two encoders may see the same pixels, which are then measured once
     for run in options.runs:
         target = open_target(str(run))
         for spec in options.sources:

@@ -1,4 +1,4 @@
-"""Tables of BiGAN and its baselines: docs/notes/bigan.md."""
+"""Render the tables of BiGAN and its baselines: docs/notes/bigan.md."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EPOCHS_15 = 15 * 469  # steps
 
 PRECISION, BY_EPOCH = "training.precision", "optimizer.lr_by_epoch"
 BIGAN = PUBLISHED["bigan"].rows
-# The GAN of a latent regressor is the GAN alone, to the bit (tests/unit/methods/test_bigan.py): its D is D.
+# The GAN of a latent regressor equals the GAN without E, to the bit (tests/unit/methods/test_bigan.py): its D is D.
 SAME_D = {"bigan/latent_regressor": "bigan/discriminator"}
-BIAS = {"discriminator.bias": True}  # the three rows with a GAN were trained with and without
-LEFT_OUT, COUNT = "mnist-held-out", 10_000  # made by reproduction/train/table.py bigan --hold-out 10000
+BIAS = {"discriminator.bias": True}  # the three rows with a GAN were trained with and without it
+HELD_OUT, COUNT = "mnist-held-out", 10_000  # made by reproduction/train/table.py bigan --hold-out 10000
 
 
 def row_of(line: dict[str, Any]) -> str:
@@ -29,8 +29,10 @@ def row_of(line: dict[str, Any]) -> str:
 
 
 def bigan_lines(lines: list[Line], experiment: str | None, settings: dict[str, Any] | None = None) -> list[Line]:
-    """Return the lines of one row of BiGAN's table, as defined or with `settings`, trained in any precision, with rates
-    that fall by epoch or by step."""
+    """Return the lines of one row of BiGAN's table, as defined or with `settings`.
+
+    They may be trained in any precision, with rates that fall by epoch or by step.
+    """
     return [
         x for x in lines if row_of(x) == experiment and without(x, PRECISION, BY_EPOCH)["settings"] == (settings or {})
     ]
@@ -42,12 +44,12 @@ def without(line: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def bigan(lines: list[Line], dataset: str) -> str:
-    """BiGAN's table as `bigbigan table bigan` prints it."""
+    """Render BiGAN's table as `bigbigan table bigan` prints it."""
     return as_markdown(fill("bigan", lines, dataset=dataset))
 
 
 def bigan_other_data(lines: list[Line], dataset: str) -> str:
-    """The same methods on a data set that nothing was published of."""
+    """Render the same methods on a data set without published numbers."""
     table = fill("bigan", lines, dataset=dataset)
     out = [f"| | {' | '.join(table.columns)} |", "|---" * (len(table.columns) + 1) + "|"]
     for title, _, cells in table.rows:
@@ -57,7 +59,7 @@ def bigan_other_data(lines: list[Line], dataset: str) -> str:
 
 
 def bigan_more(lines: list[Line]) -> str:
-    """Raw pixels, and logistic regression on the same features, for each method and data set after 15 epochs."""
+    """Render raw pixels, and logistic regression on the same features, for each method and data set after 15 epochs."""
     pixels = [("raw pixels", "bigan/mnist", "pixels"), ("PCA pixels", "bigan/mnist", "pca_pixels")]
     rows = [*pixels, *((r.title, str(r.experiment), r.feature) for r in BIGAN)]
     columns = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
@@ -72,7 +74,7 @@ def bigan_more(lines: list[Line]) -> str:
 
 
 def over_seeds(values: dict[int, float] | None) -> str:
-    """Return the values of one seed or two, or the mean of more with their standard deviation."""
+    """Return the values of one or two seeds, or the mean of more with their standard deviation."""
     if not values:
         return "–"
     if len(values) == 2:
@@ -82,7 +84,7 @@ def over_seeds(values: dict[int, float] | None) -> str:
 
 
 def bigan_length(lines: list[Line]) -> str:
-    """BiGAN's table on MNIST by length of the runs and how they were trained; the published 1-NN last."""
+    """Render BiGAN's table on MNIST by length of the runs and by how they were trained; the published 1-NN last."""
     metrics = ("knn1_euclidean_z_mean", "reconstruction_error", "reconstruction_ratio")
     out = [
         "| | epochs | trained in; rates by | 1-NN | 1-NN on E(x) | ‖x − G(E(x))‖ | ratio |",
@@ -106,9 +108,11 @@ def bigan_length(lines: list[Line]) -> str:
 
 
 def bigan_left_out(lines: list[Line]) -> str:
-    """1-NN on the test images, and as the authors' code scores by default on held-out training images: of each run that
-    was scored on both, and of runs that never saw the held-out images."""
-    head = ("", "published", "epochs", "test images", "images left out", "the same, not trained on")
+    """Render 1-NN on the test images, and as the authors' code scores by default, on held-out training images.
+
+    There is a row for each run that was scored on both, and for runs that never saw the held-out images.
+    """
+    head = ("", "published", "epochs", "test images", "held-out images", "held-out images, not trained on")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
     def rows(
@@ -117,9 +121,9 @@ def bigan_left_out(lines: list[Line]) -> str:
     ) -> None:  # fmt: skip
         found: dict[int, dict[str, dict[int, float]]] = {}
         for x in bigan_lines(lines, experiment, settings):
-            left_out = x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT
-            if (x["metric"], x["subject"]) == (metric, subject) and (left_out or x["dataset"] == "mnist"):
-                kind = "test" if not left_out else "seen" if transferred(x) else "unseen"
+            held_out = x["dataset"].startswith(HELD_OUT) and x["n"] == COUNT
+            if (x["metric"], x["subject"]) == (metric, subject) and (held_out or x["dataset"] == "mnist"):
+                kind = "test" if not held_out else "seen" if transferred(x) else "unseen"
                 epochs = round(x["steps"] / (391 if kind == "unseen" else 469))
                 found.setdefault(epochs, {}).setdefault(kind, {})[x["seed"]] = x["value"]
         for epochs, group in sorted(found.items()):
@@ -142,7 +146,7 @@ def bigan_left_out(lines: list[Line]) -> str:
 
 
 def bigan_authors(lines: list[Line]) -> str:
-    """Held-out images: the authors' own code where it was run, and ours at that length."""
+    """Render held-out images: the authors' own code, if it was run, and ours at that length."""
     kinds: dict[str, dict[str, Any]] = {"authors": {"peer": "jeffdonahue/bigan"}, "ours": {}}
     out = [
         "| | epochs | 1-NN, their code | ours | ‖x − G(E(x))‖, theirs | ours | mismatched, theirs | ours |",
@@ -152,7 +156,7 @@ def bigan_authors(lines: list[Line]) -> str:
         found: dict[int, dict[tuple[str, str], dict[int, float]]] = {}
         for kind, settings in kinds.items():
             for x in bigan_lines(lines, r.experiment, settings):
-                if x["dataset"].startswith(LEFT_OUT) and x["n"] == COUNT and not transferred(x):
+                if x["dataset"].startswith(HELD_OUT) and x["n"] == COUNT and not transferred(x):
                     of_epoch = found.setdefault(round(x["steps"] / 391), {})
                     of_epoch.setdefault((kind, x["metric"]), {})[x["seed"]] = x["value"]
         metrics = (f"knn1_euclidean_{r.feature}", "reconstruction_error", "reconstruction_error_mismatched")
@@ -165,12 +169,12 @@ def bigan_authors(lines: list[Line]) -> str:
 
 
 def bigan_starts(lines: list[Line]) -> str:
-    """The spread of samples after the first epoch, run by run."""
+    """Render the spread of samples after the first epoch, run by run."""
     chosen = of_study(lines, "bigan_starts")
     out = ["| | images | runs | sample spread of each |", "|---|---|---|---|"]
     for r in BIGAN:
         for title, bias in ((r.title, False), (f"{r.title}, bias in D", True)):
-            for dataset, name in (("mnist", "60,000"), (f"{LEFT_OUT}-{COUNT}", "50,000")):
+            for dataset, name in (("mnist", "60,000"), (f"{HELD_OUT}-{COUNT}", "50,000")):
                 found = [
                     x["value"] for x in chosen
                     if (x["experiment"], x["dataset"]) == (r.experiment, dataset)
@@ -183,10 +187,10 @@ def bigan_starts(lines: list[Line]) -> str:
 
 
 def latent_shift(lines: list[Line]) -> str:
-    """The mean of the latents of real images, and what it costs their reconstructions."""
+    """Render the mean of the latents of real images, and what it costs their reconstructions."""
     chosen = of_study(lines, "latent_shift")
     out = [
-        "| experiment | data | mean of E(x), absolute | spread | error ratio | with the mean taken away |",
+        "| experiment | data | mean of E(x), absolute | spread | error ratio | with the mean subtracted |",
         "|---|---|---|---|---|---|",
         "| P_z | | 0 | 0.58 | | |",
     ]

@@ -1,4 +1,4 @@
-"""Result lines as cells of tables."""
+"""Select result lines, and format them as cells of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of time, memory and arithmetic: docs/notes/performance.md and others."""
+"""Render the tables of time, memory and arithmetic: docs/notes/performance.md and others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from reproduction.render.cells import Line, cell, newest_by, of_study
 
 
 def bench(lines: list[Line]) -> str:
-    """Parts of a step, and its speed."""
+    """Render the parts of a step, and its speed."""
     chosen = of_study(lines, "bench")
     parts = ("data", "discriminator_update", "encoder_generator_update", "update", "averages", "rest")
-    names = ("data", "D", "G and E", "all at once", "averages", "rest")
-    head = ("seconds a step", *names, "images/s", "GFLOP/s", "of a matrix product's", "peak MiB")
+    names = ("data", "D", "G and E", "all networks", "averages", "other")
+    head = ("seconds a step", *names, "images/s", "GFLOP/s", "share of matrix product", "peak MiB")
     out = [f"| experiment | device | {' | '.join(head)} |", "|---|---|" + "---|" * len(head)]
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for x in chosen:
@@ -34,7 +34,7 @@ def bench(lines: list[Line]) -> str:
 
 
 def bigan_speed(lines: list[Line]) -> str:
-    """Steps a second of bigan/mnist and of a plain loop, by device."""
+    """Render steps a second of bigan/mnist and of a plain loop, by device."""
     chosen = of_study(lines, "bigan_speed")
     found = newest_by(chosen, "device", "metric")
     head = ("device", "ours, steps a second", "plain", "ratio", "compiled", "over eager", "bf16", "over float32")
@@ -48,21 +48,21 @@ def bigan_speed(lines: list[Line]) -> str:
 
 
 def data_speed(lines: list[Line]) -> str:
-    """What one core reads and decodes, and what training steps consume."""
+    """Render what one core reads and decodes, and what training steps consume."""
     chosen = of_study(lines, "data_speed")
     found = {(x["dataset"], x["metric"]): x for x in chosen}
     rows = {
         "files of a folder, images/s and core": "images_per_core_second_folder",
-        "shards of the files, against the folder": "speed_of_shards_over_folder",
-        "shards of `--resolution`, against the folder": "speed_of_shards_Rpx_over_folder",
-        "folder, against decoding it to 146 px": "speed_of_folder_over_viewed_side",
+        "shards of the files, relative to the folder": "speed_of_shards_over_folder",
+        "shards of `--resolution`, relative to the folder": "speed_of_shards_Rpx_over_folder",
+        "folder, relative to decoding it to 146 px": "speed_of_folder_over_viewed_side",
         "stored, KiB an image": "stored_kib",
-        "stored, against 146 px": "stored_over_viewed_side",
+        "stored, relative to 146 px": "stored_over_viewed_side",
         "crops of 128 px, images/s and core": "images_per_core_second_crops",
-        "crops, against cutting them from 146 px": "speed_of_crops_over_viewed_side",
-        "folder, against what `small/cifar10` consumes on the core": "speed_of_folder_over_small_cifar10",
-        "folder, against what `table1/base` could at most": "speed_of_folder_over_table1_base",
-        "cores that `table1/base` takes at 100 TFLOP/s, folder": "cores_for_100_tflops_folder",
+        "crops, relative to cutting them from 146 px": "speed_of_crops_over_viewed_side",
+        "folder, relative to what `small/cifar10` consumes on the core": "speed_of_folder_over_small_cifar10",
+        "folder, relative to the maximum that `table1/base` consumes": "speed_of_folder_over_table1_base",
+        "cores that `table1/base` needs at 100 TFLOP/s, folder": "cores_for_100_tflops_folder",
         "the same, shards of `--resolution`": "cores_for_100_tflops_shards_Rpx",
     }
     sets = {x["dataset"]: x["protocol"] for x in chosen}
@@ -78,10 +78,10 @@ def data_speed(lines: list[Line]) -> str:
 
 
 def probe_speed(lines: list[Line]) -> str:
-    """Fits of the few-label probe by the package's solver and by scikit-learn's default one, by strength."""
+    """Render fits of the few-label probe by the package's solver and by scikit-learn's default one, by strength."""
     chosen = of_study(lines, "probe_speed")
     found = newest_by(chosen, "C", "metric")
-    head = ("C", "ms a fit", "scikit-learn's", "objective", "scikit-learn's", "test images classified otherwise, %")
+    head = ("C", "ms a fit", "scikit-learn's", "objective", "scikit-learn's", "test images classified differently, %")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for C in sorted({x["settings"]["C"] for x in chosen}):
         ours, theirs = (1000 * found[C, f"fit_seconds{name}"] for name in ("", "_sklearn"))
@@ -132,10 +132,10 @@ def busy_machine(lines: list[Line]) -> str:
 
 
 def minimal_flops(lines: list[Line]) -> str:
-    """Arithmetic of a step, and the least that its losses need."""
+    """Render the arithmetic of a step, and the minimum that its losses need."""
     chosen = of_study(lines, "minimal_flops")
     found = newest_by(chosen, "experiment", "metric")
-    out = ["| experiment | batch | TFLOP a step | the least | ratio |", "|---|---|---|---|---|"]
+    out = ["| experiment | batch | TFLOP a step | minimum | ratio |", "|---|---|---|---|---|"]
     for name, batch in {x["experiment"]: x["n"] for x in chosen}.items():
         ours, least, ratio = (
             found[name, m] for m in ("flops_per_step", "minimal_flops_per_step", "flops_over_minimal")
@@ -145,7 +145,7 @@ def minimal_flops(lines: list[Line]) -> str:
 
 
 def peers(lines: list[Line]) -> str:
-    """A step of ours and of another code's on equal networks."""
+    """Render a step of ours and of another code's on equal networks."""
     codes = {
         "biggan": "BigGAN-PyTorch, CIFAR-10",
         "bigbigan": "BigBiGAN-PyTorch, widths 4·64",
@@ -167,7 +167,7 @@ def peers(lines: list[Line]) -> str:
 
 
 def full_size_table(lines: list[Line]) -> str:
-    """Time and memory of one real step of full-size rows."""
+    """Render time and memory of one real step of full-size rows."""
     chosen = of_study(lines, "full_size")
     found, devices = newest_by(chosen, "experiment", "metric"), {x["experiment"]: x["device"] for x in chosen}
     out = ["| experiment | device | seconds | peak memory, GiB | loss of D |", "|---|---|---|---|---|"]
@@ -178,7 +178,7 @@ def full_size_table(lines: list[Line]) -> str:
 
 
 def reversible_table(lines: list[Line]) -> str:
-    """Memory and time of reversible blocks, activations kept and recomputed."""
+    """Render memory and time of reversible blocks, with activations kept and recomputed."""
     chosen = of_study(lines, "reversible")
     found = newest_by(chosen, "metric", "encoder.keep_activations", "blocks")
     out = ["| blocks | kept: MiB, s | recomputed: MiB, s | time |", "|---|---|---|---|"]

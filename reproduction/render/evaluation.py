@@ -1,4 +1,4 @@
-"""Tables of what encoders learned and how good samples are: README.md, docs/notes/experiments.md and others."""
+"""Render the tables of what encoders learned and of sample quality: README.md, docs/notes/experiments.md and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reproduction.train.encoder_search import SMALLER
 
 
 def probe_table(lines: list[Line], experiments: list[str]) -> str:
-    """Accuracy of trained encoders, and of the baselines: pixels and untrained encoders."""
+    """Render the accuracy of trained encoders and of the baselines: pixels and untrained encoders."""
     lines = of_study(lines, "evaluation")
     leads = {e: lead(lines, e, "top1_linear_bn_crelu_10perclass") for e in experiments}
     if set(leads.values()) == {"–"}:  # lines without a record of each trial
@@ -45,8 +45,7 @@ def probe_table(lines: list[Line], experiments: list[str]) -> str:
 
 
 def lead(lines: list[Line], experiment: str, metric: str) -> str:
-    """By how much a trained encoder is above pixels, the better of raw and whitened ones, over trials with the same
-    labelled images."""
+    """Return how far a trained encoder is above pixels, the better of raw and whitened ones, over paired trials."""
     ours = newest(lines, experiment, metric, "trained")
     base = better(*(newest(lines, experiment, f"top1_linear_{name}_10perclass", name) for name in PIXELS))
     found = paired_lead(ours, base) if ours and base else None
@@ -54,15 +53,15 @@ def lead(lines: list[Line], experiment: str, metric: str) -> str:
 
 
 def reconstruction_table(lines: list[Line], experiments: list[str]) -> str:
-    """Reconstruction error over that of shuffled pairs."""
-    out = ["| experiment | reconstruction error / that of shuffled pairs |", "|---|---|"]
+    """Render reconstruction errors, matched over mismatched."""
+    out = ["| experiment | reconstruction error, matched / mismatched |", "|---|---|"]
     lines = of_study(lines, "evaluation")
     out += [f"| `{e}` | {cell(newest(lines, e, 'reconstruction_ratio', 'trained'), 3)} |" for e in experiments]
     return "\n".join(out)
 
 
 def ablation_table(lines: list[Line]) -> str:
-    """Every measured variant: what it changes, its few-label probe and its reconstruction ratio."""
+    """Render every measured variant: what it changes, its few-label probe and its reconstruction ratio."""
     few, ratio = "top1_linear_bn_crelu_10perclass", "reconstruction_ratio"
     groups: dict[tuple[str, int, str], dict[str, Line]] = {}
     for line in of_study(lines, "ablations"):
@@ -110,14 +109,14 @@ def _changes(line: Line) -> dict[str, Any]:
 
 
 def classifiers(lines: list[Line], dataset: str) -> str:
-    """What `bigbigan classify` measured on a data set: classifiers by number of labels, baselines first."""
+    """Render what `bigbigan classify` measured on a data set: classifiers by number of labels, baselines first."""
     chosen = [x for x in of_study(lines, "classification") if x["dataset"] == dataset]
     found = {(x["metric"], x["subject"]): x for x in chosen}
     rows = {
         "raw pixels, linear": ("frozen_pixels", "pixels"),
         "PCA pixels, linear": ("frozen_pca_pixels", "pca_pixels"),
         "E untrained, linear": ("frozen_bn_crelu", "untrained"),
-        "E's network trained on these labels alone": ("scratch", "untrained"),
+        "E's network trained only on these labels": ("scratch", "untrained"),
         "**E trained without labels**, linear": ("frozen_bn_crelu", "trained"),
         "**E trained without labels**, fine-tuned": ("finetuned", "trained"),
     }
@@ -141,14 +140,14 @@ def classifiers(lines: list[Line], dataset: str) -> str:
 
 
 def anomaly(lines: list[Line]) -> str:
-    """AUROC: a row for each score, a column for each kind of anomalous images."""
+    """Render AUROC: a row for each score, a column for each kind of anomalous images."""
     rows = {
         "pixel_mean_distance": "pixels: distance to the mean training image",
         "pixel_nearest": "pixels: distance to the nearest training images",
         "feature_nearest_untrained": "E untrained: distance to the nearest training images",
         "feature_nearest_trained": "**E trained**: distance to the nearest training images",
-        "reconstruction": "reconstruction alone (α = 1)",
-        "discriminator": "D alone (α = 0)",
+        "reconstruction": "only reconstruction (α = 1)",
+        "discriminator": "only D (α = 0)",
         "minus_score_x": "−s_x",
         "minus_score_z": "−s_z",
         "minus_score_xz": "−s_xz",
@@ -164,7 +163,7 @@ def anomaly(lines: list[Line]) -> str:
 
 
 def transfer(lines: list[Line], pattern: str) -> str:
-    """One protocol: a row for each encoder and what it was trained on, a column for each test set; pixels first."""
+    """Render one protocol: a row for each encoder and its training data, a column for each test set; pixels first."""
     chosen = of_study(lines, "transfer")
     datasets = list(dict.fromkeys(x["dataset"] for x in chosen))
     out = [f"| features | {' | '.join(datasets or ['–'])} |", "|---|" + "---|" * max(1, len(datasets))]
@@ -189,7 +188,7 @@ def transfer(lines: list[Line], pattern: str) -> str:
 
 
 def frozen_table(lines: list[Line]) -> str:
-    """Every kind of probe on raw pixels and on a random ResNet."""
+    """Render every kind of probe on raw pixels and on a random ResNet."""
     chosen = [x for x in lines if x["experiment"].startswith("python:frozen_random")]
     columns = {
         "Table 1's": "top1_table1_{}",
@@ -211,7 +210,7 @@ def frozen_table(lines: list[Line]) -> str:
 
 
 def agreement(lines: list[Line]) -> str:
-    """Our probes and scikit-learn's on the same features."""
+    """Render our probes and scikit-learn's on the same features."""
     chosen = of_study(lines, "probe_agreement")
     found = {x["metric"]: x for x in chosen}
     out = ["| metric | ours | scikit-learn |", "|---|---|---|"]
@@ -221,7 +220,7 @@ def agreement(lines: list[Line]) -> str:
 
 
 def quality_table(lines: list[Line]) -> str:
-    """FID, KID, precision and recall of real, blurred and random images."""
+    """Render FID, KID, precision and recall of real, blurred and random images."""
     out = ["| data | images | network | FID | KID | precision | recall |", "|---|---|---|---|---|---|---|"]
     kinds = {"test_images": "test images", "blurred_test_images": "blurred", "noise": "noise"}
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -236,7 +235,7 @@ def quality_table(lines: list[Line]) -> str:
 
 
 def refinement(lines: list[Line]) -> str:
-    """Errors of latents optimised from E(x) and from random z, and how soon the first reach the last."""
+    """Render errors of latents optimised from E(x) and from random z, and how soon the first reach the last."""
     chosen = of_study(lines, "refinement")
     found = {(x["experiment"], x["metric"]): x for x in chosen}
     head = ("G(E(x))", "from E(x)", "from random z", "steps from E(x) that reach the latter")
@@ -250,7 +249,7 @@ def refinement(lines: list[Line]) -> str:
 
 
 def clusters(lines: list[Line]) -> str:
-    """How well clusters of features agree with true classes."""
+    """Render how well clusters of features agree with true classes."""
     pattern = re.compile(r"nmi_kmeans(\d+)_(\w+)")
     out = ["| data | encoder | steps | features | k | NMI | purity, % |", "|---|---|---|---|---|---|---|"]
     rows: dict[tuple[Any, ...], tuple[str, str]] = {}

@@ -1,4 +1,4 @@
-"""Draw what each pretext task shows of some images: docs/pictures/pretext_TASK.png, a row for each image.
+"""Draw the views that each pretext task makes of some images: docs/pictures/pretext_TASK.png, a row for each image.
 
 python -m reproduction.render.pretext_inputs --data SOURCE [--count 4]
 """
@@ -43,7 +43,7 @@ def draw(script: Script, options: argparse.Namespace) -> None:
         x = to_float(torch.from_numpy(pixels))
         for views in system.input_pictures(x, system.sample_noise(len(x), keyed_generator(0, "inputs"))).values():
             columns = views.shape[1]
-            if columns > 12:  # of one image, as they lie in it
+            if columns > 12:  # arrange the patches of one image as in the image
                 views, columns = views[:1], math.isqrt(columns)
             save_image(grid(views.flatten(0, 1), columns, min_side=64), PICTURES / f"pretext_{method}.png")
 

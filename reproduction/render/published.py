@@ -1,4 +1,4 @@
-"""Tables 1, 2 and 3 of the paper, and more of the same runs: docs/notes/table1.md, pretext.md, table3.md."""
+"""Render Tables 1, 2 and 3 of the paper, and more of the same runs: docs/notes/table1.md, pretext.md, table3.md."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bigbigan.experiments import EXPERIMENTS
 from reproduction.render.cells import Line, cell, last, newest_by, of_study
 
 FEW = "top1_linear_avepool_10perclass"
-TABLE2 = ("table2", "table2_updates", "table2_longer")  # the last are the tasks that take longer
+TABLE2 = ("table2", "table2_updates", "table2_longer")  # the last has the tasks that take longer
 
 
 def table1(lines: list[Line]) -> str:
-    """The rows of Table 1: published numbers, parameters of each network, arithmetic of a step."""
+    """Render the rows of Table 1: published numbers, parameters of each network, arithmetic of a step."""
     found = newest_by(of_study(lines, "table1_costs"), "experiment", "metric")
     parts = ("G", "E", "D.F", "D.H", "D.J")
     out = [
@@ -39,14 +39,19 @@ def table1(lines: list[Line]) -> str:
 
 
 def table1_small(lines: list[Line]) -> str:
-    """Rows of Table 1 trained scaled down: published beside ours, as `bigbigan table 1 --scale 32` prints it; without
-    the runs of Base that are as short as those of Table 2."""
+    """Render rows of Table 1 trained scaled down, as `bigbigan table 1 --scale 32` prints it.
+
+    Runs of Base that are as short as those of Table 2 are omitted.
+    """
     return as_markdown(fill("1", [x for x in lines if x["study"] not in TABLE2], 32))
 
 
 def table1_rates(lines: list[Line]) -> str:
-    """Rows of Table 1 trained scaled down, at least three with equal settings: how far the order of each column agrees
-    with the published one; and the few-label probe of Base, trained and untrained."""
+    """Render how far the order of scaled-down rows of Table 1 agrees with the published order, by column and settings.
+
+    There is a line for each change of settings with three rows or more, with the few-label probe of Base, trained and
+    untrained.
+    """
     chosen = [
         x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 32 and x["study"] not in TABLE2
     ]
@@ -87,7 +92,7 @@ def of_table3(lines: list[Line]) -> dict[str, list[Line]]:
 
 
 def table3_more(lines: list[Line]) -> str:
-    """KID, precision and recall of the same samples; the few-label probe of E, and of the baselines."""
+    """Render KID, precision and recall of the same samples; the few-label probe of E, and of the baselines."""
     few = "top1_linear_{}_10perclass"
     out = [
         "| experiment | KID | precision | recall | E, 10 labels a class | untrained | raw pixels | PCA pixels |",
@@ -108,12 +113,12 @@ def table3_more(lines: list[Line]) -> str:
 
 
 def table3_small(lines: list[Line]) -> str:
-    """Rows of Table 3 trained scaled down, as `bigbigan table 3 --scale 32` prints it."""
+    """Render rows of Table 3 trained scaled down, as `bigbigan table 3 --scale 32` prints it."""
     return as_markdown(fill("3", lines, 32))
 
 
 def truncation(lines: list[Line]) -> str:
-    """IS, FID, precision and recall by truncation."""
+    """Render IS, FID, precision and recall by truncation."""
     out = ["| experiment | truncation | IS | FID | precision | recall |", "|---|---|---|---|---|---|"]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for x in of_study(lines, "truncation"):
@@ -127,7 +132,7 @@ def truncation(lines: list[Line]) -> str:
 
 
 def small_data(lines: list[Line]) -> str:
-    """FID after training on a share of the images, with and without differentiable augmentation."""
+    """Render FID after training on a share of the images, with and without differentiable augmentation."""
     out = ["| data | experiment | steps | images | augmented for D | FID | KID |", "|---|---|---|---|---|---|---|"]
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for x in lines:
@@ -142,16 +147,19 @@ def small_data(lines: list[Line]) -> str:
 
 
 def table2_small(lines: list[Line]) -> str:
-    """Table 2's methods trained scaled down, as `bigbigan table 2 --scale 32` prints it; without external encoders."""
+    """Render Table 2's methods trained scaled down, as `bigbigan table 2 --scale 32` prints it.
+
+    External encoders are omitted.
+    """
     return as_markdown(fill("2", of_study(lines, *TABLE2), 32))
 
 
 def pretext_small(lines: list[Line]) -> str:
-    """The same runs, at equal numbers of images: accuracy in the task on test images, and with 10 labels a class."""
+    """Render the same runs at equal numbers of images: task accuracy on test images, and the few-label probes."""
     chosen = of_study(lines, "table2")
     found = {(x["experiment"], x["metric"], x["subject"]): x for x in chosen}
     few = "top1_linear_{}_10perclass"
-    head = ("task", "right", "by chance", "10 labels a class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
+    head = ("task", "accuracy", "chance", "10 labels a class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
     out = [f"| experiment | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     for x in chosen:
         for title, feature in (("raw pixels", "pixels"), ("PCA pixels", "pca_pixels")):
@@ -168,10 +176,10 @@ def pretext_small(lines: list[Line]) -> str:
 
 
 def pretext_longer(lines: list[Line]) -> str:
-    """Tasks that take longer, on all images: accuracy on test images, and by chance."""
+    """Render tasks that take longer, on all images: accuracy on test images, and by chance."""
     ours = of_study(lines, "table2_longer")
     chosen = list({(x["experiment"], x["metric"], x["subject"]): x for x in ours}.values())  # the last of each
-    head = ("experiment", "images seen", "right", "by chance", "10 labels a class, AvePool", "untrained")
+    head = ("experiment", "images seen", "accuracy", "chance", "10 labels a class, AvePool", "untrained")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for x in chosen:
         if x["metric"].startswith("task_accuracy_"):

@@ -71,7 +71,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
 
 
 def render(text: str, lines: list[Line]) -> str:
-    """Return `text` with each marked table written anew."""
+    """Return `text` with each marked table rendered again."""
     return re.sub(
         r"(<!-- table (\w+) -->\n).*?(<!-- end -->)",
         lambda m: f"{m[1]}{TABLES[m[2]](lines)}\n{m[3]}",

@@ -49,9 +49,11 @@ FEW_LABELS = [f"top1_linear_{feature}_10perclass" for feature in FEATURES]
 
 @dataclass(frozen=True)
 class Plan:
+    """How the rows of a table are measured."""
+
     rows: tuple[str, ...]
     results: str
-    probe: tuple[str, ...] = ()  # metrics of E, besides those that are measured of all
+    probe: tuple[str, ...] = ()  # metrics of E, in addition to those of all tables
     quality: str = ""  # metrics of samples; {0} is the feature extractor
     scaled: bool = True
 
@@ -93,7 +95,7 @@ PLANS = {
 
 
 def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -> list[str]:
-    """Return what is measured of a run; with the first row, pixels too."""
+    """Return the metrics of a run; for the first row, metrics of pixels too."""
     plan, names = PLANS[table], []
     if table == "bigan":
         features = ["avepool" if config.has_encoder else "discriminator", *PIXELS * (row == plan.rows[0])]
@@ -110,17 +112,21 @@ def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -
 
 
 def steps_of_one(config: Config, base: Config, equal: str) -> int:
-    """Return how many steps of a row make a step of BigBiGAN: as many as see equally many images, or the one that
-    updates E as often."""
+    """Return how many steps of a row correspond to a step of BigBiGAN.
+
+    They see equally many images; or with `equal` updates it is one, which updates E as often.
+    """
     return base.training.d_steps + 1 if config.system == "pretext" and equal == "images" else 1
 
 
 def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out: int | None) -> str:
-    """Return a file of random images of a source at E's resolution: `images` to train on and 0.4·`images` of the test
-    images; or with `hold_out`, this number of training images as test images, and the others to train on.
+    """Return a file of random images of a source at E's resolution.
+
+    It has `images` images to train on and 0.4·`images` test images; or with `hold_out`, that number of training images
+    as test images, and the others to train on.
 
     Raises:
-        UserError: there are not so many training images.
+        UserError: there are not enough training images.
     """
     source = open_source(spec)
     train = source.splits["train"]
@@ -133,17 +139,17 @@ def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out:
     order = np.random.default_rng(0).permutation(len(train))
     if hold_out is None:
         test = source.splits["test"]
-        of_test = np.random.default_rng(0).permutation(len(test))[: 2 * count // 5]
-        picked = {"train": train.subset(order[:count]), "test": test.subset(of_test)}
+        test_order = np.random.default_rng(0).permutation(len(test))[: 2 * count // 5]
+        picked = {"train": train.subset(order[:count]), "test": test.subset(test_order)}
     else:
         picked = {"train": train.subset(order[count:]), "test": train.subset(order[:count])}
     arrays: dict[str, np.ndarray] = {}
-    channels = min(config.data.channels, channels_of(source))  # grey stays grey: it says that nothing may be mirrored
-    for split, of in picked.items():
-        pixels, kept = load_pixels(of, config.encoder.resolution, channels, source)
+    channels = min(config.data.channels, channels_of(source))  # grey stays grey, as grey images must not be mirrored
+    for split, images_of_split in picked.items():
+        pixels, kept = load_pixels(images_of_split, config.encoder.resolution, channels, source)
         arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
-        if of.labels is not None:
-            arrays[f"{split}_labels"] = of.labels[kept][:, None]
+        if images_of_split.labels is not None:
+            arrays[f"{split}_labels"] = images_of_split.labels[kept][:, None]
     with writing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return str(path)
@@ -186,18 +192,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     some.add_argument("--images", type=int, metavar="N", help="training images, drawn at random; by default all")
     some.add_argument("--hold-out", type=int, metavar="N", help="training images to hold out and score on")
     add("--steps", type=int, required=True, metavar="N")
-    add("--equal", choices=("images", "updates"), default="images", help="of table 2 (default images)")
+    add("--equal", choices=("images", "updates"), default="images", help="what table 2 compares at (default images)")
     add("--scale", type=int, default=32, metavar="S")
-    add("--seeds", type=int, default=1, help="0, 1, ... (default 1 of them)")
+    add("--seeds", type=int, default=1, metavar="N", help="number of seeds, 0 to N - 1 (default 1)")
     add("--set", nargs="+", default=[], metavar="a.b=value")
     add("--runs", type=Path, metavar="DIR", help="folder of the runs (default runs/table1 and so on)")
     add(
         "--results",
         type=Path,
         metavar="FILE",
-        help="file of result lines (default that of the table)",
+        help="file of result lines (default: the table's own)",
     )
-    add("--quick", action="store_true", help="probe E with 10 labels a class and Table 1's classifier alone")
+    add("--quick", action="store_true", help="probe E only with 10 labels a class and Table 1's classifier")
     add("--network", metavar="NAME", help="feature extractor that compares samples")
     add("--clusters-of", metavar="RUN", help="run whose features are clustered")
     return script.run(train_and_measure, arguments)
@@ -211,7 +217,7 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     options.results = options.results or Path(plan.results)
     scale = options.scale if plan.scaled else 0
     if by_updates and options.table != "2":
-        raise UserError("--equal updates: expected with table 2 alone")
+        raise UserError("--equal updates: expected only with table 2")
     if options.table == "3" and not options.network:
         raise UserError("table 3: needs --network NAME, a feature extractor")
     named = {row.split("/")[1]: row for row in plan.rows}

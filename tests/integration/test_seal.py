@@ -216,7 +216,7 @@ def test_processes_that_start_together_share_a_key(tmp_path):
 def test_where_no_key_can_be_kept_training_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(seal_module, "_key", lambda make: None)
     data = write_npz(tmp_path / "rows.npz", count=20)
-    with pytest.warns(UserWarning, match="no key can be kept in .*: verbs will ask for --data"):
+    with pytest.warns(UserWarning, match="no key can be stored in .*: commands will ask for --data"):
         train(tiny_config("training.steps=1"), str(data), tmp_path / "run", progress=False)
     with pytest.raises(UserError, match="--data"):
         source_and_labels(tmp_path / "run", None, None)

@@ -1,4 +1,4 @@
-"""What the parts of an evaluation share: the model, its data, and the result lines so far."""
+"""Share what the parts of an evaluation need: the model, its data, and the result lines so far."""
 
 from __future__ import annotations
 

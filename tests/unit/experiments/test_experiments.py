@@ -273,7 +273,7 @@ def test_cost_of_a_full_size_step_is_found_without_doing_it():
 @pytest.mark.parametrize("name", ["table1/base", "table1/revnet_x4_up_encoder_lr"])
 def test_full_size_rows_take_a_real_step_on_photographs(name, shared, tmp_path):
     archive, results = shared / "caltech101" / "caltech101-128.tar.gz", tmp_path / "lines.jsonl"
-    Script(full_size.__spec__, full_size.__doc__).again("--data", str(archive), "--results", str(results), name)
+    Script(full_size.__spec__, full_size.__doc__).in_subprocess("--data", str(archive), "--results", str(results), name)
     values = {line["metric"]: line["value"] for line in read_results(results)}
     assert values["peak_memory_mib"] < 16 * 1024
     assert all(math.isfinite(v) for v in values.values())

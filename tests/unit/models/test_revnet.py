@@ -214,7 +214,7 @@ def test_memory_is_flat_in_depth_and_time_close_to_plain():
     script = Script(reversible.__spec__, reversible.__doc__)
 
     def point(blocks, recompute):
-        return json.loads(script.again("--point", str(blocks), str(recompute)))
+        return json.loads(script.in_subprocess("--point", str(blocks), str(recompute)))
 
     shallow, deep, plain = point(4, True), point(16, True), point(16, False)
     assert deep["extra_memory_mib"] < shallow["extra_memory_mib"] + 60

@@ -61,9 +61,9 @@ def test_script_writes_lines_of_its_name_and_command(tmp_path, capsys):
 def test_script_runs_again_in_another_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the modules are found from any folder
     script = Script(SPEC, tables.__doc__)
-    assert "--check" in script.again("--help")
+    assert "--check" in script.in_subprocess("--help")
     with pytest.raises(RunError, match="unrecognized arguments: --nothing"):
-        script.again("--nothing")
+        script.in_subprocess("--nothing")
 
 
 def test_table_check_names_the_page_that_is_out_of_date(tmp_path, monkeypatch, capsys):

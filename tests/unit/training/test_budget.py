@@ -60,13 +60,13 @@ def test_a_resumed_run_keeps_the_steps_that_were_chosen(data, tmp_path, monkeypa
     monkeypatch.setattr(loop, "choose_steps", lambda *a: pytest.fail("chosen again"))
     train(config, data, parts, progress=False)
     assert weights(parts) == weights(whole)
-    with pytest.raises(UserError, match=r"was given 1 minutes, in which there were 6 steps; continue it as it began"):
+    with pytest.raises(UserError, match=r"was given 1 minutes, which were 6 steps; continue it with the same option"):
         train(override(config, ["training.minutes=2"]), data, parts, progress=False)
 
 
 def test_a_run_without_a_budget_gets_none_later(data, tmp_path):
     train(tiny_config("training.steps=2"), data, tmp_path / "run", progress=False)
-    with pytest.raises(UserError, match="was given no budget of time, but 2 steps"):
+    with pytest.raises(UserError, match="was given no budget of time but 2 steps"):
         keep_chosen_steps(tiny_config("training.minutes=2"), tmp_path / "run")
 
 
@@ -133,7 +133,7 @@ def test_minutes_end_to_end(data, tmp_path, capsys):
     captured = capsys.readouterr()
     steps = json.loads(captured.out)["steps"]
     assert steps == read_config(run).training.steps > 1
-    assert f"training.minutes=0.1: {steps:,} steps fit, as measured here" in captured.err
+    assert f"training.minutes=0.1: {steps:,} steps fit, as measured on this machine" in captured.err
     assert took < 60
     assert main(command) == 0  # done already
     assert f"trained {steps:,} steps" in capsys.readouterr().out

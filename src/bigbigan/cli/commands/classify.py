@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scratch", action="store_true", help="compare with the same network trained only on the labelled images"
     )
     parser.add_argument(
-        "--trials", type=int, default=5, metavar="K", help="measure K times with other labelled images (default 5)"
+        "--trials",
+        type=int,
+        default=5,
+        metavar="K",
+        help="number of trials, each with other labelled images (default 5)",
     )
     parser.add_argument("--raw-cells", **RAW_CELLS)
     parser.add_argument("--results", **RESULTS)

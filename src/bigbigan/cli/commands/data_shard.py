@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a source as shuffled tar shards (WebDataset) with checksums; the same command continues."""
+    """Write a source as shuffled tar shards (WebDataset) with checksums; the same command continues its work."""
     from bigbigan.data import open_source, write_shards
 
     if not options.size_mib > 0:
