@@ -30,7 +30,7 @@ from PIL import Image
 from bigbigan.cli import main
 from bigbigan.data.decode import DecodeLimits, Unreadable, decode
 from bigbigan.errors import RunError, UserError
-from bigbigan.inference.model import load
+from bigbigan.inference.loading import load
 from campaign import SEED, record, size
 from mutations import WORDS, changed_bytes, changed_json, changed_text
 from tiny import RESULT_LINE, TINY, write_npz

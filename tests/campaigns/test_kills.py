@@ -24,7 +24,7 @@ from bigbigan.data.shards.reader import open_shards  # noqa: F401  (imported onc
 from bigbigan.errors import UserError
 from bigbigan.evaluation import runner  # noqa: F401
 from bigbigan.evaluation.records import read_results
-from bigbigan.inference.model import load
+from bigbigan.inference.loading import load
 from bigbigan.io import TEMPORARY, read_lines
 from bigbigan.training import checkpoint as ck
 from campaign import SEED, record, size

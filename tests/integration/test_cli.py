@@ -131,7 +131,7 @@ def test_dry_run_does_not_take_steps_that_are_too_large(capsys, monkeypatch):
     monkeypatch.setattr("bigbigan.apps.dry_run.seconds_per_step", lambda *a, **k: pytest.fail("a step was taken"))
     code, text, _ = call(capsys, "train", "small/folder64", "--dry-run")
     assert code == 0
-    assert "steps an epoch: not known without --data SOURCE" in text
+    assert "steps an epoch: unknown without --data SOURCE" in text
     assert "a step is too large to measure here; at the rate of this machine's matrix product" in text
 
 
@@ -640,7 +640,7 @@ def test_endings_in_capital_letters(run, data, capsys, tmp_path):
     assert np.load(tmp_path / "f.NPZ")["z_mean"].shape == (180, 8)
     for name in ("grid.JPEG", "grid.jfif", "grid.svg", "grid.pdf", "grid.npz"):
         code, _, err = call(capsys, "generate", run, "--count", 2, "--out", tmp_path / name)
-        assert (code, "expected a name ending in .png for one picture, or a folder" in err) == (2, True)
+        assert (code, "expected a name ending in .png for a grid, or a folder" in err) == (2, True)
 
 
 @pytest.fixture

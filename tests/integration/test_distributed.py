@@ -97,7 +97,7 @@ def test_the_ranks_images_are_those_of_the_one_batch(augment):
 
 
 def test_a_batch_that_cannot_be_cut_for_the_ranks_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "ranks", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UserError, match=r"training.batch_size=16 .* 3 processes .* expected a multiple of 6"):
         precision.check_devices(tiny_config("training.accumulate=2"), torch.device("cpu"))
     precision.check_devices(tiny_config("training.batch_size=48"), torch.device("cpu"))

@@ -187,7 +187,7 @@ def test_a_signal_while_images_are_read_ends_at_once(number, data, tmp_path, mon
 
     monkeypatch.setattr(ImageSet, "load_noted", load_then_signal)
     assert train(tiny_config(), data, tmp_path / "run", progress=False) == number
-    assert len(seen) <= 4
+    assert len(seen) <= 3 + 2 * (os.cpu_count() or 1)  # of 60: each thread finishes its image
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert "before the first step: there is nothing to save" in capsys.readouterr().err
 
@@ -211,7 +211,7 @@ def test_a_signal_amid_decoding_is_no_damaged_image(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert train(tiny_config(), str(tmp_path / "files"), tmp_path / "run", progress=False) == signal.SIGINT
-    assert len(seen) == 5
+    assert len(seen) < 20 + 5 + 2 * (os.cpu_count() or 1)  # headers of all are read first
 
 
 def test_a_closed_terminal_saves(data, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -116,9 +117,13 @@ def stream_pixels(
     refused: list[str] = []
     seen = 0
 
+    stopped = threading.Event()  # by a signal, for example: threads finish their image, not all of theirs
+
     def decoded(start: int) -> list[tuple[np.ndarray, tuple[str, ...]] | Unreadable]:
         found: list[tuple[np.ndarray, tuple[str, ...]] | Unreadable] = []
         for i in range(start, min(start + DECODED_TOGETHER, n)):
+            if stopped.is_set():
+                break
             try:
                 array, notes = images.load_noted(i)
             except Unreadable as error:
@@ -131,7 +136,7 @@ def stream_pixels(
 
     out = np.empty((batch_size, channels, resolution, resolution), dtype=np.uint8)
     kept: list[int] = []
-    for one in _in_threads(decoded, range(0, n, DECODED_TOGETHER), images.fetch_ahead):
+    for one in _in_threads(decoded, range(0, n, DECODED_TOGETHER), images.fetch_ahead, stopped):
         seen += 1
         file = images.files[seen - 1]
         if isinstance(one, Unreadable):
@@ -165,11 +170,13 @@ def stream_pixels(
         yield out[: len(kept)], np.array(kept, dtype=np.int64)
 
 
-def _in_threads(work: Callable[[int], list[T]], starts: Iterable[int], before: Callable[[int], object]) -> Iterator[T]:
+def _in_threads(
+    work: Callable[[int], list[T]], starts: Iterable[int], before: Callable[[int], object], stopped: threading.Event
+) -> Iterator[T]:
     """Yield the items of `work(start)` for each start, in order.
 
     As many threads as there are processors work two calls ahead of the reader; `before(start)` is called in the
-    reader's thread when a call is handed out.
+    reader's thread when a call is handed out. `stopped` is set when the reader ends, early or not.
     """
     threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -183,6 +190,7 @@ def _in_threads(work: Callable[[int], list[T]], starts: Iterable[int], before: C
         while coming:
             yield from coming.popleft().result()
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
 
 

@@ -349,7 +349,7 @@ def test_nothing_of_an_epoch_before_is_fetched_to_go_on_in_it(shards, tmp_path, 
 
 
 def test_what_would_fetch_the_whole_set_again_and_again_is_refused(shards, tmp_path):
-    with pytest.raises(UserError, match=r"set log.validate_every=0, or data.memory_gib"):
+    with pytest.raises(UserError, match=r"set log.validate_every=0, or raise data.memory_gib"):
         train(
             tiny_config(*SETTINGS, "log.validate_every=2"),
             f"pipe:cat {shards}/index.json",

@@ -169,7 +169,7 @@ def test_an_image_is_not_its_own_neighbour(run, tmp_path, capsys):
     [
         (["interpolate", "--steps", "1"], "--steps 1: expected at least 2"),
         (["interpolate", "--count", "0"], "--count 0: expected at least 1"),
-        (["interpolate", "--latents", "--data", "digits"], "--data digits: walks between latents need no images"),
+        (["interpolate", "--latents", "--data", "digits"], "--data digits: --latents needs no images"),
         (["neighbours", "--neighbours", "0"], "--neighbours 0: expected at least 1"),
         (["reconstruct", "--refine", "-1"], "--refine -1: expected at least 0"),
         (["neighbours", "--out", "x.jpg"], "ending in .png"),
