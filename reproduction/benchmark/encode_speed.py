@@ -2,10 +2,10 @@
 
     python -m reproduction.benchmark.encode_speed --data SOURCE [--few 2000] [--images 100000] [--pairs 5]
 
-The image files of SOURCE are repeated into tar files of so many images. The speed is that of `encode` on the smaller
-one, opening the model and the archive included, and of the encoder alone on as many images that lie in memory; the two
-take turns. Memory is the peak of a process that encodes one of the archives, with an encoder that is narrow except for
-its features, so that many images do not take hours.
+The image files of SOURCE are repeated to fill two tar files of these sizes. The speed of `encode` on the smaller one,
+including opening the model and the archive, is compared with the speed of the encoder on as many images in memory; the
+two take turns. Memory is the peak of a process that encodes one of the archives, with an encoder that is narrow except
+for its features, so that many images do not take hours.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ BATCH = 500  # images that encode passes through the encoder together
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/encode_speed.jsonl")
     script.parser.add_argument("--data", metavar="SOURCE", help="image files of 32 px")
-    script.parser.add_argument("--few", type=int, default=2_000, metavar="N", help="of the smaller archive")
-    script.parser.add_argument("--images", type=int, default=100_000, metavar="N", help="of the larger archive")
+    script.parser.add_argument("--few", type=int, default=2_000, metavar="N", help="images in the smaller archive")
+    script.parser.add_argument("--images", type=int, default=100_000, metavar="N", help="images in the larger archive")
     script.parser.add_argument("--pairs", type=int, default=5, metavar="N", help="rounds of the comparison of speed")
     script.parser.add_argument("--peak", nargs=3, metavar=("RUN", "ARCHIVE", "OUT"), help=argparse.SUPPRESS)
     return script.run(measure, arguments)

@@ -107,7 +107,8 @@ def test_addresses_of_a_foreign_run_are_not_asked(run, tmp_path, listener, capsy
     start = time.perf_counter()
     for words in verbs(run, tmp_path):
         assert ask(words) == 2, words
-        assert f"{run} was not trained here by you, so what it names is not opened" in (said := capsys.readouterr().err)
+        said = capsys.readouterr().err
+        assert f"{run} was not trained here by you, so the data it names are not opened" in said
         assert f"--data {url}" in said
     assert "not trained here by you" in gather(run, None).no_source
     assert "not trained here by you" in Bench(run).missing

@@ -223,7 +223,8 @@ def test_another_host_than_this_machine_is_warned_of(run, capsys, monkeypatch, h
         assert lines[0].startswith("bigbigan: warning: --host 0.0.0.0: anyone who can reach it can use the page")
 
 
-def test_a_port_in_use_is_told_before_anything_is_read(tmp_path, capsys):
+def test_a_port_in_use_is_reported_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "none").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(tmp_path / "none"), "--port", str(port)]) == 2
