@@ -28,7 +28,9 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def to_grey(x: Tensor) -> Tensor:
     """Convert colour images, float [..., 3, H, W], to grey by luma: [..., 1, H, W]."""
-    weights = x.new_tensor(LUMA).view(3, 1, 1)
+    import torch  # late: messages about mistakes in a command must not wait for torch
+
+    weights = torch.tensor(LUMA, dtype=x.dtype, device=x.device).view(3, 1, 1)
     return (x * weights).sum(-3, keepdim=True)
 
 
