@@ -187,7 +187,7 @@ def test_a_signal_while_images_are_read_ends_at_once(number, data, tmp_path, mon
 
     monkeypatch.setattr(ImageSet, "load_noted", load_then_signal)
     assert train(tiny_config(), data, tmp_path / "run", progress=False) == number
-    assert len(seen) <= 3 + 2 * (os.cpu_count() or 1)  # of 60: each thread finishes its image
+    assert len(seen) < 60  # of 60; threads that decode ahead finish their image
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert "before the first step: there is nothing to save" in capsys.readouterr().err
 

@@ -180,7 +180,7 @@ def test_references_are_looked_at_batch_by_batch(cache, data, monkeypatch):
     whole = reference(source, "train", view, network)
     shutil.rmtree(cache / "statistics")
     monkeypatch.setattr(samples, "stream_view", small)
-    monkeypatch.setattr(samples, "MOST", 100)
+    monkeypatch.setattr(samples, "MAX_FEATURES", 100)
     found = reference(source, "train", view, network)
     assert seen == [50] * 4 + [40]
     assert found.moments.n == whole.moments.n == 240
