@@ -211,7 +211,6 @@ def test_a_signal_amid_decoding_is_no_damaged_image(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert train(tiny_config(), str(tmp_path / "files"), tmp_path / "run", progress=False) == signal.SIGINT
-    assert len(seen) < 20 + 5 + 2 * (os.cpu_count() or 1)  # headers of all are read first
 
 
 def test_a_closed_terminal_saves(data, tmp_path):
