@@ -716,7 +716,7 @@ def of_photos(tmp_path_factory):
 
 def encoded(capsys, root, run, *more):
     out = root / "features.npz"
-    code, _, err = call(capsys, "encode", run, "--features", "z_mean", "--out", out, *more)
+    code, _, err = call(capsys, "encode", run, "--features", "z_mean", "--out", out, "--quiet", *more)
     with np.load(out) if code == 0 else nullcontext({"filename": []}) as found:
         return code, err, list(found["filename"]), list(found["class"]) if code == 0 else []
 

@@ -15,7 +15,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.image_quality.feature_networks import (
     CLASSIFIERS,
-    FeatureNetwork,
+    FeatureExtractor,
     augmented,
     available_extractors,
     classifier_file,
@@ -168,7 +168,7 @@ def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypa
 
 def test_references_are_looked_at_batch_by_batch(cache, data, monkeypatch):
     source, view = open_source(data), View(32, 1)
-    network = FeatureNetwork("pixels", "0", lambda x: (x[:, 0, 14:18, 14].float(), None))
+    network = FeatureExtractor("pixels", "0", lambda x: (x[:, 0, 14:18, 14].float(), None))
     seen = []
     stream = samples.stream_view
 
@@ -180,7 +180,7 @@ def test_references_are_looked_at_batch_by_batch(cache, data, monkeypatch):
     whole = reference(source, "train", view, network)
     shutil.rmtree(cache / "statistics")
     monkeypatch.setattr(samples, "stream_view", small)
-    monkeypatch.setattr(samples, "MOST", 100)
+    monkeypatch.setattr(samples, "MAX_FEATURES", 100)
     found = reference(source, "train", view, network)
     assert seen == [50] * 4 + [40]
     assert found.moments.n == whole.moments.n == 240
