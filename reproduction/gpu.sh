@@ -41,10 +41,10 @@ if [ -n "${REHEARSE:-}" ]; then
     FULL+=(--scale 32)
     FULL_SET=(training.precision=bf16 training.batch_size=4 training.accumulate=2)
     STEPS=1
-    LIMITS=(300 200 "${COMPILE_LIMIT:-20}" 200 "${COMPILE_LIMIT:-20}")
+    LIMITS=(500 500 "${COMPILE_LIMIT:-20}" 500 "${COMPILE_LIMIT:-20}")
     AFTER=$TOTAL LEAST=3
     PROBE=(--max-images 200)
-    PATIENCE=300
+    PATIENCE=500
 fi
 
 mkdir -p "$OUT" "$(dirname "$RUN")"

@@ -120,8 +120,8 @@ def test_an_error_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_names_its_part(run, photos, tmp_path, capsys):
-    command = ["encode", str(run), "--data", str(photos), "--out", str(tmp_path / "f.npz")]
+def test_progress_names_its_part(run, tmp_path, capsys):
+    command = ["encode", str(run), "--out", str(tmp_path / "f.npz")]
     assert main(command) == 0
     assert "encode: 100%" in capsys.readouterr().err
     assert main([*command, "--quiet"]) == 0
