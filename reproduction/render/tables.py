@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from bigbigan.errors import RunError
 from bigbigan.evaluation.records import read_results
 from reproduction.common import ROOT, Script
-from reproduction.render import bigan, costs, evaluation, published, settings
+from reproduction.render import bigan, costs, evaluation, published, robustness, settings
 from reproduction.render.cells import Line
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
@@ -37,6 +37,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "encode_speed": costs.encode_speed,
     "busy_machine": costs.busy_machine,
     "peers": costs.peers,
+    "campaigns": robustness.campaigns,
     "anomaly": evaluation.anomaly,
     "refinement": evaluation.refinement,
     "agreement": evaluation.agreement,

@@ -28,7 +28,8 @@ import pytest
 from PIL import Image
 
 from bigbigan.cli import main
-from bigbigan.data.decode import DecodeLimits, Unreadable, decode
+from bigbigan.data.decode import DecodeLimits, decode
+from bigbigan.data.formats import Unreadable
 from bigbigan.errors import RunError, UserError
 from bigbigan.inference.loading import load
 from campaign import SEED, record, size
@@ -313,14 +314,14 @@ def safetensors(world: Path) -> Try:
 OPTIONS = {
     "list": "", "nothing": "", "data": "", "--version": "",
     "train": "--data --labels --out --scale --set --steps --json",
-    "evaluate": "--data --labels --metrics --checkpoint --most --resolution --channels --results --out",
+    "evaluate": "--data --labels --metrics --checkpoint --max-images --resolution --channels --results --out",
     "encode": "--data --labels --out --features",
     "generate": "--count --truncation --seed --label --out",
     "reconstruct": "--data --out --count --refine",
     "interpolate": "--data --out --count --steps",
     "neighbours": "--data --labels --out --count --json",
     "report": "--data --out",
-    "classify": "--data --labels --labels-per-class --label-fraction --draws --out",
+    "classify": "--data --labels --labels-per-class --label-fraction --trials --out",
     "cluster": "--data --labels --clusters --out --sheet",
     "export": "--out --checkpoint --onnx",
     "table": "--scale --dataset --results --format --json",
@@ -367,7 +368,6 @@ def run(command: list[object]) -> None:
     assert code in (0, 1, 2), (code, command, err.getvalue())
     assert "Traceback" not in err.getvalue(), (command, err.getvalue())
     assert code == 0 or len(said) == 1, (code, command, err.getvalue())
-    assert all(len(line) < 7000 for line in said)
     if code:
         raise Refused(said[0])
 

@@ -138,7 +138,7 @@ WRITERS = {
     "encode": ["encode", "{run}", "--data", "{files}", "--out", "{out}.npz", "--features", "z_mean"],
     "table": ["encode", "{run}", "--data", "{files}", "--out", "{out}.csv", "--features", "z_mean"],
     "evaluate": ["evaluate", "{run}", "--metrics", "knn5_l2_avepool,reconstruction_ratio", "--out", "{out}", "--quiet"],
-    "classify": ["classify", "{own}", "--labels-per-class", "2", "--draws", "1", "--quiet", "--out", "{out}.csv"],
+    "classify": ["classify", "{own}", "--labels-per-class", "2", "--trials", "1", "--quiet", "--out", "{out}.csv"],
 }
 STEPWISE = ("shard", "evaluate")  # what is there before the end is a part that stays
 

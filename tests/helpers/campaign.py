@@ -12,8 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bigbigan.evaluation.records import ResultLine, append_results
-from bigbigan.training.run_folder import commit, device_name
+from bigbigan.evaluation.records import append_results, result_lines
 
 SHARE = float(os.environ.get("BIGBIGAN_CAMPAIGN", "1"))
 SEED = int(os.environ.get("BIGBIGAN_CAMPAIGN_SEED", "0"))
@@ -30,26 +29,16 @@ def record(campaign: str, counts: Mapping[str, int], tries: int, start: float) -
     print(f"\n{campaign}, seed {SEED}: {tries:,} tries; " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
     if not (file := os.environ.get("BIGBIGAN_CAMPAIGN_RESULTS")):
         return
-    lines = [
-        ResultLine(
-            experiment=f"campaign/{campaign}",
-            scale=0,
-            settings={},
-            table_row=None,
-            dataset="synthetic",
-            split="none",
-            metric=name,
-            value=count,
-            std=None,
-            n=tries,
-            seed=SEED,
-            steps=0,
-            images_seen=0,
-            device=device_name(),
-            seconds=round(time.perf_counter() - start, 1),
-            commit=commit(),
-            command=f"python -m pytest -m slow tests/campaigns/test_{campaign}.py",
-        )
-        for name, count in counts.items()
-    ]
+    lines = result_lines(
+        counts,
+        study="campaigns",
+        subject="program",
+        experiment=campaign,
+        dataset="synthetic",
+        split="none",
+        n=tries,
+        seed=SEED,
+        seconds=time.perf_counter() - start,
+        command=f"python -m pytest -m slow tests/campaigns/test_{campaign}.py",
+    )
     append_results(Path(file), lines)

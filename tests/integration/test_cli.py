@@ -369,6 +369,7 @@ MISTAKES = {
     "shards into a folder of other things": lambda t, r: (["data", "shard", "digits", "--out", r], "is not empty and has no shards"),
     "shards into a file": lambda t, r: ((t / "f").write_text("x") and ["data", "shard", "digits", "--out", t / "f"], "is a file"),
     "shards of no size": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--size-mib", "0"], "above 0"),
+    "shards without an end": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--size-mib", "inf"], "above 0"),
     "shards of no images": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--images", "0"], "at least 1"),
     "shards of a size and of images": lambda t, r: (["data", "shard", "digits", "--out", t / "s", "--images", "9", "--size-mib", "9"], "not allowed with"),
     "inspect nothing": lambda t, r: (["data", "inspect", t / "none"], "none"),

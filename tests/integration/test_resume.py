@@ -16,18 +16,21 @@ import subprocess
 import sys
 import time
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bigbigan import io
 from bigbigan.apps.train import train
 from bigbigan.data.batches import Batches
+from bigbigan.data.decode import decode
 from bigbigan.errors import RunError, UserError
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import tensors
-from bigbigan.training.signals import Stop
+from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 from tiny import tiny_config, write_npz
@@ -192,25 +195,38 @@ def test_a_signal_while_images_are_read_ends_at_once(number, data, tmp_path, mon
     assert "before the first step: there is nothing to save" in capsys.readouterr().err
 
 
-def test_a_signal_amid_decoding_is_no_damaged_image(tmp_path, monkeypatch):
-    """Decoding takes whatever it meets for damage: it must not take a signal for it."""
-    from PIL import Image
+def test_a_signal_ends_threads_that_decode(tmp_path, monkeypatch):
+    from bigbigan.data.image_set import FileStore
 
-    for i in range(20):
-        (tmp_path / "files").mkdir(exist_ok=True)
+    (tmp_path / "files").mkdir()
+    for i in range(100):
         Image.new("L", (8, 8), i).save(tmp_path / "files" / f"{i}.png")
-    opened, seen = Image.open, []
+    load, seen = FileStore.get, []
 
-    def open_then_signal(*arguments, **named):
-        seen.append(arguments)
-        if len(seen) == 5:
+    def slowly(store, i):
+        seen.append(i)
+        if len(seen) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return opened(*arguments, **named)
+        time.sleep(0.2)
+        return load(store, i)
 
+    monkeypatch.setattr(FileStore, "get", slowly)
+    assert train(tiny_config(), str(tmp_path / "files"), tmp_path / "run", progress=False) == signal.SIGINT
+    assert len(seen) <= 3 + 2 * (os.cpu_count() or 1)  # and not all that have been handed out
+
+
+def test_a_signal_amid_decoding_is_no_damaged_image(monkeypatch):
+    """Decoding takes whatever it meets for damage: it must not take a signal for it."""
+
+    def open_then_signal(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    file = BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
     monkeypatch.setattr(Image, "open", open_then_signal)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert train(tiny_config(), str(tmp_path / "files"), tmp_path / "run", progress=False) == signal.SIGINT
+    with Stop(nothing_to_save=True), pytest.raises(Stopped):
+        decode(file.getvalue())
 
 
 def test_a_closed_terminal_saves(data, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import MAX_MEMORY, ImageSet, Source
+from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, Source
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
@@ -116,7 +116,6 @@ def stream_pixels(
     limit = source.max_unreadable if source is not None else Source.max_unreadable
     refused: list[str] = []
     seen = 0
-
     stopped = threading.Event()  # by a signal, for example: threads finish their image, not all of theirs
 
     def decoded(start: int) -> list[tuple[np.ndarray, tuple[str, ...]] | Unreadable]:
@@ -136,7 +135,11 @@ def stream_pixels(
 
     out = np.empty((batch_size, channels, resolution, resolution), dtype=np.uint8)
     kept: list[int] = []
-    for one in _in_threads(decoded, range(0, n, DECODED_TOGETHER), images.fetch_ahead, stopped):
+    starts = range(0, n, DECODED_TOGETHER)
+    results = _in_threads(decoded, starts, images.fetch_ahead, stopped)
+    if isinstance(images.store, ArrayStore):  # there is nothing to decode
+        results = (one for start in starts for one in decoded(start))
+    for one in results:
         seen += 1
         file = images.files[seen - 1]
         if isinstance(one, Unreadable):
@@ -162,7 +165,7 @@ def stream_pixels(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
-    if refused:
+    if refused and len(refused) < n and len(refused) <= limit * n:
         more = f" and {len(refused) - 5:,} more" if len(refused) > 5 else ""
         skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"
         warnings.warn(f"{skipped}: {first}{more}", stacklevel=2)

@@ -186,7 +186,7 @@ def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
     """
     which = str(which)
     record = best_record(run) if which == "best" else None
-    if which == "newest" or (which == "best" and record is None and not _best(run).exists()):
+    if which == "newest" or (which == "best" and not os.path.lexists(_best(run))):
         return newest_checkpoint(run)
     if which == "best" and record is None:
         raise UserError(f"--checkpoint best: {_best(run)} is damaged; choose newest, or the number of a step")

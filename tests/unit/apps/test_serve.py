@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bigbigan.apps import serve
-from bigbigan.apps.serve import Bench, server
+from bigbigan.apps.serve import Bench, server, widgets
 from bigbigan.apps.serve.widgets import _about
 from bigbigan.apps.train import train
 from bigbigan.cli import main
@@ -266,6 +266,19 @@ def test_a_signal_ends_it_even_while_a_request_hangs(number, hangs):
     assert fake.should_exit
     assert time.perf_counter() - start < 10
     fake.released.set()
+
+
+def test_a_request_that_never_returns_is_noticed():
+    """The server may have ended all the same: it abandons requests that hang."""
+    released = threading.Event()
+    assert not widgets.model_hangs()
+    hanging = widgets.MODEL.submit(released.wait)
+    try:
+        assert widgets.model_hangs(0.1)
+    finally:
+        released.set()
+    hanging.result()
+    assert not widgets.model_hangs()
 
 
 def test_a_server_that_does_not_start_is_an_error():

@@ -191,9 +191,7 @@ def test_a_full_disk_leaves_no_part_of_a_shard(photos, tmp_path):
     """Closing a file writes what is still in its buffer, and fails once more."""
     child = os.fork()
     if child == 0:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (3_000, 3_000)
-        )  # a larger file is an error, as Python ignores SIGXFSZ
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))  # Python ignores SIGXFSZ: a larger file is an error
         try:
             write(photos, tmp_path / "out", count=10)
         except RunError:
@@ -310,9 +308,9 @@ def test_finished_work_that_was_damaged_is_told(photos, tmp_path, damage):
         write(photos, tmp_path / "out", count=10)
 
 
-@pytest.mark.parametrize("name", ["progress.jsonl", ".progress.jsonl"])
-def test_notes_of_a_killed_process_stop_no_other(photos, tmp_path, name):
-    """It died between the index and the removal of its notes; or while it wrote its first note."""
+@pytest.mark.parametrize("name", ["progress.jsonl", ".writing-1-progress.jsonl"])
+def test_records_of_a_killed_process_stop_no_other(photos, tmp_path, name):
+    """It died between the index and the removal of its records; or while it wrote the first of them."""
     write(photos, tmp_path / "whole", count=10)
     if name == "progress.jsonl":
         shutil.copytree(tmp_path / "whole", tmp_path / "out")

@@ -7,16 +7,16 @@ import ipaddress
 import os
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 
 from bigbigan.apps.serve.guard import Names, guard
 from bigbigan.apps.serve.session import LIMITS, Bench
-from bigbigan.apps.serve.widgets import CSS, SUFFIXES, page
+from bigbigan.apps.serve.widgets import CSS, SUFFIXES, model_hangs, page
 from bigbigan.errors import RunError, UserError
 from bigbigan.training.signals import Stop
 
@@ -79,7 +79,7 @@ def serve(
         listener.listen()
         print(f"http://{f'[{address}]' if ':' in address else address}:{bound_port}  (Ctrl-C ends it)", flush=True)
         ended = _run_until_signal(server, listener)
-    if not ended:  # a thread that never returns keeps the interpreter from ending
+    if not ended or model_hangs():  # a thread that never returns keeps the interpreter from ending
         print("bigbigan: a request did not finish and was abandoned", file=sys.stderr, flush=True)
         os._exit(0)
 
@@ -95,7 +95,7 @@ def _run_until_signal(server: Any, listener: socket.socket, grace: float = GRACE
     Raises:
         RunError: it ended before it had started.
     """
-    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     with Stop() as stop:
         thread.start()
         while thread.is_alive() and stop.signal is None:

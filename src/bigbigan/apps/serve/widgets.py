@@ -35,6 +35,18 @@ QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api
 MODEL = ThreadPoolExecutor(1, thread_name_prefix="model")
 
 
+def model_hangs(seconds: float = 2.0) -> bool:
+    """Return whether a request still occupies the model's thread when this time has passed.
+
+    The server may have ended: it abandons requests that take too long, but cannot end their thread.
+    """
+    try:
+        MODEL.submit(int).result(seconds)
+    except TimeoutError:
+        return True
+    return False
+
+
 def page(bench: Bench) -> Any:
     """Build the page as gradio `Blocks`, with the tabs that the model has networks for: a GAN only samples."""
     import gradio as gr

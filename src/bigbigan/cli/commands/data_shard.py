@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, at_least
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Write a source as shuffled tar shards (WebDataset) with checksums; the same command continues its work."""
     from bigbigan.data import open_source, write_shards
 
-    if not options.size_mib > 0:
+    if not 0 < options.size_mib < math.inf:
         raise UserError(f"--size-mib {options.size_mib}: expected a number above 0")
     given = {"images": options.images, "resolution": options.resolution}
     at_least(1, **{name: value for name, value in given.items() if value is not None})

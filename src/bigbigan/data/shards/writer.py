@@ -33,7 +33,7 @@ from bigbigan.data.names import shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
-from bigbigan.io import checked, lock, read_lines, stamped, write_text
+from bigbigan.io import TEMPORARY, checked, lock, read_lines, stamped, write_text
 from bigbigan.progress import Bar
 
 __all__ = ["write_shards"]
@@ -83,8 +83,8 @@ def write_shards(
         with _locked(out):
             if not (out / INDEX).exists():
                 _write_all(source, out, plan, progress)
-            for left in (PROGRESS, f".{PROGRESS}"):  # by a process that was killed
-                (out / left).unlink(missing_ok=True)
+            for left in (out / PROGRESS, *out.glob(f"{TEMPORARY}*")):  # of a process that was killed
+                left.unlink(missing_ok=True)
     except OSError as e:
         raise RunError(
             f"{e.filename or out}: {e.strerror}; complete shards are kept, run the same command again to continue"
@@ -136,14 +136,14 @@ def _make(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
-    names = set(os.listdir(out))
-    if names - {f".{PROGRESS}"} and PROGRESS not in names and not is_index(out):
+    names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY)}
+    if names and PROGRESS not in names and not is_index(out):
         raise UserError(f"--out {out} is not empty and has no shards; choose another folder")
 
 
 def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) -> None:
     recorded = _recorded(out, plan)
-    write_text(out / PROGRESS, "".join(json.dumps(line) + "\n" for line in (plan, *recorded)))
+    write_text(out / PROGRESS, "".join(json.dumps(stamped(line)) + "\n" for line in (plan, *recorded)))
     done: dict[str, list[dict[str, Any]]] = {}
     with open(out / PROGRESS, "a") as records:
         for split, images in source.splits.items():
