@@ -85,13 +85,13 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     )
 
 
-def seconds_per_step(experiment: str, most: float) -> float:
-    """Return the median duration of a step, of as many as begin within `most` seconds, three at least."""
+def seconds_per_step(experiment: str, max_seconds: float) -> float:
+    """Return the median duration of the steps that begin within `max_seconds`, at least three."""
     config, device = find(experiment).config(), torch.device("cpu")
     state, batches = TrainingState(config, device), random_batches(config, device)
     training_step(state, batches)
     durations: list[float] = []
-    end = time.perf_counter() + most
+    end = time.perf_counter() + max_seconds
     while len(durations) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
         training_step(state, batches)
@@ -101,7 +101,7 @@ def seconds_per_step(experiment: str, most: float) -> float:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Keep so many processes busy within the context."""
+    """Run `count` processes that use the CPU within the context."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -137,10 +137,10 @@ def minimal_flops(lines: list[Line]) -> str:
     found = newest_by(chosen, "experiment", "metric")
     out = ["| experiment | batch | TFLOP a step | minimum | ratio |", "|---|---|---|---|---|"]
     for name, batch in {x["experiment"]: x["n"] for x in chosen}.items():
-        ours, least, ratio = (
+        ours, minimum, ratio = (
             found[name, m] for m in ("flops_per_step", "minimal_flops_per_step", "flops_over_minimal")
         )
-        out.append(f"| `{name}` | {batch:,} | {ours / 1e12:.3f} | {least / 1e12:.3f} | {ratio:.3f} |")
+        out.append(f"| `{name}` | {batch:,} | {ours / 1e12:.3f} | {minimum / 1e12:.3f} | {ratio:.3f} |")
     return "\n".join(out if chosen else [*out, "| not run | | | | |"])
 
 

@@ -1,6 +1,6 @@
-"""The tables of docs/configuration.md: every setting with its values, default and meaning.
+"""Render the tables of docs/configuration.md: every setting with its values, default and meaning.
 
-All is read from bigbigan/config/schema.py, where a setting's comment, above it or beside it, says what it means.
+All is read from bigbigan/config/schema.py: the comment above a setting, or on its line, says what it means.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def meanings(group: type) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno is not None:
-            above: list[str] = []
+            before: list[str] = []
             for line in reversed(lines[: node.lineno - 1]):
                 if not (comment := re.match(r"    # (.*)", line)):
                     break
-                above.insert(0, comment[1])
-            beside = re.match(r"\s+# (.*)", lines[node.end_lineno - 1][node.end_col_offset :])
-            found[node.target.id] = " ".join([*above, *([beside[1]] if beside else [])])
+                before.insert(0, comment[1])
+            same_line = re.match(r"\s+# (.*)", lines[node.end_lineno - 1][node.end_col_offset :])
+            found[node.target.id] = " ".join([*before, *([same_line[1]] if same_line else [])])
     return found
 
 
@@ -52,11 +52,16 @@ def settings_tables(_: object = None) -> str:
 
 
 def _table(prefix: str, group: type, fields: dict[str, dataclasses.Field[Any]]) -> list[str]:
-    said = meanings(group)
+    comments = meanings(group)
     out = ["| setting | values | default | meaning |", "|---|---|---|---|"]
     for name, field in fields.items():
         default = f"`{json.dumps(field.default)}`".replace('"', "")
-        cells = (f"`{prefix}{name}`", _values(str(field.type)), "" if default == "``" else default, _linked(said[name]))
+        cells = (
+            f"`{prefix}{name}`",
+            _values(str(field.type)),
+            "" if default == "``" else default,
+            _linked(comments[name]),
+        )
         out.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |")
     return out
 

@@ -39,7 +39,7 @@ SMALLER = {
 }  # fmt: skip
 TWO_MAPS = ["discriminator.joint_maps=2"]
 BOTH = [*TWO_MAPS, "discriminator.projection=true"]
-# {wide} stands for the widths of the encoder with the last one four times as large.
+# {wide} is replaced by the widths of the encoder, the last one four times as large.
 VARIANTS: dict[str, list[str]] = {
     "base": [],
     "two_maps": TWO_MAPS,
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/encoder_search.jsonl")
     script.parser.add_argument("data", metavar="DATA", help="fashion-mnist or cifar10, as NAME or NAME:PATH")
     script.parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; default: all")
-    script.parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise (default 0)")
+    script.parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default 0)")
     return script.run(train_and_measure, arguments)
 
 

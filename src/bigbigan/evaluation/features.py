@@ -40,7 +40,7 @@ DEFAULT_FEATURES = ("avepool", "bn_crelu")
 
 
 class Pixels(Protocol):
-    """Images uint8 [N, C, R, R] that are taken by their numbers, from an array or from where they are decoded."""
+    """Give uint8 images [N, C, R, R] by index, from an array or decoded when they are asked for."""
 
     def __len__(self) -> int: ...
 

@@ -292,7 +292,7 @@ class Model:
             images: [N, C, H, W].
             steps: of Adam on z.
             z: latents to start from instead, [N, dim_z]; then no encoder is needed.
-            features: "" for pixels alone; "encoder" or "discriminator" adds the distance in AvePool or F(x) features.
+            features: "" for only pixels; "encoder" or "discriminator" adds the distance in AvePool or F(x) features.
             rate: Adam's learning rate.
             after_step: called after each step with the number of steps done.
 
@@ -307,7 +307,7 @@ class Model:
             start = self.encoder(x).mean if z is None else self._latents(z, len(x))
         known = {"": None, "encoder": self._encoder_features, "discriminator": self._discriminator_features}
         if features not in known:
-            raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for pixels alone")
+            raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for only pixels")
         bounded = self.config.latent.prior == "uniform"
         x = pool_to(x, resolution)
         return refine(G, x, start, steps, rate, bounded, known[features], after_step=after_step)

@@ -47,7 +47,7 @@ class Bench:
 
     Args:
         run: see `bigbigan.load`.
-        data: source of the examples and of the neighbours; by default that of the run, if it still exists.
+        data: source of the examples and of the neighbours; by default the run's own, if it still exists.
         labels: file of their labels, in place of the source's own.
         progress: whether to show a progress bar for reading the training images.
 
