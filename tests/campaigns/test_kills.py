@@ -41,7 +41,7 @@ UNLIKE = {"images_per_second", "seconds", "command"}  # what differs from one ti
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """The same images as arrays in memory, and as files that are decoded anew for each batch."""
+    """The same images as arrays in memory, and as files that are decoded again for each batch."""
     folder = tmp_path_factory.mktemp("sources")
     arrays = np.load(write_npz(folder / "rows.npz"))
     for i, (image, label) in enumerate(zip(arrays["train_images"], arrays["train_labels"][:, 0], strict=True)):

@@ -1,5 +1,5 @@
 """What the pages say is so: tables are those of the result lines, links lead somewhere, commands parse, and what a
-reader is told to type runs."""
+pages ask readers to type runs."""
 
 import argparse
 import contextlib
@@ -293,7 +293,7 @@ def test_a_command_that_is_wrong_is_found(line, says):
     assert says in (_mistake(line) or "")
 
 
-# What a reader is told to type
+# What a pages ask readers to type
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +403,7 @@ def test_commands_for_own_images_run(page, section, photos, run, tmp_path, monke
             assert before != "--out" or Path(word).exists(), f"{page}: $ {line}\nmade no {word}"
 
 
-def test_result_lines_are_complete_and_commands_name_no_place_of_a_machine():
+def test_result_lines_are_complete_and_name_no_local_path():
     files = list((ROOT / "results").glob("*.jsonl"))
     assert files
     for file in files:

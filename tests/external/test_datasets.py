@@ -93,7 +93,7 @@ def test_a_damaged_or_missing_image_is_skipped_and_named(photos, tmp_path):
     assert source.skipped[0][1] == "cannot be read (No such file or directory)"
 
 
-def test_what_is_not_there_or_no_images_is_told_in_one_line(tmp_path):
+def test_what_is_not_there_or_no_images_is_refused_in_one_line(tmp_path):
     assert "cannot be loaded" in refused("hf:nobody/nothing-of-this-name")
     assert "cannot be loaded" in refused(f"hf:{tmp_path}/nowhere")
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "text")

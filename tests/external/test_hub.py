@@ -190,10 +190,10 @@ def test_what_was_fetched_once_loads_without_the_hub(run, fake, monkeypatch):
     assert torch.equal(load(NAME).generate(3), load(run).generate(3))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert torch.equal(load(NAME).generate(3), load(run).generate(3))
-    assert "cannot be had" in refused("owner/another")
+    assert "cannot be fetched" in refused("owner/another")
 
 
-def test_a_hub_that_is_down_or_silent_is_told_in_one_line(fake, monkeypatch, capsys):
+def test_a_hub_that_is_down_or_silent_is_refused_in_one_line(fake, monkeypatch, capsys):
     fake.stop()
     assert "cannot be fetched from the Hugging Face Hub" in refused(NAME)
     assert main(["generate", NAME, "--out", "grid.png"]) == 2
@@ -204,14 +204,14 @@ def test_a_hub_that_is_down_or_silent_is_told_in_one_line(fake, monkeypatch, cap
         assert "Timeout" in refused(NAME)
 
 
-def test_an_unknown_or_gated_repository_is_told_in_one_line(fake):
+def test_an_unknown_or_gated_repository_is_refused_in_one_line(fake):
     assert "no such repository" in refused("owner/another")
     fake.gated.add(NAME)
     assert "is gated" in refused(NAME)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.json", "model.safetensors"])
-def test_a_repository_of_something_else_is_refused_before_its_weights_are_fetched(name, fake, exported, tmp_path):
+def test_a_foreign_repository_is_refused_before_its_weights(name, fake, exported, tmp_path):
     other = shutil.copytree(exported, tmp_path / "other")
     (other / name).unlink()
     fake.folders[NAME] = {"main": other}

@@ -112,7 +112,7 @@ def test_digits_encoded_and_reconstructed_without_torch(digits):
     agree(run_onnx(out / "generator.onnx", z=torch.from_numpy(found["z_mean"]))["images"], model.reconstruct(x))
 
 
-def test_the_files_are_lean_named_and_tell_nothing_of_this_machine(digits):
+def test_the_files_are_small_and_name_no_local_path(digits):
     for name, given, outputs in (
         ("encoder.onnx", ["images"], ["z_mean", "z_stdev", "avepool_feat", "bn_crelu_feat"]),
         ("generator.onnx", ["z"], ["images"]),
@@ -188,7 +188,7 @@ def test_a_network_that_cannot_be_exported_ends_in_one_line(digits, tmp_path, mo
     assert said.count("\n") == 1
 
 
-def test_without_onnxruntime_the_files_are_written_and_that_is_said(digits, tmp_path, monkeypatch, capsys):
+def test_without_onnxruntime_files_are_written_with_a_note(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 0
     assert (tmp_path / "out" / "generator.onnx").exists()

@@ -85,7 +85,7 @@ def give(view, path: Path) -> None:
     view.locator("input[type=file]").first.set_input_files(path)
 
 
-def told(view) -> str:
+def page_text(view) -> str:
     """What the page says went wrong; closes it."""
     message = view.locator(".toast-body").first
     message.wait_for()
@@ -95,10 +95,10 @@ def told(view) -> str:
     return text
 
 
-def test_samples_are_there_at_once_and_anew_when_asked(tab):
+def test_samples_appear_at_once_and_again_on_request(tab):
     samples = picture(tab, "images made from random numbers")
     assert size(samples) == (4 * 196 - 4,) * 2
-    assert tab.get_by_label("Class").count() == 0  # this model was told no labels
+    assert tab.get_by_label("Class").count() == 0  # this model is not conditional
     assert tab.locator("footer").count() == 0 or not tab.locator("footer").is_visible()
     tab.get_by_label("number input for Images").fill("4")
     before = samples.get_attribute("src")
@@ -132,22 +132,22 @@ def test_an_image_is_reconstructed_refined_and_compared(tab):
     assert error.inner_text() not in (of_example, after)
 
 
-def test_what_cannot_be_used_is_told_and_the_page_goes_on(tab, tmp_path):
+def test_unusable_files_are_named_and_the_page_goes_on(tab, tmp_path):
     go_to(tab, "Your image")
     error = tab.get_by_text(re.compile(r"^‖x − G\(E\(x\)\)‖ = \d"))
     of_example = error.inner_text()
     Image.new("1", (6000, 6000)).save(tmp_path / "huge.png")
     give(tab, tmp_path / "huge.png")
-    assert "huge.png cannot be used: too many pixels (36.0 megapixels, limit 25)" in told(tab)
+    assert "huge.png cannot be used: too many pixels (36.0 megapixels, limit 25)" in page_text(tab)
     (tmp_path / "broken.jpg").write_bytes(PHOTO.read_bytes()[:5000])
     give(tab, tmp_path / "broken.jpg")
-    assert "broken.jpg cannot be used: truncated JPEG" in told(tab)
+    assert "broken.jpg cannot be used: truncated JPEG" in page_text(tab)
     (tmp_path / "letter.png").write_text("Dear all")
     give(tab, tmp_path / "letter.png")
-    assert "letter.png cannot be used: not an image" in told(tab)
+    assert "letter.png cannot be used: not an image" in page_text(tab)
     (tmp_path / "heavy.png").write_bytes(bytes(17 * 2**20))
     give(tab, tmp_path / "heavy.png")
-    assert "exceed the maximum allowed size of 16" in told(tab)
+    assert "exceed the maximum allowed size of 16" in page_text(tab)
     assert error.inner_text() == of_example
     give(tab, PHOTO)
     api.expect(error).not_to_have_text(of_example, timeout=PATIENCE * 1000)
@@ -171,7 +171,7 @@ def test_files_of_this_machine_are_not_handed_out(server):
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
 
 
-def test_it_turned_to_no_other_machine_and_leaves_nothing_behind(server):
+def test_it_uses_no_network_and_leaves_no_files(server):
     assert server.end() == 0
     assert server.notes.read_text() == ""
     assert list(server.temporary.iterdir()) == []

@@ -1,5 +1,4 @@
-"""`timm:NAME` with timm itself. Published weights cannot be had here: timm loads, as published ones, files that a test
-wrote."""
+"""Use `timm:NAME` with timm itself. Without network, timm loads files that a test wrote as published weights."""
 
 import json
 import socket
@@ -84,12 +83,12 @@ def test_evaluate_from_images_to_result_lines(name, options, channels, tmp_path,
     assert {x["experiment"] for x in lines} == {spec}
     found = {x["metric"]: x["value"] for x in lines}
     for metric in ("top1_linear_avepool", "top1_linear_bn_crelu", "knn1_l2_avepool"):
-        assert found[metric] > 60, metric  # three classes told apart by which row is bright; random weights see it
+        assert found[metric] > 60, metric  # the bright row separates three classes; random weights see it
     assert "AvePool" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_channels_and_resolution_that_are_asked_for_reach_the_model(name, tmp_path):
+def test_requested_channels_and_resolution_reach_the_model(name, tmp_path):
     """timm adapts its first layer to the channels, and position embeddings to the resolution."""
     options = {"img_size": 32, "dynamic_img_size": False} if name == "test_vit" else {}
     spec = published(name, tmp_path / "model", **options)
@@ -109,23 +108,23 @@ def test_a_grey_model(tmp_path):
     torch.testing.assert_close(target.frozen.features(x), own_features(spec, x, (0.4,), (0.3,)))
 
 
-def test_a_size_the_model_cannot_take_is_told_in_one_line(tmp_path, capsys):
+def test_a_size_the_model_cannot_take_is_refused_in_one_line(tmp_path, capsys):
     spec = published("mixer_s32_224", tmp_path / "model", None)
     call = ["evaluate", spec, "--data", str(write_npz(tmp_path / "d.npz")), "--resolution", "32", "--quiet"]
     assert main([*call, "--metrics", "knn1_l2_avepool"]) == 2
-    told = capsys.readouterr().err
-    assert "Input height (32) doesn't match model (224)" in told
-    assert "--resolution" in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "Input height (32) doesn't match model (224)" in output
+    assert "--resolution" in output
+    assert output.count("\n") == 1
 
 
-@pytest.mark.parametrize(("name", "told"), [
+@pytest.mark.parametrize(("name", "message"), [
     ("no_such_model", "Unknown model"),
     ("resnet18.no_such_weights", "Invalid pretrained tag"),
     ("local-dir:{t}/none", "Config file not found"),
-    ("test_resnet.r160_in1k", "cannot be loaded"),  # no network: huggingface_hub is told so
+    ("test_resnet.r160_in1k", "cannot be loaded"),  # no network: huggingface_hub is offline
 ])  # fmt: skip
-def test_what_timm_does_not_have_is_told_in_one_line(name, told, tmp_path, monkeypatch, capsys):
+def test_what_timm_does_not_have_is_refused_in_one_line(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     data = str(write_npz(tmp_path / "d.npz"))
@@ -133,8 +132,8 @@ def test_what_timm_does_not_have_is_told_in_one_line(name, told, tmp_path, monke
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("bigbigan: timm:")
-    assert told in lines[0]
-    with pytest.raises(UserError, match=told):
+    assert message in lines[0]
+    with pytest.raises(UserError, match=message):
         open_target("timm:" + name.format(t=tmp_path))
 
 

@@ -98,7 +98,7 @@ def test_a_picture_as_timm_reads_it(shared):
     torch.testing.assert_close(x, to_float(pixels), atol=1e-6, rtol=0)
 
 
-def test_a_trunk_that_timm_has_not_is_told_in_one_line():
+def test_a_backbone_that_timm_lacks_is_refused_in_one_line():
     reversible = construct(override(find("small/mnist").config(), ["encoder.block=reversible"])).encoder.trunk
     with pytest.raises(UserError, match="timm has no network like this RevNet"):
         timm_state_dict(reversible)

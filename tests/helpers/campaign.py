@@ -24,7 +24,7 @@ def size(full: int) -> int:
 
 
 def record(campaign: str, counts: Mapping[str, int], tries: int, start: float) -> None:
-    """Print the counts of a campaign of so many `tries`, begun at `start` (time.perf_counter), and append them as
+    """Print the counts of a campaign of `tries` tries, begun at `start` (time.perf_counter), and append them as
     result lines if asked to."""
     print(f"\n{campaign}, seed {SEED}: {tries:,} tries; " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
     if not (file := os.environ.get("BIGBIGAN_CAMPAIGN_RESULTS")):

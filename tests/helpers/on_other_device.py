@@ -1,6 +1,7 @@
-"""Trains and uses tiny models on a device that is not the CPU, without one: its tensors are CPU tensors in disguise
-that refuse to meet those of the CPU, as a GPU's would. A program of its own, since PyTorch can be told of such a device
-once and for all. Prints a line of JSON for each part: how many operators it ran there, and what went wrong or nothing.
+"""Train and use tiny models on a simulated device: CPU tensors that refuse to mix with others, as a GPU's do.
+
+PyTorch can register such a device only once, so this is a program of its own. It prints one line of JSON for each part:
+how many operators ran on the device, and what went wrong, if anything.
 
     python tests/helpers/on_other_device.py FOLDER [PART ...]
 """
@@ -182,7 +183,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
         "base": tiny_config(*every, "log.validate_every=1", "training.steps=2"),
         "accumulated": tiny_config(*every, "training.accumulate=2", "training.steps=2"),
         "augmented": tiny_config(*every, "discriminator.augment=[color,translation,cutout]", "training.steps=2"),
-        "decoded anew": tiny_config(*every, "data.memory_gib=0", "training.steps=2"),
+        "decoded each time": tiny_config(*every, "data.memory_gib=0", "training.steps=2"),
         "reversible": tiny_config(*every, "encoder.block=reversible", "encoder.widths=[8,16]", "training.steps=2"),
     }
     small = [

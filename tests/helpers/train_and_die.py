@@ -1,4 +1,4 @@
-"""Trains in a process of its own and, if told so, kills itself there with SIGKILL.
+"""Trains in a process of its own and, if asked, kills itself there with SIGKILL.
 
     python train_and_die.py RUN DATA STEPS [MOMENT COUNT]
 

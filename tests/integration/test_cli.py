@@ -361,7 +361,7 @@ MISTAKES = {
     "report of nothing": lambda t, r: (["report", t / "none"], "is not a folder"),
     "shards that are not there": lambda t, r: (["train", "small/digits", "--out", t / "x", "--data", t / "part-{000..099}.tar"], "no shard exists; the first missing one is"),
     "shards of a range backwards": lambda t, r: (["data", "inspect", t / "part-{9..0}.tar"], "runs backwards; write {0..9}"),
-    "shards elsewhere without an index": lambda t, r: (["data", "inspect", "https://127.0.0.1/shards"], "expected .../index.json"),
+    "remote shards without an index": lambda t, r: (["data", "inspect", "https://127.0.0.1/shards"], "expected .../index.json"),
     "a command that fails": lambda t, r: (["data", "inspect", f"pipe:cat {t}/index.json"], "cannot be fetched: the command ended with code 1"),
     "Hugging Face without a name": lambda t, r: (["data", "inspect", "hf:"], "no name after the colon"),
     "no shuffling of shards": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "data.shuffle_shards=0"], "at least 1"),
@@ -391,7 +391,7 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(mistake, run, capsys, tmp_pa
     assert set(run.rglob("*")) == files
 
 
-def test_evaluate_takes_at_most_so_many_images_and_says_so(run, capsys, tmp_path):
+def test_evaluate_reports_its_maximum_number_of_images(run, capsys, tmp_path):
     results, copy = tmp_path / "r.jsonl", shutil.copytree(run, tmp_path / "copy")
     asked = ["--max-images", "30", "--metrics", "knn1_euclidean_pixels", "--results", results, "--quiet"]
     code, _, err = call(capsys, "evaluate", copy, *asked)
@@ -687,7 +687,7 @@ def test_neighbours_of_few_images(run, photos, capsys, tmp_path):
     assert (code, "a neighbour needs another" in err) == (2, True)
 
 
-def test_an_unquoted_pattern_of_shards_is_told(capsys):
+def test_an_unquoted_pattern_of_shards_is_reported(capsys):
     code, _, err = call(capsys, "data", "inspect", "part-000.tar", "part-001.tar", "part-002.tar")
     assert (code, "a pattern of shards must be quoted" in err) == (2, True)
 

@@ -190,7 +190,7 @@ def test_four_ranks_with_chunks_equal_one_with_chunks(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all_at_one_step_and_another_number_of_ranks_goes_on(data, alone, tmp_path):
+def test_a_signal_to_one_rank_stops_all_at_one_step(data, alone, tmp_path):
     run = tmp_path / "run"
     assert ended(start(run, data, 2, trouble="SIGTERM@7")) != 0
     assert [c.step for c in ck.checkpoints(run)] == [7]
@@ -201,7 +201,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_another_number_of_ranks_
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_nothing_had_happened(data, alone, tmp_path):
+def test_a_killed_rank_restarts_without_changing_the_run(data, alone, tmp_path):
     assert ended(start(tmp_path / "run", data, 2, restarts=1, trouble="SIGKILL@14")) == 0
     assert_equal_runs(tmp_path / "run", alone, 1e-7)
 

@@ -231,7 +231,7 @@ def test_json_nested_too_deeply_is_one_line(run, made, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_folder_that_is_nearly_a_checkpoint_is_passed_over(run):
+def test_a_folder_that_is_nearly_a_checkpoint_is_skipped(run):
     for name in ("step-²", "step-", "step-1e3", "step-00000002.old", f"step-{'9' * 30}"):
         (run / "checkpoints" / name).mkdir()
     assert [c.step for c in ck.checkpoints(run)] == [1, 2]
@@ -248,7 +248,7 @@ def change(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_settings_that_are_not_the_checkpoints_are_told(run, made):
+def test_settings_that_are_not_the_checkpoints_are_reported(run, made):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(run)
@@ -273,7 +273,7 @@ RELIED_ON = {
 
 
 @pytest.mark.parametrize("name", RELIED_ON)
-def test_what_a_report_cannot_rely_on_is_told(name, run, no_pictures):
+def test_what_a_report_cannot_rely_on_is_reported(name, run, no_pictures):
     (run / name).write_text(json.dumps(RELIED_ON[name] | {"crc32": "0"}))
     with pytest.warns(UserWarning, match=f"{name}.*changed since it was written"):
         write_report(run, data=str(run / "none"))
@@ -284,7 +284,7 @@ def test_what_a_report_cannot_rely_on_is_told(name, run, no_pictures):
 
 
 def test_a_damaged_best_json_costs_no_checkpoint(run, made):
-    """It is told; the best is not taken for the newest, nor removed; and the log says which it was."""
+    """Report it, neither use the best as the newest nor remove it, and log which it was."""
     best = run / "checkpoints" / "best.json"
     name = "top1_linear_bn_crelu_10perclass"
     (run / "metrics.jsonl").write_text(
@@ -301,7 +301,7 @@ def test_a_damaged_best_json_costs_no_checkpoint(run, made):
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link to itself"])
-def test_what_stands_in_place_of_a_checkpoint_is_told(kind, run):
+def test_what_stands_in_place_of_a_checkpoint_is_reported(kind, run):
     path = newest(run)
     shutil.rmtree(path)
     path.write_text("x") if kind == "a file" else path.symlink_to(path.name)

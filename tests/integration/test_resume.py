@@ -502,7 +502,7 @@ def test_other_seed_gives_other_weights(data, reference, tmp_path):
     assert not set(digest(run).values()) & set(reference.values())
 
 
-def test_changed_settings_or_images_are_refused_and_more_steps_are_not(data, tmp_path):
+def test_resume_refuses_changed_settings_but_not_more_steps(data, tmp_path):
     run = tmp_path / "run"
     train(tiny_config("training.steps=4"), data, run, progress=False)
     with pytest.raises(UserError, match=r"training.batch_size was 16, now 8.*choose another --out"):

@@ -174,9 +174,9 @@ def test_a_seal_is_of_all_that_is_named():
 
 def test_the_message_has_no_control_characters(run):
     rewrite(run, spec="/a\x1b]0;x\x07\nb", labels=None)
-    with pytest.raises(UserError, match=r"--data '/a\\x1b\]0;x\\x07\\nb'") as told:
+    with pytest.raises(UserError, match=r"--data '/a\\x1b\]0;x\\x07\\nb'") as caught:
         source_and_labels(run, None, None)
-    assert str(told.value).isprintable()
+    assert str(caught.value).isprintable()
 
 
 # -- the key --------------------------------------------------------------------------------------------------

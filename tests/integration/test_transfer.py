@@ -40,7 +40,7 @@ def test_a_run_is_measured_on_any_form_of_images(own, other, folder, capsys):
     assert pixels > 90  # a bright row tells the classes apart; it must survive another size and other channels
 
 
-def test_grey_images_and_their_copies_in_colour_are_the_same_to_any_run(folder, tmp_path, capsys):
+def test_grey_images_and_their_colour_copies_give_equal_results(folder, tmp_path, capsys):
     """Grey is repeated for a colour encoder; grey in three channels comes back as it was for a grey one."""
     with np.load(folder / "grey.npz") as arrays:
         tripled = {k: np.repeat(v[..., None], 3, axis=-1) if k.endswith("images") else v for k, v in arrays.items()}
@@ -83,7 +83,7 @@ def test_transfer_measures_every_run_on_every_source(folder, tmp_path):
     assert {x["n"] for x in lines} == {45}
 
 
-def test_a_run_that_is_none_is_told_in_one_line(tmp_path, capsys):
+def test_a_run_that_is_none_is_refused_in_one_line(tmp_path, capsys):
     arguments = ["--runs", str(tmp_path / "none"), "--sources", "digits", "--results", str(tmp_path / "lines")]
     assert transfer.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -109,7 +109,7 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     assert "top1_frozen_pixels_8perclass (raw pixels)" in said
 
 
-def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_often(run):
+def test_a_network_from_scratch_learns_from_few_images(run):
     """Of images whose bright row tells the class; and the encoder it begins as stays as it is."""
     target = open_target(str(run))
     images = load_images(open_source(read_json(run / "data.json")["spec"]), target.view)
@@ -125,7 +125,7 @@ def test_a_network_trained_from_scratch_learns_and_a_handful_of_images_is_seen_o
     assert len(steps) == c.MIN_STEPS
 
 
-def test_length_is_chosen_by_whole_groups_and_training_ends_soon_after_the_best(run, monkeypatch):
+def test_early_stopping_uses_whole_groups(run, monkeypatch):
     target = open_target(str(run))
     images = load_images(open_source(read_json(run / "data.json")["spec"]), target.view)
     asked, epochs = [], []
@@ -152,7 +152,7 @@ def test_the_encoder_of_the_run_is_not_changed_by_finetuning(run, tmp_path, monk
     assert before == {p: p.read_bytes() for p in run.rglob("*.safetensors")}
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--labels-per-class", "0", "--out", "p.csv"], "expected at least 1"),
     (["--label-fraction", "1.5", "--out", "p.csv"], "above 0 and up to 1"),
     (["--labels-per-class", "2", "--trials", "0", "--out", "p.csv"], "expected at least 1"),
@@ -160,10 +160,10 @@ def test_the_encoder_of_the_run_is_not_changed_by_finetuning(run, tmp_path, monk
     (["--labels-per-class", "2", "--label-fraction", "0.1", "--out", "p.csv"], "not allowed with"),
     (["--out", "p.csv"], "is required"),
 ])  # fmt: skip
-def test_mistakes(run, arguments, told, capsys, tmp_path, monkeypatch):
+def test_mistakes(run, arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["classify", str(run), *arguments, "--quiet"]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -37,7 +37,7 @@ def test_agreement_of_known_clusters():
     assert 0 < nmi < 0.7
 
 
-def test_k_means_finds_groups_that_are_there_and_numbers_them_by_size():
+def test_k_means_finds_groups_and_numbers_them_by_size():
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], [20, 70, 40])
     features = (np.eye(3)[truth] * 8 + rng.normal(size=(130, 3))).astype(np.float32) * 1e-3
@@ -46,7 +46,7 @@ def test_k_means_finds_groups_that_are_there_and_numbers_them_by_size():
     assert np.array_equal(found, k_means(features, 3, 0))
 
 
-def test_the_command_writes_labels_a_sheet_and_what_they_are_worth(run, data, tmp_path, capsys):
+def test_the_command_writes_labels_a_sheet_and_scores(run, data, tmp_path, capsys):
     out, sheet, results = tmp_path / "c" / "clusters.csv", tmp_path / "s" / "sheet.png", tmp_path / "r.jsonl"
     arguments = ["cluster", str(run), "--out", str(out), "--clusters", "4", "--sheet", str(sheet)]
     assert main([*arguments, "--results", str(results), "--json"]) == 0

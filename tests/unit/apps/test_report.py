@@ -393,7 +393,7 @@ def test_names_cannot_become_markup(run, tmp_path, no_charts):
         assert "alert(1)" in page.text()
 
 
-def test_a_conditional_run_shows_what_g_and_d_were_told(tmp_path):
+def test_a_conditional_run_shows_labels_of_g_and_d(tmp_path):
     settings = ("training.steps=2", "loss.s_z=false", "loss.s_xz=false", "data.labels=classes")
     run = tmp_path / "run"
     train(tiny_config(*settings), str(write_npz(tmp_path / "rows.npz")), run, progress=False)

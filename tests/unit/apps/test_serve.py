@@ -87,12 +87,12 @@ def png(size):
         (lambda: bytes(16 * 2**20 + 1), r"file too large \(over 16 MiB\)"),
     ],
 )
-def test_what_is_no_image_is_told_by_name(bench, tmp_path, content, message):
+def test_what_is_no_image_is_refused_by_name(bench, tmp_path, content, message):
     path = tmp_path / "x.png"
     path.write_bytes(content())
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as caught:
         bench.read(path)
-    assert str(tmp_path) not in str(told.value)  # a visitor is told no paths of this machine
+    assert str(tmp_path) not in str(caught.value)  # a visitor must not see local paths
 
 
 def test_what_is_no_regular_file_is_not_read(bench, tmp_path):
@@ -203,21 +203,21 @@ def test_a_gan_samples_and_looks_at_nothing(data, tmp_path):
 # -- how it is started --------------------------------------------------------------------------------------
 
 
-def told(capsys):
+def error_lines(capsys):
     return capsys.readouterr().err.splitlines()
 
 
 def test_without_gradio_it_says_what_to_install(run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["serve", str(run), "--port", "0"]) == 2
-    assert told(capsys) == ["bigbigan: serve needs gradio: pip install 'bigbigan[serve]'"]
+    assert error_lines(capsys) == ["bigbigan: serve needs gradio: pip install 'bigbigan[serve]'"]
 
 
 @pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
 def test_another_host_than_this_machine_is_warned_of(run, capsys, monkeypatch, host, warns):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["serve", str(run), "--port", "0", "--host", host]) == 2
-    lines = told(capsys)
+    lines = error_lines(capsys)
     assert len(lines) == 1 + warns
     if warns:
         assert lines[0].startswith("bigbigan: warning: --host 0.0.0.0: anyone who can reach it can use the page")
@@ -228,7 +228,7 @@ def test_a_port_in_use_is_reported_before_anything_is_read(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(tmp_path / "none"), "--port", str(port)]) == 2
-    assert told(capsys) == [
+    assert error_lines(capsys) == [
         f"bigbigan: --host 127.0.0.1 --port {port} cannot bind: another program uses it; choose another --port, "
         "or 0 for a free one"
     ]
@@ -243,7 +243,7 @@ def test_loopback_is_known_by_name_and_number():
 
 
 class FakeServer:
-    """Stands for uvicorn's: runs until told to end, or does not end at all."""
+    """Stand in for uvicorn's: run until asked to end, or do not end at all."""
 
     def __init__(self, hangs=False, starts=True):
         self.hangs, self.started, self.should_exit = hangs, starts, False

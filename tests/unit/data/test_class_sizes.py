@@ -1,4 +1,4 @@
-"""G is told each class as often as the training images have it: in training, statistics, samples and exports."""
+"""G gets each class as often as the training images have it: in training, statistics, samples and exports."""
 
 import shutil
 from functools import partial
@@ -47,8 +47,8 @@ def follows_the_sizes(y: torch.Tensor) -> bool:
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """The labels that G is told, by whoever asks it for images."""
+def given_labels(monkeypatch):
+    """Collect the labels that G gets from any caller."""
     labels: list[torch.Tensor] = []
 
     def spy(G, z, y):
@@ -75,7 +75,7 @@ def test_classes_of_one_size_need_no_record(tmp_path):
     assert abs(np.bincount(y.numpy()) - 2000).max() < 200
 
 
-def test_labels_are_drawn_in_proportion_while_training(run, told):
+def test_labels_are_drawn_in_proportion_while_training(run, given_labels):
     trained = TrainingState(read_config(run), torch.device("cpu"))
     assert follows_the_sizes(trained.system.sample_noise(4000, torch.Generator().manual_seed(0))["y"])
     images = torch.zeros(128, 1, 8, 8)
@@ -87,15 +87,15 @@ def test_labels_are_drawn_in_proportion_while_training(run, told):
     for step in range(5):
         trained.step = step
         trained.fill_standing_statistics(Batches())
-    assert sum(map(len, told)) == 5 * 2 * 128
-    assert follows_the_sizes(torch.cat(told))
+    assert sum(map(len, given_labels)) == 5 * 2 * 128
+    assert follows_the_sizes(torch.cat(given_labels))
 
 
-def test_labels_are_drawn_in_proportion_for_samples(run, tmp_path, told):
+def test_labels_are_drawn_in_proportion_for_samples(run, tmp_path, given_labels):
     def labels_of(draw):
-        told.clear()
+        given_labels.clear()
         draw()
-        return list(told)
+        return list(given_labels)
 
     export(run, tmp_path / "model")
     for model in (load(run), load(tmp_path / "model")):
@@ -110,9 +110,9 @@ def test_labels_are_drawn_in_proportion_for_samples(run, tmp_path, told):
         ]
         assert [len(y) for y in drawn] == [4000, 1000, 256 + 1000]
         assert all(follows_the_sizes(y) for y in [*drawn[:2], drawn[2][:256], drawn[2][256:]])
-    told.clear()
+    given_labels.clear()
     load(run).generate(5, label=1)
-    assert told[0].tolist() == [1] * 5
+    assert given_labels[0].tolist() == [1] * 5
 
 
 def test_a_run_of_unequal_classes_continues_exactly(data, tmp_path):
@@ -137,7 +137,7 @@ def test_a_run_of_an_earlier_version_still_draws_evenly(data, tmp_path):
     assert np.bincount(y.numpy()).min() > 800
 
 
-def test_changed_sizes_of_a_continued_run_are_told(data, run, tmp_path):
+def test_changed_sizes_of_a_continued_run_are_reported(data, run, tmp_path):
     """A run that goes on takes them from its config.json."""
     copy = shutil.copytree(run, tmp_path / "run")
     text = (copy / "config.json").read_text()

@@ -67,7 +67,7 @@ def by_file(source):
 
 @pytest.mark.parametrize("name", ["left/001.png", "001.png", "./left/001.png", "left\\001.png", "photos/left/001.png",
                                   "/data/photos/left/001.png"])  # fmt: skip
-def test_a_row_names_an_image_by_its_whole_name_or_by_the_end_of_the_one_that_is_longer(photos, tmp_path, name):
+def test_a_row_names_an_image_by_its_path_or_the_end_of_it(photos, tmp_path, name):
     source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", [(name, "x"), ("right/000.png", "y")]))
     found = by_file(source)
     assert found["left/001.png"] == ("train", "x")
@@ -85,7 +85,7 @@ def test_a_file_labels_an_image_of_each_array(tmp_path):
         assert split.classes == ["a", "b"]
 
 
-def test_folders_that_would_be_classes_and_images_beside_them_are_all_images(photos, tmp_path):
+def test_class_folders_next_to_images_are_no_classes(photos, tmp_path):
     folder = shutil.copytree(photos, tmp_path / "photos")
     picture(folder / "beside.png", 0, 0)
     assert "beside.png" not in by_file(open_source(str(folder)))
@@ -210,7 +210,7 @@ def test_a_spreadsheet_s_dialects_are_read(photos, tmp_path, delimiter):
     assert found["right/002.png"] == ("train", "z")
 
 
-def test_a_split_column_arranges_the_images_anew(photos, tmp_path):
+def test_a_split_column_rearranges_the_images(photos, tmp_path):
     rows = [(f"{i:03d}.png", i % 2, ("train", "val", "test", "")[i % 4]) for i in range(60)]
     source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", rows, ("file", "label", "split")))
     assert {name: len(split) for name, split in source.splits.items()} == {"train": 30, "val": 15, "test": 15}
@@ -247,14 +247,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_a_file_is_told_in_one_line(photos, tmp_path, case, capsys):
-    content, told = WRONG[case]
+def test_what_is_wrong_with_a_file_is_refused_in_one_line(photos, tmp_path, case, capsys):
+    content, message = WRONG[case]
     path = tmp_path / "l.csv"
     if content is not None:
         path.write_bytes(content)
     assert main(["data", "inspect", str(photos), "--labels", str(path)]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     assert "--labels" in error
 
@@ -396,7 +396,7 @@ def test_clusters_and_shards_take_a_file_of_labels(run, photos, some, capsys, tm
     assert nmi[0] > 0.5 > nmi[1]  # the bright row is the class, and has nothing to do with the other labels
 
 
-def test_a_gan_that_is_told_labels_needs_all_of_them(photos, some, tmp_path, capsys):
+def test_a_conditional_gan_needs_all_of_them(photos, some, tmp_path, capsys):
     call = ["train", "small/digits", "--data", photos, "--labels", some, "--out", tmp_path / "run", "--quiet",
             "--steps", "2", "--set", *TINY, "loss.s_z=false", "loss.s_xz=false", "data.labels=classes"]  # fmt: skip
     assert main([str(a) for a in call]) == 2
@@ -431,7 +431,7 @@ def test_no_group_is_on_both_sides_of_a_split_made_here(members, seed):
     assert not set(groups[chosen]) & set(np.delete(groups, chosen))
 
 
-def test_groups_of_a_file_stay_together_and_images_without_one_are_alone(photos, tmp_path):
+def test_groups_stay_together_and_other_images_are_alone(photos, tmp_path):
     rows = [(f"{i:03d}.png", CLASSES[i % 3], f"P{i // 5}" if i < 50 else "") for i in range(60)]
     source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", rows, ("file", "label", "group")))
     train = source.splits["train"]
@@ -451,16 +451,16 @@ def test_one_group_cannot_be_parted(photos, tmp_path):
         load_images(source, View(8, 1))
 
 
-def test_given_splits_that_share_groups_are_told(photos, tmp_path, capsys):
+def test_given_splits_that_share_groups_are_reported(photos, tmp_path, capsys):
     rows = [(f"{i:03d}.png", CLASSES[i % 3], f"P{i // 6}", "test" if i % 3 == 0 else "train") for i in range(60)]
     path = write_csv(tmp_path / "l.csv", rows, ("file", "label", "group", "split"))
     assert main(["data", "inspect", str(photos), "--labels", str(path)]) == 0
-    told = capsys.readouterr()
-    assert "10 groups have images in both train and test: metrics on test will be too good" in told.err
-    assert "note: groups with images in both train and test: 10" in told.out
+    output = capsys.readouterr()
+    assert "10 groups have images in both train and test: metrics on test will be too good" in output.err
+    assert "note: groups with images in both train and test: 10" in output.out
 
 
-def test_a_recorded_train_val_that_parts_groups_is_drawn_anew(tmp_path):
+def test_a_recorded_train_val_that_splits_groups_is_replaced(tmp_path):
     alone = train_val(40, tmp_path)
     groups = np.arange(40) // 4
     held = train_val(40, tmp_path, groups)

@@ -113,7 +113,7 @@ def test_a_flip_that_is_asked_for_by_name_is_always_done():
     assert override(override(base, ["data.augment=flip"]), ["data.augment=none"]).data.mirror == "auto"
 
 
-def test_mirroring_without_an_augmentation_that_does_it_is_refused():
+def test_mirror_without_its_augmentation_is_refused():
     for settings in (["data.mirror=always"], ["data.augment=square_crop", "data.mirror=always"]):
         with pytest.raises(UserError, match="=always does nothing with data"):
             override(find("small/digits").config(), settings)

@@ -130,7 +130,7 @@ def test_images_are_those_of_the_set(way, photos, shards, server, asked):
     assert inspect(source)["splits"]["train"]["duplicates"] == 0
 
 
-def test_what_is_not_there_is_told_in_one_line(server, tmp_path):
+def test_what_is_not_there_is_refused_in_one_line(server, tmp_path):
     for spec, said in (
         (f"{server.url}/other/index.json", "cannot be fetched: HTTP Error 404"),
         ("http://127.0.0.1:9/index.json", "cannot be fetched"),
@@ -174,7 +174,7 @@ def test_a_broken_off_or_spoilt_fetch_is_tried_again(server, shards):
     assert not any(server.faults.values())
 
 
-def test_a_shard_that_cannot_be_had_costs_its_images_and_they_are_named(server, shards, asked):
+def test_a_missing_shard_loses_its_images_and_names_them(server, shards, asked):
     server.faults = {"shard-000003.tar": 100}
     source = open_source(f"{server.url}/index.json", max_unreadable=0.2)
     _, kept = load_pixels(source.splits["train"], 12, 3, source)
@@ -239,7 +239,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_an_epoch_has_every_image_once_and_takes_a_few_shards_at_a_time():
+def test_an_epoch_has_every_image_once_from_few_shards():
     shards = shards_of_order([7] * 12)
     order = order_by_shards(shards, 3, generator())
     assert sorted(order.tolist()) == list(range(84))
@@ -270,7 +270,7 @@ def test_ranks_share_out_the_shards_evenly(counts, world):
     assert sum(held) <= len(counts) + world - 1  # of another rank only the shard where they meet
 
 
-def test_processes_take_their_rows_of_a_batch_from_shards_of_their_own(shards):
+def test_processes_read_their_rows_from_their_own_shards(shards):
     batches = Batches(streamed(f"pipe:cat {shards}/index.json", world=3), 9, 0)
     epochs = [
         torch.stack([batches.indices(6 * e + i) for i in range(6)]) for e in range(2)
@@ -291,7 +291,7 @@ def test_processes_take_their_rows_of_a_batch_from_shards_of_their_own(shards):
 # -- training -----------------------------------------------------------------------------------------------
 
 
-def test_a_stream_holds_few_shards_and_fetches_each_once_an_epoch(shards, tmp_path, asked):
+def test_a_stream_keeps_few_shards_and_fetches_each_once(shards, tmp_path, asked):
     pixels = streamed(f"pipe:cat {shards}/index.json", shuffle_shards=2)
     batches = Batches(pixels, 5, 0)
     memory, _ = load_pixels(pixels.images, 12, 3)
@@ -325,7 +325,7 @@ SETTINGS = ("data.channels=3", "data.memory_gib=0", "data.shuffle_shards=2", "tr
             "log.checkpoint_every=3", "log.pictures_every=3")  # fmt: skip
 
 
-def test_a_run_continued_in_the_middle_of_an_epoch_is_the_one_that_was_not_interrupted(shards, tmp_path, asked):
+def test_a_run_resumed_amid_an_epoch_equals_the_whole_run(shards, tmp_path, asked):
     spec = f"pipe:cat {shards}/index.json"
     train(tiny_config(*SETTINGS, "training.steps=6"), spec, tmp_path / "whole", progress=False)
     train(tiny_config(*SETTINGS, "training.steps=3"), spec, tmp_path / "parts", progress=False)
@@ -348,7 +348,7 @@ def test_nothing_of_an_epoch_before_is_fetched_to_go_on_in_it(shards, tmp_path, 
     assert {a.rpartition("/")[2].rstrip("'") for a in asked} <= needed
 
 
-def test_what_would_fetch_the_whole_set_again_and_again_is_refused(shards, tmp_path):
+def test_fetching_the_whole_set_repeatedly_is_refused(shards, tmp_path):
     with pytest.raises(UserError, match=r"set log.validate_every=0, or raise data.memory_gib"):
         train(
             tiny_config(*SETTINGS, "log.validate_every=2"),
@@ -387,7 +387,7 @@ def test_memory_does_not_grow_over_a_long_stream(shards):
     pixels.close()
 
 
-def test_copies_go_with_their_owner_and_those_of_a_killed_process_with_the_next(shards, tmp_path):
+def test_temporary_copies_are_removed_even_after_a_kill(shards, tmp_path):
     held = tmp_path / "cache" / "shards"
 
     def read():

@@ -122,7 +122,7 @@ KILLS = {  # where: what is replaced by something that dies at its third call
 
 
 @pytest.mark.parametrize("where", KILLS)
-def test_killed_and_started_again_it_ends_byte_for_byte_as_if_nothing_had_happened(where, photos, tmp_path):
+def test_a_restart_after_a_kill_writes_the_same_bytes(where, photos, tmp_path):
     write(photos, tmp_path / "whole", count=4)
     owner, name = KILLS[where]
     for _ in range(3):  # killed again and again
@@ -151,7 +151,7 @@ def test_killed_and_started_again_it_ends_byte_for_byte_as_if_nothing_had_happen
     assert len(kept) >= len(before) - 1  # the last may not have been noted
 
 
-def test_finished_work_is_left_alone_and_a_shard_lost_on_the_way_is_written_again(photos, tmp_path, monkeypatch):
+def test_finished_shards_are_kept_and_lost_ones_rewritten(photos, tmp_path, monkeypatch):
     write(photos, tmp_path / "whole", count=4)
     before = contents(tmp_path / "whole")
     monkeypatch.setattr(sharding, "_write_all", None)
@@ -167,7 +167,7 @@ def test_finished_work_is_left_alone_and_a_shard_lost_on_the_way_is_written_agai
     assert contents(tmp_path / "out") == before
 
 
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(photos, tmp_path, monkeypatch):
+def test_after_a_full_disk_the_same_command_continues(photos, tmp_path, monkeypatch):
     write(photos, tmp_path / "whole", count=4)
     calls = iter(range(100))
 
@@ -238,7 +238,7 @@ def test_shards_read_like_the_set_they_were_made_of(photos, tmp_path):
     assert (ours.notes, ours.skipped) == (theirs.notes, theirs.skipped) == ({}, [])
 
 
-def test_a_run_on_shards_of_arrays_has_the_weights_of_one_on_the_arrays(tmp_path):
+def test_a_run_on_shards_of_arrays_equals_one_on_the_arrays(tmp_path):
     npz = write_npz(tmp_path / "rows.npz", side=7)  # smaller than the 8 px of the networks: padded, not resized
     write(npz, tmp_path / "out", count=20)
     weights = []
@@ -260,7 +260,7 @@ def test_shards_of_a_resolution_hold_the_pixels_of_training(photos, tmp_path):
                                   load_pixels(theirs, 16, 3)[0])  # fmt: skip
 
 
-def test_a_shard_that_was_lost_or_cut_short_costs_its_images_and_no_others(photos, tmp_path):
+def test_a_lost_or_cut_shard_loses_only_its_images(photos, tmp_path):
     write(photos, tmp_path / "out", count=10)
     lost, cut = (tmp_path / "out" / "train" / f"shard-00000{i}.tar" for i in (0, 1))
     lost.unlink()
@@ -287,7 +287,7 @@ def test_an_image_that_changed_in_its_shard_is_unreadable(photos, tmp_path):
     assert [reason for _, reason in source.skipped] == ["cannot be read (changed since it was written to the shard)"]
 
 
-def test_a_changed_label_of_an_index_is_told(photos, tmp_path):
+def test_a_changed_label_of_an_index_is_reported(photos, tmp_path):
     write(photos, tmp_path / "out", count=10)
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     labels = index["splits"]["train"]["shards"][0]["labels"]
@@ -298,7 +298,7 @@ def test_a_changed_label_of_an_index_is_told(photos, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut short"])
-def test_finished_work_that_was_damaged_is_told(photos, tmp_path, damage):
+def test_finished_work_that_was_damaged_is_reported(photos, tmp_path, damage):
     write(photos, tmp_path / "out", count=10)
     shard = tmp_path / "out" / "train" / "shard-000001.tar"
     os.truncate(shard, 9_000) if damage == "cut short" else shard.unlink()
@@ -404,7 +404,7 @@ LABELS = {
     "whole floats": (lambda i: [("json", b'{"label": %d.0}' % (i % 3))], ["0", "1", "2"]),
     "deep": (lambda i: [("json", b"[" * 100_000)], None),
     "damaged": (lambda i: [("json", b"{"), ("cls", b"\xff")], None),
-    "not told": (lambda i: [], None),
+    "no labels": (lambda i: [], None),
 }
 
 
@@ -428,12 +428,12 @@ def test_names_with_numbers_are_in_the_order_of_their_values(tmp_path):
     assert (images.classes, images.labels.tolist()[:3]) == (["9.5", "10.5", "b"], [1, 0, 2])
 
 
-def test_two_images_of_one_key_are_told(tmp_path):
+def test_two_images_of_one_key_are_reported(tmp_path):
     path = pack(
         tmp_path / "part-0.tar", [("scan.1.png", encoded(1)), ("scan.2.png", encoded(2)), ("b.png", encoded(3))]
     )
-    told = r"part-0/scan\.1\.png and part-0/scan\.2\.png have the same key, the name up to its first dot"
-    with pytest.warns(UserWarning, match=told):
+    message = r"part-0/scan\.1\.png and part-0/scan\.2\.png have the same key, the name up to its first dot"
+    with pytest.warns(UserWarning, match=message):
         source = open_source(str(path).replace("-0", "-{0..0}"))
     assert source.splits["train"].files == ["part-0/scan.1.png", "part-0/b.png"]
 
@@ -476,13 +476,13 @@ def test_a_broken_shard_is_survived_and_counted(tmp_path):
     assert files[:4] == [f"part-0/{i:03d}.png" for i in range(4)]
     assert "part-3/012.png" in files
     assert len(files) < 12
-    told = {os.path.basename(file): reason for file, reason in source.skipped}
-    assert set(told) == {"part-1", "part-2", "part-3"}
-    assert "unreadable shard" in told["part-2"]
+    reasons = {os.path.basename(file): reason for file, reason in source.skipped}
+    assert set(reasons) == {"part-1", "part-2", "part-3"}
+    assert "unreadable shard" in reasons["part-2"]
 
 
 @pytest.mark.parametrize("mutants", [100, pytest.param(5_000, marks=pytest.mark.slow)])
-def test_no_sample_is_lost_without_a_word(mutants, tmp_path):
+def test_no_sample_is_lost_silently(mutants, tmp_path):
     """Bytes of a shard changed at random: either all images are there, or the source says what is amiss."""
     pattern = make(tmp_path / "set", count=1, each=6)
     path, rng = tmp_path / "set" / "part-0.tar", np.random.default_rng(0)
@@ -499,7 +499,7 @@ def test_no_sample_is_lost_without_a_word(mutants, tmp_path):
         except UserError:
             lost += 1
             continue
-        assert len(kept) == 6 or source.skipped or source.notes, "lost without a word"
+        assert len(kept) == 6 or source.skipped or source.notes, "lost silently"
         lost += len(kept) < 6
     assert lost
 

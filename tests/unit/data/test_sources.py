@@ -239,11 +239,11 @@ def test_dicom_without_an_ending_is_reported(make):
     files |= {"notes": b"P5 is the fifth patient", "film.mp4": b"\0\0\0\x18ftypmp42", "a.tga": bytes(50)}
     source = open_source(str(make(files)))
     load_pixels(source.splits["train"], 8, 1, source)
-    told = {f.removeprefix("set/"): reason for f, reason in source.skipped}
-    assert told == {"IM0001": "DICOM (convert to PNG)", "a.tga": "TGA (convert to PNG)"}
+    reasons = {f.removeprefix("set/"): reason for f, reason in source.skipped}
+    assert reasons == {"IM0001": "DICOM (convert to PNG)", "a.tga": "TGA (convert to PNG)"}
 
 
-def test_a_folder_called_as_a_known_set_is_told(tmp_path, monkeypatch):
+def test_a_folder_called_as_a_known_set_is_reported(tmp_path, monkeypatch):
     write(tmp_path / "digits", TWO_CLASSES)
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match=r"digits is the known data set; for the folder of that name write \./digits"):
@@ -870,7 +870,7 @@ def test_mutated_archives_never_lose_images_silently(ending, tmp_path):
     rng = np.random.default_rng(0)
     whole = pack(tmp_path / f"whole.{ending}", {f"{i % 3}/{i:02}.png": png(i) + rng.bytes(300) for i in range(20)})
     path = tmp_path / f"set.{ending}"
-    told = 0
+    reported = 0
     for how in range(150):
         data = bytearray(whole.read_bytes())
         for at in rng.integers(0, len(data), rng.integers(1, 6)):
@@ -881,9 +881,9 @@ def test_mutated_archives_never_lose_images_silently(ending, tmp_path):
             kept = sum(len(load_pixels(images, 8, 1, source)[1]) for images in source.splits.values())
         except UserError:
             continue
-        told += bool(source.skipped or source.notes)
+        reported += bool(source.skipped or source.notes)
         assert kept == 20 or source.skipped or source.notes
-    assert told > 20
+    assert reported > 20
 
 
 def test_long_and_unicode_names_in_tars(tmp_path):
@@ -994,7 +994,7 @@ def test_npz_labels_of_all_kinds(tmp_path, kind):
         assert (images.labels if images.labels is None else images.labels.tolist()) == expected
 
 
-def test_classes_without_images_are_told(tmp_path):
+def test_classes_without_images_are_reported(tmp_path):
     np.savez(tmp_path / "a.npz", images=X, labels=np.array([1, 2, 4, 4]))
     with pytest.warns(UserWarning, match="of 5 classes train has no image of 0, 3"):
         open_source(str(tmp_path / "a.npz"))

@@ -78,7 +78,7 @@ def test_a_continued_run_keeps_the_side_its_images_had(folder, tmp_path, monkeyp
 
 
 def test_classifiers_crop_from_the_larger_copy(folder, monkeypatch):
-    """The one training crops from, in memory or decoded anew; evaluation's own pixels are at R."""
+    """The one training crops from, in memory or decoded again; evaluation's own pixels are at R."""
     source, view = open_source(str(folder)), View(8, 3, "resnet_crop")
     train_split = read_split(source, source.splits["train"], view).pick(np.array([7, 3, 20]), "train")
     assert train_split.pixels.shape == (3, 3, 8, 8)
@@ -128,7 +128,7 @@ def test_too_many_unreadable_images_end_in_one_line(folder):
 
 
 @pytest.mark.parametrize("held", ["1", "0"])  # GiB: in memory, or streamed
-def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folder, tmp_path, held):
+def test_a_higher_limit_allows_more_unreadable_images(folder, tmp_path, held):
     for i in (0, 2, 4):
         (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     settings = ("data.channels=3", f"data.memory_gib={held}", "training.steps=3")
@@ -142,12 +142,12 @@ def test_a_run_refused_for_unreadable_images_begins_where_more_are_allowed(folde
     assert len(json.loads((tmp_path / "run" / "data.json").read_text())["skipped"]) == 3  # each once
 
 
-def test_what_stands_in_for_an_unreadable_image_brings_its_label(folder):
+def test_the_substitute_of_an_unreadable_image_has_its_label(folder):
     (folder / "class0" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     source = open_source(str(folder))
     images = source.splits["train"]
     streamed = StreamedPixels(images, 12, 3, source, CPU)
-    numbers = torch.arange(len(images))  # told as labels, so that each says whose it is
+    numbers = torch.arange(len(images))  # as labels: each names its image
     batches = Batches(streamed, len(images), 0, labels=numbers)
     x, y = batches.batch(0), batches.labels(0)
     for image, number in zip(x, y.tolist(), strict=True):
@@ -157,7 +157,7 @@ def test_what_stands_in_for_an_unreadable_image_brings_its_label(folder):
     assert y.tolist().count(lost + 1) == 2
 
 
-def test_fingerprint_of_a_sample_sees_names_of_all_and_content_of_some(folder):
+def test_fingerprint_covers_all_names_and_some_contents(folder):
     images = open_source(str(folder)).splits["train"]
     assert fingerprint(images, max_contents=100) == fingerprint(images)
     sampled = fingerprint(images, max_contents=10)  # every third

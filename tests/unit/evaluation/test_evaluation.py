@@ -24,7 +24,7 @@ from bigbigan.models import build
 from tiny import blobs, tiny_config, write_npz
 
 
-def test_linear_probe_solves_separable_features_and_guesses_on_noise():
+def test_linear_probe_solves_separable_features_not_noise():
     (x, y), (xt, yt) = blobs(400, 9, 0), blobs(400, 9, 1)
     assert p.fit_linear(x, y, seed=0).score(xt, yt) == 1
     assert p.fit_few(x[:40], y[:40]).score(xt, yt) > 0.99
@@ -117,7 +117,7 @@ def test_a_handful_of_labels_is_enough_to_fit():
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=6, max_size=60), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_folds_leave_each_class_something_to_learn_from_and_part_no_group(images, grouped):
+def test_folds_keep_each_class_and_split_no_group(images, grouped):
     labels, groups = np.array(images).T
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -216,7 +216,7 @@ def test_pca_pixels_of_many_images_and_of_equal_ones(monkeypatch):
     assert np.isfinite(pca_pixels(np.ones_like(pixels))(pixels)).all()
 
 
-def test_without_a_test_split_a_fifth_of_train_is_held_out_and_never_shared(tmp_path):
+def test_without_a_test_split_a_fifth_of_train_is_held_out(tmp_path):
     arrays = np.load(write_npz(tmp_path / "both.npz", count=50))
     np.savez(tmp_path / "train.npz", images=arrays["train_images"], labels=arrays["train_labels"])
     train, test = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))

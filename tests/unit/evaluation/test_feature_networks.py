@@ -64,7 +64,7 @@ def test_a_trained_classifier_is_kept_and_found_again(cache, data, capsys, tmp_p
 
 
 @pytest.mark.parametrize("name", sorted(CLASSIFIERS))
-def test_every_classifier_trains_and_takes_images_of_other_sizes(cache, tmp_path, name):
+def test_every_classifier_trains_and_takes_other_image_sizes(cache, tmp_path, name):
     channels = 1 if name.startswith("mnist") else 3
     source = open_source(str(write_npz(tmp_path / "few.npz", count=130, channels=channels)))
     train_classifier(name, source, 1, CPU, "", progress=False)
@@ -88,7 +88,7 @@ def test_augmentation_shifts_and_mirrors_each_image_on_its_own():
     assert (out.min(), out.max()) == (0, 255)
 
 
-def test_what_is_missing_or_damaged_is_told_in_one_line(cache, data):
+def test_what_is_missing_or_damaged_is_refused_in_one_line(cache, data):
     with pytest.raises(UserError, match="not trained for rows yet: bigbigan feature-network mnist-cnn --data rows"):
         open_extractor("mnist-cnn", "rows", None, 8, CPU)
     path = classifier_file("mnist-cnn", "rows")
@@ -108,16 +108,16 @@ def test_images_without_a_label_are_left_out(cache, data, tmp_path):
     assert line.n == 240
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["vgg", "--data", "{d}"], "expected one of mnist-cnn, cifar-resnet18"),
     (["mnist-cnn", "--data", "{d}", "--epochs", "0"], "expected at least 1"),
     (["mnist-cnn", "--data", "{u}"], "no labelled train and test split"),
 ])  # fmt: skip
-def test_mistakes(cache, data, arguments, told, capsys, tmp_path):
+def test_mistakes(cache, data, arguments, message, capsys, tmp_path):
     unlabelled = tmp_path / "u.npz"
     np.savez(unlabelled, images=np.zeros((20, 8, 8), dtype=np.uint8))
     assert main(["feature-network", *(a.format(d=data, u=unlabelled) for a in arguments), "--quiet"]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not cache.exists()
 
 
@@ -221,7 +221,7 @@ def test_quality_of_a_run_by_its_own_encoder_and_a_classifier(cache, data, tmp_p
     assert json.loads((run / "results.jsonl").read_text().splitlines()[0])["experiment"] == "small/digits"
 
 
-def test_fifty_thousand_and_ten_thousand_samples_are_told_apart(monkeypatch, cache, data):
+def test_50k_and_10k_samples_have_separate_names(monkeypatch, cache, data):
     config = tiny_config()
     networks = build(config)
     drawn = []

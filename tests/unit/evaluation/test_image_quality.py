@@ -110,7 +110,7 @@ def brute_force(real, fake, k):
     return share(fake, real, reach(real)), share(real, fake, reach(fake))
 
 
-def test_precision_and_recall_agree_with_brute_force_in_any_parts():
+def test_precision_and_recall_agree_with_brute_force():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(150, 3)), rng.normal(0.7, 0.5, size=(90, 3))
     expected = brute_force(real, fake, 3)
@@ -132,7 +132,7 @@ def test_precision_and_recall_at_their_ends():
         precision_recall(x[:3], x)
 
 
-def test_equal_features_are_at_one_place_beside_one_of_great_length():
+def test_equal_features_coincide_next_to_a_long_one():
     """Reach and membership must agree on what is rounding, whatever else is in a part."""
     g = torch.Generator().manual_seed(0)
     real = torch.randn(30, 4, generator=g)[:5].repeat(6, 1)
@@ -148,7 +148,7 @@ def test_too_few_to_measure():
         inception_score(torch.zeros(5, 3), splits=10)
 
 
-def test_distances_of_reconstructions_are_those_of_pixels_in_0_1():
+def test_reconstruction_distances_use_pixels_in_0_1():
     x = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     x_hat = torch.zeros_like(x)
     x_hat[1] = 0.5

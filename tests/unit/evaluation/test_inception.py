@@ -66,7 +66,7 @@ def test_weights_are_taken_from_the_cache(network, tmp_path, monkeypatch):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
     def offline(url):
         raise OSError("no network")
 
@@ -88,7 +88,7 @@ def test_a_download_of_other_content_is_refused(tmp_path, monkeypatch):
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_file_that_is_not_there_is_reported(tmp_path):
     with pytest.raises(UserError, match="does not exist; expected the weights"):
         load_inception(CPU, tmp_path / "w.pth")
 

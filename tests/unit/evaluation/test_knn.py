@@ -72,7 +72,7 @@ def forget_peak() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
-def test_a_million_references_take_no_more_memory_than_a_part_of_them():
+def test_knn_memory_does_not_grow_with_references():
     """Five neighbours of each query, at angles of 0.1 to 0.5 and of any length, are hidden in 1 GiB of noise."""
     rng = np.random.default_rng(0)
     references = rng.standard_normal((1_000_000, 256), dtype=np.float32)

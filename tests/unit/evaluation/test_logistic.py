@@ -97,7 +97,7 @@ def test_classes_keep_their_numbers_and_intercepts_are_free():
     np.testing.assert_allclose(moved.coef_, found.coef_, atol=1e-3 * np.abs(found.coef_).max())
 
 
-def test_rows_that_are_all_alike_are_told_apart_by_frequency():
+def test_rows_that_are_equal_are_separated_by_frequency():
     (found,) = logistic_path(np.ones((4, 9), np.float32), np.array([0, 0, 0, 1]), [1.0])
     assert found.predict_proba(np.ones((1, 9)))[0] == pytest.approx([0.75, 0.25], abs=1e-3)
 

@@ -88,7 +88,7 @@ def test_a_column_without_published_numbers_is_shown_once():
     assert head.startswith("|  | 1-NN | ours | untrained (ours) | 1-NN on E(x) | ours |")
 
 
-def test_changed_settings_are_told():
+def test_changed_settings_are_reported():
     table = fill("1", [line("base", 1.0, settings={"training.batch_size": 64})], 32)
     assert "training.batch_size=64" in table.notes[0]
 
@@ -120,7 +120,7 @@ def test_the_rank_correlation_is_of_the_rows_that_were_run():
     assert not any("rank" in note for note in fill("1", [line(r, 1.0) for r in order[:2]], 32).notes)
 
 
-def test_encoders_made_elsewhere_stand_in_table_2():
+def test_external_encoders_are_rows_of_table_2():
     lines = [
         line("table1/resnet_up_encoder_lr", 60.0, "top1_sweep5k_avepool", scale=0, split="test"),
         line("timm:resnet50", 70.0, "top1_sweep5k_avepool", scale=0, steps=0, split="test"),
@@ -131,7 +131,7 @@ def test_encoders_made_elsewhere_stand_in_table_2():
     assert shown["table1/resnet_up_encoder_lr"] == "60.00"
 
 
-def test_methods_of_table_2_compare_at_equal_numbers_of_images_seen():
+def test_table_2_compares_at_equal_numbers_of_images_seen():
     sweep, common = "top1_sweep5k_avepool", {"split": "test", "settings": {"training.batch_size": 32}}
     lines = [
         line("table1/base", 40.0, sweep, steps=66, images_seen=6336, **common),
@@ -263,14 +263,14 @@ def test_the_cli_reads_the_result_lines_of_a_folder(tmp_path, capsys):
     assert "12.34" in capsys.readouterr().out
 
 
-def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+def test_mistakes_are_refused_in_one_line(tmp_path, capsys):
     with pytest.raises(UserError, match="expected one of 1, 2, 3, bigan"):
         fill("4", [])
     assert main(["table", "1", "--results", str(tmp_path / "none")]) == 2
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_bigan_s_table_scores_the_gan_by_its_discriminator_and_shows_the_untrained():
+def test_bigan_table_scores_d_of_the_gan_and_the_untrained():
     more = {"scale": 0, "protocol": {"references": 60_000}}
     lines = [
         line("bigan/mnist", 97.0, "knn1_euclidean_avepool", steps=23_450, images_seen=3_001_600, **more),

@@ -73,7 +73,7 @@ def test_results_table_names_rows_of_pixels_as_such():
     ]
 
 
-def test_results_table_tells_a_run_of_no_steps_from_the_untrained():
+def test_table_separates_a_run_of_no_steps_from_the_untrained():
     lines = lines_of({"top1_linear_bn_crelu": 10.0}, "untrained") + lines_of({"top1_linear_bn_crelu": 20.0}, "trained")
     rows = {row[:24].strip(): row.split()[-1] for row in results_table(lines).splitlines()[1:]}
     assert rows == {"untrained E, BN+CReLU": "10.0", "trained E, BN+CReLU": "20.0"}

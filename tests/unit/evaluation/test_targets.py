@@ -71,7 +71,7 @@ def test_resolution_channels_and_maps(encoders):
     assert (open_target("python:my_encoders:maps").view.resolution, target.subjects) == (224, ("pixels", "external"))
 
 
-def test_a_local_torch_hub_entry_gets_images_normalised_as_imagenet(encoders):
+def test_torch_hub_entry_gets_images_normalised_as_imagenet(encoders):
     target = open_target(f"hub:{encoders}:tiny", resolution=8)
     x = torch.rand(2, 3, 8, 8) * 2 - 1
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -80,7 +80,7 @@ def test_a_local_torch_hub_entry_gets_images_normalised_as_imagenet(encoders):
     assert not any(p.requires_grad for p in target.frozen.parameters())
 
 
-def test_bn_crelu_of_a_frozen_encoder_is_standardised_over_training_images():
+def test_bn_crelu_standardises_over_training_images():
     pixels = np.random.default_rng(0).integers(0, 256, (300, 1, 4, 4), dtype=np.uint8)
     frozen = Frozen(nn.Flatten(), torch.device("cpu"))
     frozen.fit(pixels)
@@ -92,18 +92,18 @@ def test_bn_crelu_of_a_frozen_encoder_is_standardised_over_training_images():
     assert positive.min() == negative.min() == 0
 
 
-@pytest.mark.parametrize(("spec", "told"), [
+@pytest.mark.parametrize(("spec", "message"), [
     ("python:my_encoders:absent", "has no attribute"),
     ("python:no_such_module:x", "No module named"),
     ("hub:{t}:absent", "absent"),
     ("hub:{t}/none:tiny", "cannot be loaded"),
 ])  # fmt: skip
-def test_what_cannot_be_loaded_is_told_in_one_line(encoders, spec, told, monkeypatch):
+def test_what_cannot_be_loaded_is_refused_in_one_line(encoders, spec, message, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "_get_cache_or_reload", no_network)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         open_target(spec.format(t=encoders))
     assert "\n" not in str(error.value)
 

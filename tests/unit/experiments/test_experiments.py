@@ -94,7 +94,7 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize("scale", [0, 32, 64])
 @pytest.mark.parametrize("row", DIFFERENCES)
-def test_a_row_differs_from_its_base_only_in_what_it_is_named_for(row, scale):
+def test_a_row_differs_from_its_base_only_as_its_name_says(row, scale):
     base, expected = DIFFERENCES[row]
     ours, theirs = (flat(find(f"table1/{name}").config(scale).to_dict()) for name in (row, base))
     differing = {k for k in ours if ours[k] != theirs[k]} - {"experiment"}

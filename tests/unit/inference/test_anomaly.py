@@ -58,7 +58,7 @@ def test_it_is_high_where_d_or_the_reconstruction_are_low(run, images, monkeypat
     assert model.anomaly_score(images, alpha=1).argsort().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_it_is_told_where_it_cannot_be_had(run, data, images, tmp_path, capsys):
+def test_it_is_reported_if_unavailable(run, data, images, tmp_path, capsys):
     with pytest.raises(UserError, match=r"alpha is 1\.5; expected a number from 0 to 1"):
         load(run).anomaly_score(images, alpha=1.5)
     out = tmp_path / "autoencoder"

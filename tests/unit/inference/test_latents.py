@@ -29,7 +29,7 @@ def random(*shape, seed=0):
 # -- walks --------------------------------------------------------------------------------------------------
 
 
-def test_a_walk_begins_and_ends_where_it_should_and_keeps_its_length():
+def test_interpolation_keeps_its_ends_and_length():
     a, b = random(5, 40), random(5, 40, seed=1)
     walk = interpolate(a, b, 7)
     assert walk.shape == (5, 7, 40)
@@ -57,7 +57,7 @@ def test_ends_without_an_angle_between_them_are_walked_straight(factor):
 # -- refinement ---------------------------------------------------------------------------------------------
 
 
-def test_refinement_finds_the_latent_of_a_generator_that_can_be_inverted():
+def test_refinement_inverts_an_invertible_generator():
     mixing = torch.linalg.qr(random(12, 12))[0]
 
     def generate(z):
@@ -124,7 +124,7 @@ def side(tiles):
     return tiles * 34 - 2  # 8 px enlarged to 32, gaps of 2
 
 
-def test_reconstruct_with_refinement_draws_three_rows_and_prints_errors(run, tmp_path, capsys):
+def test_refined_reconstructions_have_three_rows_and_errors(run, tmp_path, capsys):
     out = tmp_path / "new" / "r.png"
     assert main(["reconstruct", str(run), "--count", "5", "--refine", "10", "--out", str(out), "--json"]) == 0
     errors = json.loads(capsys.readouterr().out)["error"]
@@ -140,7 +140,7 @@ def test_interpolate_draws_walks_between_images(run, tmp_path, capsys):
     assert size(out) == (side(6), side(3))
 
 
-def test_neighbours_are_of_the_training_images_and_the_nearest_first(run, tmp_path, capsys):
+def test_neighbours_are_training_images_nearest_first(run, tmp_path, capsys):
     out = tmp_path / "n.png"
     assert main(["neighbours", str(run), "--count", "3", "--neighbours", "4", "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -109,7 +109,7 @@ def test_a_package_that_onnx_needs_is_named(package, run, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_on_the_hub_without_its_package_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+def test_a_hub_name_without_its_package_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"owner/name@v1 is not a local folder.*pip install 'bigbigan\[hub\]'"):
@@ -173,7 +173,7 @@ def damage(name, change):
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.json", "results.jsonl"])
-def test_a_changed_digit_of_an_export_is_told(file, exported, tmp_path):
+def test_a_changed_digit_of_an_export_is_reported(file, exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     old, new = {"model.json": ('"step": 6', '"step": 9'), "results.jsonl": ('"seed": 0', '"seed": 9')}.get(
         file, ('"seed": 0', '"seed": 9')

@@ -1,6 +1,6 @@
 """The converter of the released generator, on variables of the names and shapes that its public ports use.
 
-The real ones are not at hand. What stands for them is written from this package's G by a mapping of this file's own,
+The real ones are not available. Their stand-in is written from this package's G by a mapping of this file's own,
 and what they mean is computed by this file's own forward pass: numpy, images [N, H, W, C], as TensorFlow lays them out.
 """
 
@@ -159,10 +159,10 @@ def forward(variables: dict[str, np.ndarray], z: np.ndarray, blocks: int, attend
 
 
 def test_the_converted_generator_makes_the_same_images(G, config):
-    again, told = read(theirs(G), config)
+    again, note = read(theirs(G), config)
     z = torch.randn(6, 12)
     torch.testing.assert_close(again(z), G(z), atol=1e-5, rtol=0)
-    assert "used unchanged" in told
+    assert "used unchanged" in note
 
 
 def test_it_computes_what_the_variables_mean(G, config):
@@ -191,14 +191,14 @@ def accumulated(G, count: float, by: float):
     return variables
 
 
-def test_sums_are_told_from_means_by_the_weights_of_the_seed(G, config):
+def test_weights_of_the_seed_distinguish_sums_from_means(G, config):
     z = torch.randn(2, 12)
-    means, told = read(accumulated(G, 200, 1), config)
+    means, note = read(accumulated(G, 200, 1), config)
     torch.testing.assert_close(means(z), G(z), atol=1e-5, rtol=0)
-    assert "used unchanged" in told
-    sums, told = read(accumulated(G, 200, 200), config)
+    assert "used unchanged" in note
+    sums, note = read(accumulated(G, 200, 200), config)
     torch.testing.assert_close(sums(z), G(z), atol=1e-5, rtol=0)
-    assert "divided by their counters" in told
+    assert "divided by their counters" in note
 
 
 def without(name):
@@ -250,9 +250,9 @@ def test_the_folder_opens_and_is_of_a_generator_alone(ending, G, small_module, t
         {name: np.ascontiguousarray(v) for name, v in variables.items()}, file
     )
     assert convert_released.main([str(file), "--out", str(out)]) == 0
-    told = capsys.readouterr().out
-    assert "skipped 2 variables of other networks" in told
-    assert "GenEncWrapper/Encoder/unknown/w  [7, 7, 3, 64]" in told
+    note = capsys.readouterr().out
+    assert "skipped 2 variables of other networks" in note
+    assert "GenEncWrapper/Encoder/unknown/w  [7, 7, 3, 64]" in note
     model = load(out)
     assert json.loads((out / "model.json").read_text())["networks"] == ["G"]
     assert (model.networks.E, model.networks.D) == (None, None)
@@ -287,7 +287,7 @@ def test_verbs_take_the_folder(G, small_module, tmp_path, capsys):
         assert "only a generator" in error
 
 
-def test_a_file_that_is_none_and_a_folder_that_is_full_are_refused_in_one_line(tmp_path, capsys):
+def test_a_missing_file_and_a_full_folder_are_refused(tmp_path, capsys):
     (tmp_path / "v.npz").write_text("no zip")
     (tmp_path / "v.safetensors").write_text("no header")
     (tmp_path / "full").mkdir()

@@ -176,7 +176,7 @@ def test_in_pipelines_searches_and_grouped_cross_validation(run, rows):
     assert search.fit(images, labels).best_score_ > 0.5
 
 
-def test_mistakes_are_told(run, tmp_path):
+def test_mistakes_are_reported(run, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for X, message in [
         (np.zeros((2, 8), np.uint8), r"shape \[2, 8\]"),

@@ -79,7 +79,7 @@ def test_parameters_are_those_of_the_published_networks():
     assert [count(n) for n in of_imagenet] == [6_050_880, 4_844_064, 4_494_784]
 
 
-def test_initial_weights_are_normal_and_the_last_layers_of_d_and_of_regressors_zero():
+def test_initial_weights_are_normal_and_some_last_layers_zero():
     G, E, D = build(find("bigan/mnist").config())
     for weight in (G.layers[1].main.weight, G.layers[1].of_z.weight, E.trunk.layers[0].main.weight, E.latent.weight):
         assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.02)
@@ -194,7 +194,7 @@ def test_one_pass_gives_both_players_their_gradients():
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_gan_s_d_sees_brightness_only_where_its_first_layer_has_a_bias(bias):
+def test_d_of_a_gan_sees_brightness_only_with_a_first_bias(bias):
     """Otherwise batch norm over G's images alone gives darker ones the same scores (docs/notes/bigan.md)."""
     config = small("discriminator", f"discriminator.bias={str(bias).lower()}")
     networks = build(config)

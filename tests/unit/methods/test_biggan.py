@@ -1,4 +1,4 @@
-"""Class-conditional BigGAN: D and G are told the right labels, samples follow the label, mistakes end in one line."""
+"""Class-conditional BigGAN: D and G get the right labels, samples follow the label, mistakes end in one line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_experiments_have_the_published_networks():
     assert all(s.E is None for s in sizes.values())
 
 
-def test_orthogonal_penalty_is_that_of_rows_and_spares_the_shared_embedding():
+def test_orthogonal_penalty_is_of_rows_without_the_embedding():
     G = build(tiny_config(*CONDITIONAL)).G
     before = orthogonal_penalty(G)
     expected = 0.0
@@ -98,7 +98,7 @@ def test_the_penalty_is_part_of_g_s_loss_alone():
 # -- labels -------------------------------------------------------------------------------------------------
 
 
-def test_d_is_told_the_labels_of_the_images_it_sees():
+def test_d_gets_the_labels_of_its_images():
     config = tiny_config(*CONDITIONAL)
     networks, labels = build(config), torch.arange(40) % 3
     pixels = (labels * 100).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
@@ -138,7 +138,7 @@ def test_walks_between_latents_keep_to_a_class(run, tmp_path):
             assert np.abs(tile - to_uint8(model.generate(z[k : k + 1], label=y)).numpy()[0, 0].astype(int)).max() <= 1
 
 
-def test_the_number_of_classes_is_that_of_the_source_and_a_run_continues(run, data, tmp_path):
+def test_classes_come_from_the_source_and_a_run_continues(run, data, tmp_path):
     assert json.loads((run / "config.json").read_text())["data"]["classes"] == 3
     config = tiny_config("training.steps=8", *GAN, "data.labels=classes")
     assert train(config, data, run, progress=False) is None  # nothing left to do, and no change of settings
@@ -150,7 +150,7 @@ def test_the_number_of_classes_is_that_of_the_source_and_a_run_continues(run, da
     assert not (tmp_path / "none").exists()
 
 
-def test_a_conditional_run_continued_ends_as_an_uninterrupted_one(data, tmp_path):
+def test_a_resumed_conditional_run_equals_an_uninterrupted_one(data, tmp_path):
     from bigbigan.training import checkpoint as ck
 
     config = tiny_config("training.steps=8", *GAN, "data.labels=classes", "loss.orthogonal=0.0001")
@@ -204,7 +204,7 @@ def test_a_label_for_a_model_without_classes_is_refused(data, tmp_path):
 # -- truncation ---------------------------------------------------------------------------------------------
 
 
-def test_batch_norm_statistics_are_made_anew_for_each_truncation(run):
+def test_batch_norm_statistics_are_computed_for_each_truncation(run):
     model = load(run)
     before = {k: v.clone() for k, v in model.generator.state_dict().items()}
     narrow = model._truncated_generator(0.3)
@@ -270,7 +270,7 @@ def test_table_3_has_the_published_networks_with_one_class():
     assert find("table3/bigbigan_high_res_e_sl").config().encoder.resolution == 256
 
 
-def test_with_one_class_d_has_one_learned_vector_more_and_needs_no_labels():
+def test_one_class_adds_one_vector_to_d_and_needs_no_labels():
     config = tiny_config("data.labels=single")
     networks = build(config)
     assert networks.D.embed.weight.shape == (1, 8)
@@ -305,6 +305,6 @@ def test_one_class_trains_with_and_without_an_encoder(data, tmp_path):
         (["discriminator.augment=[rotation]"], "discriminator.augment"),
     ],
 )
-def test_settings_that_do_not_go_together_are_told(settings, message):
+def test_settings_that_do_not_go_together_are_reported(settings, message):
     with pytest.raises(UserError, match=message):
         tiny_config(*settings)

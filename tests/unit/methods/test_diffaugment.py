@@ -29,7 +29,7 @@ def images(n=64, side=16, channels=3):
     return torch.rand(n, channels, side, side, generator=noise(7)) * 2 - 1
 
 
-def test_translation_shifts_each_image_by_itself_and_fills_with_zero():
+def test_translation_shifts_each_image_and_fills_with_zero():
     x = images() + 5  # no zeros of its own
     out = augmented(x, ["translation"], draws(x))
     seen = set()
@@ -45,7 +45,7 @@ def test_translation_shifts_each_image_by_itself_and_fills_with_zero():
     assert len(seen) > 15  # of 25
 
 
-def test_cutout_hides_a_square_of_half_the_side_cut_by_the_border():
+def test_cutout_hides_a_square_of_half_the_side():
     x = torch.ones(400, 1, 16, 16)
     hidden = (augmented(x, ["cutout"], draws(x)) == 0).squeeze(1)
     rows, columns = hidden.any(2).sum(1), hidden.any(1).sum(1)
@@ -55,7 +55,7 @@ def test_cutout_hides_a_square_of_half_the_side_cut_by_the_border():
     assert hidden.float().mean(0).min() > 0.05  # every place may be hidden
 
 
-def test_color_moves_brightness_saturation_and_contrast_within_bounds():
+def test_color_changes_stay_within_bounds():
     x = images(2000)
     out = augmented(x, ["color"], draws(x))
     shift = out.mean((1, 2, 3)) - x.mean((1, 2, 3))  # saturation and contrast keep the mean
@@ -73,7 +73,7 @@ def test_nothing_is_drawn_or_changed_without_a_policy():
     assert system.d_input(x, drawn, "x") is x
 
 
-def test_images_of_another_draw_differ_and_of_the_same_draw_do_not():
+def test_augmentation_depends_on_its_random_numbers_only():
     x = images()
     assert torch.equal(augmented(x, ALL, draws(x, 1)), augmented(x, ALL, draws(x, 1)))
     assert not torch.equal(augmented(x, ALL, draws(x, 1)), augmented(x, ALL, draws(x, 2)))
@@ -85,7 +85,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @pytest.mark.parametrize("settings", [[], ["loss.s_z=false", "loss.s_xz=false"]], ids=["BigBiGAN", "GAN"])
-def test_d_sees_changed_images_of_both_kinds_and_g_learns_through_the_change(settings):
+def test_d_sees_augmented_images_and_g_learns_through_them(settings):
     config = tiny_config("discriminator.augment=[translation,cutout]", *settings)
     networks = build(config)
     seen = []

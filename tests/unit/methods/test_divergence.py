@@ -62,7 +62,7 @@ def test_it_is_symmetric_bounded_and_blind_to_scale_and_order(pq, scale, random)
 
 @quick
 @given(joints())
-def test_it_is_zero_where_joint_distributions_are_equal_and_nowhere_else(pq):
+def test_it_is_zero_only_if_joint_distributions_are_equal(pq):
     p, q = (h / h.sum() for h in pq)
     assert jensen_shannon(p, p) == pytest.approx(0, abs=1e-15)
     assert (jensen_shannon(p, q) < 1e-12) == np.allclose(p, q, rtol=0, atol=1e-12)
@@ -78,7 +78,7 @@ def test_marginals_differ_at_most_as_much_as_joints(pq):
 
 @quick
 @given(joints(), st.integers(0, 2**32 - 1))
-def test_the_best_discriminators_value_is_the_divergence_and_no_other_does_better(pq, seed):
+def test_the_best_discriminator_reaches_the_divergence(pq, seed):
     p, q = pq
     best = optimal_discriminator(p, q)
     value = gan_value(p, q, best)
@@ -95,13 +95,13 @@ def test_the_optimal_discriminator_by_hand():
     np.testing.assert_allclose(d, [[2 / 3, 0], [1, math.nan]])
 
 
-def test_a_discriminator_that_is_surely_wrong_pays_without_bound():
+def test_a_surely_wrong_discriminator_has_unbounded_loss():
     assert gan_value([1, 0], [0, 1], [1, 0]) == 0
     assert gan_value([1, 0], [0, 1], [0, 0]) == -math.inf
     assert gan_value([1, 0], [0, 1], [1, 1]) == -math.inf
 
 
-def test_joints_are_equal_exactly_if_encoder_and_generator_invert_each_other():
+def test_joints_are_equal_only_if_e_and_g_are_inverse():
     """All 729 pairs of deterministic E and G on three images and three latents, P_x and P_z uniform."""
     eye, third = np.eye(3), np.full((3, 1), 1 / 3)
     for e, g in product(product(range(3), repeat=3), repeat=2):

@@ -39,7 +39,7 @@ def test_encoder_generator_loss_has_opposite_signs_and_no_hinge():
     assert encoder_generator_loss(enc, gen).item() == 3.0 - (-1.0)
 
 
-def test_the_terms_of_encoder_and_generator_are_their_loss_in_two():
+def test_terms_of_encoder_and_generator_sum_to_their_loss():
     enc, gen = {"s_x": s(5.0, 2.0), "s_xz": s(1.0, 0.0)}, {"s_x": s(-4.0, 1.0), "s_xz": s(2.0, 2.5)}
     whole = encoder_generator_loss(enc, gen).item()
     assert encoder_generator_loss(enc, {}).item() + encoder_generator_loss({}, gen).item() == pytest.approx(whole)

@@ -117,7 +117,7 @@ def test_what_cpc_guesses_shares_no_pixel_with_what_it_saw():
 
 
 @pytest.mark.parametrize("directions", [1, 2, 4])
-def test_cpc_s_context_sees_no_row_below_and_directions_are_turns(directions):
+def test_cpc_context_sees_no_row_below_in_any_direction(directions):
     head = ContextHead(16, directions)
     x = uniform(2, 16, 7, 7)
     found = head(x)
@@ -246,7 +246,7 @@ def test_relative_position_embeds_patches_before_its_head():
     torch.testing.assert_close(embedded[:5, :1000], embedded[5:, 1000:])  # one layer for both patches
 
 
-def test_colours_go_there_and_back_and_the_cells_are_those_of_srgb():
+def test_lab_round_trip_and_the_cells_within_srgb():
     levels = torch.linspace(-1, 1, 86)  # every third of the 256
     cells = set()
     for red in levels:
@@ -309,7 +309,7 @@ def encoder(method, *settings):
 
 
 def accuracy(x, *settings, steps=40, task="relative_position"):
-    """Of the task on the images [N, 3, 32, 32] it was trained on, after so many steps of a tiny trunk."""
+    """Return the accuracy on the training images [N, 3, 32, 32] after `steps` steps of a tiny backbone."""
     config = tiny(task, *settings, "optimizer.lr_g=0.01", f"training.steps={steps}", "training.batch_size=32")
     state = TrainingState(config, torch.device("cpu"))
     batches = Batches(((x + 1) * 127.5).round().to(torch.uint8), 32, 0)
@@ -321,7 +321,7 @@ def noise_images(count=512):
     return (uniform(count, 1, 32, 32) - 0.5).expand(-1, 3, -1, -1).clone()
 
 
-def test_colour_fringes_give_the_place_away_unless_views_are_grey():
+def test_colour_fringes_reveal_position_unless_views_are_grey():
     """Red grows to the right and blue downwards, as if through a lens that bends them apart; all else is noise."""
     fringes = torch.zeros(1, 3, 32, 32)
     fringes[:, 0] += torch.linspace(-0.4, 0.4, 32)
@@ -348,7 +348,7 @@ def test_borders_give_the_place_away_unless_patches_keep_apart():
     assert torch.equal(views.grid_of_nine(planted, drawn), views.grid_of_nine(clean, drawn))
 
 
-def test_brightness_gives_the_place_away_unless_patches_are_standardized():
+def test_brightness_reveals_position_unless_standardized():
     x = noise_images() * 0.5
     x += torch.linspace(-0.5, 0.5, 32) + 2 * torch.linspace(-0.25, 0.25, 32)[:, None].sign() * 0.25
     assert accuracy(x, "pretext.grey=0", "pretext.standardize=false") > 0.4
@@ -360,7 +360,7 @@ def test_brightness_gives_the_place_away_unless_patches_are_standardized():
 
 
 @pytest.mark.parametrize(("norm", "leaks"), [("batch", True), ("layer", False)])
-def test_batch_norm_tells_patches_of_each_other_and_layer_norm_does_not(norm, leaks):
+def test_batch_norm_leaks_between_patches_layer_norm_does_not(norm, leaks):
     E = encoder("cpc", f"encoder.norm={norm}").train()
     shown = E.enter(views.overlapping_grid(uniform(4, 3, 32, 32) * 2 - 1))
     other = shown.clone()
@@ -382,7 +382,7 @@ def test_the_harmonised_tasks_see_no_colour():
 
 @pytest.mark.parametrize("scale", [32, 64])
 @pytest.mark.parametrize("name", METHODS)
-def test_scaled_down_a_method_has_trunk_images_and_budget_of_bigbigan(name, scale):
+def test_scaled_down_methods_share_backbone_images_and_budget(name, scale):
     ours, base = find(name).config(scale), find("table1/base").config(scale)
     assert replace(ours.encoder, norm="batch", stdev_bias=base.encoder.stdev_bias) == base.encoder
     assert ours.data.augment == base.data.augment
@@ -515,7 +515,7 @@ def test_colours_are_learned_on_photographs(shared):
 
 
 def photographs(method, steps, shared):
-    """What was logged of so many steps on CIFAR-10's first images."""
+    """Return what was logged of `steps` steps on CIFAR-10's first images."""
     with np.load(shared / "cifar10" / "cifar10-train-first4000.npz") as arrays:
         pixels = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()
     settings = ["encoder.widths=[16,32,32]", "optimizer.lr_g=0.003", f"training.steps={steps}"]
@@ -524,7 +524,7 @@ def photographs(method, steps, shared):
     return config.pretext.tasks[0], [training_step(state, batches) for _ in range(steps)]
 
 
-def test_the_classes_are_learned_where_they_are_told(tmp_path, capsys):
+def test_the_classes_are_learned_where_they_are_reported(tmp_path, capsys):
     run = tmp_path / "run"
     settings = [*TINY, *GREY_8_PX, "optimizer.lr_g=0.003", "training.batch_size=64"]
     arguments = ["train", "pretext/supervised", "--scale", "32", "--data", "digits", "--out", run, "--quiet"]
@@ -577,7 +577,7 @@ def test_its_features_are_written_and_classified(run, capsys, tmp_path):
     assert "Samples over time" not in page
 
 
-def test_it_is_handed_on(run, capsys, tmp_path):
+def test_it_is_exported(run, capsys, tmp_path):
     assert call(capsys, "export", run, "--out", tmp_path / "model")[0] == 0
     model = bigbigan.load(tmp_path / "model")
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -654,7 +654,7 @@ def test_a_trunk_with_layer_norm_is_not_one_of_timm_s():
         timm_state_dict(encoder("cpc").trunk)
 
 
-def test_in_python_what_is_missing_is_told(run):
+def test_in_python_what_is_missing_is_reported(run):
     model = bigbigan.load(run)
     x = torch.zeros(2, 1, 8, 8)
     for ask in (lambda: model.generator, lambda: model.reconstruct(x), lambda: model.refine(x, 1),

@@ -99,7 +99,7 @@ def test_building_networks_is_deaf_to_the_global_generator():
         assert all(torch.equal(t, other.state_dict()[n]) for n, t in one.state_dict().items())
 
 
-def test_convolution_then_pool_and_after_upsample_equal_the_plain_forms():
+def test_fused_pooling_and_upsampling_equal_the_plain_forms():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8, 6, dtype=torch.float64, requires_grad=True)
     conv = SNConv2d(5, 7, 3).double()
@@ -125,7 +125,7 @@ def test_spectral_norm_converges_to_the_largest_singular_value(layer):
     torch.testing.assert_close(top, torch.ones(()), rtol=0, atol=1e-4)
 
 
-def test_spectral_norm_iterates_once_a_weight_value_and_never_under_no_grad():
+def test_spectral_norm_iterates_once_for_each_weight_value():
     layer = SNLinear(12, 7)
     u = layer.u.clone()
     with torch.no_grad():
@@ -217,7 +217,7 @@ def plain_conditional_batch_norm(norm, x, c):
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["running statistics", "none"])
-def test_a_conditional_batch_norm_and_its_gradients_are_those_of_autograd(frozen):
+def test_conditional_batch_norm_equals_autograd(frozen):
     ours = ConditionalBatchNorm2d(8, 5).double()
     reference = copy.deepcopy(ours)
     draws = torch.Generator().manual_seed(0)

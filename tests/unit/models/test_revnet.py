@@ -101,7 +101,7 @@ def test_dropout_draws_the_same_numbers_again():
     assert torch.equal(after, torch.rand(1)), "recomputation must leave the random state as it found it"
 
 
-def test_autocast_of_the_forward_pass_holds_in_the_backward_pass():
+def test_backward_pass_uses_autocast_of_the_forward_pass():
     torch.manual_seed(0)
     ours, plain = twins([BottleneckBranch(16) for _ in range(4)])
     x = torch.randn(8, 32, 8, 8)
@@ -118,7 +118,7 @@ def test_autocast_of_the_forward_pass_holds_in_the_backward_pass():
     assert worst(*results) < 0.05
 
 
-def test_frozen_parameters_get_no_gradient_and_frozen_input_none():
+def test_frozen_parameters_and_inputs_get_no_gradient():
     stage = ReversibleStage([BottleneckBranch(16) for _ in range(2)])
     stage.branches[0].requires_grad_(False)
     stage(torch.randn(4, 32, 4, 4)).sum().backward()
@@ -182,7 +182,7 @@ if __name__ == "__main__":
 """
 
 
-def test_between_stages_the_map_halves_and_zeros_stand_on_both_sides():
+def test_between_stages_the_map_halves_with_zero_padding():
     net = RevNet(3, (16, 32), (1, 1)).eval()
     seen = []
     net.stages[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))

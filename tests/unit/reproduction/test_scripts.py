@@ -137,7 +137,7 @@ def test_table_rerun_skips_finished_and_continues_unfinished(tmp_path, monkeypat
     assert len(read_results(tmp_path / "lines.jsonl")) == len(lines)
 
 
-def test_table_does_not_take_a_run_of_other_settings_for_finished(tmp_path, monkeypatch, commands):
+def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, commands):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "table1" / "base_32"
     run.mkdir(parents=True)

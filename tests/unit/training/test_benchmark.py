@@ -73,7 +73,7 @@ def test_ranks_of_torchrun_are_measured_together(tmp_path):
     command += ["--vary", "training.batch_size=16,32", "--results", str(tmp_path / "r.jsonl"), "--set", *TINY]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    cost = json.loads(done.stdout)["16"]  # told by one of them
+    cost = json.loads(done.stdout)["16"]  # reported by one of them
     assert cost["ranks"] == 2
     assert cost["images_per_second"] == pytest.approx(16 * 3 / cost["seconds"])
     lines = [json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines()]
@@ -87,7 +87,7 @@ def test_a_step_does_hardly_more_than_its_game_takes(name):
     assert 0.995 * least <= counted <= 1.05 * least
 
 
-def test_the_twin_of_another_codes_network_has_its_size_and_two_thirds_of_its_arithmetic():
+def test_biggan_pytorch_network_has_equal_size_and_more_work():
     twin = peers.settings("biggan")
     cost = step_cost(twin)
     assert cost["parameters"]["G"] == 4_304_387

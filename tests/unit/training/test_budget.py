@@ -141,7 +141,7 @@ def test_minutes_end_to_end(data, tmp_path, capsys):
     assert main(["train", "small/digits", "--out", str(run), "--minutes", "0"]) == 2
 
 
-def test_the_time_left_is_told_after_the_first_steps(data, tmp_path, capsys):
+def test_the_time_left_is_printed_after_the_first_steps(data, tmp_path, capsys):
     train(tiny_config("training.steps=30", "log.pictures_every=100"), data, tmp_path / "run")
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "s a step:" in line)
     assert line.split(":")[1].startswith(" 19 more take about ")

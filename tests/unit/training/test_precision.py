@@ -84,7 +84,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_bf16_stays_near_float32_and_all_that_is_kept_is_float32(name):
+def test_bf16_stays_near_float32_and_keeps_float32_state(name):
     plain, expected = trained(CONFIGS[name](), 3)
     state, values = trained(CONFIGS[name](BF16), 3)
     assert largest_difference(state, plain) > 0

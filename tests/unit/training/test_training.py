@@ -120,7 +120,7 @@ def test_batch_statistics_leave_no_trace():
 # -- the step -----------------------------------------------------------------------------------------------
 
 
-def test_a_step_updates_each_network_by_its_own_optimizer_and_counts():
+def test_a_step_updates_each_network_by_its_own_optimizer():
     state = TrainingState(tiny_config("training.d_steps=3"), torch.device("cpu"))
     batches = Batches(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), 16, 0, augment="none")
     before = [{k: v.clone() for k, v in n.state_dict().items()} for n in state.networks]
@@ -153,7 +153,7 @@ def test_learning_rates_fall_geometrically_over_the_second_half():
         assert [g["lr"] for g in groups] == pytest.approx([factor, 2 * factor, 6 * factor])
 
 
-def test_the_length_of_a_run_may_change_only_where_rates_do_not_depend_on_it(tmp_path):
+def test_steps_may_change_only_if_rates_do_not_depend_on_them(tmp_path):
     data = str(write_npz(tmp_path / "rows.npz"))
     for final, run in ((1, tmp_path / "constant"), (0.1, tmp_path / "falling")):
         train(tiny_config(f"optimizer.lr_final={final}", "training.steps=2"), data, run, progress=False)
@@ -162,7 +162,7 @@ def test_the_length_of_a_run_may_change_only_where_rates_do_not_depend_on_it(tmp
         train(tiny_config("optimizer.lr_final=0.1", "training.steps=3"), data, tmp_path / "falling", progress=False)
 
 
-def test_reconstruction_errors_tell_a_perfect_generator_from_a_constant_one():
+def test_reconstruction_errors_of_perfect_and_constant_g():
     state = TrainingState(tiny_config(), torch.device("cpu"))
     x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -196,7 +196,7 @@ def test_digits_are_learned(tmp_path):
 # -- what is written ----------------------------------------------------------------------------------------
 
 
-def test_monitor_drops_lines_after_the_resumed_step_and_torn_ones(tmp_path):
+def test_monitor_drops_torn_lines_and_those_after_the_resume(tmp_path):
     lines = [json.dumps({"step": s, "loss_d": 1.0}) for s in (2, 4, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')
     monitor = Monitor(tmp_path, step=4, steps=10, progress=False)
@@ -237,7 +237,7 @@ def test_config_round_trip_of_defaults():
     assert config_from_dict(Config().to_dict(), "test") == Config()
 
 
-def test_a_config_of_an_older_version_gets_todays_defaults_for_what_it_lacks():
+def test_an_older_config_gets_todays_defaults():
     tree = Config().to_dict()
     del tree["discriminator"]["pair_norm"], tree["log"]
     assert config_from_dict(tree, "test") == Config()
@@ -246,7 +246,7 @@ def test_a_config_of_an_older_version_gets_todays_defaults_for_what_it_lacks():
 # -- the training step ----------------------------------------------------------------------------------------
 
 
-def test_step_trains_every_learner_of_an_update():
+def test_step_trains_every_player_of_an_update():
     """An update that yields D's loss and then G's and E's must step both, in every chunk."""
     config = tiny_config("training.accumulate=2", "training.d_steps=1")
     state = TrainingState(config, torch.device("cpu"))
