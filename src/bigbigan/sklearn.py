@@ -29,7 +29,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
-from bigbigan.training.run_folder import default_device
+from bigbigan.training.devices import default_device
 
 __all__ = ["BigBiGANFeatures"]
 

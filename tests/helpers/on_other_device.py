@@ -96,6 +96,8 @@ def on_its_device(func, args, kwargs):
     out = func(*args_within, **kwargs_within)
     if not goes_there:
         return out
+    if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_flatten(out)[0]):
+        raise TypeError(f"{name}: float64, which Apple's GPU does not have")  # as torch says of "mps"
     out = tree_map(lambda x: OtherTensor(x) if isinstance(x, torch.Tensor) else x, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if any(theirs) else out
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from bigbigan.compute import AUTO, chosen_device, computing
 from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation import records
@@ -29,8 +30,9 @@ from bigbigan.image.crop_sizes import STORED
 from bigbigan.io import writing
 from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed
+from bigbigan.training.devices import default_device, device_name, peak_memory, synchronize
 from bigbigan.training.flops import step_cost
-from bigbigan.training.run_folder import changed_settings, default_device, device_name
+from bigbigan.training.run_folder import changed_settings
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 
@@ -75,15 +77,15 @@ class Cost:
 def bench(config: Config, steps: int = 5) -> Cost:
     """Measure `steps` training steps, after two steps of warm-up, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
-        return other.submit(measure, config, steps, next(_measurements)).result()
+        return other.submit(measure, config, steps, next(_measurements), chosen_device()).result()
 
 
 _measurements = itertools.count()
 
 
-def measure(config: Config, steps: int, number: int = 0) -> Cost:
-    """Measure in this process; `number` counts the measurements of this command."""
-    with distributed.process_group(f"bench {number}"):
+def measure(config: Config, steps: int, number: int = 0, device: str = AUTO) -> Cost:
+    """Measure in this process, on the device of this name; `number` counts the measurements of this command."""
+    with computing(device), distributed.process_group(f"bench {number}"):
         return _measure(config, steps, default_device())
 
 
@@ -139,8 +141,7 @@ class Parts:
 
     def now(self) -> float:
         """Return the time in seconds, once the device is idle."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self.device)
         return time.perf_counter()
 
     def timed(self, work: Callable[..., T], part: str = "") -> Callable[..., T]:
@@ -188,16 +189,15 @@ def matmul_tflops(device: torch.device) -> float:
     for _ in range(10):
         start = time.perf_counter()
         a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best / 1e12
 
 
 def peak_memory_mib(device: torch.device) -> float:
     """Return the peak so far of the GPU's memory, or of this process's resident memory, in MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+    if (peak := peak_memory(device)) is not None:
+        return peak / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage never reports less than the memory of the parent process
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

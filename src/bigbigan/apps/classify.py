@@ -29,6 +29,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
+from bigbigan.compute import images_per_pass
 from bigbigan.data.csv_cells import cell
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
@@ -89,6 +90,7 @@ def classify(
     trials: int = 5,
     progress: bool = True,
     raw_cells: bool = False,
+    checkpoint: str = "newest",
 ) -> list[ResultLine]:
     """Train classifiers on few labels, write the predictions of the first trial, and return the result lines.
 
@@ -107,13 +109,14 @@ def classify(
         trials: how many times accuracy is measured, each time with other labelled images.
         progress: show time left.
         raw_cells: write names as they are, even if a spreadsheet would take them for formulas.
+        checkpoint: of a run, "newest", "best" or a step.
 
     Raises:
         UserError: no labels, too few images, or a file that cannot be written.
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
-    target = open_target(run)
+    target = open_target(run, which=checkpoint)
     if (finetune or scratch) and target.model is None:
         raise UserError(f"{run}: only the encoder of a run can be trained here, with --finetune or --scratch")
     source = target.source(data, labels_file, f"classify {run}")
@@ -318,7 +321,8 @@ class _Tuned(nn.Module):
     def logits(self, x: Tensor) -> np.ndarray:
         self.eval()
         device = self.head.weight.device
-        parts = [self.head(self.encoder.features(to_float(chunk.to(device)))).cpu() for chunk in x.split(500)]
+        chunks = x.split(images_per_pass(500))
+        parts = [self.head(self.encoder.features(to_float(chunk.to(device)))).cpu() for chunk in chunks]
         return torch.cat(parts).double().numpy()
 
 

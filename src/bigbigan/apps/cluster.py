@@ -20,6 +20,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from torch import nn
 
 from bigbigan.apps.rows_on_disk import RowsOnDisk
+from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, class_sheet
 from bigbigan.data.csv_cells import cell
 from bigbigan.data.loading import stream_view
@@ -48,6 +49,7 @@ def cluster(
     labels: str | None = None,
     raw_cells: bool = False,
     progress: bool = False,
+    checkpoint: str = "newest",
 ) -> tuple[list[ResultLine], dict[str, Any]]:
     """Cluster the training images of a source by an encoder's features and write FILE.csv: file, label.
 
@@ -63,6 +65,7 @@ def cluster(
         raw_cells: write names as they are, even if a spreadsheet would take them for formulas
             (`bigbigan.data.csv_cells`).
         progress: show images/s and time left.
+        checkpoint: of a run, "newest", "best" or a step.
 
     Images are decoded and encoded batch by batch; their features are in a temporary file in the folder of `out`.
 
@@ -75,7 +78,7 @@ def cluster(
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
-    target = open_target(spec)
+    target = open_target(spec, which=checkpoint)
     if feature == "z_mean" and (target.model is None or not target.model.config.has_generator):
         raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
     source = target.source(data, labels, f"cluster {spec}")
@@ -95,7 +98,8 @@ def cluster(
         spent = dict.fromkeys(subjects, 0.0)
         numbers: list[np.ndarray] = []
         with Bar(total=len(images), desc="cluster", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
-            for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+            size = images_per_pass(500)
+            for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, size):
                 for subject, encoder in encoders.items():
                     start = time.perf_counter()
                     features[subject].append(_features(encoder, pixels, feature))
@@ -148,7 +152,7 @@ def _features(encoder: nn.Module | None, pixels: np.ndarray, name: str) -> np.nd
     """Return features of a batch, float32 [n, d]: of an encoder, or the pixels themselves."""
     if encoder is None:
         return pixel_features(pixels)
-    return encoder_features(encoder, pixels, [name], batch_size=len(pixels))[name]
+    return encoder_features(encoder, pixels, [name])[name]
 
 
 def k_means(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:

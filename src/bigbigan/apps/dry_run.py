@@ -13,8 +13,9 @@ from bigbigan.data import fraction_of, open_source
 from bigbigan.data.image_set import memory_free
 from bigbigan.data.readers.download import is_cached
 from bigbigan.training.budget import duration, seconds_per_step
+from bigbigan.training.devices import default_device
 from bigbigan.training.flops import step_cost
-from bigbigan.training.run_folder import default_device, limits_of
+from bigbigan.training.run_folder import limits_of
 from bigbigan.training.state import TrainingState
 
 __all__ = ["dry_run", "report"]
@@ -41,7 +42,7 @@ def dry_run(
     cost = step_cost(config)
     device = default_device()
     least = cost["flops_per_step"] / matmul_tflops(device) / 1e12
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else memory_free()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_free()
     seconds = None
     if least <= MAX_SECONDS and cost["memory_bytes"] < 0.8 * free:
         seconds = seconds_per_step(TrainingState(config, device), random_batches(config, device), max_seconds=2.0)

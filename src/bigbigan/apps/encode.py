@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bigbigan.apps.feature_file import FEATURES, SCORES, Rows, check_request, writing_features
+from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
@@ -17,7 +18,8 @@ from bigbigan.image import image_distances, pool_to
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.progress import Bar
-from bigbigan.training.run_folder import default_device, open_data
+from bigbigan.training.devices import default_device
+from bigbigan.training.run_folder import open_data
 
 __all__ = ["FEATURES", "encode"]
 
@@ -30,6 +32,7 @@ def encode(
     labels: str | None = None,
     raw_cells: bool = False,
     progress: bool = False,
+    checkpoint: str = "newest",
 ) -> int:
     """Write features with file names, splits and labels; return the number of images.
 
@@ -43,13 +46,14 @@ def encode(
         features: names of features and scores; by default all features of the encoder.
         raw_cells: write names as they are, even if a spreadsheet would take them for formulas.
         progress: show images/s and time left.
+        checkpoint: of a run, "newest", "best" or a step.
 
     Raises:
         UserError: unknown features or file type, a score that the model does not have, or a source that cannot be
             used. No incomplete file is left.
     """
     check_request(out, features)
-    model = load(run, device=default_device())
+    model = load(run, checkpoint, default_device())
     known = [f for f in FEATURES if f != "z_mean" or model.config.has_generator]
     if lacking := sorted((set(features or ()) - set(known)) & set(FEATURES)):
         raise UserError(f"--features {','.join(lacking)}: this encoder was trained on pretext tasks and has no latents")
@@ -66,7 +70,8 @@ def encode(
         for images in source.splits.values():
             c = model.config
             before = bar.n
-            for pixels, kept in stream_view(images, c.encoder.resolution, c.data.channels, c.data.augment, source):
+            view = (c.encoder.resolution, c.data.channels, c.data.augment)
+            for pixels, kept in stream_view(images, *view, source, images_per_pass(500)):
                 write(_rows(model, images, pixels, kept, features))
                 count += len(kept)
                 bar.update(before + int(kept[-1]) + 1 - bar.n)
@@ -77,7 +82,7 @@ def encode(
 def _rows(model: Model, images: ImageSet, pixels: np.ndarray, kept: np.ndarray, features: list[str]) -> Rows:
     """Return features and scores of one batch: uint8 images [n, C, R, R], numbered `kept` in their split."""
     names = [feature.removesuffix("_feat") for feature in features if feature in FEATURES]
-    found = encoder_features(model.encoder, pixels, names, batch_size=len(pixels)) if names else {}
+    found = encoder_features(model.encoder, pixels, names) if names else {}
     found |= _scores(model, pixels, [feature for feature in features if feature in SCORES])
     labels = np.full(len(kept), -1) if images.labels is None else images.labels[kept]
     classes = images.classes

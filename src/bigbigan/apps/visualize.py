@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
@@ -18,8 +19,10 @@ from bigbigan.image import image_distances, pool_to
 from bigbigan.inference.latents import interpolate
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
+from bigbigan.progress import Bar
+from bigbigan.training.devices import default_device
 from bigbigan.training.image_grid import grid, pairs_grid
-from bigbigan.training.run_folder import default_device, open_data
+from bigbigan.training.run_folder import open_data
 
 __all__ = [
     "REFERENCES",
@@ -36,21 +39,32 @@ REFERENCES = 20_000  # maximum number of training images to search; of more, eve
 
 
 def reconstructions(
-    run: Path, data: str | None, count: int, refine: int = 0, labels: str | None = None
+    run: Path,
+    data: str | None,
+    count: int,
+    refine: int = 0,
+    labels: str | None = None,
+    checkpoint: str = "newest",
+    progress: bool = False,
 ) -> tuple[Image.Image, dict[str, float]]:
     """Draw x above G(E(x)) and, with `refine`, below them G(z) with z optimised for that many steps.
 
     Returns:
         The picture, and the mean error ‖x − x̂‖₂ of each row, pixels in [0, 1].
     """
-    model, source = _open(run, data, labels)
-    pixels = torch.from_numpy(spread(model, source, shown_split(source), count)[0])
+    model, source = _open(run, data, labels, checkpoint)
+    pixels = torch.from_numpy(spread(model, source, shown_split(source), count, progress)[0])
     x = pool_to(model.prepare(pixels), model.config.generator.resolution)
     x_hat = model.reconstruct(pixels)
     errors = {"G(E(x))": pixel_error(x, x_hat)}
     if not refine:
         return pairs_grid(x, x_hat), errors
-    refined = model.generate(model.refine(pixels, refine).z)
+    parts = pixels.split(images_per_pass(len(pixels)))  # images are independent
+    with Bar(
+        total=len(parts) * refine, desc="reconstruct", unit="step", disable=not progress, dynamic_ncols=True
+    ) as bar:
+        z = torch.cat([model.refine(part, refine, after_step=lambda _: bar.update()).z for part in parts])
+    refined = model.generate(z)
     errors[f"after {refine} steps"] = pixel_error(x, refined)
     columns = min(16, len(x))
     rows = [
@@ -60,10 +74,18 @@ def reconstructions(
     return grid(torch.cat([torch.cat([r, white]) if len(r) < columns else r for r in rows]), columns), errors
 
 
-def interpolations(run: Path, data: str | None, count: int, steps: int, labels: str | None = None) -> Image.Image:
+def interpolations(
+    run: Path,
+    data: str | None,
+    count: int,
+    steps: int,
+    labels: str | None = None,
+    checkpoint: str = "newest",
+    progress: bool = False,
+) -> Image.Image:
     """Draw rows from one image x to another x': x, images interpolated between E(x) and E(x'), x'."""
-    model, source = _open(run, data, labels)
-    pixels = torch.from_numpy(spread(model, source, shown_split(source), 2 * count)[0])
+    model, source = _open(run, data, labels, checkpoint)
+    pixels = torch.from_numpy(spread(model, source, shown_split(source), 2 * count, progress)[0])
     if len(pixels) < 2:
         raise UserError(f"{source.spec} has {len(pixels)} readable images; an interpolation needs two")
     starts, ends = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :][: len(pixels) // 2]
@@ -72,31 +94,40 @@ def interpolations(run: Path, data: str | None, count: int, steps: int, labels: 
     return grid(torch.cat([x, between, y], dim=1).flatten(0, 1), steps + 2)
 
 
-def latent_interpolations(run: Path, count: int, steps: int, seed: int = 0) -> Image.Image:
+def latent_interpolations(
+    run: Path, count: int, steps: int, seed: int = 0, checkpoint: str = "newest", progress: bool = False
+) -> Image.Image:
     """Draw rows of G(z) with z interpolated between two latents drawn from P_z.
 
     If G is class-conditional, each row has a class of its own.
     """
-    model = load(run, device=default_device())
+    model = load(run, checkpoint, default_device())
     a, b = model.sample_prior(2 * count, seed=seed).chunk(2)
     latents, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
-    rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(latents)]
+    bar = Bar(latents, desc="interpolate", unit="row", disable=not progress, dynamic_ncols=True)
+    rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(bar)]
     return grid(torch.cat(rows), steps)
 
 
 def neighbours(
-    run: Path, data: str | None, count: int, k: int, labels: str | None = None
+    run: Path,
+    data: str | None,
+    count: int,
+    k: int,
+    labels: str | None = None,
+    checkpoint: str = "newest",
+    progress: bool = False,
 ) -> tuple[Image.Image, list[dict[str, object]]]:
     """Draw rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features.
 
     Returns:
         The picture; and for each image its file, and the files and similarities of its neighbours, nearest first.
     """
-    model, source = _open(run, data, labels)
+    model, source = _open(run, data, labels, checkpoint)
     split = shown_split(source)
     x, queries = spread(model, source, split, count)
     train = source.splits["train"]
-    y, known = spread(model, source, train, REFERENCES + len(x))
+    y, known = spread(model, source, train, REFERENCES + len(x), progress)
     among_queries = False
     if split is train:  # an image is not its own neighbour
         own = set(queries.files)
@@ -129,8 +160,8 @@ def neighbours(
     return grid(torch.from_numpy(tiles).float() / 127.5 - 1, found.shape[1] + 1), listed
 
 
-def _open(run: Path, data: str | None, labels: str | None) -> tuple[Model, Source]:
-    model = load(run, device=default_device())
+def _open(run: Path, data: str | None, labels: str | None, checkpoint: str) -> tuple[Model, Source]:
+    model = load(run, checkpoint, default_device())
     _ = model.encoder  # raises for a GAN, before the images are read
     return model, open_data(run, data, labels, model.config)
 

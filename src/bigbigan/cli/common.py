@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bigbigan.compute import AUTO, DEVICES
 from bigbigan.errors import UserError, not_a_run
 
 SOURCES = "digits, mnist, cifar10, a folder or archive of images, a folder of idx files, .npz, tar shards, hf:NAME"
@@ -39,6 +40,35 @@ def run_and_data(parser: argparse.ArgumentParser, data: str | None, out: str | N
         parser.add_argument("--labels", **LABELS_FILE)
     if out:
         parser.add_argument("--out", type=Path, required=True, metavar=out.split()[0], help=out.partition(" ")[2])
+
+
+def device_option(parser: argparse._ActionsContainer) -> None:
+    """Add --device, for every command that computes."""
+    parser.add_argument(
+        "--device",
+        default=AUTO,
+        metavar="DEVICE",
+        help=f"device to compute on: {DEVICES} (default auto: a GPU if there is one, else the CPU)",
+    )
+
+
+def run_options(parser: argparse.ArgumentParser, computes: bool = True) -> None:
+    """Add the options that every command has that reads a run, in a group of the help of their own.
+
+    They are --checkpoint, --device, --batch-size, --json and --quiet; without `computes`, no --device and
+    --batch-size. `main` sets the device and the batch size, so
+    `bigbigan.training.devices.default_device` and `bigbigan.compute.images_per_pass` return them; a command itself
+    passes on `options.checkpoint`, `options.json` and `options.quiet`.
+    """
+    group = parser.add_argument_group("options of all commands that read a run")
+    group.add_argument("--checkpoint", **CHECKPOINT)
+    if computes:
+        device_option(group)
+        group.add_argument(
+            "--batch-size", type=int, metavar="N", help="images to pass through a network at once; few need less memory"
+        )
+    group.add_argument("--json", **AS_JSON)
+    group.add_argument("--quiet", **QUIET)
 
 
 def at_least(minimum: int, **given: int) -> None:

@@ -38,6 +38,7 @@ from bigbigan.cli.commands import (
 )
 from bigbigan.cli.common import check_run, check_source, writable
 from bigbigan.cli.terminal import plain_output
+from bigbigan.compute import AUTO, computing
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import DISK_FULL
 
@@ -99,8 +100,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            _check_targets(options)
-            code = options.module.run(options) or 0
+            with computing(getattr(options, "device", AUTO), getattr(options, "batch_size", None)):
+                _check_targets(options)
+                code = options.module.run(options) or 0
             sys.stdout.flush()
             return code
         except UserError as error:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
+from bigbigan.compute import images_per_pass
 from bigbigan.errors import UserError
 from bigbigan.image import to_float
 from bigbigan.models.batch_norm import standing_statistics
@@ -53,7 +54,7 @@ def encoder_features(
     pixels: np.ndarray,
     names: Sequence[str] = DEFAULT_FEATURES,
     *,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     mirrored: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the features of images by name, each float32 [N, d]; see `outputs` for the names.
@@ -62,7 +63,7 @@ def encoder_features(
         encoder: an encoder with the methods that `outputs` calls.
         pixels: uint8 [N, C, R, R].
         names: features to compute.
-        batch_size: images in one pass.
+        batch_size: images in one pass; by default 500, or what `--batch-size` says.
         mirrored: whether to mirror the images left to right first.
 
     Raises:
@@ -70,7 +71,7 @@ def encoder_features(
     """
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
     parts: dict[str, list[Tensor]] = {}
-    for chunk in torch.from_numpy(pixels).split(batch_size):
+    for chunk in torch.from_numpy(pixels).split(batch_size or images_per_pass(500)):
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
         for name, value in outputs(encoder, x.flip(3) if mirrored else x, names).items():
             parts.setdefault(name, []).append(value.cpu())

@@ -35,7 +35,8 @@ from bigbigan.inference.loading import ABOUT, EXPORTED, load
 from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
-from bigbigan.training.run_folder import changed_settings, default_device, open_data, read_card
+from bigbigan.training.devices import default_device
+from bigbigan.training.run_folder import changed_settings, open_data, read_card
 
 __all__ = ["Frozen", "Target", "open_target"]
 

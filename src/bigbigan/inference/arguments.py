@@ -1,4 +1,4 @@
-"""Check what users pass to a model: tensors, ranges, counts, devices."""
+"""Check what users pass to a model: tensors, ranges, counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbigan.errors import UserError
 
-__all__ = ["as_tensor", "check_at_least", "check_range", "is_whole", "usable_device"]
+__all__ = ["as_tensor", "check_at_least", "check_range", "is_whole"]
 
 
 def as_tensor(given: Any, name: str, expected: str) -> Tensor:
@@ -45,16 +45,3 @@ def check_at_least(minimum: int, **given: Any) -> None:
     for name, value in given.items():
         if not is_whole(value) or value < minimum:
             raise UserError(f"{name} is {value}; expected a whole number, at least {minimum}")
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """Return the device; raise UserError if this machine does not have it."""
-    try:
-        found = torch.device(device)
-        if found.type != "meta":  # its tensors have no values
-            torch.empty(0, device=found)
-            return found
-        reason = "its tensors have no values"
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-    raise UserError(f"device is {device}: {reason}; expected cpu, or cuda on a machine with a GPU")

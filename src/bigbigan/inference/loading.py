@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from bigbigan.config import Config, config_from_dict
 from bigbigan.errors import UserError
-from bigbigan.inference.arguments import usable_device
 from bigbigan.inference.hub import download, is_hub_name
 from bigbigan.inference.model import Model
 from bigbigan.io import open_regular, read_json
 from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
+from bigbigan.training.devices import usable_device
 from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
 from bigbigan.training.tensors import check_tensors, read_tensors
 

@@ -20,15 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize, to_float, to_grey
-from bigbigan.inference.arguments import as_tensor, check_at_least, check_range, is_whole, usable_device
+from bigbigan.inference.arguments import as_tensor, check_at_least, check_range, is_whole
 from bigbigan.inference.latents import Refined, interpolate, refine
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.models import FeatureEncoder, Networks
 from bigbigan.models.batch_norm import batch_norms, standing_statistics
 from bigbigan.randomness import keyed_generator
+from bigbigan.training.devices import usable_device
 
 __all__ = ["Encoding", "Model", "Scores"]
 
@@ -235,14 +237,14 @@ class Model:
             y = sample_labels(len(z), self.config.data, generator)
         else:
             y = torch.full((len(z),), label, device=self.device)
-        G = self._truncated_generator(truncation)
-        for start in range(0, max(1, len(z)), BATCH):  # no images are one empty batch
-            part = slice(start, start + BATCH)
+        G, size = self._truncated_generator(truncation), images_per_pass(BATCH)
+        for start in range(0, max(1, len(z)), size):  # no images are one empty batch
+            part = slice(start, start + size)
             yield _finite("G", generate(G, z[part], None if y is None else y[part]))
 
     def _decode(self, z: Tensor) -> Tensor:
         """Return G(z) of latents [N, dim_z], computed in batches."""
-        return torch.cat([_finite("G", self.generator(part)) for part in z.split(BATCH)])
+        return torch.cat([_finite("G", self.generator(part)) for part in z.split(images_per_pass(BATCH))])
 
     def _truncated_generator(self, truncation: float) -> nn.Module:
         """Return G with the batch norm statistics of truncated latents."""
@@ -275,7 +277,8 @@ class Model:
     def reconstruct(self, images: Tensor | np.ndarray) -> Tensor:
         """Return G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         x = self.prepare(images)
-        return torch.cat([_finite("G", self.generator(self.encoder(part).mean)) for part in x.split(BATCH)])
+        parts = x.split(images_per_pass(BATCH))
+        return torch.cat([_finite("G", self.generator(self.encoder(part).mean)) for part in parts])
 
     def refine(
         self,

@@ -20,6 +20,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
+from bigbigan.training.devices import synchronize
 from bigbigan.training.run_folder import read_config
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
@@ -110,8 +111,7 @@ def seconds_per_step(state: TrainingState, batches: Batches, max_seconds: float 
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter()
 
 

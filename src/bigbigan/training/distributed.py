@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bigbigan.training.devices import uses_cuda
+
 __all__ = [
     "Heartbeat",
     "average",
@@ -65,7 +67,7 @@ def process_group(name: str = "", patience: float = 0) -> Iterator[None]:
         yield
         return
     backend = "gloo"
-    if torch.cuda.is_available():
+    if uses_cuda():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(dist.rendezvous("env://"))

@@ -18,6 +18,7 @@ from bigbigan.io import write_json
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
 from bigbigan.training.budget import choose_steps, duration, keep_chosen_steps
+from bigbigan.training.devices import default_device
 from bigbigan.training.diagnostics import (
     sample_training_images,
     write_inputs,
@@ -27,7 +28,6 @@ from bigbigan.training.diagnostics import (
 from bigbigan.training.monitor import Monitor, SilentMonitor
 from bigbigan.training.precision import check_devices
 from bigbigan.training.run_folder import (
-    default_device,
     limits_of,
     open_for_training,
     read_card,

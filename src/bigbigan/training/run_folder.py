@@ -32,6 +32,7 @@ from bigbigan.errors import UserError, not_a_run
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
 from bigbigan.training import distributed
+from bigbigan.training.devices import default_device, device_name
 from bigbigan.training.seal import is_sealed
 
 __all__ = [
@@ -346,21 +347,11 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": device_name(),
+        "device": device_name(default_device()),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
-
-
-def default_device() -> torch.device:
-    """Return the GPU (the first in `CUDA_VISIBLE_DEVICES`) if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name() -> str:
-    """Return the name of the GPU, or "cpu" with the number of threads."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
 def commit() -> str:

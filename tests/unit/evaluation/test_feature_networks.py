@@ -9,6 +9,7 @@ import torch
 
 from bigbigan.apps.train import train
 from bigbigan.cli import main
+from bigbigan.compute import computing
 from bigbigan.config import override
 from bigbigan.data import open_source
 from bigbigan.errors import UserError
@@ -192,10 +193,11 @@ def test_references_are_looked_at_batch_by_batch(cache, data, monkeypatch):
 def test_samples_are_bytes_and_the_same_each_time():
     config = tiny_config()
     G = build(config).G.eval()
-    x = draw_samples(G, config, 30, batch_size=7)
+    x = draw_samples(G, config, 30)
     assert (x.shape, x.dtype) == ((30, 1, 8, 8), torch.uint8)
-    assert torch.equal(x, draw_samples(G, config, 30, batch_size=7))
-    assert not torch.equal(x, draw_samples(G, config, 30, seed=1, batch_size=7))
+    assert not torch.equal(x, draw_samples(G, config, 30, seed=1))
+    with computing(batch_size=7):  # changes no sample, but for rounding
+        assert (x.int() - draw_samples(G, config, 30).int()).abs().max() <= 1
     assert not torch.equal(x[:7], x[7:14])
 
 

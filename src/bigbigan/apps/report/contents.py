@@ -16,8 +16,9 @@ from bigbigan.evaluation.records import RESULT
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.io import read_lines
+from bigbigan.training.devices import default_device
 from bigbigan.training.monitor import read_metrics
-from bigbigan.training.run_folder import changed_settings, default_device, open_data, read_card, read_config
+from bigbigan.training.run_folder import changed_settings, open_data, read_card, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
@@ -56,12 +57,13 @@ class Run:
         )
 
 
-def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
+def gather(path: Path, data: str | None, labels: str | None = None, checkpoint: str = "newest") -> Run:
     """Read a run folder.
 
     Args:
         path: the run folder.
         data, labels: the source to show and a labels file for it; by default the run's own.
+        checkpoint: "newest", "best" or a step.
 
     Raises:
         UserError: not a run folder.
@@ -74,6 +76,7 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
         card = {}
     spec = data or card.get("spec")
     source, model, no_source, no_model = None, None, "the run has no data.json", ""
+    device = default_device()
     try:
         # The data card shows unreadable images: no number of them is an error here.
         if spec:
@@ -81,8 +84,10 @@ def gather(path: Path, data: str | None, labels: str | None = None) -> Run:
     except (UserError, OSError) as error:
         no_source = str(error)
     try:
-        model = load(path, device=default_device())
+        model = load(path, checkpoint, device)
     except (UserError, OSError) as error:
+        if checkpoint != "newest":  # asked for by name
+            raise
         no_model = str(error)
     results = _results(path / "results.jsonl", card.get("name"))
     return Run(path, config, card, read_metrics(path), *results, spec, source, no_source, model, no_model)

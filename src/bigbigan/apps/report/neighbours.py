@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, command, img, join, missing, paragraph, tag
+from bigbigan.compute import images_per_pass
 from bigbigan.data import Source, load_view
 from bigbigan.evaluation.features import encoder_features, pixel_features
 
@@ -46,7 +47,7 @@ def neighbours(run: Run, queries: int = 8, nearest: int = 8) -> Html:
         return cosine.topk(min(nearest, len(references))).indices.numpy()
 
     E = run.model.encoder
-    found = closest(*(encoder_features(E, pixels, batch_size=100)["bn_crelu"] for pixels in (x, y)))
+    found = closest(*(encoder_features(E, pixels, batch_size=images_per_pass(100))["bn_crelu"] for pixels in (x, y)))
     text = (
         f"{title} on the left, and the nearest to each among {len(y):,} {'' if split else 'other '}training images, by "
         "the angle between BN+CReLU features. Look for the same kind of object, not only the same brightness or place."

@@ -18,6 +18,7 @@ from bigbigan.apps.report.settings import settings
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.io import write_text
+from bigbigan.progress import Bar
 
 SECTIONS: dict[str, Callable[[Run], Html]] = {
     "Samples over time": samples, "Reconstructions": reconstructions, "Pretext tasks": tasks,
@@ -33,7 +34,14 @@ NEEDS: dict[str, Callable[[Config], bool]] = {
 }
 
 
-def write_report(run: Path, data: str | None = None, labels: str | None = None, out: Path | None = None) -> Path:
+def write_report(
+    run: Path,
+    data: str | None = None,
+    labels: str | None = None,
+    out: Path | None = None,
+    checkpoint: str = "newest",
+    progress: bool = False,
+) -> Path:
     """Write report.html into a run folder, or the page as the file `out`, from whatever is there.
 
     Args:
@@ -41,6 +49,8 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None, 
         data: source of the images to show; by default the run's own.
         labels: a labels file for it (bigbigan.data.labels); by default the run's own.
         out: the file to write; by default report.html in the run folder.
+        checkpoint: of the networks to show: "newest", "best" or a step.
+        progress: show which section is being written.
 
     Returns:
         The path of the page: one file that needs no other, no network and no script.
@@ -48,9 +58,10 @@ def write_report(run: Path, data: str | None = None, labels: str | None = None, 
     Raises:
         UserError: not a run folder, or not writable.
     """
-    contents = gather(run, data, labels)
+    contents = gather(run, data, labels, checkpoint)
     links, sections = [], []
-    for number, (title, section) in enumerate(SECTIONS.items()):
+    bar = Bar(SECTIONS.items(), desc="report", unit="section", disable=not progress, dynamic_ncols=True)
+    for number, (title, section) in enumerate(bar):
         if title in NEEDS and not NEEDS[title](contents.config):
             continue
         try:

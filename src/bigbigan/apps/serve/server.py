@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import os
 import socket
 import sys
@@ -35,6 +36,9 @@ def serve(
     data: str | None = None,
     labels: str | None = None,
     names: Sequence[str] = (),
+    checkpoint: str = "newest",
+    progress: bool = True,
+    as_json: bool = False,
 ) -> None:
     """Serve the page of a model until a signal ends it; prints its address.
 
@@ -46,6 +50,9 @@ def serve(
         port: to listen on; 0 chooses a free one.
         data, labels: see `Bench`.
         names: further host names by which visitors reach the server; see `bigbigan.apps.serve.guard.Names`.
+        checkpoint: of a run, "newest", "best" or a step.
+        progress: show a progress bar for reading the training images.
+        as_json: print the address as JSON: {"url": "http://..."}.
 
     Raises:
         UserError: gradio is missing, the address cannot be bound, no such run, or unusable `data` or `labels`.
@@ -63,7 +70,7 @@ def serve(
             from fastapi import FastAPI
         except ImportError:
             raise UserError("serve needs gradio: pip install 'bigbigan[serve]'") from None
-        bench = Bench(run, data, labels, progress=True)
+        bench = Bench(run, data, labels, progress, checkpoint)
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no web fonts
         blocks = page(bench)
         blocks.state_session_capacity = VISITORS
@@ -77,7 +84,8 @@ def serve(
         guarded = guard(_with_policy(app), allowed, Path(folder), SUFFIXES, 2 * LIMITS.max_bytes)
         server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=GRACE))
         listener.listen()
-        print(f"http://{f'[{address}]' if ':' in address else address}:{bound_port}  (Ctrl-C ends it)", flush=True)
+        url = f"http://{f'[{address}]' if ':' in address else address}:{bound_port}"
+        print(json.dumps({"url": url}) if as_json else f"{url}  (Ctrl-C ends it)", flush=True)
         ended = _run_until_signal(server, listener)
     if not ended or model_hangs():  # a thread that never returns keeps the interpreter from ending
         print("bigbigan: a request did not finish and was abandoned", file=sys.stderr, flush=True)

@@ -23,8 +23,9 @@ from bigbigan.evaluation.probes.knn import nearest
 from bigbigan.image import pool_to
 from bigbigan.inference.loading import load
 from bigbigan.io import regular_bytes
+from bigbigan.training.devices import default_device
 from bigbigan.training.image_grid import grid
-from bigbigan.training.run_folder import default_device, open_data
+from bigbigan.training.run_folder import open_data
 
 __all__ = ["LIMITS", "MAX_INTERPOLATION", "MAX_SAMPLES", "MAX_STEPS", "NEIGHBOURS", "Bench", "Reconstruction"]
 
@@ -50,6 +51,7 @@ class Bench:
         data: source of the examples and of the neighbours; by default the run's own, if it still exists.
         labels: file of their labels, in place of the source's own.
         progress: whether to show a progress bar for reading the training images.
+        checkpoint: of a run, "newest", "best" or a step.
 
     Attributes:
         examples: uint8 [N, C, R, R] as E sees them; empty without an encoder or a source.
@@ -59,8 +61,15 @@ class Bench:
         UserError: no such run, or the given source cannot be used.
     """
 
-    def __init__(self, run: Path, data: str | None = None, labels: str | None = None, progress: bool = False) -> None:
-        self.model = load(run, device=default_device())
+    def __init__(
+        self,
+        run: Path,
+        data: str | None = None,
+        labels: str | None = None,
+        progress: bool = False,
+        checkpoint: str = "newest",
+    ) -> None:
+        self.model = load(run, checkpoint, default_device())
         _ = self.model.generator  # the page shows images of G: raises if there is none
         c = self.model.config
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)

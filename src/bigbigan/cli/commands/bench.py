@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, at_least
+from bigbigan.cli.common import AS_JSON, at_least, device_option
 from bigbigan.errors import UserError
 
 
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--picture", type=Path, metavar="CHART.png", help="draw the cost over the varied setting")
     parser.add_argument("--results", type=Path, metavar="FILE", help="append result lines to this file")
+    device_option(parser)
     parser.add_argument("--json", **AS_JSON)
 
 

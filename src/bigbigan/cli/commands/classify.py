@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from bigbigan.cli.common import AS_JSON, OWN_DATA, QUIET, RAW_CELLS, RESULTS, run_and_data
+from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RESULTS, run_and_data, run_options
 from bigbigan.errors import UserError
 
 
@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--raw-cells", **RAW_CELLS)
     parser.add_argument("--results", **RESULTS)
-    parser.add_argument("--json", **AS_JSON)
-    parser.add_argument("--quiet", **QUIET)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -59,6 +58,7 @@ def run(options: argparse.Namespace) -> None:
         trials=options.trials,
         progress=not options.quiet,
         raw_cells=options.raw_cells,
+        checkpoint=options.checkpoint,
     )
     if options.results:
         append_results(options.results, lines)

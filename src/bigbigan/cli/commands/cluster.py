@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, OWN_DATA, QUIET, RAW_CELLS, RESULTS, at_least
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RESULTS, at_least, run_options
 from bigbigan.errors import UserError
 
 
@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, metavar="SHEET.png", help="draw a row of images for each cluster")
     parser.add_argument("--raw-cells", **RAW_CELLS)
     parser.add_argument("--results", **RESULTS)
-    parser.add_argument("--json", **AS_JSON)
-    parser.add_argument("--quiet", **QUIET)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         options.labels,
         options.raw_cells,
         progress=not options.quiet,
+        checkpoint=options.checkpoint,
     )
     if options.results:
         append_results(options.results, lines)

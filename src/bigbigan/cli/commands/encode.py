@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 
-from bigbigan.cli.common import OWN_DATA, QUIET, RAW_CELLS, run_and_data
+from bigbigan.cli.common import OWN_DATA, RAW_CELLS, run_and_data, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "score_x, score_z, score_xz (default: all features of the encoder)",
     )
     parser.add_argument("--raw-cells", **RAW_CELLS)
-    parser.add_argument("--quiet", **QUIET)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,5 +36,9 @@ def run(options: argparse.Namespace) -> None:
         options.labels,
         options.raw_cells,
         progress=not options.quiet,
+        checkpoint=options.checkpoint,
     )
-    print(f"{options.out}: {count} images")
+    if options.json:
+        print(json.dumps({"file": str(options.out), "images": count}))
+    else:
+        print(f"{options.out}: {count} images")

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, CHECKPOINT, LABELS_FILE, OWN_DATA, QUIET, RESULTS, at_least
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RESULTS, at_least, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; * matches any "
         "part of a name (default: all that the run and the data allow, except those that take hours)",
     )
-    parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use at most N images of each split, drawn by a fixed seed"
     )
@@ -40,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the study in the result lines (default evaluation)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write results.jsonl to DIR, and nothing to RUN")
-    parser.add_argument("--json", **AS_JSON)
-    parser.add_argument("--quiet", **QUIET)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:

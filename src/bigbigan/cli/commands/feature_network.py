@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, QUIET
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, device_option
 from bigbigan.errors import UserError
 
 
@@ -20,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="passes over the images (default: 3 for mnist-cnn, 15 for cifar-resnet18)",
     )
     parser.add_argument("--results", type=Path, metavar="FILE", help="append the result line to this file too")
+    device_option(parser)
+    parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
@@ -28,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.data import open_source
     from bigbigan.evaluation.image_quality.feature_networks import train_classifier
     from bigbigan.evaluation.records import append_results
-    from bigbigan.training.run_folder import default_device
+    from bigbigan.training.devices import default_device
 
     if options.epochs is not None and options.epochs < 1:
         raise UserError(f"--epochs {options.epochs}: expected at least 1")
@@ -39,4 +43,7 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.results:
         append_results(options.results, [line])
-    print(f"{path}: accuracy {line.value:.1f} % on {line.n:,} test images")
+    if options.json:
+        print(json.dumps({"file": str(path), "results": [asdict(line)]}, indent=2))
+    else:
+        print(f"{path}: accuracy {line.value:.1f} % on {line.n:,} test images")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from bigbigan.cli.common import at_least, run_and_data, writable
+from bigbigan.cli.common import at_least, run_and_data, run_options, writable
 from bigbigan.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the latents (default 0)")
     parser.add_argument("--label", type=int, metavar="K", help="class of all images, for a model trained with labels")
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,19 +31,30 @@ def run(options: argparse.Namespace) -> None:
 
     from bigbigan.data.formats import EXTENSIONS, NOT_READ
     from bigbigan.inference.loading import load
+    from bigbigan.training.devices import default_device
     from bigbigan.training.image_grid import grid, save_image
-    from bigbigan.training.run_folder import default_device
 
     at_least(1, count=options.count)
     one, other = options.out.suffix.lower() == ".png", (*EXTENSIONS, *NOT_READ, ".pdf", ".svg", ".npz", ".zip", ".mp4")
     if not one and options.out.suffix.lower() in other:
         raise UserError(f"--out {options.out}: expected a name ending in .png for a grid, or a folder")
     writable(options.out if one else options.out / "00000.png")
-    model = load(options.run, device=default_device())
-    batches = model.generate_batches(options.count, options.truncation, options.seed, options.label)
+    model = load(options.run, options.checkpoint, default_device())
+    made = model.generate_batches(options.count, options.truncation, options.seed, options.label)
+    batches = _with_progress(made, options.count, options.quiet)
     if one:
         save_image(grid(torch.cat([batch.cpu() for batch in batches])), options.out)
     else:
         for i, image in enumerate(image for batch in batches for image in batch):
             save_image(grid(image[None], min_side=1), options.out / f"{i:05d}.png")
-    print(options.out)
+    print(json.dumps({"out": str(options.out), "images": options.count}) if options.json else options.out)
+
+
+def _with_progress(batches: Iterator[Tensor], count: int, quiet: bool) -> Iterator[Tensor]:
+    """Yield the batches with a progress bar of images."""
+    from bigbigan.progress import Bar
+
+    with Bar(total=count, desc="generate", unit=" images", disable=quiet, dynamic_ncols=True) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 
-from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, save_picture
+from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
 from bigbigan.errors import UserError
 
 
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=8, metavar="K", help="images in an interpolation (default 8)")
     parser.add_argument("--latents", action="store_true", help="interpolate between latents drawn from P_z instead")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of those latents (default 0)")
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -25,8 +27,18 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.apps.visualize import interpolations, latent_interpolations
 
     if options.latents:
-        picture = latent_interpolations(options.run, options.count, options.steps, options.seed)
+        picture = latent_interpolations(
+            options.run, options.count, options.steps, options.seed, options.checkpoint, not options.quiet
+        )
     else:
-        picture = interpolations(options.run, options.data, options.count, options.steps, options.labels)
+        picture = interpolations(
+            options.run,
+            options.data,
+            options.count,
+            options.steps,
+            options.labels,
+            options.checkpoint,
+            not options.quiet,
+        )
     save_picture(picture, options)
-    print(options.out)
+    print(json.dumps({"grid": str(options.out)}) if options.json else options.out)

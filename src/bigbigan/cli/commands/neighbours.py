@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bigbigan.cli.common import AS_JSON, OWN_DATA, at_least, check_picture, run_and_data, save_picture
+from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--neighbours", type=int, default=8, metavar="K", help="number of neighbours of each image (default 8)"
     )
-    parser.add_argument("--json", **AS_JSON)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -23,6 +23,14 @@ def run(options: argparse.Namespace) -> None:
     check_picture(options)
     from bigbigan.apps.visualize import neighbours
 
-    picture, found = neighbours(options.run, options.data, options.count, options.neighbours, options.labels)
+    picture, found = neighbours(
+        options.run,
+        options.data,
+        options.count,
+        options.neighbours,
+        options.labels,
+        options.checkpoint,
+        not options.quiet,
+    )
     save_picture(picture, options)
     print(json.dumps(found, indent=2) if options.json else options.out)

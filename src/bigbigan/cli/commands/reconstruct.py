@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bigbigan.cli.common import AS_JSON, OWN_DATA, at_least, check_picture, run_and_data, save_picture
+from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine", type=int, default=0, metavar="STEPS", help="also optimise z from E(x) for this many steps"
     )
-    parser.add_argument("--json", **AS_JSON)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -23,7 +23,15 @@ def run(options: argparse.Namespace) -> None:
     check_picture(options)
     from bigbigan.apps.visualize import reconstructions
 
-    picture, errors = reconstructions(options.run, options.data, options.count, options.refine, options.labels)
+    picture, errors = reconstructions(
+        options.run,
+        options.data,
+        options.count,
+        options.refine,
+        options.labels,
+        options.checkpoint,
+        not options.quiet,
+    )
     save_picture(picture, options)
     if options.json:
         print(json.dumps({"grid": str(options.out), "error": errors}))

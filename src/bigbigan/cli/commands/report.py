@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from bigbigan.cli.common import OWN_DATA, run_and_data
+from bigbigan.cli.common import OWN_DATA, run_and_data, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, None)
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="page to write (default: RUN/report.html)")
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write a page about a run: curves, samples, reconstructions, neighbours, probes, settings, data."""
     from bigbigan.apps.report import write_report
 
-    print(write_report(options.run, options.data, options.labels, options.out))
+    page = write_report(
+        options.run, options.data, options.labels, options.out, options.checkpoint, progress=not options.quiet
+    )
+    print(json.dumps({"page": str(page)}) if options.json else page)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bigbigan.cli.common import OWN_DATA, run_and_data
+from bigbigan.cli.common import OWN_DATA, run_and_data, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=7860, metavar="N", help="port to listen on, 0 for any free one (default 7860)"
     )
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -25,4 +26,14 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.apps.serve import serve
 
     host, *names = options.host or ["127.0.0.1"]
-    serve(options.run, host, options.port, options.data, options.labels, names)
+    serve(
+        options.run,
+        host,
+        options.port,
+        options.data,
+        options.labels,
+        names,
+        checkpoint=options.checkpoint,
+        progress=not options.quiet,
+        as_json=options.json,
+    )

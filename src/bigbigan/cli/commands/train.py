@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, named_settings
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, device_option, named_settings
 from bigbigan.errors import UserError
 
 
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the settings and the cost of a step, without training"
     )
+    device_option(parser)
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigbigan.compute import images_per_pass
 from bigbigan.data import Source, fingerprint, to_channels
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.errors import UserError
@@ -62,9 +63,9 @@ class FeatureExtractor:
     outputs: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, pixels: Tensor, batch_size: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Return features [N, d] and logits [N, K] of any number of images, on the CPU."""
-        parts = [self.outputs(chunk) for chunk in pixels.split(batch_size)]
+        parts = [self.outputs(chunk) for chunk in pixels.split(batch_size or images_per_pass(250))]
         logits = [second.cpu() for _, second in parts if second is not None]
         return torch.cat([first.cpu() for first, _ in parts]), torch.cat(logits) if logits else None
 
@@ -160,7 +161,8 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     outputs = _outputs(network.eval(), device)
-    predicted = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in torch.from_numpy(test.pixels).split(500)])
+    chunks = torch.from_numpy(test.pixels).split(images_per_pass(500))
+    predicted = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in chunks])
     top1 = 100 * float((predicted.numpy() == test.labels).mean())
     facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": top1}
     facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}

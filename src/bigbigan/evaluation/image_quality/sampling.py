@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
 from bigbigan.data.loading import stream_view
@@ -38,6 +39,7 @@ from bigbigan.training.tensors import read_tensors, save_tensors
 
 __all__ = ["Reference", "compare", "draw_samples", "measure_quality", "reference", "run_reference"]
 
+DRAWN = 500  # latents drawn at a time
 MAX_FEATURES = 50_000  # reference features kept for metrics that need more than moments
 
 
@@ -50,15 +52,20 @@ class Reference:
 
 
 @torch.no_grad()
-def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0, batch_size: int = 500) -> Tensor:
-    """Return `count` samples of G at truncation 1, uint8 [N, C, R, R]."""
+def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0) -> Tensor:
+    """Return `count` samples of G at truncation 1, uint8 [N, C, R, R].
+
+    Latents are drawn 500 at a time, so that `--batch-size` does not change the samples.
+    """
     device = next(G.parameters()).device
     noise = keyed_generator(seed, "samples", 0, str(device))
-    parts = []
-    for start in range(0, count, batch_size):
-        n = min(batch_size, count - start)
+    parts, size = [], images_per_pass(DRAWN)
+    for start in range(0, count, DRAWN):
+        n = min(DRAWN, count - start)
         z = sample_prior(n, config.latent.dim, config.latent.prior, noise)
-        parts.append(_rounded(generate(G, z, sample_labels(n, config.data, noise))))
+        y = sample_labels(n, config.data, noise)
+        labels = [None] * -(-n // size) if y is None else y.split(size)
+        parts += [_rounded(generate(G, *pair)) for pair in zip(z.split(size), labels, strict=True)]
     return torch.cat(parts)
 
 

@@ -1,0 +1,70 @@
+"""Keep what a command was asked about computing: the device, and how many images pass through a network at once.
+
+The command line sets both before it runs a command (`computing`); `bigbigan.training.devices.default_device` and
+`images_per_pass` read them where networks are used. In Python, `bigbigan.load` and the others take a device instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from bigbigan.errors import UserError
+
+__all__ = ["AUTO", "DEVICES", "check_device_name", "chosen_device", "computing", "images_per_pass"]
+
+AUTO = "auto"  # a GPU if there is one, else the CPU
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Hold the choices of one command.
+
+    Attributes:
+        device: a name that `check_device_name` accepts.
+        batch_size: images in one pass through a network; None is the default of each place.
+    """
+
+    device: str = AUTO
+    batch_size: int | None = None
+
+
+_chosen = Compute()  # of the process, not of a thread: the page of `serve` computes in several
+
+
+def check_device_name(name: str) -> str:
+    """Return the name of a device; raise UserError if it has no such form. Loads no torch."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--device {name}: expected {DEVICES}")
+    return name
+
+
+@contextmanager
+def computing(device: str = AUTO, batch_size: int | None = None) -> Iterator[None]:
+    """Use this device, and pass this many images through a network at once, until the context ends.
+
+    Raises:
+        UserError: not the name of a device, or a batch size below 1.
+    """
+    global _chosen
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: expected at least 1")
+    before, _chosen = _chosen, Compute(check_device_name(device), batch_size)
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def chosen_device() -> str:
+    """Return the name of the device to compute on, or "auto"."""
+    return _chosen.device
+
+
+def images_per_pass(default: int) -> int:
+    """Return how many images to pass through a network at once: `--batch-size`, or else `default`."""
+    return _chosen.batch_size or default
