@@ -2,10 +2,13 @@
 
 The tables are those of Brock et al. 2019, appendix B, and ajbrock/BigGAN-PyTorch. At 64 px and above the settings are
 the paper's, for ImageNet's 1,000 classes; any labelled source will do, and its number of classes is counted when
-training starts. At 32 px there are two public implementations, with their settings for CIFAR-10.
+training starts. At 32 px there are two public implementations, with their settings for CIFAR-10. Two ancestors at
+128 px are experiments too: the first version of BigGAN, and the self-attention GAN that it was made from.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from bigbigan.config import (
     Config,
@@ -81,6 +84,25 @@ def studiogan_32(ch: int = 96) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     return G, DiscriminatorConfig(channels=(2 * ch,) * 4, attention=(16,), final_size=8)
 
 
+# Two ancestors at 128 px. In both all of z enters the seed, and each batch norm has its own class embedding.
+
+
+def first_128(ch: int = 96) -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """Return the networks of BigGAN's first version (Brock et al., arXiv:1809.11096v1, Table 4), for z of 128."""
+    widths, attention = GENERATORS[128]
+    G = GeneratorConfig(channels=tuple(ch * w for w in widths), attention=attention, skip_z=False)
+    return G, biggan_discriminator(128, ch)
+
+
+def sagan_128() -> tuple[GeneratorConfig, DiscriminatorConfig]:
+    """Return the networks of the self-attention GAN (Zhang et al. 2019, brain-research/self-attention-gan).
+
+    They are those of BigGAN's first version with ch 64 and attention at 32 px.
+    """
+    G, D = first_128(64)
+    return replace(G, attention=(32,)), replace(D, attention=(32,))
+
+
 # The experiments.
 
 GAN = LossConfig(s_z=False, s_xz=False)
@@ -110,13 +132,15 @@ def _conditional(
     )
 
 
-def _published(resolution: int) -> Config:
-    networks = biggan_generator(resolution, 96), biggan_discriminator(resolution, 96)
+def _published(
+    resolution: int, networks: tuple[GeneratorConfig, DiscriminatorConfig] | None = None, dim_z: int = 0
+) -> Config:
+    networks = networks or (biggan_generator(resolution, 96), biggan_discriminator(resolution, 96))
     return _conditional(
         resolution,
         1000,
         networks,
-        CHUNK * len(networks[0].channels),
+        dim_z or CHUNK * len(networks[0].channels),
         LossConfig(s_z=False, s_xz=False, orthogonal=1e-4),
         OptimizerConfig(lr_g=5e-5, lr_d=2e-4),
         TrainingConfig(steps=150_000, batch_size=2048, ema_decay=0.9999),
@@ -177,3 +201,24 @@ def at_256() -> Config:
 def at_512() -> Config:
     """Train a class-conditional BigGAN at 512 px, ch 96."""
     return _published(512)
+
+
+@register("biggan", name="128_first")
+def first_at_128() -> Config:
+    """Train the first version of BigGAN at 128 px, ch 96: all of z (128) enters one dense layer."""
+    return _published(128, first_128(), 128)
+
+
+@register("biggan", name="sagan_128")
+def sagan() -> Config:
+    """Train the self-attention GAN at 128 px, ch 64, which BigGAN was made from: one D step, no averages."""
+    return _conditional(
+        128,
+        1000,
+        sagan_128(),
+        128,
+        GAN,
+        OptimizerConfig(lr_g=1e-4, lr_d=4e-4, betas=(0.0, 0.9)),
+        TrainingConfig(steps=1_000_000, batch_size=256, d_steps=1, ema_decay=0.0),
+        "none",
+    )

@@ -220,6 +220,53 @@ def test_published_counts_of_the_32_px_variants():
             assert (count(G), count(Discriminator(F, 1, 1, 2, ("x",), classes=classes))) == expected
 
 
+def counted_by_layer(ch, attention):
+    """Parameters of the networks in the slides' Table 4 with 1,000 classes, z of 128 and attention at one side.
+
+    G: dense to 4×4×16·ch; ResBlocks up to 16, 8, 4, 2 and 1 times ch; BN, ReLU, 3×3 convolution. D: ResBlocks down to
+    1, 2, 4, 8 and 16 times ch, ResBlock of 16·ch, Embed(y)·h + dense. A class-conditional batch norm has a gain and a
+    bias for each class.
+    """
+
+    def conv(a, b, side):
+        return a * b * side**2 + b
+
+    def non_local(c):
+        return 2 * c * (c // 8) + 2 * c * (c // 2) + 1
+
+    def block(a, b):
+        return conv(a, b, 3) + conv(b, b, 3)
+
+    up = [(16, 16), (16, 8), (8, 4), (4, 2), (2, 1)]
+    down = [(2, 4), (4, 8), (8, 16)]
+    G = 129 * 16 * 16 * ch + sum(block(a * ch, b * ch) + conv(a * ch, b * ch, 1) for a, b in up)
+    G += 2 * 1000 * sum(a * ch + b * ch for a, b in up) + 2 * ch + conv(ch, 3, 3)
+    G += non_local(ch * 128 // attention)
+    D = block(3, ch) + conv(3, ch, 1) + sum(block(a * ch, b * ch) + conv(a * ch, b * ch, 1) for a, b in [(1, 2), *down])
+    D += block(16 * ch, 16 * ch) + 1001 * 16 * ch + 1 + non_local(ch * 64 // attention)
+    return G, D
+
+
+@pytest.mark.parametrize(("name", "ch", "attention"), [("128_first", 96, 64), ("sagan_128", 64, 32)])
+def test_ancestors_of_biggan_have_the_layers_of_table_4(name, ch, attention):
+    """The slides' Table 4, and the self-attention GAN: its blocks with ch 64, and attention at 32 px."""
+    config = find(f"biggan/{name}").config()
+    with torch.device("meta"):
+        networks = construct(config)
+    assert (count(networks.G), count(networks.D)) == counted_by_layer(ch, attention)
+    assert networks.G.seed.in_features == config.latent.dim == 128
+    assert (config.data.classes, config.generator.resolution, networks.E) == (1000, 128, None)
+
+
+def test_the_first_biggan_has_the_published_discriminator():
+    """G alone differs from ajbrock/BigGAN-PyTorch's 128-px networks, of 70,433,988 and 87,982,370 parameters."""
+    first, second = (find(f"biggan/{name}").config() for name in ("128_first", "128"))
+    with torch.device("meta"):
+        assert count(construct(first).D) == count(construct(second).D) == 87_982_370
+    differing = {k for k, v in flat(first.to_dict()).items() if v != flat(second.to_dict())[k]}
+    assert differing == {"experiment", "latent.dim", "generator.skip_z", "generator.shared_dim"}
+
+
 def test_the_32_px_variants_generate_and_judge():
     for (g, d), dim in ((pytorch_32(4), 128), (studiogan_32(4), 80)):
         G = Generator(dim, g.channels, 3, g.shared_dim, g.attention, 10, g.skip_z)
