@@ -12,7 +12,7 @@ from bigbigan.config import Config
 from bigbigan.data import fraction_of, open_source
 from bigbigan.data.image_set import memory_free
 from bigbigan.data.readers.download import is_cached
-from bigbigan.training.budget import duration, seconds_per_step
+from bigbigan.training.budget import choose_precision, duration, seconds_per_step
 from bigbigan.training.devices import default_device
 from bigbigan.training.flops import step_cost
 from bigbigan.training.run_folder import limits_of
@@ -45,7 +45,9 @@ def dry_run(
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_free()
     seconds = None
     if least <= MAX_SECONDS and cost["memory_bytes"] < 0.8 * free:
-        seconds = seconds_per_step(TrainingState(config, device), random_batches(config, device), max_seconds=2.0)
+        batches = random_batches(config, device)
+        config = choose_precision(config, batches, device)
+        seconds = seconds_per_step(TrainingState(config, device), batches, max_seconds=2.0)
     if data is None and default_data is not None and (default_data == "digits" or is_cached(default_data)):
         data = default_data
     images = steps = None

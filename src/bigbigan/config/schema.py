@@ -232,7 +232,9 @@ class TrainingConfig(Settings):
     ema_decay: float = 0.999  # decay of the moving averages of G's and E's weights; 0: no averages
     seed: int = 0  # of weights, batches and noise
     accumulate: int = 1  # number of chunks that a batch is computed in, to save memory; batch norm is over a chunk
-    precision: Literal["float32", "bf16"] = "float32"  # of passes through the networks; weights and losses are float32
+    # Of passes through the networks; weights and losses are float32. auto: bf16 if the device computes in it and steps
+    # are faster, as measured when the run begins; the run records which it was.
+    precision: Literal["float32", "bf16", "auto"] = "float32"
     compile: bool = False  # compile the networks: minutes at the start, then faster steps on a GPU; other rounding
 
 

@@ -326,7 +326,7 @@ def _check_pretext_fits(config: Config) -> None:
         f"system=pretext needs encoder.block={' or '.join(CONVOLUTIONAL)}, not {config.encoder.block}",
     )
     require(
-        config.training.precision == "float32" and not config.training.compile,
+        config.training.precision != "bf16" and not config.training.compile,
         "training.precision=bf16 and training.compile are not for system=pretext",
     )
     require(config.data.labels != "single", "data.labels=single is for loss.s_x and the biggan networks")

@@ -1,8 +1,8 @@
-"""Measure how long training takes, and choose the number of steps that fits a budget of time.
+"""Measure how long training takes; choose the number of steps that fits a budget of time, and the faster precision.
 
 `training.minutes` is such a budget. The number of steps is chosen once, before the first step, by timing steps of
 networks that are then discarded. So a run of 10 minutes that had 2,310 steps equals the run of `training.steps=2310`,
-bit by bit.
+bit by bit. `training.precision=auto` is resolved in the same way.
 """
 
 from __future__ import annotations
@@ -15,17 +15,25 @@ from statistics import median
 
 import torch
 
-from bigbigan.config import Config
+from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
 from bigbigan.training.devices import synchronize
+from bigbigan.training.precision import has_bfloat16
 from bigbigan.training.run_folder import read_config
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 
-__all__ = ["choose_steps", "duration", "keep_chosen_steps", "seconds_per_step"]
+__all__ = [
+    "choose_precision",
+    "choose_steps",
+    "duration",
+    "keep_chosen_precision",
+    "keep_chosen_steps",
+    "seconds_per_step",
+]
 
 MIN_STEPS = 3  # to measure
 MAX_SECONDS = 10.0  # of measuring, once there were enough steps
@@ -49,6 +57,37 @@ def keep_chosen_steps(config: Config, run: Path) -> Config:
             "it with the same option, or give the total number of steps: --steps N"
         )
     return replace(config, training=replace(config.training, steps=before.steps))
+
+
+def keep_chosen_precision(config: Config, run: Path) -> Config:
+    """Return `config` with the precision that was chosen when a run of `training.precision=auto` began."""
+    if config.training.precision != "auto" or not (run / "config.json").exists() or not ck.checkpoints(run):
+        return config
+    return with_precision(config, read_config(run).training.precision)
+
+
+def choose_precision(config: Config, batches: Batches, device: torch.device) -> Config:
+    """Return `config` with `training.precision=auto` replaced by the precision of the faster step on all ranks.
+
+    It is float32 without measuring if the device does not compute in bfloat16, and for system=pretext.
+    """
+    if config.training.precision != "auto":
+        return config
+    possible = config.system != "pretext" and has_bfloat16(device)
+    if distributed.maximum(not possible):
+        return with_precision(config, "float32")
+    seconds = {}
+    for precision in ("float32", "bf16"):
+        state = TrainingState(with_precision(config, precision), device)
+        state.broadcast()
+        seconds[precision] = seconds_per_step(state, batches, max_seconds=2.0)
+    faster = distributed.maximum(seconds["bf16"] < seconds["float32"] and distributed.is_first_rank())
+    return with_precision(config, "bf16" if faster else "float32")
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """Return `config` with this `training.precision`."""
+    return override(config, [f"training.precision={precision}"])
 
 
 def choose_steps(

@@ -17,7 +17,13 @@ from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import write_json
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
-from bigbigan.training.budget import choose_steps, duration, keep_chosen_steps
+from bigbigan.training.budget import (
+    choose_precision,
+    choose_steps,
+    duration,
+    keep_chosen_precision,
+    keep_chosen_steps,
+)
 from bigbigan.training.devices import default_device
 from bigbigan.training.diagnostics import (
     sample_training_images,
@@ -130,15 +136,16 @@ def _train(
     source = open_source(spec, labels=labels, max_unreadable=config.data.max_unreadable, limits=limits_of(config))
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = keep_chosen_steps(resolve_config(config, source, images, spec, folder), folder)
+    config = keep_chosen_precision(config, folder)
     _refuse_fewer_steps(config, folder)
     with open_for_training(folder, config) if first else nullcontext():
         data = load_training_data(config, source, images, spec, folder, device, progress)
         validation = None
         if config.log.validate_every and first and make_validation is not None:
             validation = make_validation(config, data.batches, data.labels, source, folder, data.groups)
-        if config.training.minutes and not distributed.maximum(len(ck.checkpoints(folder))):
-            config = fit_to_budget(config, data, device, validation, started, progress)
-            if first:
+        if not distributed.maximum(len(ck.checkpoints(folder))):
+            given, config = config, measure_choices(config, data, device, validation, started, progress)
+            if first and config != given:
                 config.save(folder / "config.json")
         state, resumed = init_or_resume(config, data, folder, device)
         monitor = Monitor(folder, state.step, config.training.steps, progress) if first else SilentMonitor()
@@ -152,7 +159,7 @@ def _train(
             data.close()
 
 
-def fit_to_budget(
+def measure_choices(
     config: Config,
     data: TrainingData,
     device: torch.device,
@@ -160,12 +167,22 @@ def fit_to_budget(
     started: float,
     progress: bool,
 ) -> Config:
-    """Return `config` with as many steps as fit the budget of time, which began at `started`."""
+    """Return `config` with what depends on this machine's speed: the precision, and the steps of a budget of time.
+
+    `training.precision=auto` becomes that of the faster step; the budget of `training.minutes` began at `started`.
+    """
+    prints = progress and distributed.is_first_rank()
+    if config.training.precision == "auto":
+        config = choose_precision(config, data.batches, device)
+        if prints:
+            print(f"training.precision=auto: {config.training.precision} on this machine", file=sys.stderr)
     minutes = config.training.minutes
+    if not minutes:
+        return config
     left = 60 * minutes - (time.perf_counter() - started)
     measure = validation if validation is not None and validation.possible else None
     steps = choose_steps(config, data.batches, device, measure, left)
-    if progress and distributed.is_first_rank():
+    if prints:
         print(f"training.minutes={minutes:g}: {steps:,} steps fit, as measured on this machine", file=sys.stderr)
     return replace(config, training=replace(config.training, steps=steps))
 

@@ -19,7 +19,7 @@ from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.training import distributed
 
-__all__ = ["check_devices", "prepare"]
+__all__ = ["check_devices", "has_bfloat16", "prepare"]
 
 
 def check_devices(config: Config, device: torch.device) -> None:
@@ -36,7 +36,7 @@ def check_devices(config: Config, device: torch.device) -> None:
             f"training.batch_size={t.batch_size} cannot be cut for {ranks} processes of torchrun and "
             f"training.accumulate={t.accumulate}; expected a multiple of {t.accumulate * ranks}"
         )
-    if t.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if t.precision == "bf16" and device.type == "cuda" and not has_bfloat16(device):
         raise UserError("training.precision=bf16: this GPU cannot compute in bfloat16; expected float32")
     if t.compile and device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("training.compile=true needs a C++ compiler, g++ or what CXX names; install one, or set false")
@@ -44,6 +44,13 @@ def check_devices(config: Config, device: torch.device) -> None:
         torch.compiler.reset()  # code compiled by an earlier run in this process counts towards a limit
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as torch's convolutions compute anyway
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a GPU or processor computes in bfloat16 itself, without emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.device) -> None:

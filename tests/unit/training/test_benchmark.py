@@ -101,6 +101,7 @@ def test_biggan_pytorch_network_has_equal_size_and_more_work():
         (["--vary", "training.batch_size"], "--vary training.batch_size: expected a.b=V1,V2,..."),
         (["--picture", "c.png"], "--picture c.png: expected a name ending in .png, and --vary"),
         (["--steps", "0"], "--steps 0: expected at least 1"),
+        (["--set", "training.precision=auto"], "training.precision=auto: bench expects float32 or bf16"),
         (["--vary", "training.batch=1,2"], "there is no setting training.batch; did you mean training.batch_size?"),
     ],
 )

@@ -122,6 +122,30 @@ def test_a_step_is_measured_until_it_is_known(monkeypatch):
     assert len(taken) == 4
 
 
+@pytest.mark.parametrize("faster", ["float32", "bf16"])
+def test_auto_precision_is_that_of_the_faster_step(faster, data, tmp_path, monkeypatch, capsys):
+    seconds = {"float32": 2.0, "bf16": 2.0} | {faster: 1.0}
+    monkeypatch.setattr(budget, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(budget, "seconds_per_step", lambda state, *a, **k: seconds[state.config.training.precision])
+    train(tiny_config("training.precision=auto", "training.steps=2"), data, tmp_path / "run")
+    assert f"training.precision=auto: {faster} on this machine" in capsys.readouterr().err
+    assert read_config(tmp_path / "run").training.precision == faster
+    train(tiny_config(f"training.precision={faster}", "training.steps=2"), data, tmp_path / "given", progress=False)
+    assert weights(tmp_path / "run") == weights(tmp_path / "given")
+
+
+def test_a_resumed_run_keeps_its_precision(data, tmp_path, monkeypatch):
+    auto = "training.precision=auto"
+    monkeypatch.setattr(budget, "has_bfloat16", lambda device: False)
+    train(tiny_config(auto, "training.steps=2"), data, tmp_path / "run", progress=False)
+    monkeypatch.setattr(loop, "choose_precision", lambda *a: pytest.fail("chosen again"))
+    monkeypatch.setattr(loop, "measure_choices", lambda *a: pytest.fail("measured again"))
+    train(tiny_config(auto, "training.steps=4"), data, tmp_path / "run", progress=False)
+    assert read_config(tmp_path / "run").training.precision == "float32"
+    with pytest.raises(UserError, match="precision"):
+        train(tiny_config("training.precision=bf16", "training.steps=4"), data, tmp_path / "run", progress=False)
+
+
 def test_minutes_end_to_end(data, tmp_path, capsys):
     run = tmp_path / "run"
     tiny = ["latent.dim=8", "generator.channels=[8,8]", "discriminator.channels=[8,8]", "encoder.widths=[8,8]",

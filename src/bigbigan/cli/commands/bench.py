@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
     base = find(options.experiment).config(options.scale)
     varied = [f"{name}={value}" for value in values.split(",")] if options.vary else [""]
     configs = {v.removeprefix(f"{name}="): override(base, [*options.set, *([v] if v else [])]) for v in varied}
+    if any(config.training.precision == "auto" for config in configs.values()):
+        raise UserError("training.precision=auto: bench expects float32 or bf16, or both in --vary")
     from bigbigan.apps.benchmark import bench, chart, result_lines
     from bigbigan.evaluation.records import append_results
     from bigbigan.training import distributed
