@@ -128,6 +128,7 @@ def test_glossary_has_every_metric():
         name = re.sub(rf"_{metric.network}$", "_NET", name) if metric.network else name
         name = name.replace(f"_{metric.task}", "_TASK") if metric.task else name.replace("50k_", "10k_")
         name = re.sub(r"^knn\d+(?!.*_10perclass)", "knnK", name)
+        name = re.sub(r"_\d+percent", "_Ppercent", re.sub(r"_(?!10perclass)\d+perclass", "_Nperclass", name))
         if metric.measure in ("kid", "precision", "recall"):
             name = name.replace("_test_", "_train_")
         assert name in listed, f"{metric.name}: no {name}"

@@ -37,6 +37,7 @@ from bigbigan.evaluation.probes.logistic import (
     class_scores,
     cross_validated,
     few_label_trials,
+    fraction_trials,
     mean_over_trials,
     scores,
 )
@@ -72,9 +73,7 @@ class Labels:
         if self.per_class:
             return few_label_trials(labels, self.per_class, trial + 1)[trial]
         assert self.fraction is not None
-        rng = np.random.default_rng(trial)
-        members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
-        return np.concatenate([m[: max(1, round(self.fraction * len(m)))] for m in members])
+        return fraction_trials(labels, self.fraction, trial + 1)[trial]
 
 
 def classify(

@@ -71,7 +71,7 @@ class ValidationMetric:
                 raise UserError(
                     f"log.validation_metric={m.name}: the test split must not choose a step; expected ..._train_..."
                 )
-        elif not (m.protocol == "table1" or m.kind == "few_linear") or m.feature in PIXELS:
+        elif not (m.protocol == "table1" or (m.kind == "few_linear" and m.per_class == 10)) or m.feature in PIXELS:
             raise UserError(
                 f"log.validation_metric={m.name}: expected top1_linear_F_10perclass, top1_table1_F or "
                 "fid10k_train_NETWORK"

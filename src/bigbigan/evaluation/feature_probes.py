@@ -30,6 +30,7 @@ from bigbigan.evaluation.probes.logistic import (
     few_label_trials,
     fit_few,
     fit_linear,
+    fraction_trials,
     mean_over_trials,
     scores,
 )
@@ -45,10 +46,11 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
     assert train.labels is not None
     assert test.labels is not None
     y, truth = train.labels, test.labels
-    few = few_label_trials(y, 10)
+    few = _labelled_images(y, metrics)
     if all(m.kind.startswith("few_") for m in metrics):  # no other image is needed
-        used = np.unique(np.concatenate(few))
-        train, y, few = train.pick(used, train.name), y[used], [np.searchsorted(used, picks) for picks in few]
+        used = np.unique(np.concatenate([picks for trials in few.values() for picks in trials]))
+        few = {amount: [np.searchsorted(used, picks) for picks in trials] for amount, trials in few.items()}
+        train, y = train.pick(used, train.name), y[used]
     names = list(dict.fromkeys(m.feature for m in metrics))
     if subject == "pixels":
         encoder = None
@@ -81,16 +83,25 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
             values = scores(class_scores(fit_linear(x, y, e.target.seed, train.groups), new[name]), truth)
             e.note(start, subject, test.name, {m.name: Measurement(values[m.score]) for m in linear})
             start = time.perf_counter()
-        trials = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in few]
-        if few_linear := [m for m in of_feature if m.kind == "few_linear"]:
-            each = [scores(class_scores(fit_few(*trial), new[name]), truth) for trial in trials]
-            measured = {m.name: mean_over_trials([values[m.score] for values in each]) for m in few_linear}
-            e.note(start, subject, test.name, measured)
-            start = time.perf_counter()
-        for m in (m for m in of_feature if m.kind == "few_knn"):
-            accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
-            e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
-            start = time.perf_counter()
+        for amount, picked in few.items():
+            of_amount = [m for m in of_feature if (m.per_class, m.percent) == amount]
+            trials = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in picked]
+            protocol = {"labels": len(picked[0])}
+            if few_linear := [m for m in of_amount if m.kind == "few_linear"]:
+                e.bar.part(f"logistic regression on {name} from {len(picked[0]):,} labels, {described}")
+                if amount[0]:
+                    fitted = [fit_few(*trial) for trial in trials]
+                else:
+                    fitted = [fit_linear(a, b, e.target.seed, groups) for a, b, groups in trials]
+                each = [scores(class_scores(classifier, new[name]), truth) for classifier in fitted]
+                means = {m.name: mean_over_trials([values[m.score] for values in each]) for m in few_linear}
+                measured = {metric: mean._replace(protocol=protocol) for metric, mean in means.items()}
+                e.note(start, subject, test.name, measured)
+                start = time.perf_counter()
+            for m in (m for m in of_amount if m.kind == "few_knn"):
+                accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
+                e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
+                start = time.perf_counter()
         if neighbours := [m for m in of_feature if m.kind == "knn"]:
             e.bar.part(f"nearest neighbours by {name}, {described}")
         for euclidean in (False, True):
@@ -108,6 +119,17 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
     for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
         heads = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]
         _measure_heads(e, encoder, subject, steps, heads, known, new, features)
+
+
+def _labelled_images(labels: np.ndarray, metrics: list[Metric]) -> dict[tuple[int, int], list[np.ndarray]]:
+    """Return, by (labels a class, percent) of the metrics, the indices of the labelled images of each trial."""
+    amounts = sorted({(m.per_class, m.percent) for m in metrics if m.kind.startswith("few_")})
+    return {
+        (per_class, percent): few_label_trials(labels, per_class)
+        if per_class
+        else fraction_trials(labels, percent / 100)
+        for per_class, percent in amounts
+    }
 
 
 def _measure_heads(

@@ -2,6 +2,9 @@
 
     top1_linear_F             logistic regression on all labels, L2 strength chosen   probes.logistic
     top1_linear_F_10perclass  the same from 10 labelled images a class, 5 trials
+    top1_linear_F_Nperclass, top1_linear_F_Ppercent    the same from N images of each class (1, 2, 5, 20, 50, 100), or
+                              from P percent of each class (1, 10): the few-label curve, which `curve` names as a whole
+                              for pixels, pca_pixels and bn_crelu   evaluation.label_curve
     auroc_linear_F, ...       area under the ROC curve of the same classifiers, 0 to 1; with more than two classes, the
                               mean over each class against the others
     balanced_linear_F, ...    their accuracy as the mean over classes
@@ -44,6 +47,9 @@ NEIGHBOURS = (1, 5, 25, 50)
 DISTANCES = ("l1", "l2", "cosine", "euclidean")
 BY_NAME_ONLY = ("l1", "euclidean")  # l1 takes minutes for 60,000 references; euclidean is for BiGAN's table
 SCORES = ("top1", "auroc", "balanced")
+PER_CLASS = (1, 2, 5, 10, 20, 50, 100)  # labelled images of each class
+PERCENT = (1, 10)  # labelled images in percent of each class; 100 percent is top1_linear_F
+CURVE = "curve"  # names the few-label curve: top1_linear_F with every number of labels
 NETWORKS = ("inception", "encoder", "mnist-cnn", "cifar-resnet18")
 QUALITY = ("fid", "kid", "precision", "recall", "is")
 Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "reconstruction", "task"]
@@ -57,6 +63,8 @@ class Metric:
     kind: Kind
     feature: str = ""
     score: str = "top1"  # of "linear" and "few_linear", see bigbigan.evaluation.probes.logistic.scores
+    per_class: int = 0  # of "few_linear": labelled images of each class
+    percent: int = 0  # or labelled images in percent of each class
     top: int = 1
     protocol: str = ""  # of "heads": table1, sweep5k, sweep100k
     k: int = 0
@@ -74,12 +82,15 @@ def _known() -> dict[str, Metric]:
     for f in (*FEATURES, *NAMED_FEATURES):
         for score in SCORES:
             found.append(Metric(f"{score}_linear_{f}", "linear", f, score))
-            found.append(Metric(f"{score}_linear_{f}_10perclass", "few_linear", f, score))
+            for n in PER_CLASS:
+                found.append(Metric(f"{score}_linear_{f}_{n}perclass", "few_linear", f, score, per_class=n))
+            for p in PERCENT:
+                found.append(Metric(f"{score}_linear_{f}_{p}percent", "few_linear", f, score, percent=p))
         for protocol, top in product(("table1", "sweep5k", "sweep100k"), (1, 5)):
             found.append(Metric(f"top{top}_{protocol}_{f}", "heads", f, top=top, protocol=protocol))
         for k, distance in product(NEIGHBOURS, DISTANCES):
             found.append(Metric(f"knn{k}_{distance}_{f}", "knn", f, k=k, distance=distance))
-        found.append(Metric(f"knn5_l2_{f}_10perclass", "few_knn", f, k=5, distance="l2"))
+        found.append(Metric(f"knn5_l2_{f}_10perclass", "few_knn", f, per_class=10, k=5, distance="l2"))
     found += [Metric(f"task_accuracy_{task}", "task", task=task) for task in get_args(Task)]
     for measure, samples, net in product(QUALITY, ("10k", "50k"), NETWORKS):
         count = int(samples[:-1]) * 1000
@@ -97,11 +108,21 @@ def _known() -> dict[str, Metric]:
 KNOWN = _known()
 
 
+def _only_of_curve(metric: Metric) -> bool:
+    return metric.kind == "few_linear" and metric.per_class != 10
+
+
+def _curve() -> dict[str, Metric]:
+    kinds = ("linear", "few_linear")
+    features = (*PIXELS, "bn_crelu")
+    return {n: m for n, m in KNOWN.items() if m.kind in kinds and m.feature in features and m.score == "top1"}
+
+
 def parse_metrics(names: Iterable[str]) -> list[Metric]:
     """Return the metrics of these names.
 
     `*` stands for any characters, as in "knn*_avepool" or "*_sweep5k_*", but not for features that are measured only if
-    named.
+    named. The few-label curve is matched by "curve", and by patterns with "per", as in "top1_linear_avepool_*per*".
 
     Raises:
         UserError: a name that is not known, or a pattern that matches none.
@@ -109,16 +130,22 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
     found: dict[str, Metric] = {}
     for name in names:
         pattern = re.compile(re.escape(name.strip()).replace(r"\*", ".*"))
-        matching = {
-            known: m
-            for known, m in KNOWN.items()
-            if pattern.fullmatch(known) and (m.feature not in NAMED_FEATURES or m.feature in name)
-        }
+        matching = (
+            _curve()
+            if name.strip() == CURVE
+            else {
+                known: m
+                for known, m in KNOWN.items()
+                if pattern.fullmatch(known)
+                and (m.feature not in NAMED_FEATURES or m.feature in name)
+                and ("per" in name or not _only_of_curve(m))
+            }
+        )
         if not matching:
             raise UserError(
                 f"--metrics {name}: unknown; known are names such as top1_linear_bn_crelu, top1_sweep5k_avepool, "
                 "top1_linear_bn_crelu_10perclass, top1_table1_avepool, knn5_l1_avepool, fid10k_train_encoder, "
-                "reconstruction_ratio, task_accuracy_rotation; * matches any part of a name"
+                "reconstruction_ratio, task_accuracy_rotation, curve; * matches any part of a name"
             )
         found |= matching
     return list(found.values())
@@ -129,7 +156,8 @@ def default_metrics(
 ) -> list[Metric]:
     """Return the metrics that `evaluate` measures by default.
 
-    They leave out top-5 accuracies and what takes long on a CPU: 100,000 steps, 50,000 samples, l1 neighbours.
+    They leave out top-5 accuracies and what takes long on a CPU: 100,000 steps, 50,000 samples, l1 neighbours, the
+    few-label curve.
 
     Args:
         networks: feature extractors that are available. Image quality, against the training images, is measured by
@@ -144,6 +172,7 @@ def default_metrics(
         for m in KNOWN.values()
         if (not m.feature or m.feature in features)
         and m.protocol != "sweep100k"
+        and not _only_of_curve(m)
         and m.top == 1
         and (m.score == "top1" or two_classes)
         and m.distance not in BY_NAME_ONLY

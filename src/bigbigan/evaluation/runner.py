@@ -144,6 +144,9 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
         ),
+        f"more labelled images of a class than {e.source.spec} has": lambda m: (
+            m.per_class <= 10 or not e.labelled or m.per_class <= _largest_class(e)
+        ),
         f"a test split; {e.source.spec} has none": lambda m: m.reference != "test" or "test" in e.source.splits,
     }
     if asked is None:
@@ -163,6 +166,11 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
             "train one: bigbigan feature-network mnist-cnn --data SOURCE"
         )
     return able
+
+
+def _largest_class(e: Evaluation) -> int:
+    assert e.train.labels is not None
+    return int(np.unique(e.train.labels, return_counts=True)[1].max())
 
 
 def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:

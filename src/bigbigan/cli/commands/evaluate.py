@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         metavar="NAME,...",
         help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; * matches any "
-        "part of a name (default: all that the run and the data allow, except those that take hours)",
+        "part of a name; curve: accuracy over the number of labels (default: all that the run and the data allow, "
+        "except those that take hours)",
     )
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use at most N images of each split, drawn by a fixed seed"
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     metrics = options.metrics.split(",") if options.metrics else None
     if metrics:
         parse_metrics(metrics)
+    from bigbigan.evaluation.label_curve import is_point, text
     from bigbigan.evaluation.records import append_results, results_table
     from bigbigan.evaluation.runner import evaluate
 
@@ -70,4 +72,9 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.results:
         append_results(options.results, lines)
-    print(json.dumps([asdict(line) for line in lines], indent=2) if options.json else results_table(lines))
+    if options.json:
+        print(json.dumps([asdict(line) for line in lines], indent=2))
+        return
+    print(results_table([line for line in lines if not is_point(line.metric)]))
+    if curve := text([asdict(line) for line in lines]):
+        print(curve)

@@ -6,7 +6,9 @@ The protocol is part of each metric's name:
                            used for the choice; strengths are tried from small to large until the accuracy has fallen
                            twice in a row); with fewer than 100 images, by cross-validation as below
   top1_linear_F_10perclass the same on 10 labelled images of each class; strength chosen by 3-fold cross-validation
-                           on these images; mean and standard deviation over 5 trials
+                           on these images; mean and standard deviation over 5 trials; 1 to 100 likewise
+  top1_linear_F_10percent  on a tenth of the images of each class (1percent likewise), by the protocol of top1_linear_F;
+                           mean and standard deviation over 5 trials
   auroc_..., balanced_...  of the same classifiers: area under the ROC curve (0 to 1), and accuracy as the mean over
                            classes (percent), which large classes do not dominate
   knn5_l2_F_10perclass     5 nearest neighbours (probes.knn) with only the labelled images as references
@@ -33,6 +35,7 @@ __all__ = [
     "fit_few",
     "fit_linear",
     "folds",
+    "fraction_trials",
     "mean_over_trials",
     "scores",
 ]
@@ -143,6 +146,16 @@ def few_label_trials(labels: np.ndarray, per_class: int, trials: int = TRIALS) -
         rng = np.random.default_rng(trial)
         picks = [rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in np.unique(labels)]
         sets.append(np.concatenate(picks))
+    return sets
+
+
+def fraction_trials(labels: np.ndarray, fraction: float, trials: int = TRIALS) -> list[np.ndarray]:
+    """Return, for each trial, the indices of a fraction of the images of each class (at least one image)."""
+    sets = []
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+        sets.append(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
     return sets
 
 
