@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from bigbigan.apps.visualize import spread
 from bigbigan.cli import main
 from bigbigan.data import open_source
 from bigbigan.errors import UserError
+from bigbigan.evaluation import targets
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.progress import Bar
@@ -83,7 +85,7 @@ def test_list(capsys):
     assert "not in the paper" not in lines["biggan/128"] + lines["table1/no_encoder"] + lines["pretext/rotation"]
 
 
-def test_dry_run_names_what_is_not_in_the_paper(capsys):
+def test_dry_run_names_what_is_not_in_the_paper(capsys, unmeasured):
     dry_run = ["train", "small/digits", "--dry-run", "--set", "encoder.stdev_bias=0"]
     ours = "not in the paper: discriminator.pair_norm=true (docs/deviations.md, 2 and 3)"
     assert call(capsys, *dry_run)[1].endswith(ours + "\n")
@@ -99,7 +101,13 @@ def test_help_everywhere(capsys, arguments):
     assert "bigbigan" in out
 
 
-def test_dry_run_prints_settings_and_costs_and_writes_nothing(capsys, tmp_path):
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Let --dry-run measure no step, for tests of what it counts."""
+    monkeypatch.setattr("bigbigan.apps.dry_run.MAX_SECONDS", 0.0)
+
+
+def test_dry_run_prints_settings_and_costs_and_writes_nothing(capsys, tmp_path, unmeasured):
     out = tmp_path / "run"
     code, text, _ = call(capsys, "train", "small/mnist", "--out", out, "--dry-run", "--json", "--steps", "7")
     assert code == 0
@@ -452,7 +460,9 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
     assert "E None" not in page
 
 
-def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path):
+def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path, monkeypatch):
+    one_batch = functools.partial(targets.fill_statistics, batches=1)  # of the untrained encoder; 16 take a minute
+    monkeypatch.setattr(targets, "fill_statistics", one_batch)
     data, run = write_npz(tmp_path / "colour.npz", side=32, channels=3), tmp_path / "run"
     small = ["training.batch_size=8", "log.every=1", "log.standing_batches=1", "log.validate_every=0"]
     train = [
