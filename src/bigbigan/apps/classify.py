@@ -93,7 +93,7 @@ def classify(
 ) -> list[ResultLine]:
     """Train classifiers on few labels, write the predictions of the first trial, and return the result lines.
 
-    The file (.csv) has a row for each image whose label the first trial did not use: filename, split, label (as in the
+    The file (.csv) has a row for each image whose label the first trial did not use: file, split, label (as in the
     source; empty if there is none), predicted, confidence. Names are written as `bigbigan.data.csv_cells.cell` does.
 
     Args:
@@ -316,7 +316,7 @@ def _write(
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["filename", "split", "label", "predicted", "confidence"])
+        writer.writerow(["file", "split", "label", "predicted", "confidence"])
         row = 0
         skipped = set(known.tolist())
         for split in splits:
