@@ -70,10 +70,10 @@ def check_request(out: Path, features: Sequence[str] | None) -> None:
 def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
     """Open a file of features for writing; the block calls the yielded function with each batch of rows.
 
-    .npz has an array for each feature ([N, d], for a score [N]) and `file`, `split`, `class` (its name, "" if there
-    is none) and `class_number` (-1 if there is none). .csv and .parquet have a column for each number, named feature_0, feature_1,
-    ... or as the score, and an empty class_number if there is none. In .csv, names that a spreadsheet takes for formulas are
-    written as `bigbigan.data.csv_cells.cell` does, unless `raw_cells`.
+    .npz has an array for each feature ([N, d], for a score [N]) and `file`, `split`, `class` (its name, "" if there is
+    none) and `class_number` (-1 if there is none). .csv and .parquet have a column for each number, named feature_0,
+    feature_1, ... or as the score, and an empty class_number if there is none. In .csv, names that a spreadsheet takes
+    for formulas are written as `bigbigan.data.csv_cells.cell` does, unless `raw_cells`.
 
     Raises:
         UserError, RunError: the file cannot be written (`bigbigan.io.writing`). No incomplete file is left.

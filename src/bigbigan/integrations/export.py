@@ -236,8 +236,8 @@ def _onnx_files(model: Model) -> list[str]:
         head, shape = model.head, f"[N, {model.head.preprocessing.channels}, H, W]"
         limit = "" if head.max_distance is None else f"; above {head.max_distance:.4g}: unlike the training images"
         files = [
-            f"- `classifier.onnx`: `images` uint8 {shape} of any size to `probabilities` float32 [N, {len(head.classes)}], "
-            f"classes in the order above, and `distance` float32 [N]{limit}",
+            f"- `classifier.onnx`: `images` uint8 {shape} of any size to `probabilities` float32 "
+            f"[N, {len(head.classes)}], classes in the order above, and `distance` float32 [N]{limit}",
             *files,
         ]
     return ["Without torch, in any ONNX runtime, for any N:", "", *files, ""]

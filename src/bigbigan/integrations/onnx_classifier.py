@@ -41,8 +41,9 @@ PAD = """
 GRAPH = """
 <ir_version: {ir}, opset_import: ["": {opset}]>
 preprocessing (uint8[N, {channels}, H, W] images) => (uint8[N, {channels}, {R}, {R}] pixels)
-<int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}, int64[2] axes = {{2, 3}}, int64[1] small = {{{small}}},
- int64[1] whole = {{{S}}}, int64[2] seen_from = {{{edge}, {edge}}}, int64[2] seen_to = {{{end}, {end}}}>
+<int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}, int64[2] axes = {{2, 3}},
+ int64[1] small = {{{small}}}, int64[1] whole = {{{S}}},
+ int64[2] seen_from = {{{edge}, {edge}}}, int64[2] seen_to = {{{end}, {end}}}>
 {{
   shape = Shape(images)
   count = Slice(shape, zero, two)
