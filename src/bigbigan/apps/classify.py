@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from bigbigan.compute import images_per_pass
 from bigbigan.data.csv_cells import cell
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.probes.logistic import (
     class_scores,
     cross_validated,
@@ -49,7 +49,7 @@ from bigbigan.image import to_float
 from bigbigan.io import writing
 from bigbigan.progress import Bar
 
-__all__ = ["Labels", "calibration_error", "classify", "fit_temperature"]
+__all__ = ["Labels", "classify"]
 
 MAX_EPOCHS = 30  # of training a network
 MIN_STEPS = 5  # of an epoch, which passes over few labelled images several times
@@ -93,7 +93,7 @@ def classify(
 ) -> list[ResultLine]:
     """Train classifiers on few labels, write the predictions of the first trial, and return the result lines.
 
-    The file (.csv) has a row for each image whose label the first trial did not use: filename, split, label (as in the
+    The file (.csv) has a row for each image whose label the first trial did not use: file, split, label (as in the
     source; empty if there is none), predicted, confidence. Names are written as `bigbigan.data.csv_cells.cell` does.
 
     Args:
@@ -224,27 +224,6 @@ def frozen_logits(
     return logits / fit_temperature(unseen[:, np.unique(labels)], np.unique(labels, return_inverse=True)[1])
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the T in [0.05, 20] for which softmax(logits / T) gives unseen labels the highest likelihood."""
-
-    def loss(log_t: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
-
-
-def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap of confidence and accuracy over equal bins."""
-    probabilities = np.exp(log_softmax(logits, axis=1))
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[bin_of == b].mean() - correct[bin_of == b].mean()) * (bin_of == b).sum()
-        for b in np.unique(bin_of)
-    ]
-    return float(sum(gaps) / len(labels))
-
-
 def _tuner(
     encoder: nn.Module,
     pixels: np.ndarray,
@@ -337,7 +316,7 @@ def _write(
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["filename", "split", "label", "predicted", "confidence"])
+        writer.writerow(["file", "split", "label", "predicted", "confidence"])
         row = 0
         skipped = set(known.tolist())
         for split in splits:

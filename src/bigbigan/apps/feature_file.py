@@ -70,10 +70,10 @@ def check_request(out: Path, features: Sequence[str] | None) -> None:
 def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
     """Open a file of features for writing; the block calls the yielded function with each batch of rows.
 
-    .npz has an array for each feature ([N, d], for a score [N]) and `filename`, `split`, `label` (class number, -1 if
-    there is none) and `class` (its name). .csv and .parquet have a column for each number, named feature_0, feature_1,
-    ... or as the score, and an empty label if there is none. In .csv, names that a spreadsheet takes for formulas are
-    written as `bigbigan.data.csv_cells.cell` does, unless `raw_cells`.
+    .npz has an array for each feature ([N, d], for a score [N]) and `file`, `split`, `class` (its name, "" if there is
+    none) and `class_number` (-1 if there is none). .csv and .parquet have a column for each number, named feature_0,
+    feature_1, ... or as the score, and an empty class_number if there is none. In .csv, names that a spreadsheet takes
+    for formulas are written as `bigbigan.data.csv_cells.cell` does, unless `raw_cells`.
 
     Raises:
         UserError, RunError: the file cannot be written (`bigbigan.io.writing`). No incomplete file is left.
@@ -85,22 +85,22 @@ def writing_features(out: Path, raw_cells: bool = False) -> Iterator[Write]:
 @contextmanager
 def _npz(path: Path, raw_cells: bool) -> Iterator[Write]:
     """Write each array to a file of its own, since the number of rows is known only at the end; then copy them."""
-    texts: dict[str, list[str]] = {"filename": [], "split": [], "class": []}
+    texts: dict[str, list[str]] = {"file": [], "split": [], "class": []}
     arrays: dict[str, RowsOnDisk] = {}
     with ExitStack() as stack:
 
         def write(rows: Rows) -> None:
             for name, names in zip(texts, (rows.files, rows.splits, rows.classes), strict=True):
                 texts[name] += names
-            for name, values in (rows.features | {"label": rows.labels}).items():
+            for name, values in (rows.features | {"class_number": rows.labels}).items():
                 if name not in arrays:
                     arrays[name] = stack.enter_context(closing(RowsOnDisk(path.parent)))
                 arrays[name].append(values)
 
         yield write
-        count = len(texts["filename"])
+        count = len(texts["file"])
         with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-            for name in ("filename", "split", "label", "class", *(n for n in arrays if n != "label")):
+            for name in ("file", "split", "class", "class_number", *(n for n in arrays if n != "class_number")):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     if name in texts:
                         width = max(1, *map(len, texts[name]), 1)
@@ -131,13 +131,13 @@ def _csv(path: Path, raw_cells: bool) -> Iterator[Write]:
         def write(rows: Rows) -> None:
             columns = _columns(rows)
             if not header:
-                header.extend(["filename", "split", "label", "class", *columns])
+                header.extend(["file", "split", "class", "class_number", *columns])
                 writer.writerow(header)
             numbers = np.stack(list(columns.values()), axis=1)
             template = ",".join(["%.6g"] * len(columns))
             for i, row in enumerate(numbers.tolist()):
-                label = "" if rows.labels[i] < 0 else rows.labels[i]
-                texts = (as_cell(rows.files[i]), as_cell(rows.splits[i]), label, as_cell(rows.classes[i]))
+                number = "" if rows.labels[i] < 0 else rows.labels[i]
+                texts = (as_cell(rows.files[i]), as_cell(rows.splits[i]), as_cell(rows.classes[i]), number)
                 writer.writerow([*texts, *(template % tuple(row)).split(",")])
 
         yield write
@@ -159,10 +159,10 @@ def _parquet(path: Path, raw_cells: bool) -> Iterator[Write]:
             known = pd.array(labels, dtype="Int64")
             known[labels < 0] = pd.NA
             frame: dict[str, Any] = {
-                "filename": [name for rows in waiting for name in rows.files],
+                "file": [name for rows in waiting for name in rows.files],
                 "split": [name for rows in waiting for name in rows.splits],
-                "label": known,
                 "class": [name for rows in waiting for name in rows.classes],
+                "class_number": known,
             }
             each = [_columns(rows) for rows in waiting]
             frame |= {name: np.concatenate([columns[name] for columns in each]) for name in each[0]}

@@ -30,6 +30,7 @@ from bigbigan.cli.commands import (
     interpolate,
     list_experiments,
     neighbours,
+    predict,
     reconstruct,
     report,
     serve,
@@ -56,6 +57,7 @@ COMMANDS: dict[str, ModuleType] = {
     "neighbours": neighbours,
     "serve": serve,
     "classify": classify,
+    "predict": predict,
     "cluster": cluster,
     "report": report,
     "export": export,
@@ -183,7 +185,7 @@ def _check_targets(options: argparse.Namespace) -> None:
     for name in ("data", "source"):
         if isinstance(spec := getattr(options, name, None), str):
             check_source(spec)
-    for name in ("out", "results", "sheet", "picture"):
+    for name in ("out", "results", "sheet", "picture", "save"):
         path = getattr(options, name, None)
         if path is not None and (options.module, name) not in FOLDERS:
             writable(path)

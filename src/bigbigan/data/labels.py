@@ -5,9 +5,9 @@
     cat/002.png,,P17,
     ...
 
-The columns `file` (or filename, file_name, path, image) and `label` are required. `group` (such as a patient:
-`ImageSet.groups`) and `split` (train, val or test, in the spellings of `split_of`) are optional; other columns are
-ignored. So `classify`'s predictions and `encode`'s features can be read as labels.
+The columns `file` (or filename, file_name, path, image) and `label` (or class) are required. `group` (such as a
+patient: `ImageSet.groups`) and `split` (train, val or test, in the spellings of `split_of`) are optional; other columns
+are ignored. So the files of `predict`, `classify`, `cluster` and `encode` can be read as labels.
 
 A name matches the image of the same name. Otherwise names match by suffix at folder boundaries: `photos/cat/001.png`
 and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` does not. If nothing matches, extensions
@@ -46,6 +46,7 @@ MAX_BYTES = 2**30  # of a labels file
 
 COLUMNS = ("file", "label", "group", "split")
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")  # the first that the file has is used
+LABEL_COLUMNS = ("label", "class")  # likewise
 SPLITS = ("train", "val", "test")
 
 
@@ -108,8 +109,9 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
     if not lines:
         raise UserError(f"{what} is empty; expected a header line with file,label and a line for each image")
     header = [name.strip() for name in lines[0]]
-    if file_column := next((name for name in FILE_COLUMNS if name in header), None):
-        header = ["file" if name == file_column else name for name in header]
+    for column, spellings in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
+        if used := next((name for name in spellings if name in header), None):
+            header = [column if name == used else name for name in header]
     if missing := [name for name in ("file", "label") if name not in header]:
         have = shown(", ".join(header))
         raise UserError(f"{what} has no column '{missing[0]}' but {have}; expected a header line with file,label")

@@ -15,6 +15,7 @@ __all__ = ["download", "is_hub_name"]
 PART = r"(?![-.])[\w.-]{1,96}"
 NAME = re.compile(rf"{PART}/{PART}(@[\w./-]+)?", re.ASCII)
 NEEDED = ("config.json", "model.json", "model.safetensors")
+OPTIONAL = ("README.md", "head.safetensors")
 TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable
 
 
@@ -67,7 +68,7 @@ def download(name: str) -> Path:
         folder = snapshot_download(
             repo,
             revision=revision or None,
-            allow_patterns=[*NEEDED, "README.md"],
+            allow_patterns=[*NEEDED, *OPTIONAL],
             local_files_only=unreached is not None,
         )
     except Exception as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bigbigan.config import Config, config_from_dict
 from bigbigan.errors import UserError
+from bigbigan.inference.head import Head
 from bigbigan.inference.hub import download, is_hub_name
 from bigbigan.inference.model import Model
 from bigbigan.io import open_regular, read_json
@@ -21,9 +22,10 @@ from bigbigan.training.devices import usable_device
 from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
 from bigbigan.training.tensors import check_tensors, read_tensors
 
-__all__ = ["ABOUT", "EXPORTED", "load"]
+__all__ = ["ABOUT", "EXPORTED", "HEAD", "load"]
 
 EXPORTED = "model.json"  # marks an exported folder
+HEAD = "head.safetensors"  # the saved classifier in an exported folder, if it has one
 PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # names of a model's weights in a checkpoint
 ABOUT = {  # form of model.json, see `bigbigan.io.checked`
     "schema": int,
@@ -93,6 +95,9 @@ def _load_exported(folder: Path) -> Model:
         for letter in letters
     }
     model = Model(config, networks_with(config, named, folder), about["step"], about["images_seen"])
+    if (folder / HEAD).exists():
+        model.head = Head.load(folder / HEAD)
+        model.head.check(model.encoder, folder, folder / HEAD)
     if changed:
         warnings.warn(f"{folder / 'config.json'} is not the file that was exported: fetch it again", stacklevel=3)
     return model

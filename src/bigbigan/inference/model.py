@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize, to_float, to_grey
 from bigbigan.inference.arguments import as_tensor, check_at_least, check_range, is_whole
+from bigbigan.inference.head import Head, Prediction
 from bigbigan.inference.latents import Refined, interpolate, refine
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.models import FeatureEncoder, Networks
@@ -67,12 +69,15 @@ class Model:
         discriminator: D. Raises UserError if the run has none, as an autoencoder or with pretext tasks.
         config: the settings it was trained with.
         step: training steps behind these weights; 0 is untrained.
+        head: the saved classifier in an exported model, or None; see `predict`.
     """
 
     def __init__(self, config: Config, networks: Networks, step: int, images_seen: int) -> None:
         self.config, self.step, self.images_seen = config, step, images_seen
         self.networks = networks
         self._truncated: dict[float, nn.Module] = {}  # G by truncation
+        self.head: Head | None = None
+        self._checked: Head | None = None  # belongs to this encoder
         self._warned = False  # whether it was warned that images may lie in [0, 1]
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
@@ -192,6 +197,32 @@ class Model:
         generator = keyed_generator(seed, "encode", 0, str(self.device))
         eps = torch.randn(q.mean.shape, generator=generator, device=self.device)
         return Encoding(q.mean, q.stdev, q.sample(eps), avepool, bn_crelu)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Tensor | np.ndarray,
+        head: Head | str | Path | None = None,
+        value_range: tuple[float, float] = (-1, 1),
+    ) -> Prediction:
+        """Classify images [N, C, H, W] by a saved head: probabilities, and whether an image is unlike training images.
+
+        Args:
+            images: uint8 or float.
+            head: a head or its file (`bigbigan classify --save`); by default the head in the exported model.
+            value_range: see `prepare`.
+
+        Raises:
+            UserError: no head, a head of another encoder, or images that cannot be used.
+        """
+        head = self.head if head is None else head if isinstance(head, Head) else Head.load(head)
+        if head is None:
+            raise UserError("this model has no saved head; give one: predict(images, head='HEAD.safetensors')")
+        if head is not self._checked:
+            head.check(self.encoder, f"this model ({self.config.experiment}, step {self.step:,})")
+            self._checked = head
+        found = self.encode(images, value_range=value_range)
+        return head.predict(getattr(found, f"{head.features}_feat"))
 
     @torch.no_grad()
     def generate(

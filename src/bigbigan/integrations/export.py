@@ -4,7 +4,8 @@
     config.json         the settings it was trained with
     model.json          step, data set, networks, and the SHA-256 of the weights
     results.jsonl       its result lines, if it was evaluated
-    encoder.onnx, generator.onnx    with --onnx, see `bigbigan.integrations.onnx`
+    head.safetensors    the saved classifier, if --head gives one (`bigbigan.inference.head`)
+    encoder.onnx, generator.onnx, classifier.onnx    with --onnx, see `bigbigan.integrations.onnx`
     README.md           the model card
 
 The folder contains no path, host or user name of the machine it was trained on.
@@ -25,7 +26,8 @@ import bigbigan
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.inference.loading import ABOUT, EXPORTED, load
+from bigbigan.inference.head import Head
+from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load
 from bigbigan.inference.model import Model
 from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
@@ -40,24 +42,36 @@ SCHEMA = 1
 SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "is5", "reconstruction_ratio")
 
 
-def export(run: Path, out: Path, checkpoint: str = "newest", onnx: bool = False, progress: bool = False) -> Path:
+def export(
+    run: Path,
+    out: Path,
+    checkpoint: str = "newest",
+    onnx: bool = False,
+    progress: bool = False,
+    head: Path | None = None,
+) -> Path:
     """Write the model of a run to the folder `out`, which must not exist or be empty.
 
     Args:
         run: run folder.
         out: folder to write.
         checkpoint: "newest", or "best" by the validation metric.
-        onnx: whether to add E and G as ONNX files.
+        onnx: whether to add E, G and the classifier as ONNX files.
         progress: show which part is being written.
+        head: a file of `classify --save`; by default the one in `run`, if that is itself exported.
 
     Raises:
-        UserError: no such run, `out` is not empty, or a package is missing; nothing is written.
+        UserError: no such run, a head of another encoder, `out` is not empty, or a package is missing; nothing is
+            written.
         RunError: an ONNX file differs from the model; nothing is written.
     """
     check_free(out)
     if onnx:
         require_onnx()
     model = load(run, checkpoint)
+    if head is not None:
+        model.head = Head.load(head)
+        model.head.check(model.encoder, run, head)
     exported = read_json(run / EXPORTED, ABOUT) if (run / EXPORTED).exists() else {}  # if `run` is itself an export
     card = read_card(run) if (run / "data.json").exists() else exported.get("data", {})
     lines = [x for x in read_results(run / "results.jsonl") if x["subject"] != "trained" or x["steps"] == model.step]
@@ -85,7 +99,7 @@ def write_folder(
     """Write a model as the folder `out`, atomically. The model may have fewer networks than its config.
 
     Args:
-        model: the model.
+        model: the model, with its saved head if it has one.
         out: folder to write, which must not exist or be empty.
         data: "name" and "images" of its training data.
         origin: a sentence for the card on the source of the weights, if they were not trained by this package.
@@ -106,6 +120,8 @@ def write_folder(
         bar.part("weights")
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         model.config.save(temporary / "config.json")
+        if model.head is not None:
+            model.head.save(temporary / HEAD)
         about = {
             "schema": SCHEMA,
             "experiment": model.config.experiment,
@@ -170,6 +186,7 @@ def _model_card(
         ),
         **({"latents": latents} if has_generator else {"tasks": ", ".join(c.pretext.tasks)}),
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
+        **({} if model.head is None else {"classes": _classes(model.head)}),
         "weights": f"{len(weights)} tensors, SHA-256 `{about['weights_sha256']}`",
     }
     results = _results_table(lines)
@@ -178,6 +195,8 @@ def _model_card(
     use = ['model = bigbigan.load("THIS FOLDER")']
     if has_encoder:
         use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8"]
+    if model.head is not None:
+        use += ["found = model.predict(images)  # .names .confidence .unlike_training .probabilities"]
     if has_encoder and has_generator:
         use += ["x_hat = model.reconstruct(images)"]
     if has_generator:
@@ -198,6 +217,11 @@ def _model_card(
     ])  # fmt: skip
 
 
+def _classes(head: Head) -> str:
+    """Return the classes of a saved head for the card, and how many images it was trained on."""
+    return f"{', '.join(map(plain, head.classes))} (a linear classifier, {head.images:,} labelled images)"
+
+
 def _onnx_files(model: Model) -> list[str]:
     """Return the lines of the card on the inputs and outputs of the ONNX files."""
     c = model.config
@@ -208,6 +232,14 @@ def _onnx_files(model: Model) -> list[str]:
     if model.networks.E is not None:
         images, outputs = image.format(c.encoder.resolution), ", ".join(f"`{name}`" for name in encoder_outputs(model))
         files = [f"- `encoder.onnx`: `images` float32 {images} to {outputs}", *files]
+    if model.head is not None:
+        head, shape = model.head, f"[N, {model.head.preprocessing.channels}, H, W]"
+        limit = "" if head.max_distance is None else f"; above {head.max_distance:.4g}: unlike the training images"
+        files = [
+            f"- `classifier.onnx`: `images` uint8 {shape} of any size to `probabilities` float32 "
+            f"[N, {len(head.classes)}], classes in the order above, and `distance` float32 [N]{limit}",
+            *files,
+        ]
     return ["Without torch, in any ONNX runtime, for any N:", "", *files, ""]
 
 

@@ -4,6 +4,7 @@
                       only the last two if E has no latents
     generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1];
                       y int64 [N] is a second input if G is conditioned on classes
+    classifier.onnx   if the model has a saved head, see `bigbigan.integrations.onnx_classifier`
 
 Names are those of the authors' published modules; N is dynamic; spectral norms are folded into the weights.
 """
@@ -22,7 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from bigbigan.errors import RunError, UserError
+from bigbigan.inference.head import Head
 from bigbigan.inference.model import Model
+from bigbigan.integrations.onnx_classifier import OUTPUTS, Classifier, check_sizes, with_preprocessing
 from bigbigan.io import writing
 from bigbigan.models import FeatureEncoder
 from bigbigan.randomness import keyed_generator
@@ -50,7 +53,9 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: Model, folder: Path) -> None:
-    """Write encoder.onnx and generator.onnx, if the model has E and G, and check them if onnxruntime is installed.
+    """Write encoder.onnx, generator.onnx and classifier.onnx, if the model has E, G and a saved head.
+
+    They are checked if onnxruntime is installed.
 
     Raises:
         UserError: a package is missing.
@@ -63,12 +68,27 @@ def write_onnx(model: Model, folder: Path) -> None:
         images = torch.rand(shape, generator=keyed_generator(0, "onnx")) * 2 - 1
         network = _AllOutputs(model.networks.E)
         _write(network, {"images": images.to(model.device)}, encoder_outputs(model), folder / "encoder.onnx")
+        if model.head is not None:
+            _write_classifier(model, model.head, folder / "classifier.onnx")
     if model.networks.G is None:
         return
     inputs = {"z": model.sample_prior(count)}
     if c.data.classes > 1:
         inputs["y"] = torch.arange(count, device=model.device) % c.data.classes
     _write(model.generator, inputs, ("images",), folder / "generator.onnx")
+
+
+def _write_classifier(model: Model, head: Head, path: Path) -> None:
+    """Write E with a head for images as E sees them, check it, put the preprocessing before it, and check it again."""
+    import onnx
+
+    view, network = head.preprocessing, Classifier(model.encoder, head.network().to(model.device))
+    shape = (sum(BATCHES), view.channels, view.resolution, view.resolution)
+    pixels = torch.randint(0, 256, shape, generator=keyed_generator(0, "onnx"), dtype=torch.uint8)
+    _write(network, {"pixels": pixels.to(model.device)}, OUTPUTS, path)
+    with writing(path) as temporary:
+        onnx.save(with_preprocessing(onnx.load(path), head), temporary)
+    check_sizes(network, head, path, TOLERANCE)
 
 
 class _AllOutputs(nn.Module):

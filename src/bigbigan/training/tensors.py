@@ -18,7 +18,7 @@ from torch import Tensor
 from bigbigan.errors import UserError
 from bigbigan.io import open_regular, writing
 
-__all__ = ["check_tensors", "read_tensors", "save_tensors"]
+__all__ = ["check_tensors", "digest_of", "read_tensors", "save_tensors"]
 
 MAX_HEADER = 2**24  # bytes of a header, which has about 100 for each tensor
 
@@ -29,7 +29,7 @@ def save_tensors(
     """Write tensors as safetensors; see `writing`. `digest` adds the SHA-256 of their content to the metadata."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if digest:
-        metadata = (metadata or {}) | {"sha256": _digest(ready)}
+        metadata = (metadata or {}) | {"sha256": digest_of(ready)}
     with writing(path) as temporary:
         save_file(ready, temporary, metadata=metadata)
 
@@ -54,7 +54,7 @@ def read_tensors(path: Path, prefix: str = "", digest: bool = False) -> tuple[di
             metadata = tensors.metadata() or {}
             found = {key: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
         recorded = metadata.get("sha256", "" if digest else None)
-        if recorded is not None and not prefix and recorded != _digest(found):
+        if recorded is not None and not prefix and recorded != digest_of(found):
             raise ValueError("its content has changed since it was written" if recorded else "it records no SHA-256")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -87,9 +87,10 @@ def check_tensors(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
             raise UserError(f"{what}: {name} has values that are not finite")
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors, with their names, types and shapes, in hexadecimal digits."""
+    found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -39,6 +39,7 @@ def serve(
     checkpoint: str = "newest",
     progress: bool = True,
     as_json: bool = False,
+    head: Path | None = None,
 ) -> None:
     """Serve the page of a model until a signal ends it; prints its address.
 
@@ -48,14 +49,14 @@ def serve(
         run: see `bigbigan.load`.
         host: the name or address to listen on.
         port: to listen on; 0 chooses a free one.
-        data, labels: see `Bench`.
+        data, labels, head: see `Bench`.
         names: further host names by which visitors reach the server; see `bigbigan.apps.serve.guard.Names`.
         checkpoint: of a run, "newest", "best" or a step.
         progress: show a progress bar for reading the training images.
         as_json: print the address as JSON: {"url": "http://..."}.
 
     Raises:
-        UserError: gradio is missing, the address cannot be bound, no such run, or unusable `data` or `labels`.
+        UserError: gradio is missing, the address cannot be bound, no such run, or unusable `data`, `labels` or `head`.
         RunError: the server did not start.
     """
     with _bound(host, port) as listener, TemporaryDirectory(prefix="bigbigan-") as folder:
@@ -70,7 +71,7 @@ def serve(
             from fastapi import FastAPI
         except ImportError:
             raise UserError("serve needs gradio: pip install 'bigbigan[serve]'") from None
-        bench = Bench(run, data, labels, progress, checkpoint)
+        bench = Bench(run, data, labels, progress, checkpoint, head)
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no web fonts
         blocks = page(bench)
         blocks.state_session_capacity = VISITORS

@@ -1,4 +1,4 @@
-"""Answer what the page asks of a model: samples, reconstructions, neighbours, interpolations. Needs no gradio."""
+"""Answer what the page asks of a model: samples, reconstructions, neighbours, classes. Needs no gradio."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import nearest
 from bigbigan.image import pool_to
+from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
 from bigbigan.io import regular_bytes
 from bigbigan.training.devices import default_device
@@ -52,13 +53,14 @@ class Bench:
         labels: file of their labels, in place of the source's own.
         progress: whether to show a progress bar for reading the training images.
         checkpoint: of a run, "newest", "best" or a step.
+        head: file of a saved head that classifies images; by default the one in an exported model.
 
     Attributes:
         examples: uint8 [N, C, R, R] as E sees them; empty without an encoder or a source.
         missing: why there are no examples and neighbours, or "".
 
     Raises:
-        UserError: no such run, or the given source cannot be used.
+        UserError: no such run, a head of another encoder, or the given source cannot be used.
     """
 
     def __init__(
@@ -68,12 +70,17 @@ class Bench:
         labels: str | None = None,
         progress: bool = False,
         checkpoint: str = "newest",
+        head: Path | None = None,
     ) -> None:
         self.model = load(run, checkpoint, default_device())
+        if head is not None:
+            self.model.head = Head.load(head)
+            self.model.head.check(self.model.encoder, run, head)
         _ = self.model.generator  # the page shows images of G: raises if there is none
         c = self.model.config
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)
-        self.missing, self._pads, self._known = "", False, None
+        self.missing, self._known = "", None
+        self._pads = self.model.head is not None and self.model.head.preprocessing.pads
         if not self.encodes:
             if data or labels:
                 raise UserError("--data and --labels: this model has no encoder for images")
@@ -95,6 +102,11 @@ class Bench:
     def encodes(self) -> bool:
         """Whether there is an encoder."""
         return self.model.networks.E is not None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is a saved head."""
+        return self.model.head is not None
 
     @property
     def finds_neighbours(self) -> bool:
@@ -149,6 +161,13 @@ class Bench:
             (self.view(self._references[i]), f"{max(0.0, 1 - s):.3f} {self._name(i)}")
             for i, s in zip(places[0].tolist(), close[0].tolist(), strict=True)
         ]
+
+    def classify(self, image: np.ndarray) -> tuple[dict[str, float], str]:
+        """Return the probability of each class by the saved head, and a warning if the image is unusual, or ""."""
+        found = self.model.predict(self._x(image))
+        probabilities = dict(zip(map(shown, found.classes), found.probabilities[0].tolist(), strict=True))
+        unlike = "This image is unlike the training images: do not rely on its class."
+        return probabilities, unlike if found.unlike_training[0] else ""
 
     def interpolate(self, image: np.ndarray, other: np.ndarray, steps: int) -> Image.Image:
         """Return a strip: the image, `steps` images interpolated between the two encodings, the other image."""

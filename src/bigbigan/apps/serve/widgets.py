@@ -29,6 +29,7 @@ CSS = """
 .gradio-container .caption-label { left: 0; right: 0; max-width: none; padding: 2px; font-size: 11px; }
 """
 SUFFIXES = list(EXTENSIONS)
+TOP_CLASSES = 5  # shown of an image
 # One model, one request at a time: all events wait in the same queue.
 QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 # And one thread: gradio starts and ends threads, and each that has computed leaks some memory.
@@ -154,11 +155,15 @@ def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
                 reconstruction = _picture(gr, "**G(E(x))**: its reconstruction")
                 refined = _picture(gr, "**G(z)**: refined")
             errors = gr.Markdown()
+            outputs = [view, reconstruction, refined, errors]
+            if bench.classifies:
+                with gr.Row():
+                    classes = gr.Label(label="Class by the saved classifier", num_top_classes=TOP_CLASSES)
+                    outputs += [classes, gr.Markdown()]
             with gr.Row():
                 about = "z is optimised from E(x) so that G(z) comes closer to x"
                 steps = gr.Slider(10, MAX_STEPS, 200, step=10, label="Steps of refinement", info=about, scale=3)
                 button = gr.Button("Refine", variant="primary", scale=1)
-    outputs = [view, reconstruction, refined, errors]
     if bench.finds_neighbours:
         title = "**Nearest training images** and their distances: 0 is equal, 1 unrelated"
         outputs.append(_gallery(gr, title, None, NEIGHBOURS))
@@ -167,7 +172,8 @@ def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
         if image is None:
             return [None] * len(outputs)
         x_hat = bench.reconstruct(image)
-        found = [bench.view(image), x_hat.picture, None, f"‖x − G(E(x))‖ = {x_hat.error:.2f}"]
+        found: list[Any] = [bench.view(image), x_hat.picture, None, f"‖x − G(E(x))‖ = {x_hat.error:.2f}"]
+        found += bench.classify(image) if bench.classifies else ()
         return [*found, bench.neighbours(image)] if bench.finds_neighbours else found
 
     def refine(image: np.ndarray | None, steps: float, progress: Any = gr.Progress()) -> tuple[Image.Image, str]:  # noqa: B008

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from bigbigan.cli.common import run_and_data, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, None, "DIR folder to write")
-    parser.add_argument("--onnx", action="store_true", help="write E and G as ONNX files too")
+    parser.add_argument(
+        "--head", type=Path, metavar="HEAD", help="saved head (classify --save) to put into the exported model"
+    )
+    parser.add_argument("--onnx", action="store_true", help="write E, G and the classifier as ONNX files too")
     run_options(parser, computes=False)
 
 
@@ -18,5 +22,5 @@ def run(options: argparse.Namespace) -> None:
     """Export a model to a folder: safetensors, settings and a model card; with --onnx, ONNX files too."""
     from bigbigan.integrations.export import export
 
-    folder = export(options.run, options.out, options.checkpoint, options.onnx, progress=not options.quiet)
+    folder = export(options.run, options.out, options.checkpoint, options.onnx, not options.quiet, options.head)
     print(json.dumps({"folder": str(folder)}) if options.json else folder)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bigbigan.cli.common import OWN_DATA, run_and_data, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, f"example {OWN_DATA}", None)
+    parser.add_argument(
+        "--head",
+        type=Path,
+        metavar="HEAD",
+        help="saved head (classify --save) that classifies your images (default: the one in an exported model)",
+    )
     parser.add_argument(
         "--host",
         action="append",
@@ -36,4 +43,5 @@ def run(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
         progress=not options.quiet,
         as_json=options.json,
+        head=options.head,
     )

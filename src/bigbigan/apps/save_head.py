@@ -1,0 +1,121 @@
+"""Train a classifier on all labelled images of a source and keep it: `classify --save`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bigbigan.data import ImageSet, Source
+from bigbigan.data.loading import stream_view
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features
+from bigbigan.evaluation.probes.saved_head import fit_head, quality
+from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.targets import open_target
+from bigbigan.inference.head import Head, Preprocessing
+from bigbigan.inference.model import Model
+from bigbigan.progress import Bar
+
+__all__ = ["save_head"]
+
+
+def save_head(
+    run: str,
+    data: str | None,
+    out: Path,
+    command: str,
+    *,
+    labels_file: str | None = None,
+    progress: bool = False,
+) -> tuple[Head, list[ResultLine]]:
+    """Train a classifier on BN+CReLU features of the labelled images of the train split, and write it to `out`.
+
+    It is measured on the labelled images of the test split (or val, if test has none), or else on held-out folds of the
+    images it is trained on. The result lines are also appended to the run's results.jsonl.
+
+    Args:
+        run: a run folder or an exported model.
+        data: a labelled source; by default the run's own.
+        out: the file of the head, which is replaced.
+        command: recorded in result lines.
+        labels_file: a file of labels (bigbigan.data.labels); by default the run's own.
+        progress: show images/s and time left.
+
+    Returns:
+        The head; and result lines top1_head, balanced_head, auroc_head, ece_head and unlike_head: the percentage of
+        images that it finds unlike the training images.
+
+    Raises:
+        UserError: an external encoder, no labels of two or more classes, or a file that cannot be written.
+    """
+    target = open_target(run)
+    if target.model is None:
+        raise UserError(f"--save: {run} is an external encoder; expected a run (train --out) or an exported model")
+    source, model = target.source(data, labels_file, f"classify {run}"), target.model
+    train = _labelled(source.splits["train"])
+    if train is None or train.labels is None or len(np.unique(train.labels)) < 2:
+        raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
+    given = [source.splits[name] for name in ("test", "val") if name in source.splits]
+    test = next((labelled for images in given if (labelled := _labelled(images)) is not None), None)
+    start = time.perf_counter()
+    view = target.view
+    preprocessing = Preprocessing(view.resolution, view.channels, view.augment, train.store.pads)
+    features, train = _features(model, source, train, preprocessing, progress)
+    assert train.labels is not None
+    names = train.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
+    head, measured = fit_head(
+        features, train.labels, names, train.groups, preprocessing, model.encoder, model.config, model.step
+    )
+    split, n = "folds", len(train)
+    if test is not None:
+        features, test = _features(model, source, test, preprocessing, progress)
+        measured, split, n = _measured(head, features, test, names), test.name, len(test)
+    head.save(out)
+    lines = target.result_lines(
+        {f"{name}_head": value for name, value in measured.items()},
+        source=source,
+        split=split,
+        n=n,
+        subject="trained",
+        start=start,
+        study="classification",
+        command=command,
+    )
+    if lines and (path := target.results_file(out)) is not None:
+        append_results(path, lines)
+    return head, lines
+
+
+def _labelled(images: ImageSet) -> ImageSet | None:
+    """Return the images that have a label; None if none has."""
+    known = np.flatnonzero(images.labels >= 0) if images.labels is not None else np.arange(0)
+    return images.subset(known) if len(known) else None
+
+
+def _features(
+    model: Model, source: Source, images: ImageSet, view: Preprocessing, progress: bool
+) -> tuple[np.ndarray, ImageSet]:
+    """Return BN+CReLU features, float32 [N, d], of the images that can be read; and these images."""
+    parts, numbers = [], []
+    with Bar(
+        total=len(images), desc=f"encode {images.name}", unit=" images", disable=not progress, dynamic_ncols=True
+    ) as bar:
+        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+            parts.append(encoder_features(model.encoder, pixels, ["bn_crelu"])["bn_crelu"])
+            numbers.append(kept)
+            bar.update(int(kept[-1]) + 1 - bar.n)
+        bar.update(len(images) - bar.n)
+    return np.concatenate(parts), images.subset(np.concatenate(numbers))
+
+
+def _measured(head: Head, features: np.ndarray, images: ImageSet, names: list[str]) -> dict[str, float]:
+    """Return the `quality` of a head on images it was not trained on, and the percentage of unlike images."""
+    found = head.predict(torch.from_numpy(features))
+    number = {name: k for k, name in enumerate([*head.classes, *(n for n in names if n not in head.classes)])}
+    assert images.labels is not None
+    labels = np.array([number[names[k]] for k in images.labels])  # classes that the head lacks count as errors
+    logits = np.log(np.maximum(found.probabilities.double().numpy(), 1e-300))
+    return quality(logits, labels) | {"unlike": 100 * found.unlike_training.float().mean().item()}

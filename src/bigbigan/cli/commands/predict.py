@@ -1,0 +1,45 @@
+"""`bigbigan predict`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bigbigan.cli.common import AS_JSON, CHECKPOINT, DEVICE, OWN_DATA, QUIET, RAW_CELLS
+from bigbigan.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out) or exported model")
+    parser.add_argument("--head", type=Path, metavar="HEAD", help="saved head (default: the one in the exported model)")
+    parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file of predictions to write")
+    parser.add_argument("--probabilities", action="store_true", help="write the probability of each class too")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--device", **DEVICE)
+    parser.add_argument("--raw-cells", **RAW_CELLS)
+    parser.add_argument("--json", **AS_JSON)
+    parser.add_argument("--quiet", **QUIET)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Classify images by a saved head: class names, confidence, and which images are unlike the training images."""
+    if options.out.suffix.lower() != ".csv":
+        raise UserError(f"--out {options.out}: expected a name ending in .csv")
+    if options.head is not None and not options.head.is_file():
+        raise UserError(f"--head {options.head}: no such file; write one: bigbigan classify {options.run} --save HEAD")
+    from bigbigan.apps.predict import predict, summary
+
+    found = predict(
+        options.run,
+        options.head,
+        options.data,
+        options.out,
+        probabilities=options.probabilities,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        raw_cells=options.raw_cells,
+        progress=not options.quiet,
+    )
+    print(json.dumps(found, indent=2) if options.json else summary(found))

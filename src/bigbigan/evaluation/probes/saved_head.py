@@ -1,0 +1,110 @@
+"""Fit the classifier that `classify --save` keeps, on all labelled images, and measure it on folds it has not seen.
+
+The L2 strength is chosen by 3-fold cross-validation on the labelled images, on 10,000 of them if there are more. The
+same folds give each image logits of a classifier that was not trained on it: the temperature is fitted on these. The
+classifier itself is then trained on all labelled images, to its optimum.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigbigan.config import Config
+from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
+from bigbigan.evaluation.probes.logistic import cross_validated, scores
+from bigbigan.evaluation.probes.solver import logistic_path
+from bigbigan.inference.head import Head, Preprocessing, mean_distances
+from bigbigan.training.tensors import digest_of
+
+__all__ = ["fit_head", "quality"]
+
+MAX_IMAGES = 10_000  # of the choice of strength, of the temperature and of the distances
+MAX_REFERENCES = 2_000
+QUANTILE = 0.99  # of the labelled images that are less far from the others than `max_distance`
+CHUNK = 1_000  # images whose distances are computed at a time
+
+
+def fit_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    groups: np.ndarray | None,
+    preprocessing: Preprocessing,
+    E: nn.Module,
+    config: Config,
+    step: int,
+) -> tuple[Head, dict[str, float]]:
+    """Fit a head on BN+CReLU features, float32 [N, d], of all labelled images.
+
+    Args:
+        features: of the labelled images.
+        labels: int [N], of two classes or more.
+        classes: the name of each class number; classes without a labelled image are not in the head.
+        groups: int [N], images that belong together (`ImageSet.groups`), or None.
+        preprocessing, E, config, step: recorded in the head; see `bigbigan.inference.head.Head`.
+
+    Returns:
+        The head; and its `quality` on held-out folds, empty if a class has too few images for folds.
+    """
+    present, y = np.unique(labels, return_inverse=True)
+    picks = np.random.default_rng(0).permutation(len(y))[:MAX_IMAGES]
+    picked_groups = None if groups is None else groups[picks]
+    strength, unseen = cross_validated(features[picks], y[picks], picked_groups)
+    if unseen is None:
+        warnings.warn(
+            "the confidence is not calibrated: this needs two labelled images or groups of each class", stacklevel=3
+        )
+    temperature = 1.0 if unseen is None else fit_temperature(unseen, y[picks])
+    classifier = next(logistic_path(features, y, [strength]))
+    weight, bias = classifier.coef_, classifier.intercept_
+    if len(present) == 2:  # one vector, for the second class
+        weight, bias = (np.concatenate([np.zeros_like(part), part]) for part in (weight, bias))
+    references, max_distance = _references(torch.from_numpy(features[picks]), picked_groups)
+    head = Head(
+        classes=tuple(classes[k] for k in present),
+        weight=torch.from_numpy(weight).float(),
+        bias=torch.from_numpy(bias).float(),
+        references=references,
+        max_distance=max_distance,
+        temperature=temperature,
+        strength=strength,
+        features="bn_crelu",
+        preprocessing=preprocessing,
+        images=len(y),
+        encoder=digest_of(E.state_dict()),
+        experiment=config.experiment,
+        step=step,
+    )
+    return head, {} if unseen is None else quality(unseen / temperature, y[picks])
+
+
+def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Score calibrated logits [N, K]: top1, balanced and ece in percent, auroc from 0 to 1 if there are two classes."""
+    found = scores(logits, labels) | {"ece": 100 * calibration_error(logits, labels)}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, float | None]:
+    """Return references, float16 [n, d], and the 99th percentile of the distances of labelled images to the others.
+
+    An image is not compared with itself, nor with images of its group. The percentile is None if no image has enough
+    others.
+    """
+    unit = F.normalize(features, dim=1)
+    references = unit[:MAX_REFERENCES].half()
+    own = np.arange(len(unit)) if groups is None else groups
+    own_references = torch.from_numpy(own[: len(references)])
+    distances = []
+    for start in range(0, len(unit), CHUNK):
+        cosines = unit[start : start + CHUNK] @ references.float().T
+        same = torch.from_numpy(own[start : start + CHUNK])[:, None] == own_references
+        distances.append(mean_distances(cosines.masked_fill(same, -torch.inf)))
+    found = torch.cat(distances)
+    found = found[found.isfinite()]
+    return references, torch.quantile(found, QUANTILE).item() if len(found) else None

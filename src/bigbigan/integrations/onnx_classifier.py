@@ -1,0 +1,141 @@
+"""Write E with a saved head as an ONNX file that takes uint8 images of any size: classifier.onnx.
+
+    images uint8 [N, C, H, W] to probabilities float32 [N, K] and distance float32 [N]
+
+The graph itself crops the images to their central square, resizes it as image files are resized in training (Pillow's
+bicubic, in integers), takes the part that evaluation sees, and scales it to [-1, 1]. Class names and the distance from
+which an image is unlike the training images are in the metadata of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bigbigan.errors import RunError
+from bigbigan.image import resize_square, to_float
+from bigbigan.image.crop_sizes import CENTRAL
+from bigbigan.inference.head import Head, HeadNetwork
+from bigbigan.models import FeatureEncoder
+
+__all__ = ["OUTPUTS", "Classifier", "check_sizes", "classify_as_files", "with_preprocessing"]
+
+OUTPUTS = ("probabilities", "distance")
+
+# Sizes are tensors of one number. Pads squares of more than 0.8 and less than 1 of R, if the images of training were.
+PAD = """
+  larger = Greater(side, small)
+  smaller = Less(side, whole)
+  little = And(larger, smaller)
+  lacking = Sub(whole, side)
+  total = Where(little, lacking, zero)
+  before = Div(total, two)
+  after = Sub(total, before)
+  pads = Concat<axis=0>(zero, zero, before, before, zero, zero, after, after)
+  padded = Pad<mode="constant">(square, pads)"""
+GRAPH = """
+<ir_version: {ir}, opset_import: ["": {opset}]>
+preprocessing (uint8[N, {channels}, H, W] images) => (uint8[N, {channels}, {R}, {R}] pixels)
+<int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}, int64[2] axes = {{2, 3}},
+ int64[1] small = {{{small}}}, int64[1] whole = {{{S}}},
+ int64[2] seen_from = {{{edge}, {edge}}}, int64[2] seen_to = {{{end}, {end}}}>
+{{
+  shape = Shape(images)
+  count = Slice(shape, zero, two)
+  sides = Slice(shape, two, four)
+  side = ReduceMin<keepdims=1>(sides)
+  outside = Sub(sides, side)
+  start = Div(outside, two)
+  end = Add(start, side)
+  square = Slice(images, start, end, axes){pad}
+  sizes = Concat<axis=0>(count, whole, whole)
+  resized = Resize<mode="cubic", antialias=1, cubic_coeff_a=-0.5, exclude_outside=1>({squared}, , , sizes)
+  pixels = Slice(resized, seen_from, seen_to, axes)
+}}
+"""
+
+
+class Classifier(nn.Module):
+    """E with a head: uint8 [N, C, R, R], as E sees images, to probabilities [N, K] and distances [N]."""
+
+    def __init__(self, E: FeatureEncoder, head: HeadNetwork) -> None:
+        super().__init__()
+        self.E, self.head = E, head
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities, distance = self.head(self.E.bn_crelu(self.E.features(to_float(pixels))))
+        return probabilities, distance
+
+
+def viewed(head: Head) -> tuple[int, int]:
+    """Return the side S that images are resized to, and how many pixels of each edge are then cut off."""
+    view = head.preprocessing
+    cropped = view.augment.endswith("_crop") and not view.pads
+    side = round(view.resolution / CENTRAL) if cropped else view.resolution
+    return side, (side - view.resolution) // 2
+
+
+def with_preprocessing(proto: Any, head: Head) -> Any:
+    """Return the ONNX model of a `Classifier` with the preprocessing before it; its input is `images`."""
+    from onnx import compose, helper, parser
+
+    view = head.preprocessing
+    side, edge = viewed(head)
+    opset = next(x.version for x in proto.opset_import if x.domain == "")
+    text = GRAPH.format(
+        ir=proto.ir_version,
+        opset=opset,
+        channels=view.channels,
+        R=view.resolution,
+        S=side,
+        small=int(0.8 * side),
+        edge=edge,
+        end=edge + view.resolution,
+        pad=PAD if view.pads else "",
+        squared="padded" if view.pads else "square",
+    )
+    before = parser.parse_model(text)
+    for domain in proto.opset_import:
+        if domain.domain:
+            before.opset_import.append(domain)
+    before = compose.add_prefix(before, "preprocessing_", rename_inputs=False, rename_outputs=False)
+    merged = compose.merge_models(before, proto, io_map=[("pixels", "pixels")])
+    about = {"classes": json.dumps(head.classes), "max_distance": json.dumps(head.max_distance)}
+    helper.set_model_props(merged, about)
+    return merged
+
+
+def classify_as_files(network: Classifier, images: np.ndarray, head: Head) -> tuple[Tensor, ...]:
+    """Return what torch computes for uint8 images [N, C, H, W] that are resized as image files are."""
+    view, (side, edge) = head.preprocessing, viewed(head)
+    squares = np.stack([resize_square(x.transpose(1, 2, 0), side, pad=view.pads) for x in images]).transpose(0, 3, 1, 2)
+    seen = squares[..., edge : edge + view.resolution, edge : edge + view.resolution]
+    device = next(network.parameters()).device
+    probabilities, distance = network(torch.from_numpy(np.ascontiguousarray(seen)).to(device))
+    return probabilities, distance
+
+
+@torch.no_grad()
+def check_sizes(network: Classifier, head: Head, path: Path, tolerance: float) -> None:
+    """Compare the file with torch on images of several shapes. Raises RunError if they differ."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    view, rng = head.preprocessing, np.random.default_rng(0)
+    for height, width in ((view.resolution,) * 2, (2 * view.resolution + 3, 3 * view.resolution)):
+        images = rng.integers(0, 256, (2, view.channels, height, width), dtype=np.uint8)
+        found = session.run(list(OUTPUTS), {"images": images})
+        for name, ours, theirs in zip(OUTPUTS, classify_as_files(network, images, head), found, strict=True):
+            difference = np.abs(ours.cpu().numpy() - theirs).max()
+            if not difference <= tolerance:
+                raise RunError(
+                    f"{path.name} computes another {name} than the model: a difference of {difference:.2g} for images "
+                    f"of {width}×{height}; nothing was written"
+                )
