@@ -85,7 +85,8 @@ def at_least(minimum: int, **given: int) -> None:
 def check_run(run: object) -> None:
     """Raise UserError if RUN is a folder that does not exist, before torch is loaded.
 
-    Names on the Hub and names of external encoders (timm:NAME) are looked up later.
+    Names of trained models of this package have become folders before (`pretrained_folder`). Names on the Hub and of
+    external encoders (timm:NAME) are looked up later.
     """
     if ":" not in str(run) and not Path(str(run)).is_dir():
         from bigbigan.inference.hub import is_hub_name

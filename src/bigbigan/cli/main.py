@@ -181,6 +181,12 @@ def _version() -> str:
 def _check_targets(options: argparse.Namespace) -> None:
     """Raise UserError, before anything is loaded, if there is no such run or source, or a file cannot be written."""
     if hasattr(options, "run"):
+        from bigbigan.inference.pretrained import pretrained_folder
+
+        if (shipped := pretrained_folder(options.run)) is not None:
+            if options.module is report and options.out is None:
+                raise UserError(f"--out is required for {options.run}, which is part of the installed package")
+            options.run = type(options.run)(shipped)
         check_run(options.run)
     for name in ("data", "source"):
         if isinstance(spec := getattr(options, name, None), str):

@@ -1,4 +1,4 @@
-"""Load a trained model: from a run folder, an exported folder, or the Hugging Face Hub."""
+"""Load a trained model: from a run folder, an exported folder, this package, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bigbigan.errors import UserError
 from bigbigan.inference.head import Head
 from bigbigan.inference.hub import download, is_hub_name
 from bigbigan.inference.model import Model
+from bigbigan.inference.pretrained import pretrained_folder
 from bigbigan.io import open_regular, read_json
 from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
@@ -34,6 +35,7 @@ ABOUT = {  # form of model.json, see `bigbigan.io.checked`
     "weights_sha256": str,
     "config_sha256?": str,
     "networks?": [str],
+    "weights_dtype?": str,
     "data?": CARD,
     "origin?": str,
 }
@@ -44,8 +46,9 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
     """Load the model of a run folder, or of an exported one, from this machine or from the Hugging Face Hub.
 
     Args:
-        run: folder made by `bigbigan train --out` or by `bigbigan export`; or "owner/name" or "owner/name@revision" of
-            an exported one on the Hub, if there is no such folder here.
+        run: folder made by `bigbigan train --out` or by `bigbigan export`; or, if there is no such folder here, the
+            name of a trained model of this package ("small/fashion_mnist"), or "owner/name" or "owner/name@revision"
+            of an exported one on the Hub.
         checkpoint: of a run, "newest", "best" by the metric in checkpoints/best.json, or the number of a saved step.
         device: the device of the networks.
 
@@ -55,6 +58,8 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
     if not isinstance(run, str | os.PathLike):
         raise UserError(f"run is a {type(run).__name__}; expected the path of a run folder, or a name on the Hub")
     device = usable_device(device)
+    if (shipped := pretrained_folder(run)) is not None:
+        run = shipped
     run = download(str(run)) if is_hub_name(run) else Path(run)
     if (run / EXPORTED).exists():
         return _load_exported(run).to(device)
@@ -87,6 +92,8 @@ def _load_exported(folder: Path) -> Model:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a complete exported model ({type(error).__name__}: {error})") from None
     stored, _ = read_tensors(weights)
+    if about.get("weights_dtype") == "float16":
+        stored = {name: t.float() if t.dtype == torch.float16 else t for name, t in stored.items()}
     letters = about.get("networks", list(PREFIXES))  # a model may have no E or D; older ones have all three
     if not {"G", "E"} & set(letters):
         raise UserError(f"{folder} is not a complete exported model: it has neither generator nor encoder")

@@ -1,6 +1,7 @@
 """Export a trained model as a folder with weights, settings and a model card, which `bigbigan.load` reads.
 
-    model.safetensors   averaged G and E, and D, if the model has them, by name ("G.seed.weight", ...)
+    model.safetensors   averaged G and E, and D, if the model has them, by name ("G.seed.weight", ...); with --compact
+                        in float16 and without D
     config.json         the settings it was trained with
     model.json          step, data set, networks, and the SHA-256 of the weights
     results.jsonl       its result lines, if it was evaluated
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import bigbigan
@@ -32,6 +34,7 @@ from bigbigan.inference.model import Model
 from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
 from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
+from bigbigan.models import Networks
 from bigbigan.progress import Bar
 from bigbigan.training.run_folder import changed_settings, read_card
 from bigbigan.training.tensors import save_tensors
@@ -49,6 +52,7 @@ def export(
     onnx: bool = False,
     progress: bool = False,
     head: Path | None = None,
+    compact: bool = False,
 ) -> Path:
     """Write the model of a run to the folder `out`, which must not exist or be empty.
 
@@ -59,6 +63,7 @@ def export(
         onnx: whether to add E, G and the classifier as ONNX files.
         progress: show which part is being written.
         head: a file of `classify --save`; by default the one in `run`, if that is itself exported.
+        compact: store matrices and kernels in float16, and leave out D of a model with E: about a quarter of the size.
 
     Raises:
         UserError: no such run, a head of another encoder, `out` is not empty, or a package is missing; nothing is
@@ -69,6 +74,10 @@ def export(
     if onnx:
         require_onnx()
     model = load(run, checkpoint)
+    if compact:
+        if head is not None or model.head is not None:
+            raise UserError("--compact changes the encoder's weights: train the head on the exported model")
+        model = rounded(model)
     if head is not None:
         model.head = Head.load(head)
         model.head.check(model.encoder, run, head)
@@ -78,7 +87,29 @@ def export(
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
     if model.config.data.labels == "classes" and card.get("classes"):
         data["classes"] = card["classes"]  # the name of each class
-    return write_folder(model, out, data, exported.get("origin", ""), lines, onnx, progress)
+    return write_folder(model, out, data, exported.get("origin", ""), lines, onnx, progress, compact)
+
+
+def rounded(model: Model) -> Model:
+    """Return the model with weights of two or more dimensions rounded to float16, and without D if it has E.
+
+    Biases and batch norm statistics keep float32: they take little space, and variances may be below float16's range.
+
+    Raises:
+        UserError: a weight is outside float16's range.
+    """
+    networks = Networks(model.networks.G, model.networks.E, model.networks.D if model.networks.E is None else None)
+    for letter, network in networks.present().items():
+        for name, tensor in network.state_dict().items():
+            if _is_large(tensor):
+                tensor.copy_(tensor.half())
+                if not torch.isfinite(tensor).all():
+                    raise UserError(f"--compact: {letter}.{name} has values above 65504, which float16 cannot hold")
+    return Model(model.config, networks, model.step, model.images_seen)
+
+
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.ndim > 1 and tensor.dtype == torch.float32
 
 
 def check_free(out: Path) -> None:
@@ -95,6 +126,7 @@ def write_folder(
     lines: Sequence[dict[str, Any]] = (),
     onnx: bool = False,
     progress: bool = False,
+    compact: bool = False,
 ) -> Path:
     """Write a model as the folder `out`, atomically. The model may have fewer networks than its config.
 
@@ -106,10 +138,11 @@ def write_folder(
         lines: its result lines.
         onnx: whether to add E and G as ONNX files.
         progress: show which part is being written.
+        compact: store in float16 what `rounded` has rounded.
     """
     check_free(out)
     weights = {
-        f"{letter}.{name}": tensor
+        f"{letter}.{name}": tensor.half() if compact and _is_large(tensor) else tensor
         for letter, network in model.networks.present().items()
         for name, tensor in network.state_dict().items()
     }
@@ -130,6 +163,7 @@ def write_folder(
             "data": data,
             "origin": origin,
             "networks": list(model.networks.present()),
+            "weights_dtype": "float16" if compact else "float32",
             **{
                 f"{name}_sha256": hashlib.sha256((temporary / file).read_bytes()).hexdigest()
                 for name, file in (("weights", "model.safetensors"), ("config", "config.json"))
@@ -187,7 +221,7 @@ def _model_card(
         **({"latents": latents} if has_generator else {"tasks": ", ".join(c.pretext.tasks)}),
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
         **({} if model.head is None else {"classes": _classes(model.head)}),
-        "weights": f"{len(weights)} tensors, SHA-256 `{about['weights_sha256']}`",
+        "weights": f"{len(weights)} tensors, {about['weights_dtype']}, SHA-256 `{about['weights_sha256']}`",
     }
     results = _results_table(lines)
     tags = ["BigBiGAN", "representation-learning", *["gan"] * has_generator, *["onnx"] * onnx]

@@ -17,6 +17,7 @@ from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.inference.hub import is_hub_name
+from bigbigan.inference.pretrained import FOLDER, pretrained_names
 from bigbigan.integrations.export import export
 from bigbigan.models import build
 from tiny import tiny_config, write_npz
@@ -46,6 +47,61 @@ def test_the_exported_model_is_the_run_s(run, exported):
     z = torch.randn(5, 8)
     assert torch.equal(ours.discriminate(x, z).score_xz, theirs.discriminate(x, z).score_xz)
     assert (ours.step, ours.images_seen, ours.config) == (theirs.step, theirs.images_seen, theirs.config)
+
+
+@pytest.fixture(scope="module")
+def compact(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "model"
+    assert main(["export", str(run), "--out", str(out), "--compact"]) == 0
+    return out
+
+
+def test_a_compact_model_is_small_and_nearly_the_same(exported, compact):
+    size, whole = ((folder / "model.safetensors").stat().st_size for folder in (compact, exported))
+    assert size < 0.6 * whole
+    ours, theirs = load(exported), load(compact)
+    assert theirs.networks.D is None
+    assert {p.dtype for p in theirs.encoder.parameters()} == {torch.float32}
+    x = torch.rand(5, 1, 8, 8) * 2 - 1
+    torch.testing.assert_close(theirs.encode(x).bn_crelu_feat, ours.encode(x).bn_crelu_feat, rtol=0.02, atol=0.02)
+    assert not torch.equal(theirs.encode(x).bn_crelu_feat, ours.encode(x).bn_crelu_feat)
+    assert json.loads((compact / "model.json").read_text())["weights_dtype"] == "float16"
+    assert "float16" in (compact / "README.md").read_text()
+
+
+def test_float16_weights_are_refused_unless_compact(compact, tmp_path):
+    other = shutil.copytree(compact, tmp_path / "other")
+    about = json.loads((other / "model.json").read_text())
+    del about["weights_dtype"], about["crc32"]
+    (other / "model.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="is float16; expected float32"):
+        load(other)
+
+
+def test_a_model_of_the_package_loads_by_name(compact, tmp_path, monkeypatch, capsys):
+    shutil.copytree(compact, tmp_path / "shipped" / "small" / "digits")
+    monkeypatch.setattr("bigbigan.inference.pretrained.FOLDER", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    assert pretrained_names() == ["small/digits"]
+    assert load("small/digits").step == 6
+    assert main(["generate", "small/digits", "--out", "grid.png", "--count", "2", "--quiet"]) == 0
+    assert main(["report", "small/digits"]) == 2
+    assert "--out is required for small/digits" in capsys.readouterr().err
+    Path("small/digits").mkdir(parents=True)  # a local folder comes first
+    with pytest.raises(UserError):
+        load("small/digits")
+    (tmp_path / "shipped/small/digits/model.safetensors").write_bytes(b"damaged")
+    shutil.rmtree("small")
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        load("small/digits")
+
+
+def test_models_of_the_package_are_whole_and_small():
+    for name in pretrained_names():
+        model = load(name)
+        assert model.config.experiment == name
+        assert sum(file.stat().st_size for file in (FOLDER / name).iterdir()) < 5 * 2**20
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 10 * 2**20
 
 
 def test_the_folder_is_whole_and_names_no_place_of_the_machine(run, exported):

@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head", type=Path, metavar="HEAD", help="saved head (classify --save) to put into the exported model"
     )
     parser.add_argument("--onnx", action="store_true", help="write E, G and the classifier as ONNX files too")
+    parser.add_argument(
+        "--compact", action="store_true", help="write weights in float16 and leave out D: about a quarter of the size"
+    )
     run_options(parser, computes=False)
 
 
@@ -22,5 +25,7 @@ def run(options: argparse.Namespace) -> None:
     """Export a model to a folder: safetensors, settings and a model card; with --onnx, ONNX files too."""
     from bigbigan.integrations.export import export
 
-    folder = export(options.run, options.out, options.checkpoint, options.onnx, not options.quiet, options.head)
+    folder = export(
+        options.run, options.out, options.checkpoint, options.onnx, not options.quiet, options.head, options.compact
+    )
     print(json.dumps({"folder": str(folder)}) if options.json else folder)
