@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from bigbigan.errors import RunError
 from bigbigan.evaluation.records import read_results
 from reproduction.common import ROOT, Script
-from reproduction.render import bigan, costs, evaluation, published, robustness, settings
+from reproduction.render import bigan, costs, evaluation, published, robustness, settings, sources
 from reproduction.render.cells import Line
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
@@ -67,6 +67,11 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "transfer_linear": lambda lines: evaluation.transfer(lines, "top1_linear_{}"),
     "quality": evaluation.quality_table,
     "frozen": evaluation.frozen_table,
+    "reconstructions": sources.reconstructions,
+    "hinges": sources.hinges,
+    "filters": sources.filters,
+    "inversion": sources.inversion,
+    "encoders": sources.encoders,
     "reconstruction": lambda lines: evaluation.reconstruction_table(lines, SMALL),
 }
 

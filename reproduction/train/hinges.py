@@ -1,0 +1,109 @@
+"""Train a BigBiGAN with one hinge for each score and one with a hinge on their sum, and draw both.
+
+    python -m reproduction.train.hinges [--experiment NAME] [--data SOURCE] [--steps N] [--seeds N] [--out PICTURE.png]
+
+By default small/digits for 600 steps; table1/base with --scale 32 is `table1/base` against `table1/hinge_of_sum`.
+Runs go to runs/hinges/: each-SEED and sum-SEED. Finished ones are skipped, unfinished ones continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bigbigan.config import override
+from bigbigan.experiments import find
+from bigbigan.inference.loading import load
+from bigbigan.training.image_grid import grid
+from reproduction.common import Script, bigbigan
+from reproduction.train.table import is_finished
+
+HINGES = {"each": "a hinge for each score", "sum": "one hinge on the sum"}
+COLOURS = {"each": "#1f5fa8", "sum": "#c2410c"}
+METRICS = ["top1_linear_bn_crelu_10perclass", "reconstruction_ratio"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    script = Script(__spec__, __doc__, "results/hinges.jsonl")
+    add = script.parser.add_argument
+    add("--experiment", default="small/digits", metavar="NAME")
+    add("--scale", type=int, default=0, metavar="S")
+    add("--data", metavar="SOURCE", help="default: the experiment's own")
+    add("--steps", type=int, default=600, metavar="N")
+    add("--seeds", type=int, default=1, metavar="N", help="number of seeds, 0 to N - 1 (default 1)")
+    add("--set", nargs="+", default=[], metavar="a.b=value")
+    add("--runs", type=Path, default=Path("runs/hinges"), metavar="DIR")
+    add("--out", type=Path, default=Path("docs/pictures/hinges.png"), metavar="PICTURE")
+    return script.run(train_and_draw, arguments)
+
+
+def train_and_draw(script: Script, options: argparse.Namespace) -> None:
+    base = find(options.experiment).config(options.scale)
+    quiet = ["log.validate_every=0", f"log.pictures_every={options.steps}", "log.every=20"]
+    runs: dict[str, list[Path]] = {hinge: [] for hinge in HINGES}
+    for seed in range(options.seeds):
+        for hinge in HINGES:
+            settings = [f"loss.hinge={hinge}", *options.set]
+            run = options.runs / f"{hinge}-{seed}"
+            runs[hinge].append(run)
+            if is_finished(run, override(base, settings), options.steps):
+                print(f"{run}: finished, skipped", flush=True)
+                continue
+            train = ["train", options.experiment, "--scale", str(options.scale), "--out", str(run), "--quiet"]
+            train += ["--data", options.data] if options.data else []
+            bigbigan(*train, "--steps", str(options.steps), "--set", f"training.seed={seed}", *quiet, *settings)
+            bigbigan(
+                "evaluate", str(run), "--quiet", "--metrics", ",".join(METRICS), "--study", script.study,
+                "--results", str(script.results),
+            )  # fmt: skip
+    draw(runs, options.out)
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """Return the lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def margins(run: Path) -> dict[str, list[float]]:
+    """Return, for each score, how far encoder pairs are above generator pairs, over the logged steps."""
+    lines = logged(run)
+    names = [key.removesuffix("_enc") for key in lines[0] if key.endswith("_enc")]
+    return {name: [line[f"{name}_enc"] - line[f"{name}_gen"] for line in lines] for name in names}
+
+
+def draw(runs: dict[str, list[Path]], out: Path) -> None:
+    """Draw the scores and samples of the first seed, and the reconstruction ratio of all seeds."""
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    panels = figure.subplot_mosaic([["scores each", "scores sum", "ratio"], ["each", "sum", "ratio"]])
+    for hinge, title in HINGES.items():
+        steps = [line["step"] for line in logged(runs[hinge][0])]
+        axes = panels[f"scores {hinge}"]
+        for name, values in margins(runs[hinge][0]).items():
+            axes.plot(steps, values, label=f"${name.replace('_', '_{')}}}$")
+        axes.axhline(0, color="#4a5560", linewidth=0.8)
+        axes.set(title=f"{title}: encoder pairs above generator pairs", xlabel="steps", ylabel="score")
+        axes.legend(frameon=False)
+        panels[hinge].imshow(np.asarray(grid(load(runs[hinge][0]).generate(40), 10)))
+        panels[hinge].set_title(f"samples, {title}")
+        panels[hinge].axis("off")
+        ratios = [[line["reconstruction_ratio"] for line in logged(run)] for run in runs[hinge]]
+        panels["ratio"].plot(steps, [mean(r) for r in zip(*ratios, strict=True)], color=COLOURS[hinge], label=title)
+    low, high = zip(*(panels[f"scores {hinge}"].get_ylim() for hinge in HINGES), strict=True)
+    for hinge in HINGES:
+        panels[f"scores {hinge}"].set_ylim(min(low), max(high))
+    panels["ratio"].set(title="reconstruction error, matched / mismatched", xlabel="steps", ylim=(0, None))
+    panels["ratio"].axhline(1, color="#4a5560", linestyle=":", linewidth=1)
+    panels["ratio"].legend(frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=90)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
