@@ -95,7 +95,7 @@ def test_no_verb_writes_formulas_unless_told_to(run, tmp_path, verb):
     assert main([*words, "--raw-cells"]) == 0
     raw = rows(out)
     assert formulas(raw)
-    for column in ("filename", "file", "label", "predicted"):
+    for column in ("file", "label", "predicted", "class"):
         if column in raw[0]:
             assert [text_of(row[column]) for row in safe] == [row[column] for row in raw]
 

@@ -209,13 +209,13 @@ def test_encode(run, data, capsys, tmp_path, suffix):
         with np.load(out) as arrays:
             assert arrays["z_mean"].shape == (180, 8)
             assert arrays["avepool_feat"].shape == (180, 8)
-            assert list(arrays["filename"][:1]) == ["train/00000"]
+            assert list(arrays["file"][:1]) == ["train/00000"]
             assert set(arrays["split"]) == {"train", "test"}
-            assert arrays["label"].tolist()[:4] == [0, 1, 2, 0]
+            assert arrays["class_number"].tolist()[:4] == [0, 1, 2, 0]
             assert arrays["class"].tolist()[:4] == ["0", "1", "2", "0"]
     else:
         header, first, *rest = out.read_text().splitlines()
-        assert header.split(",")[:5] == ["filename", "split", "label", "class", "z_mean_0"]
+        assert header.split(",")[:5] == ["file", "split", "class", "class_number", "z_mean_0"]
         assert first.startswith("train/00000,train,0,0,")
         assert len(rest) == 179
 
@@ -728,8 +728,8 @@ def of_photos(tmp_path_factory):
 def encoded(capsys, root, run, *more):
     out = root / "features.npz"
     code, _, err = call(capsys, "encode", run, "--features", "z_mean", "--out", out, "--quiet", *more)
-    with np.load(out) if code == 0 else nullcontext({"filename": []}) as found:
-        return code, err, list(found["filename"]), list(found["class"]) if code == 0 else []
+    with np.load(out) if code == 0 else nullcontext({"file": []}) as found:
+        return code, err, list(found["file"]), list(found["class"]) if code == 0 else []
 
 
 def test_a_run_finds_its_images_from_any_folder(of_photos, capsys, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bigbigan.compute import images_per_pass
 from bigbigan.data.csv_cells import cell
 from bigbigan.data.loading import stream_view
 from bigbigan.data.names import shown
@@ -17,7 +18,8 @@ from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
 from bigbigan.io import writing
 from bigbigan.progress import Bar
-from bigbigan.training.run_folder import default_device, open_data
+from bigbigan.training.devices import default_device
+from bigbigan.training.run_folder import open_data
 
 __all__ = ["predict", "summary"]
 
@@ -30,7 +32,6 @@ def predict(
     *,
     probabilities: bool = False,
     checkpoint: str = "newest",
-    device: str | None = None,
     raw_cells: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -45,7 +46,6 @@ def predict(
         out: the CSV file.
         probabilities: write the probability of each class too, in columns called probability_CLASS.
         checkpoint: of a run, "newest", "best" or a step.
-        device: to compute on; by default the GPU if there is one.
         raw_cells: write names as they are, even if a spreadsheet would take them for formulas
             (`bigbigan.data.csv_cells`).
         progress: show images/s and time left.
@@ -59,7 +59,7 @@ def predict(
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
-    model = load(run, checkpoint, device or default_device())
+    model = load(run, checkpoint, default_device())
     kept_head = model.head if head is None else Head.load(head)
     if kept_head is None:
         raise UserError(
@@ -82,7 +82,8 @@ def predict(
         for images in source.splits.values():
             images.store.pads = view.pads  # as the images that the head was trained on
             before = bar.n
-            for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+            seen = (view.resolution, view.channels, view.augment)
+            for pixels, kept in stream_view(images, *seen, source, images_per_pass(500)):
                 found = model.predict(torch.from_numpy(pixels), kept_head)
                 names, flags = found.names, found.unlike_training.tolist()
                 for row, i in enumerate(kept.tolist()):

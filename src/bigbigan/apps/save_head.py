@@ -30,6 +30,7 @@ def save_head(
     *,
     labels_file: str | None = None,
     progress: bool = False,
+    checkpoint: str = "newest",
 ) -> tuple[Head, list[ResultLine]]:
     """Train a classifier on BN+CReLU features of the labelled images of the train split, and write it to `out`.
 
@@ -43,6 +44,7 @@ def save_head(
         command: recorded in result lines.
         labels_file: a file of labels (bigbigan.data.labels); by default the run's own.
         progress: show images/s and time left.
+        checkpoint: of a run, "newest", "best" or a step.
 
     Returns:
         The head; and result lines top1_head, balanced_head, auroc_head, ece_head and unlike_head: the percentage of
@@ -51,7 +53,7 @@ def save_head(
     Raises:
         UserError: an external encoder, no labels of two or more classes, or a file that cannot be written.
     """
-    target = open_target(run)
+    target = open_target(run, which=checkpoint)
     if target.model is None:
         raise UserError(f"--save: {run} is an external encoder; expected a run (train --out) or an exported model")
     source, model = target.source(data, labels_file, f"classify {run}"), target.model
@@ -63,16 +65,24 @@ def save_head(
     start = time.perf_counter()
     view = target.view
     preprocessing = Preprocessing(view.resolution, view.channels, view.augment, train.store.pads)
-    features, train = _features(model, source, train, preprocessing, progress)
+    found, train = _features(model, source, train, preprocessing, progress)
     assert train.labels is not None
     names = train.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
     head, measured = fit_head(
-        features, train.labels, names, train.groups, preprocessing, model.encoder, model.config, model.step
+        found["bn_crelu"],
+        found["avepool"],
+        train.labels,
+        names,
+        train.groups,
+        preprocessing,
+        model.encoder,
+        model.config,
+        model.step,
     )
     split, n = "folds", len(train)
     if test is not None:
-        features, test = _features(model, source, test, preprocessing, progress)
-        measured, split, n = _measured(head, features, test, names), test.name, len(test)
+        found, test = _features(model, source, test, preprocessing, progress)
+        measured, split, n = _measured(head, found, test, names), test.name, len(test)
     head.save(out)
     lines = target.result_lines(
         {f"{name}_head": value for name, value in measured.items()},
@@ -97,23 +107,24 @@ def _labelled(images: ImageSet) -> ImageSet | None:
 
 def _features(
     model: Model, source: Source, images: ImageSet, view: Preprocessing, progress: bool
-) -> tuple[np.ndarray, ImageSet]:
-    """Return BN+CReLU features, float32 [N, d], of the images that can be read; and these images."""
+) -> tuple[dict[str, np.ndarray], ImageSet]:
+    """Return AvePool and BN+CReLU features, each float32 [N, d], of the images that can be read; and these images."""
     parts, numbers = [], []
     with Bar(
         total=len(images), desc=f"encode {images.name}", unit=" images", disable=not progress, dynamic_ncols=True
     ) as bar:
         for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
-            parts.append(encoder_features(model.encoder, pixels, ["bn_crelu"])["bn_crelu"])
+            parts.append(encoder_features(model.encoder, pixels, ["avepool", "bn_crelu"]))
             numbers.append(kept)
             bar.update(int(kept[-1]) + 1 - bar.n)
         bar.update(len(images) - bar.n)
-    return np.concatenate(parts), images.subset(np.concatenate(numbers))
+    features = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return features, images.subset(np.concatenate(numbers))
 
 
-def _measured(head: Head, features: np.ndarray, images: ImageSet, names: list[str]) -> dict[str, float]:
+def _measured(head: Head, features: dict[str, np.ndarray], images: ImageSet, names: list[str]) -> dict[str, float]:
     """Return the `quality` of a head on images it was not trained on, and the percentage of unlike images."""
-    found = head.predict(torch.from_numpy(features))
+    found = head.predict(*(torch.from_numpy(features[name]) for name in ("bn_crelu", "avepool")))
     number = {name: k for k, name in enumerate([*head.classes, *(n for n in names if n not in head.classes)])}
     assert images.labels is not None
     labels = np.array([number[names[k]] for k in images.labels])  # classes that the head lacks count as errors

@@ -19,10 +19,6 @@ LABELS_FILE: dict[str, Any] = {
 }
 RESULTS: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "append the result lines to this file too"}
 QUIET: dict[str, Any] = {"action": "store_true", "help": "show no progress bar"}
-DEVICE: dict[str, Any] = {
-    "metavar": "NAME",
-    "help": "device to compute on, such as cpu or cuda:1 (default: the GPU if there is one)",
-}
 AS_JSON: dict[str, Any] = {"action": "store_true", "help": "print the result as JSON"}
 RAW_CELLS: dict[str, Any] = {
     "action": "store_true",

@@ -7,7 +7,7 @@ it knows by their digest.
 Confidence is the softmax of the logits at a temperature fitted on labelled images that the classifier had not seen (Guo
 et al. 2017, https://arxiv.org/abs/1706.04599). An image is unlike the training images if its mean distance to the five
 nearest of them is larger than that of 99 % of the labelled images to the other ones. Distance is 1 − the cosine of
-features; docs/notes/anomaly.md compares it with other scores.
+AvePool features.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bigbigan.errors import UserError
 from bigbigan.io import checked, parse_json, stamped, unstamped, warn_of_change
 from bigbigan.training.tensors import check_tensors, digest_of, read_tensors, save_tensors
 
-__all__ = ["NEAREST", "Head", "Prediction", "Preprocessing", "mean_distances"]
+__all__ = ["NEAREST", "Head", "Prediction", "Preprocessing", "distances", "mean_of_nearest"]
 
 SCHEMA = 1
 NEAREST = 5  # reference images whose distances are averaged
@@ -97,12 +97,12 @@ class Head:
     Attributes:
         classes: names of the K classes.
         weight, bias: float32 [K, d] and [K].
-        references: features of labelled training images, scaled to length 1, float16 [n, d].
+        references: AvePool features of labelled training images, scaled to length 1, float16 [n, num_features].
         max_distance: mean distance to the nearest references from which an image is unlike the training images; None if
             there were too few images to choose it.
         temperature: that logits are divided by.
         strength: inverse L2 strength C of the logistic regression.
-        features: of E, such as "bn_crelu".
+        features: of E that are classified: "bn_crelu".
         preprocessing: how image files become the input of E.
         images: number of labelled images it was trained on.
         encoder: digest of the weights of E.
@@ -123,14 +123,14 @@ class Head:
     experiment: str
     step: int
 
-    def predict(self, features: Tensor) -> Prediction:
-        """Classify images by their features, float [N, d], on any device."""
-        probabilities, distance = self.network().to(features.device)(features)
+    def predict(self, features: Tensor, avepool: Tensor) -> Prediction:
+        """Classify images by their features, float [N, d], and AvePool features [N, num_features], on any device."""
+        probabilities, distance = self.network().to(features.device)(features, avepool)
         limit = math.inf if self.max_distance is None else self.max_distance
         return Prediction(self.classes, probabilities, distance, distance > limit)
 
     def network(self) -> HeadNetwork:
-        """Return the head as a module: features [N, d] to probabilities [N, K] and distances [N]."""
+        """Return the head as a module, without class names."""
         return HeadNetwork(self)
 
     def check(self, E: nn.Module, run: object, name: object = "the saved head") -> None:
@@ -179,7 +179,7 @@ class Head:
 
 
 class HeadNetwork(nn.Module):
-    """Compute a head: features [N, d] to calibrated probabilities [N, K] and mean distances to the nearest [N]."""
+    """Compute a head: features [N, d] and AvePool features to probabilities [N, K] and distances to the nearest [N]."""
 
     weight: Tensor
     bias: Tensor
@@ -191,18 +191,23 @@ class HeadNetwork(nn.Module):
         self.register_buffer("bias", head.bias / head.temperature)
         self.register_buffer("references", head.references.float())
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        cosines = F.normalize(features, dim=1) @ self.references.T
-        return F.linear(features, self.weight, self.bias).softmax(1), mean_distances(cosines)
+    def forward(self, features: Tensor, avepool: Tensor) -> tuple[Tensor, Tensor]:
+        near = mean_of_nearest(distances(avepool, self.references))
+        return F.linear(features, self.weight, self.bias).softmax(1), near
 
 
-def mean_distances(cosines: Tensor) -> Tensor:
-    """Return the mean distance [N] to the nearest references, from cosines [N, n] of features to theirs.
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """Return 1 − the cosine [N, n] of vectors [N, d] and vectors of length 1 [n, d]."""
+    return 1 - F.normalize(x, dim=1) @ y.T
 
-    The nearest are five, or one fewer than there are references: each of these has that many others.
+
+def mean_of_nearest(found: Tensor) -> Tensor:
+    """Return the mean [N] of the smallest distances of each row [N, n].
+
+    These are five, or one fewer than there are references: each of these has that many others.
     """
-    count = min(NEAREST, max(1, cosines.shape[1] - 1))
-    return 1 - cosines.topk(count, dim=1).values.mean(1)
+    count = min(NEAREST, max(1, found.shape[1] - 1))
+    return found.topk(count, dim=1, largest=False).values.mean(1)
 
 
 def _problem(about: dict[str, Any]) -> str:
@@ -228,6 +233,6 @@ def _check_shapes(tensors: dict[str, Tensor], classes: int, path: Path) -> None:
     expected = {
         "weight": torch.empty(classes, d, device="meta"),
         "bias": torch.empty(classes, device="meta"),
-        "references": torch.empty(n, d, dtype=torch.float16, device="meta"),
+        "references": torch.empty(n, d // 2, dtype=torch.float16, device="meta"),  # CReLU doubles their number
     }
     check_tensors(tensors, expected, f"{path} is damaged")

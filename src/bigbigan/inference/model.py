@@ -222,7 +222,7 @@ class Model:
             head.check(self.encoder, f"this model ({self.config.experiment}, step {self.step:,})")
             self._checked = head
         found = self.encode(images, value_range=value_range)
-        return head.predict(getattr(found, f"{head.features}_feat"))
+        return head.predict(found.bn_crelu_feat, found.avepool_feat)
 
     @torch.no_grad()
     def generate(

@@ -100,7 +100,7 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     assert len(lines["top1_frozen_pixels_8perclass", 0]["draws"]) == 2
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 90 + 90 - 24
-    assert len({r["filename"] for r in rows}) == len(rows)
+    assert len({r["file"] for r in rows}) == len(rows)
     assert all(0 < float(r["confidence"]) <= 1 and r["predicted"] in {"0", "1", "2"} for r in rows)
     right = np.mean([r["label"] == r["predicted"] for r in rows if r["split"] == "test"])
     last = lines["top1_finetuned_8perclass" if finetune else "top1_frozen_bn_crelu_8perclass", 2]

@@ -50,12 +50,12 @@ def test_features_are_those_of_the_whole_set(run, photos, tmp_path, small_batche
     assert encode(run, str(photos), tmp_path / "f.npz") == 25
     source, model = open_source(str(photos)), load(run)
     with np.load(tmp_path / "f.npz") as found:
-        assert list(found) == ["filename", "split", "label", "class", "avepool_feat", "bn_crelu_feat", "z_mean"]
+        assert list(found) == ["file", "split", "class", "class_number", "avepool_feat", "bn_crelu_feat", "z_mean"]
         start = 0
         for images in source.splits.values():
             pixels, kept = load_view(images, 8, 1, "none", source)
             rows = slice(start, start := start + len(kept))
-            assert found["filename"][rows].tolist() == [images.files[i] for i in kept]
+            assert found["file"][rows].tolist() == [images.files[i] for i in kept]
             assert set(found["split"][rows]) == {images.name}
             for name, values in encoder_features(model.encoder, pixels, ["avepool", "bn_crelu", "z_mean"]).items():
                 key = name if name == "z_mean" else f"{name}_feat"
@@ -63,7 +63,7 @@ def test_features_are_those_of_the_whole_set(run, photos, tmp_path, small_batche
                 np.testing.assert_allclose(found[key][rows], values, rtol=1e-5, atol=1e-6)
         assert start == 25
         assert set(found["class"]) == {"a long name", "b", ""}
-        assert ((found["label"] < 0) == (found["class"] == "")).all()
+        assert ((found["class_number"] < 0) == (found["class"] == "")).all()
 
 
 def test_three_kinds_of_file_agree(run, photos, tmp_path, small_batches, monkeypatch):
@@ -76,11 +76,11 @@ def test_three_kinds_of_file_agree(run, photos, tmp_path, small_batches, monkeyp
     table = pandas.read_parquet(tmp_path / "f.parquet")
     with np.load(tmp_path / "f.npz") as arrays, (tmp_path / "f.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-        assert table["filename"].tolist() == arrays["filename"].tolist() == [row["filename"] for row in rows]
+        assert table["file"].tolist() == arrays["file"].tolist() == [row["file"] for row in rows]
         assert table["class"].tolist() == arrays["class"].tolist() == [row["class"] for row in rows]
-        labels = arrays["label"].tolist()
-        assert table["label"].fillna(-1).tolist() == labels == [int(row["label"] or -1) for row in rows]
-        assert str(table["label"].dtype) == "Int64"
+        labels = arrays["class_number"].tolist()
+        assert table["class_number"].fillna(-1).tolist() == labels == [int(row["class_number"] or -1) for row in rows]
+        assert str(table["class_number"].dtype) == "Int64"
         for i in range(8):
             np.testing.assert_array_equal(table[f"z_mean_{i}"], arrays["z_mean"][:, i])
         np.testing.assert_array_equal(table["score_xz"], arrays["score_xz"])

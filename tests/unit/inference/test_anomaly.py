@@ -78,7 +78,7 @@ def test_encode_writes_scores_as_columns_of_their_own(run, tmp_path, capsys):
     assert main(["encode", str(run), "--features", ",".join([*names, "z_mean"]), "--out", str(out)]) == 0
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["filename", "split", "label", "class", *names, *(f"z_mean_{i}" for i in range(8))]
+    assert list(rows[0]) == ["file", "split", "class", "class_number", *names, *(f"z_mean_{i}" for i in range(8))]
     with np.load(run.parent / "rows.npz") as arrays:
         images = torch.from_numpy(arrays["train_images"])[:, None]
     model = load(run)

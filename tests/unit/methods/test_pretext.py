@@ -562,7 +562,7 @@ def test_it_is_evaluated_beside_its_baselines(run, capsys):
 def test_its_features_are_written_and_classified(run, capsys, tmp_path):
     assert call(capsys, "encode", run, "--out", tmp_path / "f.npz")[0] == 0
     with np.load(tmp_path / "f.npz") as arrays:
-        assert set(arrays) == {"filename", "split", "label", "class", "avepool_feat", "bn_crelu_feat"}
+        assert set(arrays) == {"file", "split", "class", "class_number", "avepool_feat", "bn_crelu_feat"}
         assert arrays["bn_crelu_feat"].shape == (1797, 64)
     out = tmp_path / "p.csv"
     classify = ["classify", run, "--labels-per-class", 3, "--trials", 1, "--finetune", "--out", out, "--quiet"]

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, CHECKPOINT, DEVICE, OWN_DATA, QUIET, RAW_CELLS
+from bigbigan.cli.common import OWN_DATA, RAW_CELLS, run_options
 from bigbigan.errors import UserError
 
 
@@ -16,11 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file of predictions to write")
     parser.add_argument("--probabilities", action="store_true", help="write the probability of each class too")
-    parser.add_argument("--checkpoint", **CHECKPOINT)
-    parser.add_argument("--device", **DEVICE)
     parser.add_argument("--raw-cells", **RAW_CELLS)
-    parser.add_argument("--json", **AS_JSON)
-    parser.add_argument("--quiet", **QUIET)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -38,7 +35,6 @@ def run(options: argparse.Namespace) -> None:
         options.out,
         probabilities=options.probabilities,
         checkpoint=options.checkpoint,
-        device=options.device,
         raw_cells=options.raw_cells,
         progress=not options.quiet,
     )

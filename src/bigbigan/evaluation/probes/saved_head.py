@@ -19,7 +19,7 @@ from bigbigan.config import Config
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.probes.logistic import cross_validated, scores
 from bigbigan.evaluation.probes.solver import logistic_path
-from bigbigan.inference.head import Head, Preprocessing, mean_distances
+from bigbigan.inference.head import Head, Preprocessing, distances, mean_of_nearest
 from bigbigan.training.tensors import digest_of
 
 __all__ = ["fit_head", "quality"]
@@ -32,6 +32,7 @@ CHUNK = 1_000  # images whose distances are computed at a time
 
 def fit_head(
     features: np.ndarray,
+    avepool: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
     groups: np.ndarray | None,
@@ -44,6 +45,7 @@ def fit_head(
 
     Args:
         features: of the labelled images.
+        avepool: their AvePool features, float32 [N, d / 2].
         labels: int [N], of two classes or more.
         classes: the name of each class number; classes without a labelled image are not in the head.
         groups: int [N], images that belong together (`ImageSet.groups`), or None.
@@ -65,7 +67,7 @@ def fit_head(
     weight, bias = classifier.coef_, classifier.intercept_
     if len(present) == 2:  # one vector, for the second class
         weight, bias = (np.concatenate([np.zeros_like(part), part]) for part in (weight, bias))
-    references, max_distance = _references(torch.from_numpy(features[picks]), picked_groups)
+    references, max_distance = _references(torch.from_numpy(avepool[picks]), picked_groups)
     head = Head(
         classes=tuple(classes[k] for k in present),
         weight=torch.from_numpy(weight).float(),
@@ -91,20 +93,19 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, float | None]:
-    """Return references, float16 [n, d], and the 99th percentile of the distances of labelled images to the others.
+    """Return references and the limit of distances, from AvePool features [N, d].
 
-    An image is not compared with itself, nor with images of its group. The percentile is None if no image has enough
+    The references are float16 [n, d]. The limit is the 99th percentile of the distances of labelled images to the
+    others: an image is not compared with itself, nor with images of its group. It is None if no image has enough
     others.
     """
-    unit = F.normalize(features, dim=1)
-    references = unit[:MAX_REFERENCES].half()
-    own = np.arange(len(unit)) if groups is None else groups
-    own_references = torch.from_numpy(own[: len(references)])
-    distances = []
-    for start in range(0, len(unit), CHUNK):
-        cosines = unit[start : start + CHUNK] @ references.float().T
-        same = torch.from_numpy(own[start : start + CHUNK])[:, None] == own_references
-        distances.append(mean_distances(cosines.masked_fill(same, -torch.inf)))
-    found = torch.cat(distances)
+    references = F.normalize(features[:MAX_REFERENCES], dim=1).half()
+    own = torch.arange(len(features)) if groups is None else torch.from_numpy(groups)
+    parts = []
+    for start in range(0, len(features), CHUNK):
+        rows = slice(start, start + CHUNK)
+        same = own[rows, None] == own[: len(references)]
+        parts.append(mean_of_nearest(distances(features[rows], references.float()).masked_fill(same, torch.inf)))
+    found = torch.cat(parts)
     found = found[found.isfinite()]
     return references, torch.quantile(found, QUANTILE).item() if len(found) else None
