@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.label_curve import is_point, text
     from bigbigan.evaluation.records import append_results, results_table
     from bigbigan.evaluation.runner import evaluate
+    from bigbigan.evaluation.verdict import judge
 
     lines = evaluate(
         options.run,
@@ -78,3 +79,5 @@ def run(options: argparse.Namespace) -> None:
     print(results_table([line for line in lines if not is_point(line.metric)]))
     if curve := text([asdict(line) for line in lines]):
         print(curve)
+    if verdict := judge({(line.metric, line.subject): asdict(line) for line in lines}):
+        print(f"\n{verdict}")

@@ -1,0 +1,73 @@
+"""Say in words whether training was worth it: the trained encoder against pixels and the untrained encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from bigbigan.evaluation.records import better, paired_lead
+
+__all__ = ["Verdict", "judge"]
+
+FEW = "top1_linear_{}_10perclass"
+Line = Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """Hold a verdict: its kind, a sentence of a few words, and the sentence with the numbers behind it."""
+
+    kind: Literal["good", "unclear", "bad"]
+    lead: str
+    numbers: str
+
+    def __str__(self) -> str:
+        return f"{self.lead} {self.numbers}"
+
+
+def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
+    """Return the verdict on a run, from its probe on BN+CReLU with 10 labels a class; None if that was not measured.
+
+    Args:
+        lines: result lines by metric and subject.
+    """
+    few = lines.get((FEW.format("bn_crelu"), "trained"))
+    if few is None:
+        return None
+    baselines = (("pixels", "pixels"), ("pca_pixels", "pca_pixels"), ("bn_crelu", "untrained"))
+    raw, pca, untrained = (lines.get((FEW.format(name), subject)) for name, subject in baselines)
+    pixels = better(raw, pca)
+    above_pixels, of_pixels = _compare(few, pixels, "raw pixels" if pixels is raw else "PCA-whitened pixels")
+    above_untrained, of_untrained = _compare(few, untrained, "the untrained encoder")
+    kind: Literal["good", "unclear", "bad"]
+    if min(above_pixels, above_untrained) == 2:
+        kind, lead = "good", "It worked: the features are clearly better than pixels and than the untrained encoder's."
+    elif above_untrained == 2:
+        kind = "bad" if above_pixels == 0 else "unclear"
+        than = "no better than pixels" if kind == "bad" else "not clearly better than pixels"
+        lead = f"Training improved the features clearly; they are {than} on these images."
+    elif min(above_pixels, above_untrained) == 0:
+        kind, lead = "bad", "Not yet."
+    else:
+        kind, lead = "unclear", "Not clearly, so far."
+    accuracy = " ± ".join(f"{v:.1f}" for v in (few["value"], few.get("std")) if v is not None)
+    numbers = (
+        "With 10 labels for each class, a linear classifier on the trained encoder's features has an accuracy of "
+        f"{accuracy} % on {few.get('n', 0):,} unseen images: {of_pixels}; {of_untrained}."
+    )
+    return Verdict(kind, lead, numbers)
+
+
+def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
+    """Compare two lines: return 0 if ours is not above the other, 1 if above, 2 if clearly above; and words.
+
+    Clearly is by more than two standard deviations of the difference, which is taken trial by trial if the trials are
+    known.
+    """
+    if base is None:
+        return 1, f"{name} not measured"
+    gap = round(ours["value"], 1) - round(base["value"], 1)  # of the rounded values that are shown
+    paired = paired_lead(dict(ours), dict(base))
+    clear = abs(gap) > 2 * (paired[1] if paired else math.hypot(ours.get("std") or 0, base.get("std") or 0))
+    text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"
+    return (gap > 0) * (1 + clear), f"{text}, {'more' if clear else 'less'} than two standard deviations"
