@@ -10,6 +10,11 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON, at_least, device_option
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "bench small/mnist",
+    "bench small/mnist --vary training.batch_size=16,32,64 --picture cost.png",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
