@@ -1,4 +1,5 @@
-"""Write the tables of README.md and docs/: results from results/*.jsonl, settings from the schema.
+"""Write the tables of README.md and docs/: results from results/*.jsonl, settings from the schema,
+metrics from their glossary.
 
     python -m reproduction.render.tables           rewrite
     python -m reproduction.render.tables --check   exit 1 if a table is not what the result lines or the schema say
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bigbigan.errors import RunError
+from bigbigan.evaluation import metric_glossary
 from bigbigan.evaluation.records import read_results
 from reproduction.common import ROOT, Script
 from reproduction.render import bigan, costs, evaluation, published, robustness, settings, sources
@@ -24,6 +26,8 @@ SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
 
 TABLES: dict[str, Callable[[list[Line]], str]] = {
     "settings": settings.settings_tables,
+    "metrics": metric_glossary.glossary_table,
+    "metric_features": metric_glossary.feature_table,
     "data_speed": costs.data_speed,
     "probe_speed": costs.probe_speed,
     "probe": lambda lines: evaluation.probe_table(lines, SMALL),

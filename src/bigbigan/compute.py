@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bigbigan.errors import UserError
 
-__all__ = ["AUTO", "DEVICES", "check_device_name", "chosen_device", "computing", "images_per_pass"]
+__all__ = ["AUTO", "DEVICES", "check_device_name", "chosen_device", "computing", "has_float64", "images_per_pass"]
 
 AUTO = "auto"  # a GPU if there is one, else the CPU
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -58,6 +58,11 @@ def computing(device: str = AUTO, batch_size: int | None = None) -> Iterator[Non
         yield
     finally:
         _chosen = before
+
+
+def has_float64(device_type: str) -> bool:
+    """Return whether devices of this type compute in float64, as all do but Apple's GPUs."""
+    return device_type != "mps"
 
 
 def chosen_device() -> str:

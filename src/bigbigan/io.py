@@ -11,7 +11,6 @@ content is not what was written: a bit on the disk has flipped, or somebody edit
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -31,6 +30,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from bigbigan.errors import RunError, UserError
+from bigbigan.locking import lock_exclusive
 
 __all__ = [
     "DISK_FULL",
@@ -57,6 +57,9 @@ __all__ = [
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError)
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+WINDOWS = os.name == "nt"
+# Without waiting, as a pipe without a writer would block; in binary on Windows.
+OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 TEMPORARY = ".writing-"  # how the names of temporary files begin
 STALE = 3600  # seconds since its last change, after which a temporary file must be from a killed process
 MAX_JSON_BYTES = 2**28  # bytes of a JSON file
@@ -123,6 +126,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             sync(file)
         sync(temporary)
+        if WINDOWS and path.is_dir():
+            path.rmdir()  # empty; elsewhere renaming replaces it
         os.rename(temporary, path)
         sync(path.parent)
     except BaseException as error:
@@ -135,7 +140,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     r"""Write UTF-8 text; see `writing`. Characters that UTF-8 lacks (parts of file names) are written as \udc80."""
     with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, content: Any, stamp: bool = False) -> None:
@@ -216,8 +221,10 @@ def write_error(error: BaseException, path: Path) -> RunError | UserError | None
 
 
 def sync(path: Path) -> None:
-    """Force a file or folder to disk, if its file system supports that."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Force a file or folder to disk, if its file system supports that; Windows does not for folders."""
+    if WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -233,9 +240,7 @@ def lock(descriptor: int, name: Path) -> bool:
     If the file system has no locks, warn and return True.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
+        return lock_exclusive(descriptor)
     except OSError as error:
         warnings.warn(
             f"{name} cannot be locked ({error.strerror}): start no second process that writes there", stacklevel=2
@@ -411,7 +416,12 @@ def _unexpected(value: Any, form: Any, name: str) -> str:
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes. Raises ValueError for devices and pipes, which may have no end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
+    try:
+        descriptor = os.open(path, os.O_RDONLY | OPEN_FLAGS)
+    except PermissionError:
+        if WINDOWS and path.is_dir():  # which cannot be opened there
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
+        raise
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")

@@ -139,6 +139,8 @@ def be_default() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("bigbigan") and hasattr(module, "default_device"):
             module.default_device = lambda: OTHER
+        if name.startswith("bigbigan") and hasattr(module, "has_float64"):
+            module.has_float64 = lambda device_type: device_type != "other"  # as of Apple's GPUs
     # 16 batches, as in evaluation, would take as long as most other parts together.
     pretext_accuracy.fill_statistics = functools.partial(pretext_accuracy.fill_statistics, batches=1)
 

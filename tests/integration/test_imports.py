@@ -45,11 +45,12 @@ def test_waiting_threads_sleep_unless_told_otherwise(given, code, expected):
 
 
 MISTAKES = (
-    [],
     ["trian"],
     ["data", "inspekt"],
     ["encode", "RUN"],  # --out is missing
     ["encode", ".", "--out", "features.xlsx"],
+    ["encode", ".", "--out", "features.npz", "--device", "gpu"],
+    ["encode", ".", "--out", "features.npz", "--batch-size", "0"],
     ["encode", ".", "--out", "features.npz", "--features", "fc7"],
     ["evaluate", "no/such/run"],
     ["evaluate", ".", "--metrics", "accuracy"],

@@ -8,8 +8,8 @@ rates compare best as a share of it. Under torchrun all ranks step together, eac
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -195,13 +195,17 @@ def matmul_tflops(device: torch.device) -> float:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak so far of the GPU's memory, or of this process's resident memory, in MiB."""
+    """Return the peak so far of the GPU's memory, or of this process's resident memory, in MiB; NaN if unknown."""
     if (peak := peak_memory(device)) is not None:
         return peak / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage never reports less than the memory of the parent process
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        (line,) = (line for line in status.read_text("ascii", "replace").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
@@ -216,7 +220,7 @@ def result_lines(config: Config, cost: Cost, steps: int, command: str, study: st
         "peak_memory_mib": cost.peak_memory_mib,
     }
     return records.result_lines(
-        measured,
+        {name: value for name, value in measured.items() if not math.isnan(value)},
         study=study,
         subject="program",
         experiment=config.experiment,

@@ -6,8 +6,10 @@ Exit codes: 0 done; 1 a run failed; 2 the user made a mistake; 128 + n ended by 
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -45,23 +47,27 @@ from bigbigan.io import DISK_FULL
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS: dict[str, ModuleType] = {
+EXAMPLES = "examples:"  # begins the examples of a verb
+
+# In order of use. None is the verb with verbs of its own.
+COMMANDS: dict[str, ModuleType | None] = {
     "list": list_experiments,
+    "data": None,
     "train": train,
     "evaluate": evaluate,
-    "feature-network": feature_network,
+    "report": report,
     "encode": encode,
+    "classify": classify,
+    "predict": predict,
+    "cluster": cluster,
     "generate": generate,
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "neighbours": neighbours,
     "serve": serve,
-    "classify": classify,
-    "predict": predict,
-    "cluster": cluster,
-    "report": report,
     "export": export,
     "table": table,
+    "feature-network": feature_network,
     "bench": bench,
 }
 DATA_COMMANDS: dict[str, ModuleType] = {"inspect": data_inspect, "shard": data_shard}
@@ -76,8 +82,23 @@ FOLDERS = (
 )
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Keep the lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
+    verbs: Sequence[str] = ()  # that the parser chooses from
+
     def error(self, message: str) -> NoReturn:
+        if self.verbs and message.endswith("arguments are required: VERB"):
+            self.print_help(sys.stderr)
+            self.exit(2)
+        if self.verbs and (wrong := re.match(r"argument VERB: invalid choice: '(.*?)' \(", message)):
+            near = difflib.get_close_matches(wrong[1], self.verbs, 1)
+            message = f"there is no verb {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
         if message.startswith("unrecognized arguments") and ".tar" in message:  # the shell has expanded a pattern
             message += "; a pattern of shards must be quoted: 'part-{000..099}.tar'"
         self.exit(2, f"bigbigan: {message}; see: {self.prog} --help\n")
@@ -94,19 +115,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # if its encoding is not UTF-8, print \xe9 for characters it lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = build_parser()
-    try:
-        options = parser.parse_args(argv)
-    except SystemExit as end:
-        return int(end.code or 0)
-    options.command = shlex.join(["bigbigan", *argv])
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
+            options = parser.parse_args(argv)
+            options.command = shlex.join(["bigbigan", *argv])
             with computing(getattr(options, "device", AUTO), getattr(options, "batch_size", None)):
                 _check_targets(options)
                 code = options.module.run(options) or 0
             sys.stdout.flush()
             return code
+        except SystemExit as end:  # of the parser
+            return int(end.code or 0)
         except UserError as error:
             print(f"bigbigan: {error}", file=sys.stderr)
             return 2
@@ -152,22 +172,37 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, in order of use."""
-    parser = _Parser(prog="bigbigan", description="Learn image features without labels by learning to generate images.")
+    parser = _Parser(
+        prog="bigbigan",
+        description="Learn image features without labels by learning to generate images.",
+        epilog="Begin with: bigbigan train small/digits --out runs/digits. Examples of a verb: bigbigan VERB --help",
+    )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     for name, module in COMMANDS.items():
-        _add_command(commands, name, module)
-    summary = "Inspect a source of images, or write it as tar shards."
-    data = commands.add_parser("data", help=summary, description=summary)
-    data_commands = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
-    for name, module in DATA_COMMANDS.items():
-        _add_command(data_commands, name, module)
+        if module is not None:
+            _add_command(commands, name, module)
+            continue
+        summary = "Inspect a source of images, or write it as tar shards."
+        data = commands.add_parser(name, help=summary, description=summary)
+        data_commands = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+        for data_name, data_module in DATA_COMMANDS.items():
+            _add_command(data_commands, data_name, data_module)
+        data.verbs = tuple(DATA_COMMANDS)
+    parser.verbs = tuple(COMMANDS)
     return parser
 
 
 def _add_command(commands: Any, name: str, module: ModuleType) -> None:
     summary = (module.run.__doc__ or "").strip()  # empty under python -OO
-    parser = commands.add_parser(name, help=summary.partition("\n")[0], description=summary)
+    examples = "\n".join([EXAMPLES, *(f"  bigbigan {example}" for example in module.EXAMPLES)])
+    parser = commands.add_parser(
+        name,
+        help=summary.partition("\n")[0],
+        description=summary,
+        epilog=examples,
+        formatter_class=_Formatter,
+    )
     module.add_arguments(parser)
     parser.set_defaults(module=module)
 

@@ -46,14 +46,14 @@ def _available() -> int | None:
     """
     free = []
     with suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
         with suppress(OSError, ValueError):  # no such file, or "max"
-            free.append(max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
+            free.append(max(0, int(Path(limit).read_text("ascii")) - int(Path(used).read_text("ascii"))))
     return min(free, default=None)
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "paired_lead",
     "read_results",
     "result_lines",
-    "results_table",
     "transferred",
 ]
 
@@ -269,47 +268,3 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     lines, damaged = read_lines(path, RESULT)
     warn_of_damage(path, damaged)
     return lines
-
-
-# Printed after the name of a metric, for lines outside the table of probes.
-_SUBJECT_NOTES = {"pixels": " (raw pixels)", "pca_pixels": " (PCA-whitened pixels)", "untrained": " (untrained)"}
-
-
-def results_table(lines: Sequence[ResultLine]) -> str:
-    """Return lines as text: probes as a table, a row for each feature, baselines first; then image quality."""
-    by_metric = {(line.metric, line.subject): line for line in lines}
-    rows = EXTERNAL_ROWS if any(line.subject == "external" for line in lines) else PROBE_ROWS
-    patterns = PROBE_COLUMNS | {"Table 1's classifier": "top1_table1_{}", "Table 2's, 5k steps": "top1_sweep5k_{}"}
-    columns = {
-        title: pattern
-        for title, pattern in patterns.items()
-        if any((pattern.format(name), subject) in by_metric for name, subject in rows.values())
-    }
-    in_table = {(pattern.format(name), subject) for pattern in columns.values() for name, subject in rows.values()}
-    out = ["top-1 accuracy, %".ljust(24) + "".join(title.rjust(26) for title in columns)] if columns else []
-    for title, (name, subject) in rows.items():
-        cells = [by_metric.get((pattern.format(name), subject)) for pattern in columns.values()]
-        if any(cells):
-            out.append(title.ljust(24) + "".join(_value(line).rjust(26) for line in cells))
-    for line in lines:
-        if line.metric == "reconstruction_ratio":
-            out.append(f"reconstruction error, matched / mismatched: {line.value:.3f} (1 = nothing learned)")
-    for line in lines:
-        if (line.metric, line.subject) in in_table or line.metric in ("reconstruction_ratio", "evaluation_seconds"):
-            continue
-        chance = f" (chance {line.protocol['chance']:g})" if "chance" in line.protocol else ""
-        digits = 1 if line.value >= 10 else 3
-        out.append(f"{line.metric}{_SUBJECT_NOTES.get(line.subject, '')}: {_value(line, digits)}{chance}")
-    for line in lines:
-        if line.metric == "evaluation_seconds":
-            parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in line.protocol.items())
-            out.append(f"took {line.value:.0f} s: {parts}")
-    if without := max((line.labels.get("without", 0) for line in lines), default=0):
-        out.append(f"skipped {without:,} images without a label")
-    return "\n".join(out)
-
-
-def _value(line: ResultLine | None, digits: int = 1) -> str:
-    if line is None:
-        return "-"
-    return f"{line.value:.{digits}f}" + ("" if line.std is None else f" ± {line.std:.{digits}f}")

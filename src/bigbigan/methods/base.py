@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bigbigan.compute import has_float64
 from bigbigan.config import Config, DataConfig
 from bigbigan.image import pool_to
 from bigbigan.methods.diffaugment import augmentation, augmented
@@ -35,7 +36,8 @@ def sample_labels(count: int, data: DataConfig, generator: torch.Generator) -> T
         return None
     if not data.class_sizes:
         return torch.randint(data.classes, (count,), generator=generator, device=generator.device)
-    sizes = torch.tensor(data.class_sizes, dtype=torch.float64, device=generator.device)
+    dtype = torch.float64 if has_float64(generator.device.type) else torch.float32
+    sizes = torch.tensor(data.class_sizes, dtype=dtype, device=generator.device)
     return torch.multinomial(sizes, count, replacement=True, generator=generator)
 
 

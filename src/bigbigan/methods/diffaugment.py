@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from bigbigan.compute import has_float64
+
 __all__ = ["augmentation", "augmented"]
 
 SHIFT = 1 / 8  # of the side
@@ -50,12 +52,19 @@ def color(x: Tensor, noise: Tensor) -> Tensor:
     return (x - mean) * (contrast + 0.5) + mean
 
 
+def _index(noise: Tensor, count: int) -> Tensor:
+    """Return whole numbers from 0 to `count` - 1 for uniform noise in [0, 1)."""
+    if not has_float64(noise.device.type):
+        return (noise * count).long().clamp(max=count - 1)  # the product may be rounded up to `count`
+    return (noise.double() * count).long()
+
+
 def translation(x: Tensor, noise: Tensor) -> Tensor:
     """Shift images by up to an eighth of the side along each axis."""
     n, side = len(x), x.shape[-1]
     max_shift = int(side * SHIFT + 0.5)
     place = torch.arange(side, device=x.device)
-    rows, columns = ((noise.double() * (2 * max_shift + 1)).long()[:, :, None] + place).unbind(1)  # in the padded image
+    rows, columns = (_index(noise, 2 * max_shift + 1)[:, :, None] + place).unbind(1)  # in the padded image
     padded = pad(x, (max_shift, max_shift, max_shift, max_shift)).permute(0, 2, 3, 1)
     each = torch.arange(n, device=x.device).view(-1, 1, 1)
     return padded[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
@@ -66,6 +75,6 @@ def cutout(x: Tensor, noise: Tensor) -> Tensor:
     side = x.shape[-1]
     size = int(side * CUTOUT + 0.5)
     place = torch.arange(side, device=x.device)
-    first = (noise.double() * (side + 1 - size % 2)).long()[:, :, None] - size // 2
+    first = _index(noise, side + 1 - size % 2)[:, :, None] - size // 2
     rows, columns = ((place >= first) & (place < first + size)).unbind(1)
     return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)

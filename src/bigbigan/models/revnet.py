@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from bigbigan.compute import has_float64
 from bigbigan.models.batch_norm import batch_statistics
 from bigbigan.models.layers import norm2d
 from bigbigan.models.resnet import root
@@ -58,7 +59,7 @@ class ReversibleStage(nn.Module):
 
 def stream(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return copies of the two halves of x in the precision of the stream."""
-    dtype = x.dtype if x.device.type == "mps" else torch.float64  # mps has no float64
+    dtype = torch.float64 if has_float64(x.device.type) else x.dtype
     a, b = (half.to(dtype, copy=True) for half in x.chunk(2, dim=1))
     return a, b
 

@@ -12,7 +12,6 @@ Nothing that is read can execute code.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -28,7 +27,8 @@ import torch
 from torch import Tensor
 
 from bigbigan.errors import RunError, UserError
-from bigbigan.io import TEMPORARY, open_regular, read_json, sync, write_json, writing_folder
+from bigbigan.io import TEMPORARY, WINDOWS, open_regular, read_json, sync, write_json, writing_folder
+from bigbigan.locking import lock_exclusive, lock_shared, open_to_lock
 from bigbigan.training.state import TrainingState
 from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 
@@ -168,9 +168,9 @@ def _locked(run: Path) -> Iterator[None]:
     with ExitStack() as locks:
         for checkpoint in checkpoints(run):
             with suppress(OSError):  # removed just now, or no locks here
-                descriptor = os.open(checkpoint.path, os.O_RDONLY)
+                descriptor = open_to_lock(checkpoint.path)
                 locks.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock_shared(descriptor)
         yield
 
 
@@ -265,18 +265,18 @@ def remove_old(run: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    descriptor, renamed = os.open(path, os.O_RDONLY), path.with_name(f"{REMOVING}{path.name}")
-    try:
+    renamed = path.with_name(f"{REMOVING}{path.name}")
+    with ExitStack() as locks:
         with suppress(OSError):  # no locks here
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # it is being read; the next call removes it
+            descriptor = open_to_lock(path)
+            locks.callback(os.close, descriptor)
+            if not lock_exclusive(descriptor):  # it is being read; the next call removes it
                 return
+        if WINDOWS:  # which renames no folder with an open file in it
+            locks.close()
         os.rename(path, renamed)
         sync(path.parent)
         shutil.rmtree(renamed)
-    finally:
-        os.close(descriptor)
 
 
 def save_best(run: Path, step: int, metric: str, value: float) -> None:

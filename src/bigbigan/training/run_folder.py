@@ -255,7 +255,7 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
         raise UserError(f"--out {run} is a file; expected a folder for the run")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock_file = (run / ".lock").open("w")
+        lock_file = (run / ".lock").open("w", encoding="ascii")
     except OSError as error:
         raise write_error(error, run / ".lock") or error from None
     with lock_file:
@@ -364,7 +364,7 @@ def commit() -> str:
             return ""
         text = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, timeout=10,
+            capture_output=True, text=True, timeout=10, encoding="utf-8",
         )  # fmt: skip
         return text.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):

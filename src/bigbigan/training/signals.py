@@ -11,6 +11,8 @@ from torch.distributed import is_torchelastic_launched
 
 __all__ = ["Stop", "Stopped"]
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
+
 
 class Stopped(BaseException):
     """A signal came before the first step: there is nothing to save.
@@ -23,9 +25,9 @@ class Stop:
     """Turn a signal into a request to save and end; a second signal ends the process at once.
 
     Signals are SIGINT, SIGTERM, SIGHUP (the terminal was closed; ignored under nohup) and SIGUSR1 (schedulers send it
-    before they take a machine away). Under torchrun a second signal is ignored: torchrun forwards signals that its
-    processes may have received already, and ends them itself after 30 seconds. While there is `nothing_to_save`, the
-    first signal raises `Stopped`.
+    before they take a machine away); on Windows, which lacks the last two, SIGBREAK (Ctrl-Break). Under torchrun a
+    second signal is ignored: torchrun forwards signals that its processes may have received already, and ends them
+    itself after 30 seconds. While there is `nothing_to_save`, the first signal raises `Stopped`.
 
     Use as a context manager. `signal` is the number of the signal received, or None.
     """
@@ -44,8 +46,9 @@ class Stop:
 
     def __enter__(self) -> Stop:
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            for name in SIGNALS:
+                number = getattr(signal, name, None)
+                if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
                     self._previous[number] = signal.signal(number, self._handle)
         except ValueError:  # not in the main thread: the caller handles signals
             pass

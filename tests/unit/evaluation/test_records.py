@@ -11,7 +11,6 @@ from bigbigan.evaluation.records import (
     append_results,
     read_results,
     result_lines,
-    results_table,
 )
 from bigbigan.evaluation.targets import Target
 from bigbigan.training.run_folder import commit, device_name
@@ -58,31 +57,6 @@ def test_read_results_skips_lines_without_the_fields(tmp_path, key):
     path.write_text("".join(json.dumps(line) + "\n" for line in (older, RESULT_LINE, older)))
     with pytest.warns(UserWarning, match=rf"lines.jsonl: lines 1, 3 cannot be read \(it has no {key}\): skipped"):
         assert read_results(path) == [RESULT_LINE]
-
-
-def test_results_table_names_rows_of_pixels_as_such():
-    lines = lines_of({"top1_frozen_pixels_10perclass": 50.0}, "pixels")
-    lines += lines_of({"top1_frozen_pca_pixels_10perclass": 51.0}, "pca_pixels")
-    lines += lines_of({"top1_frozen_bn_crelu_10perclass": 52.0}, "untrained")
-    lines += lines_of({"top1_frozen_bn_crelu_10perclass": 53.0}, "trained", steps=9)
-    assert results_table(lines).splitlines() == [
-        "top1_frozen_pixels_10perclass (raw pixels): 50.0",
-        "top1_frozen_pca_pixels_10perclass (PCA-whitened pixels): 51.0",
-        "top1_frozen_bn_crelu_10perclass (untrained): 52.0",
-        "top1_frozen_bn_crelu_10perclass: 53.0",
-    ]
-
-
-def test_table_separates_a_run_of_no_steps_from_the_untrained():
-    lines = lines_of({"top1_linear_bn_crelu": 10.0}, "untrained") + lines_of({"top1_linear_bn_crelu": 20.0}, "trained")
-    rows = {row[:24].strip(): row.split()[-1] for row in results_table(lines).splitlines()[1:]}
-    assert rows == {"untrained E, BN+CReLU": "10.0", "trained E, BN+CReLU": "20.0"}
-
-
-def test_results_table_of_an_external_encoder_has_its_own_rows():
-    lines = lines_of({"top1_linear_pixels": 10.0}, "pixels") + lines_of({"top1_linear_avepool": 20.0}, "external")
-    rows = {row[:24].strip(): row.split()[-1] for row in results_table(lines).splitlines()[1:]}
-    assert rows == {"raw pixels": "10.0", "AvePool": "20.0"}
 
 
 def test_target_counts_steps_for_trained_networks_alone():

@@ -9,7 +9,7 @@ import torch
 
 from bigbigan.apps.train import train
 from bigbigan.data import fraction_of, open_source
-from bigbigan.methods import make_system
+from bigbigan.methods import diffaugment, make_system
 from bigbigan.methods.diffaugment import augmentation, augmented
 from bigbigan.models import build
 from tiny import run_update, tiny_config, write_npz
@@ -114,3 +114,11 @@ def test_a_share_of_the_images_is_the_same_one_each_time(tmp_path):
     import json
 
     assert json.loads((tmp_path / "run" / "data.json").read_text())["images"] == len(part)
+
+
+def test_indices_stay_in_range_without_float64(monkeypatch):
+    noise = torch.tensor([[0.0, 0.5, 1 - 2**-24]])  # the product of the last and 9 is rounded up to 9 in float32
+    expected = diffaugment._index(noise, 9)
+    assert expected.tolist() == [[0, 4, 8]]
+    monkeypatch.setattr(diffaugment, "has_float64", lambda device_type: False)
+    assert torch.equal(diffaugment._index(noise, 9), expected)

@@ -1,4 +1,4 @@
-"""Define the commands, one module for each with `add_arguments` and `run`.
+"""Define the commands, one module for each with `EXAMPLES`, `add_arguments` and `run`.
 
 They import what they need when they run, so that `--help` is fast.
 """

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 from bigbigan.cli.common import AS_JSON, at_least, device_option
 from bigbigan.errors import UserError
+
+EXAMPLES = (
+    "bench small/mnist",
+    "bench small/mnist --vary training.batch_size=16,32,64 --picture cost.png",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +67,17 @@ def run(options: argparse.Namespace) -> None:
             parts = ", ".join(f"{part.replace('_', ' ')} {seconds:.3f}" for part, seconds in cost.parts.items())
             print(f"{cost.seconds:.3f} s a step ({parts}), {cost.images_per_second:,.0f} images/s, "
                   f"{cost.flops / 1e9:,.1f} GFLOP a step, {cost.tflops:.3g} TFLOP/s, {cost.share:.0%} of a matrix "
-                  f"product's, {cost.peak_memory_mib:,.0f} MiB", flush=True)  # fmt: skip
+                  f"product's, {_memory(cost.peak_memory_mib)}", flush=True)  # fmt: skip
     if not distributed.is_first_rank():
         return
     if options.json:
-        print(
-            json.dumps(
-                {value or "defined": asdict(cost) | {"share": cost.share} for value, cost in costs.items()}, indent=2
-            )
-        )
+        found = {value or "defined": asdict(cost) | {"share": cost.share} for value, cost in costs.items()}
+        for facts in found.values():
+            facts |= {name: None for name, number in facts.items() if isinstance(number, float) and math.isnan(number)}
+        print(json.dumps(found, indent=2))
     if options.picture:
         chart(costs, name, options.experiment, options.picture)
+
+
+def _memory(mib: float) -> str:
+    return "memory unknown" if math.isnan(mib) else f"{mib:,.0f} MiB"

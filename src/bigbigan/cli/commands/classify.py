@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from bigbigan.evaluation.records import ResultLine
 
 TRIALS = 5
+EXAMPLES = (
+    "classify runs/photos --labels-per-class 20 --out predictions.csv",
+    "classify runs/photos --label-fraction 0.1 --finetune --out predictions.csv",
+    "classify runs/photos --labels photos.csv --save head.safetensors",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     """Train a classifier on few labels, write its predictions, and measure it with its baselines; or keep one."""
     few = options.labels_per_class is not None or options.label_fraction is not None
     _check(options, few)
-    from bigbigan.evaluation.records import append_results, results_table
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.evaluation.results_text import classifiers_table, results_table
 
     lines: list[ResultLine] = []
     if few:
@@ -74,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
             raw_cells=options.raw_cells,
             checkpoint=options.checkpoint,
         )
-    about = ""
+    text = [classifiers_table(lines), str(options.out)] if few else []
     if options.save is not None:
         from bigbigan.apps.save_head import save_head
 
@@ -87,14 +93,15 @@ def run(options: argparse.Namespace) -> None:
             progress=not options.quiet,
             checkpoint=options.checkpoint,
         )
-        about = f"{options.save}: {len(head.classes)} classes, {head.images:,} labelled images"
         lines += of_head
+        about = f"{options.save}: {len(head.classes)} classes, {head.images:,} labelled images"
+        text += [results_table(of_head), about] if of_head else [about]
     if options.results:
         append_results(options.results, lines)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
         return
-    print("\n".join(filter(None, [results_table(lines), str(options.out) if few else "", about])))
+    print("\n".join(text))
 
 
 def _check(options: argparse.Namespace, few: bool) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RESULTS, at_least, run_options
 from bigbigan.errors import UserError
 
+EXAMPLES = ("cluster runs/photos --clusters 20 --out clusters.csv --sheet clusters.png",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder, or a frozen encoder as in evaluate")
@@ -37,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
     from bigbigan.apps.cluster import cluster
-    from bigbigan.evaluation.records import append_results, results_table
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.evaluation.results_text import results_table
 
     lines, found = cluster(
         options.run,

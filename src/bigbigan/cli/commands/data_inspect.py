@@ -10,6 +10,11 @@ from typing import Any
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, SOURCES
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "data inspect photos/ --out sheet.png",
+    "data inspect photos.zip --labels photos.csv",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=f"images: {SOURCES}")

@@ -10,6 +10,11 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, at_least
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "data shard photos/ --out shards",
+    "data shard photos/ --out shards --resolution 80 --images 10000",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=f"images: {SOURCES}")

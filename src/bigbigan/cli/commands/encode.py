@@ -7,6 +7,11 @@ import json
 
 from bigbigan.cli.common import OWN_DATA, RAW_CELLS, run_and_data, run_options
 
+EXAMPLES = (
+    "encode runs/photos --out features.csv",
+    "encode runs/photos --data new_photos/ --features z_mean,anomaly_score --out features.npz",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "FILE file to write: .npz, .csv or .parquet")

@@ -9,6 +9,13 @@ from pathlib import Path
 
 from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RESULTS, at_least, run_options
 
+EXAMPLES = (
+    "evaluate runs/digits",
+    "evaluate runs/photos --labels photos.csv --metrics 'top1_linear_*,knn5_l2_*'",
+    "evaluate timm:resnet50 --data photos/",
+    "evaluate --list-metrics",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -25,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "part of a name; curve: accuracy over the number of labels (default: all that the run and the data allow, "
         "except those that take hours)",
     )
+    parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print the names of all metrics, and exit")
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use at most N images of each split, drawn by a fixed seed"
     )
@@ -43,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_options(parser)
 
 
+class _ListMetrics(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from bigbigan.evaluation.metric_glossary import glossary_text
+
+        print(glossary_text())
+        parser.exit()
+
+
 def run(options: argparse.Namespace) -> None:
     """Measure a run or a frozen encoder with its baselines, pixels and the untrained encoder; write result lines."""
     from bigbigan.evaluation.metric_names import parse_metrics
@@ -53,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
     if metrics:
         parse_metrics(metrics)
     from bigbigan.evaluation.label_curve import is_point, text
-    from bigbigan.evaluation.records import append_results, results_table
+    from bigbigan.evaluation.records import append_results
+    from bigbigan.evaluation.results_text import results_table
     from bigbigan.evaluation.runner import evaluate
     from bigbigan.evaluation.verdict import judge
 
@@ -76,7 +93,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
         return
-    print(results_table([line for line in lines if not is_point(line.metric)]))
+    shown = [line for line in lines if not is_point(line.metric)]
+    print(results_table(shown, everything=metrics is not None))
     if curve := text([asdict(line) for line in lines]):
         print(curve)
     if verdict := judge({(line.metric, line.subject): asdict(line) for line in lines}):

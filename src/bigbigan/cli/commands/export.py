@@ -8,6 +8,11 @@ from pathlib import Path
 
 from bigbigan.cli.common import run_and_data, run_options
 
+EXAMPLES = (
+    "export runs/photos --out photos_model",
+    "export runs/photos --out photos_model --checkpoint best --onnx",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, None, "DIR folder to write")

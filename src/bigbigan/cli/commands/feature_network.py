@@ -10,6 +10,8 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, device_option
 from bigbigan.errors import UserError
 
+EXAMPLES = ("feature-network mnist-cnn --data mnist",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="mnist-cnn or cifar-resnet18")

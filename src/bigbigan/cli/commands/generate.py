@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+EXAMPLES = (
+    "generate runs/digits --out samples.png",
+    "generate runs/digits --count 1000 --truncation 0.7 --out samples",
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, None, "DIR_OR_GRID.png folder for single images, or a grid of all")
     parser.add_argument("--count", type=int, default=64, metavar="N", help="number of images (default 64)")
@@ -51,10 +57,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _with_progress(batches: Iterator[Tensor], count: int, quiet: bool) -> Iterator[Tensor]:
-    """Yield the batches with a progress bar of images."""
+    """Yield the batches with a progress bar of images, which begins once the first is made: it may be a mistake."""
     from bigbigan.progress import Bar
 
-    with Bar(total=count, desc="generate", unit=" images", disable=quiet, dynamic_ncols=True) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch))
+    bar = None
+    for batch in batches:
+        bar = bar or Bar(total=count, desc="generate", unit=" images", disable=quiet, dynamic_ncols=True)
+        bar.update(len(batch))
+        yield batch
+    if bar is not None:
+        bar.close()

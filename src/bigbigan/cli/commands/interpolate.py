@@ -8,6 +8,11 @@ import json
 from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "interpolate runs/digits --out interpolations.png",
+    "interpolate runs/digits --latents --seed 3 --out interpolations.png",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "GRID.png picture to write")

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
+from typing import TYPE_CHECKING
 
 from bigbigan.cli.common import AS_JSON, named_settings
 
+if TYPE_CHECKING:
+    from bigbigan.experiments import Experiment
+
+WIDTH = 99  # columns
+GROUPS = {
+    "small": "one computer can train these; begin here",
+    "bigan": "BiGAN and its baselines",
+    "biggan": "class-conditional BigGAN",
+    "table1": "the rows of Table 1; --scale 32 or 64 makes them smaller",
+    "table3": "Table 3: one label, clusters as labels",
+    "pretext": "the baselines of Table 2",
+}  # any others come last
+
+EXAMPLES = (
+    "list",
+    "list --long",
+    "list --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--long", action="store_true", help="add published numbers, and the settings that are not in the paper"
+    )
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
-    """List the experiments, the rows of published tables that they stand for, and their published numbers."""
+    """List the experiments, those for one computer first; with --long, the published numbers they stand for."""
     from bigbigan.experiments import EXPERIMENTS
 
+    groups: dict[str, list[Experiment]] = {group: [] for group in GROUPS}
+    for experiment in EXPERIMENTS.values():
+        groups.setdefault(experiment.name.partition("/")[0], []).append(experiment)
     if options.json:
         entries = [
             {
@@ -28,15 +55,39 @@ def run(options: argparse.Namespace) -> None:
                 "scales": e.scales,
                 "additions": e.additions,
             }
-            for e in EXPERIMENTS.values()
+            for members in groups.values()
+            for e in members
         ]
         print(json.dumps(entries, indent=2))
         return
-    width = max(map(len, EXPERIMENTS))
-    for e in EXPERIMENTS.values():
-        line = f"{e.name:{width}}  {e.summary}"
-        for row, numbers in e.table_rows.items():
-            line += f"  [{row}: {', '.join(f'{column} {number}' for column, number in numbers.items())}]"
-        at_own_size, *at_a_scale = (named_settings(settings) for settings in e.additions.values())
-        additions = at_own_size or next((f"{settings} at --scale" for settings in at_a_scale if settings), "")
-        print(line + (f"  (not in the paper: {additions})" if additions else ""))
+    width = max(map(len, EXPERIMENTS)) + 2
+    lines: list[str] = []
+    for group, members in groups.items():
+        if members:
+            lines += ["", f"{group}: {GROUPS[group]}" if group in GROUPS else group]
+        for e in members:
+            lines += _wrapped(e.summary, f"{e.name:{width}}")
+            if options.long:
+                lines += [line for text in _details(e) for line in _wrapped(text, " " * width)]
+    print("\n".join(lines[1:]))
+    if not options.long:
+        print("\nTrain one: bigbigan train NAME --out RUN. Published numbers: bigbigan list --long")
+
+
+def _details(e: Experiment) -> list[str]:
+    """Return the published numbers that an experiment stands for, and its settings that are not in the paper."""
+    found = [
+        f"{row}: {', '.join(f'{column} {number}' for column, number in numbers.items())}"
+        for row, numbers in e.table_rows.items()
+    ]
+    at_own_size, *at_a_scale = (named_settings(settings) for settings in e.additions.values())
+    additions = at_own_size or next((f"{settings} at --scale" for settings in at_a_scale if settings), "")
+    return found + ([f"not in the paper: {additions}"] if additions else [])
+
+
+def _wrapped(text: str, start: str) -> list[str]:
+    """Return the lines of a text that begins after `start`, each at most `WIDTH` columns."""
+    indent = " " * len(start)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [start.rstrip()]

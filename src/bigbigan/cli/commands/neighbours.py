@@ -7,6 +7,8 @@ import json
 
 from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
 
+EXAMPLES = ("neighbours runs/photos --out neighbours.png",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "GRID.png picture to write")

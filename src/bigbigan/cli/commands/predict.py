@@ -9,6 +9,11 @@ from pathlib import Path
 from bigbigan.cli.common import OWN_DATA, RAW_CELLS, run_options
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "predict runs/photos --head head.safetensors --data new_photos/ --out predictions.csv",
+    "predict photos_model --data new_photos/ --probabilities --out predictions.csv",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out) or exported model")

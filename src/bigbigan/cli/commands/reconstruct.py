@@ -7,6 +7,11 @@ import json
 
 from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
 
+EXAMPLES = (
+    "reconstruct runs/digits --out reconstructions.png",
+    "reconstruct runs/digits --refine 200 --out reconstructions.png",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, "GRID.png picture to write")

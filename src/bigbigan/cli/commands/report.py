@@ -8,6 +8,11 @@ from pathlib import Path
 
 from bigbigan.cli.common import OWN_DATA, run_and_data, run_options
 
+EXAMPLES = (
+    "report runs/digits",
+    "report runs/photos --data photos/ --labels photos.csv --out photos.html",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, OWN_DATA, None)

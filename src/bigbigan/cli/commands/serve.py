@@ -7,6 +7,11 @@ from pathlib import Path
 
 from bigbigan.cli.common import OWN_DATA, run_and_data, run_options
 
+EXAMPLES = (
+    "serve runs/photos",
+    "serve runs/photos --port 8000 --device cpu",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_and_data(parser, f"example {OWN_DATA}", None)

@@ -9,6 +9,12 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "table 1",
+    "table 1 --scale 32 --format markdown",
+    "table bigan --dataset fashion-mnist",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="table: 1, 2, 3 or bigan")

@@ -10,6 +10,13 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, device_option, named_settings
 from bigbigan.errors import UserError
 
+EXAMPLES = (
+    "train small/digits --out runs/digits",
+    "train small/folder64 --data photos/ --out runs/photos --minutes 60",
+    "train table1/base --scale 32 --data cifar10 --out runs/base --set log.every=10",
+    "train small/mnist --dry-run",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")

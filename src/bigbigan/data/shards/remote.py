@@ -9,11 +9,10 @@ Commands are split into words and run without a shell.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import http.client
+import math
 import os
-import select
 import shlex
 import shutil
 import signal
@@ -32,6 +31,7 @@ from typing import IO
 
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.io import lock
+from bigbigan.locking import lock_exclusive, open_to_lock
 
 __all__ = ["RemoteShards", "is_remote", "read_location"]
 
@@ -75,20 +75,15 @@ def _from_command(command: str) -> Generator[bytes, None, None]:
         except FileNotFoundError as e:
             raise FileNotFoundError(errno.ENOENT, f"no such command: {words[0]}") from e
         assert process.stdout is not None
-        ready = select.poll()
-        ready.register(process.stdout, select.POLLIN)
+        watch = _Watch(process)
         try:
-            while True:
-                if not ready.poll(TIMEOUT * 1000):
-                    raise TimeoutError(errno.ETIMEDOUT, f"the command wrote nothing for {TIMEOUT:g} seconds")
-                chunk = os.read(process.stdout.fileno(), 2**20)
-                if not chunk:
-                    break
+            while chunk := watch.read():
                 yield chunk
             process.wait(TIMEOUT)
         finally:
+            watch.end()
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with its child processes
+                _kill(process)
                 process.wait()
             process.stdout.close()
         if process.returncode:
@@ -96,6 +91,48 @@ def _from_command(command: str) -> Generator[bytes, None, None]:
             lines = errors.read().decode(errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
             raise OSError(errno.EIO, f"the command ended with code {process.returncode}: {last.strip()[:200]}")
+
+
+class _Watch:
+    """Read what a process writes, and kill it if it writes nothing for `TIMEOUT` seconds.
+
+    A thread does that, as pipes cannot be read with a timeout on every system.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process, self.since, self.silent = process, math.inf, False  # when the current read began
+        self.ended = threading.Event()
+        threading.Thread(target=self._run, daemon=True, name="shard command").start()
+
+    def _run(self) -> None:
+        while not self.ended.wait(min(1.0, TIMEOUT / 4)):
+            if time.monotonic() - self.since > TIMEOUT:
+                self.silent = True
+                _kill(self.process)
+                return
+
+    def read(self) -> bytes:
+        """Return what comes next; nothing at the end. Raises TimeoutError if the process was killed."""
+        assert self.process.stdout is not None
+        self.since = time.monotonic()
+        chunk = os.read(self.process.stdout.fileno(), 2**20)
+        self.since = math.inf  # the reader may take its time
+        if self.silent:
+            raise TimeoutError(errno.ETIMEDOUT, f"the command wrote nothing for {TIMEOUT:g} seconds")
+        return chunk
+
+    def end(self) -> None:
+        """End the thread."""
+        self.ended.set()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process, with its child processes unless this is Windows."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 class RemoteShards:
@@ -197,15 +234,15 @@ def _temporary(owner: RemoteShards) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for old in root.glob("shards-*"):
         with contextlib.suppress(OSError):  # locked by its owner, or removed
-            handle = os.open(old, os.O_RDONLY)
+            handle = open_to_lock(old)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(old)
+                if lock_exclusive(handle):
+                    shutil.rmtree(old)
             finally:
                 os.close(handle)
     while True:
         folder = Path(tempfile.mkdtemp(prefix="shards-", dir=root))
-        handle = os.open(folder, os.O_RDONLY)
+        handle = open_to_lock(folder)
         locked = lock(handle, folder)
         weakref.finalize(owner, _remove, folder, handle)
         if locked and folder.exists():  # else removed by another process before it was locked
@@ -215,3 +252,4 @@ def _temporary(owner: RemoteShards) -> Path:
 def _remove(folder: Path, handle: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.close(handle)
+    shutil.rmtree(folder, ignore_errors=True)  # on Windows the locked file was left

@@ -34,6 +34,7 @@ from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
 from bigbigan.io import TEMPORARY, checked, lock, read_lines, stamped, write_text
+from bigbigan.locking import LOCK_FILE, open_to_lock
 from bigbigan.progress import Bar
 
 __all__ = ["write_shards"]
@@ -123,7 +124,7 @@ def _identity(source: Source) -> str:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Lock a folder, so that no two processes write to it."""
-    folder = os.open(out, os.O_RDONLY)
+    folder = open_to_lock(out)
     try:
         if not lock(folder, out):
             raise UserError(f"another process is writing shards to {out}; wait for it or choose another --out")
@@ -136,7 +137,7 @@ def _make(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
-    names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY)}
+    names = {name for name in os.listdir(out) if not name.startswith(TEMPORARY) and name != LOCK_FILE}
     if names and PROGRESS not in names and not is_index(out):
         raise UserError(f"--out {out} is not empty and has no shards; choose another folder")
 
@@ -145,7 +146,7 @@ def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) 
     recorded = _recorded(out, plan)
     write_text(out / PROGRESS, "".join(json.dumps(stamped(line)) + "\n" for line in (plan, *recorded)))
     done: dict[str, list[dict[str, Any]]] = {}
-    with open(out / PROGRESS, "a") as records:
+    with open(out / PROGRESS, "a", encoding="utf-8", newline="\n") as records:
         for split, images in source.splits.items():
             done[split] = [line for line in recorded if line["split"] == split]
             for line in _write_split(images, out, done[split], plan, progress):

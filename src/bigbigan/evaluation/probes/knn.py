@@ -110,7 +110,7 @@ def knn_accuracies(
             votes = ((close - close[:, :1]) / TEMPERATURE).exp() if distance == "cosine" else plain
             tally = torch.zeros(len(truth), int(labels.max()) + 1, device=device)
             tally.scatter_add_(1, votes_for[:, :k], votes[:, :k].to(tally.dtype))
-            out[k, distance] = 100 * float((tally.argmax(1) == truth).double().mean())
+            out[k, distance] = 100 * (int((tally.argmax(1) == truth).sum()) / len(truth))
     return out
 
 
