@@ -137,7 +137,7 @@ def _saved(ours: Sequence[Point], found: Mapping[str, Sequence[Point]]) -> list[
             )
         else:
             sentences.append(
-                f"With {reached.labels} a class the encoder has {reached.accuracy:.1f} %, {title} with {best.labels} "
-                f"{best.accuracy:.1f} %."
+                f"With {reached.labels} labels a class the encoder reaches {reached.accuracy:.1f} %; {title} reach "
+                f"{best.accuracy:.1f} % with {best.labels}."
             )
     return sentences

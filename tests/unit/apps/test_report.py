@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan.apps.report import curves, data_card, neighbours, probe, samples, write_report
+from bigbigan.apps.report import (
+    curves,
+    data_card,
+    feature_map,
+    neighbours,
+    probe,
+    samples,
+    shown_images,
+    write_report,
+)
 from bigbigan.apps.report.contents import gather
 from bigbigan.apps.report.markup import Html
 from bigbigan.apps.report.page import SECTIONS
@@ -23,7 +32,7 @@ from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.experiments import find
 from tiny import tiny_config, write_npz
 
-SETTINGS = ("training.steps=6", "log.pictures_every=2", "log.validate_every=6", "log.checkpoint_every=3")
+SETTINGS = ("training.steps=6", "log.every=1", "log.pictures_every=2", "log.validate_every=6", "log.checkpoint_every=3")
 
 
 OURS = {
@@ -111,7 +120,7 @@ def run(trained, tmp_path):
 @pytest.fixture
 def no_charts(monkeypatch):
     """Charts take most of the time; where they are not what is tested, they are left out."""
-    for section in (curves, probe):
+    for section in (curves, feature_map, probe):
         monkeypatch.setattr(section, "svg", lambda draw, label, height: Html())
 
 
@@ -131,7 +140,7 @@ def test_page_is_whole_and_needs_nothing_else(run):
     for image in page.named("img"):
         assert image["alt"]
         assert re.match(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*$", image["src"])
-    assert len(page.named("svg")) == 11  # one chart of the probe, ten of curves
+    assert len(page.named("svg")) == 12  # one chart of the probe, a map of features, ten of curves
     assert all(svg["aria-label"] and svg["viewbox"] for svg in page.named("svg"))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -243,7 +252,8 @@ def test_verdict_follows_from_the_numbers(run, lines, expected):
 
 def test_neighbours_are_the_nearest_and_counted(run, monkeypatch):
     # Features that are the rows' brightness: then the neighbours are of the query's class, all of them.
-    monkeypatch.setattr(neighbours, "encoder_features", lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) ** 8})
+    rows = lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) ** 8}  # noqa: E731
+    monkeypatch.setattr(shown_images, "encoder_features", rows)
     text = neighbours.neighbours(gather(run, None))
     assert "Images of the test split on the left, and the nearest to each among 60 training images" in text
     assert "64 of 64 neighbours have their query" in text
@@ -268,10 +278,10 @@ def test_neighbours_without_labels_and_without_test_split(run, tmp_path):
 
 def test_smoothing_keeps_level_and_slope():
     values = 3 + 0.5 * np.arange(200.0)
-    np.testing.assert_allclose(curves._smooth(values), values)
+    np.testing.assert_allclose(curves.smooth(values), values)
     noise = np.random.default_rng(0).normal(size=2000)
-    assert curves._smooth(noise).std() < 0.2
-    assert curves._smooth(np.array([2.0])) == [2.0]
+    assert curves.smooth(noise).std() < 0.2
+    assert curves.smooth(np.array([2.0])) == [2.0]
 
 
 def test_curves_of_a_long_run_stay_small():
@@ -314,7 +324,7 @@ def move_data(run):
 @pytest.mark.parametrize(
     ("change", "section", "expected"),
     [
-        (lambda run: (run / "metrics.jsonl").unlink(), "Curves", "None yet; .* every 2 steps: bigbigan train"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "Curves", "None yet; .* every 1 steps: bigbigan train"),
         (lambda run: (run / "metrics.jsonl").write_text("torn"), "Curves", "None yet"),
         (lambda run: shutil.rmtree(run / "samples"), "Samples over time", "None yet.* --data .*rows.npz"),
         (lambda run: (run / "samples" / "data.png").unlink(), "Samples over time", "step 6"),

@@ -81,7 +81,7 @@ def test_advice_compares_with_pixels():
     ours = lines("bn_crelu", "trained", RISING)
     few = ours + lines("pixels", "pixels", (5, 10, 15, 20, 25, 30, 35))
     assert label_curve.advice(label_curve.curves(few))[1] == (
-        "With 10 a class the encoder has 40.0 %, raw pixels with 100 35.0 %."
+        "With 10 labels a class the encoder reaches 40.0 %; raw pixels reach 35.0 % with 100."
     )
     better = ours + lines("pca_pixels", "pca_pixels", [v + 5 for v in RISING])
     assert "does not reach the best of PCA-whitened pixels: 75.0 %" in label_curve.advice(label_curve.curves(better))[1]

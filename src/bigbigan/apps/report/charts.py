@@ -14,7 +14,7 @@ from bigbigan.apps.report.markup import Html, escape
 
 COLOURS = {
     "#000001": "currentColor", "#000002": "var(--line)", "#000003": "var(--muted)", "#000004": "var(--on)",
-    "#000005": "var(--c0)", "#000006": "var(--c1)", "#000007": "var(--c2)",
+    **{f"#0000{5 + i:02d}": f"var(--c{i})" for i in range(10)},  # the series
 }  # fmt: skip
 INK, LINE, MUTED, ON, *SERIES = COLOURS
 STYLE: dict[Any, Any] = {

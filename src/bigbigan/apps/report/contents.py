@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bigbigan.apps.report.markup import Html, command
+from bigbigan.apps.report.markup import Html, command, missing
+from bigbigan.apps.report.shown_images import ShownImages, shown_images
 from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import RESULT
+from bigbigan.evaluation.splits import View
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.io import read_lines
@@ -34,12 +38,33 @@ class Run:
     metrics: list[Line]
     own: Results  # on the run's own data
     others: list[Line]  # newest line of each kind on other data
+    external: list[Line]  # newest line of each kind of other encoders on the run's own data
     damaged_results: int
     spec: str | None  # of the source that is shown: the given one, or the run's own
     source: Source | None
     no_source: str  # why there is none
     model: Model | None
     no_model: str
+    umap: bool = False  # draw the map of features by UMAP too
+
+    @cached_property
+    def images(self) -> ShownImages:
+        """The images that several sections show. Only if `no_images` is None."""
+        assert self.source is not None
+        assert self.model is not None
+        E = self.model.networks.E
+        return shown_images(self.source, View.from_config(self.config), None if E is None else self.model.encoder)
+
+    @property
+    def no_images(self) -> Html | None:
+        """What to show instead of images if there is no model or no source; None if there are both."""
+        if self.model is None:
+            return missing(f"Not available: {self.no_model}.")
+        if self.source is None:
+            other = command("report", self.path, "--data", "SOURCE")
+            reason = f"Not available, as the images were not found: {self.no_source}. With other images: "
+            return missing(reason, other)
+        return None
 
     @property
     def resume(self) -> Html:
@@ -57,13 +82,16 @@ class Run:
         )
 
 
-def gather(path: Path, data: str | None, labels: str | None = None, checkpoint: str = "newest") -> Run:
+def gather(
+    path: Path, data: str | None, labels: str | None = None, checkpoint: str = "newest", umap: bool = False
+) -> Run:
     """Read a run folder.
 
     Args:
         path: the run folder.
         data, labels: the source to show and a labels file for it; by default the run's own.
         checkpoint: "newest", "best" or a step.
+        umap: draw the map of features by UMAP too.
 
     Raises:
         UserError: not a run folder.
@@ -89,26 +117,35 @@ def gather(path: Path, data: str | None, labels: str | None = None, checkpoint: 
         if checkpoint != "newest":  # asked for by name
             raise
         no_model = str(error)
-    results = _results(path / "results.jsonl", card.get("name"))
-    return Run(path, config, card, read_metrics(path), *results, spec, source, no_source, model, no_model)
+    lines, damaged = read_lines(path / "results.jsonl", RESULT)
+    results = newest_results(lines, card.get("name"))
+    return Run(
+        path, config, card, read_metrics(path), *results, len(damaged), spec, source, no_source, model, no_model, umap
+    )
 
 
-def _results(path: Path, name: str | None) -> tuple[Results, list[Line], int]:
-    """Return the newest line of each kind on data set `name`, the same on other data, and the number of damaged lines.
+def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[Line], list[Line]]:
+    """Return the newest lines of each kind: of the run on data set `name`, on other data, and of other encoders.
 
-    Of data set `name`, only lines of the split measured last are returned.
+    Of data set `name`, only lines of the split measured last are returned. Pixels that were measured for an external
+    encoder are at that encoder's resolution, and omitted.
     """
     groups: dict[tuple[str, str], Results] = {}
-    lines, damaged = read_lines(path, RESULT)
+    encoders = {line["experiment"] for line in lines if line["subject"] == "external"}
+    external: dict[tuple[str, str, str, str], Line] = {}
     for line in lines:
         place, key = (line["dataset"], line["split"]), (line["metric"], line["subject"])
-        groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
+        if line["subject"] == "external":
+            external[(*place, line["experiment"], line["metric"])] = line
+        elif line["experiment"] not in encoders:
+            groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
     own = next((place for place in reversed(groups) if place[0] == name), None)
     results = groups.pop(own) if own else {}
-    return results, [line for group in groups.values() for line in group.values()], len(damaged)
+    others = [line for group in groups.values() for line in group.values()]
+    return results, others, [line for (*place, _, _), line in external.items() if tuple(place) == own]
 
 
-def formatted(line: Line) -> str:
+def formatted(line: Mapping[str, Any]) -> str:
     """Return value and standard deviation of a result line: percentages with one decimal, others with four digits."""
     form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
     return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)

@@ -23,6 +23,7 @@ class Chart(NamedTuple):
     alarm: tuple[float, float, str] = (-math.inf, math.inf, "")  # shown if the first line ends outside these bounds
 
 
+MIN_POINTS = 4  # fewer show no trend
 DRAWABLE = 1e30  # larger values, and NaN, are not drawn
 
 
@@ -88,6 +89,11 @@ def curves(run: Run) -> Html:
     """Return the section."""
     if not run.metrics:
         return missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
+    if len(run.metrics) < MIN_POINTS:
+        logged = (
+            f"{len(run.metrics)} of at least {MIN_POINTS} points are logged, one every {run.config.log.every:,} steps"
+        )
+        return missing(f"Too early for curves: {logged}. To continue training: ", run.resume)
     spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
     validation_metric = run.config.log.validation_metric
 
@@ -108,7 +114,7 @@ def _curve(metrics: list[Line], chart: Chart) -> Html:
     for key, name in chart.keys.items():
         points = np.array([(m["step"], m[key]) for m in metrics if key in m], dtype=float).reshape(-1, 2)
         if len(points := points[np.abs(points[:, 1]) < DRAWABLE]):
-            series[name] = points[:, 0], points[:, 1], _smooth(points[:, 1])
+            series[name] = points[:, 0], points[:, 1], smooth(points[:, 1])
     if not series:
         return Html()
 
@@ -140,7 +146,7 @@ def _curve(metrics: list[Line], chart: Chart) -> Html:
     )
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Return the centred moving average over a twentieth of the points; the window shrinks towards the ends."""
     place, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
     reach = np.minimum(len(values) // 40, np.minimum(place, place[::-1]))

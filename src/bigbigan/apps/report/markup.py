@@ -8,6 +8,7 @@ import io
 import shlex
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from PIL import Image
 
 
@@ -67,6 +68,12 @@ def img(image: Image.Image, alt: str, max_side: int = 900) -> Html:
     uri = f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
     # Small pictures are shown enlarged, with sharp edges.
     return tag("img", src=uri, alt=alt, width=image.width, height=image.height, classes=kind)
+
+
+def tile(pixels: np.ndarray, alt: str, classes: str = "", caption: str = "") -> Html:
+    """Return a small picture from uint8 pixels [C, R, R]; the page frames those of class "same"."""
+    image = Image.fromarray(pixels.transpose(1, 2, 0).squeeze())
+    return tag("div", img(image, alt, 64), tag("span", caption) if caption else "", classes=f"tile {classes}".strip())
 
 
 def picture(image: Image.Image, caption: str, alt: str, max_side: int = 900) -> Html:

@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bigbigan.apps.report.classes import classes
 from bigbigan.apps.report.contents import Run, gather
 from bigbigan.apps.report.curves import curves
 from bigbigan.apps.report.data_card import data_card
+from bigbigan.apps.report.feature_map import feature_map
 from bigbigan.apps.report.header import header
+from bigbigan.apps.report.interpolations import interpolations
 from bigbigan.apps.report.markup import Html, escape, join, missing, tag
+from bigbigan.apps.report.memorisation import memorisation
 from bigbigan.apps.report.neighbours import neighbours
 from bigbigan.apps.report.probe import probe
 from bigbigan.apps.report.samples import reconstructions, samples, tasks
@@ -21,15 +25,20 @@ from bigbigan.io import write_text
 from bigbigan.progress import Bar
 
 SECTIONS: dict[str, Callable[[Run], Html]] = {
-    "Samples over time": samples, "Reconstructions": reconstructions, "Pretext tasks": tasks,
-    "What the encoder learned": probe,
-    "Nearest neighbours": neighbours, "Curves": curves, "Settings": settings, "Data": data_card,
+    "Samples over time": samples, "Reconstructions": reconstructions, "Interpolations": interpolations,
+    "Memorisation": memorisation, "Pretext tasks": tasks, "What the encoder learned": probe,
+    "Classes and mistakes": classes, "Map of features": feature_map, "Nearest neighbours": neighbours,
+    "Curves": curves, "Settings": settings, "Data": data_card,
 }  # fmt: skip
 NEEDS: dict[str, Callable[[Config], bool]] = {
     "Samples over time": lambda c: c.has_generator,
     "Reconstructions": lambda c: c.has_encoder and c.has_generator,
+    "Interpolations": lambda c: c.has_encoder and c.has_generator,
+    "Memorisation": lambda c: c.has_generator,
     "Pretext tasks": lambda c: not c.has_generator,
     "What the encoder learned": lambda c: c.has_encoder,
+    "Classes and mistakes": lambda c: c.has_encoder,
+    "Map of features": lambda c: c.has_encoder,
     "Nearest neighbours": lambda c: c.has_encoder,
 }
 
@@ -41,6 +50,7 @@ def write_report(
     out: Path | None = None,
     checkpoint: str = "newest",
     progress: bool = False,
+    umap: bool = False,
 ) -> Path:
     """Write report.html into a run folder, or the page as the file `out`, from whatever is there.
 
@@ -51,6 +61,7 @@ def write_report(
         out: the file to write; by default report.html in the run folder.
         checkpoint: of the networks to show: "newest", "best" or a step.
         progress: show which section is being written.
+        umap: draw the map of features by UMAP too, which takes tens of seconds and needs umap-learn.
 
     Returns:
         The path of the page: one file that needs no other, no network and no script.
@@ -58,7 +69,7 @@ def write_report(
     Raises:
         UserError: not a run folder, or not writable.
     """
-    contents = gather(run, data, labels, checkpoint)
+    contents = gather(run, data, labels, checkpoint, umap)
     links, sections = [], []
     bar = Bar(SECTIONS.items(), desc="report", unit="section", disable=not progress, dynamic_ncols=True)
     for number, (title, section) in enumerate(bar):
@@ -72,11 +83,15 @@ def write_report(
         sections.append(tag("section", tag("h2", title), content, id=f"s{number}"))
     written = f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by bigbigan report."
     body = join(header(contents), tag("nav", *links), *sections, tag("footer", written))
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    page = PAGE.format(title=escape(f"{contents.config.experiment}: report"), style=style, body=body)
     out = out or run / "report.html"
-    write_text(out, page)
+    write_text(out, whole_page(f"{contents.config.experiment}: report", body))
     return out
+
+
+def whole_page(title: str, body: Html) -> str:
+    """Return a page that needs no other file."""
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return PAGE.format(title=escape(title), style=style, body=body)
 
 
 # The policy protects even if a hostile file name got into the page: nothing is run, nothing is fetched.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bigbigan.apps.report.charts import INK, MUTED, ON, SERIES, svg
-from bigbigan.apps.report.contents import Results, Run, formatted
+from bigbigan.apps.report.contents import Line, Results, Run, formatted
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, table, tag
+from bigbigan.evaluation.label_curve import OURS, advice, curve_table, curves, is_point
 from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, better
 
 
@@ -27,8 +28,10 @@ def probe(run: Run) -> Html:
             "especially with few labels."
         )
         bars = (_bars(run.own, title, pattern) for title, pattern in PROBE_COLUMNS.items())
-        parts += [paragraph(how), tag("div", *bars, classes="charts"), _probe_table(run.own)]
-    others = [line for line in run.own.values() if line["metric"] not in known] + run.others
+        parts += [paragraph(how), tag("div", *bars, classes="charts"), _probe_table(run.own, run.external)]
+        parts += [tag("h3", "Accuracy over the number of labels"), _label_curve(run)]
+    others = [line for line in run.own.values() if line["metric"] not in known and not is_point(line["metric"])]
+    others += run.others
     if others:
         columns = ("metric", "subject", "dataset", "split", "n", "steps")
         rows = [(v["metric"], formatted(v), *(v.get(key, "") for key in columns[1:])) for v in others]
@@ -70,14 +73,53 @@ def _bars(results: Results, title: str, pattern: str) -> Html:
     return tag("figure", tag("figcaption", tag("b", title)), svg(draw, label, 1.5))
 
 
-def _probe_table(results: Results) -> Html:
-    """Return a table of features by protocols; the highest value of each column is bold."""
+def _label_curve(run: Run) -> Html:
+    """Return the few-label curve with its advice, or the command that measures it."""
+    lines = list(run.own.values())
+    found = curves(lines)
+    if not found:
+        how = "Not measured; it says how many more labels are worth having, and takes minutes: "
+        return missing(how, command("evaluate", run.path, "--metrics", "curve"))
+    order = sorted(found, key=lambda title: title not in OURS)  # the encoder has the first colour
+
+    def draw(axes: Any) -> None:
+        for colour, title in zip(SERIES, order, strict=False):
+            labels, accuracy, std = zip(*found[title], strict=True)
+            axes.errorbar(labels, accuracy, yerr=std, color=colour, lw=1.8, marker="o", ms=4, capsize=2, elinewidth=1)
+        places = sorted({point.labels for points in found.values() for point in points})
+        axes.set_xscale("log")
+        axes.set_xticks(places, [str(n) for n in places])
+        axes.minorticks_off()
+        axes.set_xlabel("labels a class", color=MUTED)
+
+    last = {title: f"{found[title][-1].accuracy:.1f}" for title in order}
+    keys = (tag("span", k, " ", tag("b", v), classes=f"key k{i}") for i, (k, v) in enumerate(last.items()))
+    caption = tag("figcaption", tag("b", "Accuracy, %"), tag("div", *keys, classes="legend"))
+    label = "Accuracy over labels a class; last: " + ", ".join(f"{title} {value}" for title, value in last.items())
+    columns, rows = curve_table(lines)
+    cells = ([title, *("–" if line is None else formatted(line) for line in row)] for title, row in rows.items())
+    values = tag("details", tag("summary", "Values"), table(["", *columns], cells, "numbers"))
+    words = (paragraph(tag("b", sentence) if not i else sentence) for i, sentence in enumerate(advice(found)))
+    return join(*words, tag("div", tag("figure", caption, svg(draw, label, 2.6)), classes="charts"), values)
+
+
+def _probe_table(results: Results, external: list[Line]) -> Html:
+    """Return a table of features by protocols; the highest value of each column is bold.
+
+    External encoders that were measured on the same images have rows of their own.
+    """
     cells = {
         (row, column): line
         for row, (name, subject) in PROBE_ROWS.items()
         for column, pattern in PROBE_COLUMNS.items()
         if (line := results.get((pattern.format(name), subject)))
     }
+
+    for line in external:
+        for column, pattern in PROBE_COLUMNS.items():
+            if line["metric"] == pattern.format("bn_crelu"):
+                cells[f"{line['experiment']}, BN+CReLU", column] = line
+    rows = list(dict.fromkeys([*PROBE_ROWS, *(row for row, _ in cells)]))
 
     def cell(row: str, column: str) -> object:
         if (row, column) not in cells:
@@ -86,6 +128,5 @@ def _probe_table(results: Results) -> Html:
         text = formatted(cells[row, column])
         return tag("b", text) if cells[row, column]["value"] == highest else text
 
-    return table(
-        ["", *PROBE_COLUMNS], ([row, *(cell(row, column) for column in PROBE_COLUMNS)] for row in PROBE_ROWS), "numbers"
-    )
+    lines = ([row, *(cell(row, column) for column in PROBE_COLUMNS)] for row in rows)
+    return table(["", *PROBE_COLUMNS], lines, "numbers")

@@ -43,8 +43,7 @@ def _over_time(run: Run, kind: str, max_grids: int, alt: str, reference: Image.I
 
     At most `max_grids` are shown, among them the first.
     """
-    paths = sorted((run.path / "samples").glob(f"{kind}-" + "[0-9]" * 8 + ".png"))
-    grids = [(int(p.stem[-8:]), image) for p in paths if (image := _open(p)) is not None]
+    grids = [(step, image) for step, p in _grids(run.path, kind) if (image := _open(p)) is not None]
     if not grids:
         every = run.config.log.pictures_every
         return missing(f"None yet; training draws them every {every:,} steps: ", run.resume)
@@ -55,6 +54,18 @@ def _over_time(run: Run, kind: str, max_grids: int, alt: str, reference: Image.I
         large.append(picture(reference, "training images, for comparison", "images of the training set"))
     small = [picture(_halves(grid)[0], f"step {s:,}", f"{alt} at step {s:,}", 400) for s, grid in early]
     return join(tag("div", *large, classes="pair"), tag("div", *small, classes="strip") if small else "")
+
+
+def newest_grid(run: Path, kind: str) -> tuple[int, Image.Image] | None:
+    """Return the step and the picture of the newest grid samples/KIND-STEP.png of a run; None if there is none."""
+    found = ((step, _open(path)) for step, path in reversed(_grids(run, kind)))
+    return next(((step, _halves(image)[0]) for step, image in found if image is not None), None)
+
+
+def _grids(run: Path, kind: str) -> list[tuple[int, Path]]:
+    """Return the grids samples/KIND-STEP.png of a run by step, first to last."""
+    paths = sorted((run / "samples").glob(f"{kind}-" + "[0-9]" * 8 + ".png"))
+    return [(int(path.stem[-8:]), path) for path in paths]
 
 
 def _halves(grid: Image.Image) -> list[Image.Image]:

@@ -1,0 +1,180 @@
+"""Compare runs: the settings that differ, and their results side by side. No model is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from bigbigan.apps.report.contents import Line, formatted, newest_results
+from bigbigan.config import Config
+from bigbigan.config.schema import flat
+from bigbigan.errors import UserError
+from bigbigan.evaluation.label_curve import is_point
+from bigbigan.evaluation.records import RESULT
+from bigbigan.io import read_lines
+from bigbigan.training.monitor import read_metrics
+from bigbigan.training.run_folder import read_card, read_config, read_environment
+
+__all__ = ["Compared", "Comparison", "compare"]
+
+# Settings that say nothing about what was learned.
+OMITTED = ("log.",)
+# The order of the results: these first, all others by name.
+FIRST = (
+    "top1_linear_bn_crelu_10perclass",
+    "top1_linear_bn_crelu",
+    "top1_linear_pixels_10perclass",
+    "top1_linear_pca_pixels_10perclass",
+    "reconstruction_ratio",
+)
+SUBJECTS = ("trained", "untrained", "pixels", "pca_pixels")
+
+
+@dataclass
+class Compared:
+    """Hold what is known of one run: `results` are its newest lines on its own data, by metric and subject."""
+
+    name: str
+    path: Path
+    config: Config
+    data: str
+    device: str
+    metrics: list[Line]
+    results: dict[tuple[str, str], Line]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, with the data; without those of logging."""
+        found = {k: v for k, v in flat(self.config.to_dict()).items() if not k.startswith(OMITTED)}
+        return {"data": self.data} | found
+
+
+@dataclass
+class Comparison:
+    """Hold runs to compare, in the order given."""
+
+    runs: list[Compared]
+
+    @property
+    def differing(self) -> dict[str, list[Any]]:
+        """The settings in which runs differ: a value for each run."""
+        every = [run.settings for run in self.runs]
+        names = dict.fromkeys(name for settings in every for name in settings)
+        values = {name: [settings.get(name) for settings in every] for name in names}
+        return {name: of_runs for name, of_runs in values.items() if any(v != of_runs[0] for v in of_runs)}
+
+    @property
+    def results(self) -> dict[tuple[str, str], list[Line | None]]:
+        """By metric and subject, the result line of each run; None where it was not measured."""
+        keys = {key for run in self.runs for key in run.results if key[0] != "evaluation_seconds"}
+
+        def place(key: tuple[str, str]) -> tuple[int, list[tuple[str, int]], int]:
+            metric, subject = key
+            rank = FIRST.index(metric) if metric in FIRST else len(FIRST)
+            parts = [(text, int(number or 0)) for text, number in re.findall(r"(\D+)(\d*)", metric)]
+            return rank, parts, SUBJECTS.index(subject) if subject in SUBJECTS else len(SUBJECTS)
+
+        return {key: [run.results.get(key) for run in self.runs] for key in sorted(keys, key=place)}
+
+    @property
+    def repeats(self) -> dict[str, list[int]]:
+        """The runs that differ only in their seed, as indices, by the name of the group; groups of two or more."""
+        groups: dict[str, list[int]] = {}
+        for i, run in enumerate(self.runs):
+            same = {k: v for k, v in run.settings.items() if k != "training.seed"}
+            groups.setdefault(json.dumps(same, sort_keys=True), []).append(i)
+        found = [group for group in groups.values() if len(group) > 1]
+        return {f"{self.runs[group[0]].name}, {len(group)} seeds": group for group in found}
+
+    def spread(self, lines: Sequence[Line | None], group: Sequence[int]) -> str:
+        """Return mean ± standard deviation over the runs of a group, in the form of `formatted`; "" if any lacks it."""
+        found = [line for i in group if (line := lines[i]) is not None]
+        if len(found) < len(group):
+            return ""
+        values = [line["value"] for line in found]
+        return formatted(dict(found[0]) | {"value": mean(values), "std": stdev(values)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON types."""
+        return {
+            "runs": [str(run.path) for run in self.runs],
+            "settings": self.differing,
+            "results": [
+                {
+                    "metric": metric,
+                    "subject": subject,
+                    "values": [None if line is None else line["value"] for line in lines],
+                    "std": [None if line is None else line.get("std") for line in lines],
+                    "steps": [None if line is None else line["steps"] for line in lines],
+                }
+                for (metric, subject), lines in self.results.items()
+            ],
+            "repeats": {name: [self.runs[i].name for i in group] for name, group in self.repeats.items()},
+        }
+
+    def text(self) -> str:
+        """Return the comparison as a table for the terminal; without the points of few-label curves, which are many."""
+        repeats = self.repeats
+        head = ["", *(run.name for run in self.runs), *repeats]
+        rows = [[name, *map(shown, values), *[""] * len(repeats)] for name, values in self.differing.items()]
+        table = [head, *(rows or [["no setting differs", *[""] * (len(head) - 1)]])]
+        table.append([""] * len(head))
+        for (metric, subject), lines in self.results.items():
+            if is_point(metric):
+                continue
+            cells = ["-" if line is None else formatted(line) for line in lines]
+            table.append(
+                [row_title(metric, subject), *cells, *(self.spread(lines, group) or "-" for group in repeats.values())]
+            )
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+
+        def aligned(row: list[str]) -> str:
+            cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
+
+        return "\n".join(map(aligned, table))
+
+
+def row_title(metric: str, subject: str) -> str:
+    """Return the title of a row of results."""
+    return metric if subject in ("trained", "pixels", "pca_pixels") else f"{metric}, {subject}"
+
+
+def shown(value: Any) -> str:
+    """Return a setting as text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def compare(paths: Sequence[Path]) -> Comparison:
+    """Read runs to compare them.
+
+    Args:
+        paths: run folders; training may be at any step.
+
+    Raises:
+        UserError: a folder is not a run, or is given twice.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("the same run is given twice; expected different run folders")
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return Comparison([_read(path, name) for path, name in zip(paths, names, strict=True)])
+
+
+def _read(path: Path, name: str) -> Compared:
+    config = read_config(path)
+    try:
+        card: Mapping[str, Any] = read_card(path)
+    except UserError:
+        card = {}
+    data = card.get("name", "not recorded")
+    lines, _ = read_lines(path / "results.jsonl", RESULT)
+    results, _, _ = newest_results(lines, card.get("name"))
+    device = read_environment(path).get("device", "not recorded")
+    return Compared(name, path, config, data, str(device), read_metrics(path), results)

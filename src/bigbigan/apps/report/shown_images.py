@@ -1,0 +1,81 @@
+"""Choose the images that several sections show, and encode them once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from bigbigan.compute import images_per_pass
+from bigbigan.data import ImageSet, Source, load_view
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features
+from bigbigan.evaluation.splits import View, hold_out
+
+__all__ = ["ShownImages", "shown_images"]
+
+REFERENCES = 5_000  # maximum number of training images
+UNSEEN = 1_000  # maximum number of other images
+
+
+@dataclass
+class ShownImages:
+    """Hold a sample of training images (`known`) and of images to try them on (`unseen`), none in both.
+
+    Attributes:
+        title: what the unseen images are.
+        split: the split they come from; None if they are training images.
+        x, y: pixels of the unseen and of the known images, uint8 [N, C, R, R] as E sees them.
+        total: number of training images of the source.
+    """
+
+    title: str
+    split: str | None
+    unseen: ImageSet
+    x: np.ndarray
+    known: ImageSet
+    y: np.ndarray
+    total: int
+    encoder: nn.Module | None
+
+    @cached_property
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        """BN+CReLU features of the unseen and of the known images, float32 [N, d] each."""
+        E = self.encoder
+        assert E is not None
+        size = images_per_pass(100)
+        unseen, known = (encoder_features(E, pixels, batch_size=size)["bn_crelu"] for pixels in (self.x, self.y))
+        return unseen, known
+
+
+def shown_images(source: Source, view: View, encoder: nn.Module | None) -> ShownImages:
+    """Draw the images by a fixed seed. Unseen images are of the test or val split, or else held-out training images.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    # Read through a source of its own, so that the data card counts each image once.
+    source = Source(source.spec, source.name, source.splits, max_unreadable=1.0)
+    train = source.splits["train"]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(train))
+    split = next((name for name in ("test", "val") if name in source.splits), None)
+    if split:
+        title = f"Images of the {split} split"
+        unseen = source.splits[split].subset(rng.permutation(len(source.splits[split]))[:UNSEEN])
+    else:
+        title = "Training images"
+        count = min(UNSEEN, max(1, len(train) // 5))
+        try:
+            order, held_out = hold_out(len(train), count, 0, train.groups)
+        except UserError:  # one group only: it has to be divided
+            order, held_out = order[count:], order[:count]
+        unseen = train.subset(held_out[:UNSEEN])
+    form = (view.resolution, view.channels, view.augment, source)
+    x, kept = load_view(unseen, *form)
+    unseen = unseen.subset(kept)
+    known = train.subset(order[:REFERENCES])
+    y, kept = load_view(known, *form)
+    return ShownImages(title, split, unseen, x, known.subset(kept), y, len(train), encoder)

@@ -1,0 +1,130 @@
+"""Comparison of runs: what differs, results side by side, means over seeds, and the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from test_report import Page, line
+
+from bigbigan.apps.compare import compare
+from bigbigan.apps.train import train
+from bigbigan.cli import main
+from bigbigan.evaluation.records import append_results
+from tiny import tiny_config, write_npz
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three runs: two that differ in their seed, and one with another batch size too."""
+    folder = tmp_path_factory.mktemp("compare")
+    data = write_npz(folder / "rows.npz")
+    for name, *settings in (("a",), ("b", "training.seed=1"), ("c", "training.batch_size=20", "log.every=2")):
+        config = tiny_config("training.steps=4", "log.every=1", "log.pictures_every=2", *settings)
+        train(config, str(data), folder / name, progress=False)
+    few = "top1_linear_bn_crelu_10perclass"
+    append_results(folder / "a" / "results.jsonl", [line(few, 11.0, 2.0, 4), line("knn5_l2_avepool", 9.0, steps=4)])
+    append_results(folder / "a" / "results.jsonl", [line(few, 50.0, 2.0, 4), line("reconstruction_ratio", 0.5)])
+    append_results(folder / "b" / "results.jsonl", [line(few, 54.0, 1.0, 4), line("top1", 1.0, dataset="elsewhere")])
+    append_results(folder / "c" / "results.jsonl", [line(few, 60.0, 1.5, 6), line("reconstruction_ratio", 0.75)])
+    return folder
+
+
+def test_only_settings_that_differ_are_listed(runs):
+    found = compare([runs / "a", runs / "b", runs / "c"])
+    assert found.differing == {"training.seed": [0, 1, 0], "training.batch_size": [16, 16, 20]}
+    assert compare([runs / "a", runs / "b"]).differing == {"training.seed": [0, 1]}
+
+
+def test_results_are_the_newest_lines_of_each_run(runs):
+    found = compare([runs / "a", runs / "b", runs / "c"])
+    values = {key: [x and x["value"] for x in lines] for key, lines in found.results.items()}
+    assert values == {
+        ("top1_linear_bn_crelu_10perclass", "trained"): [50.0, 54.0, 60.0],
+        ("reconstruction_ratio", "trained"): [0.5, None, 0.75],
+        ("knn5_l2_avepool", "trained"): [9.0, None, None],
+    }
+
+
+def test_runs_that_differ_in_their_seed_get_a_mean(runs):
+    found = compare([runs / "a", runs / "b", runs / "c"])
+    assert found.repeats == {"a, 2 seeds": [0, 1]}
+    few, ratio, _ = found.results.values()
+    assert found.spread(few, [0, 1]) == "52.0 ± 2.8"
+    assert found.spread(ratio, [0, 1]) == ""  # b lacks it
+    assert compare([runs / "a", runs / "c"]).repeats == {}
+
+
+def test_command_prints_a_table_and_json(runs, capsys):
+    names = [str(runs / name) for name in ("a", "b", "c")]
+    assert main(["compare", *names]) == 0
+    lines = [text.split() for text in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["a", "b", "c", "a,", "2", "seeds"]
+    assert ["training.batch_size", "16", "16", "20"] in lines
+    assert ["reconstruction_ratio", "0.5", "-", "0.75", "-"] in lines
+    assert main(["compare", *names, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["settings"]["training.seed"] == [0, 1, 0]
+    assert printed["results"][0]["values"] == [50.0, 54.0, 60.0]
+    assert printed["results"][0]["std"] == [2.0, 1.0, 1.5]
+    assert printed["repeats"] == {"a, 2 seeds": ["a", "b"]}
+
+
+def test_page_has_tables_curves_and_samples(runs, tmp_path, capsys):
+    out = tmp_path / "pages" / "page.html"
+    assert main(["compare", str(runs / "a"), str(runs / "c"), "--out", str(out)]) == 0
+    page = Page(out)
+    assert list(page.texts)[1:] == ["Settings that differ", "Results", "Curves", "Samples", "Reconstructions"]
+    assert ["training.batch_size", "16", "20"] in page.rows
+    assert ["top1_linear_bn_crelu_10perclass", "50.0 ± 2.0", "60.0 ± 1.5"] in page.rows
+    assert "after different numbers of steps" in page.text("Results")
+    assert any("Losses: D; last: a" in svg["aria-label"] for svg in page.named("svg"))
+    captions = page.text("Samples")
+    assert "a, step 4" in captions
+    assert "c, step 4" in captions
+    assert "://" not in page.source
+    assert "#00000" not in page.source
+    assert page.named("script") == []
+
+
+def test_best_value_is_bold_and_lower_errors_are_better(runs, tmp_path):
+    main(["compare", str(runs / "a"), str(runs / "c"), "--out", str(tmp_path / "page.html")])
+    source = (tmp_path / "page.html").read_text()
+    assert "<b>60.0 ± 1.5</b>" in source
+    assert "<b>0.5</b>" in source
+    assert "<b>0.75</b>" not in source
+
+
+def test_runs_that_have_just_begun_are_compared(runs, tmp_path, capsys):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        shutil.copy(runs / "a" / "config.json", tmp_path / name)
+    assert main(["compare", str(tmp_path / "x"), str(tmp_path / "y"), "--out", str(tmp_path / "p.html")]) == 0
+    assert "no setting differs" in capsys.readouterr().out
+    text = Page(tmp_path / "p.html").text("Curves")
+    assert "Too early for curves" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a"], "one run is given"),
+        (["a", "a"], "the same run is given twice"),
+        (["a", "none"], "is not a folder"),
+        (["a", "b", "--out", "page.png"], "expected a name ending in .html"),
+    ],
+)
+def test_mistakes_are_one_line(runs, arguments, expected, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    assert main(["compare", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_hostile_names_are_escaped(runs, tmp_path):
+    evil = tmp_path / "<script>a"
+    shutil.copytree(runs / "a", evil)
+    append_results(evil / "results.jsonl", [replace(line("top1", 1.0, steps=4), metric="<script>alert(1)")])
+    main(["compare", str(evil), str(runs / "c"), "--out", str(tmp_path / "p.html")])
+    assert Page(tmp_path / "p.html").named("script") == []
