@@ -9,6 +9,8 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON, check_run
 from bigbigan.errors import UserError
 
+EXAMPLES = ("compare runs/digits-0 runs/digits-1 --out comparison.html",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders (train --out), two or more")
