@@ -5,36 +5,17 @@ All is read from bigbigan/config/schema.py: the comment above a setting, or on i
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import json
 import re
 from typing import Any
 
 from bigbigan.config import Config, schema
+from bigbigan.config.comments import meanings
 
-__all__ = ["meanings", "settings_tables"]
+__all__ = ["settings_tables"]
 
 KINDS = {"int": "whole number", "float": "number", "bool": "`true`, `false`", "str": "text"}
-
-
-def meanings(group: type) -> dict[str, str]:
-    """Return the comment of each field of a settings class, by name; one of several lines is joined."""
-    lines = inspect.getsource(group).splitlines()
-    found = {}
-    (body,) = ast.parse("\n".join(lines)).body
-    assert isinstance(body, ast.ClassDef)
-    for node in body.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno is not None:
-            before: list[str] = []
-            for line in reversed(lines[: node.lineno - 1]):
-                if not (comment := re.match(r"    # (.*)", line)):
-                    break
-                before.insert(0, comment[1])
-            same_line = re.match(r"\s+# (.*)", lines[node.end_lineno - 1][node.end_col_offset :])
-            found[node.target.id] = " ".join([*before, *([same_line[1]] if same_line else [])])
-    return found
 
 
 def settings_tables(_: object = None) -> str:
@@ -77,6 +58,8 @@ def _values(annotation: str) -> str:
         return f"list of {words}s" if items[1] in ("int", "float") else f"list of {words}"
     if annotation == "tuple[float, float]":
         return "two numbers"
+    if annotation.startswith("Literal") and annotation.endswith(" | str"):
+        return f"{_values(annotation.removesuffix(' | str'))} or `MODULE:NAME`"
     return " or ".join(KINDS[part] if part in KINDS else _values(part) for part in annotation.split(" | "))
 
 

@@ -7,9 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "load"]
+__all__ = ["Model", "__version__", "load", "train"]
 
 if TYPE_CHECKING:
+    from bigbigan.apps.train import train
     from bigbigan.inference.loading import load
     from bigbigan.inference.model import Model
 
@@ -38,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from bigbigan.inference.loading import load
 
         return load
+    if name == "train":
+        from bigbigan.apps.train import train
+
+        return train
     raise AttributeError(f"module 'bigbigan' has no attribute {name!r}")

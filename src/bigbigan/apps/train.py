@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bigbigan.config import Config
+from bigbigan.errors import UserError
 from bigbigan.evaluation.early_stopping import ValidationMetric
 from bigbigan.training import loop
 
 __all__ = ["train"]
 
 
-def train(config: Config, data: str, run: Path, progress: bool = True, labels: str | None = None) -> int | None:
-    """Train `config` on the source `data` in the folder `run` and measure `log.validation_metric` meanwhile.
+def train(
+    config: Config,
+    data: str | None = None,
+    run: str | Path = "",
+    progress: bool = True,
+    labels: str | None = None,
+    *,
+    dataset: Any = None,
+) -> int | None:
+    """Train `config` in the folder `run`, and measure `log.validation_metric` meanwhile.
 
-    See `bigbigan.training.loop.train` for arguments, return value and errors.
+    Args:
+        config: settings, such as `bigbigan.experiments.find("small/digits").config()`.
+        data: a source, as `--data`.
+        run: run folder to create, or to continue.
+        progress: show a progress bar.
+        labels: a labels file (bigbigan.data.labels).
+        dataset: instead of `data`, a map-style data set, such as a `torch.utils.data.Dataset`, or a dictionary of them
+            by split; see `bigbigan.data.readers.datasets`.
+
+    See `bigbigan.training.loop.train` for the return value and errors.
     """
-    return loop.train(config, data, run, progress, labels, make_validation=ValidationMetric)
+    if not str(run):
+        raise UserError("train: run is missing; expected a folder to train in")
+    return loop.train(config, data, Path(run), progress, labels, make_validation=ValidationMetric, dataset=dataset)

@@ -11,7 +11,10 @@ from typing import Any
 from bigbigan.compute import AUTO, DEVICES
 from bigbigan.errors import UserError, not_a_run
 
-SOURCES = "digits, mnist, cifar10, a folder or archive of images, a folder of idx files, .npz, tar shards, hf:NAME"
+SOURCES = (
+    "digits, mnist, cifar10, a folder or archive of images, a folder of idx files, .npz, tar shards, hf:NAME, "
+    "python:MODULE:NAME"
+)
 OWN_DATA = f"images (default: the run's own): {SOURCES}"
 LABELS_FILE: dict[str, Any] = {
     "metavar": "FILE.csv",
@@ -24,6 +27,12 @@ RAW_CELLS: dict[str, Any] = {
     "action": "store_true",
     "help": "write names that begin with = + - @ unchanged, without the apostrophe that keeps spreadsheets from "
     "running them as formulas",
+}
+TRUST: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "metavar": "MODULE",
+    "help": "let the settings of somebody else's run or file import this module or package",
 }
 CHECKPOINT: dict[str, Any] = {
     "default": "newest",

@@ -40,11 +40,12 @@ from bigbigan.cli.commands import (
     table,
     train,
 )
-from bigbigan.cli.common import check_run, check_source, writable
+from bigbigan.cli.common import TRUST, check_run, check_source, writable
 from bigbigan.cli.terminal import plain_output
 from bigbigan.compute import AUTO, computing
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import DISK_FULL
+from bigbigan.named import trusting
 
 __all__ = ["build_parser", "main"]
 
@@ -122,7 +123,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         try:
             options = parser.parse_args(argv)
             options.command = shlex.join(["bigbigan", *argv])
-            with computing(getattr(options, "device", AUTO), getattr(options, "batch_size", None)):
+            with (
+                computing(getattr(options, "device", AUTO), getattr(options, "batch_size", None)),
+                trusting(getattr(options, "trust", ())),
+            ):
                 _check_targets(options)
                 code = options.module.run(options) or 0
             sys.stdout.flush()
@@ -206,6 +210,8 @@ def _add_command(commands: Any, name: str, module: ModuleType) -> None:
         formatter_class=_Formatter,
     )
     module.add_arguments(parser)
+    if module is train or any(action.dest == "run" for action in parser._actions):
+        parser.add_argument("--trust", **TRUST)
     parser.set_defaults(module=module)
 
 

@@ -13,11 +13,23 @@ from jsonargparse import ArgumentError, ArgumentParser
 from bigbigan.config.schema import Config, flat
 from bigbigan.errors import UserError
 
-__all__ = ["config_from_dict", "override"]
+__all__ = ["config_from_dict", "follow_augment", "override", "resolve"]
 
 
-def _resolve(tree: Mapping[str, Any], settings: list[str], file: str = "") -> Config:
-    """Return typed settings from a tree, read from `file` if any, with "a.b=value" on top. jsonargparse checks it."""
+def resolve(
+    tree: Mapping[str, Any], settings: list[str], file: str = "", lines: Mapping[str, int] | None = None
+) -> Config:
+    """Return typed settings from a tree, with "a.b=value" on top. jsonargparse checks it.
+
+    Args:
+        tree: settings, nested.
+        settings: as given to --set.
+        file: the file that the tree was read from, for messages.
+        lines: the lines of settings in this file by dotted name, if known.
+
+    Raises:
+        UserError: a value of the wrong type or range, or settings that do not go together.
+    """
     arguments = [f"--config.{setting}" for setting in settings]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=Config)
@@ -28,7 +40,8 @@ def _resolve(tree: Mapping[str, Any], settings: list[str], file: str = "") -> Co
     except (ArgumentError, ValueError, TypeError) as error:
         text = " ".join(str(error).replace("config.", "").split())
         concerned = [s for s in settings if s.partition("=")[0] in text] or settings
-        given = file or "--set " + " ".join(concerned)
+        line = next((f", line {n}" for name, n in (lines or {}).items() if re.search(rf"\b{name}\b", text)), "")
+        given = f"{file}{line}" if file else "--set " + " ".join(concerned)
         raise UserError(f"{given}: {_in_words(text, keys=len(concerned) != 1)}") from None
 
 
@@ -59,9 +72,14 @@ def override(config: Config, settings: list[str]) -> Config:
             hint = f"did you mean {near[0]}?" if near else "--dry-run prints all settings"
             raise UserError(f"--set {setting}: there is no setting {name}; {hint}")
     tree, given = config.to_dict(), dict(setting.split("=", 1) for setting in settings)
-    if "data.augment" in given and "data.mirror" not in given:  # a flip that is set by name is done
+    follow_augment(tree, given)
+    return resolve(tree, settings)
+
+
+def follow_augment(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Set data.mirror in a tree of settings if only data.augment is given: a flip that is set by name is done."""
+    if "data.augment" in given and "data.mirror" not in given:
         tree["data"]["mirror"] = "always" if given["data.augment"] == "flip" else "auto"
-    return _resolve(tree, settings)
 
 
 def config_from_dict(tree: Any, origin: str) -> Config:
@@ -74,7 +92,7 @@ def config_from_dict(tree: Any, origin: str) -> Config:
         raise UserError(f"{origin}: expected a JSON object with the settings of a run")
     if unknown := sorted(set(flat(tree)) - set(flat(Config().to_dict()))):
         raise UserError(f"{origin}: there is no setting {unknown[0]}, or it is not of the right shape")
-    config = _resolve(tree, [], origin)
+    config = resolve(tree, [], origin)
     if "mirror" not in tree.get("data", {}) and config.can_mirror:
         # Written by a version without this setting, whose augmentations always mirrored.
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, mirror="always"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bigbigan.io import write_json
+from bigbigan.named import is_named
 
 __all__ = [
     "CONVOLUTIONAL",
@@ -148,8 +149,9 @@ class EncoderConfig(Settings):
     """The encoder E: a backbone, then a head that gives z (Table 1, column Encoder)."""
 
     resolution: int = 32  # side in pixels of the images that E sees; D sees them pooled to G's resolution
-    # The backbone's blocks: ResNet-v2's (basic, bottleneck), RevNet's (reversible); or BiGAN's MLP or AlexNet.
-    block: Literal["basic", "bottleneck", "reversible", "mlp", "alexnet"] = "basic"
+    # The backbone's blocks: ResNet-v2's (basic, bottleneck), RevNet's (reversible); or BiGAN's MLP or AlexNet; or a
+    # backbone of your own, MODULE:NAME (docs/extending.md).
+    block: Literal["basic", "bottleneck", "reversible", "mlp", "alexnet"] | str = "basic"
     stem: Literal["small", "imagenet"] = "small"  # 3×3 convolution; or 7×7 of stride 2 and max pooling
     widths: tuple[int, ...] = (16, 32, 64, 128)  # output channels of each stage; stages after the first halve the side
     blocks: int | tuple[int, ...] = 1  # residual blocks in each stage; one number for all stages, or a list
@@ -242,7 +244,10 @@ class TrainingConfig(Settings):
 class LogConfig(Settings):
     """What is logged while training, and how often in steps. None of it changes the weights."""
 
-    every: int = 50  # steps between lines of metrics.jsonl and TensorBoard
+    every: int = 50  # steps between lines of metrics.jsonl and of the loggers
+    # What the metrics and pictures are sent to, besides metrics.jsonl and samples/: tensorboard, wandb, or a logger of
+    # your own, MODULE:NAME (docs/extending.md). --log NAME adds one.
+    loggers: tuple[str, ...] = ("tensorboard",)
     pictures_every: int = 500  # steps between sample and reconstruction grids
     checkpoint_every: int = 500  # steps between checkpoints
     keep_checkpoints: int = 2  # number of newest checkpoints to keep, besides the best one
@@ -260,8 +265,9 @@ class Config(Settings):
     """All settings of a run."""
 
     experiment: str = "custom"  # name of the experiment; it cannot be set
-    # The training method, see bigbigan.methods.
-    system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder", "pretext"] = "bigbigan"
+    # The training method, see bigbigan.methods; or one of your own, MODULE:NAME (docs/extending.md).
+    system: Literal["bigbigan", "bigan", "latent_regressor", "autoencoder", "pretext"] | str = "bigbigan"
+    networks: str = "GED"  # for a system of your own: the networks that it trains, of G, E and D, such as GE
     scale: int = 0  # --scale: the resolution that replaces the paper's 128 px; 0: as published
     data: DataConfig = field(default_factory=DataConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
@@ -281,18 +287,37 @@ class Config(Settings):
         return self.data.classifier_augment in MIRRORING or "exemplar" in p.tasks or p.patch_augment
 
     @property
+    def is_own_system(self) -> bool:
+        """Whether the training method is the user's own, MODULE:NAME."""
+        return is_named(self.system)
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The names of the user's own code in these settings, each "MODULE:NAME" or "python:MODULE:NAME"."""
+        return tuple(filter(is_named, (self.system, self.encoder.block, *self.log.loggers)))
+
+    @property
+    def code_of_networks(self) -> tuple[str, ...]:
+        """Those of `own_code` that the networks are made of, which are imported wherever a trained model is loaded."""
+        return tuple(filter(is_named, (self.encoder.block,)))
+
+    @property
     def has_encoder(self) -> bool:
         """Whether there is an E. If D has no score of z the system is a GAN (Table 1, "No E"; BiGAN's table, "D")."""
+        if self.is_own_system:
+            return "E" in self.networks
         return self.system not in ("bigbigan", "bigan") or self.loss.s_z or self.loss.s_xz
 
     @property
     def has_generator(self) -> bool:
         """Whether there is a G; then there are latents, and E, if there is one, outputs some."""
-        return self.system != "pretext"
+        return "G" in self.networks if self.is_own_system else self.system != "pretext"
 
     @property
     def has_discriminator(self) -> bool:
         """Whether there is a D."""
+        if self.is_own_system:
+            return "D" in self.networks
         return self.system not in ("autoencoder", "pretext")
 
     @property

@@ -7,8 +7,11 @@ runs its check when it is constructed (`bigbigan.config.schema.validate`).
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
 
 from bigbigan.config.schema import (
     CONVOLUTIONAL,
@@ -26,9 +29,11 @@ from bigbigan.config.schema import (
     flat,
     validate,
 )
+from bigbigan.named import is_named
 
 __all__ = ["require"]
 
+LOGGERS = ("tensorboard", "wandb")  # of bigbigan.training.loggers
 MAX_WIDTH, MAX_LAYERS = 2**16, 1_000  # far above any network
 
 
@@ -36,6 +41,22 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def _check_choice(setting: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value that is neither known nor the name of the user's own code."""
+    near = difflib.get_close_matches(value, known, n=1)
+    require(
+        value in known or is_named(value),
+        f"{setting}: expected one of {', '.join(known)}, or your own as MODULE:NAME, got {value}"
+        + (f"; did you mean {near[0]}?" if near else ""),
+    )
+
+
+@functools.cache
+def _choices(group: type, name: str) -> tuple[str, ...]:
+    """Return the values that a setting has without the user's own code."""
+    return get_args(get_args(get_type_hints(group)[name])[0])
 
 
 def _check_sizes(network: str, settings: Any) -> None:
@@ -115,6 +136,7 @@ def _check_discriminator(discriminator: DiscriminatorConfig) -> None:
 
 @validate.register
 def _check_encoder(encoder: EncoderConfig) -> None:
+    _check_choice("encoder.block", encoder.block, _choices(EncoderConfig, "block"))
     _check_sizes("encoder", encoder)
     require(len(encoder.widths) > 0 and min(encoder.widths) > 0, "encoder.widths must be positive")
     counts = encoder.blocks_per_stage
@@ -214,10 +236,20 @@ def _check_log(log: LogConfig) -> None:
     require(log.validate_every >= 0, "log.validate_every must not be negative")
     require(log.standing_batches > 0, "log.standing_batches must be positive")
     require(0 <= log.hang_minutes < math.inf, "log.hang_minutes must not be negative")
+    for logger in log.loggers:
+        _check_choice("log.loggers", logger, LOGGERS)
+    require(len(set(log.loggers)) == len(log.loggers), "log.loggers names something twice")
 
 
 @validate.register
 def _check_config(config: Config) -> None:
+    _check_choice("system", config.system, _choices(Config, "system"))
+    if config.is_own_system:
+        letters = config.networks
+        some = len(set(letters)) == len(letters) and set(letters) <= set("GED") and bool({"G", "E"} & set(letters))
+        require(some, f"networks: expected letters of G, E and D, at least G or E, got {letters or 'none'}")
+    else:
+        require(config.networks == "GED", f"networks is for a system of your own, not {config.system}")
     require(
         config.data.mirror != "always" or config.can_mirror,
         f"data.mirror=always does nothing with data.augment={config.data.augment}; set data.augment=flip",
@@ -229,9 +261,16 @@ def _check_config(config: Config) -> None:
     require(config.data.augment != "task_crop", f"data.augment=task_crop is for system=pretext, not {config.system}")
     _check_generator_fits(config)
     r_e, r_g = config.encoder.resolution, config.generator.resolution
-    require(r_e >= r_g, f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image")
-    of_biggan = config.generator.network == config.discriminator.network == "biggan" and config.system == "bigbigan"
-    if config.data.labels == "classes":
+    both = config.has_encoder and config.has_generator
+    require(
+        r_e >= r_g or (config.is_own_system and not both),
+        f"encoder.resolution = {r_e} must not be below the generator's {r_g}: D sees E's image",
+    )
+    biggan_networks = config.generator.network == config.discriminator.network == "biggan"
+    of_biggan = biggan_networks and (config.system == "bigbigan" or config.is_own_system)
+    if config.data.labels == "classes" and config.is_own_system:
+        require(of_biggan, "data.labels=classes is for the biggan networks")
+    elif config.data.labels == "classes":
         require(
             of_biggan and not config.has_encoder,
             "data.labels=classes is for a BigGAN: loss.s_x alone, biggan networks; or for pretext/supervised",
@@ -244,7 +283,8 @@ def _check_config(config: Config) -> None:
         ("regression_of_g", config.loss.regression_of_g > 0, "latent_regressor"),
         ("pixel", config.loss.pixel != "l2", "autoencoder"),
     ):
-        require(not given or config.system == system, f"loss.{name} is for system={system}, not {config.system}")
+        applies = config.system == system or config.is_own_system
+        require(not given or applies, f"loss.{name} is for system={system}, not {config.system}")
     if config.has_discriminator:
         _check_discriminator_fits(config)
     else:
@@ -263,7 +303,7 @@ def _check_config(config: Config) -> None:
 
 def _check_generator_fits(config: Config) -> None:
     g = config.generator
-    if g.network != "biggan":
+    if g.network != "biggan" or not config.has_generator:
         return
     chunks = len(g.channels) if g.skip_z else 1
     nearest = max(1, round(config.latent.dim / chunks)) * chunks
@@ -278,7 +318,7 @@ def _check_discriminator_fits(config: Config) -> None:
     d, r_g, scores = config.discriminator, config.generator.resolution, config.loss.scores
     if config.system == "latent_regressor":
         require(scores == ("x",), "system=latent_regressor: D sees images alone; set loss.s_z, loss.s_xz to false")
-    joint = config.system == "bigbigan" and d.network == "biggan" and "xz" in scores
+    joint = (config.system == "bigbigan" or config.is_own_system) and d.network == "biggan" and "xz" in scores
     for name, given in (("joint_maps", d.joint_maps > 1), ("projection", d.projection)):
         require(joint or not given, f"discriminator.{name} is for the score s_xz of discriminator.network=biggan")
     require(d.joint_maps == 1 or len(d.channels) > 1, "discriminator.joint_maps=2 needs two discriminator.channels")

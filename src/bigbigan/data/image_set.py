@@ -23,6 +23,7 @@ from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 from bigbigan.data.names import extension
 
 if TYPE_CHECKING:
+    from bigbigan.data.readers.datasets import DatasetStore
     from bigbigan.data.shards.remote import RemoteShards
 
 __all__ = [
@@ -130,7 +131,7 @@ class ImageSet:
     files: list[str]  # one name an image; "train/00042" for rows of an array
     labels: np.ndarray | None  # int64 [N], -1 for an image without a label; None if no image has one
     classes: list[str] | None  # the name of each class; shared by all splits of a source
-    store: ArrayStore | FileStore = field(repr=False)
+    store: "ArrayStore | FileStore | DatasetStore" = field(repr=False)
     index: np.ndarray = field(repr=False)  # int64 [N]: each image's position in the store
     groups: np.ndarray | None = None  # int64 [N]: images of one group, such as a patient, belong in one split
 

@@ -9,6 +9,7 @@
     part-{000..099}.tar             tar shards in WebDataset's layout; or the folder that `bigbigan data shard` wrote
     https://HOST/set/index.json     such a folder, remote; or https://HOST/part-{000..099}.tar; or pipe:COMMAND
     hf:OWNER/NAME  hf:NAME:SPLIT    a data set of Hugging Face, by name or folder
+    python:MODULE:NAME              a data set of your own, in Python (bigbigan.data.readers.datasets)
 
 A known name takes precedence over a folder of that name, with a warning: write ./mnist for the folder.
 
@@ -22,6 +23,7 @@ import re
 import stat
 import warnings
 from pathlib import Path
+from typing import Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, Unreadable
@@ -30,6 +32,7 @@ from bigbigan.data.labels import apply_labels
 from bigbigan.data.names import extension, shown
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
+from bigbigan.data.readers.datasets import DatasetStore, is_python, open_datasets, open_python
 from bigbigan.data.readers.download import REMOTE, cached
 from bigbigan.data.readers.folders import arrange, list_folder
 from bigbigan.data.readers.huggingface import open_huggingface
@@ -38,6 +41,7 @@ from bigbigan.data.shards.pattern import expand, is_pattern
 from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
 from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
+from bigbigan.named import check_module, is_named
 
 __all__ = ["absolute_source", "open_source", "parse_spec", "relative_source", "source_exists"]
 
@@ -62,6 +66,7 @@ def open_source(
     max_unreadable: float = 0.05,
     limits: DecodeLimits = _LIMITS,
     labelled: bool = True,
+    dataset: Any = None,
 ) -> Source:
     """Open a SOURCE string (grammar: see the module): list its images, without decoding any.
 
@@ -71,6 +76,7 @@ def open_source(
         max_unreadable: the share of a split that may be unreadable before reading stops.
         limits: limits on the size of one image.
         labelled: False to open the images without labels; then folders are not classes.
+        dataset: a map-style data set to open instead (bigbigan.data.readers.datasets); then `spec` is only its name.
 
     Raises:
         UserError: `spec` is not a source, or it has no images.
@@ -78,13 +84,16 @@ def open_source(
     if not 0 <= max_unreadable <= 1:
         raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable}")
     spec = str(spec)
-    name, path = parse_spec(spec)
+    name, path = parse_spec(spec) if dataset is None else ("", Path(spec))
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
         # Folders are classes unless the labels come from a file.
         classed = labelled and (bool(name) or labels is None)
-        if spec.startswith("hf:"):
+        if dataset is not None or is_python(spec):
+            source.name = shown(re.split("[:.]", spec)[-1])
+            splits = open_python(spec, source) if dataset is None else open_datasets(dataset, source)
+        elif spec.startswith("hf:"):
             splits = open_huggingface(spec, source, limits)
         elif is_remote(spec):
             splits = open_remote(spec, source, limits)
@@ -131,6 +140,8 @@ def _mirrorable(source: Source) -> bool:
     if source.name.lower().replace("_", "-") in _NOT_MIRRORED:
         return False
     store = source.splits["train"].store
+    if isinstance(store, DatasetStore):
+        return store.get(0)[0].shape[-1] == 3
     return not (isinstance(store, ArrayStore) and store.pixels.shape[-1] == 1)
 
 
@@ -150,7 +161,7 @@ def _warn_of_empty_classes(source: Source) -> None:
 def _file_part(spec: str) -> tuple[str, str] | None:
     """Return (prefix, path) of a SOURCE that is a path or a pattern of paths, such as ("mnist:", "data"); else None."""
     head, colon, tail = spec.partition(":")
-    if head == "hf" or is_remote(spec) or (head in _NAMES and not tail):
+    if head in ("hf", "python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
         return None
     return (head + colon, tail) if head in _NAMES else ("", spec)
 
@@ -186,10 +197,15 @@ def parse_spec(spec: str) -> tuple[str, Path | None]:
         UserError: it cannot be a source, such as a path where there is nothing.
     """
     packed = ".tar, .tar.gz, .tgz, .zip, .npz, part-{000..099}.tar"
-    accepted = f"expected one of {', '.join(_NAMES)}, NAME:PATH, a folder, {packed} or hf:NAME"
+    accepted = f"expected one of {', '.join(_NAMES)}, NAME:PATH, a folder, {packed}, hf:NAME or python:MODULE:NAME"
     if not spec.strip() or "\0" in spec:
         raise UserError(f"the data source is empty: {accepted}")
     head, colon, tail = spec.partition(":")
+    if is_python(spec):
+        if not is_named(spec):
+            raise UserError(f"{shown(spec)}: expected python:MODULE:NAME, such as python:my_package.data:cells")
+        check_module(spec)
+        return "", Path(spec)
     if head == "hf" or is_remote(spec) or is_pattern(spec):
         return "", Path(spec)
     known = head in _NAMES

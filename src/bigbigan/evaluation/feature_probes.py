@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
 from bigbigan.evaluation.context import NAMES, Evaluation
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.metric_names import Metric
@@ -36,8 +38,11 @@ from bigbigan.evaluation.probes.logistic import (
 )
 from bigbigan.evaluation.records import Measurement, Subject
 from bigbigan.evaluation.splits import Split, stored_for_crops, train_val
+from bigbigan.named import import_named, in_one_line
 
-__all__ = ["measure_features"]
+__all__ = ["OWN_METRIC", "measure_features"]
+
+OWN_METRIC = "a function of (train features, train labels, test features, test labels) that returns a number"
 
 
 def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> None:
@@ -102,6 +107,12 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
                 accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
                 e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
                 start = time.perf_counter()
+        for m in (m for m in of_feature if m.kind == "own"):
+            e.bar.part(f"{m.name}, {described}")
+            value = own_metric(m.function, x, y, new[name], truth)
+            e.spent["own metrics"] += time.perf_counter() - start
+            e.add(start, subject, test.name, {m.name: Measurement(value, protocol={"function": m.function})})
+            start = time.perf_counter()
         if neighbours := [m for m in of_feature if m.kind == "knn"]:
             e.bar.part(f"nearest neighbours by {name}, {described}")
         for euclidean in (False, True):
@@ -130,6 +141,24 @@ def _labelled_images(labels: np.ndarray, metrics: list[Metric]) -> dict[tuple[in
         else fraction_trials(labels, percent / 100)
         for per_class, percent in amounts
     }
+
+
+def own_metric(
+    function: str, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Return what the user's function, MODULE:NAME, computes from features [N, d] and labels [N].
+
+    Raises:
+        UserError: it fails, or returns no finite number.
+    """
+    compute = import_named(function, OWN_METRIC)
+    try:
+        value = float(compute(train, train_labels, test, test_labels))
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"--metrics {function}: {in_one_line(error)}") from error
+    if not math.isfinite(value):
+        raise UserError(f"--metrics {function} returned {value}; expected a finite number")
+    return value
 
 
 def _measure_heads(

@@ -21,6 +21,8 @@
     reconstruction_ratio      the first divided by the second
     task_accuracy_TASK        accuracy in a pretext task on test images; chance is in the protocol
                               probes.pretext_accuracy
+    MODULE:NAME               a function of your own, of features and labels of the training and the test images;
+                              measured on F = pixels and avepool as NAME_F
 
 F is pixels, pca_pixels, avepool or bn_crelu; or, only if named, z_mean, discriminator, conv1 .. conv5
 (bigbigan.evaluation.features). NET is the feature extractor that compares images: inception, encoder (the run's own),
@@ -37,12 +39,14 @@ from typing import Literal, get_args
 
 from bigbigan.config import Task
 from bigbigan.errors import UserError
+from bigbigan.named import check_module, is_named
 
 __all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "PIXELS", "Metric", "default_metrics", "parse_metrics"]
 
 PIXELS = ("pixels", "pca_pixels")  # features that need no encoder
 FEATURES = (*PIXELS, "avepool", "bn_crelu")
 NAMED_FEATURES = ("z_mean", "discriminator", "conv1", "conv2", "conv3", "conv4", "conv5")
+OWN_FEATURES = ("pixels", "avepool")  # that functions of the user's own are given
 NEIGHBOURS = (1, 5, 25, 50)
 DISTANCES = ("l1", "l2", "cosine", "euclidean")
 BY_NAME_ONLY = ("l1", "euclidean")  # l1 takes minutes for 60,000 references; euclidean is for BiGAN's table
@@ -52,7 +56,7 @@ PERCENT = (1, 10)  # labelled images in percent of each class; 100 percent is to
 CURVE = "curve"  # names the few-label curve: top1_linear_F with every number of labels
 NETWORKS = ("inception", "encoder", "mnist-cnn", "cifar-resnet18")
 QUALITY = ("fid", "kid", "precision", "recall", "is")
-Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "reconstruction", "task"]
+Kind = Literal["linear", "few_linear", "heads", "knn", "few_knn", "quality", "reconstruction", "task", "own"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Metric:
     reference: str = ""  # train or test; "" for the Inception Score
     network: str = ""
     task: str = ""
+    function: str = ""  # of "own": MODULE:NAME
 
 
 def _known() -> dict[str, Metric]:
@@ -129,6 +134,9 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
     """
     found: dict[str, Metric] = {}
     for name in names:
+        if is_named(name.strip()):
+            found |= _own(name.strip())
+            continue
         pattern = re.compile(re.escape(name.strip()).replace(r"\*", ".*"))
         matching = (
             _curve()
@@ -145,10 +153,18 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
             raise UserError(
                 f"--metrics {name}: unknown; known are names such as top1_linear_bn_crelu, top1_sweep5k_avepool, "
                 "top1_linear_bn_crelu_10perclass, top1_table1_avepool, knn5_l1_avepool, fid10k_train_encoder, "
-                "reconstruction_ratio, task_accuracy_rotation, curve; * matches any part of a name"
+                "reconstruction_ratio, task_accuracy_rotation, curve; * matches any part of a name; "
+                "MODULE:NAME is a function of your own"
             )
         found |= matching
     return list(found.values())
+
+
+def _own(function: str) -> dict[str, Metric]:
+    """Return the metrics that a function of the user's own measures. Raises UserError if its module is not there."""
+    check_module(function)
+    short = re.split("[:.]", function)[-1]
+    return {name: Metric(name, "own", f, function=function) for f in OWN_FEATURES if (name := f"{short}_{f}")}
 
 
 def default_metrics(

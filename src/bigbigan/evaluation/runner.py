@@ -11,7 +11,7 @@ import torch
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import Evaluation, classes_of
-from bigbigan.evaluation.feature_probes import measure_features
+from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors
 from bigbigan.evaluation.image_quality.sampling import measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
@@ -21,6 +21,7 @@ from bigbigan.evaluation.splits import subsample
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
+from bigbigan.named import import_named
 from bigbigan.progress import Bar
 
 __all__ = ["evaluate"]
@@ -66,7 +67,9 @@ def evaluate(
     """
     began = time.perf_counter()
     if metrics:
-        parse_metrics(metrics)  # report a misspelt name before anything is read
+        for metric in parse_metrics(metrics):  # report a misspelt name before anything is read
+            if metric.function:
+                import_named(metric.function, OWN_METRIC)
     target = open_target(str(spec), resolution, channels, checkpoint)
     source = target.source(data, labels, f"evaluate {spec}")
     if max_images is not None:

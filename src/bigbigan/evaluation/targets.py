@@ -9,7 +9,6 @@ python:MODULE:NAME        a callable: images float [N, C, R, R] in [-1, 1] to fe
 from __future__ import annotations
 
 import copy
-import importlib
 import os
 import time
 import warnings
@@ -35,6 +34,7 @@ from bigbigan.inference.loading import ABOUT, EXPORTED, load
 from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
+from bigbigan.named import import_named
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import changed_settings, open_data, read_card
 
@@ -276,11 +276,12 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
             host = "local" if Path(repo).is_dir() else "github"
             network = torch.hub.load(repo, entry, source=host, trust_repo=True)
         else:
-            module, _, attribute = name.partition(":")
-            network = getattr(importlib.import_module(module), attribute)
+            network = import_named(spec, "a callable of images [N, C, R, R] that returns features [N, d]")
             resolution = resolution or getattr(network, "resolution", None)
             channels = channels or getattr(network, "channels", None)
             mean_std = (None, None)
+    except UserError:
+        raise
     except Exception as error:  # a module that the user named may raise anything
         raise UserError(f"{spec} cannot be loaded: {_in_one_line(error)}") from error
     channels = channels or 3

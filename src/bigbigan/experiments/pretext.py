@@ -28,7 +28,7 @@ IMAGENET = 1_281_167  # training images
 
 
 def _trunk(resolution: int, block: str, widths: tuple[int, ...], blocks: tuple[int, ...], **more: Any) -> EncoderConfig:
-    return EncoderConfig(resolution=resolution, block=block, stem="imagenet", widths=widths, blocks=blocks, **more)  # type: ignore[arg-type]
+    return EncoderConfig(resolution=resolution, block=block, stem="imagenet", widths=widths, blocks=blocks, **more)
 
 
 REVNET50_X4 = _trunk(224, "reversible", (1024, 2048, 4096, 8192), (3, 4, 6, 3))

@@ -9,8 +9,9 @@ from typing import Any
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.experiments.published import PUBLISHED
+from bigbigan.named import in_one_line
 
-__all__ = ["EXPERIMENTS", "Experiment", "register"]
+__all__ = ["EXPERIMENTS", "Experiment", "experiment_of", "register"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,18 @@ class Experiment:
         """Return its settings; scale 0 is the size it is defined at.
 
         Raises:
-            UserError: it does not have this scale.
+            UserError: it does not have this scale, or its function returns something else.
         """
         if scale and scale not in self.scales:
             known = " or ".join(map(str, self.scales))
             raise UserError(f"--scale {scale}: {self.name} " + (f"scales to {known}" if known else "has one size only"))
-        return replace(self.make(scale) if self.scales else self.make(), experiment=self.name)
+        try:
+            config = self.make(scale) if self.scales else self.make()
+        except (TypeError, ValueError) as error:  # settings that do not go together, in a function of the user's own
+            raise UserError(f"{self.name}: {in_one_line(error)}") from error
+        if not isinstance(config, Config):
+            raise UserError(f"{self.name} returns a {type(config).__name__}; expected a bigbigan.config.Config")
+        return replace(config, experiment=self.name)
 
     @property
     def additions(self) -> dict[int, dict[str, Any]]:
@@ -97,3 +104,15 @@ def register(
         return make
 
     return enter
+
+
+def experiment_of(name: str, make: object) -> Experiment:
+    """Return the experiment of a function, as it was registered if it was, but under `name`.
+
+    Raises:
+        UserError: it is no function.
+    """
+    if not callable(make):
+        raise UserError(f"{name} is a {type(make).__name__}; expected a function that returns a bigbigan.config.Config")
+    known = next((e for e in EXPERIMENTS.values() if e.make is make), Experiment(name, make))
+    return replace(known, name=name)

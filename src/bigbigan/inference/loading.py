@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.devices import usable_device
 from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
+from bigbigan.training.seal import refuse_foreign_code
 from bigbigan.training.tensors import check_tensors, read_tensors
 
 __all__ = ["ABOUT", "EXPORTED", "HEAD", "load"]
@@ -42,7 +44,12 @@ ABOUT = {  # form of model.json, see `bigbigan.io.checked`
 
 
 @torch.inference_mode(False)  # weights made in inference mode could never be differentiated through
-def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.device = "cpu") -> Model:
+def load(
+    run: str | Path,
+    checkpoint: str | int = "newest",
+    device: str | torch.device = "cpu",
+    trust: str | Collection[str] = (),
+) -> Model:
     """Load the model of a run folder, or of an exported one, from this machine or from the Hugging Face Hub.
 
     Args:
@@ -51,19 +58,24 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
             of an exported one on the Hub.
         checkpoint: of a run, "newest", "best" by the metric in checkpoints/best.json, or the number of a saved step.
         device: the device of the networks.
+        trust: modules or packages that the settings of a run from elsewhere may import its encoder from
+            (`encoder.block`). A run that was trained here by this user needs none.
 
     Raises:
-        UserError: no such folder or device, no valid checkpoint, or weights that do not fit.
+        UserError: no such folder or device, no valid checkpoint, weights that do not fit, or code that is not trusted
+            or cannot be imported.
     """
     if not isinstance(run, str | os.PathLike):
         raise UserError(f"run is a {type(run).__name__}; expected the path of a run folder, or a name on the Hub")
     device = usable_device(device)
     if (shipped := pretrained_folder(run)) is not None:
         run = shipped
+    trust = (trust,) if isinstance(trust, str) else trust
     run = download(str(run)) if is_hub_name(run) else Path(run)
     if (run / EXPORTED).exists():
-        return _load_exported(run).to(device)
+        return _load_exported(run, trust).to(device)
     config = read_config(run)
+    refuse_foreign_code(config.code_of_networks, run / "config.json", trust)
 
     def read(chosen: ck.Checkpoint) -> Model:
         info = chosen.info()
@@ -79,11 +91,12 @@ def load(run: str | Path, checkpoint: str | int = "newest", device: str | torch.
     return model.to(device)
 
 
-def _load_exported(folder: Path) -> Model:
+def _load_exported(folder: Path, trust: Collection[str]) -> Model:
     if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
         raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
     about = read_json(folder / EXPORTED, ABOUT)
     config = config_from_dict(read_json(folder / "config.json", warn=False), str(folder / "config.json"))
+    refuse_foreign_code(config.code_of_networks, folder / "config.json", trust)
     weights = folder / "model.safetensors"
     try:
         if _sha256(weights) != about["weights_sha256"]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bigbigan.config import Config
+from bigbigan.config import Config, EncoderConfig
 from bigbigan.errors import UserError
 from bigbigan.models import pretext_views as views
 from bigbigan.models.bigan import (
@@ -27,6 +28,7 @@ from bigbigan.models.layers import init_weights
 from bigbigan.models.pretext_heads import ColourHead, ContextHead, PretextEncoder, pair_head
 from bigbigan.models.resnet import BasicBlock, Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
+from bigbigan.named import import_named, in_one_line, is_named
 from bigbigan.randomness import keyed_generator
 
 __all__ = [
@@ -79,13 +81,22 @@ class Networks(NamedTuple):
 
 def build(config: Config, device: str | torch.device = "cpu") -> Networks:
     """Build G, E and D of a config, initialised from its seed, in training mode on `device`."""
-    networks = construct(config)
+    with _seeded(config) if is_named(config.encoder.block) else nullcontext():
+        networks = construct(config)
     for name, network in networks._asdict().items():
         if network is not None:
             # Weights are drawn on the CPU, so that a seed gives the same weights on every device.
             init_weights(network, keyed_generator(config.training.seed, f"init/{name}"))
             network.to(device=device, memory_format=torch.channels_last)
     return networks
+
+
+@contextmanager
+def _seeded(config: Config) -> Iterator[None]:
+    """Seed torch's global generator, from which layers of the user's own draw their first weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        yield
 
 
 def construct(config: Config) -> Networks:
@@ -123,7 +134,7 @@ def _encoder(c: Config) -> FeatureEncoder:
     e = c.encoder
     if c.system == "pretext":
         return _pretext_encoder(c)
-    bigan_networks = c.system != "bigbigan"
+    bigan_networks = c.system != "bigbigan" and not c.is_own_system
     if e.stochastic:
         output = "normal"
     else:
@@ -162,6 +173,8 @@ def _pretext_encoder(c: Config) -> PretextEncoder:
 
 def _trunk(c: Config) -> nn.Module:
     e, image_channels = c.encoder, c.data.channels
+    if is_named(e.block):
+        return _own_trunk(e, image_channels)
     if e.block == "mlp":
         return MLPTrunk(image_channels, e.widths, e.resolution)
     if e.block == "alexnet":
@@ -170,3 +183,18 @@ def _trunk(c: Config) -> nn.Module:
         return RevNet(image_channels, e.widths, e.blocks_per_stage, e.stem, not e.keep_activations, e.norm)
     block = Bottleneck if e.block == "bottleneck" else BasicBlock
     return ResNetV2(image_channels, e.widths, e.blocks_per_stage, block, e.stem, e.norm)
+
+
+def _own_trunk(e: EncoderConfig, image_channels: int) -> nn.Module:
+    """Return the user's own backbone, with the weights that it was constructed with."""
+    expected = "a function of (channels, EncoderConfig) that returns an nn.Module with num_features"
+    make = import_named(e.block, expected)
+    try:
+        trunk = make(image_channels, e)
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"encoder.block={e.block}: {in_one_line(error)}") from error
+    if not isinstance(trunk, nn.Module) or not isinstance(getattr(trunk, "num_features", None), int):
+        raise UserError(f"encoder.block={e.block} returns a {type(trunk).__name__}; expected {expected}")
+    for module in trunk.modules():
+        module.keeps_weights = True  # type: ignore[assignment]
+    return trunk

@@ -299,8 +299,13 @@ def normal(layer: Layer, std: float) -> Layer:
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Initialise weights: orthogonal (BigGAN), or normal in the layers marked by `normal`; biases are zero."""
+    """Initialise weights: orthogonal (BigGAN), or normal in the layers marked by `normal`; biases are zero.
+
+    Layers of the user's own, marked by `keeps_weights`, are left as they were constructed.
+    """
     for m in module.modules():
+        if getattr(m, "keeps_weights", False):
+            continue
         if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             if (std := getattr(m, "init_std", None)) is None:
                 nn.init.orthogonal_(m.weight, generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bigbigan.data.batches import Batches
@@ -66,9 +67,11 @@ def sample_training_images(state: TrainingState, batches: Batches, count: int) -
     return batches.images(order[:count].to(state.device))
 
 
-def write_training_images(state: TrainingState, batches: Batches, run: Path) -> None:
-    """Write a grid of training images, samples/data.png."""
-    save_image(grid(sample_training_images(state, batches, 64)), run / "samples" / "data.png")
+def write_training_images(state: TrainingState, batches: Batches, run: Path) -> dict[str, Image.Image]:
+    """Write a grid of training images, samples/data.png, and return it by name, "data"."""
+    picture = grid(sample_training_images(state, batches, 64))
+    save_image(picture, run / "samples" / "data.png")
+    return {"data": picture}
 
 
 def write_inputs(state: TrainingState, batches: Batches, run: Path) -> None:
@@ -80,17 +83,22 @@ def write_inputs(state: TrainingState, batches: Batches, run: Path) -> None:
         save_image(grid(views.flatten(0, 1), columns=views.shape[1]), run / "samples" / f"inputs-{name}.png")
 
 
-def write_pictures(state: TrainingState, batches: Batches, run: Path) -> None:
-    """Write samples of the same z each time, and x above G(E(x)) for the same images each time; nothing without G."""
+def write_pictures(state: TrainingState, batches: Batches, run: Path) -> dict[str, Image.Image]:
+    """Write samples of the same z each time, and x above G(E(x)) for the same images each time; nothing without G.
+
+    Returns the pictures by name, "samples" and "reconstructions".
+    """
     G = state.G_ema
     if G is None:
-        return
+        return {}
     generator = keyed_generator(state.config.training.seed, "pictures", 0, str(state.device))
     z, classes = state.system.sample_prior(64, generator), state.config.data.classes
     y = torch.arange(64, device=z.device) // 8 % classes if classes > 1 else None  # one row for each class
     with torch.no_grad():
-        save_image(grid(generate(G, z, y)), run / "samples" / f"samples-{state.step:08d}.png")
+        pictures = {"samples": grid(generate(G, z, y))}
         if state.E_ema is not None:
             x = sample_training_images(state, batches, 32)
-            pairs = pairs_grid(pool_to(x, state.system.resolution), G(state.E_ema(x).mean))
-            save_image(pairs, run / "samples" / f"reconstructions-{state.step:08d}.png")
+            pictures["reconstructions"] = pairs_grid(pool_to(x, state.system.resolution), G(state.E_ema(x).mean))
+    for name, picture in pictures.items():
+        save_image(picture, run / "samples" / f"{name}-{state.step:08d}.png")
+    return pictures

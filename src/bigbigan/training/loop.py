@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bigbigan.config import Config
+from bigbigan.config.files import as_yaml
 from bigbigan.data import fraction_of, open_source
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import write_json
+from bigbigan.named import import_named
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
 from bigbigan.training.budget import (
@@ -52,13 +55,16 @@ ESTIMATE_AFTER, ESTIMATE_SECONDS = 10, 10.0  # steps, or seconds of steps, after
 
 def train(
     config: Config,
-    data: str,
+    data: str | None,
     run: Path,
     progress: bool = True,
     labels: str | None = None,
     make_validation: MakeValidation | None = None,
+    dataset: Any = None,
 ) -> int | None:
     """Train `config` on the source `data` in the folder `run`, from its newest checkpoint if it has one.
+
+    `dataset` is a map-style data set to train on instead of a source (bigbigan.data.readers.datasets).
 
     Labels, of the source or of the file `labels`, are only used for the validation metric (`log.validation_metric`),
     unless `data.labels` makes the networks conditional. `make_validation` makes the `Validation` that measures the
@@ -71,10 +77,13 @@ def train(
         UserError: data, settings or folder cannot be used; nothing was trained.
         RunError: a loss or gradient was not finite, or a checkpoint could not be saved.
     """
+    if (data is None) == (dataset is None):
+        raise UserError("train: expected one of data, a source, and dataset, a map-style data set")
+    spec = data if data is not None else f"dataset:{type(dataset).__name__}"
     stop = Stop(nothing_to_save=True)
     try:
         with distributed.process_group(patience=60 * config.log.hang_minutes), stop:
-            return _train(config, data, run, progress, labels, stop, make_validation)
+            return _train(config, spec, run, progress, labels, stop, make_validation, dataset)
     except Stopped:
         with suppress(OSError):  # the terminal was closed
             print("stopped before the first step: there is nothing to save", file=sys.stderr)
@@ -129,11 +138,15 @@ def _train(
     labels: str | None,
     stop: Stop,
     make_validation: MakeValidation | None,
+    dataset: Any,
 ) -> int | None:
     started = time.perf_counter()
     first, device = distributed.is_first_rank(), default_device()
     check_devices(config, device)
-    source = open_source(spec, labels=labels, max_unreadable=config.data.max_unreadable, limits=limits_of(config))
+    for name in config.own_code:
+        import_named(name, "the code that the settings name")  # report a mistake in it before data are read
+    share, limits = config.data.max_unreadable, limits_of(config)
+    source = open_source(spec, labels=labels, max_unreadable=share, limits=limits, dataset=dataset)
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = keep_chosen_steps(resolve_config(config, source, images, spec, folder), folder)
     config = keep_chosen_precision(config, folder)
@@ -148,7 +161,7 @@ def _train(
             if first and config != given:
                 config.save(folder / "config.json")
         state, resumed = init_or_resume(config, data, folder, device)
-        monitor = Monitor(folder, state.step, config.training.steps, progress) if first else SilentMonitor()
+        monitor = Monitor(folder, state.step, config.training.steps, progress, config) if first else SilentMonitor()
         run = Run(folder, data, monitor, progress, validation, resumed)
         announce(state, run, progress)
         stop.nothing_to_save = False
@@ -240,7 +253,8 @@ def announce(state: TrainingState, run: Run, progress: bool) -> None:
                 "or a generator and a feature extractor"
             )
     if first:
-        write_training_images(state, run.data.batches, run.folder)
+        run.monitor.text("settings", as_yaml(config, comments=False))
+        run.monitor.pictures(0, write_training_images(state, run.data.batches, run.folder))
         write_inputs(state, run.data.batches, run.folder)
 
 
@@ -284,7 +298,7 @@ def after_step(state: TrainingState, run: Run, validates: bool) -> None:
     if pictures_due or save_due:
         prepare_averages(state, run)
     if pictures_due and distributed.is_first_rank():
-        write_pictures(state, run.data.batches, run.folder)
+        run.monitor.pictures(state.step, write_pictures(state, run.data.batches, run.folder))
     if save_due:
         save(state, run)
     if validation_due:

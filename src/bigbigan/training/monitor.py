@@ -1,20 +1,22 @@
-"""Write the logs of a run: metrics.jsonl, TensorBoard, and the progress bar."""
+"""Write the logs of a run: metrics.jsonl, the loggers of its settings, and the progress bar."""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from PIL import Image
 from tqdm import tqdm
 
-from bigbigan.io import append_lines, read_lines, warn_of_damage, write_error, write_text
+from bigbigan.config import Config
+from bigbigan.io import append_lines, read_lines, warn_of_damage, write_text
 from bigbigan.progress import Bar
+from bigbigan.training.loggers import Loggers
 
 __all__ = ["Monitor", "SilentMonitor", "read_metrics"]
 
@@ -30,29 +32,38 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 class Monitor:
-    """Write the logs of a run from `step` on. Lines after it, from before a crash, are removed first."""
+    """Write the logs of a run from `step` on. Lines after it, from before a crash, are removed first.
 
-    def __init__(self, run: Path, step: int, steps: int, progress: bool) -> None:
+    Args:
+        run: run folder.
+        step: the step that training continues from, 0 for a new run.
+        steps: all training steps of the run.
+        progress: whether to show a progress bar.
+        config: the settings, which name the loggers; None for no logger.
+    """
+
+    def __init__(self, run: Path, step: int, steps: int, progress: bool, config: Config | None = None) -> None:
         self._path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        lines = read_metrics(run)
+        kept = [line for line in lines if line["step"] <= step]
         if step and not kept:
             warnings.warn(f"{self._path} has no line of the {step:,} steps before this one", stacklevel=2)
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._run = run
-        with self._writing():
-            self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
+        self._loggers: Loggers | None = None
+        if config is not None:
+            logged = max((line["step"] for line in lines), default=0)
+            self._loggers = Loggers(run, config, step, logged, _pictured(run))
         self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Write a line of metrics.jsonl and the same values to TensorBoard, and show the main ones in the progress bar.
+        """Write a line of metrics.jsonl, pass the values to the loggers, and show the main ones in the progress bar.
 
         Raises:
             RunError: the disk is full.
         """
         append_lines(self._path, [{"step": step} | values], durable=False)
-        with self._writing():
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        if self._loggers is not None:
+            self._loggers.scalars(step, values)
         shown = {
             "loss_d": "D",
             "loss_eg": "EG",
@@ -65,12 +76,15 @@ class Monitor:
             short = {"img/s": f"{values['images_per_second']:.0f}"} | short
         self.bar.set_postfix(short, refresh=False)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise write_error(error, self._run / "tensorboard" / "events") or error from error
+    def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        """Pass pictures, by name, to the loggers."""
+        if self._loggers is not None:
+            self._loggers.pictures(step, pictures)
+
+    def text(self, name: str, text: str) -> None:
+        """Pass a text to the loggers."""
+        if self._loggers is not None:
+            self._loggers.text(name, text)
 
     def advance(self) -> None:
         """Count a step."""
@@ -84,9 +98,10 @@ class Monitor:
 
     def close(self) -> None:
         """Close the logs, ignoring what can no longer be written: another error may be ending the run."""
-        for close in (self.bar.close, self._board.close):
-            with suppress(OSError):
-                close()
+        with suppress(OSError):
+            self.bar.close()
+        if self._loggers is not None:
+            self._loggers.close()
 
 
 class SilentMonitor(Monitor):
@@ -97,8 +112,18 @@ class SilentMonitor(Monitor):
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
+    def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None: ...
+
+    def text(self, name: str, text: str) -> None: ...
+
     def advance(self) -> None: ...
 
     def message(self, text: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+def _pictured(run: Path) -> int:
+    """Return the last step of which there are pictures in samples/, 0 if there are none."""
+    steps = [path.stem.removeprefix("samples-") for path in run.glob("samples/samples-*.png")]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)

@@ -64,6 +64,7 @@ CARD = {
     "labels?": ({"path": str, "sha256?": str}, None),
     "skipped?": [[str]],
     "notes?": {str: int},
+    "code?": ([str], None),
 }
 ENVIRONMENT: dict[Any, Any] = {"device?": str, "started?": str, "earlier?": [{"started?": str}], str: (str, int)}
 
@@ -129,6 +130,8 @@ def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[
         if data is None:
             raise UserError(f"{run} does not record what it was trained on; give --data SOURCE") from None
         return data, labels
+    if data is None and recorded.startswith("dataset:"):
+        raise UserError(f"{run} was trained on a data set in Python, {shown(recorded)}; give --data SOURCE")
     own_labels = file if labels is None and data in (None, recorded) else None
     if ((data is None and recorded not in KNOWN) or own_labels is not None) and not is_sealed(card):
         raise UserError(

@@ -1,8 +1,9 @@
 """Seal the names in a run, to know whether its data.json was written here, by this user.
 
-A run folder may come from anybody, and its data.json names folders, files and addresses. `train` seals these names with
+A run folder may come from anybody. Its data.json names folders, files and addresses, and its config.json may name the
+user's own code (`bigbigan.named`), which data.json repeats. `train` seals these names with
 a key that stays in this user's home. Names without the seal are opened only if the user gives them on the command line
-(`bigbigan.training.run_folder.source_and_labels`).
+(`bigbigan.training.run_folder.source_and_labels`), and code without the seal is imported only if the user trusts it.
 
 The key is made when it is first needed: 32 random bytes in $XDG_STATE_HOME/bigbigan/key, by default
 ~/.local/state/bigbigan/key, readable only by this user. Whoever can read it can write runs that count as this user's
@@ -16,13 +17,15 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigbigan.io import regular_bytes
+from bigbigan.errors import UserError
+from bigbigan.io import read_json, regular_bytes
+from bigbigan.named import refuse_untrusted
 
-__all__ = ["is_sealed", "key_file", "seal"]
+__all__ = ["is_sealed", "key_file", "refuse_foreign_code", "seal"]
 
 LENGTH = 32  # bytes of the key
 
@@ -46,11 +49,30 @@ def is_sealed(card: Mapping[str, Any]) -> bool:
     return hmac.compare_digest(found.encode(), hmac.new(key, _names(card), hashlib.sha256).hexdigest().encode())
 
 
+def refuse_foreign_code(names: Sequence[str], file: Path, modules: Collection[str] = ()) -> None:
+    """Raise UserError if the config.json `file` names code that the user did not train with here, and does not trust.
+
+    Args:
+        names: the names of code in it, see `Config.own_code`.
+        file: config.json; the data.json next to it has the seal.
+        modules: modules and packages that the user trusts, besides those of `bigbigan.named.trusting`.
+    """
+    if not names:
+        return
+    try:
+        card = read_json(file.with_name("data.json"), {"seal?": str, "code?": ([str], None)}, warn=False)
+    except UserError:  # an exported model has none
+        card = {}
+    if not is_sealed(card) or not set(names) <= set(card.get("code") or ()):
+        refuse_untrusted(names, file, modules)
+
+
 def _names(card: Mapping[str, Any]) -> bytes:
     """Return the names in a card, as bytes in a canonical form."""
     labels = card.get("labels")
     labels = labels if isinstance(labels, Mapping) else {}
-    return json.dumps([[part.get("spec"), part.get("path"), part.get("from_run")] for part in (card, labels)]).encode()
+    names: list[Any] = [[part.get("spec"), part.get("path"), part.get("from_run")] for part in (card, labels)]
+    return json.dumps([*names, code] if (code := card.get("code")) else names).encode()
 
 
 def _key(make: bool) -> bytes | None:

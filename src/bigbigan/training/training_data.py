@@ -131,7 +131,7 @@ def load_training_data(
         labels=torch.as_tensor(labels, device=device) if d.labels == "classes" else None,
         mirror=d.mirrors,
     )
-    card = _data_card(spec, source, images, run, len(pixels), side, fingerprint)
+    card = _data_card(config, spec, source, images, run, len(pixels), side, fingerprint)
     if not distributed.same_on_all_ranks(fingerprint):
         raise UserError(f"--data {spec}: the processes of torchrun find different images there; copy them again")
     return TrainingData(source, images, batches, labels, groups, card)
@@ -143,7 +143,7 @@ def _recorded_side(run: Path) -> int:
 
 
 def _data_card(
-    spec: str, source: Source, images: ImageSet, run: Path, count: int, side: int, fingerprint: str
+    config: Config, spec: str, source: Source, images: ImageSet, run: Path, count: int, side: int, fingerprint: str
 ) -> dict[str, Any]:
     """Return the data card of a run, sealed by rank 0; warn if it cannot be sealed."""
     card = {
@@ -160,6 +160,7 @@ def _data_card(
         else asdict(source.labels) | {"from_run": relative_source(source.labels.path, run)},
         "skipped": source.skipped,
         "notes": source.notes,
+        "code": list(config.own_code),
     }
     first = distributed.is_first_rank()
     card["seal"] = seal(card) if first else ""

@@ -93,8 +93,8 @@ def test_bn_crelu_standardises_over_training_images():
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ("python:my_encoders:absent", "has no attribute"),
-    ("python:no_such_module:x", "No module named"),
+    ("python:my_encoders:absent", "my_encoders has no absent"),
+    ("python:no_such_module:x", "there is no module no_such_module"),
     ("hub:{t}:absent", "absent"),
     ("hub:{t}/none:tiny", "cannot be loaded"),
 ])  # fmt: skip

@@ -38,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """List the experiments, those for one computer first; with --long, the published numbers they stand for."""
-    from bigbigan.experiments import EXPERIMENTS
+    from bigbigan.experiments import EXPERIMENTS, installed
 
+    experiments = EXPERIMENTS | installed()
     groups: dict[str, list[Experiment]] = {group: [] for group in GROUPS}
-    for experiment in EXPERIMENTS.values():
+    for experiment in experiments.values():
         groups.setdefault(experiment.name.partition("/")[0], []).append(experiment)
     if options.json:
         entries = [
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         ]
         print(json.dumps(entries, indent=2))
         return
-    width = max(map(len, EXPERIMENTS)) + 2
+    width = max(map(len, experiments)) + 2
     lines: list[str] = []
     for group, members in groups.items():
         if members:

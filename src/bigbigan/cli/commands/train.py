@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 from pathlib import Path
 
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, device_option, named_settings
@@ -19,7 +19,16 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
+    parser.add_argument(
+        "experiment",
+        metavar="EXPERIMENT",
+        nargs="?",
+        help="such as small/mnist, see: bigbigan list; or your own, MODULE:NAME (default: that of --config, or of the "
+        "run in --out, which is continued)",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in a YAML or JSON file, such as a run's config.json"
+    )
     parser.add_argument("--data", metavar="SOURCE", help=f"images (default: the experiment's own): {SOURCES}")
     parser.add_argument("--labels", **LABELS_FILE)
     parser.add_argument("--out", type=Path, metavar="RUN", help="run folder to create, or to continue")
@@ -27,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale", type=int, default=0, metavar="S", help="scale an experiment down: S px (32 or 64) in place of 128"
     )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="send metrics and pictures to wandb, or to a logger of your own, python:MODULE:NAME, too",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
     length.add_argument(
@@ -39,40 +55,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print the settings and the cost of a step, without training"
     )
     device_option(parser)
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all settings as YAML, for --config, without training"
+    )
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> int | None:
     """Train an experiment; the same command continues a run that was stopped."""
-    from bigbigan.config import override
-    from bigbigan.experiments import find
+    from bigbigan.cli.settings import default_data, settings_of
 
-    experiment = find(options.experiment)
+    config = settings_of(options)
+    if options.print_config:
+        from bigbigan.config.files import as_yaml
+
+        print(as_yaml(config), end="")
+        return None
+    what = options.experiment or options.config
     if options.out is None and not options.dry_run:
-        raise UserError(f"train {options.experiment}: --out RUN is missing; expected a folder to train in")
-    length = [] if options.steps is None else [f"training.steps={options.steps}"]
-    if options.minutes is not None:
-        if not 0 < options.minutes < math.inf:
-            raise UserError(f"--minutes {options.minutes:g}: expected a number above 0")
-        length = [f"training.minutes={options.minutes}"]
-    config = override(experiment.config(options.scale), [*options.set, *length])
+        raise UserError(f"train {what}: --out RUN is missing; expected a folder to train in")
+    default = default_data(options, config)
     if options.dry_run:
         from bigbigan.apps.dry_run import dry_run, report
 
-        found = dry_run(config, options.data, experiment.data, options.labels)
+        found = dry_run(config, options.data, default, options.labels)
         print(json.dumps(found, indent=2) if options.json else report(config, found))
         if config.additions and not options.json:
             print(f"not in the paper: {named_settings(config.additions)} (docs/deviations.md, 2 and 3)")
         return None
-    data, labels = options.data or experiment.data, options.labels
+    data, labels = options.data or default, options.labels
     if (options.out / "data.json").exists():
         from bigbigan.training.run_folder import source_and_labels
 
         data, labels = source_and_labels(options.out, options.data, labels)
+        if what is None and not options.quiet:
+            from bigbigan.data.names import shown
+
+            print(f"{options.out} is continued: {shown(config.experiment)} on {shown(data)}", file=sys.stderr)
     elif data is None:
         raise UserError(
-            f"train {options.experiment}: --data SOURCE is missing; expected images, such as a folder or an archive"
+            f"train {what or f'--out {options.out}'}: --data SOURCE is missing; expected images, such as a folder or "
+            "an archive"
         )
     from bigbigan.apps.train import train
     from bigbigan.training.distributed import is_first_rank

@@ -1,0 +1,214 @@
+"""Read map-style data sets in Python, such as a `torch.utils.data.Dataset` of the user's own.
+
+    python:MODULE:NAME     a data set, a class or function without arguments that returns one, or a dictionary of them
+                           by split: {"train": ..., "test": ...}
+
+Item i is an image, or (image, label). An image is a PIL image; an array, uint8 [H, W], [H, W, 1] or [H, W, 3]; or a
+tensor, uint8 or float in [0, 1], [H, W], [1, H, W] or [3, H, W]. A label is a whole number, a class name, or None.
+Items must be the same each time: random augmentation is a setting (data.augment). They are read one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bigbigan.data.formats import Unreadable
+from bigbigan.data.image_set import ImageSet, Source
+from bigbigan.data.names import class_order, named
+from bigbigan.data.pillow_pixels import pillow_pixels
+from bigbigan.errors import UserError
+from bigbigan.named import import_named, in_one_line
+
+__all__ = ["DatasetStore", "is_python", "open_datasets", "open_python"]
+
+SPLITS = ("train", "val", "test")
+EXPECTED = "a map-style data set (__len__ and __getitem__), a function that returns one, or a dictionary by split"
+
+
+class DatasetStore:
+    """Images that are items of a map-style data set. It has the methods of `FileStore`, except `raw`."""
+
+    pads = False
+    remote = None
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self._lock = threading.Lock()  # data sets are seldom made for threads
+
+    def item(self, i: int) -> tuple[Any, Any]:
+        """Return the image of item i as the data set gives it, and its label or None. Raises Unreadable."""
+        try:
+            with self._lock:
+                item = self.dataset[i]
+        except Exception as error:  # the user's code may raise anything
+            raise Unreadable(f"item cannot be read ({in_one_line(error)})") from error
+        if isinstance(item, tuple | list):
+            if len(item) != 2:
+                raise Unreadable(f"item has {len(item)} parts; expected an image, or (image, label)")
+            return item[0], item[1]
+        return item, None
+
+    def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the pixels of image i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
+        return _pixels(self.item(i)[0])
+
+    def identity(self, i: int) -> bytes:
+        """Return the bytes that identify image i: its pixels."""
+        pixels, _ = self.get(i)
+        return f"{pixels.shape}".encode() + pixels.tobytes()
+
+
+def is_python(spec: str) -> bool:
+    """Return whether a SOURCE is a data set in Python: python:MODULE:NAME."""
+    return spec.startswith("python:")
+
+
+def open_python(spec: str, source: Source) -> dict[str, ImageSet]:
+    """Open the data set that python:MODULE:NAME names; its module is imported.
+
+    Raises:
+        UserError: it cannot be imported, or see `open_datasets`.
+    """
+    return open_datasets(import_named(spec, EXPECTED), source)
+
+
+def open_datasets(found: Any, source: Source) -> dict[str, ImageSet]:
+    """Open a data set as the split "train", or a dictionary of data sets by split.
+
+    Raises:
+        UserError: it is no map-style data set, is empty, or its first item is no image or is random.
+    """
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "__getitem__")):
+        try:
+            found = found()
+        except Exception as error:  # the user's code may raise anything
+            raise UserError(f"{source.spec}: {in_one_line(error)}") from error
+    splits: Mapping[str, Any] = found if isinstance(found, Mapping) else {"train": found}
+    if unknown := [name for name in splits if name not in SPLITS]:
+        raise UserError(f"{source.spec}: there is no split {unknown[0]}; expected {', '.join(SPLITS)}")
+    values = {name: _checked(splits[name], name, source) for name in SPLITS if name in splits}
+    labels = {name: _labels(store, len(splits[name]), source) for name, store in values.items()}
+    classes = _classes(splits, labels)
+    return {
+        name: ImageSet(
+            name,
+            [f"{name}/{i:05d}" for i in range(len(splits[name]))],
+            None if classes is None else _numbers(labels[name], len(splits[name]), classes[0]),
+            None if classes is None else classes[1],
+            store,
+            np.arange(len(splits[name])),
+        )
+        for name, store in values.items()
+    }
+
+
+def _checked(dataset: Any, name: str, source: Source) -> DatasetStore:
+    """Return the store of a data set whose first item can be used."""
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise UserError(f"{source.spec}: '{name}' is a {type(dataset).__name__}; expected {EXPECTED}")
+    if not len(dataset):
+        raise UserError(f"{source.spec}: '{name}' has no items")
+    store = DatasetStore(dataset)
+    try:
+        (first, _), (again, _) = store.get(0), store.get(0)
+    except Unreadable as error:
+        raise UserError(f"{source.spec}: '{name}': {error}") from error
+    if first.shape != again.shape or (first != again).any():
+        raise UserError(
+            f"{source.spec}: '{name}' gives another image each time it is asked for item 0; "
+            "leave out random augmentation, which the setting data.augment does"
+        )
+    return store
+
+
+def _labels(store: DatasetStore, count: int, source: Source) -> list[Any] | None:
+    """Return the label of each item, None if it has none; or None if no item has one.
+
+    They are the data set's `targets` or `labels`, as in torchvision; otherwise all items are read.
+    """
+    if not isinstance(first := _first(store), tuple):
+        return None
+    for name in ("targets", "labels"):
+        values = getattr(store.dataset, name, None)
+        if values is not None and hasattr(values, "__len__") and len(values) == count:
+            return [_plain(value) for value in values]
+    source.notes["labels read from all items, as the data set has no 'targets'"] += 1
+    found = [_plain(first[1])]
+    for i in range(1, count):
+        try:
+            found.append(_plain(store.item(i)[1]))
+        except Unreadable:
+            found.append(None)  # is counted when its image is read
+    return found if any(label is not None for label in found) else None
+
+
+def _first(store: DatasetStore) -> Any:
+    item = store.dataset[0]
+    return tuple(item) if isinstance(item, tuple | list) else item
+
+
+def _plain(label: Any) -> Any:
+    """Return a label as a number, a text or None; one that is an array or a tensor has one number."""
+    if hasattr(label, "item"):
+        try:
+            label = label.item()
+        except (RuntimeError, ValueError):
+            raise UserError(f"a label is {label!r:.60}; expected one whole number, a class name or None") from None
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if label is None or isinstance(label, str):
+        return label
+    if isinstance(label, bool | int):
+        return None if label < 0 else int(label)
+    raise UserError(f"a label is {label!r:.60}; expected a whole number, a class name or None")
+
+
+def _classes(
+    splits: Mapping[str, Any], labels: Mapping[str, list[Any] | None]
+) -> tuple[dict[Any, int], list[str]] | None:
+    """Return the number of each label, and the names of the classes; None without labels."""
+    used = {label for values in labels.values() for label in values or () if label is not None}
+    if not used:
+        return None
+    names = next((getattr(d, "classes", None) for d in splits.values() if getattr(d, "classes", None)), None)
+    if names is not None and all(isinstance(label, int) and label < len(names) for label in used):
+        return {k: k for k in range(len(names))}, [named(name) for name in names]
+    ordered = sorted(used, key=class_order)
+    return {label: k for k, label in enumerate(ordered)}, [named(label) for label in ordered]
+
+
+def _numbers(labels: list[Any] | None, count: int, numbers: Mapping[Any, int]) -> np.ndarray:
+    return np.array([numbers.get(label, -1) for label in labels or [None] * count], dtype=np.int64)
+
+
+def _pixels(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return an image of a data set as uint8 [H, W, 1|3], and notes on its conversion. Raises Unreadable."""
+    if isinstance(image, Image.Image):
+        return pillow_pixels(image, None)
+    notes: tuple[str, ...] = ()
+    if hasattr(image, "detach"):  # a tensor; torch may not be loaded yet
+        array = image.detach().cpu().numpy()
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            array = array.transpose(1, 2, 0)
+        if array.dtype.kind == "f":
+            if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+                raise Unreadable("float tensor outside [0, 1] (give uint8, or floats in [0, 1])")
+            array = (array * 255).round().astype(np.uint8)
+            notes = ("float tensor scaled to 8 bits",)
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise Unreadable(f"not an image ({type(image).__name__}; expected a PIL image, an array or a tensor)")
+    array = array[:, :, None] if array.ndim == 2 else array
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
+        kind = "tensor" if hasattr(image, "detach") else "array"
+        form = "[C, H, W]" if kind == "tensor" else "[H, W, C]"
+        raise Unreadable(
+            f"not an image ({kind} {image.dtype} {list(image.shape)}; expected uint8 {form} with 1 or 3 channels)"
+        )
+    return np.ascontiguousarray(array), notes
