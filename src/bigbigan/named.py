@@ -26,7 +26,7 @@ from bigbigan.errors import UserError
 __all__ = ["check_module", "import_named", "in_one_line", "is_named", "refuse_untrusted", "trusting"]
 
 WORD = r"[^\W\d]\w*"
-NAME = re.compile(rf"(?:python:)?({WORD}(?:\.{WORD})*):({WORD}(?:\.{WORD})*)")
+NAME = re.compile(rf"(?:python:)?(?!python:)({WORD}(?:\.{WORD})*):({WORD}(?:\.{WORD})*)")
 TRUSTED: set[str] = set()  # modules that the user trusts, for this process
 
 

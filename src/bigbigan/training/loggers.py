@@ -118,14 +118,14 @@ class Loggers:
         run: run folder.
         config: its settings.
         step: the step that training continues from, 0 for a new run.
-        logged, pictured: the last steps of which metrics and pictures were logged before training was continued.
+        logged, pictured: the last steps of which metrics and pictures were logged before training was continued, or -1.
     """
 
     def __init__(self, run: Path, config: Config, step: int, logged: int, pictured: int) -> None:
         before = read_json(run / PASSED, {"scalars": int, "pictures": int}) if (run / PASSED).exists() else {}
         self._passed = {
-            "scalars": max(logged, before.get("scalars", 0)),
-            "pictures": max(pictured, before.get("pictures", 0)),
+            "scalars": max(logged, before.get("scalars", -1)),
+            "pictures": max(pictured, before.get("pictures", -1)),
         }
         if max(self._passed.values()) > step:
             write_json(run / PASSED, self._passed)

@@ -51,7 +51,7 @@ class Monitor:
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._loggers: Loggers | None = None
         if config is not None:
-            logged = max((line["step"] for line in lines), default=0)
+            logged = max((line["step"] for line in lines), default=-1)
             self._loggers = Loggers(run, config, step, logged, _pictured(run))
         self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
 
@@ -124,6 +124,6 @@ class SilentMonitor(Monitor):
 
 
 def _pictured(run: Path) -> int:
-    """Return the last step of which there are pictures in samples/, 0 if there are none."""
+    """Return the last step of which there are pictures in samples/, -1 if there are none."""
     steps = [path.stem.removeprefix("samples-") for path in run.glob("samples/samples-*.png")]
-    return max((int(step) for step in steps if step.isdecimal()), default=0)
+    return max((int(step) for step in steps if step.isdecimal()), default=-1)

@@ -191,23 +191,20 @@ def _pixels(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if isinstance(image, Image.Image):
         return pillow_pixels(image, None)
     notes: tuple[str, ...] = ()
-    if hasattr(image, "detach"):  # a tensor; torch may not be loaded yet
-        array = image.detach().cpu().numpy()
-        if array.ndim == 3 and array.shape[0] in (1, 3):
-            array = array.transpose(1, 2, 0)
-        if array.dtype.kind == "f":
-            if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-                raise Unreadable("float tensor outside [0, 1] (give uint8, or floats in [0, 1])")
-            array = (array * 255).round().astype(np.uint8)
-            notes = ("float tensor scaled to 8 bits",)
-    elif isinstance(image, np.ndarray):
-        array = image
-    else:
+    is_tensor = hasattr(image, "detach")  # torch may not be loaded yet
+    if not (is_tensor or isinstance(image, np.ndarray)):
         raise Unreadable(f"not an image ({type(image).__name__}; expected a PIL image, an array or a tensor)")
+    array = image.detach().cpu().numpy() if is_tensor else image
+    if is_tensor and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    if is_tensor and array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise Unreadable("float tensor outside [0, 1] (give uint8, or floats in [0, 1])")
+        array = (array * 255).round().astype(np.uint8)
+        notes = ("float tensor scaled to 8 bits",)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
-        kind = "tensor" if hasattr(image, "detach") else "array"
-        form = "[C, H, W]" if kind == "tensor" else "[H, W, C]"
+        kind, form = ("tensor", "[C, H, W]") if is_tensor else ("array", "[H, W, C]")
         raise Unreadable(
             f"not an image ({kind} {image.dtype} {list(image.shape)}; expected uint8 {form} with 1 or 3 channels)"
         )
