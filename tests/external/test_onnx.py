@@ -1,11 +1,14 @@
 """`export --onnx`: in ONNX Runtime the files compute what the networks do in torch, for any batch size."""
 
+import csv
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import bigbigan
 import bigbigan.integrations.onnx as ours
@@ -15,6 +18,7 @@ from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data import load_pixels, open_source
 from bigbigan.experiments import find
+from bigbigan.inference.head import Head
 from bigbigan.integrations.onnx import encoder_outputs, write_onnx
 from tiny import tiny_config, write_npz
 
@@ -151,6 +155,54 @@ def test_the_live_model_stays_as_it_was(digits, tmp_path):
     assert torch.equal(before[1], model.generate(z))
     for a, b in zip(before[2], model.generator.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("form", ["arrays", "crops", "colour"])
+def test_the_classifier_takes_images_of_any_size(form, tmp_path):
+    """uint8 in, probabilities out: as `predict` reads files, for shapes that are cropped, reduced, and padded."""
+    settings = {"crops": ["encoder.resolution=16", "data.augment=random_crop"], "colour": ["data.channels=3"]}
+    settings = settings.get(form, [])
+    config = tiny_config(*FEW, *settings)
+    channels, side = config.data.channels, 7 if form == "arrays" else 8
+    run, data = tmp_path / "run", write_npz(tmp_path / "rows.npz", side=side, channels=channels)
+    if form == "crops":  # of files, since arrays are not cropped
+        with np.load(data) as arrays:
+            data = as_files(arrays["train_images"], arrays["train_labels"][:, 0], tmp_path / "photos")
+    train(config, str(data), run, progress=False)
+    head = tmp_path / "h.safetensors"
+    assert main(["classify", str(run), "--save", str(head), "--quiet"]) == 0
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--head", str(head), "--out", str(out), "--onnx", "--quiet"]) == 0
+    assert f"`images` uint8 [N, {channels}, H, W] of any size" in (out / "README.md").read_text()
+    session = onnxruntime.InferenceSession(out / "classifier.onnx", providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    kept = Head.load(head)
+    assert json.loads(about["classes"]) == list(kept.classes)
+    assert json.loads(about["max_distance"]) == kept.max_distance
+    onnx.checker.check_model(out / "classifier.onnx", full_check=True)
+    for place in (str(tmp_path), str(Path(bigbigan.__file__).parent)):
+        assert place.encode() not in (out / "classifier.onnx").read_bytes()
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(7, 7), (8, 8), (16, 16), (31, 20), (40, 90)]):
+        images = rng.integers(0, 256, (5, channels, height, width), dtype=np.uint8)
+        files = as_files(images.transpose(0, 2, 3, 1), np.arange(5) * 0, tmp_path / f"new{number}")
+        predictions = tmp_path / f"{number}.csv"
+        words = ["predict", str(out), "--data", str(files), "--out", str(predictions), "--probabilities", "--quiet"]
+        assert main(words) == 0
+        with predictions.open() as text:
+            expected = [[float(row[f"probability_{name}"]) for name in kept.classes] for row in csv.DictReader(text)]
+        found, distance = session.run(["probabilities", "distance"], {"images": images})
+        assert found.dtype == distance.dtype == np.float32
+        exact = height >= 20 or (form != "crops" and height >= 7 + (form != "arrays"))  # not enlarged
+        np.testing.assert_allclose(found, expected, atol=1.5e-4 if exact else 0.02)  # 4 decimals are written
+
+
+def as_files(images: np.ndarray, labels: np.ndarray, folder: Path) -> Path:
+    """Images [N, H, W] or [N, H, W, C] as PNG files in a folder for each class."""
+    for i, (pixels, k) in enumerate(zip(images, labels, strict=True)):
+        (folder / str(k)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / str(k) / f"{i:03d}.png")
+    return folder
 
 
 def spoil(proto):
