@@ -15,6 +15,7 @@ from bigbigan.apps.report.curves import CHARTS, DRAWABLE, MIN_POINTS, smooth
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
 from bigbigan.apps.report.page import whole_page
 from bigbigan.apps.report.samples import newest_grid
+from bigbigan.evaluation.label_curve import is_point
 from bigbigan.io import write_text
 
 LOWER_IS_BETTER = ("reconstruction", "fid", "kid", "ece")
@@ -62,18 +63,24 @@ def _results(comparison: Comparison) -> Html:
     found, repeats = comparison.results, comparison.repeats
     if not found:
         return missing("No run was measured: ", command("evaluate", comparison.runs[0].path))
-    rows = []
+    rows: dict[bool, list[list[object]]] = {False: [], True: []}  # by whether they are of a few-label curve
     for (metric, subject), lines in found.items():
         values = [line["value"] for line in lines if line is not None]
         best = (min if metric.startswith(LOWER_IS_BETTER) else max)(values)
-        cells = [_cell(line, len(values) > 1 and line is not None and line["value"] == best) for line in lines]
-        rows.append([row_title(metric, subject), *cells, *(comparison.spread(lines, g) for g in repeats.values())])
+        differ = len(set(values)) > 1
+        cells = [_cell(line, differ and line is not None and line["value"] == best) for line in lines]
+        spreads = (comparison.spread(lines, group) for group in repeats.values())
+        rows[is_point(metric)].append([row_title(metric, subject), *cells, *spreads])
     how = "Accuracies in percent; ± is the standard deviation over trials with other labelled images, "
     how += "and in columns of several seeds over the runs. The best value of each row is bold."
     steps = {line["steps"] for (_, s), lines in found.items() if s == "trained" for line in lines if line is not None}
     warning = "The runs were measured after different numbers of steps." if len(steps) > 1 else ""
     head = ["", *(run.name for run in comparison.runs), *repeats]
-    return join(paragraph(how), paragraph(warning, classes="warn") if warning else "", table(head, rows, "numbers"))
+    more = tag("details", tag("summary", "Accuracy over the number of labels"), table(head, rows[True], "numbers"))
+    more = more if rows[True] else Html()
+    return join(
+        paragraph(how), paragraph(warning, classes="warn") if warning else "", table(head, rows[False], "numbers"), more
+    )
 
 
 def _cell(line: Line | None, best: bool) -> object:
