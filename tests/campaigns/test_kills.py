@@ -25,7 +25,8 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation import runner  # noqa: F401
 from bigbigan.evaluation.records import read_results
 from bigbigan.inference.loading import load
-from bigbigan.io import TEMPORARY, read_lines
+from bigbigan.io import read_lines
+from bigbigan.io.files import TEMPORARY
 from bigbigan.training import checkpoint as ck
 from campaign import SEED, record, size
 from tiny import tiny_config, write_npz

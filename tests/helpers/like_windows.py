@@ -110,9 +110,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     hide()
     warnings.filterwarnings("error", category=EncodingWarning, module="bigbigan")  # text in the code page of Windows
-    import bigbigan.io
+    import bigbigan.io.files
 
-    bigbigan.io.WINDOWS = True  # before others import it
+    bigbigan.io.files.WINDOWS = True  # before others import it
     from bigbigan.cli import main as run
     from tiny import TINY, write_npz
 

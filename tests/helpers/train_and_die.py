@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-from bigbigan import io
 from bigbigan import methods as systems
 from bigbigan.apps.train import train
+from bigbigan.io import files
 from bigbigan.training import checkpoint, tensors
 from tiny import tiny_config
 
@@ -27,7 +27,7 @@ MOMENTS = {
     "step": (systems.BigBiGAN, "encoder_generator_update"),
     "tensors": (tensors, "save_file"),
     "hash": (checkpoint, "_sha256"),
-    "sync": (io, "sync"),
+    "sync": (files, "sync"),
     "replace": (os, "replace"),
     "rename": (os, "rename"),
     "prune": (checkpoint.shutil, "rmtree"),

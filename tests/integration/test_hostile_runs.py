@@ -438,7 +438,7 @@ def test_a_full_disk_ends_each_verb_in_one_line(run, made, tmp_path, monkeypatch
     import os
     from pathlib import Path
 
-    from bigbigan import io
+    from bigbigan.io import files
 
     fail_at, calls = [0], [0]
 
@@ -451,7 +451,7 @@ def test_a_full_disk_ends_each_verb_in_one_line(run, made, tmp_path, monkeypatch
 
         return act
 
-    monkeypatch.setattr(io, "sync", counted(io.sync))
+    monkeypatch.setattr(files, "sync", counted(files.sync))
     monkeypatch.setattr(os, "replace", counted(os.replace))
     monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
     tiny = ["--quiet", "--steps", "1", "--set", *TINY]
@@ -480,7 +480,7 @@ def test_a_full_disk_ends_each_verb_in_one_line(run, made, tmp_path, monkeypatch
             failed[name] += 1
             assert (code in (1, 2), len(err)) == (True, 1), (name, fail_at[0], err)
             assert "No space left on device" in err[0]
-            left = list(tmp_path.rglob(f"{io.TEMPORARY}*"))
+            left = list(tmp_path.rglob(f"{files.TEMPORARY}*"))
             assert not left, (name, fail_at[0])
     assert all(failed.values()), failed
 

@@ -23,11 +23,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bigbigan import io
 from bigbigan.apps.train import train
 from bigbigan.data.batches import Batches
 from bigbigan.data.decode import decode
 from bigbigan.errors import RunError, UserError
+from bigbigan.io import files
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import tensors
 from bigbigan.training.signals import Stop, Stopped
@@ -335,8 +335,8 @@ def test_disk_error_keeps_the_checkpoint_before(data, tmp_path, monkeypatch):
 
 
 def test_files_are_forced_to_disk_before_the_rename(data, tmp_path, monkeypatch):
-    calls, sync, rename = [], io.sync, os.rename
-    monkeypatch.setattr(io, "sync", lambda p: (calls.append(f"sync {p.name}"), sync(p)))
+    calls, sync, rename = [], files.sync, os.rename
+    monkeypatch.setattr(files, "sync", lambda p: (calls.append(f"sync {p.name}"), sync(p)))
     monkeypatch.setattr(os, "rename", lambda a, b: (calls.append("rename"), rename(a, b)))
     train(tiny_config("training.steps=4"), data, tmp_path / "run", progress=False)
     at = calls.index("rename")

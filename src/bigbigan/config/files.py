@@ -28,7 +28,8 @@ from bigbigan.config.comments import meanings
 from bigbigan.config.overrides import config_from_dict, follow_augment, resolve
 from bigbigan.config.schema import Config, flat
 from bigbigan.errors import UserError
-from bigbigan.io import MAX_JSON_BYTES, STAMP, regular_bytes, unstamped
+from bigbigan.io import regular_bytes, unstamped
+from bigbigan.io.json_files import MAX_JSON_BYTES, STAMP
 
 __all__ = ["SettingsFile", "as_yaml", "read_settings"]
 

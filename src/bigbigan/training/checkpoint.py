@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from bigbigan.errors import RunError, UserError
-from bigbigan.io import TEMPORARY, WINDOWS, open_regular, read_json, sync, write_json, writing_folder
-from bigbigan.locking import lock_exclusive, lock_shared, open_to_lock
+from bigbigan.io import open_regular, read_json, sync, write_json, writing_folder
+from bigbigan.io.files import TEMPORARY, WINDOWS
+from bigbigan.io.locking import lock_exclusive, lock_shared, open_to_lock
 from bigbigan.training.state import TrainingState
 from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 

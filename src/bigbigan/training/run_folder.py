@@ -30,7 +30,8 @@ from bigbigan.data.readers.download import REMOTE
 from bigbigan.data.sources import absolute_source, source_exists
 from bigbigan.errors import UserError, not_a_run
 from bigbigan.experiments import EXPERIMENTS
-from bigbigan.io import TEMPORARY, lock, read_json, write_error, write_json
+from bigbigan.io import lock, read_json, write_error, write_json
+from bigbigan.io.files import TEMPORARY
 from bigbigan.training import distributed
 from bigbigan.training.devices import default_device, device_name
 from bigbigan.training.seal import is_sealed

@@ -12,13 +12,15 @@ import warnings
 import pytest
 import torch
 
-from bigbigan import io
 from bigbigan.data.shards import writer as sharding
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.io import (
     append_lines,
     checked,
+    files,
+    json_files,
+    locking,
     read_json,
     read_lines,
     stamped,
@@ -71,7 +73,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, numbe
         raise OSError(number, os.strerror(number))
 
     if moment != "block":
-        monkeypatch.setattr(io, "sync", full) if moment == "sync" else monkeypatch.setattr(os, "replace", full)
+        monkeypatch.setattr(files, "sync", full) if moment == "sync" else monkeypatch.setattr(os, "replace", full)
     said = rf"features.npz cannot be written to .*out .*MiB free.*{os.strerror(number)}"
     with pytest.raises(RunError, match=said):
         write_in_part(target, full if moment == "block" else None)
@@ -92,7 +94,7 @@ def test_a_killed_writers_file_is_removed_later(tmp_path):
     old, young = tmp_path / ".writing-1-a.json", tmp_path / ".writing-2-a.json"
     for path in (old, young):
         path.write_text("half")
-    os.utime(old, (time.time() - 2 * io.STALE,) * 2)
+    os.utime(old, (time.time() - 2 * files.STALE,) * 2)
     write_json(tmp_path / "a.json", {})
     assert {p.name for p in tmp_path.iterdir()} == {"a.json", young.name}  # the young one's writer may be at work
 
@@ -123,9 +125,9 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, numb
     def none(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(io.fcntl, "flock", none)
+    monkeypatch.setattr(locking.fcntl, "flock", none)
     with (tmp_path / ".lock").open("w") as file, pytest.warns(UserWarning, match="cannot be locked"):
-        assert io.lock(file.fileno(), tmp_path)
+        assert files.lock(file.fileno(), tmp_path)
     with pytest.warns(UserWarning, match="cannot be locked"), sharding._locked(tmp_path):
         pass
 
@@ -150,7 +152,7 @@ def test_lines_for_which_there_is_no_room_are_taken_back(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(io, "sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(RunError, match="No space left"):
         append_lines(path, [RESULT_LINE])
     assert path.read_bytes() == before
@@ -256,7 +258,7 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 10**6)
     (tmp_path / "digits.json").write_text("9" * 10**5)
     with (tmp_path / "huge.json").open("wb") as file:
-        file.truncate(io.MAX_JSON_BYTES + 1)
+        file.truncate(json_files.MAX_JSON_BYTES + 1)
     for name, said in {
         "pipe": "not a regular file", "zero": "not a regular file", "deep": "nested too deeply",
         "digits": "digits", "huge": "over 256 MiB", "none": "does not exist",

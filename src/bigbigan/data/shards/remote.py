@@ -31,7 +31,7 @@ from typing import IO
 
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.io import lock
-from bigbigan.locking import lock_exclusive, open_to_lock
+from bigbigan.io.locking import lock_exclusive, open_to_lock
 
 __all__ = ["RemoteShards", "is_remote", "read_location"]
 

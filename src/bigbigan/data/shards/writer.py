@@ -33,8 +33,9 @@ from bigbigan.data.names import shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
-from bigbigan.io import TEMPORARY, checked, lock, read_lines, stamped, write_text
-from bigbigan.locking import LOCK_FILE, open_to_lock
+from bigbigan.io import checked, lock, read_lines, stamped, write_text
+from bigbigan.io.files import TEMPORARY
+from bigbigan.io.locking import LOCK_FILE, open_to_lock
 from bigbigan.progress import Bar
 
 __all__ = ["write_shards"]

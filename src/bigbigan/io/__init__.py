@@ -1,0 +1,47 @@
+"""Write files atomically, lock them, and read regular files and JSON with checks. Nothing read here executes code."""
+
+from bigbigan.io.files import (
+    DISK_FULL,
+    lock,
+    open_regular,
+    regular_bytes,
+    sync,
+    write_error,
+    write_text,
+    writing,
+    writing_folder,
+)
+from bigbigan.io.json_files import (
+    append_lines,
+    checked,
+    parse_json,
+    read_json,
+    read_lines,
+    stamped,
+    unstamped,
+    warn_of_change,
+    warn_of_damage,
+    write_json,
+)
+
+__all__ = [
+    "DISK_FULL",
+    "append_lines",
+    "checked",
+    "lock",
+    "open_regular",
+    "parse_json",
+    "read_json",
+    "read_lines",
+    "regular_bytes",
+    "stamped",
+    "sync",
+    "unstamped",
+    "warn_of_change",
+    "warn_of_damage",
+    "write_error",
+    "write_json",
+    "write_text",
+    "writing",
+    "writing_folder",
+]
