@@ -162,6 +162,21 @@ def anomaly(lines: list[Line]) -> str:
     return "\n".join(out if chosen else ["| score | |", "|---|---|", "| not run | |"])
 
 
+def unlike(lines: list[Line]) -> str:
+    """Render percentages of images unlike the training images: a row for each run and features, a column for a kind."""
+    rows = {"avepool": "**AvePool**", "bn_crelu": "BN+CReLU", "pixels": "pixels"}
+    chosen = of_study(lines, "unlike")
+    kinds = list(dict.fromkeys(x["protocol"]["images"] for x in chosen))
+    out = [f"| run | features | {' | '.join(kinds)} |", "|---|---|" + "---|" * len(kinds)]
+    for run in dict.fromkeys((x["experiment"], x["dataset"]) for x in chosen):
+        found = {x["metric"]: x for x in chosen if (x["experiment"], x["dataset"]) == run}
+        steps = max(x["steps"] for x in found.values())
+        for name, title in rows.items():
+            cells = [cell(found[key]) if (key := f"unlike_{kind}_{name}") in found else "" for kind in kinds]
+            out.append(f"| `{run[0]}`, {steps:,} steps | {title} | {' | '.join(cells)} |")
+    return "\n".join(out if chosen else ["| run | |", "|---|---|", "| not run | |"])
+
+
 def transfer(lines: list[Line], pattern: str) -> str:
     """Render one protocol: a row for each encoder and its training data, a column for each test set; pixels first."""
     chosen = of_study(lines, "transfer")

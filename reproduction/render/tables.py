@@ -43,6 +43,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "peers": costs.peers,
     "campaigns": robustness.campaigns,
     "anomaly": evaluation.anomaly,
+    "unlike": evaluation.unlike,
     "refinement": evaluation.refinement,
     "agreement": evaluation.agreement,
     "bigan": lambda lines: bigan.bigan(lines, "mnist"),

@@ -319,15 +319,24 @@ def run(photos):
     return photos.parent / "run"
 
 
+@pytest.fixture(scope="module")
+def exported(run, photos):
+    """The run exported with a saved classifier."""
+    head, out = photos.parent / "head.safetensors", photos.parent / "photos_model"
+    assert main(["classify", str(run), "--save", str(head), "--quiet"]) == 0
+    assert main(["export", str(run), "--head", str(head), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_python_on_the_pages_runs(page, run, photos, tmp_path, monkeypatch):
-    """In order, in one namespace with `images`, `paths` and `labels`; the runs named and photos.csv lie ready."""
+def test_python_on_the_pages_runs(page, run, exported, photos, tmp_path, monkeypatch):
+    """In order, in one namespace with `images`, `paths` and `labels`; runs, photos_model and photos.csv lie ready."""
     monkeypatch.chdir(tmp_path)
     code = [block for block in blocks(page, "python") if not block.not_run]
     (tmp_path / "runs").mkdir()
     for name in set(re.findall(r"\bruns/([\w-]+)", "".join(b.code for b in code))):
         (tmp_path / "runs" / name).symlink_to(run)
-    for beside in (photos, photos.with_suffix(".csv")):
+    for beside in (photos, photos.with_suffix(".csv"), exported):
         (tmp_path / beside.name).symlink_to(beside)
     paths = sorted(photos.glob("*/*.png"))
     pixels = np.stack([np.asarray(Image.open(path).convert("L").resize((8, 8))) for path in paths[::10]])
@@ -364,7 +373,7 @@ def _smaller(words: list[str]) -> list[str]:
         return [*words, "--steps", "2", "--set", *SMALLER]
     if words[0] == "evaluate" and "--metrics" not in words:
         return [*words, "--metrics", "knn5_l2_*,reconstruction_ratio"]
-    if words[0] == "classify" and "--trials" not in words:
+    if words[0] == "classify" and not {"--trials", "--save"} & set(words):
         return [*words, "--trials", "2"]
     return ["2" if before == "--refine" else word for before, word in zip(["", *words], words, strict=False)]
 
@@ -376,12 +385,14 @@ def _smaller(words: list[str]) -> list[str]:
         ("docs/quickstart.md", "Your own images"),
         ("docs/quickstart.md", "Look at a model"),
         ("docs/your_data.md", "Your own labels"),
+        ("docs/your_data.md", "From 200 labels to next week's images"),
     ],
 )
 def test_commands_for_own_images_run(page, section, photos, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for beside in (photos, photos.with_suffix(".csv")):
         (tmp_path / beside.name).symlink_to(beside)
+    (tmp_path / "new_photos").symlink_to(photos)
     text = re.search(rf"^## {section}\n(.*?)^## ", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)[1]
     lines = [line for line in commands(page, text) if line.startswith("bigbigan ")]
     assert len(lines) >= 4

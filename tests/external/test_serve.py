@@ -15,6 +15,8 @@ from serving import PATIENCE, Server
 
 from bigbigan.apps.serve import Bench, page
 from bigbigan.apps.train import train
+from bigbigan.cli import main
+from bigbigan.inference.loading import load
 from tiny import tiny_config, write_npz
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: make test-interop")
@@ -130,6 +132,31 @@ def test_an_image_is_reconstructed_refined_and_compared(tab):
     tab.get_by_label("Thumbnail 3 of 12").first.click()
     api.expect(after).to_have_count(0, timeout=PATIENCE * 1000)
     assert error.inner_text() not in (of_example, after)
+
+
+def test_an_image_is_classified_by_the_head_of_an_export(browser, run, data, tmp_path):
+    head, model = tmp_path / "h.safetensors", tmp_path / "model"
+    assert main(["classify", str(run), "--save", str(head), "--quiet"]) == 0
+    assert main(["export", str(run), "--head", str(head), "--out", str(model), "--quiet"]) == 0
+    server = Server(model, tmp_path, "--data", str(data))
+    try:
+        view = browser.new_page(viewport={"width": 1200, "height": 900})
+        view.set_default_timeout(PATIENCE * 1000)
+        view.goto(server.url)
+        go_to(view, "Your image")
+        pixels = np.random.default_rng(0).integers(0, 60, (8, 8), dtype=np.uint8)
+        pixels[4] += 180  # the bright row of class 2
+        Image.fromarray(pixels).save(tmp_path / "x.png")
+        give(view, tmp_path / "x.png")
+        expected = load(model).predict(pixels[None, None])
+        api.expect(view.get_by_test_id("label-output-value")).to_have_text(expected.names[0], timeout=PATIENCE * 1000)
+        assert expected.names[0] == "2"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "noise.png")
+        give(view, tmp_path / "noise.png")
+        view.get_by_text("unlike the training images").wait_for()
+        view.close()
+    finally:
+        server.kill()
 
 
 def test_unusable_files_are_named_and_the_page_goes_on(tab, tmp_path):

@@ -147,6 +147,24 @@ def test_neighbours_are_training_images_with_distance_and_class(bench, run):
     assert distances == sorted(distances)
 
 
+def test_an_image_is_classified_by_the_saved_head(run, tmp_path):
+    assert not Bench(run).classifies
+    head = tmp_path / "h.safetensors"
+    assert main(["classify", str(run), "--save", str(head), "--quiet"]) == 0
+    for bench in (Bench(run, head=head), Bench(export(run, tmp_path / "model", head=head))):
+        image = np.random.default_rng(0).integers(0, 60, (1, 8, 8), dtype=np.uint8)
+        image[0, 2] += 180  # the bright row of class 1
+        probabilities, warning = bench.classify(image)
+        assert list(probabilities) == ["0", "1", "2"]
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert max(probabilities, key=probabilities.get) == "1"
+        found = bench.model.predict(image[None])
+        assert probabilities["1"] == pytest.approx(found.probabilities[0, 1].item())
+        assert bool(warning) == bool(found.unlike_training[0])
+        noise = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+        assert "do not rely on its class" in bench.classify(noise)[1]
+
+
 def test_without_classes_neighbours_are_named(run, tmp_path):
     folder = tmp_path / "flat"
     folder.mkdir()

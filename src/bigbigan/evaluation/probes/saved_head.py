@@ -22,7 +22,7 @@ from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.inference.head import Head, Preprocessing, distances, mean_of_nearest
 from bigbigan.training.tensors import digest_of
 
-__all__ = ["fit_head", "quality"]
+__all__ = ["fit_head", "quality", "references"]
 
 MAX_IMAGES = 10_000  # of the choice of strength, of the temperature and of the distances
 MAX_REFERENCES = 2_000
@@ -67,12 +67,12 @@ def fit_head(
     weight, bias = classifier.coef_, classifier.intercept_
     if len(present) == 2:  # one vector, for the second class
         weight, bias = (np.concatenate([np.zeros_like(part), part]) for part in (weight, bias))
-    references, max_distance = _references(torch.from_numpy(avepool[picks]), picked_groups)
+    kept, max_distance = references(torch.from_numpy(avepool[picks]), picked_groups)
     head = Head(
         classes=tuple(classes[k] for k in present),
         weight=torch.from_numpy(weight).float(),
         bias=torch.from_numpy(bias).float(),
-        references=references,
+        references=kept,
         max_distance=max_distance,
         temperature=temperature,
         strength=strength,
@@ -92,20 +92,20 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, float | None]:
+def references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, float | None]:
     """Return references and the limit of distances, from AvePool features [N, d].
 
     The references are float16 [n, d]. The limit is the 99th percentile of the distances of labelled images to the
     others: an image is not compared with itself, nor with images of its group. It is None if no image has enough
     others.
     """
-    references = F.normalize(features[:MAX_REFERENCES], dim=1).half()
+    kept = F.normalize(features[:MAX_REFERENCES], dim=1).half()
     own = torch.arange(len(features)) if groups is None else torch.from_numpy(groups)
     parts = []
     for start in range(0, len(features), CHUNK):
         rows = slice(start, start + CHUNK)
-        same = own[rows, None] == own[: len(references)]
-        parts.append(mean_of_nearest(distances(features[rows], references.float()).masked_fill(same, torch.inf)))
+        same = own[rows, None] == own[: len(kept)]
+        parts.append(mean_of_nearest(distances(features[rows], kept.float()).masked_fill(same, torch.inf)))
     found = torch.cat(parts)
     found = found[found.isfinite()]
-    return references, torch.quantile(found, QUANTILE).item() if len(found) else None
+    return kept, torch.quantile(found, QUANTILE).item() if len(found) else None
