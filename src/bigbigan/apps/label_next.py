@@ -1,0 +1,162 @@
+"""Choose the images that are most worth labelling next: typical ones of the clusters without labels.
+
+The training images are clustered by an encoder's features, into as many clusters as there will be labels. The largest
+clusters with the fewest labels each give the image nearest to their centre (TypiClust: Hacohen et al. 2022, with the
+distance to the centre in place of a density).
+
+Two files are written: a CSV with an empty column for the labels, which `--labels` reads once it is filled in, and a
+picture of the images.
+"""
+
+from __future__ import annotations
+
+import csv
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from bigbigan.apps.cluster import k_means
+from bigbigan.apps.rows_on_disk import RowsOnDisk
+from bigbigan.apps.sheet import Tile
+from bigbigan.apps.sheet import sheet as draw_sheet
+from bigbigan.data import ImageSet, Source, load_view
+from bigbigan.data.csv_cells import cell
+from bigbigan.data.loading import stream_view
+from bigbigan.errors import UserError
+from bigbigan.evaluation.features import encoder_features, unchanged
+from bigbigan.evaluation.splits import StreamedView, View
+from bigbigan.evaluation.targets import open_target
+from bigbigan.io import writing
+from bigbigan.progress import Bar
+from bigbigan.training.image_grid import save_image
+
+__all__ = ["choose", "label_next"]
+
+FEATURE = "bn_crelu"
+MAX_CLUSTERS = 500  # more are slow
+COLUMNS = 10  # of the sheet
+
+
+def label_next(
+    spec: str,
+    data: str | None,
+    count: int,
+    out: Path,
+    sheet: Path | None = None,
+    labels: str | None = None,
+    checkpoint: str = "newest",
+    raw_cells: bool = False,
+    progress: bool = False,
+) -> list[dict[str, object]]:
+    """Choose images to label and write FILE.csv: file, label (empty), stands_for, labelled.
+
+    Args:
+        spec: a run folder or a frozen encoder, see `bigbigan.evaluation.targets`.
+        data: a source; by default the run's own.
+        count: how many images to choose.
+        out: the CSV to write.
+        sheet: a picture of the images to write, in rows of ten, in the order of the file.
+        labels: a labels file; images that have a label there, or else in the source, count as labelled.
+        checkpoint: of a run.
+        raw_cells: write names as they are, even if a spreadsheet would take them for formulas.
+        progress: show images/s and time left.
+
+    Returns:
+        The rows of the file: `stands_for` is the number of images in the cluster of the image, and `labelled` the
+        number of labelled ones among them.
+
+    Raises:
+        UserError: no such encoder, or fewer images without a label than asked for.
+    """
+    target = open_target(spec, which=checkpoint)
+    source = target.source(data, labels, f"label-next {spec}")
+    images, view = source.splits["train"], target.view
+    with closing(StreamedView(source, images, view)) as seen:
+        encoder = target.encoder(target.subjects[-1], seen)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with unchanged(encoder), closing(RowsOnDisk(out.parent)) as features:
+        kept = _encode(encoder, features, images, view, source, progress)
+        images = images.subset(kept)
+        known = np.zeros(len(images), bool) if images.labels is None else images.labels >= 0
+        if (free := int((~known).sum())) < count:
+            raise UserError(
+                f"--count {count}: only {free:,} of {len(images):,} training images have no label; choose fewer"
+            )
+        picks, sizes, labelled = choose(features.array(), known, count, target.seed)
+    rows: list[dict[str, object]] = [
+        {"file": images.files[i], "label": "", "stands_for": int(n), "labelled": int(k)}
+        for i, n, k in zip(picks, sizes, labelled, strict=True)
+    ]
+    _write(out, rows, raw_cells)
+    if sheet is not None:
+        pixels, _ = load_view(images.subset(picks), view.resolution, view.channels, view.augment)
+        tiles = [Tile(x, f"{k + 1}: {row['stands_for']}") for k, (x, row) in enumerate(zip(pixels, rows, strict=True))]
+        title = "images to label, in the order of the file: number, and how many similar images it stands for"
+        save_image(draw_sheet([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)], title=title), sheet)
+    return rows
+
+
+def _encode(
+    encoder: nn.Module, features: RowsOnDisk, images: ImageSet, view: View, source: Source, progress: bool
+) -> np.ndarray:
+    """Encode the images batch by batch into `features`, and return the indices of the readable ones."""
+    numbers = []
+    with Bar(total=len(images), desc="label-next", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
+        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+            features.append(encoder_features(encoder, pixels, [FEATURE], batch_size=len(pixels))[FEATURE])
+            numbers.append(kept)
+            bar.update(int(kept[-1]) + 1 - bar.n)
+        bar.update(len(images) - bar.n)
+    return np.concatenate(numbers)
+
+
+def choose(
+    features: np.ndarray, labelled: np.ndarray, count: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose images without a label to label next.
+
+    Args:
+        features: float32 [N, d]; scaled in place.
+        labelled: bool [N].
+        count: how many to choose, at most as many as have no label.
+        seed: of k-means.
+
+    Returns:
+        Their indices, int64 [count], most useful first; the sizes of their clusters; and how many images of the
+        cluster have a label.
+    """
+    clusters = min(len(features), int(labelled.sum()) + count, MAX_CLUSTERS)
+    found = k_means(features, clusters, seed)
+    sizes = np.bincount(found, minlength=clusters)
+    given = np.bincount(found[labelled], minlength=clusters)
+    queues = [_nearest_to_centre(features, np.flatnonzero(found == c), labelled) for c in range(clusters)]
+    taken = np.zeros(clusters, dtype=np.int64)
+    picks, of = [], []
+    for _ in range(count):
+        left = np.array([len(queue) > n for queue, n in zip(queues, taken, strict=True)])
+        c = int(np.argmax(np.where(left, sizes / (1 + given + taken), -1)))
+        picks.append(queues[c][taken[c]])
+        of.append(c)
+        taken[c] += 1
+    return np.array(picks, dtype=np.int64), sizes[of], given[of]
+
+
+def _nearest_to_centre(features: np.ndarray, members: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Return the members of a cluster without a label, nearest to its centre first."""
+    rows = np.asarray(features[members], dtype=np.float64)
+    distances = np.square(rows - rows.mean(0)).sum(1) if len(rows) else np.zeros(0)
+    order = members[np.argsort(distances, kind="stable")]
+    return order[~labelled[order]]
+
+
+def _write(out: Path, rows: list[dict[str, object]], raw: bool) -> None:
+    with (
+        writing(out) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.DictWriter(file, ["file", "label", "stands_for", "labelled"])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {"file": row["file"] if raw else cell(row["file"])})

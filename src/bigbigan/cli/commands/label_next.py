@@ -1,0 +1,50 @@
+"""`bigbigan label-next`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, at_least, run_options
+from bigbigan.errors import UserError
+
+EXAMPLES = ("label-next runs/photos --count 20 --out to_label.csv --sheet to_label.png",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, or a frozen encoder as in evaluate")
+    parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
+    parser.add_argument("--labels", **LABELS_FILE | {"help": "labels given so far; by default the source's own"})
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="number of images to label (default 20)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.csv", help="file of images to write, with a column to fill in"
+    )
+    parser.add_argument("--sheet", type=Path, metavar="SHEET.png", help="draw the images, in the order of the file")
+    parser.add_argument("--raw-cells", **RAW_CELLS)
+    run_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Choose the images to label next: typical ones that cover what has no labels yet."""
+    at_least(1, count=options.count)
+    for path, ending, name in ((options.out, ".csv", "out"), (options.sheet, ".png", "sheet")):
+        if path is not None and path.suffix.lower() != ending:
+            raise UserError(f"--{name} {path}: expected a name ending in {ending}")
+    from bigbigan.apps.label_next import label_next
+
+    rows = label_next(
+        options.run,
+        options.data,
+        options.count,
+        options.out,
+        options.sheet,
+        options.labels,
+        options.checkpoint,
+        options.raw_cells,
+        progress=not options.quiet,
+    )
+    if options.json:
+        print(json.dumps({"file": str(options.out), "images": rows}, indent=2))
+    else:
+        print(f"{options.out}: {len(rows)} images; fill in the column label, then give the file to --labels")
