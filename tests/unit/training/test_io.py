@@ -12,7 +12,7 @@ import warnings
 import pytest
 import torch
 
-from bigbigan import io
+from bigbigan import io, locking
 from bigbigan.data.shards import writer as sharding
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
@@ -123,7 +123,7 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, numb
     def none(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(io.fcntl, "flock", none)
+    monkeypatch.setattr(locking.fcntl, "flock", none)
     with (tmp_path / ".lock").open("w") as file, pytest.warns(UserWarning, match="cannot be locked"):
         assert io.lock(file.fileno(), tmp_path)
     with pytest.warns(UserWarning, match="cannot be locked"), sharding._locked(tmp_path):
