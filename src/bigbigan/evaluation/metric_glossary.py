@@ -68,11 +68,14 @@ GLOSSARY = (
         "choices of the labelled images",
         "higher",
     ),
+    Entry(("top1_linear_F_Nperclass",), "the same from N labels a class: 1, 2, 5, 20, 50, 100", "higher"),
     Entry(
-        (
-            "auroc_linear_F",
-            "auroc_linear_F_10perclass",
-        ),
+        ("top1_linear_F_Ppercent",),
+        "`top1_linear_F` from P percent of each class: 1, 10; mean and standard deviation over 5 choices",
+        "higher",
+    ),
+    Entry(
+        ("auroc_linear_F", "auroc_linear_F_10perclass", "auroc_linear_F_Nperclass", "auroc_linear_F_Ppercent"),
         "area under the ROC curve of these classifiers, 0 to 1; with more than two classes, the mean of each "
         "against the others",
         "higher",
@@ -81,6 +84,8 @@ GLOSSARY = (
         (
             "balanced_linear_F",
             "balanced_linear_F_10perclass",
+            "balanced_linear_F_Nperclass",
+            "balanced_linear_F_Ppercent",
         ),
         "accuracy as the mean over classes",
         "higher",
@@ -175,12 +180,15 @@ NETWORK_MEANINGS = {
 
 def glossary_text(width: int = 100) -> str:
     """Return the names that `--metrics` takes and what they mean, as text of at most `width` columns."""
-    about = "Names for --metrics; * matches any part of a name. K is 1, 5, 25 or 50. Accuracies are in percent."
+    about = (
+        "Names for --metrics; * matches any part of a name; curve is the few-label curve. K is 1, 5, 25 or 50. "
+        "Accuracies are in percent."
+    )
     lines = textwrap.wrap(about, width)
     for entry in GLOSSARY:
         better = f" ({entry.better} is better)" if entry.better else ""
         meaning = re.sub(r"\[([^\]]*)\]\([^)]*\)|`", r"\1", entry.meaning)
-        lines += ["", ", ".join(entry.names), *_indented(meaning + better, width)]
+        lines += ["", *textwrap.wrap(", ".join(entry.names), width), *_indented(meaning + better, width)]
     for title, meanings in (("F, a feature:", FEATURE_MEANINGS), ("NET, a feature extractor:", NETWORK_MEANINGS)):
         lines += ["", title, *(line for name, text in meanings.items() for line in _indented(f"{name}: {text}", width))]
     lines += ["", "TASK, a pretext task:", *_indented(", ".join(get_args(Task)), width)]
