@@ -224,7 +224,9 @@ class Model:
             UserError: images that cannot be used, or features that are not finite.
         """
         x = self.prepare(images, value_range)
-        q, avepool, bn_crelu = _joined([self.encoder.all_outputs(part) for part in x.split(images_per_pass(ENCODED_TOGETHER))])
+        q, avepool, bn_crelu = _joined(
+            [self.encoder.all_outputs(part) for part in x.split(images_per_pass(ENCODED_TOGETHER))]
+        )
         _finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)
