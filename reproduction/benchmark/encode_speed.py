@@ -40,7 +40,6 @@ from reproduction.common import Script
 
 EXPERIMENT = "small/cifar10"
 NARROW = ["encoder.widths=[8,8,8,512]", "encoder.head_width=16"]
-BATCH = 500  # images that encode passes through the encoder together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +130,7 @@ def compare_speed(run: Path, archive: Path, out: Path, pairs: int) -> tuple[list
         encode(run, str(archive), out)
         ours = time.perf_counter() - start
         start = time.perf_counter()
-        encoder_features(model.encoder, pixels, names, batch_size=BATCH)
+        encoder_features(model.encoder, pixels, names)
         ratios.append((time.perf_counter() - start) / ours)
         rates.append(len(pixels) / ours)
         print(f"{rates[-1]:.0f} images/s, {ratios[-1]:.3f} of the bare loop", flush=True)

@@ -9,31 +9,90 @@ model.fit(paths, labels)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
-from bigbigan.data import DecodeLimits, ImageSet, Source, load_view
-from bigbigan.data.decode import decode_pillow
-from bigbigan.data.image_set import ArrayStore, FileStore
-from bigbigan.data.loading import REMEDY
-from bigbigan.data.names import shown
 from bigbigan.errors import UserError
+from bigbigan.evaluation.features import digest as weights_digest
 from bigbigan.evaluation.features import encoder_features
+from bigbigan.inference.inputs import items_of, load_items, load_rows
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.training.devices import default_device
 
-__all__ = ["BigBiGANFeatures"]
+__all__ = ["CACHE", "CACHE_MIB", "BigBiGANFeatures"]
 
 FEATURES = {"avepool_feat": "avepool", "bn_crelu_feat": "bn_crelu", "z_mean": "z_mean"}
+CACHE_MIB = 512
+
+
+class _Cache:
+    """Hold the most recently used rows of features, up to `CACHE_MIB`."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the rows of the keys that are cached."""
+        with self._lock:
+            found = {key: self._rows[key] for key in keys if key in self._rows}
+            for key in found:
+                self._rows.move_to_end(key)
+            return found
+
+    def add(self, rows: dict[bytes, np.ndarray]) -> None:
+        """Add rows, and remove those that were not used for longest if there are too many."""
+        with self._lock:
+            for key, row in rows.items():
+                if key not in self._rows:
+                    self._rows[key] = row.copy()
+                    self._bytes += row.nbytes
+            while self._bytes > CACHE_MIB * 2**20:
+                self._bytes -= self._rows.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        with self._lock:
+            self._rows.clear()
+            self._bytes = 0
+
+
+CACHE = _Cache()
+
+
+def digest(*parts: bytes) -> bytes:
+    """Return a digest of byte strings."""
+    return hashlib.blake2b(b"".join(hashlib.blake2b(part).digest() for part in parts), digest_size=20).digest()
+
+
+def _key(image: str | np.ndarray) -> bytes:
+    """Return what identifies an image: its pixels; of a path, the path with the time and size of the file."""
+    if isinstance(image, np.ndarray):
+        return image.tobytes()
+    try:
+        status = os.stat(image)
+    except OSError:  # missing, or a frame of a file: the time is that of the file
+        try:
+            status = os.stat(image.rpartition("#")[0])
+        except OSError:
+            return image.encode("utf-8", "surrogateescape")
+    name = os.path.abspath(image).encode("utf-8", "surrogateescape")
+    return digest(name, f"{status.st_mtime_ns} {status.st_size}".encode())
 
 
 class BigBiGANFeatures(TransformerMixin, BaseEstimator):
@@ -49,6 +108,10 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         checkpoint: "newest", or "best" by the validation metric.
         batch_size: images at a time.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
+
+    Features are cached in memory, so cross-validation encodes each image once. The key of a row is the weights of the
+    encoder, with the path, time and size of a file or else with the pixels. All transformers of a process share the
+    cache, which holds at most `CACHE_MIB`; with `n_jobs`, each process has its own.
 
     After `set_params`, settings other than `batch_size` take effect at the next `fit`.
 
@@ -81,6 +144,9 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         if self.features == "z_mean" and not self.model_.config.has_generator:
             raise UserError("features is z_mean; this encoder was trained by pretext tasks and has no latents")
         self.features_ = self.features
+        c = self.model_.config
+        view = [c.encoder.resolution, asdict(c.data), self.features, str(device)]
+        self._encoder_key = digest(weights_digest(self.model_.encoder).encode(), json.dumps(view).encode())
         self.n_features_out_ = {
             "avepool_feat": self.model_.encoder.num_features,
             "bn_crelu_feat": 2 * self.model_.encoder.num_features,
@@ -92,11 +158,19 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         """Return features float32 [N, d], a row for each image, in the order of X."""
         if not hasattr(self, "model_"):
             self.fit()
-        pixels = self._pixels(X)
-        if not len(pixels):
+        given = self._read(X)
+        if not len(given):
             return np.empty((0, self.n_features_out_), dtype=np.float32)
-        name = FEATURES[self.features_]
-        return encoder_features(self.model_.encoder, pixels, [name], batch_size=self.batch_size)[name]
+        keys = [digest(self._encoder_key, key) for key in map(_key, given)]
+        rows = CACHE.get(keys)
+        missing = list({key: i for i, key in enumerate(keys) if key not in rows}.values())
+        if missing:
+            pixels = given[missing] if isinstance(given, np.ndarray) else self._pixels([given[i] for i in missing])
+            name = FEATURES[self.features_]
+            found = encoder_features(self.model_.encoder, pixels, [name], batch_size=self.batch_size)[name]
+            rows |= {keys[i]: row for i, row in zip(missing, found, strict=True)}
+            CACHE.add({keys[i]: rows[keys[i]] for i in missing})
+        return np.stack([rows[key] for key in keys])
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return names such as bn_crelu_feat_0, as in the files that `bigbigan encode` writes."""
@@ -104,8 +178,8 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
             self.fit()
         return np.array([f"{self.features_}_{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def _pixels(self, X: Any) -> np.ndarray:
-        """Return X as the input of the encoder: uint8 [N, C, R, R]."""
+    def _read(self, X: Any) -> np.ndarray | list[str]:
+        """Return X as a list, if all of it are paths, or else as the input of the encoder: uint8 [N, C, R, R]."""
         c = self.model_.config
         if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind == "f"):
             x = self.model_.prepare(X).cpu()
@@ -115,22 +189,19 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
                 raise UserError(
                     f"an array of shape {list(X.shape)}; expected uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
                 )
-            rows = X if X.ndim == 4 else X[..., None]
-            images = _image_set([str(i) for i in range(len(rows))], ArrayStore(rows))
-        else:
-            images = _files(_items(X), DecodeLimits(max_pixels=c.data.max_pixels))
-        if not len(images):
-            return np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), dtype=np.uint8)
-        strict = Source("X", "X", {}, max_unreadable=0.0)  # every image must have its row
-        try:
-            return load_view(images, c.encoder.resolution, c.data.channels, c.data.augment, strict)[0]
-        except UserError as error:
-            raise UserError(f"{str(error).removesuffix(f'; {REMEDY}')}; every image of X must have its row") from None
+            return load_rows(X if X.ndim == 4 else X[..., None], c, "X")
+        items = items_of(X, "X")
+        if all(isinstance(item, str | PathLike) for item in items):
+            return [str(item) for item in items]
+        return self._pixels(items)
+
+    def _pixels(self, items: list[Any]) -> np.ndarray:
+        return load_items(items, self.model_.config, "X")
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and workers load the model from the run folder themselves.
         state: dict[str, Any] = super().__getstate__()
-        return {k: v for k, v in state.items() if k != "model_"}
+        return {k: v for k, v in state.items() if k not in ("model_", "_encoder_key")}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -138,49 +209,3 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags
-
-
-def _items(X: Any) -> list[Any]:
-    """Return the paths or images of X, one for each row."""
-    if hasattr(X, "iloc") and hasattr(X, "columns"):
-        if len(X.columns) != 1:
-            columns = ", ".join(shown(c) for c in X.columns[:5])
-            raise UserError(
-                f"X is a data frame with the columns {columns}; expected its column of paths, such as X['file']"
-            )
-        return list(X.iloc[:, 0])
-    if isinstance(X, np.ndarray) and X.dtype.kind in "OUS" and X.ndim == 2 and X.shape[1] == 1:
-        return list(X[:, 0])
-    if isinstance(X, str | bytes | PathLike | Image.Image | dict) or not isinstance(X, Iterable):
-        kind = "one path" if isinstance(X, str | PathLike) else f"a {type(X).__name__}"
-        raise UserError(f"X is {kind}; expected a list of paths or of PIL images, or one array of all images")
-    return list(X)
-
-
-class _FilesAndImages(FileStore):
-    """Image files by their paths, and PIL images."""
-
-    def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        handle = self.handles[i]
-        return decode_pillow(handle, self.limits) if isinstance(handle, Image.Image) else super().get(i)
-
-
-def _files(items: Sequence[Any], limits: DecodeLimits) -> ImageSet:
-    names: list[str] = []
-    handles: list[Image.Image | Path] = []
-    for i, item in enumerate(items):
-        if isinstance(item, Image.Image):
-            names.append(f"image {i}")
-            handles.append(item)
-        elif isinstance(item, str | PathLike):
-            names.append(str(item))
-            handles.append(Path(item))
-        else:
-            raise UserError(
-                f"X has a {type(item).__name__} at place {i}; expected paths, PIL images, or one array of all images"
-            )
-    return _image_set(names, _FilesAndImages(names, handles, Path.read_bytes, limits))
-
-
-def _image_set(names: list[str], store: ArrayStore | FileStore) -> ImageSet:
-    return ImageSet("X", names, None, None, store, np.arange(len(names)))

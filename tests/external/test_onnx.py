@@ -69,6 +69,16 @@ def agree(theirs: np.ndarray, ours: torch.Tensor) -> None:
     assert np.abs(theirs - ours.numpy()).max() <= 1e-4 * ours.abs().max()
 
 
+def test_window_is_part_of_the_encoder(tmp_path):
+    """Its input are the values of the files, and its outputs those of `Model.encode`."""
+    run, out = trained(tiny_config(*FEW, "data.window=[200,3900]"), tmp_path), tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out), "--onnx"]) == 0
+    values = np.random.default_rng(0).integers(0, 4096, (3, 1, 8, 8), dtype=np.uint16)
+    found = run_onnx(out / "encoder.onnx", values=torch.from_numpy(values.astype(np.float32)))
+    agree(found["bn_crelu_feat"], load(run).encode(values).bn_crelu_feat)
+    assert "`values` float32 [N, 1, 8, 8] in the units of the files" in (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_runtime_gives_what_torch_gives(kind, tmp_path):
     run, out = trained(KINDS[kind], tmp_path), tmp_path / "out"

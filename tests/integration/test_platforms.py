@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import bigbigan
-from bigbigan import locking
-from bigbigan.io import lock
+from bigbigan.io import lock, locking
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "like_windows.py"
 EXTRAS = ("bigbigan.apps.serve", "bigbigan.integrations.onnx", "bigbigan.integrations.timm")

@@ -82,6 +82,13 @@ class DataConfig(Settings):
     # Remote shards, streamed: number of shards shuffled together. Twice as many are cached on disk.
     shuffle_shards: int = 16
     max_unreadable: float = 0.05  # training stops if a larger share of the files cannot be read
+    # Images of more than 8 bits: the values that become black and white, such as [200,3900], in the units of the files;
+    # empty: the upper 8 bits. New images are converted by the same values, also in an exported model.
+    window: tuple[float, ...] = ()
+    # Measure the window when training starts: percentiles of the pixels of the training images, such as [0.1,99.9].
+    window_percentiles: tuple[float, ...] = ()
+    # Of TIFF and DICOM files with several frames: the first frame, or all of them, each an image called FILE#FRAME.
+    frames: Literal["first", "all"] = "first"
     max_pixels: int = 25_000_000  # larger files are not read; JPEG files of up to 8 times as many are read reduced
 
     @property

@@ -76,6 +76,13 @@ def _check_attention(network: str, attention: tuple[int, ...], widths: dict[int,
         )
 
 
+def _check_pair(name: str, pair: tuple[float, ...], lowest: float, highest: float) -> None:
+    """Refuse limits that are not two finite numbers, black below white; an empty tuple is allowed."""
+    in_range = len(pair) == 2 and lowest <= pair[0] < pair[1] <= highest and all(map(math.isfinite, pair))
+    between = f" from {lowest:g} to {highest:g}" if math.isfinite(lowest) else ""
+    require(not pair or in_range, f"{name} must be empty, or two numbers{between}, black below white")
+
+
 @validate.register
 def _check_data(data: DataConfig) -> None:
     require(data.classes >= 1, "data.classes must be at least 1")
@@ -90,6 +97,8 @@ def _check_data(data: DataConfig) -> None:
     require(data.memory_gib >= 0, "data.memory_gib must not be negative")
     require(data.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
     require(0 <= data.max_unreadable < 1, "data.max_unreadable must lie in [0, 1)")
+    _check_pair("data.window", data.window, -math.inf, math.inf)
+    _check_pair("data.window_percentiles", data.window_percentiles, 0, 100)
     require(0 < data.max_pixels <= 178_000_000, "data.max_pixels must lie in 1 to 178000000")
 
 

@@ -1,7 +1,8 @@
 """Decode one encoded image to pixels, or refuse it with a reason.
 
 A PNG of 10 KB may decompress to a gigabyte, so size and shape are checked in the header before any pixel is decoded.
-Pixel conversions are in `bigbigan.data.pillow_pixels`; TIFF files that Pillow misreads are in `bigbigan.data.tiff`.
+Pixel conversions are in `bigbigan.data.pillow_pixels`, TIFF files that Pillow misreads in `bigbigan.data.tiff`, and
+DICOM files in `bigbigan.data.dicom`.
 
 Files are untrusted: they may waste bounded time and memory, and `Unreadable` is the only exception that a file's
 content can raise here.
@@ -18,28 +19,35 @@ import numpy as np
 from PIL import Image
 
 from bigbigan.data import tiff
+from bigbigan.data.dicom import count_frames, read_dicom
 from bigbigan.data.formats import CAMERA_RAW, Unreadable, other_format, sniff
 from bigbigan.data.pillow_pixels import pillow_pixels
+from bigbigan.data.window import ToBytes
 
-__all__ = ["DecodeLimits", "decode", "decode_pillow"]
+__all__ = ["DecodeLimits", "decode", "decode_pillow", "list_frames"]
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Limits of one image, checked against its header before decoding."""
+    """Limits of one image, checked against its header before decoding; and what is read of deep images and stacks."""
 
     max_pixels: int = 25_000_000  # width x height; larger JPEG files are decoded at a half or a quarter
     max_bytes: int = 64 * 2**20  # of the encoded file
     max_aspect: float = 20.0  # longer side / shorter side
+    window: ToBytes | None = None  # reduces values of more than 8 bits to 8; None: the range of their format
+    all_frames: bool = False  # `open_source` makes an image of each frame of a TIFF or DICOM file
 
 
-def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
+def decode(
+    data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "", frame: int = 0
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode one image to uint8 [H, W, 1] (grey) or [H, W, 3] (colour), and note what was converted.
 
-    - 16-bit grey and colour keep their upper 8 bits (12-bit TIFF: upper 8 of 12); nothing is clipped.
+    - 16-bit grey and colour keep their upper 8 bits (12-bit TIFF: upper 8 of 12), unless there is a `limits.window`.
     - Alpha and transparent palette entries are composited on white.
     - CMYK, YCCK, YCbCr, palettes and 1-bit are converted; EXIF orientation is applied.
-    - Only the first frame or page is used.
+    - Only one frame or page is used.
+    - DICOM needs `pydicom`, and some TIFF files need `tifffile`.
     - JPEG files of up to 8 times `limits.max_pixels` (progressive ones: twice) are decoded at a reduced size.
     - Colour profiles are not applied; one other than sRGB is noted.
 
@@ -49,6 +57,7 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "")
         data: the file.
         limits: limits on its size.
         ending: file name extension, such as ".tga": some formats can be recognised only by it.
+        frame: number of the page of a TIFF file, or of the frame of a DICOM file, from 0; see `list_frames`.
 
     Raises:
         Unreadable: the image cannot be read correctly; the message is the reason.
@@ -62,21 +71,36 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "")
     if kind is None or (kind == "TIFF" and ending in CAMERA_RAW):
         raise Unreadable(other_format(data, ending) or "not an image")
     tags: Any = {}
+    more: tuple[str, ...] = ()
     try:
         with _without_warnings:  # Pillow warns of damaged EXIF, and of 89 to 179 megapixels
-            if kind == "TIFF" and tiff.has_planes(tags := tiff.read_tags(data)):
-                _check_header((tags[256], tags[257]), limits)
-                return tiff.read_planes(tags, data)
+            if kind == "DICOM":
+                alone = not limits.all_frames
+                return read_dicom(data, frame, limits.window, alone, lambda size: _check_header(size, limits))
+            if kind == "TIFF":
+                tags = tiff.read_tags(data, frame)
+                more = ("first of several frames",) if tags.next and not limits.all_frames else ()
+                if tiff.has_planes(tags):
+                    _check_header((tags[256], tags[257]), limits)
+                    array, notes = tiff.read_planes(tags, data, limits.window)
+                    return array, (*notes, *more)
+                if limits.window is not None and tiff.has_deep_colour(tags):
+                    _check_header((tags[256], tags[257]), limits)
+                    if read := tiff.read_by_tifffile(data, frame, tags, limits.window):
+                        return read[0], (*read[1], *more)
+                    raise Unreadable(f"TIFF of 16-bit colour, with data.window ({tiff.INSTALL})")
             profile = None
             if kind == "PNG":
                 data, profile = _without_decoration(data)
             with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                if frame:
+                    image.seek(frame)
                 reduced = kind == "JPEG" and _reduce(image, limits)
                 _check_header(image.size, limits)
                 if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
                     Image.open(io.BytesIO(data)).verify()
-                array, notes = pillow_pixels(image, data)
-                if _is_first_of_several(image):
+                array, notes = pillow_pixels(image, data, limits.window)
+                if not limits.all_frames and _is_first_of_several(image):
                     notes = (*notes, "first of several frames")
             if _has_other_colours(profile or image.info.get("icc_profile")):
                 notes = (*notes, "colour profile other than sRGB, not applied")
@@ -89,6 +113,8 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), ending: str = "")
         # Decoders raise OSError, ValueError, SyntaxError, struct.error, ZeroDivisionError, MemoryError and more for
         # damaged data. All of them mean the same here.
         if kind == "TIFF" and (reason := tiff.unreadable_reason(tags)):
+            if read := _by_tifffile(data, frame, tags, limits):
+                return read[0], (*read[1], *more)
             raise Unreadable(reason) from e
         cut = isinstance(e, EOFError) or any(w in str(e).lower() for w in ("truncated", "unexpected end"))
         raise Unreadable(f"{'truncated' if cut else 'damaged'} {kind}") from e
@@ -103,11 +129,43 @@ def decode_pillow(image: Image.Image, limits: DecodeLimits = DecodeLimits()) -> 
     try:
         with _without_warnings:
             _check_header(image.size, limits)
-            return pillow_pixels(image, None)
+            return pillow_pixels(image, None, limits.window)
     except Unreadable:
         raise
     except Exception as e:  # whatever loading a file that was opened lazily raises
         raise Unreadable(f"cannot be read ({type(e).__name__})") from e
+
+
+def _by_tifffile(data: bytes, frame: int, tags: Any, limits: DecodeLimits) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return a page that Pillow cannot read, and notes; None if tifffile is missing or cannot read it either."""
+    try:
+        _check_header((tags[256], tags[257]), limits)
+        with _without_warnings:
+            return tiff.read_by_tifffile(data, frame, tags, limits.window)
+    except Unreadable:
+        raise
+    except Exception:  # as above; a codec of `imagecodecs` may be missing too
+        return None
+
+
+def list_frames(data: bytes) -> list[int]:
+    """Return the numbers of the frames of an encoded image that `decode` takes; [0] if it has one, or is damaged.
+
+    Raises:
+        Unreadable: a DICOM file, and `pydicom` is not installed.
+    """
+    kind = sniff(data)
+    try:
+        with _without_warnings:
+            if kind == "TIFF":
+                return tiff.list_pages(data) or [0]
+            if kind == "DICOM":
+                return list(range(count_frames(data)))
+    except Unreadable:
+        raise
+    except Exception:  # `decode` says what is wrong
+        pass
+    return [0]
 
 
 class _WithoutWarnings:

@@ -12,11 +12,12 @@ EXTENSIONS = {
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     ".webp": "WEBP",
     ".gif": "GIF",
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
 }
 
 _MAGIC = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<WEBP>RIFF....WEBP)"
-    rb"|(?P<GIF>GIF8[79]a)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<BMP>BM)",
+    rb"|(?P<GIF>GIF8[79]a)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<BMP>BM)|(?P<DICOM>.{128}DICM)",
     re.DOTALL,
 )
 
@@ -31,7 +32,7 @@ class Unreadable(Exception):
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the Pillow format name of the first bytes, or None if it is not one of the six that are read."""
+    """Return the format of the first bytes, "DICOM" or Pillow's name of it; None if it is not one that is read."""
     found = _MAGIC.match(data)
     return found.lastgroup if found else None
 
@@ -40,7 +41,6 @@ def sniff(data: bytes) -> str | None:
 # scans, and are reported whatever the file's extension.
 _PICTURES = (
     (re.compile(rb".{4}ftyp(hei|hev|mif|avi)", re.DOTALL), "HEIC or AVIF", "JPEG or PNG"),
-    (re.compile(rb".{128}DICM", re.DOTALL), "DICOM", "PNG"),
     (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "JPEG 2000", "PNG"),
     (re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"), "JPEG XL", "PNG"),
     (re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s|P7\nWIDTH |P[Ff]\n\d"), "PGM, PPM or a relative", "PNG"),
@@ -67,7 +67,7 @@ _BY_ENDING |= dict.fromkeys(CAMERA_RAW, "a camera's raw format")
 
 
 # Extensions of image files that are not read: they are listed as unreadable, with the reason.
-NOT_READ = {".heic", ".heif", ".avif", ".dcm", ".dicom", ".psd", ".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jxl"}
+NOT_READ = {".heic", ".heif", ".avif", ".psd", ".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jxl"}
 NOT_READ |= {".pgm", ".ppm", ".pbm", ".pnm", ".pam", ".pfm", ".exr", ".fits", *_BY_ENDING}
 
 

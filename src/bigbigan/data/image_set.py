@@ -12,7 +12,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 from bigbigan.data.names import extension
+from bigbigan.data.window import ToBytes
 
 if TYPE_CHECKING:
     from bigbigan.data.readers.datasets import DatasetStore
@@ -201,7 +202,14 @@ class Source:
     max_unreadable: float = 0.05  # share of a split
     labels: LabelsFile | None = None  # if given, it replaces the source's own labels
     mirrorable: bool = True  # whether mirror images are as natural as the images; False for digits and letters
+    frames: dict[str, list[str]] = field(default_factory=dict)  # the frames of each file that has several
     _counted: set[str] = field(default_factory=set, repr=False)
+
+    def set_window(self, window: ToBytes | None) -> None:
+        """Set how images of more than 8 bits are reduced to 8; those of arrays have 8."""
+        for images in self.splits.values():
+            if isinstance(images.store, FileStore):
+                images.store.limits = replace(images.store.limits, window=window)
 
     def record(self, file: str, notes: Iterable[str]) -> None:
         """Count the conversions of one image that was read."""

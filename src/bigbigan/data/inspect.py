@@ -11,12 +11,15 @@ import numpy as np
 from PIL import Image
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import ImageSet, Source
+from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint
+from bigbigan.data.window import Sampler
 from bigbigan.errors import UserError
 from bigbigan.image import resize_square, to_channels
 
 __all__ = ["class_sheet", "contact_sheet", "inspect"]
+
+SAMPLED, VALUES = 1_000, 4_096  # images of a split, and values of each, that a window is advised from
 
 
 def inspect(source: Source) -> dict[str, Any]:
@@ -26,8 +29,10 @@ def inspect(source: Source) -> dict[str, Any]:
         A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `unlabelled` (number of
         images), `classes`, `sizes` as [width, height], `channels`, `unreadable`, `duplicates`,
         `fingerprint`), `shared` (images that two splits have in common, such as {"train, test": 3}), `skipped_count`,
-        `skipped` (the first 20, [file, reason]) and `notes`. Images are duplicates if all their pixels are equal.
+        `skipped` (the first 20, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
+        are duplicates if all their pixels are equal.
     """
+    deep = _sample_values(source)
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
     for name, images in source.splits.items():
@@ -41,7 +46,51 @@ def inspect(source: Source) -> dict[str, Any]:
         "skipped_count": len(source.skipped),
         "skipped": [[file, reason] for file, reason in source.skipped[:20]],
         "notes": dict(sorted(source.notes.items())),
+        "remedies": _remedies(source, splits, deep),
     }
+
+
+def _sample_values(source: Source) -> Sampler:
+    """Return a sample of the values of the images that have more than 8 bits, while the source has no window."""
+    sampler = Sampler(VALUES)
+    stores = {id(s.store): s.store for s in source.splits.values()}.values()
+    windows = [store.limits.window for store in stores if isinstance(store, FileStore)]
+    if any(windows):
+        return sampler  # nothing to advise
+    source.set_window(sampler)
+    for images in source.splits.values():
+        for i in range(0, len(images), -(-len(images) // SAMPLED)):
+            with suppress(Unreadable):
+                images.load(i)
+    source.set_window(None)
+    return sampler
+
+
+def _remedies(source: Source, splits: dict[str, Any], deep: Sampler) -> list[str]:
+    """Return sentences that name the settings for deep images, stacks and images of several sizes."""
+    found = []
+    if values := deep.percentiles((0, 0.1, 50, 99.9, 100)):
+        lowest, black, middle, white, highest = values
+        found.append(
+            f"images of more than 8 bits have values from {lowest:g} to {highest:g} (median {middle:g}). By default "
+            "their upper 8 bits are kept, and float and 32-bit images refused. To use a window of values, train with "
+            f"--set data.window_percentiles=[0.1,99.9], or --set data.window=[{black:g},{white:g}]"
+        )
+    if stacks := source.notes["first of several frames"]:
+        found.append(f"{stacks:,} files have several frames: --set data.frames=all makes each frame an image")
+    if missing := sum("pip install" in reason for _, reason in source.skipped):
+        first = next(reason for _, reason in source.skipped if "pip install" in reason)
+        found.append(f"{missing:,} files cannot be read without another package: {first}")
+    sizes = [split["sizes"] for split in splits.values() if split["sizes"]]
+    sides = [min(size[which]) for size in sizes for which in ("min", "max")]
+    if sizes and max(sides) > 1.5 * min(sides):
+        median = min(sizes[0]["median"])
+        found.append(
+            f"images have several sizes: the central square of each is resized to encoder.resolution, so objects "
+            f"change their scale. If scale matters, cut them to one size first. Half of them have {median} px or more "
+            "on their shorter side: choose an experiment whose encoder.resolution is not above it"
+        )
+    return found
 
 
 def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]]:

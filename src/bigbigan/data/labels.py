@@ -13,7 +13,10 @@ A name matches the image of the same name. Otherwise names match by suffix at fo
 and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` does not. If nothing matches, extensions
 are compared regardless of case, and a name without an extension matches any extension.
 
-Cells are unescaped by `bigbigan.data.csv_cells.text_of`: '=x, which spreadsheets save, is =x.
+A name of a file of several frames (`data.frames=all`) is for all of its frames, except those with a row of their own.
+
+Text is UTF-8, or else Windows-1252, as Excel saves it; separated by commas, semicolons or tabs. Cells are unescaped by
+`bigbigan.data.csv_cells.text_of`: '=x, which spreadsheets save, is =x.
 
 The file replaces the source's own labels. An image without a row, or whose cell is empty or one of `NO_LABEL`, has no
 label (-1); without a group it is a group of its own; without a split it stays in the source's split.
@@ -97,10 +100,7 @@ def apply_labels(source: Source, path: Path) -> None:
 def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
     """Return the rows of a CSV file with commas, semicolons or tabs: (file, row)."""
     what = f"--labels {shown(path)}"
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} is not UTF-8 text (byte {error.start:,}); save it as CSV UTF-8") from None
+    text = _text(content, what)
     head = text.partition("\n")[0]
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True))
@@ -139,15 +139,40 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
     return rows
 
 
+def _text(content: bytes, what: str) -> str:
+    """Return the text of a file in UTF-8, in UTF-16 with a byte order mark, or else in Windows-1252 (Latin-1).
+
+    Excel's plain "CSV" is Windows-1252 in Western Europe. A file that is neither is refused: bytes that Windows-1252
+    does not define, or control characters.
+    """
+    try:
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return content.decode("utf-16")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        try:
+            text = content.decode("cp1252")
+            if any(c < " " and c not in "\t\r\n" for c in text):
+                raise ValueError
+        except ValueError:
+            raise UserError(f"{what} is not text (byte {error.start:,}); save it as CSV UTF-8") from None
+        return text
+
+
 def _matched(rows: list[tuple[str, _Row]], source: Source, path: Path) -> dict[str, _Row]:
     """Return the rows by the image they name."""
     what = f"--labels {shown(path)}"
     files = [file for split in source.splits.values() for file in split.files]
     exact, loose = _Index(files), _Index(files, loose=True)
+    stacks = _Index(list(source.frames))
     matched: dict[str, _Row] = {}
+    of_stacks: dict[str, _Row] = {}  # of rows that name a file of several frames
     unmatched = []
     for name, row in rows:
         matches = exact.find(name) or loose.find(name)
+        if not matches and len(files_found := stacks.find(name)) == 1:
+            of_stacks |= dict.fromkeys(source.frames[files_found[0]], row)
+            continue
         if len(matches) > 1:
             raise UserError(f"{what}: {shown(name)} may be {matches[0]} or {matches[1]}; give the whole name")
         if not matches:
@@ -159,7 +184,7 @@ def _matched(rows: list[tuple[str, _Row]], source: Source, path: Path) -> dict[s
             f"{what}: {len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, "
             f"the first is {shown(unmatched[0])}; an image there is called {shown(files[0])}"
         )
-    return matched
+    return of_stacks | matched
 
 
 class _Index:

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, Source
 from bigbigan.data.names import shown
+from bigbigan.data.window import Sampler
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
 from bigbigan.image.crop_sizes import CENTRAL, STORED
@@ -24,6 +26,7 @@ __all__ = [
     "fingerprint",
     "load_pixels",
     "load_view",
+    "measure_window",
     "quick_fingerprint",
     "read_pixels",
     "stored_side",
@@ -35,6 +38,7 @@ __all__ = [
 T = TypeVar("T")
 Pixels = TypeVar("Pixels", bound=Any)  # an array or a tensor
 
+WINDOW_IMAGES = 10_000  # maximum number of images that a window is measured on
 DECODED_TOGETHER = 16  # images that a thread decodes in one call
 REMEDY = "repair or remove them, or allow a larger share, such as --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
@@ -229,6 +233,39 @@ def typical_side(images: ImageSet, max_images: int = 50) -> int:
         except Unreadable:
             continue
     return int(np.median(sides)) if sides else 0
+
+
+def measure_window(source: Source, images: ImageSet, percentages: tuple[float, ...]) -> tuple[float, float]:
+    """Return two percentiles of the values of images that have more than 8 bits: black and white of a window.
+
+    They are measured on all images; on `WINDOW_IMAGES` that are spread evenly if there are more, and on the first shard
+    if shards are remote. The source has no window afterwards.
+
+    Raises:
+        UserError: no image has more than 8 bits, or the two percentiles are equal.
+    """
+    order = images.in_first_shard(np.arange(len(images)))
+    order = order[:: max(1, -(-len(order) // WINDOW_IMAGES))]
+    sampler = Sampler(min(2**16, max(64, 2**23 // len(order))))
+    source.set_window(sampler)
+    stopped = threading.Event()
+
+    def load(i: int) -> list[None]:
+        with suppress(Unreadable):  # counted when the pixels are read
+            images.load(int(order[i]))
+        return []
+
+    try:
+        for _ in _in_threads(load, range(len(order)), lambda i: images.fetch_ahead(int(order[i])), stopped):
+            pass
+    finally:
+        source.set_window(None)
+    window, name = sampler.percentiles(percentages), f"data.window_percentiles=[{percentages[0]:g},{percentages[1]:g}]"
+    if window is None:
+        raise UserError(f"{name}: no image of {source.spec} that can be read has more than 8 bits; remove this setting")
+    if window[0] == window[1]:
+        raise UserError(f"{name}: both are {window[0]:g} in {source.spec}; take percentiles further apart")
+    return window[0], window[1]
 
 
 def load_view(

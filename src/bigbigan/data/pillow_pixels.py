@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from bigbigan.data.formats import Unreadable
+from bigbigan.data.window import ToBytes
 
-__all__ = ["ORIENTATION", "pillow_pixels"]
+__all__ = ["ORIENTATION", "deep_to_8_bits", "pillow_pixels"]
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
 _TRANSPOSE = {  # orientation: the operation that turns the image upright
@@ -26,12 +27,13 @@ _CONVERTED = {
 }
 
 
-def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def pillow_pixels(image: Any, data: bytes | None, window: ToBytes | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the pixels of an opened image's current frame, upright, and notes on what was converted.
 
     Args:
         image: a `PIL.Image.Image`.
         data: the file it was opened from, if known.
+        window: reduces grey values of more than 8 bits to 8; by default the range of their format does.
 
     Raises:
         Unreadable: the pixel format is not supported.
@@ -39,6 +41,7 @@ def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str
     notes: list[str] = []
     tags = getattr(image, "tag_v2", None) or {}  # TIFF only; read now, as loading removes the orientation
     bits, min_is_white = np.ravel(tags.get(258, 0))[0], tags.get(262) == 0
+    unsigned = bool(tags) and np.ravel(tags.get(339, 1))[0] == 1
     tiff_turned = tags.get(ORIENTATION) in _TRANSPOSE
     colour_type = None
     if image.format == "PNG" and data is not None:
@@ -58,7 +61,13 @@ def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str
     upright = image.transpose(transpose) if transpose is not None else image
     upright.info = image.info
     if upright.mode.startswith("I") or upright.mode == "F":
-        array = _from_deep(upright, bits, min_is_white, notes)
+        values = np.asarray(upright)
+        if bits == 32 and unsigned and values.dtype == np.int32:  # Pillow has no unsigned type of 32 bits
+            values = values.view(np.uint32)
+        array = deep_to_8_bits(values, bits, window, notes)
+        array = 255 - array if min_is_white else array  # Pillow inverts such TIFFs at 8 bits but not at 16
+        if "transparency" in image.info:
+            notes.append("transparency ignored")
     else:
         array = _from_8bit(upright, bits, notes)
         if colour_type == 4:  # grey + alpha, which Pillow reads as RGBA at 16 bits
@@ -66,24 +75,28 @@ def pillow_pixels(image: Any, data: bytes | None) -> tuple[np.ndarray, tuple[str
     return np.ascontiguousarray(array), tuple(notes)
 
 
-def _from_deep(image: Image.Image, bits: int, min_is_white: bool, notes: list[str]) -> np.ndarray:
-    """Return the upper 8 bits of a 16-bit or 12-bit grey image (modes I, I;16 and similar), [H, W, 1]."""
-    if image.mode == "F":
-        raise Unreadable("float pixels (no fixed range to scale from; save as 8 or 16 bits)")
-    values = np.asarray(image).astype(np.int32)  # 32-bit unsigned values wrap below 0, and are refused
+def deep_to_8_bits(values: np.ndarray, bits: int, window: ToBytes | None, notes: list[str]) -> np.ndarray:
+    """Return grey values [H, W] of more than 8 bits as uint8 [H, W, 1]: by a window, or else their upper 8 bits.
+
+    Raises:
+        Unreadable: without a window, float pixels or those of 32 bits.
+    """
+    if window is not None:
+        notes.append("more than 8 bits, windowed")
+        return window(values)[:, :, None]
+    if values.dtype.kind == "f":
+        raise Unreadable("float pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)")
     if bits == 32 or values.min() < 0 or values.max() > 65_535:
-        raise Unreadable("32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)")
-    depth = 12 if bits == 12 else 16
-    if min_is_white:  # Pillow inverts such TIFFs at 8 bits but not at 16
-        values = 2**depth - 1 - values
+        raise Unreadable(
+            "32-bit or signed pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
+        )
+    depth = bits if 8 < bits < 16 else 16
     notes.append(f"{depth}-bit scaled to 8")
     if depth == 16 and 0 < values.max() < 4096:
         # A 12-bit camera in a 16-bit file. Stretching each image by its own maximum would change brightness
         # between images, so this is only noted.
         notes.append("16-bit, but values under 4096: dark, 16 levels or fewer")
-    if "transparency" in image.info:
-        notes.append("transparency ignored")
-    return (values >> (depth - 8)).astype(np.uint8)[:, :, None]
+    return (values.astype(np.int32) >> (depth - 8)).astype(np.uint8)[:, :, None]
 
 
 def _from_8bit(image: Image.Image, bits: int, notes: list[str]) -> np.ndarray:

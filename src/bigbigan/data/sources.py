@@ -22,11 +22,13 @@ import os
 import re
 import stat
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, Unreadable
+from bigbigan.data.frames import MAX_STACK_BYTES, expand_frames
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.labels import apply_labels
 from bigbigan.data.names import extension, shown
@@ -74,7 +76,7 @@ def open_source(
         spec: the value of `--data`.
         labels: a CSV file whose labels replace the source's own (bigbigan.data.labels).
         max_unreadable: the share of a split that may be unreadable before reading stops.
-        limits: limits on the size of one image.
+        limits: limits on the size of one image; and whether each frame of a stack is an image.
         labelled: False to open the images without labels; then folders are not classes.
         dataset: a map-style data set to open instead (bigbigan.data.readers.datasets); then `spec` is only its name.
 
@@ -87,6 +89,8 @@ def open_source(
     name, path = parse_spec(spec) if dataset is None else ("", Path(spec))
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
+    if limits.all_frames:
+        limits = replace(limits, max_bytes=MAX_STACK_BYTES)
     try:
         # Folders are classes unless the labels come from a file.
         classed = labelled and (bool(name) or labels is None)
@@ -111,6 +115,8 @@ def open_source(
         splits = {"train": images, **splits}
         source.notes[f"no train split: '{first}' is read as train"] += 1
     source.splits = splits
+    if limits.all_frames:
+        expand_frames(source)
     source.mirrorable &= _mirrorable(source)
     for split, images in splits.items() if name else ():
         # All known data sets have ten classes: any other number means a wrong name.
@@ -264,7 +270,7 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
 
 def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:
     """Return the error message for a path without images: what it has instead, and what was expected."""
-    hint = "expected JPEG, PNG, WebP, BMP, TIFF or GIF files"
+    hint = "expected JPEG, PNG, WebP, BMP, TIFF, GIF or DICOM files"
     if packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
         hint = f"give one of its archives, such as {shown(path / packed[0])}, or shards as part-{{000..099}}.tar"
     elif name:

@@ -1,16 +1,30 @@
-"""Read TIFF files that Pillow reads wrongly, and explain those it cannot read."""
+"""Read TIFF files that Pillow reads wrongly, list their pages, and explain those that cannot be read."""
 
 import io
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.pillow_pixels import ORIENTATION, pillow_pixels
+from bigbigan.data.pillow_pixels import ORIENTATION, deep_to_8_bits, pillow_pixels
+from bigbigan.data.window import ToBytes
 
-__all__ = ["has_planes", "read_planes", "read_tags", "unreadable_reason"]
+__all__ = [
+    "has_deep_colour",
+    "has_planes",
+    "list_pages",
+    "read_by_tifffile",
+    "read_planes",
+    "read_tags",
+    "unreadable_reason",
+]
+
+MAX_PAGES = 100_000
+INSTALL = "pip install 'bigbigan[tiff]'"
 
 _COMPRESSION_OF_PLANES = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, Deflate
 _COMPRESSIONS_NOT_READ = {
@@ -21,14 +35,25 @@ _COMPRESSIONS_NOT_READ = {
 _PLANE_TAGS = {256: "I", 257: "I", 259: "H", 266: "H", ORIENTATION: "H", 278: "I", 317: "H", 322: "I", 323: "I"}
 
 
-def read_tags(data: bytes) -> Any:
-    """Return the tags of a TIFF file's first page; missing tags are absent."""
-    head = 16 if data[2:4] in (b"+\0", b"\0+") else 8
-    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:head])
-    file = io.BytesIO(data)
-    file.seek(tags.next)
-    tags.load(file)
-    return tags
+def read_tags(data: bytes, page: int = 0) -> Any:
+    """Return the tags of a page of a TIFF file; missing tags are absent."""
+    return next(islice(_all_tags(data), page, None))
+
+
+def list_pages(data: bytes) -> list[int]:
+    """Return the numbers of the pages that are images of their own: neither thumbnails nor masks of other pages."""
+    return [k for k, tags in enumerate(islice(_all_tags(data), MAX_PAGES)) if not tags.get(254, 0) & 0b101]
+
+
+def _all_tags(data: bytes) -> Iterator[Any]:
+    """Iterate over the tags of each page. Raises whatever damaged files raise."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
+    file, seen = io.BytesIO(data), set[int]()
+    while tags.next and tags.next not in seen:  # the pages of a damaged file may form a circle
+        seen.add(tags.next)
+        file.seek(tags.next)
+        tags.load(file)
+        yield tags
 
 
 def has_planes(tags: Any) -> bool:
@@ -44,7 +69,7 @@ def has_planes(tags: Any) -> bool:
     return tags.get(284) == 2 or (white_is_0 and sixteen_bits and tags.prefix == b"MM" and tags.get(277, 1) == 1)
 
 
-def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_planes(tags: Any, data: bytes, window: ToBytes | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the grey or RGB pixels of a page, each channel decoded as a grey image, and notes on what was converted.
 
     Raises:
@@ -61,7 +86,7 @@ def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     for k in range(colours + alpha):
         plane = _plane(tags, data, k, samples)
         with Image.open(io.BytesIO(plane), formats=["TIFF"]) as image:
-            pixels, plane_notes = pillow_pixels(image, plane)
+            pixels, plane_notes = pillow_pixels(image, plane, window)
         planes.append(pixels)
         notes += [note for note in plane_notes if note not in notes]
     array = np.concatenate(planes[:colours], axis=2)
@@ -73,7 +98,6 @@ def read_planes(tags: Any, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
         array = np.minimum(premultiplied + (255 - opacity), 255).astype(np.uint8)
         notes += ["alpha composited on white"] if opacity.min() < 255 else []
     notes += ["further channels ignored"] if samples > colours + alpha else []
-    notes += ["first of several frames"] if tags.next else []
     return array, tuple(notes)
 
 
@@ -102,16 +126,51 @@ def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
 
 
 def unreadable_reason(tags: Any) -> str | None:
-    """Return why Pillow cannot read a page with these tags, or None if it should."""
+    """Return why a page with these tags cannot be read without `tifffile`, or None if Pillow should read it."""
     bits, samples = np.ravel(tags.get(258, 1)).tolist(), tags.get(277, 1)
     if name := _COMPRESSIONS_NOT_READ.get(tags.get(259, 1)):
-        return f"TIFF compressed as {name} (save it uncompressed, or with LZW or Deflate)"
+        return f"TIFF compressed as {name} ({INSTALL}, or save it uncompressed, or with LZW or Deflate)"
     if 3 in np.ravel(tags.get(339, 1)):
-        return "float pixels (no fixed range to scale from; save as 8 or 16 bits)"
+        return "float pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
     if max(bits, default=1) > 16 or 2 in np.ravel(tags.get(339, 1)):
-        return "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)"
+        return "32-bit or signed pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
     if samples not in (1, 3, 4) or (samples != 1 and tags.get(262) in (0, 1)):
         return f"TIFF of {samples} channels (save it as grey or RGB)"
     if not set(bits) <= {1, 2, 4, 8, 16}:
-        return f"TIFF of {max(bits)} bits a channel (save as 8 or 16 bits)"
+        return f"TIFF of {max(bits)} bits a channel ({INSTALL}, or save as 8 or 16 bits)"
     return None
+
+
+def has_deep_colour(tags: Any) -> bool:
+    """Return whether a page has colour of 16 bits, of which Pillow keeps the upper 8."""
+    return tags.get(262) == 2 and 16 in np.ravel(tags.get(258, 1))
+
+
+def read_by_tifffile(
+    data: bytes, page: int, tags: Any, window: ToBytes | None
+) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return the pixels of a page that Pillow cannot read, and notes; None if `tifffile` is not installed.
+
+    Raises:
+        Unreadable: float or 32-bit pixels without a window, or another number of channels than 1, 3 or 4.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        return None
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        values = np.asarray(file.pages[page].asarray())
+    if tags.get(284) == 2 and values.ndim == 3:
+        values = np.moveaxis(values, 0, -1)
+    values = values[:, :, None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
+        raise Unreadable(f"TIFF of {values.shape[-1]} channels (save it as grey or RGB)")
+    notes = ["read by tifffile"]
+    if values.shape[2] == 4:
+        values = values[:, :, :3]
+        notes.append("further channels ignored")
+    if values.dtype != np.uint8:
+        bits = int(np.max(tags.get(258, 1)))
+        planes = [deep_to_8_bits(values[:, :, k], bits, window, notes) for k in range(values.shape[2])]
+        values = np.concatenate(planes, axis=2)
+    return np.ascontiguousarray(255 - values if tags.get(262) == 0 else values), tuple(dict.fromkeys(notes))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
@@ -35,6 +36,8 @@ __all__ = [
 PIXELS_SIDE = 64
 PCA_VARIANCE = 0.8  # share of the variance that the components carry
 PCA_COMPONENTS = 256  # maximum
+FEW_COMPONENTS = 64
+DENSE = 2_000  # rows of a matrix up to which all its eigenvectors are computed together
 PCA_IMAGES = 5_000  # maximum number of images that the components are computed from
 MAX_LAYER_SIZE = 9_216  # maximum length of the features of a layer; AlexNet's own pool5 has as many
 DEFAULT_FEATURES = ("avepool", "bn_crelu")
@@ -63,15 +66,17 @@ def encoder_features(
         encoder: an encoder with the methods that `outputs` calls.
         pixels: uint8 [N, C, R, R].
         names: features to compute.
-        batch_size: images in one pass; by default 500, or what `--batch-size` says.
+        batch_size: images in one pass; by default what `--batch-size` says, or else as many as are fast: 128 on a CPU,
+            whose caches hold their maps, and 500 on other devices.
         mirrored: whether to mirror the images left to right first.
 
     Raises:
         UserError: features that are not finite.
     """
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
+    batch_size = batch_size or images_per_pass(128 if torch.device(device).type == "cpu" else 500)
     parts: dict[str, list[Tensor]] = {}
-    for chunk in torch.from_numpy(pixels).split(batch_size or images_per_pass(500)):
+    for chunk in torch.from_numpy(pixels).split(batch_size):
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
         for name, value in outputs(encoder, x.flip(3) if mirrored else x, names).items():
             parts.setdefault(name, []).append(value.cpu())
@@ -163,15 +168,31 @@ def pca_pixels(pixels: np.ndarray) -> PCAPixels:
     n, d = x.shape
     square = x @ x.T if n < d else x.T @ x
     maximum = min(PCA_COMPONENTS, len(square))
-    spread, vectors = eigh(square, subset_by_index=(len(square) - maximum, len(square) - 1))
-    spread, vectors = spread[::-1], vectors[:, ::-1]
     total = float(np.trace(square))
+    spread, vectors = _leading(square, maximum, PCA_VARIANCE * total)
     count = min(int(np.searchsorted(spread.cumsum(), PCA_VARIANCE * total)) + 1, maximum)
     spread, vectors = np.maximum(spread[:count], 1e-12 * total + 1e-300), vectors[:, :count]
     directions = (vectors / np.sqrt(spread)).T @ x if n < d else vectors.T
     largest = directions[np.arange(count), np.abs(directions).argmax(1)]
     directions *= np.sign(largest + (largest == 0))[:, None]  # a sign that does not depend on the algorithm
     return PCAPixels(mean, directions * np.sqrt(n / spread)[:, None])
+
+
+def _leading(square: np.ndarray, maximum: int, enough: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest eigenvalues of a symmetric matrix and their vectors, in falling order.
+
+    They are as many as have the sum `enough`, or more; `maximum` at most.
+    """
+    n = len(square)
+    if n <= DENSE:
+        spread, vectors = eigh(square, subset_by_index=(n - maximum, n - 1))
+        return spread[::-1], vectors[:, ::-1]
+    for count in (FEW_COMPONENTS, maximum):  # a few are found several times as fast, and mostly enough
+        spread, vectors = eigsh(square, count, v0=np.random.default_rng(0).normal(size=n), tol=1e-9)
+        if spread.sum() >= enough:
+            break
+    order = np.argsort(-spread)
+    return spread[order], vectors[:, order]
 
 
 def fill_statistics(

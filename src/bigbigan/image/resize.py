@@ -71,8 +71,10 @@ def resize_square(array: np.ndarray, resolution: int, crop: str = "center", pad:
     if way == "exact":
         return array
     if way == "padded":
-        before, odd = divmod(resolution - len(array), 2)
-        return np.pad(array, ((before, before + odd), (before, before + odd), (0, 0)))
+        before, end = (resolution - len(array)) // 2, (resolution + len(array)) // 2
+        padded = np.zeros((resolution, resolution, channels), dtype=array.dtype)
+        padded[before:end, before:end] = array
+        return padded
     image = Image.fromarray(array[:, :, 0] if channels == 1 else np.ascontiguousarray(array))
     resized = np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
     return resized[:, :, None] if channels == 1 else resized

@@ -1,8 +1,8 @@
 """Use a trained model: encode, generate, reconstruct, discriminate.
 
 Names are those of the authors' published modules. Images are float tensors [N, C, H, W] in [-1, 1], or NumPy arrays of
-that form; uint8 is accepted and converted. G and E are the averaged networks with standing statistics, in evaluation
-mode.
+that form; uint8 is accepted and converted, and paths, PIL images and lists of them are decoded (`Model.prepare`). G and
+E are the averaged networks with standing statistics, in evaluation mode.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize, to_float, to_grey
 from bigbigan.inference.arguments import as_tensor, check_at_least, check_range, is_whole
 from bigbigan.inference.head import Head, Prediction
+from bigbigan.inference.inputs import as_numbers
 from bigbigan.inference.latents import Refined, interpolate, refine
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.models import FeatureEncoder, Networks
 from bigbigan.models.batch_norm import batch_norms, standing_statistics
+from bigbigan.models.encoder import Posterior
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.devices import usable_device
 
 __all__ = ["Encoding", "Model", "Scores"]
 
 BATCH = 64  # images in a pass through G
+ENCODED_TOGETHER = 256  # images in a pass through E
+NOT_GIVEN = (-1, 1)  # value_range by default: that of the networks
 
 
 @dataclass
@@ -82,6 +87,20 @@ class Model:
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
 
+    def __repr__(self) -> str:
+        c, parts = self.config, []
+        if self.networks.E is not None:
+            latents = f", z [{c.latent.dim}]" if c.has_generator else ""
+            shape = f"{c.data.channels}×{c.encoder.resolution}×{c.encoder.resolution}"
+            parts.append(f"E: {shape} images to {self.encoder.num_features} features{latents}")
+        if self.networks.G is not None:
+            parts.append(f"G: z [{c.latent.dim}] to {c.generator.resolution} px")
+        parts += ["D"] if self.networks.D is not None else []
+        parts += [f"window {c.data.window[0]:g} to {c.data.window[1]:g}"] if c.data.window else []
+        count = sum(p.numel() for network in filter(None, self.networks) for p in network.parameters())
+        described = "; ".join([*parts, f"{count:,} parameters", str(self.device)])
+        return f"Model({c.experiment}, step {self.step:,}; {described})"
+
     @property
     def encoder(self) -> FeatureEncoder:
         return self.networks.encoder
@@ -106,14 +125,17 @@ class Model:
             network.to(device)
         return self
 
-    def prepare(self, images: Tensor | np.ndarray, value_range: tuple[float, float] = (-1, 1)) -> Tensor:
+    def prepare(self, images: Any, value_range: tuple[float, float] = NOT_GIVEN) -> Tensor:
         """Convert images to E's input: float [N, C, R, R] in [-1, 1], on the model's device.
 
         The result may be passed to this method again, and to the others.
 
         Args:
-            images: uint8 or float [N, C, H, W].
-            value_range: black and white of float images, such as (0, 1).
+            images: uint8 or float [N, C, H, W], a tensor or an array (an array may have its channels last). Or a path,
+                a PIL image, a list of them, or a list of uint8 arrays [H, W] or [H, W, C]: these are decoded, cropped
+                to their central square and resized as in training.
+            value_range: black and white of float images and of integers of more than 8 bits, such as (0, 1). By
+                default float images lie in [-1, 1], and integers are converted by `data.window`.
 
         Warns once if float images are all 0 or more and no range was given: they may lie in [0, 1].
 
@@ -122,9 +144,9 @@ class Model:
         """
         channels, side = self.config.data.channels, self.config.encoder.resolution
         prepared = getattr(images, _PREPARED, False)
-        images = as_tensor(images, "images", "uint8 or float [N, C, H, W]")
+        images = as_tensor(as_numbers(images, self.config), "images", "uint8 or float [N, C, H, W]")
         if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UserError(f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]")
+            images = self._from_integers(images, value_range)
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
         x = to_float(images) if images.dtype == torch.uint8 else images.float()
@@ -141,6 +163,19 @@ class Model:
         x = x.to(self.device)
         setattr(x, _PREPARED, True)
         return x
+
+    def _from_integers(self, images: Tensor, value_range: tuple[float, float]) -> Tensor:
+        """Return integers of more than 8 bits as uint8 by the window of the run, or as float if a range is given."""
+        if images.dtype not in (torch.uint16, torch.int16, torch.uint32, torch.int32, torch.int64):
+            raise UserError(f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]")
+        if value_range is not NOT_GIVEN:
+            return images.double()
+        if not self.config.data.window:
+            raise UserError(
+                f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]; or say which values "
+                "are black and white: value_range=(0, 65535)"
+            )
+        return torch.from_numpy(Window(*self.config.data.window)(images.cpu().numpy()))
 
     def _scaled(self, x: Tensor, value_range: tuple[float, float], prepared: bool) -> Tensor:
         """Scale float images from their range to [-1, 1]."""
@@ -177,20 +212,21 @@ class Model:
         return z
 
     @torch.no_grad()
-    def encode(
-        self, images: Tensor | np.ndarray, seed: int = 0, value_range: tuple[float, float] = (-1, 1)
-    ) -> Encoding:
-        """Return E's outputs for images [N, C, H, W].
+    def encode(self, images: Any, seed: int = 0, value_range: tuple[float, float] = NOT_GIVEN) -> Encoding:
+        """Return E's outputs for N images.
 
         Args:
-            images: uint8 or float.
+            images: uint8 or float [N, C, H, W]; or paths, PIL images, a list; see `prepare`.
             seed: of the noise of z_sample.
             value_range: see `prepare`.
 
         Raises:
             UserError: images that cannot be used, or features that are not finite.
         """
-        q, avepool, bn_crelu = self.encoder.all_outputs(self.prepare(images, value_range))
+        x = self.prepare(images, value_range)
+        q, avepool, bn_crelu = _joined(
+            [self.encoder.all_outputs(part) for part in x.split(images_per_pass(ENCODED_TOGETHER))]
+        )
         _finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)
@@ -201,14 +237,14 @@ class Model:
     @torch.no_grad()
     def predict(
         self,
-        images: Tensor | np.ndarray,
+        images: Any,
         head: Head | str | Path | None = None,
-        value_range: tuple[float, float] = (-1, 1),
+        value_range: tuple[float, float] = NOT_GIVEN,
     ) -> Prediction:
-        """Classify images [N, C, H, W] by a saved head: probabilities, and whether an image is unlike training images.
+        """Classify N images by a saved head: probabilities, and whether an image is unlike training images.
 
         Args:
-            images: uint8 or float.
+            images: uint8 or float [N, C, H, W]; or paths, PIL images, a list; see `prepare`.
             head: a head or its file (`bigbigan classify --save`); by default the head in the exported model.
             value_range: see `prepare`.
 
@@ -305,7 +341,7 @@ class Model:
         return truncation * z
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor | np.ndarray) -> Tensor:
+    def reconstruct(self, images: Any) -> Tensor:
         """Return G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         x = self.prepare(images)
         parts = x.split(images_per_pass(BATCH))
@@ -411,6 +447,17 @@ class Model:
             found = self.discriminator(x, z)
             score = score + (1 - alpha) * torch.stack([F.softplus(-s) for s in found.values()]).mean(0)
         return score
+
+
+def _joined(parts: list[tuple[Posterior | None, Tensor, Tensor]]) -> tuple[Posterior | None, Tensor, Tensor]:
+    """Return E's outputs for several batches as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    posteriors, avepool, bn_crelu = zip(*parts, strict=True)
+    known = [q for q in posteriors if q is not None]
+    fields = ("mean", "stdev", "logits")
+    q = Posterior(*(torch.cat([getattr(q, name) for q in known]) for name in fields)) if known else None
+    return q, torch.cat(avepool), torch.cat(bn_crelu)
 
 
 _PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made

@@ -32,7 +32,7 @@ from bigbigan.inference.head import Head
 from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load
 from bigbigan.inference.model import Model
 from bigbigan.integrations.markdown import code, plain
-from bigbigan.integrations.onnx import encoder_outputs, require_onnx, write_onnx
+from bigbigan.integrations.onnx import encoder_input, encoder_outputs, require_onnx, write_onnx
 from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
 from bigbigan.models import Networks
 from bigbigan.progress import Bar
@@ -218,6 +218,7 @@ def _model_card(
             [f"E sees {c.encoder.resolution} px"] * has_encoder
             + [f"G makes {c.generator.resolution} px"] * has_generator
         ),
+        **({"window": f"{c.data.window[0]:g} is black, {c.data.window[1]:g} white"} if c.data.window else {}),
         **({"latents": latents} if has_generator else {"tasks": ", ".join(c.pretext.tasks)}),
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
         **({} if model.head is None else {"classes": _classes(model.head)}),
@@ -265,9 +266,12 @@ def _onnx_files(model: Model) -> list[str]:
     files = [z] if model.networks.G is not None else []
     if model.networks.E is not None:
         images, outputs = image.format(c.encoder.resolution), ", ".join(f"`{name}`" for name in encoder_outputs(model))
-        files = [f"- `encoder.onnx`: `images` float32 {images} to {outputs}", *files]
+        if c.data.window:
+            images = images.replace("in [-1, 1]", "in the units of the files, to which it applies the window")
+        files = [f"- `encoder.onnx`: `{encoder_input(model)}` float32 {images} to {outputs}", *files]
     if model.head is not None:
         head, shape = model.head, f"[N, {model.head.preprocessing.channels}, H, W]"
+        shape += ", already windowed to 8 bits," if c.data.window else ""
         limit = "" if head.max_distance is None else f"; above {head.max_distance:.4g}: unlike the training images"
         files = [
             f"- `classifier.onnx`: `images` uint8 {shape} of any size to `probabilities` float32 "

@@ -1,7 +1,8 @@
 """Write E and G as ONNX files, for runtimes without torch (`export --onnx`).
 
     encoder.onnx      images float32 [N, C, R, R] in [-1, 1] to z_mean, z_stdev, avepool_feat, bn_crelu_feat;
-                      only the last two if E has no latents
+                      only the last two if E has no latents; with `data.window` the input is `values` float32
+                      [N, C, R, R], grey or colour values in the units of the files, and the graph applies the window
     generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1];
                       y int64 [N] is a second input if G is conditioned on classes
     classifier.onnx   if the model has a saved head, see `bigbigan.integrations.onnx_classifier`
@@ -30,7 +31,7 @@ from bigbigan.io import writing
 from bigbigan.models import FeatureEncoder
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["encoder_outputs", "require_onnx", "write_onnx"]
+__all__ = ["encoder_input", "encoder_outputs", "require_onnx", "write_onnx"]
 
 LATENTS, FEATURES = ("z_mean", "z_stdev"), ("avepool_feat", "bn_crelu_feat")
 TOLERANCE = 1e-4  # between torch and ONNX Runtime, as a share of the largest magnitude
@@ -41,6 +42,11 @@ NO_LIMIT = 2**62
 def encoder_outputs(model: Model) -> tuple[str, ...]:
     """Return the names of encoder.onnx's outputs, in order."""
     return (LATENTS if model.config.has_generator else ()) + FEATURES
+
+
+def encoder_input(model: Model) -> str:
+    """Return the name of encoder.onnx's input."""
+    return "values" if model.config.data.window else "images"
 
 
 def require_onnx() -> None:
@@ -66,8 +72,11 @@ def write_onnx(model: Model, folder: Path) -> None:
     if model.networks.E is not None:
         shape = (count, c.data.channels, c.encoder.resolution, c.encoder.resolution)
         images = torch.rand(shape, generator=keyed_generator(0, "onnx")) * 2 - 1
-        network = _AllOutputs(model.networks.E)
-        _write(network, {"images": images.to(model.device)}, encoder_outputs(model), folder / "encoder.onnx")
+        network, name = _AllOutputs(model.networks.E, c.data.window), encoder_input(model)
+        if c.data.window:
+            black, white = c.data.window
+            images = (images * 0.6 + 0.5) * (white - black) + black  # from below black to above white
+        _write(network, {name: images.to(model.device)}, encoder_outputs(model), folder / "encoder.onnx")
         if model.head is not None:
             _write_classifier(model, model.head, folder / "classifier.onnx")
     if model.networks.G is None:
@@ -92,13 +101,16 @@ def _write_classifier(model: Model, head: Head, path: Path) -> None:
 
 
 class _AllOutputs(nn.Module):
-    """E with its outputs as a tuple."""
+    """E with its outputs as a tuple; with a window, of values that it converts to 8 bits as `Window` does."""
 
-    def __init__(self, E: FeatureEncoder) -> None:
+    def __init__(self, E: FeatureEncoder, window: tuple[float, ...] = ()) -> None:
         super().__init__()
-        self.E = E
+        self.E, self.window = E, window
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.window:
+            black, white = self.window
+            images = ((images - black) * (255 / (white - black))).clamp(0, 255).round() / 127.5 - 1
         q, avepool, bn_crelu = self.E.all_outputs(images)
         return (avepool, bn_crelu) if q is None else (q.mean, q.stdev, avepool, bn_crelu)
 

@@ -28,6 +28,7 @@ from bigbigan.data import DecodeLimits, Source, open_source, quick_fingerprint
 from bigbigan.data.names import shown
 from bigbigan.data.readers.download import REMOTE
 from bigbigan.data.sources import absolute_source, source_exists
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError, not_a_run
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.io import lock, read_json, write_error, write_json
@@ -163,8 +164,10 @@ def _current_path(recorded: str, from_run: Any, run: Path) -> str:
 
 
 def limits_of(config: Config) -> DecodeLimits:
-    """Return the limits of decoding an image that the settings of a run set."""
-    return DecodeLimits(max_pixels=config.data.max_pixels)
+    """Return how the settings of a run say that images are decoded."""
+    d = config.data
+    window = Window(*d.window) if d.window else None
+    return DecodeLimits(max_pixels=d.max_pixels, window=window, all_frames=d.frames == "all")
 
 
 def open_data(

@@ -14,9 +14,10 @@ from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, quick_fingerprint
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.loading import stored_side
+from bigbigan.data.loading import measure_window, stored_side
 from bigbigan.data.sources import relative_source
 from bigbigan.data.streaming import StreamedPixels, training_pixels
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.training import distributed
 from bigbigan.training.run_folder import read_card, read_config
@@ -52,15 +53,19 @@ class TrainingData:
 
 
 def resolve_config(config: Config, source: Source, images: ImageSet, spec: str, run: Path) -> Config:
-    """Return `config` with the settings that depend on the data: mirroring, the number of classes and their sizes.
+    """Return `config` with the settings that depend on the data: window, mirroring, number and sizes of the classes.
 
-    A run that is continued keeps the values in its config.json.
+    A run that is continued keeps the values in its config.json. The window, if it is measured, is set in `source`.
     """
     d = config.data
     recorded = read_config(run).data if (run / "config.json").exists() else None
     if config.can_mirror and d.mirror == "auto":
         by_source: Literal["always", "never"] = "always" if source.mirrorable else "never"
         d = replace(d, mirror=by_source if recorded is None else recorded.mirror)
+    if d.window_percentiles and not d.window:
+        known = () if recorded is None else recorded.window
+        d = replace(d, window=known or measure_window(source, images, d.window_percentiles))
+        source.set_window(Window(*d.window))
     if d.labels == "classes":
         sizes = _class_sizes(images, spec)
         classes = len(sizes)

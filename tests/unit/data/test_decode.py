@@ -81,7 +81,7 @@ def tiff_by_hand(array, order="<", planar=1, photometric=None, deflate=False, ro
     return magic + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4) + values + b"".join(strips)
 
 
-FLOAT = "float pixels (no fixed range to scale from; save as 8 or 16 bits)"
+FLOAT = "float pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
 
 
 def turned(orientation):
@@ -338,15 +338,15 @@ REFUSED = {
     ),
     "32-bit tiff": (
         tiff(9, 6, 32, 1, GREY.astype("<u4").tobytes()),
-        "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)",
+        "32-bit or signed pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)",
     ),
     "signed 16-bit tiff": (
         tiff(9, 6, 16, 1, (GREY.astype("<i2") - 100).tobytes(), sample_format=2),
-        "32-bit or signed pixels (no fixed range to scale from; save as 8 or 16 bits)",
+        "32-bit or signed pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)",
     ),
     "ppm, a format not read": (save(RGB, "PPM"), "PGM, PPM or a relative (convert to PNG)"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC or AVIF (convert to JPEG or PNG)"),
-    "dicom": (bytes(128) + b"DICM" + bytes(100), "DICOM (convert to PNG)"),
+    "dicom": (bytes(128) + b"DICM" + bytes(100), "DICOM (pip install 'bigbigan[dicom]', or convert to PNG)"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript (convert to PNG)"),
     "photoshop": (b"8BPS\0\1" + bytes(100), "Photoshop (convert to PNG)"),
     "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), "JPEG 2000 (convert to PNG)"),
@@ -367,7 +367,7 @@ REFUSED = {
     ),
     "tiff in jpeg 2000": (
         tiff(9, 6, 8, 1, GREY.tobytes(), _259=34712),
-        "TIFF compressed as JPEG 2000 (save it uncompressed, or with LZW or Deflate)",
+        "TIFF compressed as JPEG 2000 (pip install 'bigbigan[tiff]', or save it uncompressed, or with LZW or Deflate)",
     ),
     "too narrow": (save(np.zeros((1, 21), np.uint8), "PNG"), "too narrow (21x1: 21 to 1, limit 20)"),
     "no width": (png((0, 5, 8, 0), []), None),

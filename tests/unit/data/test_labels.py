@@ -230,8 +230,8 @@ WRONG = {
     "no column label": (b"file,class\na.png,1\n", "has no column 'label' but file, class"),
     "two columns label": (b"file,label,label\n000.png,1,2\n", "has two columns 'label'"),
     "no header": (b"000.png,1\n001.png,2\n", "has no column 'file'"),
-    "latin-1": ("file,label\n000.png,gut\n001.png,schädlich\n".encode("latin-1"), "is not UTF-8 text (byte 34)"),
-    "utf-16": ("file,label\n000.png,1\n".encode("utf-16"), "is not UTF-8 text"),
+    "no text": (b"file,label\n000.png,gut\n001.png,sch\x81dlich\n", "is not text (byte 34)"),
+    "binary": (b"file,label\n000.png,\xff\x00\n", "is not text (byte 19)"),
     "open quote": (b'file,label\n000.png,"x\n001.png,y\n', "is not a readable CSV file"),
     "a cell too many": (b"file,label\n000.png,x,y\n", "row 2 has 3 cells, the header 2"),
     "no name": (b"file,label\n000.png,x\n,y\n", "row 3 names no file"),
@@ -244,6 +244,17 @@ WRONG = {
     "no train": (b"file,label,split\n" + b"".join(b"%03d.png,x,test\n" % i for i in range(60)), "leaves no image in"),
     "no labels": (b"file,label\n000.png,\n001.png,\n", "gives no label"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_labels_are_read_as_spreadsheets_save_them(photos, tmp_path, encoding, separator):
+    rows = [("file", "label", "note"), ("000.png", "schädlich", "1,5 µm"), ("001.png", "gut", "")]
+    text = "\r\n".join(separator.join(f'"{cell}"' if separator in cell else cell for cell in row) for row in rows)
+    (tmp_path / "l.csv").write_bytes(text.encode(encoding))
+    found = by_file(open_source(str(photos), labels=tmp_path / "l.csv"))
+    assert found["right/000.png"] == ("train", "schädlich")
+    assert found["left/001.png"] == ("train", "gut")
 
 
 @pytest.mark.parametrize("case", WRONG)

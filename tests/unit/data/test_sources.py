@@ -240,7 +240,8 @@ def test_dicom_without_an_ending_is_reported(make):
     source = open_source(str(make(files)))
     load_pixels(source.splits["train"], 8, 1, source)
     reasons = {f.removeprefix("set/"): reason for f, reason in source.skipped}
-    assert reasons == {"IM0001": "DICOM (convert to PNG)", "a.tga": "TGA (convert to PNG)"}
+    remedy = "pip install 'bigbigan[dicom]', or convert to PNG"
+    assert reasons == {"IM0001": f"DICOM ({remedy})", "a.tga": "TGA (convert to PNG)"}
 
 
 def test_a_folder_called_as_a_known_set_is_reported(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The transformer is one that scikit-learn's tools can clone, pickle, search over and cross-validate, on any images."""
 
 import io
+import os
 import pickle
 
 import numpy as np
@@ -14,9 +15,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
 from bigbigan import load
+from bigbigan import sklearn as wrapper
 from bigbigan.apps.train import train
 from bigbigan.errors import UserError
-from bigbigan.sklearn import BigBiGANFeatures
+from bigbigan.evaluation.features import encoder_features
+from bigbigan.sklearn import CACHE, BigBiGANFeatures
 from tiny import tiny_config, write_npz
 
 
@@ -25,6 +28,11 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sklearn")
     train(tiny_config("training.steps=6"), str(write_npz(folder / "rows.npz")), folder / "run", progress=False)
     return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_cached():
+    CACHE.clear()
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +209,59 @@ def test_mistakes_are_reported(run, tmp_path):
         BigBiGANFeatures(run, features="logits").fit()
     with pytest.raises(UserError, match="not a folder"):
         BigBiGANFeatures(tmp_path / "nowhere").fit()
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The number of images in each pass through the encoder."""
+    counts = []
+
+    def counted(encoder, pixels, *arguments, **settings):
+        counts.append(len(pixels))
+        return encoder_features(encoder, pixels, *arguments, **settings)
+
+    monkeypatch.setattr(wrapper, "encoder_features", counted)
+    return counts
+
+
+@pytest.mark.parametrize("form", ["array", "paths"])
+def test_cross_validation_encodes_each_image_once(run, rows, tmp_path, encoded, form):
+    images, labels = rows
+    X = images
+    if form == "paths":
+        X = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+        for path, image in zip(X, images, strict=True):
+            Image.fromarray(image).save(path)
+    model = make_pipeline(BigBiGANFeatures(run), KNeighborsClassifier(1))
+    cross_val_score(model, X, labels, cv=5, error_score="raise")
+    assert sum(encoded) == len(images)
+
+
+def test_cached_features_are_those_of_their_image_and_model(run, rows, tmp_path, encoded):
+    images, _ = rows
+    features = BigBiGANFeatures(run)
+    first = features.transform(images[:4])
+    np.testing.assert_array_equal(features.transform(images[[2, 0, 2]]), first[[2, 0, 2]])
+    assert encoded == [4]
+    BigBiGANFeatures(run, features="z_mean").transform(images[:4])
+    assert encoded == [4, 4]
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    before = features.transform([tmp_path / "a.png"])
+    Image.fromarray(255 - images[0]).save(tmp_path / "a.png")
+    os.utime(tmp_path / "a.png", (1, 1))
+    assert not np.array_equal(features.transform([tmp_path / "a.png"]), before)
+
+
+def test_cache_forgets_what_was_not_used_for_longest(run, rows, monkeypatch, encoded):
+    images, _ = rows
+    features = BigBiGANFeatures(run)
+    row = features.transform(images[:1]).nbytes
+    monkeypatch.setattr(wrapper, "CACHE_MIB", 3 * row / 2**20)
+    features.transform(images[1:3])
+    features.transform(images[:1])
+    features.transform(images[3:4])
+    assert encoded == [1, 2, 1]
+    features.transform(images[[0, 2, 3]])
+    assert encoded == [1, 2, 1]
+    features.transform(images[1:2])
+    assert encoded == [1, 2, 1, 1]

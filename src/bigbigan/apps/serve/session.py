@@ -26,7 +26,7 @@ from bigbigan.inference.loading import load
 from bigbigan.io import regular_bytes
 from bigbigan.training.devices import default_device
 from bigbigan.training.image_grid import grid
-from bigbigan.training.run_folder import open_data
+from bigbigan.training.run_folder import limits_of, open_data
 
 __all__ = ["LIMITS", "MAX_INTERPOLATION", "MAX_SAMPLES", "MAX_STEPS", "NEIGHBOURS", "Bench", "Reconstruction"]
 
@@ -120,7 +120,7 @@ class Bench:
             UserError: it is not an image, damaged, or larger than `LIMITS`.
         """
         path, c = Path(path), self.model.config
-        limits = replace(LIMITS, max_pixels=c.data.max_pixels)
+        limits = replace(limits_of(c), max_bytes=LIMITS.max_bytes)
         store = FileStore([path.name], [_content(path)], lambda content: content, limits)
         store.pads = self._pads  # so that MNIST's 28 px are padded as in training
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))

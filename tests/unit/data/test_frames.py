@@ -1,0 +1,128 @@
+"""Stacks: each frame of a TIFF file an image of its own, and all of them one group."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigbigan.data import DecodeLimits, fingerprint, open_source
+from bigbigan.data.decode import list_frames
+from bigbigan.errors import UserError
+from bigbigan.evaluation.splits import hold_out
+from bigbigan.inference.inputs import load_items
+from tiny import tiny_config, write_npz
+
+ALL = DecodeLimits(all_frames=True)
+
+
+def stack(frames, **options):
+    file = io.BytesIO()
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    first.save(file, "TIFF", save_all=True, append_images=others, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def frames():
+    return [np.full((8, 8), 20 * k, np.uint8) for k in range(1, 5)]
+
+
+@pytest.fixture
+def folder(tmp_path, frames):
+    folder = tmp_path / "stacks"
+    for name in ("a/one.tif", "a/deep.tif", "b/deep.tif", "b/other.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "a" / "one.tif").write_bytes(stack(frames[:1]))
+    (folder / "a" / "deep.tif").write_bytes(stack(frames))
+    (folder / "b" / "deep.tif").write_bytes(stack(frames[:2]))
+    Image.fromarray(frames[0]).save(folder / "b" / "other.png")
+    return folder
+
+
+def test_each_frame_is_an_image_and_a_file_is_a_group(folder, frames):
+    images = open_source(str(folder), limits=ALL).splits["train"]
+    deep = [f"a/deep.tif#{k}" for k in (1, 2, 3, 4)]
+    assert images.files == [*deep, "a/one.tif", "b/deep.tif#1", "b/deep.tif#2", "b/other.png"]
+    assert [images.classes[k] for k in images.labels] == ["a"] * 5 + ["b"] * 3
+    assert len(np.unique(images.groups[:4])) == 1
+    assert len(np.unique(images.groups)) == 4
+    for k in range(4):
+        pixels, notes = images.load_noted(k)
+        assert (pixels[:, :, 0] == frames[k]).all()
+        assert notes == ()
+    kept, held_out = hold_out(len(images), 3, 0, images.groups)
+    assert not set(images.groups[kept]) & set(images.groups[held_out])
+
+
+def test_the_first_frame_is_read_by_default(folder):
+    images = open_source(str(folder)).splits["train"]
+    assert images.files == ["a/deep.tif", "a/one.tif", "b/deep.tif", "b/other.png"]
+    assert images.groups is None
+    assert images.load_noted(0)[1] == ("first of several frames",)
+
+
+def test_frames_of_an_archive_are_those_of_the_folder(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "stacks.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.write(path, path.relative_to(folder))
+    found = [open_source(str(path), limits=ALL).splits["train"] for path in (folder, tmp_path / "stacks.zip")]
+    assert found[0].files == found[1].files
+    assert fingerprint(found[0]) == fingerprint(found[1])
+
+
+def test_fingerprint_tells_the_frames_of_a_file_apart(folder):
+    images = open_source(str(folder), limits=ALL).splits["train"]
+    assert images.store.identity(0) != images.store.identity(1)
+
+
+def test_a_label_of_a_file_is_for_all_its_frames(folder, tmp_path):
+    labels = tmp_path / "l.csv"
+    labels.write_text("file,label\na/deep.tif,x\na/deep.tif#2,y\nother.png,y\n")
+    images = open_source(str(folder), labels=labels, limits=ALL).splits["train"]
+    found = {f: images.classes[k] for f, k in zip(images.files, images.labels, strict=True) if k >= 0}
+    assert found == {
+        "a/deep.tif#1": "x",
+        "a/deep.tif#2": "y",
+        "a/deep.tif#3": "x",
+        "a/deep.tif#4": "x",
+        "b/other.png": "y",
+    }
+
+
+def test_thumbnails_are_no_frames(frames):
+    file = io.BytesIO()
+    reduced = Image.fromarray(frames[0][:4, :4])
+    reduced.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(frames[0]).save(file, "TIFF", save_all=True, append_images=[reduced, Image.fromarray(frames[1])])
+    assert list_frames(file.getvalue()) == [0, 2]
+
+
+def test_a_damaged_stack_has_one_frame(frames):
+    assert list_frames(stack(frames)[:40]) == [0]
+
+
+def test_pages_in_a_circle_end(frames):
+    data = bytearray(stack(frames[:2]))
+    first = int.from_bytes(data[4:8], "little")
+    second = data[first + 2 + 12 * int.from_bytes(data[first : first + 2], "little") :][:4]
+    at = int.from_bytes(second, "little")
+    end = at + 2 + 12 * int.from_bytes(data[at : at + 2], "little")
+    data[end : end + 4] = first.to_bytes(4, "little")
+    assert list_frames(bytes(data)) == [0, 1]
+
+
+def test_frames_of_arrays_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data\.frames=all is for folders and archives of image files"):
+        open_source(str(write_npz(tmp_path / "a.npz")), limits=ALL)
+
+
+def test_a_frame_is_named_by_its_file_and_number(folder, frames):
+    config = tiny_config("data.frames=all")
+    pixels = load_items([f"{folder}/a/deep.tif#3", f"{folder}/a/one.tif"], config, "images")
+    assert (pixels[:, 0, 0, 0] == [60, 20]).all()
+    with pytest.raises(UserError, match=r"of 4 frames \(name one of them, such as .*deep.tif#1\)"):
+        load_items([f"{folder}/a/deep.tif"], config, "images")

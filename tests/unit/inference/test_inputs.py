@@ -1,0 +1,113 @@
+"""What `Model.encode` takes: paths, PIL images, arrays, tensors and lists of them; and how a model describes itself."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bigbigan.errors import UserError
+from bigbigan.inference.model import ENCODED_TOGETHER, Model
+from bigbigan.models import build
+from tiny import tiny_config
+
+
+def untrained(*settings):
+    config = tiny_config(*settings)
+    return Model(config, build(config, torch.device("cpu")), step=1200, images_seen=9)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return untrained()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def paths(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return [folder / f"{i}.png" for i in range(len(images))]
+
+
+def test_all_forms_of_the_same_images_are_encoded_alike(model, images, paths):
+    expected = model.encode(torch.from_numpy(images[:, None])).bn_crelu_feat
+    forms = {
+        "array": images[:, None],
+        "channels last": images[..., None],
+        "colour, channels last": np.repeat(images[..., None], 3, axis=3),
+        "paths": paths,
+        "names": [str(path) for path in paths],
+        "PIL images": [Image.open(path) for path in paths],
+        "arrays": list(images),
+        "arrays with a channel": list(images[..., None]),
+        "tensors": list(torch.from_numpy(images[:, None])),
+        "float tensors": [torch.from_numpy(image[None]) / 127.5 - 1 for image in images],
+        "paths and images": [paths[0], *map(Image.fromarray, images[1:])],
+        "array of names": np.array([str(path) for path in paths]),
+    }
+    for form, given in forms.items():
+        torch.testing.assert_close(model.encode(given).bn_crelu_feat, expected, msg=lambda m, form=form: f"{form}: {m}")
+
+
+def test_one_path_or_picture_is_one_image(model, images, paths):
+    expected = model.encode(images[:1, None]).bn_crelu_feat
+    for given in (paths[0], str(paths[0]), Image.open(paths[0])):
+        assert model.encode(given).bn_crelu_feat.equal(expected)
+    assert model.reconstruct(paths[:2]).shape == (2, 1, 8, 8)
+
+
+def test_pictures_of_any_size_are_cropped_and_resized(model):
+    wide = np.zeros((16, 32), np.uint8)
+    wide[:, 8:24] = 200
+    expected = model.encode(np.full((1, 1, 8, 8), 200, np.uint8)).bn_crelu_feat
+    torch.testing.assert_close(model.encode([wide, Image.fromarray(wide)]).bn_crelu_feat, expected.repeat(2, 1))
+
+
+def test_images_that_cannot_be_used_are_named(model, paths, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"none")
+    with pytest.raises(UserError, match="images has a int at place 1; expected paths, PIL images"):
+        model.encode([paths[0], 3])
+    with pytest.raises(UserError, match=r"a\.png \(not an image\).*every image of images must have its row"):
+        model.encode([paths[0], tmp_path / "a.png"])
+    with pytest.raises(UserError, match=r"no\.png \(cannot be read \(No such file"):
+        model.encode(tmp_path / "no.png")
+    with pytest.raises(UserError, match="several shapes; expected tensors of one shape"):
+        model.encode([torch.zeros(1, 8, 8), torch.zeros(1, 9, 9)])
+    with pytest.raises(UserError, match="images is a int; expected a list of paths"):
+        model.encode(3)
+
+
+def test_many_images_are_encoded_in_batches(model):
+    x = torch.rand(2 * ENCODED_TOGETHER + 3, 1, 8, 8) * 2 - 1
+    found = model.encode(x)
+    for name in ("z_mean", "z_stdev", "z_sample", "avepool_feat", "bn_crelu_feat"):
+        assert len(getattr(found, name)) == len(x)
+    torch.testing.assert_close(found.z_mean[-3:], model.encode(x[-3:]).z_mean)
+
+
+def test_images_from_0_to_1_are_warned_of_once():
+    model, x = untrained(), torch.rand(2, 1, 8, 8)
+    with pytest.warns(UserWarning, match=r"value_range=\(0, 1\)"):
+        model.encode(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode(x)
+    torch.testing.assert_close(model.encode(x, value_range=(0, 1)).z_mean, model.encode(2 * x - 1).z_mean)
+
+
+def test_a_model_describes_itself(model):
+    text = repr(model)
+    assert text.startswith(
+        "Model(small/digits, step 1,200; E: 1×8×8 images to 8 features, z [8]; G: z [8] to 8 px; D; "
+    )
+    assert text.endswith(" parameters; cpu)")
+    assert "window 200 to 3900" in repr(untrained("data.window=[200,3900]"))
