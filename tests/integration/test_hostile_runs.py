@@ -458,8 +458,8 @@ def test_a_full_disk_ends_each_verb_in_one_line(run, made, tmp_path, monkeypatch
     verbs = {
         "train": ["train", "small/digits", "--data", made[1], "--out", tmp_path / "new", *tiny],
         "encode": ["encode", run, "--out", tmp_path / "o" / "f.npz", "--quiet"],
-        "generate": ["generate", run, "--out", tmp_path / "o" / "g.png"],
-        "reconstruct": ["reconstruct", run, "--out", tmp_path / "o" / "r.png"],
+        "generate": ["generate", run, "--out", tmp_path / "o" / "g.png", "--quiet"],
+        "reconstruct": ["reconstruct", run, "--out", tmp_path / "o" / "r.png", "--quiet"],
         "export": ["export", run, "--out", tmp_path / "o" / "model", "--quiet"],
         "evaluate": ["evaluate", run, "--metrics", "recon*", "--quiet", "--results", tmp_path / "o" / "r"],
         "inspect": ["data", "inspect", made[1], "--out", tmp_path / "o" / "sheet.png"],

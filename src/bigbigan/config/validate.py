@@ -1,7 +1,6 @@
 """Check settings: values out of range, and settings that do not go together.
 
-Every check raises ValueError with one line: the setting, its value if that helps, what is expected. A settings class
-runs its check when it is constructed (`bigbigan.config.schema.validate`).
+Every check raises ValueError with one line. A settings class runs its check when it is constructed (`schema.validate`).
 """
 
 from __future__ import annotations

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,16 @@ from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
-from bigbigan.data.window import Window
 from bigbigan.errors import UserError
-from bigbigan.image import pool_to, resize, to_float, to_grey
-from bigbigan.inference.arguments import as_tensor, check_at_least, check_range, is_whole
+from bigbigan.image import pool_to, resize
+from bigbigan.inference.arguments import as_tensor, check_at_least, is_whole
 from bigbigan.inference.head import Head, Prediction
-from bigbigan.inference.inputs import as_numbers
+from bigbigan.inference.image_input import NOT_GIVEN, ImageInput
 from bigbigan.inference.latents import Refined, interpolate, refine
+from bigbigan.inference.outputs import Encoding, Scores, finite, joined
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.models import FeatureEncoder, Networks
 from bigbigan.models.batch_norm import batch_norms, standing_statistics
-from bigbigan.models.encoder import Posterior
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.devices import usable_device
 
@@ -41,27 +38,6 @@ __all__ = ["Encoding", "Model", "Scores"]
 
 BATCH = 64  # images in a pass through G
 ENCODED_TOGETHER = 256  # images in a pass through E
-NOT_GIVEN = (-1, 1)  # value_range by default: that of the networks
-
-
-@dataclass
-class Encoding:
-    """The outputs of E for N images."""
-
-    z_mean: Tensor | None  # [N, dim_z]; None, like the next two, if E has no latents
-    z_stdev: Tensor | None  # [N, dim_z], zero for a deterministic E
-    z_sample: Tensor | None  # [N, dim_z]
-    avepool_feat: Tensor  # [N, num_features], the pooled trunk
-    bn_crelu_feat: Tensor  # [N, 2·num_features], the paper's feature for linear classification
-
-
-@dataclass
-class Scores:
-    """The scores of D for N pairs, each [N], or None if the model was trained without that score."""
-
-    score_x: Tensor | None
-    score_z: Tensor | None
-    score_xz: Tensor | None
 
 
 class Model:
@@ -83,7 +59,7 @@ class Model:
         self._truncated: dict[float, nn.Module] = {}  # G by truncation
         self.head: Head | None = None
         self._checked: Head | None = None  # belongs to this encoder
-        self._warned = False  # whether it was warned that images may lie in [0, 1]
+        self._input = ImageInput(config)
         for network in filter(None, networks):
             network.eval().requires_grad_(False)
 
@@ -142,63 +118,7 @@ class Model:
         Raises:
             UserError: wrong type, shape, channels or values, with what was expected.
         """
-        channels, side = self.config.data.channels, self.config.encoder.resolution
-        prepared = getattr(images, _PREPARED, False)
-        images = as_tensor(as_numbers(images, self.config), "images", "uint8 or float [N, C, H, W]")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            images = self._from_integers(images, value_range)
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-            raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
-        x = to_float(images) if images.dtype == torch.uint8 else images.float()
-        if images.dtype != torch.uint8 and len(x):
-            x = self._scaled(x, value_range, prepared)
-        if x.shape[1] != channels:
-            x = x.expand(-1, 3, -1, -1) if channels == 3 else to_grey(x)
-        if x.shape[2:] != (side, side):
-            if x.shape[2] != x.shape[3]:
-                raise UserError(
-                    f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first"
-                )
-            x = resize(x, side).clamp(-1, 1)
-        x = x.to(self.device)
-        setattr(x, _PREPARED, True)
-        return x
-
-    def _from_integers(self, images: Tensor, value_range: tuple[float, float]) -> Tensor:
-        """Return integers of more than 8 bits as uint8 by the window of the run, or as float if a range is given."""
-        if images.dtype not in (torch.uint16, torch.int16, torch.uint32, torch.int32, torch.int64):
-            raise UserError(f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]")
-        if value_range is not NOT_GIVEN:
-            return images.double()
-        if not self.config.data.window:
-            raise UserError(
-                f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]; or say which values "
-                "are black and white: value_range=(0, 65535)"
-            )
-        return torch.from_numpy(Window(*self.config.data.window)(images.cpu().numpy()))
-
-    def _scaled(self, x: Tensor, value_range: tuple[float, float], prepared: bool) -> Tensor:
-        """Scale float images from their range to [-1, 1]."""
-        low, high = check_range(value_range)
-        lowest, highest = x.min().item(), x.max().item()  # NaN if any pixel is
-        margin = 0.005 * (high - low)
-        if not (low - margin <= lowest and highest <= high + margin):
-            if not (math.isfinite(lowest) and math.isfinite(highest)):
-                raise UserError("float images have pixels that are NaN or infinite; expected numbers in [-1, 1]")
-            raise UserError(
-                f"float images lie in [{lowest:.3g}, {highest:.3g}]; expected [{low:g}, {high:g}] (or uint8): "
-                "scale x / 127.5 - 1, or say which range they have: value_range=(0, 255)"
-            )
-        if (low, high) != (-1, 1):
-            return (x - low) * (2 / (high - low)) - 1
-        if lowest >= 0 and not prepared and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"float images lie in [{lowest:.3g}, {highest:.3g}] and are read as in [-1, 1]; if they are in [0, 1], "
-                "scale x * 2 - 1 or say so: encode(images, value_range=(0, 1)), prepare(images, value_range=(0, 1))",
-                stacklevel=4,
-            )
-        return x
+        return self._input.prepare(images, value_range, self.device)
 
     def _latents(self, z: Any, count: int | None = None) -> Tensor:
         """Convert latents to float32 [N, dim_z] on the model's device; raise UserError unless they are finite."""
@@ -224,10 +144,10 @@ class Model:
             UserError: images that cannot be used, or features that are not finite.
         """
         x = self.prepare(images, value_range)
-        q, avepool, bn_crelu = _joined(
+        q, avepool, bn_crelu = joined(
             [self.encoder.all_outputs(part) for part in x.split(images_per_pass(ENCODED_TOGETHER))]
         )
-        _finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
+        finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)
         generator = keyed_generator(seed, "encode", 0, str(self.device))
@@ -307,11 +227,11 @@ class Model:
         G, size = self._truncated_generator(truncation), images_per_pass(BATCH)
         for start in range(0, max(1, len(z)), size):  # no images are one empty batch
             part = slice(start, start + size)
-            yield _finite("G", generate(G, z[part], None if y is None else y[part]))
+            yield finite("G", generate(G, z[part], None if y is None else y[part]))
 
     def _decode(self, z: Tensor) -> Tensor:
         """Return G(z) of latents [N, dim_z], computed in batches."""
-        return torch.cat([_finite("G", self.generator(part)) for part in z.split(images_per_pass(BATCH))])
+        return torch.cat([finite("G", self.generator(part)) for part in z.split(images_per_pass(BATCH))])
 
     def _truncated_generator(self, truncation: float) -> nn.Module:
         """Return G with the batch norm statistics of truncated latents."""
@@ -345,7 +265,7 @@ class Model:
         """Return G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
         x = self.prepare(images)
         parts = x.split(images_per_pass(BATCH))
-        return torch.cat([_finite("G", self.generator(self.encoder(part).mean)) for part in parts])
+        return torch.cat([finite("G", self.generator(self.encoder(part).mean)) for part in parts])
 
     def refine(
         self,
@@ -447,24 +367,3 @@ class Model:
             found = self.discriminator(x, z)
             score = score + (1 - alpha) * torch.stack([F.softplus(-s) for s in found.values()]).mean(0)
         return score
-
-
-def _joined(parts: list[tuple[Posterior | None, Tensor, Tensor]]) -> tuple[Posterior | None, Tensor, Tensor]:
-    """Return E's outputs for several batches as those of one."""
-    if len(parts) == 1:
-        return parts[0]
-    posteriors, avepool, bn_crelu = zip(*parts, strict=True)
-    known = [q for q in posteriors if q is not None]
-    fields = ("mean", "stdev", "logits")
-    q = Posterior(*(torch.cat([getattr(q, name) for q in known]) for name in fields)) if known else None
-    return q, torch.cat(avepool), torch.cat(bn_crelu)
-
-
-_PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made
-
-
-def _finite(network: str, *outputs: Tensor) -> Tensor:
-    """Return the first of a network's outputs if all are finite, and raise UserError otherwise."""
-    if not all(bool(output.isfinite().all()) for output in outputs):
-        raise UserError(f"{network} outputs numbers that are not finite: it has diverged; use an earlier checkpoint")
-    return outputs[0]

@@ -1,0 +1,90 @@
+"""Convert the images that users pass to a model into E's input: of any size, type, range and number of channels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bigbigan.config import Config
+from bigbigan.data.window import Window
+from bigbigan.errors import UserError
+from bigbigan.image import resize, to_float, to_grey
+from bigbigan.inference.arguments import as_tensor, check_range
+from bigbigan.inference.inputs import as_numbers
+
+__all__ = ["NOT_GIVEN", "ImageInput"]
+
+NOT_GIVEN = (-1, 1)  # value_range by default: that of the networks
+_PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made
+
+
+class ImageInput:
+    """Convert images for the encoder of a config; remember whether a warning was given."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._warned = False  # that images may lie in [0, 1]
+
+    def prepare(self, images: Any, value_range: tuple[float, float], device: torch.device) -> Tensor:
+        """Return float [N, C, R, R] in [-1, 1] on a device; see `Model.prepare`."""
+        channels, side = self.config.data.channels, self.config.encoder.resolution
+        prepared = getattr(images, _PREPARED, False)
+        images = as_tensor(as_numbers(images, self.config), "images", "uint8 or float [N, C, H, W]")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            images = self._from_integers(images, value_range)
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
+        x = to_float(images) if images.dtype == torch.uint8 else images.float()
+        if images.dtype != torch.uint8 and len(x):
+            x = self._scaled(x, value_range, prepared)
+        if x.shape[1] != channels:
+            x = x.expand(-1, 3, -1, -1) if channels == 3 else to_grey(x)
+        if x.shape[2:] != (side, side):
+            if x.shape[2] != x.shape[3]:
+                raise UserError(
+                    f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first"
+                )
+            x = resize(x, side).clamp(-1, 1)
+        x = x.to(device)
+        setattr(x, _PREPARED, True)
+        return x
+
+    def _from_integers(self, images: Tensor, value_range: tuple[float, float]) -> Tensor:
+        """Return integers of more than 8 bits as uint8 by the window of the run, or as float if a range is given."""
+        if images.dtype not in (torch.uint16, torch.int16, torch.uint32, torch.int32, torch.int64):
+            raise UserError(f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]")
+        if value_range is not NOT_GIVEN:
+            return images.double()
+        if not self.config.data.window:
+            raise UserError(
+                f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]; or say which values "
+                "are black and white: value_range=(0, 65535)"
+            )
+        return torch.from_numpy(Window(*self.config.data.window)(images.cpu().numpy()))
+
+    def _scaled(self, x: Tensor, value_range: tuple[float, float], prepared: bool) -> Tensor:
+        """Scale float images from their range to [-1, 1]."""
+        low, high = check_range(value_range)
+        lowest, highest = x.min().item(), x.max().item()  # NaN if any pixel is
+        margin = 0.005 * (high - low)
+        if not (low - margin <= lowest and highest <= high + margin):
+            if not (math.isfinite(lowest) and math.isfinite(highest)):
+                raise UserError("float images have pixels that are NaN or infinite; expected numbers in [-1, 1]")
+            raise UserError(
+                f"float images lie in [{lowest:.3g}, {highest:.3g}]; expected [{low:g}, {high:g}] (or uint8): "
+                "scale x / 127.5 - 1, or say which range they have: value_range=(0, 255)"
+            )
+        if (low, high) != (-1, 1):
+            return (x - low) * (2 / (high - low)) - 1
+        if lowest >= 0 and not prepared and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"float images lie in [{lowest:.3g}, {highest:.3g}] and are read as in [-1, 1]; if they are in [0, 1], "
+                "scale x * 2 - 1 or say so: encode(images, value_range=(0, 1)), prepare(images, value_range=(0, 1))",
+                stacklevel=5,
+            )
+        return x
