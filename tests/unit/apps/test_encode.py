@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "stream_view", lambda *a: stream_view(*a, batch_size=7))
+    monkeypatch.setattr(module, "stream_view", lambda *a: stream_view(*a[:5], batch_size=7))
 
 
 def test_features_are_those_of_the_whole_set(run, photos, tmp_path, small_batches):

@@ -19,6 +19,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.inference.head import Head
 from bigbigan.integrations.export import export
+from reproduction.measure import unlike
 from tiny import tiny_config, write_npz
 
 CLASSES = ["=1+1", "apple", "pear"]
@@ -266,6 +267,20 @@ def test_an_exported_head_that_does_not_fit_is_refused(exported, tmp_path):
     save_file({"x": torch.zeros(1)}, folder / "head.safetensors")
     with pytest.raises(UserError, match="is not a saved head"):
         load(folder)
+
+
+def test_the_script_flags_what_predict_flags(tmp_path):
+    data, run, results = write_npz(tmp_path / "d.npz"), tmp_path / "run", tmp_path / "u.jsonl"
+    train(tiny_config("training.steps=2"), str(data), run, progress=False)
+    assert ask("classify", run, "--save", tmp_path / "h.safetensors", "--quiet") == 0
+    (expected,) = (x["value"] for x in read_results(run / "results.jsonl") if x["metric"] == "unlike_head")
+    words = [run, "--data", data, "--others", "digits", "--results", results]
+    assert unlike.main([str(word) for word in words]) == 0
+    found = {x["metric"]: x for x in read_results(results)}
+    assert found["unlike_test_avepool"]["value"] == pytest.approx(expected, abs=0.01)
+    assert found["unlike_digits_pixels"]["value"] > 90
+    assert found["unlike_digits_pixels"]["protocol"] == {"images": "digits", "labelled": 60}
+    assert len(found) == 18  # three features, six kinds of images
 
 
 # -- real images ------------------------------------------------------------------------------------------------

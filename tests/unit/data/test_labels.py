@@ -180,6 +180,17 @@ def test_many_images_of_one_base_name_are_matched_in_time(tmp_path):
     assert source.splits["train"].labels.tolist() == [i % 2 for i in range(20_000)]
 
 
+@pytest.mark.parametrize("header", ["file,class,confidence", "file,class,label"])
+def test_label_column_may_be_called_class(photos, header):
+    """A column called label comes first."""
+    files = open_source(str(photos)).splits["train"].files
+    rows = "".join(f"{file},x{i % 2},y{i % 3}\n" for i, file in enumerate(files))
+    path = photos.parent / "classes.csv"
+    path.write_text(f"{header}\n{rows}")
+    expected = ["y0", "y1", "y2"] if "label" in header else ["x0", "x1"]
+    assert open_source(str(photos), labels=path).splits["train"].classes == expected
+
+
 @pytest.mark.parametrize("column", ["filename", "file_name", "path", "image"])
 def test_the_column_of_names_may_be_called_otherwise(photos, tmp_path, column):
     rows = [("a", "000.png", "x"), ("b", "001.png", "y")]
@@ -372,9 +383,10 @@ def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
     for suffix in ("csv", "npz"):
         assert main(["encode", str(copy), "--out", str(tmp_path / f"f.{suffix}"), "--features", "z_mean"]) == 0
     rows = list(csv.DictReader((tmp_path / "f.csv").open()))
-    assert sum(row["label"] == "" for row in rows) == 18
-    assert {row["label"] for row in rows} == {"", "0", "1", "2"}
-    assert (np.load(tmp_path / "f.npz")["label"] < 0).sum() == 18
+    assert sum(row["class"] == "" for row in rows) == 18
+    assert {row["class_number"] for row in rows} == {"", "0", "1", "2"}
+    assert {row["class"] for row in rows} == {"", *CLASSES}
+    assert (np.load(tmp_path / "f.npz")["class_number"] < 0).sum() == 18
     assert main(["report", str(copy)]) == 0
     page = (copy / "report.html").read_text()
     assert "labels file" in page
@@ -384,7 +396,7 @@ def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
     elsewhere = write_npz(tmp_path / "d.npz", count=30)  # its labels go with its own source alone
     assert main(["encode", str(copy), "--data", str(elsewhere), "--out", str(tmp_path / "e.csv"),
                  "--features", "z_mean"]) == 0  # fmt: skip
-    assert "" not in {row["label"] for row in csv.DictReader((tmp_path / "e.csv").open())}
+    assert "" not in {row["class"] for row in csv.DictReader((tmp_path / "e.csv").open())}
 
 
 def test_clusters_and_shards_take_a_file_of_labels(run, photos, some, capsys, tmp_path):
