@@ -238,7 +238,7 @@ WRONG = {
     "no such file": (None, "cannot be read: No such file"),
     "empty": (b"", "is empty; expected a header line with file,label"),
     "header alone": (b"file,label\n", "has a header and no rows"),
-    "no column label": (b"file,class\na.png,1\n", "has no column 'label' but file, class"),
+    "no column label": (b"file,kind\na.png,1\n", "has no column 'label' but file, kind"),
     "two columns label": (b"file,label,label\n000.png,1,2\n", "has two columns 'label'"),
     "no header": (b"000.png,1\n001.png,2\n", "has no column 'file'"),
     "no text": (b"file,label\n000.png,gut\n001.png,sch\x81dlich\n", "is not text (byte 34)"),
