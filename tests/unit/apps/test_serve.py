@@ -306,7 +306,7 @@ def test_a_server_that_does_not_start_is_an_error():
 
 def test_names_given_after_the_first_host_are_passed_on(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr(serve, "serve", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(serve, "serve", lambda *arguments, **options: given.append(arguments))
     assert main(["serve", str(tmp_path)]) == 0
     assert main(["serve", str(tmp_path), "--host", "0.0.0.0", "--host", "box.example"]) == 0
     assert [(host, names) for _, host, _, _, _, names in given] == [("127.0.0.1", []), ("0.0.0.0", ["box.example"])]
