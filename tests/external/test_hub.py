@@ -25,7 +25,7 @@ constants = pytest.importorskip(
     "huggingface_hub.constants", reason="huggingface_hub is not installed: make test-interop"
 )
 
-FILES = {"config.json", "model.json", "model.safetensors", "README.md"}
+FILES = {"config.json", "model.json", "model.safetensors", "README.md"}  # fetched; the picture is not
 NAME = "owner/name"
 
 

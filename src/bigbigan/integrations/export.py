@@ -8,6 +8,7 @@
     head.safetensors    the saved classifier, if --head gives one (`bigbigan.inference.head`)
     encoder.onnx, generator.onnx, classifier.onnx    with --onnx, see `bigbigan.integrations.onnx`
     README.md           the model card
+    samples.png         images that G made, for the card
 
 The folder contains no path, host or user name of the machine it was trained on.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 
 import bigbigan
+from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS
@@ -36,12 +39,16 @@ from bigbigan.integrations.onnx import encoder_input, encoder_outputs, require_o
 from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
 from bigbigan.models import Networks
 from bigbigan.progress import Bar
-from bigbigan.training.run_folder import changed_settings, read_card
+from bigbigan.training.image_grid import grid, save_image
+from bigbigan.training.run_folder import KNOWN, changed_settings, read_card
 from bigbigan.training.tensors import save_tensors
 
 __all__ = ["check_free", "export", "write_folder"]
 
 SCHEMA = 1
+PICTURE = "samples.png"
+UNKNOWN_LICENSE = "other"  # the Hub's word for a licence that it has no name for
+LICENSE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")  # it goes into the YAML of the card
 SHOWN = ("top1_", "top5_", "knn", "fid", "kid", "precision", "recall", "is1", "is5", "reconstruction_ratio")
 
 
@@ -53,6 +60,7 @@ def export(
     progress: bool = False,
     head: Path | None = None,
     compact: bool = False,
+    license: str = UNKNOWN_LICENSE,
 ) -> Path:
     """Write the model of a run to the folder `out`, which must not exist or be empty.
 
@@ -64,6 +72,7 @@ def export(
         progress: show which part is being written.
         head: a file of `classify --save`; by default the one in `run`, if that is itself exported.
         compact: store matrices and kernels in float16, and leave out D of a model with E: about a quarter of the size.
+        license: the licence of the weights for the card, as the Hub names it: "cc-by-4.0", "apache-2.0", ...
 
     Raises:
         UserError: no such run, a head of another encoder, `out` is not empty, or a package is missing; nothing is
@@ -71,6 +80,8 @@ def export(
         RunError: an ONNX file differs from the model; nothing is written.
     """
     check_free(out)
+    if not LICENSE_NAME.fullmatch(license):
+        raise UserError(f"--license {shown(license)}: expected a name such as cc-by-4.0, apache-2.0 or other")
     if onnx:
         require_onnx()
     model = load(run, checkpoint)
@@ -87,7 +98,10 @@ def export(
     data = {key: card[key] for key in ("name", "images", "fingerprint") if key in card}
     if model.config.data.labels == "classes" and card.get("classes"):
         data["classes"] = card["classes"]  # the name of each class
-    return write_folder(model, out, data, exported.get("origin", ""), lines, onnx, progress, compact)
+    is_public = card.get("name") in KNOWN or str(card.get("spec", "")).startswith("hf:")
+    return write_folder(
+        model, out, data, exported.get("origin", ""), lines, onnx, progress, compact, license, is_public
+    )
 
 
 def rounded(model: Model) -> Model:
@@ -127,6 +141,8 @@ def write_folder(
     onnx: bool = False,
     progress: bool = False,
     compact: bool = False,
+    license: str = UNKNOWN_LICENSE,
+    is_public: bool = True,
 ) -> Path:
     """Write a model as the folder `out`, atomically. The model may have fewer networks than its config.
 
@@ -139,6 +155,9 @@ def write_folder(
         onnx: whether to add E and G as ONNX files.
         progress: show which part is being written.
         compact: store in float16 what `rounded` has rounded.
+        license: see `export`.
+        is_public: whether others know the data by its name. The card does not name other data, as the name is that of
+            a file or folder here.
     """
     check_free(out)
     weights = {
@@ -177,11 +196,30 @@ def write_folder(
             write_onnx(model, temporary)
             bar.update()
         bar.part("model card")
+        has_picture = model.networks.G is not None and _draw_samples(model, temporary / PICTURE)
         if lines:
             append_lines(temporary / "results.jsonl", map(_without_places, lines), stamp=True)
-        write_text(temporary / "README.md", _model_card(model, about, lines, weights, onnx))
+        write_text(
+            temporary / "README.md", _model_card(model, about, lines, weights, onnx, license, is_public, has_picture)
+        )
         bar.update()
     return out
+
+
+def _draw_samples(model: Model, path: Path) -> bool:
+    """Write a grid of samples as a picture; return False, and write none, if G has diverged."""
+    count = 16 if model.config.generator.resolution <= 128 else 4
+    try:
+        save_image(grid(model.generate(count)), path)
+    except UserError:
+        return False
+    return True
+
+
+def _without_name(line: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return a result line that does not name local data."""
+    own = line["dataset"] == data.get("name")
+    return line if line["dataset"] in KNOWN else line | {"dataset": "the same images" if own else "other images"}
 
 
 def _without_places(line: dict[str, Any]) -> dict[str, Any]:
@@ -196,9 +234,13 @@ def _model_card(
     lines: Sequence[dict[str, Any]],
     weights: dict[str, Tensor],
     onnx: bool,
+    license: str,
+    is_public: bool,
+    has_picture: bool,
 ) -> str:
     """Return the README of an exported model: what it is, its training data, its metrics, how to load it."""
     c, data = model.config, about["data"]
+    name = plain(data.get("name", "not recorded")) if is_public else "own images"
     experiment = EXPERIMENTS.get(c.experiment)
     has_encoder, has_generator = model.networks.E is not None, model.networks.G is not None
     labels = "without labels" if c.data.labels == "none" else f"with labels of {c.data.classes} classes"
@@ -211,7 +253,7 @@ def _model_card(
         "experiment": code(c.experiment) + (f": {experiment.summary}" if experiment else ""),
         "changed settings": ", ".join(code(f"{k}={json.dumps(v)}") for k, v in changed.items()) or "none",
         "scaled down": f"{c.scale} px instead of the paper's 128" if c.scale else "no",
-        "trained on": f"{plain(data.get('name', 'not recorded'))}, {data.get('images', 0):,} images, {labels}",
+        "trained on": f"{name}, {data.get('images', 0):,} images, {labels}",
         "steps": f"{about['step']:,} ({about['images_seen']:,} images seen), batch {c.training.batch_size}",
         "images": f"{c.data.channels} channel{'s' * (c.data.channels > 1)}, "
         + ", ".join(
@@ -221,12 +263,23 @@ def _model_card(
         **({"window": f"{c.data.window[0]:g} is black, {c.data.window[1]:g} white"} if c.data.window else {}),
         **({"latents": latents} if has_generator else {"tasks": ", ".join(c.pretext.tasks)}),
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
+        **({"labels": ", ".join(map(plain, data["classes"]))} if data.get("classes") else {}),
         **({} if model.head is None else {"classes": _classes(model.head)}),
         "weights": f"{len(weights)} tensors, {about['weights_dtype']}, SHA-256 `{about['weights_sha256']}`",
     }
-    results = _results_table(lines)
+    results = _results_table([x if is_public else _without_name(x, data) for x in lines])
     tags = ["BigBiGAN", "representation-learning", *["gan"] * has_generator, *["onnx"] * onnx]
-    front = ["---", "library_name: bigbigan", "tags:", *(f"- {tag}" for tag in tags), "---"]
+    task = "image-feature-extraction" if has_encoder else "unconditional-image-generation"
+    front = [
+        "---",
+        f"license: {license}",
+        "library_name: bigbigan",
+        f"pipeline_tag: {task}",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+    picture = [f"![Images that the generator made]({PICTURE})", ""] if has_picture else []
     use = ['model = bigbigan.load("THIS FOLDER")']
     if has_encoder:
         use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8"]
@@ -240,10 +293,10 @@ def _model_card(
     else:
         what = "An image encoder"
     return "\n".join([
-        *front, "", f"# {plain(c.experiment)} on {plain(data.get('name', 'its data'))}", "",
+        *front, "", f"# {plain(c.experiment)} on {name if 'name' in data else 'its data'}", "",
         f"{what}, trained {labels}"
         + (f". {plain(about['origin'])}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
-        "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
+        "", *picture, "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
         "", "## Results", "", *results,
         "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "", *(_onnx_files(model) if onnx else []),
         "Weights are safetensors and settings JSON: loading executes no code. Usage is subject to the licence of the "

@@ -106,10 +106,10 @@ def test_models_of_the_package_are_whole_and_small():
 
 def test_the_folder_is_whole_and_names_no_place_of_the_machine(run, exported):
     names = {p.name for p in exported.iterdir()}
-    assert names == {"model.safetensors", "config.json", "model.json", "results.jsonl", "README.md"}
+    assert names == {"model.safetensors", "config.json", "model.json", "results.jsonl", "README.md", "samples.png"}
     about = json.loads((exported / "model.json").read_text())
     assert about["data"]["images"] == 60
-    for name in names - {"model.safetensors"}:
+    for name in names - {"model.safetensors", "samples.png"}:
         text = (exported / name).read_text()
         assert "secret-project" not in text, name
         assert str(run.parents[1]) not in text, name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from bigbigan.cli.common import run_and_data, run_options
 
 EXAMPLES = (
     "export runs/photos --out photos_model",
-    "export runs/photos --out photos_model --checkpoint best --onnx",
+    "export runs/photos --out photos_model --checkpoint best --onnx --license cc-by-4.0",
 )
 
 
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compact", action="store_true", help="write weights in float16 and leave out D: about a quarter of the size"
     )
+    parser.add_argument(
+        "--license",
+        default="other",
+        metavar="NAME",
+        help="licence of the weights for the model card, such as cc-by-4.0 (default other)",
+    )
     run_options(parser, computes=False)
 
 
@@ -31,6 +38,16 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.integrations.export import export
 
     folder = export(
-        options.run, options.out, options.checkpoint, options.onnx, not options.quiet, options.head, options.compact
+        options.run,
+        options.out,
+        options.checkpoint,
+        options.onnx,
+        not options.quiet,
+        options.head,
+        options.compact,
+        options.license,
     )
-    print(json.dumps({"folder": str(folder)}) if options.json else folder)
+    if options.json:
+        print(json.dumps({"folder": str(folder)}))
+    else:
+        print(f"{folder}\nto share it: hf upload OWNER/NAME {shlex.quote(str(folder))}")

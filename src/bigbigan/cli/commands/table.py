@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import bigbigan
 from bigbigan.cli.common import AS_JSON
 from bigbigan.errors import UserError
 
@@ -25,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", metavar="NAME", help="use only result lines of this data set, such as fashion-mnist"
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of result lines (default results)"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="folder of result lines (default: ./results if there is one, else those that come with the package)",
     )
     parser.add_argument(
         "--format", choices=("text", "markdown", "html"), default="text", help="output format (default text)"
@@ -33,12 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", **AS_JSON)
 
 
+def own_results() -> Path:
+    """Return the folder of result lines here, or of those in the package, or of the repository it is run from."""
+    package = Path(bigbigan.__file__).parent
+    repository = package.parents[1] / "results"
+    return next((f for f in (Path("results"), package / "results", repository) if f.is_dir()), Path("results"))
+
+
 def run(options: argparse.Namespace) -> None:
     """Fill a published table from result lines: published numbers next to ours, or "not run"."""
     from bigbigan.evaluation.published_tables import FORMATS, fill
     from bigbigan.evaluation.records import read_results
 
-    folder = options.results
+    folder = options.results or own_results()
     if not folder.is_dir():
         raise UserError(f"--results {folder} is not a folder; expected a folder of result lines in *.jsonl files")
     is_run = (folder / "config.json").exists() or (folder / "metrics.jsonl").exists()
