@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
+
 from bigbigan.evaluation.records import chosen_settings
+from bigbigan.experiments import find
+from bigbigan.models import construct
 from reproduction.benchmark.encoders import ROWS
 from reproduction.render.cells import Line, cell, of_study
 from reproduction.train.filters import SETTINGS
@@ -135,3 +139,19 @@ def encoders(lines: list[Line]) -> str:
             )  # fmt: skip
     head = ("E", "experiment", "device", "seconds a step", "of it G and E", "GFLOP a step", "peak memory, MiB")
     return _table(head, rows)
+
+
+def ancestors(lines: list[Line]) -> str:
+    """Render the parameters of BigGAN's first version, of the self-attention GAN and of BigGAN, for 1,000 classes."""
+    rows = []
+    for name in ("128_first", "sagan_128", "128"):
+        c = find(f"biggan/{name}").config()
+        with torch.device("meta"):
+            networks = construct(c)
+        G, D = (sum(p.numel() for p in n.parameters()) for n in (networks.generator, networks.discriminator))
+        chunks = f"in {len(c.generator.channels)} chunks" if c.generator.skip_z else "dense"
+        rows.append(
+            [f"`biggan/{name}`", f"{c.latent.dim}, {chunks}", str(c.generator.channels[-1]),
+             f"{c.generator.attention[0]} px", f"{G:,}", f"{D:,}"]
+        )  # fmt: skip
+    return _table(("experiment", "z", "ch", "attention at", "G", "D"), rows)
