@@ -19,7 +19,7 @@ TABLE2 = ("table2", "table2_updates", "table2_longer")  # the last has the tasks
 
 def table1(lines: list[Line]) -> str:
     """Render the rows of Table 1: published numbers, parameters of each network, arithmetic of a step."""
-    found = newest_by(of_study(lines, "table1_costs"), "experiment", "metric")
+    found = newest_by([x for x in of_study(lines, "table1_costs") if not x["scale"]], "experiment", "metric")
     parts = ("G", "E", "D.F", "D.H", "D.J")
     out = [
         f"| experiment | IS | FID | Cls. | {' | '.join(p.removeprefix('D.') for p in parts)} | TFLOP a step |",
@@ -36,6 +36,36 @@ def table1(lines: list[Line]) -> str:
         cells.append("not counted" if flops is None else f"{flops / 1e12:,.0f}")
         out.append(f"| `{name.removeprefix('table1/')}` | {' | '.join(cells)} |")
     return "\n".join(out)
+
+
+PLANNED_STEPS = 6_000
+THREE_SEEDS = (
+    "base", "deterministic_encoder", "uniform_prior", "x_unary_only", "z_unary_only", "no_unaries", "small_g_32",
+    "hinge_of_sum",
+)  # fmt: skip
+
+
+def table1_plan(lines: list[Line]) -> str:
+    """Render the core-hours of Table 1 at scale 32, from counted FLOPs and the speed of `bench small/mnist`."""
+    counted = [x for x in of_study(lines, "table1_costs") if x["scale"] == 32]
+    flops = newest_by(counted, "experiment", "metric")
+    rate = newest_by([x for x in of_study(lines, "bench") if not x["settings"]], "experiment", "metric").get(
+        ("small/mnist", "tflops")
+    )
+    out = ["| rows | GFLOP a step | seeds | core-hours |", "|---|---|---|---|"]
+    if rate is None or not counted:
+        return "\n".join([*out, "| not counted | | | |"])
+    groups: dict[tuple[float, int], list[str]] = {}
+    for experiment in dict.fromkeys(x["experiment"] for x in counted):
+        name = experiment.removeprefix("table1/")
+        key = flops[experiment, "flops_per_step"] / 1e9, 3 if name in THREE_SEEDS else 1
+        groups.setdefault(key, []).append(f"`{name}`")
+    total = 0.0
+    for (gflop, seeds), names in groups.items():
+        hours = len(names) * seeds * PLANNED_STEPS * gflop / (1000 * rate) / 3600
+        total += hours
+        out.append(f"| {', '.join(names)} | {gflop:.1f} | {seeds} | {hours:.1f} |")
+    return "\n".join([*out, f"| all | | | {total:.0f} |"])
 
 
 def table1_small(lines: list[Line]) -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
+
+from bigbigan.config import flat, override
 from bigbigan.evaluation.records import chosen_settings
+from bigbigan.experiments import find
+from bigbigan.models import construct
 from reproduction.benchmark.encoders import ROWS
 from reproduction.render.cells import Line, cell, of_study
-from reproduction.train.filters import SETTINGS
+from reproduction.train.filters import EXPERIMENT, SCALE, SETTINGS
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
@@ -73,12 +78,13 @@ def filters(lines: list[Line]) -> str:
     """Render how far the filters of the first layer moved, and how rough they are, by the rate of E."""
     rows = []
     keys = ("dataset", "encoder.lr_multiplier", "optimizer.lr_g")
-    fixed = {name.partition("=")[0] for name in SETTINGS} | {"encoder.lr_multiplier"}
+    fixed = flat(override(find(EXPERIMENT).config(SCALE), SETTINGS).to_dict())
     for (dataset, eta, _), found in _groups(of_study(lines, "filters"), *keys).items():
         trained = found.get(("filter_change", "trained"))
         if trained is None:
             continue
-        other = _in_words({k: v for k, v in chosen_settings(trained).items() if k not in fixed})
+        changed = {k: v for k, v in chosen_settings(trained).items() if k != "encoder.lr_multiplier"}
+        other = _in_words({k: v for k, v in changed.items() if fixed.get(k) != v})
         cells = [cell(found.get(("filter_roughness", subject)), 3) for subject in ("untrained", "trained")]
         rows.append(
             [f"{eta or 1:g}", dataset, f"{trained['steps']:,}", f"`{other}`" if other else "nothing",
@@ -135,3 +141,19 @@ def encoders(lines: list[Line]) -> str:
             )  # fmt: skip
     head = ("E", "experiment", "device", "seconds a step", "of it G and E", "GFLOP a step", "peak memory, MiB")
     return _table(head, rows)
+
+
+def ancestors(lines: list[Line]) -> str:
+    """Render the parameters of BigGAN's first version, of the self-attention GAN and of BigGAN, for 1,000 classes."""
+    rows = []
+    for name in ("128_first", "sagan_128", "128"):
+        c = find(f"biggan/{name}").config()
+        with torch.device("meta"):
+            networks = construct(c)
+        G, D = (sum(p.numel() for p in n.parameters()) for n in (networks.generator, networks.discriminator))
+        chunks = f"in {len(c.generator.channels)} chunks" if c.generator.skip_z else "dense"
+        rows.append(
+            [f"`biggan/{name}`", f"{c.latent.dim}, {chunks}", str(c.generator.channels[-1]),
+             f"{c.generator.attention[0]} px", f"{G:,}", f"{D:,}"]
+        )  # fmt: skip
+    return _table(("experiment", "z", "ch", "attention at", "G", "D"), rows)

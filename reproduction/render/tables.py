@@ -57,6 +57,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "bigan_starts": bigan.bigan_starts,
     "bigan_speed": costs.bigan_speed,
     "table1": published.table1,
+    "table1_plan": published.table1_plan,
     "table1_small": published.table1_small,
     "table1_rates": published.table1_rates,
     "table2_small": published.table2_small,
@@ -77,6 +78,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "filters": sources.filters,
     "inversion": sources.inversion,
     "encoders": sources.encoders,
+    "ancestors": sources.ancestors,
     "reconstruction": lambda lines: evaluation.reconstruction_table(lines, SMALL),
 }
 

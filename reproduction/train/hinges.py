@@ -88,7 +88,7 @@ def draw(runs: dict[str, list[Path]], out: Path) -> None:
         for name, values in margins(runs[hinge][0]).items():
             axes.plot(steps, values, label=f"${name.replace('_', '_{')}}}$")
         axes.axhline(0, color="#4a5560", linewidth=0.8)
-        axes.set(title=f"{title}: encoder pairs above generator pairs", xlabel="steps", ylabel="score")
+        axes.set(title=title, xlabel="steps", ylabel="encoder − generator pairs")
         axes.legend(frameon=False)
         panels[hinge].imshow(np.asarray(grid(load(runs[hinge][0]).generate(40), 10)))
         panels[hinge].set_title(f"samples, {title}")
@@ -98,7 +98,7 @@ def draw(runs: dict[str, list[Path]], out: Path) -> None:
     low, high = zip(*(panels[f"scores {hinge}"].get_ylim() for hinge in HINGES), strict=True)
     for hinge in HINGES:
         panels[f"scores {hinge}"].set_ylim(min(low), max(high))
-    panels["ratio"].set(title="reconstruction error, matched / mismatched", xlabel="steps", ylim=(0, None))
+    panels["ratio"].set(title="reconstruction ratio", xlabel="steps", ylim=(0, None))
     panels["ratio"].axhline(1, color="#4a5560", linestyle=":", linewidth=1)
     panels["ratio"].legend(frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_networks import channels_of
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import read_results
-from bigbigan.experiments import find
+from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.io import writing
 from bigbigan.training.run_folder import changed_settings
 from reproduction.common import Script, bigbigan
@@ -60,11 +60,7 @@ class Plan:
 
 PLANS = {
     "1": Plan(
-        (
-            "table1/base", "table1/deterministic_encoder", "table1/uniform_prior", "table1/x_unary_only",
-            "table1/z_unary_only", "table1/no_unaries", "table1/small_g_32", "table1/resnet_up_encoder_lr",
-            "table1/hinge_of_sum",
-        ),
+        tuple(name for name in EXPERIMENTS if name.startswith("table1/")),
         "results/table1_small.jsonl",
         ("top1_table1_avepool", "top1_table1_bn_crelu"),
         "is10k_{0},fid10k_train_{0}",
@@ -73,6 +69,7 @@ PLANS = {
         (
             "table1/base", "pretext/rotation", "pretext/relative_position", "pretext/exemplar", "pretext/colorization",
             "pretext/cpc", "pretext/supervised", "pretext/combination", "pretext/efficient_cpc",
+            "table1/resnet_up_encoder_lr", "table1/revnet_x4_up_encoder_lr",
         ),
         "results/table2_small.jsonl",
         tuple(f"{top}_sweep5k_{feature}" for feature in FEATURES for top in ("top1", "top5")),

@@ -7,6 +7,8 @@ import pytest
 from bigbigan.cli import main
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
+from bigbigan.experiments import EXPERIMENTS
+from bigbigan.experiments.published import PUBLISHED
 from reproduction.common import Script, _portable
 from reproduction.render import tables
 from reproduction.train import ablations, table
@@ -135,6 +137,33 @@ def test_table_rerun_skips_finished_and_continues_unfinished(tmp_path, monkeypat
     assert [json.loads(text)["step"] for text in logged] == sorted({json.loads(text)["step"] for text in logged})
     assert table.main(call) == 0
     assert len(read_results(tmp_path / "lines.jsonl")) == len(lines)
+
+
+def test_every_scaled_row_of_a_published_table_can_be_trained():
+    """bigan/imagenet, a row of Table 2, has no scaled-down version."""
+    for name, published in PUBLISHED.items():
+        plan = table.PLANS[name]
+        rows = {row.experiment for row in published.rows if row.experiment}
+        assert rows - set(plan.rows) == ({"bigan/imagenet"} if name == "2" else set())
+        assert len({row.split("/")[1] for row in plan.rows}) == len(plan.rows)  # they are named by this part
+        assert all(32 in EXPERIMENTS[row].scales for row in plan.rows if plan.scaled)
+
+
+@pytest.mark.parametrize(
+    ("words", "experiment", "run"),
+    [
+        (["1", "revnet_x4"], "table1/revnet_x4", "runs/table1/revnet_x4_32"),
+        (["2", "resnet_up_encoder_lr"], "table1/resnet_up_encoder_lr", "runs/table2/resnet_up_encoder_lr_32"),
+        (["3", "bigbigan_sl", "--network", "mnist-cnn"], "table3/bigbigan_sl", "runs/table3/bigbigan_sl_32"),
+        (["bigan", "autoencoder_l1"], "bigan/autoencoder_l1", "runs/bigan/autoencoder_l1"),
+    ],
+)
+def test_one_command_trains_and_measures_one_row(words, experiment, run, tmp_path, monkeypatch, commands):
+    monkeypatch.chdir(tmp_path)
+    assert table.main([*words, "--data", "digits", "--steps", "5"]) == 0
+    train, evaluate = commands
+    assert train[:2] == ("train", experiment)
+    assert train[train.index("--out") + 1] == evaluate[1] == run
 
 
 def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, commands):

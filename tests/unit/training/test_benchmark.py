@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from PIL import Image
 
-from bigbigan.apps.benchmark import Parts, bench, measure, result_lines
+from bigbigan.apps.benchmark import Parts, bench, measure, now, result_lines
 from bigbigan.cli import main
 from bigbigan.experiments import find
 from bigbigan.training.flops import step_cost
@@ -46,6 +47,20 @@ def test_what_runs_within_a_part_counts_once():
     inner()
     assert set(parts.seconds) == {"outer"}
     assert parts.seconds["outer"] > start
+
+
+def test_time_without_the_processor_does_not_count(monkeypatch):
+    """Other programs hardly change what is measured on one thread of a shared machine."""
+    device = torch.device("cpu")
+
+    def waited(threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        start = now(device)
+        time.sleep(0.3)
+        return now(device) - start
+
+    assert waited(1) < 0.1
+    assert waited(2) >= 0.3
 
 
 def test_a_measurement_is_made_in_a_process_of_its_own():
