@@ -48,7 +48,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["pictures", "templates", "static"]
+exclude_patterns = ["pictures", "templates", "static", "extending_skeleton"]
 templates_path = ["templates"]
 nitpicky = True
 # What the pages name must be there. Not so what signatures name: other projects' classes, and inner ones of ours.

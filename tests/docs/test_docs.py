@@ -28,11 +28,13 @@ from PIL import Image
 from bigbigan.apps.train import train
 from bigbigan.cli import build_parser, main
 from bigbigan.config import Config, override
+from bigbigan.config.files import read_settings
 from bigbigan.config.schema import flat
 from bigbigan.evaluation.metric_names import FEATURES, KNOWN, NAMED_FEATURES, NETWORKS, parse_metrics
 from bigbigan.evaluation.published_tables import fill
 from bigbigan.evaluation.records import Subject
 from bigbigan.experiments import EXPERIMENTS, find
+from bigbigan.named import is_named
 from reproduction.render import tables
 from tiny import tiny_config
 
@@ -114,7 +116,7 @@ def test_every_setting_has_a_meaning_on_its_page():
     rows = re.findall(
         r"^\| `([\w.]+)` \| (\S.*) \| .* \| (\S.*) \|$", (ROOT / "docs/configuration.md").read_text(), re.M
     )
-    assert [name for name, *_ in rows if "." not in name] == ["experiment", "system", "scale"]
+    assert [name for name, *_ in rows if "." not in name] == ["experiment", "system", "networks", "scale"]
     assert sorted(name for name, *_ in rows) == sorted(flat(Config().to_dict()))
     assert all(len(meaning.split()) > 1 for _, _, meaning in rows)
 
@@ -235,12 +237,20 @@ def _parse_verb(arguments: list[str]) -> None:
     if len(arguments) - arguments[:1].count("data") <= 1 and arguments != ["list"]:
         arguments = [*arguments, "--help"]  # a verb that is spoken of
     options = vars(build_parser().parse_args(arguments))
-    if "experiment" in options and not options["experiment"].isupper():
-        override(find(options["experiment"]).config(options["scale"]), options["set"])
-    if options.get("metrics"):
-        parse_metrics(options["metrics"].split(","))
+    name = options.get("experiment")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs" / "extending_skeleton"))
+        if name and not name.isupper() and not _made_on_the_page(name):
+            override(find(name).config(options["scale"]), options["set"])
+        if options.get("metrics"):
+            parse_metrics(metric for metric in options["metrics"].split(",") if not _made_on_the_page(metric))
     if arguments[0] == "table":
         fill(options["name"], [], options["scale"], options["dataset"])
+
+
+def _made_on_the_page(name: str) -> bool:
+    """Whether a name is of code in a module of the reader's own, not of the skeleton."""
+    return is_named(name) and not name.startswith("my_package.")
 
 
 class _ParsedError(Exception):
@@ -344,6 +354,13 @@ def test_python_on_the_pages_runs(page, run, exported, photos, tmp_path, monkeyp
     with patch.dict(EXPERIMENTS):  # a page may register its own
         for block in code:
             exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
+
+
+def test_settings_on_the_pages_are_read(tmp_path):
+    (block,) = blocks("docs/extending.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(block.code)
+    file = read_settings(tmp_path / "mine.yaml")
+    assert file.config(find(file.experiment).config()).training.steps == 2000
 
 
 def test_few_blocks_are_not_run_and_each_says_why():
