@@ -44,7 +44,8 @@ PAGES = [path.relative_to(ROOT).as_posix() for path in sorted(FILES)]
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")  # before a block, with the reason
 COMMAND = re.compile(r"`((?:bigbigan|make|torchrun|python -m reproduction\.[\w.]+) [^`]*)`")  # in a line of prose
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "tensorflow", "timm", "torchvision"}
-OTHERS = {"cp", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "source", "tensorboard"}  # programs that are not ours
+# Programs that are not ours.
+OTHERS = {"conda", "cp", "docker", "git", "jq", "ls", "mkdir", "pip", "sha256sum", "source", "tensorboard"}
 
 
 class Block(NamedTuple):
@@ -297,7 +298,7 @@ def _parse_pip(arguments: list[str]) -> None:
         ("make tset", "tset"),
         ("torchrun --nproc-per-node 2 -m bigbigan train small/mnits --out x", "small/mnist"),
         ("pip install -e '.[onxn]'", "onxn"),
-        ("conda install bigbigan", "conda"),
+        ("brew install bigbigan", "brew"),
     ],
 )
 def test_a_command_that_is_wrong_is_found(line, says):
