@@ -127,6 +127,9 @@ def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
 
 def unreadable_reason(tags: Any) -> str | None:
     """Return why a page with these tags cannot be read without `tifffile`, or None if Pillow should read it."""
+    for tag in (258, 259, 262, 277, 339):  # bits, compression, colours, samples, format
+        if np.ravel(tags.get(tag, 1)).dtype.kind not in "iu":
+            return f"damaged TIFF (tag {tag} is not a whole number)"
     bits, samples = np.ravel(tags.get(258, 1)).tolist(), tags.get(277, 1)
     if name := _COMPRESSIONS_NOT_READ.get(tags.get(259, 1)):
         return f"TIFF compressed as {name} ({INSTALL}, or save it uncompressed, or with LZW or Deflate)"
