@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from bigbigan.data import tiff
+from bigbigan.data import tiff as tiff_tags
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.errors import UserError
@@ -514,5 +514,5 @@ def test_resize_square():
 @pytest.mark.parametrize("tag", [258, 259, 262, 277, 339])
 @pytest.mark.parametrize("value", [b"\x08", (b"\x08", b"\x08"), 8.5, "8"])
 def test_tiff_tags_that_are_no_whole_numbers_are_named(tag, value):
-    assert tiff.unreadable_reason({258: 8, tag: value}) == f"damaged TIFF (tag {tag} is not a whole number)"
-    assert tiff.unreadable_reason({258: (8, 8, 8), 277: 3}) is None
+    assert tiff_tags.unreadable_reason({258: 8, tag: value}) == f"damaged TIFF (tag {tag} is not a whole number)"
+    assert tiff_tags.unreadable_reason({258: (8, 8, 8), 277: 3}) is None
