@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from torch import nn
 
 from bigbigan.apps.rows_on_disk import RowsOnDisk
+from bigbigan.apps.sheet import Tile
+from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.compute import images_per_pass
-from bigbigan.data import ImageSet, class_sheet
+from bigbigan.data import ImageSet, load_view
 from bigbigan.data.csv_cells import cell
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
 from bigbigan.evaluation.records import ResultLine, append_results
-from bigbigan.evaluation.splits import StreamedView
+from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
 from bigbigan.io import writing
 from bigbigan.progress import Bar
@@ -129,12 +132,28 @@ def cluster(
                 )
     _write(out, images.files, found, raw_cells)
     if sheet is not None:
-        picks = images.subset(np.arange(len(images)))
-        picks.labels, picks.classes = found, [str(k) for k in range(clusters)]
-        save_image(class_sheet(picks), sheet)
+        save_image(_sheet(images, found, view), sheet)
     if lines and (file := target.results_file(out)) is not None:
         append_results(file, lines)
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
+
+
+def _sheet(images: ImageSet, found: np.ndarray, view: View, columns: int = 12, max_rows: int = 100) -> Image.Image:
+    """Draw a row of random images for each cluster, the largest first; with true labels, its most frequent class."""
+    rng, truth = np.random.default_rng(0), _true_labels(images)
+    rows, names = [], []
+    for c in np.unique(found)[:max_rows]:
+        members = np.flatnonzero(found == c)
+        pixels, _ = load_view(
+            images.subset(rng.permutation(members)[:columns]), view.resolution, view.channels, view.augment
+        )
+        rows.append([Tile(x) for x in pixels])
+        names.append(f"{c}: {len(members):,} images")
+        if truth is not None and (known := truth[members][truth[members] >= 0]).size:
+            most = int(np.bincount(known).argmax())
+            name = images.classes[most] if images.classes is not None else str(most)
+            names[-1] += f", {100 * (known == most).mean():.0f} % {name}"
+    return draw_sheet(rows, names, title="random images of each cluster, and its size")
 
 
 def _check_count(images: int, clusters: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bigbigan.apps.sheet import Tile, sheet, tiles_of
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.errors import UserError
@@ -21,11 +23,11 @@ from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.progress import Bar
 from bigbigan.training.devices import default_device
-from bigbigan.training.image_grid import grid, pairs_grid
 from bigbigan.training.run_folder import open_data
 
 __all__ = [
     "REFERENCES",
+    "Interpolations",
     "interpolations",
     "latent_interpolations",
     "neighbours",
@@ -58,7 +60,7 @@ def reconstructions(
     x_hat = model.reconstruct(pixels)
     errors = {"G(E(x))": pixel_error(x, x_hat)}
     if not refine:
-        return pairs_grid(x, x_hat), errors
+        return _rows_of_columns({"x": x, "G(E(x))": x_hat}), errors
     parts = pixels.split(images_per_pass(len(pixels)))  # images are independent
     with Bar(
         total=len(parts) * refine, desc="reconstruct", unit="step", disable=not progress, dynamic_ncols=True
@@ -66,12 +68,48 @@ def reconstructions(
         z = torch.cat([model.refine(part, refine, after_step=lambda _: bar.update()).z for part in parts])
     refined = model.generate(z)
     errors[f"after {refine} steps"] = pixel_error(x, refined)
-    columns = min(16, len(x))
-    rows = [
-        part for group in zip(*(t.cpu().split(columns) for t in (x, x_hat, refined)), strict=True) for part in group
-    ]
-    white = torch.ones(-len(x) % columns, *x.shape[1:])
-    return grid(torch.cat([torch.cat([r, white]) if len(r) < columns else r for r in rows]), columns), errors
+    return _rows_of_columns({"x": x, "G(E(x))": x_hat, f"{refine} steps": refined}), errors
+
+
+def _rows_of_columns(images: dict[str, Tensor], columns: int = 12) -> Image.Image:
+    """Draw images [N, C, R, R] by name of the row, each above the same image of the next row."""
+    rows, names = [], []
+    tiles = {name: tiles_of(x) for name, x in images.items()}
+    for start in range(0, len(next(iter(tiles.values()))), columns):
+        rows += [of_row[start : start + columns] for of_row in tiles.values()]
+        names += list(tiles)
+    return sheet(rows, names)
+
+
+@dataclass
+class Interpolations:
+    """Hold rows of images between two others: float [N, steps, C, R, R]; the ends, if they are images, [N, C, R, R]."""
+
+    between: Tensor
+    start: Tensor | None = None
+    end: Tensor | None = None
+
+    def picture(self) -> Image.Image:
+        """Return all steps as a sheet, with the ends set apart and named."""
+        rows = [tiles_of(images) for images in self.between]
+        steps = self.between.shape[1]
+        names = [f"{t:.2f}" for t in torch.linspace(0, 1, steps).tolist()]
+        if self.start is None or self.end is None:
+            return sheet(rows, column_names=names, title="G(z), z from one random latent (0) to another (1)")
+        ends = zip(tiles_of(self.start), rows, tiles_of(self.end), strict=True)
+        rows = [[x, *row, y] for x, row, y in ends]
+        title = "from x to x′: G(z), z from E(x) (0) to E(x′) (1)"
+        return sheet(rows, column_names=["x", *names, "x′"], title=title, apart=1)
+
+    def frames(self) -> list[Image.Image]:
+        """Return a picture for each step, of all rows at once: there and back again, for an animation."""
+        columns = math.ceil(math.sqrt(len(self.between)))
+        there = [sheet(_split(tiles_of(images), columns)) for images in self.between.transpose(0, 1)]
+        return there + there[-2:0:-1]
+
+
+def _split(tiles: list[Tile], columns: int) -> list[list[Tile]]:
+    return [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
 
 
 def interpolations(
@@ -82,31 +120,28 @@ def interpolations(
     labels: str | None = None,
     checkpoint: str = "newest",
     progress: bool = False,
-) -> Image.Image:
-    """Draw rows from one image x to another x': x, images interpolated between E(x) and E(x'), x'."""
+) -> Interpolations:
+    """Interpolate from one image x to another x′: G(z) with z between E(x) and E(x′)."""
     model, source = _open(run, data, labels, checkpoint)
     pixels = torch.from_numpy(spread(model, source, shown_split(source), 2 * count, progress)[0])
     if len(pixels) < 2:
         raise UserError(f"{source.spec} has {len(pixels)} readable images; an interpolation needs two")
     starts, ends = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :][: len(pixels) // 2]
     between = model.interpolate(starts, ends, steps)
-    x, y = (pool_to(model.prepare(p), model.config.generator.resolution)[:, None] for p in (starts, ends))
-    return grid(torch.cat([x, between, y], dim=1).flatten(0, 1), steps + 2)
+    x, y = (pool_to(model.prepare(p), model.config.generator.resolution) for p in (starts, ends))
+    return Interpolations(between, x, y)
 
 
 def latent_interpolations(
     run: Path, count: int, steps: int, seed: int = 0, checkpoint: str = "newest", progress: bool = False
-) -> Image.Image:
-    """Draw rows of G(z) with z interpolated between two latents drawn from P_z.
-
-    If G is class-conditional, each row has a class of its own.
-    """
+) -> Interpolations:
+    """Interpolate between latents drawn from P_z. If G is class-conditional, each row has a class of its own."""
     model = load(run, checkpoint, default_device())
     a, b = model.sample_prior(2 * count, seed=seed).chunk(2)
     latents, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
     bar = Bar(latents, desc="interpolate", unit="row", disable=not progress, dynamic_ncols=True)
     rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(bar)]
-    return grid(torch.cat(rows), steps)
+    return Interpolations(torch.stack(rows))
 
 
 def neighbours(
@@ -147,7 +182,6 @@ def neighbours(
         itself = found == torch.tensor([place[file] for file in queries.files])[:, None]
         itself[~itself.any(1), -1] = True  # an identical image was found instead
         close, found = close[~itself].view(-1, k), found[~itself].view(-1, k)
-    tiles = np.concatenate([np.concatenate([x[i : i + 1], y[places]]) for i, places in enumerate(found.numpy())])
     listed: list[dict[str, object]] = [
         {
             "file": queries.files[i],
@@ -157,7 +191,25 @@ def neighbours(
         }
         for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True))
     ]
-    return grid(torch.from_numpy(tiles).float() / 127.5 - 1, found.shape[1] + 1), listed
+    rows = []
+    for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True)):
+        name = _class_name(queries, i)
+        row = [Tile(x[i], name)]
+        for j, similarity in zip(places, near, strict=True):
+            other = _class_name(known, j)
+            row.append(Tile(y[j], f"{similarity:.2f} {other}".strip(), bool(name) and name == other))
+        rows.append(row)
+    framed = ", framed if of the same class" if any(_class_name(queries, i) for i in range(len(x))) else ""
+    title = f"nearest training images, with the cosine of BN+CReLU features{framed}"
+    names = [f"{split.name} image", *(str(k + 1) for k in range(found.shape[1]))]
+    return sheet(rows, column_names=names, title=title, apart=1), listed
+
+
+def _class_name(images: ImageSet, i: int) -> str:
+    """Return the name of the class of an image; "" if it has no label."""
+    if images.labels is None or images.labels[i] < 0:
+        return ""
+    return images.classes[images.labels[i]] if images.classes is not None else str(images.labels[i])
 
 
 def _open(run: Path, data: str | None, labels: str | None, checkpoint: str) -> tuple[Model, Source]:

@@ -107,11 +107,11 @@ def check_source(spec: str) -> None:
     parse_spec(spec)
 
 
-def check_picture(options: argparse.Namespace) -> None:
-    """Raise UserError if --count or --out cannot be used for a picture, before anything is read."""
+def check_picture(options: argparse.Namespace, *endings: str) -> None:
+    """Raise UserError if --count or --out (.png unless other endings are given) cannot be used for a picture."""
     at_least(1, count=options.count)
-    if options.out.suffix.lower() != ".png":
-        raise UserError(f"--out {options.out}: expected a name ending in .png")
+    if options.out.suffix.lower() not in (endings := endings or (".png",)):
+        raise UserError(f"--out {options.out}: expected a name ending in {' or '.join(endings)}")
 
 
 def save_picture(picture: Any, options: argparse.Namespace) -> None:

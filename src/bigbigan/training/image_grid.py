@@ -12,7 +12,7 @@ from torch import Tensor
 from bigbigan.image import to_uint8
 from bigbigan.io import writing
 
-__all__ = ["grid", "pairs_grid", "save_image"]
+__all__ = ["grid", "pairs_grid", "save_animation", "save_image"]
 
 
 def grid(images: Tensor, columns: int | None = None, gap: int = 2, min_side: int = 32) -> Image.Image:
@@ -42,6 +42,13 @@ def pairs_grid(above: Tensor, below: Tensor, columns: int = 16) -> Image.Image:
     above, below = torch.cat([above.cpu(), white]), torch.cat([below.cpu(), white])
     rows = [t for pair in zip(above.split(columns), below.split(columns), strict=True) for t in pair]
     return grid(torch.cat(rows), columns)
+
+
+def save_animation(frames: list[Image.Image], path: Path, seconds: float = 0.15) -> None:
+    """Write pictures of one size as an endless GIF, each shown for `seconds`; no incomplete file is ever at `path`."""
+    with writing(path, durable=False) as temporary:
+        duration = round(1000 * seconds)
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
 
 
 def save_image(image: Image.Image, path: Path) -> None:

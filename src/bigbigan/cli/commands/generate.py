@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
     """Generate images, as one grid (a name ending in .png) or as single files in a folder."""
     import torch
 
+    from bigbigan.apps.sheet import sheet, tiles_of
     from bigbigan.data.formats import EXTENSIONS, NOT_READ
     from bigbigan.inference.loading import load
     from bigbigan.training.devices import default_device
@@ -49,7 +51,12 @@ def run(options: argparse.Namespace) -> None:
     made = model.generate_batches(options.count, options.truncation, options.seed, options.label)
     batches = _with_progress(made, options.count, options.quiet)
     if one:
-        save_image(grid(torch.cat([batch.cpu() for batch in batches])), options.out)
+        tiles = tiles_of(torch.cat([batch.cpu() for batch in batches]))
+        columns = math.ceil(math.sqrt(len(tiles)))
+        given = f"truncation {options.truncation:g}, seed {options.seed}"
+        given += "" if options.label is None else f", class {options.label}"
+        rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+        save_image(sheet(rows, title=f"G(z): {given}"), options.out)
     else:
         for i, image in enumerate(image for batch in batches for image in batch):
             save_image(grid(image[None], min_side=1), options.out / f"{i:05d}.png")

@@ -15,7 +15,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    run_and_data(parser, OWN_DATA, "GRID.png picture to write")
+    run_and_data(parser, OWN_DATA, "GRID.png picture to write, or an animation of all of them (.gif)")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="number of interpolations (default 8)")
     parser.add_argument("--steps", type=int, default=8, metavar="K", help="images in an interpolation (default 8)")
     parser.add_argument("--latents", action="store_true", help="interpolate between latents drawn from P_z instead")
@@ -26,17 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw interpolations between the encodings of images, or between random latents."""
     at_least(2, steps=options.steps)
-    check_picture(options)
+    check_picture(options, ".png", ".gif")
     if options.latents and options.data:
         raise UserError(f"--data {options.data}: --latents needs no images; remove --data or --latents")
     from bigbigan.apps.visualize import interpolations, latent_interpolations
 
     if options.latents:
-        picture = latent_interpolations(
+        found = latent_interpolations(
             options.run, options.count, options.steps, options.seed, options.checkpoint, not options.quiet
         )
     else:
-        picture = interpolations(
+        found = interpolations(
             options.run,
             options.data,
             options.count,
@@ -45,5 +45,10 @@ def run(options: argparse.Namespace) -> None:
             options.checkpoint,
             not options.quiet,
         )
-    save_picture(picture, options)
+    if options.out.suffix.lower() == ".gif":
+        from bigbigan.training.image_grid import save_animation
+
+        save_animation(found.frames(), options.out)
+    else:
+        save_picture(found.picture(), options)
     print(json.dumps({"grid": str(options.out)}) if options.json else options.out)
