@@ -190,7 +190,9 @@ def _mistake(line: str) -> str | None:
     lexer.whitespace_split = True
     parts: list[list[str]] = [[]]
     for word in lexer:
-        if set(word) <= set("|&;"):
+        if word == ">":
+            next(lexer)  # the file
+        elif set(word) <= set("|&;"):
             parts.append([])
         elif parts[-1] or not re.match(r"[A-Z_]+=", word):
             parts[-1].append(word)

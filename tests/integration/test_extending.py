@@ -221,11 +221,13 @@ def test_code_of_a_run_of_ones_own_needs_no_trust(copy, installed):
 def test_code_of_a_foreign_run_needs_trust(copy, installed, stranger, capsys, tmp_path):
     out = tmp_path / "g.png"
     refused = "names Python code, my_package.encoders:Patches, which is not run unless you trust it: --trust my_package"
-    for verb in (["encode", copy, "--data", "digits", "--out", tmp_path / "f.npz"], ["report", copy],
+    for verb in (["encode", copy, "--data", "digits", "--out", tmp_path / "f.npz"],
                  ["evaluate", copy, "--data", DATA], ["generate", copy, "--out", out]):  # fmt: skip
         code, _, err = ask(capsys, *verb)
         assert code == 2, verb
         assert refused in err
+    assert ask(capsys, "report", copy)[0] == 0  # without what needs the model
+    assert "names Python code" in (copy / "report.html").read_text()
     with pytest.raises(UserError, match=r"in Python: trust='my_package'"):
         bigbigan.load(copy)
     assert "my_package" not in sys.modules
@@ -267,6 +269,9 @@ def test_code_put_into_ones_own_run_is_not_run(copy, installed, trap, setting, c
     override(read_config(copy), [setting]).save(copy / "config.json")
     words = ["generate", copy, "--out", copy / "g.png"] if command == "generate" else ["train", "--out", copy]
     code, _, err = ask(capsys, *words)
+    assert code == 2
+    assert "names Python code, " in err
+    code, _, err = ask(capsys, *words, "--trust", "my_package")
     assert code == 2
     assert "names Python code, doors_trap:" in err
     assert not trap.exists()

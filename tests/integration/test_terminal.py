@@ -13,6 +13,7 @@ import pytest
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.cli.terminal import one_line, plain_output
+from bigbigan.errors import UserError
 from bigbigan.integrations.markdown import code, plain
 from tiny import tiny_config, write_npz
 
@@ -48,13 +49,13 @@ def test_what_is_printed_is_made_plain():
 
 
 def test_errors_and_warnings_are_one_line_each(tmp_path, monkeypatch):
-    import bigbigan.experiments as experiments
+    from bigbigan.cli import settings
 
     def find(name):
         warnings.warn(NASTY, stacklevel=1)
-        raise experiments.UserError(NASTY)
+        raise UserError(NASTY)
 
-    monkeypatch.setattr(experiments, "find", find)
+    monkeypatch.setattr(settings, "find", find)
     with terminal() as texts:
         assert main(["train", "x", "--out", str(tmp_path / "run")]) == 2
         assert main(["table", f"1{NASTY}\x1b"]) == 2

@@ -55,6 +55,7 @@ def reconstructions(
         The picture, and the mean error ‖x − x̂‖₂ of each row, pixels in [0, 1].
     """
     model, source = _open(run, data, labels, checkpoint)
+    _ = model.generator  # raises if there is none, before the images are read
     pixels = torch.from_numpy(spread(model, source, shown_split(source), count, progress)[0])
     x = pool_to(model.prepare(pixels), model.config.generator.resolution)
     x_hat = model.reconstruct(pixels)
@@ -123,6 +124,7 @@ def interpolations(
 ) -> Interpolations:
     """Interpolate from one image x to another x′: G(z) with z between E(x) and E(x′)."""
     model, source = _open(run, data, labels, checkpoint)
+    _ = model.generator  # raises if there is none, before the images are read
     pixels = torch.from_numpy(spread(model, source, shown_split(source), 2 * count, progress)[0])
     if len(pixels) < 2:
         raise UserError(f"{source.spec} has {len(pixels)} readable images; an interpolation needs two")
