@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, join, missing, paragraph, table, tag
-from bigbigan.errors import UserError
-from bigbigan.experiments import find
+from bigbigan.experiments import EXPERIMENTS
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.run_folder import read_environment
 
@@ -16,11 +15,11 @@ from bigbigan.training.run_folder import read_environment
 def settings(run: Run) -> Html:
     """Return the section."""
     now = run.config.to_dict()
-    try:
-        defined = find(run.config.experiment).config(run.config.scale).to_dict()
+    if known := EXPERIMENTS.get(run.config.experiment):  # those of other packages would run their code
+        defined = known.config(run.config.scale).to_dict()
         how = "Settings that differ from the experiment are marked."
-    except UserError:
-        defined, how = now, f"{run.config.experiment} is not an experiment of this version: no setting is marked."
+    else:
+        defined, how = now, f"{run.config.experiment} is not an experiment of this package: no setting is marked."
     blocks = {}
     for group in (key for key in now if isinstance(now[key], dict)):
         rows = []
