@@ -15,6 +15,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from bigbigan.named import import_named, in_one_line
 
 __all__ = ["Logger", "Loggers", "TensorBoard", "WandB"]
 
-PASSED = "logged.json"  # in a run folder: the last steps that were passed on before training was continued
+PASSED = "logged.json"  # in a run folder until they are reached: the last steps passed on before it was continued
 
 
 class Logger(Protocol):
@@ -127,8 +128,9 @@ class Loggers:
             "scalars": max(logged, before.get("scalars", -1)),
             "pictures": max(pictured, before.get("pictures", -1)),
         }
+        self._file, self._step = run / PASSED, step
         if max(self._passed.values()) > step:
-            write_json(run / PASSED, self._passed)
+            write_json(self._file, self._passed)
         self._loggers: dict[str, Logger] = {}
         for name in config.log.loggers:
             make = KNOWN.get(name) or import_named(name, "a logger: a class or function of (run, config, step)")
@@ -139,6 +141,7 @@ class Loggers:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on metrics of a step, unless that was done before training was continued."""
+        self._step = step
         self._each(lambda logger: logger.scalars(step, values), repeated=step <= self._passed["scalars"])
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
@@ -151,6 +154,9 @@ class Loggers:
 
     def close(self) -> None:
         """Close all loggers."""
+        if self._step >= max(self._passed.values()):
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
         self._each(lambda logger: logger.close())
 
     def _each(self, use: Callable[[Logger], Any], repeated: bool = False) -> None:
