@@ -7,6 +7,7 @@ import re
 from itertools import product
 from typing import Any
 
+from bigbigan.evaluation.label_curve import curve_table
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import better, chosen_settings, paired_lead
 from reproduction.render.cells import Line, cell, newest, of_study
@@ -50,6 +51,14 @@ def lead(lines: list[Line], experiment: str, metric: str) -> str:
     base = better(*(newest(lines, experiment, f"top1_linear_{name}_10perclass", name) for name in PIXELS))
     found = paired_lead(ours, base) if ours and base else None
     return f"{found[0]:+.1f} ± {found[1]:.1f}" if found else "–"
+
+
+def label_curve(lines: list[Line], study: str) -> str:
+    """Render the few-label curve of a study: linear accuracy over labels a class, and over a share of all labels."""
+    columns, rows = curve_table(of_study(lines, study))
+    out = [f"| features | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    out += [f"| {title} | {' | '.join(cell(line and dict(line)) for line in row)} |" for title, row in rows.items()]
+    return "\n".join(out)
 
 
 def reconstruction_table(lines: list[Line], experiments: list[str]) -> str:

@@ -34,6 +34,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "cells": lambda lines: evaluation.probe_table(lines, ["small/folder64"]),
     "ablations": evaluation.ablation_table,
     "encoder_search": evaluation.search_table,
+    "label_curve": lambda lines: evaluation.label_curve(lines, "fashion_mnist"),
     "pneumonia": lambda lines: evaluation.classifiers(lines, "pneumoniamnist"),
     "blood": lambda lines: evaluation.classifiers(lines, "cells"),
     "bench": costs.bench,

@@ -72,6 +72,10 @@ def run(options: argparse.Namespace) -> None:
                 lines += [line for text in _details(e) for line in _wrapped(text, " " * width)]
     print("\n".join(lines[1:]))
     if not options.long:
+        from bigbigan.inference.pretrained import pretrained_names
+
+        if names := pretrained_names():
+            print("\n" + "\n".join(_wrapped(f"Trained models in this package, to use as RUN: {', '.join(names)}", "")))
         print("\nTrain one: bigbigan train NAME --out RUN. Published numbers: bigbigan list --long")
 
 
