@@ -261,9 +261,9 @@ def of_another_kind(path: Path, rng: random.Random) -> None:
 
 
 # What leaves no trace: without its results a run is one that was not measured, without its newest checkpoint one that
-# was stopped earlier.
+# was stopped earlier, or before the first.
 UNDETECTABLE = {(deleted, "results.jsonl"), (emptied, "results.jsonl"), (deleted, "checkpoints")}
-UNDETECTABLE |= {(deleted, "checkpoints/step-*"), (deleted, "checkpoints/best.json")}
+UNDETECTABLE |= {(emptied, "checkpoints"), (deleted, "checkpoints/step-*"), (deleted, "checkpoints/best.json")}
 CONTENT = [flipped_bit, flipped_bit, changed_digit, changed_digit, cut_off, zeroed_block, doubled_part]
 WHOLE = [deleted, emptied, swapped, of_another_kind]
 
