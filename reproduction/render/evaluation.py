@@ -57,7 +57,10 @@ def label_curve(lines: list[Line], study: str) -> str:
     """Render the few-label curve of a study: linear accuracy over labels a class, and over a share of all labels."""
     columns, rows = curve_table(of_study(lines, study))
     out = [f"| features | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    out += [f"| {title} | {' | '.join(cell(None if line is None else dict(line)) for line in row)} |" for title, row in rows.items()]
+    out += [
+        f"| {title} | {' | '.join(cell(None if line is None else dict(line)) for line in row)} |"
+        for title, row in rows.items()
+    ]
     return "\n".join(out)
 
 
