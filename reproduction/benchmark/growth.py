@@ -1,6 +1,7 @@
 """Measure how the cost of a training step grows with batch, resolution, width, depth and ranks, one at a time.
 
     OMP_NUM_THREADS=1 python -m reproduction.benchmark.growth [--steps 3] [--picture CHART.png]
+    python -m reproduction.benchmark.growth --redraw --picture CHART.png       from the result lines, without measuring
 
 All other settings are those of `small/mnist` in colour with batches of 32. Ranks are processes of torchrun that share
 the batch; on a CPU each has one thread, hence OMP_NUM_THREADS=1 for a single rank too.
@@ -13,17 +14,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from bigbigan.apps.benchmark import Cost, bench, result_lines
 from bigbigan.config import Config, override
-from bigbigan.errors import RunError
+from bigbigan.errors import RunError, UserError
+from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import find
+from bigbigan.training.run_folder import changed_settings
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, chart_style
 
 EXPERIMENT = "small/mnist"
 COMMON = ["data.channels=3", "training.batch_size=32", "log.every=1000000"]
@@ -70,9 +76,16 @@ def measure(axis: str, value: str, settings: list[str], steps: int) -> tuple[Con
     return config, Cost(**{name: found[name] for name in Cost.__dataclass_fields__})
 
 
-def draw(costs: dict[str, dict[str, Cost]], path: Path) -> None:
+class Recorded(NamedTuple):
+    """The values of a `Cost` that the picture shows."""
+
+    seconds: float
+    peak_memory_mib: float
+
+
+def draw(costs: Mapping[str, Mapping[str, Cost | Recorded]], path: Path) -> None:
     """Draw seconds a step and peak memory over each varied setting, both axes logarithmic."""
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    figure = Figure(figsize=(12, 5), layout="constrained")
     panels = figure.subplots(2, len(costs), sharey="row", sharex="col")
     for column, (axis, found) in enumerate(costs.items()):
         places = [float(value) for value in found]
@@ -80,27 +93,37 @@ def draw(costs: dict[str, dict[str, Cost]], path: Path) -> None:
             ([c.seconds for c in found.values()], [c.peak_memory_mib for c in found.values()])
         ):
             ax = panels[row][column]
-            ax.plot(places, values, "o-")
+            ax.plot(places, values, "o-", color=FIRST)
             ax.set_xscale("log", base=2)
             ax.set_yscale("log", base=2)
             ax.set_xticks(places, list(found), minor=False)
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.grid(alpha=0.3)
+            ax.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0,)))
+            ax.yaxis.set_major_formatter("{x:,g}")
+            ax.minorticks_off()
+            ax.tick_params(axis="y", labelleft=column == 0)
         panels[1][column].set_xlabel(AXES[axis].label)
     panels[0][0].set_ylabel("seconds a step")
     panels[1][0].set_ylabel("peak memory, MiB")
+    panels[1][0].set_ylim(256, 2560)  # a common power of two below and above all values
     figure.savefig(path, dpi=90)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/bench_growth.jsonl")
     script.parser.add_argument("--steps", type=int, default=3, help="steps to time, after two of warm-up (default 3)")
+    script.parser.add_argument("--redraw", action="store_true", help="draw the picture from the result lines")
     script.parser.add_argument("--picture", type=Path, metavar="CHART.png")
     return script.run(measure_all, arguments)
 
 
 def measure_all(script: Script, options: argparse.Namespace) -> None:
     costs: dict[str, dict[str, Cost]] = {}
+    if options.redraw:
+        if options.picture is None:
+            raise UserError("--redraw: give --picture CHART.png")
+        with chart_style():
+            draw(recorded(options.results), options.picture)
+        return
     for axis, varied in AXES.items():
         for value, settings in varied.settings.items():
             config, cost = measure(axis, value, settings, options.steps)
@@ -110,7 +133,30 @@ def measure_all(script: Script, options: argparse.Namespace) -> None:
             lines = result_lines(config, cost, options.steps, script.command, script.study)
             script.append(lines, show=False)
     if options.picture:
-        draw(costs, options.picture)
+        with chart_style():
+            draw(costs, options.picture)
+
+
+def recorded(path: Path) -> dict[str, dict[str, Recorded]]:
+    """Return the newest measurement of each varied setting, with the values that the picture shows.
+
+    Raises:
+        UserError: a setting has no result lines.
+    """
+    found = {
+        (json.dumps(line["settings"], sort_keys=True), line["device"].startswith("2 ranks"), line["metric"]): line
+        for line in read_results(path)
+    }
+    costs: dict[str, dict[str, Recorded]] = {}
+    for axis, varied in AXES.items():
+        for value, settings in varied.settings.items():
+            config = override(find(EXPERIMENT).config(), [*COMMON, *settings])
+            key = json.dumps(changed_settings(config), sort_keys=True), (axis, value) == ("ranks", "2")
+            seconds, memory = (found.get((*key, metric)) for metric in ("seconds_per_step", "peak_memory_mib"))
+            if seconds is None or memory is None:
+                raise UserError(f"{path} has no lines of {axis} {value}; measure again, without --redraw")
+            costs.setdefault(axis, {})[value] = Recorded(seconds["value"], memory["value"])
+    return costs
 
 
 if __name__ == "__main__":

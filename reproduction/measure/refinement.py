@@ -21,6 +21,7 @@ from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import open_target
 from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
 STARTS = 3  # random starts
 
@@ -59,21 +60,21 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     if len(reached):
         measured["refine_steps_from_encoder"] = Measurement(float(reached[0]), protocol=protocol)
     script.append(script.target_lines(target, measured, source=source, split=split.name, n=len(x)))
-    _chart(encoder, random, options.out)
+    with chart_style():
+        _chart(encoder, random, options.out)
 
 
 def _chart(encoder: torch.Tensor, random: torch.Tensor, out: Path) -> None:
     chart = Figure(figsize=(7, 4), layout="constrained")
     axes = chart.subplots()
     steps = np.arange(len(encoder))
-    axes.plot(steps, encoder, color="#1f5fa8", label="from E(x)")
-    axes.plot(steps, random.mean(0), color="#c2410c", label=f"from random z, mean of {len(random)} trials")
-    axes.axhline(float(random[:, -1].mean()), color="#4a5560", linestyle=":", linewidth=1)
+    axes.plot(steps, encoder, color=FIRST, label="from E(x)")
+    axes.plot(steps, random.mean(0), color=SECOND, label=f"from random z, mean of {len(random)} trials")
+    axes.axhline(float(random[:, -1].mean()), color=GREY, linestyle=":", linewidth=1)
     axes.set(xlabel="steps of Adam on z", ylabel="mean ‖x − G(z)‖, pixels in [0, 1]", ylim=(0, None))
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
-    chart.savefig(out, dpi=100)
+    chart.savefig(out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bigbigan.evaluation.image_quality.feature_networks import open_extractor
@@ -23,6 +25,7 @@ from bigbigan.evaluation.image_quality.sampling import compare, run_reference
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import open_target
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, chart_style
 
 LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 CHUNK = 500
@@ -64,11 +67,12 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         named = {f"{name}_truncation{level}": m for name, m in measured.items()}
         script.append(script.target_lines(target, named, source=source, split="train", n=len(features), start=start))
     if options.picture:
-        draw(found, options.picture, f"{target.experiment}, {target.steps:,} steps, {source.name}")
+        with chart_style():
+            draw(found, options.picture, f"{target.experiment}, {target.steps:,} steps, {source.name}")
 
 
 def draw(found: dict[float, dict[str, float]], path: Path, title: str) -> None:
-    """Draw FID over IS, and precision over recall, a point for each level."""
+    """Draw FID over IS, and precision over recall, a point for each level, named by its truncation."""
     picture = Figure(figsize=(9, 4), layout="constrained")
     picture.suptitle(title)
     axes = picture.subplots(1, 2)
@@ -76,13 +80,22 @@ def draw(found: dict[float, dict[str, float]], path: Path, title: str) -> None:
         if across not in found[LEVELS[0]]:
             continue
         xs, ys = [f[across] for f in found.values()], [f[up] for f in found.values()]
-        ax.plot(xs, ys, "o-", color="#2a6fb0")
-        for level, x, y in zip(found, xs, ys, strict=True):
-            ax.annotate(f"{level:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        ax.plot(xs, ys, "o-", color=FIRST)
+        _name_points(ax, [f"{level:g}" for level in found], xs, ys)
         ax.set(xlabel={"is": "IS (more is better)", "recall": "recall (variety)"}[across],
                ylabel={"fid": "FID (less is better)", "precision": "precision (fidelity)"}[up])  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=90)
+    picture.savefig(path)
+
+
+def _name_points(ax: Axes, names: list[str], xs: list[float], ys: list[float], least: float = 14) -> None:
+    """Write names next to points, except next to points nearer than `least` points of the page to a named one."""
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # sets the scales
+    named: list[np.ndarray] = []
+    for name, place, x, y in zip(names, ax.transData.transform(list(zip(xs, ys, strict=True))), xs, ys, strict=True):
+        if all(np.linalg.norm(place - other) >= least * ax.figure.dpi / 72 for other in named):
+            named.append(place)
+            ax.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=9)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from bigbigan.evaluation.records import read_results
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, SECOND, chart_style
 
 LINEAR, TASK = "top1_sweep5k_bn_crelu", "task_accuracy_"
 
@@ -38,20 +39,41 @@ def draw(script: Script, options: argparse.Namespace) -> None:
         if x["metric"].startswith(TASK)
     }
     best_last = sorted(trained, key=lambda name: trained[name])
-    named = {"BigBiGAN" if name == "table1/base" else name.split("/")[1]: name for name in best_last}
+    named = {_title(name.split("/")[1]): name for name in best_last}
+    order = {name.split("/")[1]: place for place, name in enumerate(best_last)}
+    tasks = dict(sorted(tasks.items(), key=lambda item: order[item[0][0]]))  # methods as on the left
+    with chart_style():
+        _draw(named, trained, untrained, tasks, options.picture)
+
+
+def _title(name: str) -> str:
+    """Return the name of a method or task for readers."""
+    known = {"base": "BigBiGAN", "cpc": "CPC", "efficient_cpc": "efficient CPC"}
+    return known.get(name, name.replace("_", " "))
+
+
+def _draw(
+    named: dict[str, str],
+    trained: dict[str, float],
+    untrained: dict[str, float],
+    tasks: dict[tuple[str, str], tuple[float, float]],
+    path: Path,
+) -> None:
     figure = Figure(figsize=(11, 0.4 * max(len(named), len(tasks)) + 1.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.barh(list(named), [trained[name] for name in named.values()], color="#3b6ea5", label="trained")
-    left.plot([untrained[name] for name in named.values()], range(len(named)), "k|", ms=16, label="untrained")
+    left.barh(list(named), [trained[name] for name in named.values()], color=FIRST, label="trained backbone")
+    left.plot(
+        [untrained[name] for name in named.values()], range(len(named)), "k|", ms=16, mew=2, label="untrained backbone"
+    )
     left.set_xlabel("linear top-1 on BN+CReLU, %")
-    titles = [task if method == task else f"{method}: {task}" for method, task in tasks]
-    right.barh(titles, [value for value, _ in tasks.values()], color="#c2803c", label="right answers")
-    right.plot([chance for _, chance in tasks.values()], range(len(tasks)), "k|", ms=16, label="by chance")
-    right.set_xlabel("the task itself, on test images, %")
+    titles = [_title(method) for method, _ in tasks]  # each method has one task
+    right.barh(titles, [value for value, _ in tasks.values()], color=SECOND, label="correct answers")
+    right.plot([chance for _, chance in tasks.values()], range(len(tasks)), "k|", ms=16, mew=2, label="chance")
+    right.set_xlabel("accuracy in the method's own task, test images, %")
     for ax in (left, right):
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(options.picture, dpi=90)
+        ax.grid(visible=False, axis="y")
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

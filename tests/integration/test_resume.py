@@ -132,6 +132,7 @@ def test_thirty_kills_at_random_moments(data, reference, tmp_path):
 def test_signal_saves_and_ends_cleanly(number, data, reference, tmp_path, monkeypatch):
     run, config = tmp_path / "run", tiny_config(f"training.steps={STEPS}")
     calls = []
+    before = signal.signal(number, signal.default_int_handler)  # under nohup, SIGHUP would be ignored
 
     def step_then_signal(state, batches):
         values = training_step(state, batches)
@@ -140,9 +141,12 @@ def test_signal_saves_and_ends_cleanly(number, data, reference, tmp_path, monkey
             os.kill(os.getpid(), number)
         return values
 
-    with monkeypatch.context() as patch:
-        patch.setattr("bigbigan.training.loop.training_step", step_then_signal)
-        assert train(config, data, run, progress=False) == number
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("bigbigan.training.loop.training_step", step_then_signal)
+            assert train(config, data, run, progress=False) == number
+    finally:
+        signal.signal(number, before)
     assert calls[-1] == 6
     assert ck.newest_checkpoint(run).step == 6
     assert train(config, data, run, progress=False) is None
@@ -234,7 +238,8 @@ def test_a_closed_terminal_saves(data, tmp_path):
     import pty
 
     run, (here, there) = tmp_path / "run", pty.openpty()
-    script = "import sys, pathlib, bigbigan.apps.train as t, tiny; t.train(tiny.tiny_config('training.steps=100000', "
+    script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # pytest may run under nohup
+    script += "import sys, pathlib, bigbigan.apps.train as t, tiny; t.train(tiny.tiny_config('training.steps=100000', "
     script += "'log.checkpoint_every=100000', 'log.every=1'), sys.argv[1], pathlib.Path(sys.argv[2]))"
     child = subprocess.Popen(
         [sys.executable, "-c", script, data, str(run)], stdin=there, stdout=there, stderr=there, cwd=SCRIPT.parent,
