@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import resource
 import shutil
@@ -156,8 +157,12 @@ def test_settings_of_enormous_networks_are_refused(setting, value, run):
 WRONG = [None, [[]], {"a": {"b": []}}, "x", 1e400, True, 10**25]
 
 
-def changed(content):
-    """`content` with each of its parts, in turn, replaced by each of the wrong values, or missing."""
+def changed(content, wrongs=(*WRONG, ...), each=4):
+    """`content` with each of its parts, in turn, replaced by some of the wrong values, or missing (...).
+
+    Each part has `each` of the values, the next part the next ones: the campaign of damages tries many more.
+    """
+    values = itertools.cycle(wrongs)
     places = [()]
     for place in places:
         part = content
@@ -166,7 +171,7 @@ def changed(content):
         keys = part if isinstance(part, dict) else range(min(2, len(part))) if isinstance(part, list) else ()
         places.extend((*place, key) for key in keys)
     for place in places:
-        for wrong in [*WRONG, ...]:
+        for wrong in itertools.islice(values, each):
             whole = copy.deepcopy(content)
             part = whole
             for key in place[:-1]:

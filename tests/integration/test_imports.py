@@ -13,6 +13,7 @@ import pytest
         ("bigbigan.models", ("bigbigan.data", "bigbigan.training", "sklearn")),
         ("bigbigan.methods.losses", ("bigbigan.data.readers", "bigbigan.training")),
         ("bigbigan.training.loop", ("bigbigan.evaluation", "sklearn", "scipy")),
+        ("bigbigan.apps.train", ("sklearn", "torch._dynamo")),  # a second each
         ("bigbigan.data", ("torch",)),
         ("bigbigan.cli", ("torch", "numpy")),
     ],

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor
 
 from bigbigan.config import Config
@@ -225,6 +224,8 @@ def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None)
         raise UserError(
             f"all {count:,} labelled training images are of one group; holding some out needs two groups or more"
         )
+    from sklearn.model_selection import GroupShuffleSplit  # here: scikit-learn takes a second to load
+
     splitter = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
     kept, held_out = next(splitter.split(groups, groups=groups))
     return rng.permutation(kept), rng.permutation(held_out)

@@ -64,7 +64,7 @@ def stream(x: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # as torch.compiler.disable, which loads the compiler at once and takes a second
 def _recomputed(x: Tensor, stage: ReversibleStage, parameters: tuple[nn.Parameter, ...]) -> Tensor:
     out: Tensor = _Recompute.apply(x, stage, *parameters)
     return out

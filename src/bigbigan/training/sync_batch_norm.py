@@ -24,7 +24,7 @@ def synchronise_batch_norms(network: nn.Module) -> None:
             norm.forward = partial(_batch_norm, norm)  # type: ignore[method-assign]
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # as torch.compiler.disable, without loading the compiler at once
 def _batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)

@@ -18,15 +18,17 @@ choice never share a group (`ImageSet.groups`) with images that a classifier is 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import recall_score, roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import hold_out
+
+if TYPE_CHECKING:  # scikit-learn takes a second to load; functions import it where they use it
+    from sklearn.linear_model import LogisticRegression
 
 __all__ = [
     "class_scores",
@@ -100,6 +102,8 @@ def folds(
     count = min(max_folds, *map(int, units))
     if count < 2:
         return []
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     cv = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=0)
     found = list(cv.split(labels, labels, groups))
     complete = (len(held_out) and len(np.unique(labels[kept])) == len(classes) for kept, held_out in found)
@@ -125,6 +129,8 @@ def scores(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     auroc is scikit-learn's, of each class against the others by its odds, averaged over the classes in `truth`; with
     two classes this is the usual AUROC.
     """
+    from sklearn.metrics import recall_score, roc_auc_score
+
     predicted, classes = logits.argmax(1), np.unique(truth)
     recalls = recall_score(truth, predicted, labels=classes, average="macro")
     areas = [roc_auc_score(truth == c, _odds(logits, int(c))) for c in classes] if len(classes) > 1 else [np.nan]

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
 
 from bigbigan.evaluation.features import check_finite
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 __all__ = ["logistic_path"]
 
@@ -60,6 +63,8 @@ def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float])
 
 
 def _classifier(classes: np.ndarray, W: np.ndarray, b: np.ndarray) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression  # here: scikit-learn takes a second to load
+
     classifier = LogisticRegression()
     classifier.classes_, classifier.n_features_in_ = classes, W.shape[1]
     classifier.coef_, classifier.intercept_ = (W[1:] - W[:1], b[1:] - b[:1]) if len(classes) == 2 else (W, b)
