@@ -114,8 +114,10 @@ def main() -> None:
 
     bigbigan.io.files.WINDOWS = True  # before others import it
     from bigbigan.cli import main as run
+    from bigbigan.data.shards import remote
     from tiny import TINY, write_npz
 
+    remote.RETRY_DELAYS = (0.0,)
     data = write_npz(folder / "rows.npz", count=60)
     out = folder / "run"
     train = ["train", "small/digits", "--data", data, "--out", out, "--quiet", "--set", *TINY, "log.keep_checkpoints=1"]

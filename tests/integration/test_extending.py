@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import os
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def test_skeleton_trains_and_logs(run):
     assert "system: " in (run / "settings.txt").read_text()
 
 
-def test_skeleton_run_is_resumed_alone_without_double_steps(copy, installed, capsys):
+def test_skeleton_run_is_resumed_alone_without_double_steps(run, copy, installed, capsys):
     shutil.rmtree(copy / "checkpoints" / "step-00000004")  # as if it had crashed after step 4 was logged
     code, _, err = ask(capsys, "train", "--out", copy, "--steps", "6")
     assert code == 0, err
@@ -102,6 +103,9 @@ def test_skeleton_run_is_resumed_alone_without_double_steps(copy, installed, cap
         times = Counter((row[0], row[1]) for row in csv.reader(file))
     assert {step for step, _ in times} == set("123456")
     assert set(times.values()) == {1}
+    code, out, err = ask(capsys, "compare", run, copy)
+    assert code == 0, err
+    assert re.search(r"training\.steps\b.*\b4\b.*\b6\b", out)
 
 
 def test_skeleton_metric_is_measured_with_its_baselines(copy, installed, capsys):
