@@ -292,7 +292,7 @@ def outcome(name: str, places: dict[str, Path]) -> tuple[int, Any, str]:
     result = verb.result(places | {"out": out}, said) if code == 0 else None
     if name == "inspect shards":
         err += said
-    if name == "report" and result is not None and re.search("damaged|cannot be read", out.read_text()):
+    if name == "report" and result is not None and re.search("damaged|cannot be read|is not a folder", out.read_text()):
         err += "warning: in the page"
     return code, result, err
 

@@ -23,6 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bigbigan.apps.report import write_report
 from bigbigan.apps.train import train
 from bigbigan.data.batches import Batches
 from bigbigan.data.decode import decode
@@ -322,6 +323,21 @@ def test_only_damaged_checkpoints_never_start_over_silently(data, tmp_path):
     damage_truncate(run / "checkpoints" / "step-00000004")
     with pytest.raises(UserError, match=r"no checkpoint in .* is valid"):
         train(config, data, run, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["file", "link to itself"])
+def test_checkpoints_that_are_no_folder_are_reported(kind, data, tmp_path):
+    run, config = tmp_path / "run", tiny_config("training.steps=4")
+    train(config, data, run, progress=False)
+    shutil.rmtree(run / "checkpoints")
+    if kind == "file":
+        (run / "checkpoints").write_text("not a folder")
+    else:
+        (run / "checkpoints").symlink_to("checkpoints")
+    with pytest.raises(UserError, match="checkpoints is not a folder"):
+        train(config, data, run, progress=False)
+    write_report(run)
+    assert "checkpoints is not a folder" in (run / "report.html").read_text()
 
 
 def test_disk_error_keeps_the_checkpoint_before(data, tmp_path, monkeypatch):

@@ -97,10 +97,17 @@ class Checkpoint:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Return all checkpoints of a run by their names, oldest first, not yet checked."""
+    """Return all checkpoints of a run by their names, oldest first, not yet checked.
+
+    Raises:
+        UserError: `checkpoints` is a file or a link to nothing.
+    """
+    folder = run / "checkpoints"
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; restore it from a copy, or remove it to start without checkpoints")
     found = [
         Checkpoint(path, int(path.name.removeprefix("step-")))
-        for path in (run / "checkpoints").glob("step-*")
+        for path in folder.glob("step-*")
         if re.fullmatch(r"step-[0-9]{1,18}", path.name)
     ]
     return sorted(found, key=lambda c: c.step)
