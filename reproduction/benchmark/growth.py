@@ -32,7 +32,10 @@ from reproduction.common import Script
 from reproduction.render.chart_style import FIRST, chart_style
 
 EXPERIMENT = "small/mnist"
-COMMON = ["data.channels=3", "training.batch_size=32", "log.every=1000000"]
+COMMON = [
+    "data.channels=3", "training.batch_size=32", "log.every=1000000", "training.precision=float32",
+    "discriminator.joint_maps=1", "discriminator.projection=false", "encoder.widths=[16,32,64,256]",
+]  # fmt: skip
 WIDTHS = (64, 64, 32, 16)  # of G from 4×4 on; F and E have them in reverse, with a last block four times as wide
 
 

@@ -15,14 +15,42 @@ def of_study(lines: list[Line], *studies: str) -> list[Line]:
     return [x for x in lines if x["study"] in studies]
 
 
+PRECISION = "training.precision"  # which the machine decides in the small experiments
+# Settings of lines that were recorded before these experiments were changed to what docs/notes/encoder_search.md found.
+FIRST_RECIPE: dict[str, dict[str, Any]] = {
+    experiment: {"discriminator.joint_maps": 1, "discriminator.projection": False, "encoder.widths": widths}
+    for experiment, widths in {
+        "small/mnist": [16, 32, 64, 256],
+        "small/fashion_mnist": [16, 32, 64, 256],
+        "small/cifar10": [32, 64, 128, 512],
+        "small/folder64": [16, 32, 64, 128, 256],
+    }.items()
+}
+
+
+def changes(line: Line) -> tuple[dict[str, Any], bool]:
+    """Return the settings of a line that somebody changed, and whether from the first recipe of a small experiment."""
+    chosen = chosen_settings(line)
+    first = FIRST_RECIPE.get(line["experiment"])
+    if first is None:
+        return chosen, False
+    is_first = first.items() <= chosen.items()
+    return {k: v for k, v in chosen.items() if k != PRECISION and not (is_first and k in first)}, is_first
+
+
+def title_of(experiment: str, line: Line | None) -> str:
+    """Return the name of an experiment for a table, and whether the line is of its first recipe."""
+    return f"`{experiment}`" + (", first recipe" if line is not None and changes(line)[1] else "")
+
+
 def newest(lines: list[Line], experiment: str, metric: str, subject: str) -> Line | None:
-    """Return the last line of this experiment as defined, metric and subject, or None if it was not run."""
+    """Return the last line of this experiment as it is or was first defined, metric and subject, or None."""
     wanted = (experiment, metric, subject)
     return last(
         lines,
         lambda x: (
             (x["experiment"], x["metric"], x["subject"]) == wanted
-            and not chosen_settings(x)
+            and not changes(x)[0]
             and not x.get("scale")
             and not transferred(x)
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from reproduction.render.cells import Line, cell, newest_by, of_study
+from reproduction.render.cells import Line, cell, changes, newest_by, of_study, title_of
 
 
 def bench(lines: list[Line]) -> str:
@@ -16,9 +16,9 @@ def bench(lines: list[Line]) -> str:
     out = [f"| experiment | device | {' | '.join(head)} |", "|---|---|" + "---|" * len(head)]
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for x in chosen:
-        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in changes(x)[0].items())
         scale = f" at scale {x['scale']}" if x["scale"] else ""
-        title = f"`{x['experiment']}`{scale}{', ' + settings if settings else ''}"
+        title = f"{title_of(x['experiment'], x)}{scale}{', ' + settings if settings else ''}"
         groups.setdefault((title, x["device"]), {})[x["metric"]] = x["value"]
     for (title, device), found in groups.items():
         whole = found["seconds_per_step"]

@@ -10,13 +10,13 @@ from typing import Any
 from bigbigan.evaluation.label_curve import curve_table
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import better, chosen_settings, paired_lead
-from reproduction.render.cells import Line, cell, newest, of_study
+from reproduction.render.cells import FIRST_RECIPE, Line, cell, changes, newest, of_study, title_of
 from reproduction.train.encoder_search import SMALLER
 
 
 def probe_table(lines: list[Line], experiments: list[str]) -> str:
     """Render the accuracy of trained encoders and of the baselines: pixels and untrained encoders."""
-    lines = of_study(lines, "evaluation")
+    lines = of_study(lines, "evaluation", "fashion_mnist")
     leads = {e: lead(lines, e, "top1_linear_bn_crelu_10perclass") for e in experiments}
     if set(leads.values()) == {"–"}:  # lines without a record of each trial
         leads = {}
@@ -33,6 +33,7 @@ def probe_table(lines: list[Line], experiments: list[str]) -> str:
         ("**E trained**", "bn_crelu", "trained"),
     ]
     for experiment in experiments:
+        named = title_of(experiment, newest(lines, experiment, "top1_linear_bn_crelu", "trained"))
         for title, name, subject in rows:
             trained = subject == "trained"
             metrics = [f"top1_linear_{name}", f"top1_linear_{name}_10perclass", f"knn5_l2_{name}_10perclass"]
@@ -41,7 +42,7 @@ def probe_table(lines: list[Line], experiments: list[str]) -> str:
             steps = f", {line['steps']:,} steps" if trained and line else ""
             if leads:
                 cells.append(leads[experiment] if trained else "")
-            out.append(f"| `{experiment}` | {title}{steps} | {' | '.join(cells)} |")
+            out.append(f"| {named} | {title}{steps} | {' | '.join(cells)} |")
     return "\n".join(out)
 
 
@@ -67,8 +68,10 @@ def label_curve(lines: list[Line], study: str) -> str:
 def reconstruction_table(lines: list[Line], experiments: list[str]) -> str:
     """Render reconstruction errors, matched over mismatched."""
     out = ["| experiment | reconstruction error, matched / mismatched |", "|---|---|"]
-    lines = of_study(lines, "evaluation")
-    out += [f"| `{e}` | {cell(newest(lines, e, 'reconstruction_ratio', 'trained'), 3)} |" for e in experiments]
+    lines = of_study(lines, "evaluation", "fashion_mnist")
+    for e in experiments:
+        line = newest(lines, e, "reconstruction_ratio", "trained")
+        out.append(f"| {title_of(e, line)} | {cell(line, 3)} |")
     return "\n".join(out)
 
 
@@ -78,14 +81,14 @@ def ablation_table(lines: list[Line]) -> str:
     groups: dict[tuple[str, int, str], dict[str, Line]] = {}
     for line in of_study(lines, "ablations"):
         if line["subject"] == "trained" and line["metric"] in (few, ratio):
-            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in chosen_settings(line).items()).replace('"', "")
-            key = (line["experiment"], line["steps"], settings)
+            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in changes(line)[0].items()).replace('"', "")
+            key = (title_of(line["experiment"], line), line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
     out = ["| experiment | steps | changed | 10 labels a class | reconstruction ratio |", "|---|---|---|---|---|"]
-    for (experiment, steps, settings), found in groups.items():
+    for (title, steps, settings), found in groups.items():
         changed = f"`{settings}`" if settings else "nothing"
         cells = f"{cell(found.get(few))} | {cell(found.get(ratio), 3)}"
-        out.append(f"| `{experiment}` | {steps:,} | {changed} | {cells} |")
+        out.append(f"| {title} | {steps:,} | {changed} | {cells} |")
     return "\n".join(out)
 
 
@@ -116,8 +119,11 @@ def _changes(line: Line) -> dict[str, Any]:
     smaller = {experiment: (networks, widths) for experiment, _, networks, widths in SMALLER.values()}
     networks, widths = smaller[line["experiment"]]
     of_networks = {"training.precision": "bf16", "encoder.widths": widths}
+    of_networks |= {k: v for k, v in FIRST_RECIPE[line["experiment"]].items() if k != "encoder.widths"}
     of_networks |= {name: json.loads(value) for name, _, value in (text.partition("=") for text in networks)}
-    return {k: v for k, v in chosen_settings(line).items() if of_networks.get(k) != v}
+    as_defined = {"discriminator.joint_maps": 2, "discriminator.projection": True}
+    found = as_defined | chosen_settings(line)
+    return {k: v for k, v in sorted(found.items()) if of_networks.get(k) != v}
 
 
 def classifiers(lines: list[Line], dataset: str) -> str:

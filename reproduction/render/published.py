@@ -11,7 +11,7 @@ from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.published_tables import as_markdown, fill, rank_correlation
 from bigbigan.evaluation.records import chosen_settings
 from bigbigan.experiments import EXPERIMENTS
-from reproduction.render.cells import Line, cell, last, newest_by, of_study
+from reproduction.render.cells import Line, cell, changes, last, newest_by, of_study
 
 FEW = "top1_linear_avepool_10perclass"
 TABLE2 = ("table2", "table2_updates", "table2_longer")  # the last has the tasks that take longer
@@ -49,7 +49,7 @@ def table1_plan(lines: list[Line]) -> str:
     """Render the core-hours of Table 1 at scale 32, from counted FLOPs and the speed of `bench small/mnist`."""
     counted = [x for x in of_study(lines, "table1_costs") if x["scale"] == 32]
     flops = newest_by(counted, "experiment", "metric")
-    rate = newest_by([x for x in of_study(lines, "bench") if not x["settings"]], "experiment", "metric").get(
+    rate = newest_by([x for x in of_study(lines, "bench") if not changes(x)[0]], "experiment", "metric").get(
         ("small/mnist", "tflops")
     )
     out = ["| rows | GFLOP a step | seeds | core-hours |", "|---|---|---|---|"]

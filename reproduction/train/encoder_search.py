@@ -37,6 +37,7 @@ SMALLER = {
         [24, 48, 192],
     ),
 }  # fmt: skip
+PLAIN = ["discriminator.joint_maps=1", "discriminator.projection=false"]
 TWO_MAPS = ["discriminator.joint_maps=2"]
 BOTH = [*TWO_MAPS, "discriminator.projection=true"]
 # {wide} is replaced by the widths of the encoder, the last one four times as large.
@@ -81,7 +82,7 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
         wide = [*widths[:-1], 4 * widths[-1]]
         changes = [setting.format(wide=wide) for setting in VARIANTS[variant]]
         quiet = ["log.validate_every=0", f"log.pictures_every={steps}", f"log.checkpoint_every={steps}"]
-        settings = [*networks, f"encoder.widths={widths}", *changes, *quiet]
+        settings = [*networks, *PLAIN, f"encoder.widths={widths}", *changes, *quiet]
         bigbigan(
             "train", experiment, "--data", options.data, "--out", str(run), "--quiet", "--steps", str(steps),
             "--set", f"training.seed={options.seed}", "training.precision=bf16", *settings,
