@@ -57,13 +57,13 @@ def at_32_px(channels: int) -> Config:
 
 @register("small", data="mnist")
 def mnist() -> Config:
-    """Train on MNIST, zero-padded to 32 px: about an hour on one core."""
+    """Train on MNIST, zero-padded to 32 px: an hour and a half on one core."""
     return at_32_px(channels=1)
 
 
 @register("small", data="fashion-mnist")
 def fashion_mnist() -> Config:
-    """Train on Fashion-MNIST, zero-padded to 32 px: two hours on one core; 76 % with 10 labels a class."""
+    """Train on Fashion-MNIST, zero-padded to 32 px: three hours on one core; 76 % with 10 labels a class."""
     config = at_32_px(channels=1)
     return replace(config, training=replace(config.training, steps=12_000))
 
