@@ -342,7 +342,7 @@ MISTAKES = {
     "bfloat16 of a pretext task": lambda t, r: (["train", "pretext/rotation", "--out", t / "x", "--set", "training.precision=bf16"], "not for system=pretext"),
     "one class of a pretext task": lambda t, r: (["train", "pretext/rotation", "--out", t / "x", "--set", "data.labels=single"], "data.labels=single is for"),
     "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
-    "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]"], "at least 3"),
+    "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]", "discriminator.joint_maps=1"], "at least 3"),
     "scale of what has none": lambda t, r: (["train", "small/digits", "--out", t / "x", "--scale", "32"], "has one size only"),
     "unknown scale": lambda t, r: (["train", "table1/base", "--out", t / "x", "--scale", "48"], "scales to 32 or 64"),
     "scale as a setting": lambda t, r: (["train", "table1/base", "--out", t / "x", "--set", "scale=32"], "there is no setting scale"),
