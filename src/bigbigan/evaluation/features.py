@@ -205,8 +205,9 @@ def fill_statistics(
         through: passes images, float [256, C, R, R] in [-1, 1], through the network.
         pixels: uint8 [N, C, R, R], or what decodes images by index.
         seed: chooses the images.
-        batches: number of batches of 256 images.
+        batches: number of batches of 256 images; fewer if they would show each image more than about four times.
     """
+    batches = min(batches, -(-4 * len(pixels) // 256))
     noise = keyed_generator(seed, "standing")
     device = next(network.parameters()).device
 
