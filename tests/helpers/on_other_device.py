@@ -154,13 +154,13 @@ def verb(*words: object) -> Callable[[], None]:
 
 
 def trained(config: Config, data: str, run: Path) -> Callable[[], None]:
-    """Half the steps, then the other half from the checkpoint."""
+    """As many steps as the experiment has: one, or one and then another from its checkpoint."""
 
-    def twice() -> None:
-        for steps in (1, 2):
+    def each() -> None:
+        for steps in range(1, config.training.steps + 1):
             train(override(config, [f"training.steps={steps}"]), data, run, progress=False)
 
-    return twice
+    return each
 
 
 def used(run: Path) -> Callable[[], None]:
@@ -190,9 +190,9 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
     training = {
         "base": tiny_config(*every, "log.validate_every=1", "training.steps=2"),
         "accumulated": tiny_config(*every, "training.accumulate=2", "training.steps=2"),
-        "augmented": tiny_config(*every, "discriminator.augment=[color,translation,cutout]", "training.steps=2"),
-        "decoded each time": tiny_config(*every, "data.memory_gib=0", "training.steps=2"),
-        "reversible": tiny_config(*every, "encoder.block=reversible", "encoder.widths=[8,16]", "training.steps=2"),
+        "augmented": tiny_config(*every, "discriminator.augment=[color,translation,cutout]", "training.steps=1"),
+        "decoded each time": tiny_config(*every, "data.memory_gib=0", "training.steps=1"),
+        "reversible": tiny_config(*every, "encoder.block=reversible", "encoder.widths=[8,16]", "training.steps=1"),
     }
     small = [
         "generator.side=8",
@@ -229,7 +229,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
         "neighbours": verb("neighbours", base, "--out", folder / "neighbours.png"),
         "classify": verb("classify", base, "--labels-per-class", 5, "--quiet", "--out", folder / "classes.csv"),
         "finetune": verb(
-            "classify", base, "--labels-per-class", 5, "--finetune", "--scratch", "--trials", 1, "--quiet",
+            "classify", base, "--labels-per-class", 5, "--finetune", "--trials", 1, "--quiet",
             "--out", folder / "tuned.csv",
         ),
         "cluster": verb("cluster", base, "--clusters", 3, "--out", folder / "clusters.csv"),
