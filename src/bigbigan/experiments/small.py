@@ -9,6 +9,7 @@ only through J.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from bigbigan.config import (
     Config,
@@ -41,7 +42,7 @@ def digits() -> Config:
     )
 
 
-def at_32_px(channels: int) -> Config:
+def at_32_px(channels: Literal[1, 3]) -> Config:
     """Return the networks for images of 32 px with which E learns soonest (docs/notes/encoder_search.md)."""
     return Config(
         data=DataConfig(channels=channels),
