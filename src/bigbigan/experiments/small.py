@@ -43,7 +43,7 @@ def digits() -> Config:
 
 
 def at_32_px(channels: Literal[1, 3]) -> Config:
-    """Return the networks for images of 32 px with which E learns soonest (docs/notes/encoder_search.md)."""
+    """Return the networks for images of 32 px with the additions of docs/notes/encoder_search.md."""
     return Config(
         data=DataConfig(channels=channels),
         latent=LatentConfig(dim=40),
@@ -58,7 +58,7 @@ def at_32_px(channels: Literal[1, 3]) -> Config:
 
 @register("small", data="mnist")
 def mnist() -> Config:
-    """Train on MNIST, zero-padded to 32 px: an hour and a half on one core."""
+    """Train on MNIST, zero-padded to 32 px."""
     return at_32_px(channels=1)
 
 
@@ -86,7 +86,7 @@ def cifar10() -> Config:
 
 @register("small")
 def folder32() -> Config:
-    """Train on any folder or archive of images, in colour at 32 px: a first answer in half an hour on two cores."""
+    """Train on any folder or archive of images, in colour at 32 px, for a first answer."""
     config = at_32_px(channels=3)
     return replace(
         config,
@@ -98,7 +98,7 @@ def folder32() -> Config:
 
 @register("small")
 def folder64() -> Config:
-    """Train on any folder or archive of images, in colour at 64 px: a day on one core."""
+    """Train on any folder or archive of images, in colour at 64 px."""
     return Config(
         data=DataConfig(channels=3, augment="flip"),
         latent=LatentConfig(dim=80),
