@@ -1,7 +1,8 @@
 """Define Table 1 of the paper: 19 systems on ImageNet. `base` is complete; each other row is its difference from it.
 
 A `Row` has the columns of the table. `config` turns it into settings: as published, or scaled down (`--scale 32`),
-with 32 px in place of 128, 64 in place of 256, and widths, batch size and rates to match.
+with 32 px in place of 128, 64 in place of 256, and widths, batch size and rates to match. `--scale 16` has half the
+resolution of `--scale 32` and its widths, but for F: narrower networks learn too little to be compared.
 """
 
 from __future__ import annotations
@@ -55,16 +56,17 @@ NO_ENCODER = replace(BASE, s_xz=False, s_z=False)
 
 
 def config(row: Row, scale: int) -> Config:
-    """Return the settings of a row: as published (`scale` 0), or with `scale` px (32 or 64) in place of 128."""
+    """Return the settings of a row: as published (`scale` 0), or with `scale` px (16, 32 or 64) in place of 128."""
+    width = max(scale, 32)
     loss = LossConfig(s_x=row.s_x, s_z=row.s_z, s_xz=row.s_xz, hinge=row.hinge)
     as_published = not scale
     encoder = EncoderConfig(
         resolution=row.encoder_resolution if as_published else row.encoder_resolution * scale // 128,
         block="reversible" if row.architecture == "revnet" else "bottleneck",
         stem="imagenet" if as_published else "small",
-        widths=tuple(row.width * (w if as_published else w * scale // 256) for w in (256, 512, 1024, 2048)),
+        widths=tuple(row.width * (w if as_published else w * width // 256) for w in (256, 512, 1024, 2048)),
         blocks=(3, 4, 6, 3) if row.depth == 50 else (3, 4, 23, 3),
-        head_width=4096 if as_published else 16 * scale,
+        head_width=4096 if as_published else 16 * width,
         head_layers=4,
         stochastic=row.stochastic,
         stdev_bias=0.0,  # sigma = softplus(sigma-hat), as in the paper
@@ -102,17 +104,17 @@ def config(row: Row, scale: int) -> Config:
 def small_networks(resolution: int, scale: int, share: float) -> tuple[GeneratorConfig, DiscriminatorConfig]:
     """Return G and D of a row that is scaled down.
 
-    Like BigGAN's, G halves its width towards the image, and F ends 16 times as wide as it begins. The widest maps of G
-    have 2·scale channels, and `share` of that in the rows with a small G. Unlike the full-size networks, J reads F(x)
-    and H(z) through a layer norm (docs/deviations.md, 2).
+    Like BigGAN's, G halves its width towards the image, and F ends many times as wide as it begins. The widest maps of
+    G have 2·scale channels (64 at scale 16), and `share` of that in the rows with a small G. Unlike the full-size
+    networks, J reads F(x) and H(z) through a layer norm (docs/deviations.md, 2).
     """
     blocks = (resolution // 4).bit_length() - 1
-    top = 2 * scale
+    top, end = 2 * max(scale, 32), 8 * scale
     G = ([top] * max(2, blocks - 1) + [top // 2, top // 4])[-blocks - 1 :]
-    F = [min(top // 4 * 2**i, 4 * top) for i in range(blocks)] + [4 * top]
+    F = [min(top // 4 * 2**i, end) for i in range(blocks)] + [end]
     return (
-        GeneratorConfig(channels=tuple(max(4, 4 * round(share * w / 4)) for w in G), shared_dim=scale),
-        DiscriminatorConfig(channels=tuple(F), mlp_width=8 * scale, mlp_layers=8),
+        GeneratorConfig(channels=tuple(max(4, 4 * round(share * w / 4)) for w in G), shared_dim=top // 2),
+        DiscriminatorConfig(channels=tuple(F), mlp_width=4 * top, mlp_layers=8),
     )
 
 
@@ -123,7 +125,7 @@ def row(make: Callable[[], Row]) -> Callable[[], Row]:
         return config(make(), scale)
 
     settings.__name__, settings.__doc__ = make.__name__, make.__doc__
-    register("table1", scales=(32, 64))(settings)
+    register("table1", scales=(16, 32, 64))(settings)
     return make
 
 
