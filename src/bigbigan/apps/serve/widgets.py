@@ -27,6 +27,9 @@ CSS = """
 .gradio-container .grid-container { grid-auto-rows: auto; }
 .gradio-container .gallery-item, .gradio-container .thumbnail-item { width: 100%; height: auto; }
 .gradio-container .caption-label { left: 0; right: 0; max-width: none; padding: 2px; font-size: 11px; }
+@media (max-width: 600px) {
+  .gradio-container .grid-container { grid-template-columns: repeat(min(var(--grid-cols), 4), minmax(0, 1fr)); }
+}
 """
 SUFFIXES = list(EXTENSIONS)
 TOP_CLASSES = 5  # shown of an image
@@ -158,8 +161,10 @@ def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
             outputs = [view, reconstruction, refined, errors]
             if bench.classifies:
                 with gr.Row():
-                    classes = gr.Label(label="Class by the saved classifier", num_top_classes=TOP_CLASSES)
-                    outputs += [classes, gr.Markdown()]
+                    with gr.Column(min_width=280):
+                        classes = gr.Label(label="Class by the saved classifier", num_top_classes=TOP_CLASSES)
+                    with gr.Column(min_width=280):
+                        outputs += [classes, gr.Markdown()]
             with gr.Row():
                 about = "z is optimised from E(x) so that G(z) comes closer to x"
                 steps = gr.Slider(10, MAX_STEPS, 200, step=10, label="Steps of refinement", info=about, scale=3)

@@ -3,8 +3,7 @@
 The protocol is part of each metric's name:
   top1_linear_F            multinomial logistic regression on all labels, solved to its optimum; L2 strength from 1e-3
                            to 1e2, chosen on a tenth of the training set, which is held out (at most 10,000 images are
-                           used for the choice; strengths are tried from small to large until the accuracy has fallen
-                           twice in a row); with fewer than 100 images, by cross-validation as below
+                           used for the choice); with fewer than 100 images, by cross-validation as below
   top1_linear_F_10perclass the same on 10 labelled images of each class; strength chosen by 3-fold cross-validation
                            on these images; mean and standard deviation over 5 trials; 1 to 100 likewise
   top1_linear_F_10percent  on a tenth of the images of each class (1percent likewise), by the protocol of top1_linear_F;
@@ -12,7 +11,8 @@ The protocol is part of each metric's name:
   auroc_..., balanced_...  of the same classifiers: area under the ROC curve (0 to 1), and accuracy as the mean over
                            classes (percent), which large classes do not dominate
   knn5_l2_F_10perclass     5 nearest neighbours (probes.knn) with only the labelled images as references
-F is avepool, bn_crelu, pixels or pca_pixels. All are scored on the test split, top1 in percent. Images held out for a
+Strengths are tried from small to large until the accuracy has fallen twice in a row. F is avepool, bn_crelu, pixels or
+pca_pixels. All are scored on the test split, top1 in percent. Images held out for a
 choice never share a group (`ImageSet.groups`) with images that a classifier is trained on.
 """
 
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 STRENGTHS = [10.0**k for k in range(-3, 3)]
+CHOICE = 1e-5  # tolerance of the fits that only choose a strength: closer to the optimum, the choice stays the same
 TRIALS = 5
 
 
@@ -58,10 +59,10 @@ def fit_linear(
         return fit_few(train, labels, groups)
     fitted = kept[: 10_000 - size]
     accuracies: list[float] = []
-    for classifier in logistic_path(train[fitted], labels[fitted], STRENGTHS):
+    for classifier in logistic_path(train[fitted], labels[fitted], STRENGTHS, CHOICE):
         accuracies.append(float(classifier.score(train[held_out], labels[held_out])))
-        if len(accuracies) > 2 and accuracies[-3] > accuracies[-2] > accuracies[-1]:
-            break  # larger strengths overfit more, and take the longest
+        if _fell_twice(accuracies):
+            break
     return next(logistic_path(train, labels, [STRENGTHS[int(np.argmax(accuracies))]]))
 
 
@@ -80,14 +81,26 @@ def cross_validated(
         The strength; and logits [N, K] (see `class_scores`) of each image, by the classifier of that strength whose
         fold left it out. If no folds are possible, strength 1 and None.
     """
-    unseen: list[np.ndarray] = [np.full((len(labels), int(labels.max()) + 1), -1e9) for _ in STRENGTHS]
     if not (cv := folds(labels, groups)):
         return 1.0, None
-    for kept, held_out in cv:
-        for logits, classifier in zip(unseen, logistic_path(train[kept], labels[kept], STRENGTHS), strict=True):
+    paths = [logistic_path(train[kept], labels[kept], STRENGTHS, CHOICE) for kept, _ in cv]
+    unseen: list[np.ndarray] = []
+    accuracies: list[float] = []
+    for classifiers in zip(*paths, strict=True):
+        logits = np.full((len(labels), int(labels.max()) + 1), -1e9)
+        for (_, held_out), classifier in zip(cv, classifiers, strict=True):
             logits[held_out] = class_scores(classifier, train[held_out])
-    best = int(np.argmax([(logits.argmax(1) == labels).mean() for logits in unseen]))
+        unseen.append(logits)
+        accuracies.append(float((logits.argmax(1) == labels).mean()))
+        if _fell_twice(accuracies):
+            break
+    best = int(np.argmax(accuracies))
     return STRENGTHS[best], unseen[best]
+
+
+def _fell_twice(accuracies: list[float]) -> bool:
+    """Return whether the accuracy fell at the last two strengths: larger ones overfit more, and take the longest."""
+    return len(accuracies) > 2 and accuracies[-3] > accuracies[-2] > accuracies[-1]
 
 
 def folds(

@@ -27,19 +27,22 @@ if TYPE_CHECKING:
 
 __all__ = ["logistic_path"]
 
-TOLERANCE = 1e-7  # the search ends when another step would lower the objective by no more than this share of it
+TOLERANCE = 1e-7  # of the optimum, see `logistic_path`
 MAX_ROTATED = 5_000  # rows; with more, the rotation costs more than it saves
 MAX_AXES = 1_000  # rows that principal axes are computed from, if there are many long rows
 BLOCK = 4_096  # rows converted to float64 at a time
 
 
-def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float]) -> Iterator[LogisticRegression]:
+def logistic_path(
+    x: np.ndarray, labels: np.ndarray, strengths: Sequence[float], tolerance: float = TOLERANCE
+) -> Iterator[LogisticRegression]:
     """Yield the classifier at the optimum for each strength in turn.
 
     Args:
         x: features [N, d].
         labels: int [N], of two classes or more.
         strengths: values of C; the search is shortest if they increase.
+        tolerance: the search ends when another step would lower the objective by no more than this share of it.
 
     Raises:
         UserError: features that are not finite.
@@ -57,7 +60,7 @@ def logistic_path(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float])
     W, b = np.zeros((len(classes), fit.z.shape[1])), np.zeros(len(classes))
     for strength in strengths:
         # With two classes the single vector is W[1] - W[0]. At the optimum W[0] = -W[1], and half its square is ‖W‖².
-        W, b = fit.newton(W, b, strength / 2 if len(classes) == 2 else strength)
+        W, b = fit.newton(W, b, strength / 2 if len(classes) == 2 else strength, tolerance)
         weights = W if back is None else (W @ back) @ centred
         yield _classifier(classes, weights, b - weights @ mean)
 
@@ -122,7 +125,7 @@ class _Fit:
         self.targets = np.eye(int(y.max()) + 1)[y]
         self.fast = z.astype(np.float32, copy=False)  # precise enough for the direction of a step
 
-    def newton(self, W: np.ndarray, b: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
+    def newton(self, W: np.ndarray, b: np.ndarray, C: float, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the optimum for strength C, starting from W [K, r] and b [K]."""
         value, p = self.loss(W, b, C)
         for _ in range(200):
@@ -138,7 +141,7 @@ class _Fit:
             if new >= value:  # only rounding errors remain
                 break
             W, b, value, p = W + size * dW, b + size * db, new, new_p
-            if -slope / 2 <= TOLERANCE * value:
+            if -slope / 2 <= tolerance * value:
                 break
         return W, b
 
