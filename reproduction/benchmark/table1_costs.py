@@ -1,7 +1,7 @@
 """Count what each row of Table 1 costs, without running it (docs/notes/table1.md).
 
 python -m reproduction.benchmark.table1_costs                           at full size, takes three minutes
-python -m reproduction.benchmark.table1_costs --scale 32 --batch 64     scaled down; results/table1_plan.jsonl
+python -m reproduction.benchmark.table1_costs --scale 16                scaled down; results/table1_plan.jsonl
 
 The file of results is replaced.
 """

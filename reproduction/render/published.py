@@ -46,8 +46,8 @@ THREE_SEEDS = (
 
 
 def table1_plan(lines: list[Line]) -> str:
-    """Render the core-hours of Table 1 at scale 32, from counted FLOPs and the speed of `bench small/mnist`."""
-    counted = [x for x in of_study(lines, "table1_costs") if x["scale"] == 32]
+    """Render the core-hours of Table 1 at scale 16, from counted FLOPs and the speed of `bench small/mnist`."""
+    counted = [x for x in of_study(lines, "table1_costs") if x["scale"] == 16]
     flops = newest_by(counted, "experiment", "metric")
     rate = newest_by([x for x in of_study(lines, "bench") if not changes(x)[0]], "experiment", "metric").get(
         ("small/mnist", "tflops")
@@ -69,11 +69,11 @@ def table1_plan(lines: list[Line]) -> str:
 
 
 def table1_small(lines: list[Line]) -> str:
-    """Render rows of Table 1 trained scaled down, as `bigbigan table 1 --scale 32` prints it.
+    """Render rows of Table 1 trained scaled down, as `bigbigan table 1 --scale 16` prints it.
 
     Runs of Base that are as short as those of Table 2 are omitted.
     """
-    return as_markdown(fill("1", [x for x in lines if x["study"] not in TABLE2], 32))
+    return as_markdown(fill("1", [x for x in lines if x["study"] not in TABLE2], 16))
 
 
 def table1_rates(lines: list[Line]) -> str:
@@ -83,7 +83,7 @@ def table1_rates(lines: list[Line]) -> str:
     untrained.
     """
     chosen = [
-        x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 32 and x["study"] not in TABLE2
+        x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 16 and x["study"] not in TABLE2
     ]
     columns = ("IS", "FID", "Cls.")
     head = ("changed", "data", "steps", "rows", *(f"{c}: rank correlation" for c in columns))
@@ -99,11 +99,11 @@ def table1_rates(lines: list[Line]) -> str:
                 continue
             changed = ", ".join(f"`{k}={json.dumps(v)}`" for k, v in json.loads(settings).items()) or "nothing"
             cells = [changed, dataset, f"{steps:,}", str(count)]
-            filled = fill("1", trained, 32)
+            filled = fill("1", trained, 16)
             for column in columns:
                 i = filled.columns.index(column)
-                rho = rank_correlation(row[i] for _, _, row in filled.rows)
-                cells.append("not run" if rho is None else f"{rho:.2f}")
+                found = rank_correlation(row[i] for _, _, row in filled.rows)
+                cells.append("not run" if found is None else f"{found.rho:.2f} (p = {found.p:.2g})")
             cells += [cell(last(base, partial(_has_steps, n))) for n in (steps, 0)]
             out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out if len(out) > 2 else [*out, "| not run" + " |" * (len(head) + 2)])

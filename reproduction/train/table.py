@@ -1,6 +1,6 @@
 """Train and measure rows of a published table, each for the same length and from the same seeds.
 
-    python -m reproduction.train.table 1 [ROW ...] --data SOURCE --steps N [--scale 32] [--seeds 1] [--set a.b=value]
+    python -m reproduction.train.table 1 [ROW ...] --data SOURCE --steps N [--scale 16] [--seeds 1] [--set a.b=value]
     python -m reproduction.train.table 2 --data SOURCE --steps N [--images N] [--equal images|updates] ...
     python -m reproduction.train.table 3 --data SOURCE --steps N --network cifar-resnet18 --clusters-of RUN ...
     python -m reproduction.train.table bigan --data SOURCE --steps 187600 --seeds 3 [--hold-out 10000]

@@ -344,7 +344,7 @@ MISTAKES = {
     "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
     "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]", "discriminator.joint_maps=1"], "at least 3"),
     "scale of what has none": lambda t, r: (["train", "small/digits", "--out", t / "x", "--scale", "32"], "has one size only"),
-    "unknown scale": lambda t, r: (["train", "table1/base", "--out", t / "x", "--scale", "48"], "scales to 32 or 64"),
+    "unknown scale": lambda t, r: (["train", "table1/base", "--out", t / "x", "--scale", "48"], "scales to 16, 32, 64"),
     "scale as a setting": lambda t, r: (["train", "table1/base", "--out", t / "x", "--set", "scale=32"], "there is no setting scale"),
     "attention at no map": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "generator.attention=[64]"], "its maps have sides 8, 16, 32"),
     "attention for narrow maps": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "generator.attention=[16]", "generator.channels=[8,8,4,4]"], "8 channels or more"),

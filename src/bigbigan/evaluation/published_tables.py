@@ -12,9 +12,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
-from scipy.stats import spearmanr
+import numpy as np
+from scipy.stats import permutation_test, rankdata
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.budgets import Budget, budget, variants
@@ -83,6 +84,7 @@ TABLES = {
             Column("Cls.", ("top1_table1_avepool",)),
             Column("10 labels a class", ("top1_linear_avepool_10perclass",)),
         ),
+        (PublishedRow("Hinge of the sum", "table1/hinge_of_sum"),),
     ),
     "2": Table(
         PUBLISHED["2"],
@@ -226,9 +228,11 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
         kinds = [(g[0]["metric"] if g else "", c.subjects) for c, g in zip(table.columns, shown, strict=True)]
         filled, budgets = _with_variants(filled, trained, counted, kinds)
     for i, column in enumerate(table.columns):
-        if (rho := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
-            count = sum(bool(c[i].published and c[i].values) for _, _, c in filled)
-            notes.append(f"{column.title}: rank correlation of published and ours over {count} rows {rho:.2f}")
+        if (found := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
+            notes.append(
+                f"{column.title}: rank correlation of published and ours over {found.rows} rows {found.rho:.2f}, "
+                f"p = {found.p:.2g}"
+            )
     title = table.title + (f"; ours at scale {scale}" if scale else "")
     return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
 
@@ -330,15 +334,34 @@ def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
     return {title: list(seeds.values()) for title, seeds in newest.items()}
 
 
-def rank_correlation(cells: Iterable[Cell]) -> float | None:
-    """Return Spearman's correlation of the published and our values.
+class RankCorrelation(NamedTuple):
+    """Hold Spearman's rank correlation of published and our values.
 
-    It is None with fewer than three rows, or if a column is constant.
+    Attributes:
+        rho: from -1 to 1.
+        p: share of random orders of our values that correlate at least as well (one-sided permutation test).
+        rows: number of rows that have both values.
     """
+
+    rho: float
+    p: float
+    rows: int
+
+
+def rank_correlation(cells: Iterable[Cell]) -> RankCorrelation | None:
+    """Correlate the ranks of published and our values: None with fewer than three rows, or if a column is constant."""
     both = [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
     if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
         return None
-    return float(spearmanr(*zip(*both, strict=True)).statistic)
+    published, ours = (rankdata(side) - (len(both) + 1) / 2 for side in zip(*both, strict=True))
+
+    def correlation(ranks: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray((ranks * published).sum(axis) / np.sqrt((ours**2).sum() * (published**2).sum()))
+
+    found = permutation_test(
+        (ours,), correlation, permutation_type="pairings", alternative="greater", vectorized=True, random_state=0
+    )
+    return RankCorrelation(float(found.statistic), float(found.pvalue), len(both))
 
 
 def _grid(table: FilledTable) -> list[list[str]]:

@@ -85,7 +85,7 @@ class ResultLine:
             name.
         subject: what was measured, see `Subject`.
         experiment: the experiment, or the name of an external encoder.
-        scale: 0 for an experiment at its own size; 32 or 64 is the resolution that replaces the paper's 128 px.
+        scale: 0 for an experiment at its own size; 16, 32 or 64 is the resolution that replaces the paper's 128 px.
         settings: the settings in which the run differs from the experiment as defined.
         table_row: the row of a published table that the experiment stands for.
         metric: its name carries the protocol (`bigbigan.evaluation.metric_names`).

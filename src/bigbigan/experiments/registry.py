@@ -37,7 +37,7 @@ class Experiment:
             UserError: it does not have this scale, or its function returns something else.
         """
         if scale and scale not in self.scales:
-            known = " or ".join(map(str, self.scales))
+            known = ", ".join(map(str, self.scales))
             raise UserError(f"--scale {scale}: {self.name} " + (f"scales to {known}" if known else "has one size only"))
         try:
             config = self.make(scale) if self.scales else self.make()

@@ -17,7 +17,7 @@ GROUPS = {
     "small": "one computer can train these; begin here",
     "bigan": "BiGAN and its baselines",
     "biggan": "class-conditional BigGAN",
-    "table1": "the rows of Table 1; --scale 32 or 64 makes them smaller",
+    "table1": "the rows of Table 1; --scale 16, 32 or 64 makes them smaller",
     "table3": "Table 3: one label, clusters as labels",
     "pretext": "the baselines of Table 2",
 }  # any others come last

@@ -12,7 +12,7 @@ from bigbigan.errors import UserError
 
 EXAMPLES = (
     "table 1",
-    "table 1 --scale 32 --format markdown",
+    "table 1 --scale 16 --format markdown",
     "table bigan --dataset fashion-mnist",
 )
 
@@ -20,7 +20,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="table: 1, 2, 3 or bigan")
     parser.add_argument(
-        "--scale", type=int, default=0, metavar="S", help="use runs scaled down: S px (32 or 64) in place of 128"
+        "--scale", type=int, default=0, metavar="S", help="use runs scaled down: S px (16, 32 or 64) in place of 128"
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="use only result lines of this data set, such as fashion-mnist"

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", **LABELS_FILE)
     parser.add_argument("--out", type=Path, metavar="RUN", help="run folder to create, or to continue")
     parser.add_argument(
-        "--scale", type=int, default=0, metavar="S", help="scale an experiment down: S px (32 or 64) in place of 128"
+        "--scale", type=int, default=0, metavar="S", help="scale it down: S px (16, 32 or 64) in place of 128"
     )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     parser.add_argument(
