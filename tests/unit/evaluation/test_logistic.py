@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from bigbigan.errors import UserError
+from bigbigan.evaluation.probes import logistic as choice
 from bigbigan.evaluation.probes import solver as logistic
-from bigbigan.evaluation.probes.logistic import STRENGTHS, fit_few
+from bigbigan.evaluation.probes.logistic import STRENGTHS, cross_validated, fit_few, folds
 from bigbigan.evaluation.probes.solver import logistic_path
 
 
@@ -70,8 +71,7 @@ def test_a_rotated_fit_has_the_weights_of_the_other(monkeypatch):
     x, labels = images(50, 120, 5)
     rotated = list(logistic_path(x, labels, STRENGTHS))
     monkeypatch.setattr(logistic, "MAX_ROTATED", 0)
-    monkeypatch.setattr(logistic, "TOLERANCE", 1e-10)
-    for ours, other in zip(rotated, logistic_path(x, labels, STRENGTHS), strict=True):
+    for ours, other in zip(rotated, logistic_path(x, labels, STRENGTHS, 1e-10), strict=True):
         scale = np.abs(other.coef_).max()
         np.testing.assert_allclose(ours.coef_, other.coef_, atol=1e-3 * scale)
         new = images(500, 120, 5, seed=1)[0]
@@ -107,6 +107,38 @@ def test_features_that_are_not_finite_are_refused():
     x[3, 4] = np.nan
     with pytest.raises(UserError, match=r"1 of 20 images .* not finite"):
         next(logistic_path(x, labels, [1.0]))
+
+
+def test_a_strength_is_chosen_like_by_fits_at_the_optimum():
+    """Over noisy classes, for which strengths differ; `unseen` are the logits of that strength."""
+    x, labels = images(120, 40, 6)
+    rng = np.random.default_rng(1)
+    labels = np.where(rng.random(120) < 0.3, rng.integers(0, 6, 120), labels)
+    unseen = np.empty((len(STRENGTHS), *labels.shape, 6))
+    for kept, held_out in folds(labels):
+        for logits, found in zip(unseen, logistic_path(x[kept], labels[kept], STRENGTHS), strict=True):
+            logits[held_out] = found.decision_function(x[held_out])
+    accuracies = (unseen.argmax(-1) == labels).mean(1)
+    best = int(accuracies.argmax())
+    assert accuracies[best] > accuracies[0]
+    strength, logits = cross_validated(x, labels)
+    assert strength == STRENGTHS[best]
+    np.testing.assert_allclose(logits, unseen[best], atol=0.05 * np.abs(unseen[best]).max())
+
+
+def test_strengths_are_not_tried_beyond_two_falls(monkeypatch):
+    labels, wrong, tried = np.arange(30) % 2, [9, 0, 3, 6, 2, 12], []
+
+    def path(*_):
+        for i in range(len(STRENGTHS)):
+            tried.append(i)
+            yield i
+
+    monkeypatch.setattr(choice, "logistic_path", path)
+    monkeypatch.setattr(choice, "class_scores", lambda i, rows: np.eye(2)[labels[rows] ^ (rows < wrong[i])])
+    strength, _ = cross_validated(np.arange(30), labels)
+    assert strength == STRENGTHS[1]
+    assert tried == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]  # by three folds
 
 
 def test_the_number_of_threads_does_not_matter():
