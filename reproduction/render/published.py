@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from bigbigan.evaluation.metric_names import PIXELS
-from bigbigan.evaluation.published_tables import as_markdown, fill, rank_correlation
+from bigbigan.evaluation.published_tables import as_markdown, fill, pairs
+from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import chosen_settings
 from bigbigan.experiments import EXPERIMENTS
 from reproduction.render.cells import Line, cell, changes, last, newest_by, of_study
@@ -102,7 +103,7 @@ def table1_rates(lines: list[Line]) -> str:
             filled = fill("1", trained, 16)
             for column in columns:
                 i = filled.columns.index(column)
-                found = rank_correlation(row[i] for _, _, row in filled.rows)
+                found = rank_correlation(pairs(filled.rows, i))
                 cells.append("not run" if found is None else f"{found.rho:.2f} (p = {found.p:.2g})")
             cells += [cell(last(base, partial(_has_steps, n))) for n in (steps, 0)]
             out.append(f"| {' | '.join(cells)} |")

@@ -12,17 +12,15 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
-from typing import Any, NamedTuple
-
-import numpy as np
-from scipy.stats import permutation_test, rankdata
+from typing import Any
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.budgets import Budget, budget, variants
+from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import chosen_settings, transferred
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
-__all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill"]
+__all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill", "pairs"]
 
 Line = dict[str, Any]
 NOT_RUN = "not run"
@@ -44,7 +42,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Describe a published table, the columns that fill it, and rows that the paper does not have."""
+    """Describe a published table, the columns that fill it, and rows of our own, which are shown if measured."""
 
     published: PublishedTable
     columns: tuple[Column, ...]
@@ -221,20 +219,27 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
             Cell(numbers.get(column.title, ""), values.get(row.title, []))
             for column, values in zip(table.columns, by_column, strict=True)
         ]
-        filled.append((row.title, row.experiment, cells))
+        if row not in table.ours or any(cell.values for cell in cells):
+            filled.append((row.title, row.experiment, cells))
     budgets = None
     if name == "2":
         trained = [x for column, group in zip(table.columns, shown, strict=True) if not column.untrained for x in group]
         kinds = [(g[0]["metric"] if g else "", c.subjects) for c, g in zip(table.columns, shown, strict=True)]
         filled, budgets = _with_variants(filled, trained, counted, kinds)
     for i, column in enumerate(table.columns):
-        if (found := rank_correlation(cells[i] for _, _, cells in filled)) is not None:
+        if (found := rank_correlation(pairs(filled, i))) is not None:
             notes.append(
                 f"{column.title}: rank correlation of published and ours over {found.rows} rows {found.rho:.2f}, "
                 f"p = {found.p:.2g}"
             )
     title = table.title + (f"; ours at scale {scale}" if scale else "")
     return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
+
+
+def pairs(rows: Iterable[tuple[str, str | None, list[Cell]]], i: int) -> list[tuple[float, float]]:
+    """Return the published and our value of each row that has both, in column `i`."""
+    cells = [cells[i] for _, _, cells in rows]
+    return [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
 
 
 def _protocol(group: Sequence[Line]) -> str:
@@ -332,36 +337,6 @@ def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
     for x in lines:
         newest.setdefault(x["row"].title, {})[x["seed"]] = x["value"]
     return {title: list(seeds.values()) for title, seeds in newest.items()}
-
-
-class RankCorrelation(NamedTuple):
-    """Hold Spearman's rank correlation of published and our values.
-
-    Attributes:
-        rho: from -1 to 1.
-        p: share of random orders of our values that correlate at least as well (one-sided permutation test).
-        rows: number of rows that have both values.
-    """
-
-    rho: float
-    p: float
-    rows: int
-
-
-def rank_correlation(cells: Iterable[Cell]) -> RankCorrelation | None:
-    """Correlate the ranks of published and our values: None with fewer than three rows, or if a column is constant."""
-    both = [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
-    if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
-        return None
-    published, ours = (rankdata(side) - (len(both) + 1) / 2 for side in zip(*both, strict=True))
-
-    def correlation(ranks: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray((ranks * published).sum(axis) / np.sqrt((ours**2).sum() * (published**2).sum()))
-
-    found = permutation_test(
-        (ours,), correlation, permutation_type="pairings", alternative="greater", vectorized=True, random_state=0
-    )
-    return RankCorrelation(float(found.statistic), float(found.pvalue), len(both))
 
 
 def _grid(table: FilledTable) -> list[list[str]]:
