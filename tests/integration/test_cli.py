@@ -477,16 +477,16 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
     assert "E None" not in page
 
 
-def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path, monkeypatch):
+def test_a_row_of_table_1_at_scale_16_end_to_end(capsys, tmp_path, monkeypatch):
     one_batch = functools.partial(targets.fill_statistics, batches=1)  # of the untrained encoder; 16 take a minute
     monkeypatch.setattr(targets, "fill_statistics", one_batch)
-    data, run = write_npz(tmp_path / "colour.npz", side=32, channels=3), tmp_path / "run"
+    data, run = write_npz(tmp_path / "colour.npz", side=16, channels=3), tmp_path / "run"
     small = ["training.batch_size=8", "log.every=1", "log.standing_batches=1", "log.validate_every=0"]
     train = [
         "train",
         "table1/revnet",
         "--scale",
-        "32",
+        "16",
         "--data",
         data,
         "--out",
@@ -498,19 +498,19 @@ def test_a_row_of_table_1_at_scale_32_end_to_end(capsys, tmp_path, monkeypatch):
         *small,
     ]
     assert call(capsys, *train)[0] == 0
-    forgotten = [word for word in train if word not in ("--scale", "32")]
+    forgotten = [word for word in train if word not in ("--scale", "16")]
     code, _, err = call(capsys, *forgotten)
     assert (code, err.count("\n")) == (2, 1)
-    assert "(scale was 32, now 0; " in err
+    assert "(scale was 16, now 0; " in err
     assert " more); choose another --out" in err
     code, out, _ = call(capsys, "evaluate", run, "--quiet", "--json", "--metrics", "knn5_l2_avepool")
     assert code == 0
     trained = json.loads(out)[-1]
-    assert (trained["scale"], trained["table_row"], trained["steps"]) == (32, "Table 1, RevNet", 1)
+    assert (trained["scale"], trained["table_row"], trained["steps"]) == (16, "Table 1, RevNet", 1)
     assert trained["settings"] == {"data.mirror": "always", "training.batch_size": 8}
     shutil.rmtree(run / "checkpoints")  # the page then says how to train on
     assert call(capsys, "report", run)[0] == 0
-    assert "--scale 32 --set training.batch_size=8 --out" in (run / "report.html").read_text()
+    assert "--scale 16 --set training.batch_size=8 --out" in (run / "report.html").read_text()
 
 
 def test_photographs_are_cropped_from_a_larger_copy(capsys, tmp_path):
