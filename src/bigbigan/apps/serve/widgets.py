@@ -23,13 +23,12 @@ CSS = """
 .gradio-container { width: 100%; max-width: 1100px !important; margin: auto; }
 .gradio-container img { image-rendering: pixelated; }
 .gradio-container .grid-wrap { min-height: 0; max-height: none; overflow: hidden; }
-.gradio-container .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); }
+.gradio-container .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(max(56px, calc(100% / var(--grid-cols) - 16px)), 1fr));
+}
 .gradio-container .grid-container { grid-auto-rows: auto; }
 .gradio-container .gallery-item, .gradio-container .thumbnail-item { width: 100%; height: auto; }
 .gradio-container .caption-label { left: 0; right: 0; max-width: none; padding: 2px; font-size: 11px; }
-@media (max-width: 600px) {
-  .gradio-container .grid-container { grid-template-columns: repeat(min(var(--grid-cols), 4), minmax(0, 1fr)); }
-}
 """
 SUFFIXES = list(EXTENSIONS)
 TOP_CLASSES = 5  # shown of an image
