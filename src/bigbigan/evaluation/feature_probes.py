@@ -30,6 +30,7 @@ from bigbigan.evaluation.probes.linear_heads import (
 from bigbigan.evaluation.probes.logistic import (
     class_scores,
     few_label_trials,
+    fit_each,
     fit_few,
     fit_linear,
     fraction_trials,
@@ -95,9 +96,9 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
             if few_linear := [m for m in of_amount if m.kind == "few_linear"]:
                 e.bar.part(f"logistic regression on {name} from {len(picked[0]):,} labels, {described}")
                 if amount[0]:
-                    fitted = [fit_few(*trial) for trial in trials]
+                    fitted = fit_each(fit_few, trials)
                 else:
-                    fitted = [fit_linear(a, b, e.target.seed, groups) for a, b, groups in trials]
+                    fitted = fit_each(fit_linear, [(a, b, e.target.seed, groups) for a, b, groups in trials])
                 each = [scores(class_scores(classifier, new[name]), truth) for classifier in fitted]
                 means = {m.name: mean_over_trials([values[m.score] for values in each]) for m in few_linear}
                 measured = {metric: mean._replace(protocol=protocol) for metric, mean in means.items()}

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
@@ -12,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from bigbigan.errors import UserError
 from bigbigan.evaluation.probes import logistic as choice
 from bigbigan.evaluation.probes import solver as logistic
-from bigbigan.evaluation.probes.logistic import STRENGTHS, cross_validated, fit_few, folds
+from bigbigan.evaluation.probes.logistic import STRENGTHS, cross_validated, fit_each, fit_few, folds
 from bigbigan.evaluation.probes.solver import logistic_path
 
 
@@ -148,6 +149,13 @@ def test_the_number_of_threads_does_not_matter():
         with threadpool_limits(threads):
             found.append(fit_few(x, labels).coef_)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-9)
+
+
+def test_trials_side_by_side_are_those_in_turn(monkeypatch):
+    trials = [images(60, 200, 3, seed) for seed in range(4)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for found, (x, labels) in zip(fit_each(fit_few, trials), trials, strict=True):
+        np.testing.assert_array_equal(found.coef_, fit_few(x, labels).coef_)
 
 
 def test_photographs_are_fitted_twenty_times_faster():

@@ -18,9 +18,12 @@ choice never share a group (`ImageSet.groups`) with images that a classifier is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scipy.special import logsumexp
 
 from bigbigan.evaluation.probes.solver import logistic_path
@@ -34,6 +37,7 @@ __all__ = [
     "class_scores",
     "cross_validated",
     "few_label_trials",
+    "fit_each",
     "fit_few",
     "fit_linear",
     "folds",
@@ -70,6 +74,18 @@ def fit_few(train: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = N
     """Fit logistic regression on few labelled images, by the protocol of top1_linear_..perclass."""
     strength, _ = cross_validated(train, labels, groups)
     return next(logistic_path(train, labels, [strength]))
+
+
+def fit_each(fit: Callable[..., LogisticRegression], trials: Sequence[tuple[Any, ...]]) -> list[LogisticRegression]:
+    """Call `fit` with the arguments of each trial, as many at a time as PyTorch has threads, each on one core.
+
+    The matrix products of one fit are so small that they would not use several cores well.
+    """
+    from threadpoolctl import threadpool_limits  # of scikit-learn
+
+    count = max(1, min(len(trials), torch.get_num_threads()))
+    with threadpool_limits(1), ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda arguments: fit(*arguments), trials))
 
 
 def cross_validated(
