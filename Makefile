@@ -7,7 +7,7 @@ INTEROP = .venv-interop
 DOCS = .venv-docs
 RUN ?= runs/digits
 
-.PHONY: setup demo test test-slow test-interop docs lint figures bench gpu clean
+.PHONY: setup demo test test-long test-slow test-interop docs lint figures bench gpu clean
 
 setup: $(VENV)/.ready
 
@@ -26,6 +26,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+test-long: setup
+	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

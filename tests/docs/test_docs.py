@@ -401,6 +401,7 @@ def _smaller(words: list[str]) -> list[str]:
     return ["2" if before == "--refine" else word for before, word in zip(["", *words], words, strict=False)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("page", "section"),
     [

@@ -12,6 +12,7 @@ import torch.utils.backend_registration
 SCRIPT = Path(__file__).parents[1] / "helpers" / "on_other_device.py"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this PyTorch has no devices written in Python",

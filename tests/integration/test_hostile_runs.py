@@ -27,7 +27,7 @@ from bigbigan.training import checkpoint as ck
 from bigbigan.training.state import TrainingState
 from tiny import RESULT_LINE, TINY, tiny_config, write_npz
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

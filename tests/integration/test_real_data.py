@@ -13,6 +13,8 @@ from bigbigan.cli import main
 from bigbigan.data import inspect, load_pixels, open_source, sources
 from bigbigan.errors import UserError
 
+pytestmark = pytest.mark.long
+
 CASES = {
     "mnist": ("small/mnist", "mnist:{}/mnist", 60_000),
     "fashion_mnist": ("small/fashion_mnist", "fashion-mnist:{}/fashion-mnist", 60_000),

@@ -63,6 +63,7 @@ def test_lines_of_other_data_stay_out_of_published_tables():
     assert "77.7" not in str(fill("1", [line | {"protocol": {"trained_on": "imagenet"}}]))
 
 
+@pytest.mark.long
 def test_transfer_measures_every_run_on_every_source(folder, tmp_path):
     out = tmp_path / "lines.jsonl"
     runs = [folder / "run grey", folder / "run colour"]

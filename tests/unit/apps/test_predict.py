@@ -286,6 +286,7 @@ def test_the_script_flags_what_predict_flags(tmp_path):
 # -- real images ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_digits_are_known_and_other_images_are_unlike(shared, tmp_path):
     """Nearly no test digit is unlike the training digits; noise and clothes are, by an encoder of 60 steps."""
     run, head = tmp_path / "run", tmp_path / "h.safetensors"

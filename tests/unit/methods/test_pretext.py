@@ -479,6 +479,7 @@ def test_rotation_is_learned(run, capsys):
     assert (line["n"], line["steps"]) == (359, 60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "steps", "times_chance", "share_of_loss"), [("exemplar", 40, 5, 0.85), ("cpc", 60, 2.5, 0.97)]
 )

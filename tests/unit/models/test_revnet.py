@@ -146,6 +146,7 @@ def test_torch_compile_keeps_the_result():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.long
 def test_data_parallel_wrapper_averages_gradients(tmp_path):
     """Two processes with half a batch each agree with each other, and with the mean of the two gradients."""
     script = tmp_path / "ddp.py"

@@ -63,6 +63,7 @@ def test_time_without_the_processor_does_not_count(monkeypatch):
     assert waited(2) >= 0.3
 
 
+@pytest.mark.long
 def test_a_measurement_is_made_in_a_process_of_its_own():
     held = torch.zeros(2**28)  # 1 GiB here is not its memory
     held += 1
@@ -71,6 +72,7 @@ def test_a_measurement_is_made_in_a_process_of_its_own():
     del held
 
 
+@pytest.mark.long
 def test_the_command_varies_a_setting_and_draws_a_chart(tmp_path, capsys):
     picture, results = tmp_path / "p" / "chart.png", tmp_path / "r.jsonl"
     vary = ["--vary", "training.batch_size=4,8", "--steps", "1"]
@@ -82,6 +84,7 @@ def test_the_command_varies_a_setting_and_draws_a_chart(tmp_path, capsys):
     assert {x["settings"]["training.batch_size"] for x in lines} == {4, 8}
 
 
+@pytest.mark.long
 def test_ranks_of_torchrun_are_measured_together(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "bigbigan", "bench", "small/digits", "--steps", "1", "--json"]
