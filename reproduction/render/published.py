@@ -39,7 +39,7 @@ def table1(lines: list[Line]) -> str:
     return "\n".join(out)
 
 
-PLANNED_STEPS = 1_200
+PLANNED_STEPS = 6_000
 THREE_SEEDS = (
     "base", "deterministic_encoder", "uniform_prior", "x_unary_only", "z_unary_only", "no_unaries", "small_g_32",
     "hinge_of_sum",
