@@ -102,8 +102,9 @@ def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -
     elif config.has_encoder:
         names += [*FEW_LABELS, *(m for m in plan.probe if not options.quick or m == TABLE1)]
         names += ["reconstruction_ratio"] * (table != "2")
-        if table == "2" and row == plan.rows[0]:
+        if table in ("1", "2") and row == plan.rows[0]:
             names += [f"top1_linear_{feature}_10perclass" for feature in PIXELS]
+            names += [f"top1_table1_{feature}" for feature in PIXELS if table == "1"]
         names += [f"task_accuracy_{task}" for task in config.pretext.tasks if config.system == "pretext"]
     return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
 

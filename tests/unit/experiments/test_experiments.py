@@ -116,6 +116,10 @@ def test_table_1_is_measured_by_its_own_classifier():
         names = train_table.metrics("1", "table1/base", find("table1/base").config(32), options)
         assert "top1_table1_avepool" in names
         assert ("top1_table1_bn_crelu" in names) != quick
+        assert "top1_table1_pixels" in names
+        assert "top1_table1_pixels" not in train_table.metrics(
+            "1", "table1/revnet", find("table1/revnet").config(32), options
+        )
 
 
 def test_every_row_but_base_is_in_the_table_of_differences():
