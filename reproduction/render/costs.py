@@ -154,16 +154,20 @@ def peers(lines: list[Line]) -> str:
     chosen = of_study(lines, "peers")
     head = ("seconds for 64 images", "peak memory, MiB", "GFLOP an image", "parameters (of G)")
     out = [f"| code | device | | {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
-    for peer, device in dict.fromkeys((x["settings"]["peer"], x["device"]) for x in chosen):
-        found = {x["metric"]: x for x in chosen if (x["settings"]["peer"], x["device"]) == (peer, device)}
+    for peer, device, precision in dict.fromkeys(map(_peer, chosen)):
+        found = {x["metric"]: x for x in chosen if _peer(x) == (peer, device, precision)}
         for side in ("theirs", "ours"):
             network = "parameters_G" if f"parameters_G_{side}" in found else "parameters_network"
             names = ("seconds_per_step", "peak_memory_mib", "gflop_per_image", network)
             cells = [f"{found[f'{m}_{side}']['value']:,.{n}f}" for m, n in zip(names, (2, 0, 1, 0), strict=True)]
-            out.append(f"| {codes[peer]} | {device} | {side} | {' | '.join(cells)} |")
+            out.append(f"| {codes[peer]} | {device}, {precision} | {side} | {' | '.join(cells)} |")
         speed, memory = (cell(found[m], 2) for m in ("speed_over_theirs", "memory_over_theirs"))
         out.append(f"| | | | ours is {speed} times as fast | {memory} of its memory | | |")
     return "\n".join(out if chosen else [*out, "| not run | | | | | | |"])
+
+
+def _peer(x: Line) -> tuple[str, str, str]:
+    return x["settings"]["peer"], x["device"], x["settings"].get("training.precision", "float32")
 
 
 def full_size_table(lines: list[Line]) -> str:
