@@ -16,7 +16,7 @@ from reproduction.train.encoder_search import SMALLER
 
 def probe_table(lines: list[Line], experiments: list[str]) -> str:
     """Render the accuracy of trained encoders and of the baselines: pixels and untrained encoders."""
-    lines = of_study(lines, "evaluation", "fashion_mnist")
+    lines = of_study(lines, "evaluation", "fashion_mnist", "cifar10_16px")
     leads = {e: lead(lines, e, "top1_linear_bn_crelu_10perclass") for e in experiments}
     if set(leads.values()) == {"–"}:  # lines without a record of each trial
         leads = {}
@@ -39,7 +39,9 @@ def probe_table(lines: list[Line], experiments: list[str]) -> str:
             metrics = [f"top1_linear_{name}", f"top1_linear_{name}_10perclass", f"knn5_l2_{name}_10perclass"]
             cells = [cell(newest(lines, experiment, m, subject)) for m in metrics]
             line = newest(lines, experiment, metrics[0], subject)
-            steps = f", {line['steps']:,} steps" if trained and line else ""
+            if line is None:
+                continue
+            steps = f", {line['steps']:,} steps" if trained else ""
             if leads:
                 cells.append(leads[experiment] if trained else "")
             out.append(f"| {named} | {title}{steps} | {' | '.join(cells)} |")
@@ -68,10 +70,10 @@ def label_curve(lines: list[Line], study: str) -> str:
 def reconstruction_table(lines: list[Line], experiments: list[str]) -> str:
     """Render reconstruction errors, matched over mismatched."""
     out = ["| experiment | reconstruction error, matched / mismatched |", "|---|---|"]
-    lines = of_study(lines, "evaluation", "fashion_mnist")
+    lines = of_study(lines, "evaluation", "fashion_mnist", "cifar10_16px")
     for e in experiments:
-        line = newest(lines, e, "reconstruction_ratio", "trained")
-        out.append(f"| {title_of(e, line)} | {cell(line, 3)} |")
+        if line := newest(lines, e, "reconstruction_ratio", "trained"):
+            out.append(f"| {title_of(e, line)} | {cell(line, 3)} |")
     return "\n".join(out)
 
 

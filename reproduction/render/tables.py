@@ -22,7 +22,7 @@ from reproduction.render import bigan, costs, evaluation, published, robustness,
 from reproduction.render.cells import Line
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
-SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10"]
+SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10_16px"]
 
 TABLES: dict[str, Callable[[list[Line]], str]] = {
     "settings": settings.settings_tables,
