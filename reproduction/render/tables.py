@@ -20,6 +20,7 @@ from bigbigan.evaluation.records import read_results
 from reproduction.common import ROOT, Script
 from reproduction.render import bigan, costs, evaluation, published, robustness, settings, sources
 from reproduction.render.cells import Line
+from reproduction.render.table1_claims import claims
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10_16px"]
@@ -62,6 +63,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "table1": published.table1,
     "table1_plan": published.table1_plan,
     "table1_small": published.table1_small,
+    "table1_claims": claims,
     "table1_rates": published.table1_rates,
     "table2_small": published.table2_small,
     "pretext_small": published.pretext_small,
