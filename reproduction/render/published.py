@@ -144,8 +144,8 @@ def table3_more(lines: list[Line]) -> str:
 
 
 def table3_small(lines: list[Line]) -> str:
-    """Render rows of Table 3 trained scaled down, as `bigbigan table 3 --scale 32` prints it."""
-    return as_markdown(fill("3", lines, 32))
+    """Render rows of Table 3 trained scaled down, as `bigbigan table 3 --scale 16` prints it."""
+    return as_markdown(fill("3", lines, 16))
 
 
 def truncation(lines: list[Line]) -> str:

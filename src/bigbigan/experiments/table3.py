@@ -2,9 +2,8 @@
 
 Crops are lighter than Table 1's (squares of 50-100 % of the area, Lucic et al. 2019), and the best step is the one with
 the lowest FID against the training images. The networks are those of `table1`; the two BigGANs, baselines of Lucic et
-al., have their rates at full size. Scaled down (`--scale 32`), all four have Table 1's settings at that scale,
-including
-flips and rates.
+al., have their rates at full size. Scaled down (`--scale 32`), all four have Table 1's settings at that scale, flips and
+rates included.
 
     biggan_sl          Single Label: one class for all images
     biggan_clustering  clusters of an encoder's features as classes (bigbigan.apps.cluster)
@@ -34,7 +33,7 @@ def _settings(row: Row, scale: int, labels: Literal["single", "classes"], classe
     return replace(c, data=data, optimizer=optimizer, log=log)
 
 
-_row = register("table3", scales=(32, 64))
+_row = register("table3", scales=(16, 32, 64))
 
 
 @_row
