@@ -33,7 +33,7 @@ def test_a_difference_is_decided_by_the_seeds_of_base():
     assert "Small G (64)" not in found
 
 
-def test_with_one_seed_only_signs_are_told():
+def test_with_one_seed_only_signs_are_shown():
     found = rows_of([line("base", FID, 3.0), line("no_unaries", FID, 4.0), line("small_g_32", FID, 2.0)])
     assert found["No Unaries (BiGAN)"][2] == "+11.73, ours +1.00: same sign"
     assert found["Small G (32)"][2] == "+216.11, ours -1.00: other sign"
