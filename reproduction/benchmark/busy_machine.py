@@ -2,7 +2,7 @@
 
     python -m reproduction.benchmark.busy_machine [--busy 1] [--threads 2] [--pairs 5] [--experiment small/digits]
 
-By default the threads of torch's OpenMP spin while they wait for each other. `import bigbigan` sets
+By default the threads of torch's OpenMP spin while they wait for each other. On a busy machine `import bigbigan` sets
 OMP_WAIT_POLICY=passive, so that they sleep. Steps of both kinds are measured in turns, while N other processes (--busy)
 use the CPU. On a machine that nobody else uses, --busy 0 measures what the sleep costs.
 """

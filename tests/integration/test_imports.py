@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import bigbigan
+
 
 @pytest.mark.parametrize(
     ("module", "absent"),
@@ -24,16 +26,24 @@ def test_import_does_not_load(module, absent):
     assert done.stdout.strip() == "[]"
 
 
+# With the number of processes that run at this moment, as Linux would give it.
+IMPORT = (
+    "import pathlib; read = pathlib.Path.read_text; pathlib.Path.read_text = lambda path: '0.2 0.1 0.1 {}/80 11206'; "
+    "import bigbigan; pathlib.Path.read_text = read; import torch"
+)
+
+
 @pytest.mark.parametrize(
     ("given", "code", "expected"),
     [
-        ({}, "import bigbigan, torch", "PASSIVE"),
+        ({}, IMPORT.format(3), "PASSIVE"),
+        ({}, IMPORT.format(1), None),
         ({"OMP_WAIT_POLICY": "active"}, "import bigbigan, torch", "ACTIVE"),
         ({}, "import torch, bigbigan", None),
         ({"GOMP_SPINCOUNT": "1000"}, "import bigbigan, torch", None),
     ],
 )
-def test_waiting_threads_sleep_unless_told_otherwise(given, code, expected):
+def test_waiting_threads_sleep_on_a_busy_machine(given, code, expected):
     chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     environment = {k: v for k, v in os.environ.items() if k not in chosen} | given
     code += "; import os; print(os.environ.get('OMP_WAIT_POLICY'))"
@@ -43,6 +53,14 @@ def test_waiting_threads_sleep_unless_told_otherwise(given, code, expected):
     assert (done.stdout.strip().upper() == expected) if expected else done.stdout.strip() == "None"
     if expected and "OMP_WAIT_POLICY" in done.stderr:
         assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr
+
+
+def test_load_is_read_or_taken_as_high(tmp_path):
+    path = tmp_path / "loadavg"
+    for text, expected in (("0.1 0.2 0.3 1/80 9", False), ("0.1 0.2 0.3 2/80 9", True), ("?", True)):
+        path.write_text(text)
+        assert bigbigan._others_compute(path) == expected
+    assert bigbigan._others_compute(tmp_path / "none")
 
 
 MISTAKES = (
