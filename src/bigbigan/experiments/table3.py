@@ -2,8 +2,8 @@
 
 Crops are lighter than Table 1's (squares of 50-100 % of the area, Lucic et al. 2019), and the best step is the one with
 the lowest FID against the training images. The networks are those of `table1`; the two BigGANs, baselines of Lucic et
-al., have their rates at full size. Scaled down (`--scale 32`), all four have Table 1's settings at that scale, flips and
-rates included.
+al., have their rates at full size. Scaled down (`--scale 32`), all four have Table 1's settings at that scale, with its
+flips and rates.
 
     biggan_sl          Single Label: one class for all images
     biggan_clustering  clusters of an encoder's features as classes (bigbigan.apps.cluster)
