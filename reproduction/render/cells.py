@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigbigan.evaluation.records import chosen_settings, transferred
+from bigbigan.experiments import EXPERIMENTS
 
 Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
 
@@ -15,7 +16,8 @@ def of_study(lines: list[Line], *studies: str) -> list[Line]:
     return [x for x in lines if x["study"] in studies]
 
 
-PRECISION = "training.precision"  # which the machine decides in the small experiments
+PRECISION = "training.precision"
+AUTOMATIC = {name for name, e in EXPERIMENTS.items() if e.config().training.precision == "auto"}  # the machine decides
 # Settings of lines that were recorded before these experiments were changed to what docs/notes/encoder_search.md found.
 FIRST_RECIPE: dict[str, dict[str, Any]] = {
     experiment: {"discriminator.joint_maps": 1, "discriminator.projection": False, "encoder.widths": widths}
@@ -31,11 +33,11 @@ FIRST_RECIPE: dict[str, dict[str, Any]] = {
 def changes(line: Line) -> tuple[dict[str, Any], bool]:
     """Return the settings of a line that somebody changed, and whether from the first recipe of a small experiment."""
     chosen = chosen_settings(line)
+    if line["experiment"] in AUTOMATIC:
+        chosen.pop(PRECISION, None)
     first = FIRST_RECIPE.get(line["experiment"])
-    if first is None:
-        return chosen, False
-    is_first = first.items() <= chosen.items()
-    return {k: v for k, v in chosen.items() if k != PRECISION and not (is_first and k in first)}, is_first
+    is_first = first is not None and first.items() <= chosen.items()
+    return {k: v for k, v in chosen.items() if not (is_first and k in (first or {}))}, is_first
 
 
 def title_of(experiment: str, line: Line | None) -> str:
