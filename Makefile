@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/bigbigan train small/digits --out $(RUN) --steps 700
 	$(BIN)/bigbigan evaluate $(RUN) --metrics 'top1_linear_*,knn5_l2_*,reconstruction_ratio'
 	$(BIN)/bigbigan report $(RUN)
-	@echo 'Digits are easy for raw pixels. An encoder that leads them clearly comes along: bigbigan serve small/fashion_mnist'
+	@echo 'Digits are easy for raw pixels. The package has an encoder that is clearly ahead of them on Fashion-MNIST: bigbigan serve small/fashion_mnist'
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder

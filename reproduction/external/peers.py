@@ -40,6 +40,7 @@ import torch
 from bigbigan.apps.benchmark import peak_memory_mib
 from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
+from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.inception import Inception, load_inception
 from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
@@ -264,16 +265,18 @@ def work(script: Script, options: argparse.Namespace) -> None:
     if options.side:
         return worker(options.side, options.peer, options.checkout, options.steps, options.flops, options.precision)
 
+    if options.peer == "inception" and options.precision != "float32":
+        raise UserError(f"--precision {options.precision}: features for FID are computed in float32; leave it out")
+
     def in_process(side: str, precision: str, *more: str) -> dict[str, Any]:
         given = [options.peer, str(options.checkout), "--steps", str(options.steps), "--side", side, *more]
         return json.loads(script.in_subprocess(*given, "--precision", precision).strip().splitlines()[-1])
 
-    def measure(side: str, *more: str) -> dict[str, Any]:
-        precisions = {"float32", options.precision} if side == "theirs" and not more else {options.precision}
-        found = [in_process(side, precision, *more) for precision in sorted(precisions)]
-        return min(found, key=lambda x: x.get("seconds", 0.0))
+    def measure(side: str) -> dict[str, Any]:
+        precisions = {"float32", options.precision} if side == "theirs" else {options.precision}
+        return min((in_process(side, precision) for precision in sorted(precisions)), key=lambda x: x["seconds"])
 
-    counted = {side: measure(side, "--flops") for side in SIDES}
+    counted = {side: in_process(side, "float32", "--flops") for side in SIDES}
     rounds = []
     for number in range(options.rounds):
         rounds.append({side: measure(side) for side in SIDES})

@@ -12,8 +12,8 @@ The protocol is part of each metric's name:
                            classes (percent), which large classes do not dominate
   knn5_l2_F_10perclass     5 nearest neighbours (probes.knn) with only the labelled images as references
 Strengths are tried from small to large until the accuracy has fallen twice in a row. F is avepool, bn_crelu, pixels or
-pca_pixels. All are scored on the test split, top1 in percent. Images held out for a
-choice never share a group (`ImageSet.groups`) with images that a classifier is trained on.
+pca_pixels. All are scored on the test split, top1 in percent. Images held out for a choice never share a group
+(`ImageSet.groups`) with images that a classifier is trained on.
 """
 
 from __future__ import annotations
