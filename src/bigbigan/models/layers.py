@@ -185,8 +185,9 @@ class _NormaliseAndScale(torch.autograd.Function):
         grad_bias = grad.sum((2, 3), keepdim=True, dtype=exact)
         with_x = (grad * x).sum((2, 3), keepdim=True, dtype=exact)
         grad_gain = (with_x - mean.view(1, -1, 1, 1) * grad_bias) * scale.view(1, -1, 1, 1)
+        # The gains of classes, looked up in a table, stay float32 where x is bfloat16.
         grad_x, _, _ = torch.ops.aten.native_batch_norm_backward(
-            grad * gain, x, None, None, None, mean, scale, True, ctx.eps, [True, False, False]
+            (grad * gain).to(x.dtype), x, None, None, None, mean, scale, True, ctx.eps, [True, False, False]
         )
         return grad_x, grad_gain.to(gain.dtype), grad_bias.to(gain.dtype), None
 

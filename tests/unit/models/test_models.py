@@ -234,6 +234,19 @@ def test_conditional_batch_norm_equals_autograd(frozen):
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_batch_norm_of_classes_trains_in_bfloat16():
+    """Its gains stay float32; bfloat16 keeps 8 bits."""
+    norm, labels = ConditionalBatchNorm2d(8, 3, per_class=True), torch.arange(4) % 3
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(4, 8, 6, 6, generator=generator) for _ in range(2))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        given = x.detach().clone().to(dtype).requires_grad_()
+        (norm(given, labels) * weight).sum().backward()
+        found.append(given.grad.float())
+    torch.testing.assert_close(found[1], found[0], atol=0.05, rtol=0.05)
+
+
 def test_a_conditional_batch_norm_keeps_its_input_alone():
     norm, x, kept = ConditionalBatchNorm2d(8, 5), torch.randn(4, 8, 16, 16, requires_grad=True), {}
 
