@@ -39,7 +39,7 @@ def modules() -> dict[str, list[str]]:
     return found
 
 
-project, author, version = "bigbigan", "bigbigan maintainers", bigbigan.__version__
+project, author, version = "bigbigan", "bigbigan maintainers", bigbigan.__version__.split("+")[0]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

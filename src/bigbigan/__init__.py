@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
 __all__ = ["Model", "__version__", "load", "train"]
 
 if TYPE_CHECKING:
     from bigbigan.apps.train import train
     from bigbigan.inference.loading import load
     from bigbigan.inference.model import Model
+
+    __version__: str
 
 
 def _let_waiting_threads_sleep() -> None:
@@ -49,7 +50,14 @@ _let_waiting_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:
-    # Imported lazily, so that `bigbigan --help` and `bigbigan list` do not wait for torch.
+    # Imported lazily, so that `bigbigan --help` and `bigbigan list` wait neither for torch nor for importlib.metadata.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("bigbigan")  # from the newest tag when it was installed
+        except PackageNotFoundError:  # a copy of the source on the path
+            return "unknown"
     if name == "Model":
         from bigbigan.inference.model import Model
 

@@ -73,7 +73,7 @@ def test_dockerfile_ends_as_a_user_without_rights():
 @pytest.mark.skipif(os.name == "nt", reason="the steps are for sh")
 def test_steps_of_dockerfile_run_in_an_environment(tmp_path):
     """The pip steps as they stand, in a new environment that finds the packages of this one, without network."""
-    pytest.importorskip("setuptools", reason="builds with the setuptools that is installed")
+    pytest.importorskip("setuptools_scm", reason="builds with what is installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-import bigbigan
-
-pytest.importorskip("setuptools", reason="builds the wheel with the setuptools that is installed")
+pytest.importorskip("setuptools_scm", reason="builds the wheel with what is installed")
 ROOT = Path(__file__).parents[2]
 SOURCES = ("src", "results", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 NOBODY = 65534
+needs_git = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 
 
 def run(*words, **settings):
@@ -44,6 +44,10 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metadata(wheel):
+    return metadata_of(wheel)
+
+
+def metadata_of(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         return message_from_string(archive.read(name).decode())
@@ -59,23 +63,73 @@ def test_wheel_has_result_lines_and_is_small(wheel):
 
 
 def test_metadata_names_versions_systems_and_licence(metadata):
-    assert metadata["Version"] == bigbigan.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     classifiers = metadata.get_all("Classifier")
     for system in ("POSIX :: Linux", "MacOS", "Microsoft :: Windows"):
         assert f"Operating System :: {system}" in classifiers
     assert "Programming Language :: Python :: 3.11" in classifiers
-    assert metadata.get_all("Project-URL")
 
 
-def test_version_is_the_same_everywhere():
-    version = bigbigan.__version__
+def test_version_is_the_same_everywhere(metadata):
+    version = "0.2.0"
+    assert metadata["Version"] == f"{version}.dev0"  # neither a tag nor a repository
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert headings[0] == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"version = {{{version}}}" in (ROOT / "README.md").read_text()
-    git = ["git", "-C", str(ROOT), "tag", "--points-at", "HEAD"]
-    tags = subprocess.run(git, capture_output=True, text=True).stdout.split() if shutil.which("git") else []
-    released = [tag for tag in tags if tag.startswith("v")]
-    assert released in ([], [f"v{version}"])
+
+
+def test_without_an_address_links_stay_relative(metadata):
+    assert metadata.get_all("Project-URL") == ["Paper, https://arxiv.org/abs/1907.02544"]
+    assert "](docs/quickstart.md)" in metadata.get_payload()
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A repository with what the build reads, from an address on GitHub, at the tag v1.2.3."""
+    folder = tmp_path_factory.mktemp("released")
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "src/bigbigan/__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "--quiet")
+    git(folder, "remote", "add", "origin", "git@github.com:someone/bigbigan.git")
+    (folder / ".gitignore").write_text("*.egg-info\nbuild\n")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "Release")
+    git(folder, "tag", "v1.2.3")
+    return folder
+
+
+def git(folder, *words):
+    run("git", "-C", folder, "-c", "user.name=A", "-c", "user.email=a@example.org", *words)
+
+
+def build(kind, source, out):
+    """Return the path of the wheel or the source archive (sdist) of a source."""
+    code = f"import sys; from setuptools.build_meta import build_{kind} as build; build(sys.argv[1])"
+    run(sys.executable, "-c", code, out, cwd=source)
+    (path,) = out.iterdir()
+    return path
+
+
+@needs_git
+def test_release_has_the_version_of_its_tag_and_links_to_it(released, tmp_path):
+    shutil.unpack_archive(build("sdist", released, tmp_path / "sdist"), tmp_path / "unpacked", filter="data")
+    for source in (released, tmp_path / "unpacked" / "bigbigan-1.2.3"):  # and a wheel made from the archive
+        made = metadata_of(build("wheel", source, tmp_path / f"{source.name}-wheel"))
+        assert made["Version"] == "1.2.3"
+        assert "Homepage, https://github.com/someone/bigbigan" in made.get_all("Project-URL")
+        links = re.findall(r"\]\(([^)]+)\)", made.get_payload())
+        assert links
+        assert all(link.startswith("https://") for link in links)
+        assert "https://raw.githubusercontent.com/someone/bigbigan/v1.2.3/docs/pictures/serve.png" in links
+        assert "https://github.com/someone/bigbigan/blob/v1.2.3/docs/quickstart.md" in links
+
+
+@needs_git
+def test_version_after_a_tag_names_the_commit(released, tmp_path):
+    git(released, "commit", "--quiet", "--allow-empty", "--message", "Go on")
+    assert metadata_of(build("wheel", released, tmp_path / "wheel"))["Version"].startswith("1.2.4.dev1+g")
 
 
 def test_table_finds_the_lines_of_the_package(wheel, tmp_path):

@@ -185,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Learn image features without labels by learning to generate images.",
         epilog="Begin with: bigbigan train small/digits --out runs/digits. Examples of a verb: bigbigan VERB --help",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     for name, module in COMMANDS.items():
         if module is not None:
@@ -217,10 +217,13 @@ def _add_command(commands: Any, name: str, module: ModuleType) -> None:
     parser.set_defaults(module=module)
 
 
-def _version() -> str:
-    import bigbigan
+class _Version(argparse.Action):
+    """Print the version, which is looked up only then."""
 
-    return f"bigbigan {bigbigan.__version__}"
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        import bigbigan
+
+        parser.exit(message=f"bigbigan {bigbigan.__version__}\n")
 
 
 def _check_targets(options: argparse.Namespace) -> None:

@@ -6,8 +6,8 @@ The optimum is found by a truncated Newton method: conjugate gradients on the He
 axes of the features (Nocedal & Wright, Numerical Optimization, chapter 7). Losses and gradients are in float64. Two
 things make it fast:
 
-- W lies in the span of the centred rows. If there are fewer rows than features, the rows are rotated into that span,
-  which changes neither their inner products nor any logit.
+- W lies in the span of the centred rows. Up to 5,000 rows are rotated along their principal axes in that span, which
+  changes neither their inner products nor any logit.
 - The search for a strength starts from the solutions for the two before it, extrapolated: of classes that can be
   separated, W is nearly linear in log C.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,14 +51,14 @@ def logistic_path(
     """
     check_finite(x)
     classes, y = np.unique(labels, return_inverse=True)
-    n, d = x.shape
+    n = len(x)
     mean = x.mean(0, dtype=np.float64)
-    if n <= min(d, MAX_ROTATED):
-        centred = x - mean
-        z, axes, back = _rotated(centred)
+    back: list[np.ndarray] = []
+    if n <= MAX_ROTATED:
+        z, axes, back = _rotated(x - mean)
         fit = _Fit(z, np.zeros(z.shape[1]), y, axes)
     else:
-        fit, back = _Fit(x, mean, y, _principal_axes(x, mean)), None
+        fit = _Fit(x, mean, y, _principal_axes(x, mean))
     W, b = np.zeros((len(classes), fit.z.shape[1])), np.zeros(len(classes))
     before = None
     for strength in strengths:
@@ -68,7 +69,7 @@ def logistic_path(
             start = W, b
         before = W, b
         W, b = fit.newton(*start, C, tolerance)
-        weights = W if back is None else (W @ back) @ centred
+        weights = reduce(np.matmul, back, W)
         yield _classifier(classes, weights, b - weights @ mean)
 
 
@@ -96,18 +97,21 @@ class _Axes:
     remainder: float = 0.0
 
 
-def _rotated(centred: np.ndarray) -> tuple[np.ndarray, _Axes, np.ndarray]:
-    """Rotate centred rows [N, d] into their own span, along their principal axes.
+def _rotated(centred: np.ndarray) -> tuple[np.ndarray, _Axes, list[np.ndarray]]:
+    """Rotate centred rows [N, d] along their principal axes, in their own span.
 
     Returns:
-        The coordinates z [N, r]; the axes; and the matrix [r, N] that converts W for z to W for the rows: (W @ matrix)
-        @ centred.
+        The coordinates z [N, r]; the axes; and matrices whose product with W for z, from the left to the right, is W
+        for the rows.
     """
-    spread, vectors = np.linalg.eigh(centred @ centred.T)
+    wide = centred.shape[0] <= centred.shape[1]
+    spread, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     kept = spread > spread[-1] * 1e-12  # the others are rounding errors
     spread, vectors = spread[kept], vectors[:, kept]
+    if not wide:
+        return centred @ vectors, _Axes(None, spread), [vectors.T]
     lengths = np.sqrt(spread)
-    return vectors * lengths, _Axes(None, spread), vectors.T / lengths[:, None]
+    return vectors * lengths, _Axes(None, spread), [vectors.T / lengths[:, None], centred]
 
 
 def _principal_axes(x: np.ndarray, mean: np.ndarray) -> _Axes:
@@ -203,7 +207,7 @@ class _Fit:
             rW, rb = rW - length * hW, rb - length * hb
             gain = length * rho / 2
             gained += gain
-            if iteration * gain <= 0.3 * gained:
+            if iteration * gain <= 0.5 * gained:
                 break
             sW, sb = preconditioned(rW), b_scale * rb
             rho, before = float((rW * sW).sum() + rb @ sb), rho
