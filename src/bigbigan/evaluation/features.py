@@ -213,7 +213,8 @@ def fill_statistics(
 
     def run() -> object:
         picks = torch.randint(len(pixels), (256,), generator=noise)
-        return through(to_float(torch.from_numpy(pixels[picks.numpy()]).to(device)))
+        x = to_float(torch.from_numpy(pixels[picks.numpy()]).to(device))
+        return through(x.contiguous(memory_format=torch.channels_last))  # twice as fast on a CPU
 
     standing_statistics(network, network, (run for _ in range(batches)))
 
