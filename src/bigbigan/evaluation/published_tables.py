@@ -54,11 +54,6 @@ class Table:
         """Name and title of the published table."""
         return f"{self.published.name}: {self.published.title}"
 
-    @property
-    def rows(self) -> tuple[PublishedRow, ...]:
-        """The published rows, then our own."""
-        return (*self.published.rows, *self.ours)
-
 
 def _quality(measure: str, split: str = "") -> tuple[str, ...]:
     networks = ("inception", "cifar-resnet18", "mnist-cnn", "encoder")
@@ -186,10 +181,11 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     dataset = dataset or table.dataset
     lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
     lines = [x for x in lines if x.get("scale", 0) == scale or x["subject"] == "external"]
-    rows = table.rows
+    optional = table.ours
     if name == "2":  # external encoders, measured by the same protocol
         external = dict.fromkeys(x["experiment"] for x in lines if x["subject"] == "external")
-        rows += tuple(PublishedRow(experiment, experiment) for experiment in external)
+        optional += tuple(PublishedRow(experiment, experiment) for experiment in external)
+    rows = (*table.published.rows, *optional)
     # A line counts for each row of its experiment; `length` makes rows of unequal published length comparable.
     counted = [
         x | {"row": row, "metric": x["metric"].replace(row.feature, "avepool"), "length": x["images_seen"] / row.length}
@@ -219,7 +215,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
             Cell(numbers.get(column.title, ""), values.get(row.title, []))
             for column, values in zip(table.columns, by_column, strict=True)
         ]
-        if row not in table.ours or any(cell.values for cell in cells):
+        if row not in optional or any(cell.values for cell in cells):
             filled.append((row.title, row.experiment, cells))
     budgets = None
     if name == "2":
