@@ -162,25 +162,21 @@ def scores(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     auroc is that of each class against the others by its odds, averaged over the classes in `truth`; with two classes
     this is the usual AUROC.
     """
-    predicted, classes = logits.argmax(1), np.unique(truth)
+    predicted, classes, odds = logits.argmax(1), np.unique(truth), _odds(logits.astype(np.float64))
     recalls = [float((predicted[truth == c] == c).mean()) for c in classes]
-    areas = _areas(logits.astype(np.float64), truth, classes) if len(classes) > 1 else np.nan
+    unseen = np.zeros(len(logits))  # of a class that is only in the test split
+    areas = [_area(odds[:, c] if c < odds.shape[1] else unseen, truth == c) for c in classes]
     top1 = 100 * float((predicted == truth).mean())
     return {"top1": top1, "balanced": 100 * float(np.mean(recalls)), "auroc": float(np.mean(areas))}
 
 
-def _areas(logits: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve of each class, from the ranks of its images (Mann & Whitney's statistic)."""
+def _area(values: np.ndarray, positive: np.ndarray) -> float:
+    """Return the area under the ROC curve, from the ranks of the positive images (Mann & Whitney's statistic)."""
     from scipy.stats import rankdata  # here: it takes a second to load
 
-    odds = _odds(logits)
-    scored = np.zeros((len(logits), len(classes)))  # stays 0 for a class that is only in the test split
-    known = classes < logits.shape[1]
-    scored[:, known] = odds[:, classes[known]]
-    of_class = truth[:, None] == classes
-    count = of_class.sum(0)
-    ranks = (rankdata(scored, axis=0) * of_class).sum(0)
-    return (ranks - count * (count + 1) / 2) / (count * (len(truth) - count))
+    count = int(positive.sum())
+    pairs = count * (len(positive) - count)
+    return float(rankdata(values)[positive].sum() - count * (count + 1) / 2) / pairs if pairs else np.nan
 
 
 def _odds(logits: np.ndarray) -> np.ndarray:
