@@ -114,7 +114,7 @@ def build(kind, source, out):
 
 @needs_git
 def test_release_has_the_version_of_its_tag_and_links_to_it(released, tmp_path):
-    shutil.unpack_archive(build("sdist", released, tmp_path / "sdist"), tmp_path / "unpacked", filter="data")
+    shutil.unpack_archive(build("sdist", released, tmp_path / "sdist"), tmp_path / "unpacked")
     for source in (released, tmp_path / "unpacked" / "bigbigan-1.2.3"):  # and a wheel made from the archive
         made = metadata_of(build("wheel", source, tmp_path / f"{source.name}-wheel"))
         assert made["Version"] == "1.2.3"

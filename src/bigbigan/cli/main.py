@@ -223,7 +223,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         import bigbigan
 
-        parser.exit(message=f"bigbigan {bigbigan.__version__}\n")
+        print(f"bigbigan {bigbigan.__version__}")
+        parser.exit()
 
 
 def _check_targets(options: argparse.Namespace) -> None:
