@@ -1,5 +1,5 @@
 # docker build --tag bigbigan .
-# docker run --rm --volume "$PWD:/work" --user "$(id -u):$(id -g)" bigbigan train small/digits --out runs/digits
+# docker run --rm --volume "$PWD:/data" --user "$(id -u):$(id -g)" bigbigan train small/digits --out runs/digits
 #
 # On Linux the default PyTorch computes on NVIDIA GPUs (docker run --gpus all) and on CPUs. For its smaller CPU build give
 # the address of PyTorch's package index for CPUs, from pytorch.org: --build-arg TORCH_INDEX=ADDRESS
@@ -18,9 +18,9 @@ COPY results ./results
 RUN pip install -c constraints.txt ".[$EXTRAS]"
 
 # A user without rights, and a folder for data sets and keys that any user given by --user may write to.
-RUN useradd --uid 1000 --create-home bigbigan && mkdir -p /work /cache && chmod 1777 /work /cache
+RUN useradd --uid 1000 --create-home bigbigan && mkdir -p /data /cache && chmod 1777 /data /cache
 ENV HOME=/cache XDG_CACHE_HOME=/cache XDG_STATE_HOME=/cache MPLCONFIGDIR=/cache/matplotlib
 USER bigbigan
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["bigbigan"]
 CMD ["--help"]

@@ -214,7 +214,7 @@ def fill_statistics(
     def run() -> object:
         picks = torch.randint(len(pixels), (256,), generator=noise)
         x = to_float(torch.from_numpy(pixels[picks.numpy()]).to(device))
-        return through(x.contiguous(memory_format=torch.channels_last))  # twice as fast on a CPU
+        return through(x.contiguous(memory_format=torch.channels_last))  # faster on a CPU
 
     standing_statistics(network, network, (run for _ in range(batches)))
 

@@ -86,7 +86,7 @@ def cifar10() -> Config:
 
 @register("small", data="cifar10")
 def cifar10_16px() -> Config:
-    """Train on CIFAR-10 in colour at 16 px: an hour and a half on one core; 38 % with 10 labels a class."""
+    """Train on CIFAR-10 in colour at 16 px: two hours on one core; 38 % with 10 labels a class."""
     return Config(
         data=DataConfig(channels=3, augment="flip"),
         latent=LatentConfig(dim=60),
