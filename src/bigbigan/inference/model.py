@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.compute import images_per_pass
+from bigbigan.compute import encoded_together, images_per_pass
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize
@@ -37,7 +37,6 @@ from bigbigan.training.devices import usable_device
 __all__ = ["Encoding", "Model", "Scores"]
 
 BATCH = 64  # images in a pass through G
-ENCODED_TOGETHER = 256  # images in a pass through E
 
 
 class Model:
@@ -144,9 +143,8 @@ class Model:
             UserError: images that cannot be used, or features that are not finite.
         """
         x = self.prepare(images, value_range)
-        q, avepool, bn_crelu = joined(
-            [self.encoder.all_outputs(part) for part in x.split(images_per_pass(ENCODED_TOGETHER))]
-        )
+        parts = x.split(encoded_together(x.shape[-1], x.device.type))
+        q, avepool, bn_crelu = joined([self.encoder.all_outputs(part) for part in parts])
         finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:
             return Encoding(None, None, None, avepool, bn_crelu)

@@ -252,7 +252,7 @@ def test_verdict_follows_from_the_numbers(run, lines, expected):
 
 def test_neighbours_are_the_nearest_and_counted(run, monkeypatch):
     # Features that are the rows' brightness: then the neighbours are of the query's class, all of them.
-    rows = lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) ** 8}  # noqa: E731
+    rows = lambda e, x: {"bn_crelu": x.mean((1, 3)) ** 8}  # noqa: E731
     monkeypatch.setattr(shown_images, "encoder_features", rows)
     text = neighbours.neighbours(gather(run, None))
     assert "Images of the test split on the left, and the nearest to each among 60 training images" in text

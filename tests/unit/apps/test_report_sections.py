@@ -39,7 +39,7 @@ def run(trained, tmp_path):
 @pytest.fixture
 def brightness(monkeypatch):
     """Features that are the rows' brightness, which tells the class."""
-    monkeypatch.setattr(shown_images, "encoder_features", lambda e, x, batch_size: {"bn_crelu": x.mean((1, 3)) / 255})
+    monkeypatch.setattr(shown_images, "encoder_features", lambda e, x: {"bn_crelu": x.mean((1, 3)) / 255})
 
 
 def words(html):

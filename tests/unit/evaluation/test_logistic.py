@@ -14,7 +14,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.probes import logistic as choice
 from bigbigan.evaluation.probes import solver as logistic
 from bigbigan.evaluation.probes.logistic import STRENGTHS, cross_validated, fit_each, fit_few, folds
-from bigbigan.evaluation.probes.solver import logistic_path
+from bigbigan.evaluation.probes.solver import logistic_path, shortened
 
 
 def images(count, size, classes, seed=0):
@@ -168,3 +168,15 @@ def test_photographs_are_fitted_twenty_times_faster():
     list(logistic_path(x, labels, STRENGTHS))
     ours = (time.process_time() - start) / len(STRENGTHS)
     assert usual > 20 * ours
+
+
+@pytest.mark.parametrize("d", [40, 900])  # fewer numbers than images, and more
+def test_shortened_rows_have_the_same_optimum(d):
+    x, labels = images(90, d, 3)
+    rows, restored = shortened(x)
+    assert rows.shape == (90, min(d, 89))
+    found = restored(next(logistic_path(rows, labels, [1.0])))
+    expected = next(logistic_path(x, labels, [1.0]))
+    np.testing.assert_allclose(found.coef_, expected.coef_, atol=1e-5 * abs(expected.coef_).max())
+    np.testing.assert_allclose(found.decision_function(x), expected.decision_function(x), atol=1e-3)
+    assert found.n_features_in_ == d

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bigbigan.compute import encoded_together
 from bigbigan.errors import UserError
-from bigbigan.inference.model import ENCODED_TOGETHER, Model
+from bigbigan.inference.model import Model
 from bigbigan.models import build
 from tiny import tiny_config
 
@@ -87,7 +88,7 @@ def test_images_that_cannot_be_used_are_named(model, paths, tmp_path):
 
 
 def test_many_images_are_encoded_in_batches(model):
-    x = torch.rand(2 * ENCODED_TOGETHER + 3, 1, 8, 8) * 2 - 1
+    x = torch.rand(2 * encoded_together(8, "cpu") + 3, 1, 8, 8) * 2 - 1
     found = model.encode(x)
     for name in ("z_mean", "z_stdev", "z_sample", "avepool_feat", "bn_crelu_feat"):
         assert len(getattr(found, name)) == len(x)

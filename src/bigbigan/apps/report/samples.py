@@ -49,7 +49,8 @@ def _over_time(run: Run, kind: str, max_grids: int, alt: str, reference: Image.I
         return missing(f"None yet; training draws them every {every:,} steps: ", run.resume)
     picks = sorted({round(i) for i in np.linspace(0, len(grids) - 1, max_grids)})
     *early, (step, last) = (grids[i] for i in picks)
-    large = [picture(half, f"step {step:,}", f"{alt} at step {step:,}") for half in _halves(last)]
+    captions = f"step {step:,}", f"step {step:,}, more images"
+    large = [picture(half, words, f"{alt} at {words}") for half, words in zip(_halves(last), captions, strict=False)]
     if reference is not None:
         large.append(picture(reference, "training images, for comparison", "images of the training set"))
     small = [picture(_halves(grid)[0], f"step {s:,}", f"{alt} at step {s:,}", 400) for s, grid in early]

@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
@@ -45,8 +44,7 @@ class ShownImages:
         """BN+CReLU features of the unseen and of the known images, float32 [N, d] each."""
         E = self.encoder
         assert E is not None
-        size = images_per_pass(100)
-        unseen, known = (encoder_features(E, pixels, batch_size=size)["bn_crelu"] for pixels in (self.x, self.y))
+        unseen, known = (encoder_features(E, pixels)["bn_crelu"] for pixels in (self.x, self.y))
         return unseen, known
 
 

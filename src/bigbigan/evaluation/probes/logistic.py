@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bigbigan.evaluation.probes.solver import logistic_path
+from bigbigan.evaluation.probes.solver import logistic_path, shortened
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import hold_out
 
@@ -71,8 +71,9 @@ def fit_linear(
 
 def fit_few(train: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> LogisticRegression:
     """Fit logistic regression on few labelled images, by the protocol of top1_linear_..perclass."""
-    strength, _ = cross_validated(train, labels, groups)
-    return next(logistic_path(train, labels, [strength]))
+    rows, restored = shortened(train)
+    strength, _ = cross_validated(rows, labels, groups)
+    return restored(next(logistic_path(rows, labels, [strength])))
 
 
 def fit_each(fit: Callable[..., LogisticRegression], trials: Sequence[tuple[Any, ...]]) -> list[LogisticRegression]:
