@@ -28,6 +28,7 @@ from torch import Tensor
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest as weights_digest
 from bigbigan.evaluation.features import encoder_features
+from bigbigan.inference.image_input import NOT_GIVEN
 from bigbigan.inference.inputs import items_of, load_items, load_rows
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
@@ -99,8 +100,8 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
     """Features of images from the encoder of a run. `fit` trains nothing: it loads the encoder.
 
     X is a sequence of paths or of PIL images, or a data frame with one column of them; or an array, uint8 [N, H, W] or
-    [N, H, W, C], or a tensor or float array [N, C, H, W] in [-1, 1] (tensors may be uint8 too). Files and PIL images
-    are decoded as in training, with EXIF rotation, palettes, 16 bits and transparency (`bigbigan.data.decode`).
+    [N, H, W, C], or a tensor or float array [N, C, H, W] (tensors may be uint8 too). Files and PIL images are
+    decoded as in training, with EXIF rotation, palettes, 16 bits and transparency (`bigbigan.data.decode`).
 
     Args:
         run: run folder.
@@ -108,12 +109,13 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         checkpoint: "newest", or "best" by the validation metric.
         batch_size: images at a time.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
+        value_range: black and white of float images, such as (0, 1).
 
     Features are cached in memory, so cross-validation encodes each image once. The key of a row is the weights of the
     encoder, with the path, time and size of a file or else with the pixels. All transformers of a process share the
     cache, which holds at most `CACHE_MIB`; with `n_jobs`, each process has its own.
 
-    After `set_params`, settings other than `batch_size` take effect at the next `fit`.
+    After `set_params`, settings other than `batch_size` and `value_range` take effect at the next `fit`.
 
     Raises:
         UserError: in `fit` or `transform`: no such run, unknown features, images that cannot be read.
@@ -126,12 +128,14 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         checkpoint: str = "newest",
         batch_size: int = 256,
         device: str | None = None,
+        value_range: tuple[float, float] = NOT_GIVEN,
     ) -> None:
         self.run = run
         self.features = features
         self.checkpoint = checkpoint
         self.batch_size = batch_size
         self.device = device
+        self.value_range = value_range
 
     def fit(self, X: Any = None, y: Any = None) -> BigBiGANFeatures:
         """Load the encoder. X and y are ignored."""
@@ -182,7 +186,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         """Return X as a list, if all of it are paths, or else as the input of the encoder: uint8 [N, C, R, R]."""
         c = self.model_.config
         if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind == "f"):
-            x = self.model_.prepare(X).cpu()
+            x = self.model_.prepare(X, self.value_range).cpu()
             return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
         if isinstance(X, np.ndarray) and X.dtype == np.uint8:
             if X.ndim not in (3, 4) or (X.ndim == 4 and X.shape[3] not in (1, 3)):

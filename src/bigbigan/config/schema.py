@@ -70,6 +70,10 @@ class DataConfig(Settings):
     # decide when training starts; digits, letters and grey arrays are not mirrored (docs/your_data.md). With
     # --set data.augment=flip alone it is always.
     mirror: Literal["auto", "always", "never"] = "auto"
+    # Whether squares a little smaller than R (more than 0.8 of it) are padded with zeros instead of enlarged, as is
+    # usual for MNIST (28 to 32). auto: rows of arrays are, image files are not; training writes what it did. New images
+    # are treated alike, also by an exported model.
+    pad: Literal["auto", "always", "never"] = "auto"
     # Label conditioning. single: one shared class embedding in G and D ("Single Label", Table 3). classes: the source's
     # labels, for G and D of a BigGAN, or for E with the task "supervised".
     labels: Literal["none", "single", "classes"] = "none"

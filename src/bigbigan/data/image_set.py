@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -210,6 +210,12 @@ class Source:
         for images in self.splits.values():
             if isinstance(images.store, FileStore):
                 images.store.limits = replace(images.store.limits, window=window)
+
+    def set_padding(self, pad: Literal["auto", "always", "never"]) -> None:
+        """Set whether `load_pixels` pads small squares with zeros; "auto" leaves it to the kind of the source."""
+        for images in self.splits.values():
+            if pad != "auto":
+                images.store.pads = pad == "always"
 
     def record(self, file: str, notes: Iterable[str]) -> None:
         """Count the conversions of one image that was read."""

@@ -199,10 +199,10 @@ def transferred(line: dict[str, Any]) -> bool:
 def chosen_settings(line: dict[str, Any]) -> dict[str, Any]:
     """Return the changed settings of a line that somebody chose.
 
-    The data decide how many classes there are, and whether images are mirrored. If they are mirrored, earlier versions
+    The data decide how many classes there are, and whether images are mirrored or padded. If they are, earlier versions
     did the same without recording it.
     """
-    by_data = {"data.classes": None, "data.mirror": "always"}
+    by_data = {"data.classes": None, "data.mirror": "always", "data.pad": None}
     return {k: v for k, v in line["settings"].items() if k not in by_data or by_data[k] not in (None, v)}
 
 

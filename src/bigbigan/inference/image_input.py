@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.config import Config
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
-from bigbigan.image import resize, to_float, to_grey
+from bigbigan.image import fit, resize, to_float, to_grey
 from bigbigan.inference.arguments import as_tensor, check_range
-from bigbigan.inference.inputs import as_numbers
+from bigbigan.inference.inputs import as_numbers, load_rows
 
 __all__ = ["NOT_GIVEN", "ImageInput"]
 
@@ -29,29 +31,42 @@ class ImageInput:
         self.config = config
         self._warned = False  # that images may lie in [0, 1]
 
-    def prepare(self, images: Any, value_range: tuple[float, float], device: torch.device) -> Tensor:
-        """Return float [N, C, R, R] in [-1, 1] on a device; see `Model.prepare`."""
+    def prepare(
+        self, images: Any, value_range: tuple[float, float], device: torch.device, pads: bool | None = None
+    ) -> Tensor:
+        """Return float [N, C, R, R] in [-1, 1] on a device; see `Model.prepare`, and `as_numbers` for `pads`."""
         channels, side = self.config.data.channels, self.config.encoder.resolution
         prepared = getattr(images, _PREPARED, False)
-        images = as_tensor(as_numbers(images, self.config), "images", "uint8 or float [N, C, H, W]")
+        images = as_tensor(as_numbers(images, self.config, pads), "images", "uint8 or float [N, C, H, W]")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             images = self._from_integers(images, value_range)
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
+        if images.dtype == torch.uint8 and images.shape[1:] != (channels, side, side):
+            # as training reads the rows of an array
+            rows = images.permute(0, 2, 3, 1).cpu().numpy()
+            images = torch.from_numpy(load_rows(rows, self.config, "images", pads))
         x = to_float(images) if images.dtype == torch.uint8 else images.float()
         if images.dtype != torch.uint8 and len(x):
             x = self._scaled(x, value_range, prepared)
         if x.shape[1] != channels:
             x = x.expand(-1, 3, -1, -1) if channels == 3 else to_grey(x)
         if x.shape[2:] != (side, side):
-            if x.shape[2] != x.shape[3]:
-                raise UserError(
-                    f"images are {x.shape[3]}×{x.shape[2]}; expected square ones of {side} px: crop them first"
-                )
-            x = resize(x, side).clamp(-1, 1)
+            x = self._resized(x, side, pads)
         x = x.to(device)
         setattr(x, _PREPARED, True)
         return x
+
+    def _resized(self, x: Tensor, side: int, pads: bool | None) -> Tensor:
+        """Crop float images [N, C, H, W] to their central square and resize it, or pad it as in training."""
+        small = min(x.shape[2:])
+        top, left = (x.shape[2] - small) // 2, (x.shape[3] - small) // 2
+        x = x[..., top : top + small, left : left + small]
+        padded = self.config.data.pad != "never" if pads is None else pads
+        if padded and fit((small, small), side, pad=True) == "padded":
+            before, after = (side - small) // 2, side - small - (side - small) // 2
+            return F.pad(x, (before, after, before, after), value=-1.0)
+        return resize(x, side).clamp(-1, 1)
 
     def _from_integers(self, images: Tensor, value_range: tuple[float, float]) -> Tensor:
         """Return integers of more than 8 bits as uint8 by the window of the run, or as float if a range is given."""
@@ -84,7 +99,15 @@ class ImageInput:
             self._warned = True
             warnings.warn(
                 f"float images lie in [{lowest:.3g}, {highest:.3g}] and are read as in [-1, 1]; if they are in [0, 1], "
-                "scale x * 2 - 1 or say so: encode(images, value_range=(0, 1)), prepare(images, value_range=(0, 1))",
-                stacklevel=5,
+                "scale x * 2 - 1 or say so: value_range=(0, 1)",
+                stacklevel=_level_of_user(),
             )
         return x
+
+
+def _level_of_user() -> int:
+    """Return the stack level of the user's line: the first outside this package, PyTorch and scikit-learn."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in ("bigbigan", "torch", "sklearn"):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -28,11 +28,16 @@ __all__ = ["as_numbers", "items_of", "load_items", "load_rows"]
 _FRAME = re.compile(r"(.+)#([1-9]\d*)")  # as in cells.tif#3
 
 
-def as_numbers(given: Any, config: Config) -> Any:
+def as_numbers(given: Any, config: Config, pads: bool | None = None) -> Any:
     """Return images as a tensor or array, [N, C, H, W] if they can be used.
 
     Paths, PIL images and lists of them, or of uint8 arrays [H, W] or [H, W, C], are decoded as in training: uint8
     [N, C, R, R]. Lists of tensors or of other arrays are stacked. In arrays with the channels last, they are moved.
+
+    Args:
+        given: images of any of these kinds.
+        config: settings of the run.
+        pads: whether small squares are padded with zeros (default: as `data.pad` says).
 
     Raises:
         UserError: an image cannot be read, or is of another type.
@@ -47,7 +52,7 @@ def as_numbers(given: Any, config: Config) -> Any:
         if len({tuple(x.shape) for x in items}) > 1:
             raise UserError("images of the list have several shapes; expected tensors of one shape, or paths")
         return torch.stack([torch.as_tensor(x) for x in items])
-    return load_items(items, config, "images")
+    return load_items(items, config, "images", pads)
 
 
 def _is_numeric(given: Any) -> bool:
@@ -72,10 +77,14 @@ def items_of(given: Any, name: str) -> list[Any]:
     return list(given)
 
 
-def load_items(items: Sequence[Any], config: Config, name: str) -> np.ndarray:
+def load_items(items: Sequence[Any], config: Config, name: str, pads: bool | None = None) -> np.ndarray:
     """Return paths, PIL images and uint8 arrays [H, W] or [H, W, C] as evaluation sees them: uint8 [N, C, R, R].
 
-    `name` is that of the argument, for messages.
+    Args:
+        items: the images.
+        config: settings of the run.
+        name: name of the argument, for messages.
+        pads: see `as_numbers`; by default, if training left it open, a list of arrays is padded as one array is.
 
     Raises:
         UserError: an image cannot be read, or is of another type.
@@ -91,20 +100,23 @@ def load_items(items: Sequence[Any], config: Config, name: str) -> np.ndarray:
                 f"{name} has a {type(item).__name__} at place {i}; expected paths, PIL images, or one array of all "
                 "images"
             )
-    return _load(names, _Items(names, list(items), Path.read_bytes, limits_of(config)), config, name)
+    store = _Items(names, list(items), Path.read_bytes, limits_of(config))
+    store.pads = all(map(_is_numeric, items))
+    return _load(names, store, config, name, pads)
 
 
-def load_rows(rows: np.ndarray, config: Config, name: str) -> np.ndarray:
+def load_rows(rows: np.ndarray, config: Config, name: str, pads: bool | None = None) -> np.ndarray:
     """Return the images of an array, uint8 [N, H, W, 1|3], as evaluation sees them: uint8 [N, C, R, R]."""
-    return _load([str(i) for i in range(len(rows))], ArrayStore(rows), config, name)
+    return _load([str(i) for i in range(len(rows))], ArrayStore(rows), config, name, pads)
 
 
-def _load(names: list[str], store: ArrayStore | FileStore, config: Config, name: str) -> np.ndarray:
+def _load(names: list[str], store: ArrayStore | FileStore, config: Config, name: str, pads: bool | None) -> np.ndarray:
     side, channels = config.encoder.resolution, config.data.channels
     if not names:
         return np.empty((0, channels, side, side), dtype=np.uint8)
     images = ImageSet(name, names, None, None, store, np.arange(len(names)))
-    strict = Source(name, name, {}, max_unreadable=0.0)  # every image must have its row
+    strict = Source(name, name, {"": images}, max_unreadable=0.0)  # every image must have its row
+    strict.set_padding(config.data.pad if pads is None else "always" if pads else "never")
     try:
         return load_view(images, side, channels, config.data.augment, strict)[0]
     except UserError as error:

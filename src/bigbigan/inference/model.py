@@ -107,8 +107,8 @@ class Model:
 
         Args:
             images: uint8 or float [N, C, H, W], a tensor or an array (an array may have its channels last). Or a path,
-                a PIL image, a list of them, or a list of uint8 arrays [H, W] or [H, W, C]: these are decoded, cropped
-                to their central square and resized as in training.
+                a PIL image, a list of them, or a list of uint8 arrays [H, W] or [H, W, C]. All are cropped to their
+                central square and resized, or padded as MNIST is, as in training (`data.pad`).
             value_range: black and white of float images and of integers of more than 8 bits, such as (0, 1). By
                 default float images lie in [-1, 1], and integers are converted by `data.window`.
 
@@ -175,7 +175,9 @@ class Model:
         if head is not self._checked:
             head.check(self.encoder, f"this model ({self.config.experiment}, step {self.step:,})")
             self._checked = head
-        found = self.encode(images, value_range=value_range)
+        # as the images that the head was trained on
+        x = self._input.prepare(images, value_range, self.device, head.preprocessing.pads)
+        found = self.encode(x)
         return head.predict(found.bn_crelu_feat, found.avepool_feat)
 
     @torch.no_grad()

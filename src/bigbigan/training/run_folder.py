@@ -209,6 +209,8 @@ def open_data(
     share = max_unreadable if max_unreadable is not None else config.data.max_unreadable if config else 0.05
     limits = limits_of(config) if config else DecodeLimits()
     source = open_source(spec, labels=file, max_unreadable=share, limits=limits, labelled=labelled)
+    if config is not None:
+        source.set_padding(config.data.pad)
     if data is None and labels is None and labelled:
         _compare(run, source)
     return source

@@ -14,11 +14,12 @@ from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, quick_fingerprint
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.loading import measure_window, stored_side
+from bigbigan.data.loading import measure_window, stored_side, typical_side
 from bigbigan.data.sources import relative_source
 from bigbigan.data.streaming import StreamedPixels, training_pixels
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
+from bigbigan.image import fit
 from bigbigan.training import distributed
 from bigbigan.training.run_folder import read_card, read_config
 from bigbigan.training.seal import key_file, seal
@@ -53,15 +54,18 @@ class TrainingData:
 
 
 def resolve_config(config: Config, source: Source, images: ImageSet, spec: str, run: Path) -> Config:
-    """Return `config` with the settings that depend on the data: window, mirroring, number and sizes of the classes.
+    """Return `config` with the settings that depend on the data: window, mirroring, padding, and the classes.
 
-    A run that is continued keeps the values in its config.json. The window, if it is measured, is set in `source`.
+    A run that is continued keeps the values in its config.json. Window and padding are set in `source`.
     """
     d = config.data
     recorded = read_config(run).data if (run / "config.json").exists() else None
     if config.can_mirror and d.mirror == "auto":
         by_source: Literal["always", "never"] = "always" if source.mirrorable else "never"
         d = replace(d, mirror=by_source if recorded is None else recorded.mirror)
+    if d.pad == "auto":
+        d = replace(d, pad=_padding(images, config) if recorded is None else recorded.pad)
+    source.set_padding(d.pad)
     if d.window_percentiles and not d.window:
         known = () if recorded is None else recorded.window
         d = replace(d, window=known or measure_window(source, images, d.window_percentiles))
@@ -74,6 +78,15 @@ def resolve_config(config: Config, source: Source, images: ImageSet, spec: str, 
         equal = not config.has_generator or len(set(sizes)) == 1
         d = replace(d, classes=classes, class_sizes=() if equal else sizes)
     return replace(config, data=d)
+
+
+def _padding(images: ImageSet, config: Config) -> Literal["auto", "always", "never"]:
+    """Return what is done with squares a little smaller than R; "auto" if it makes no difference to these images."""
+    if not config.data.augment.endswith("_crop"):  # crops: E sees the centre of files and all of the rows of an array
+        side = typical_side(images)
+        if fit((side, side), config.encoder.resolution, pad=True) != "padded":
+            return "auto"
+    return "always" if images.store.pads else "never"
 
 
 def _class_sizes(images: ImageSet, spec: str) -> tuple[int, ...]:

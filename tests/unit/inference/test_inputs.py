@@ -11,6 +11,7 @@ from PIL import Image
 
 from bigbigan.compute import encoded_together
 from bigbigan.errors import UserError
+from bigbigan.image import resize_square
 from bigbigan.inference.model import Model
 from bigbigan.models import build
 from tiny import tiny_config
@@ -73,6 +74,29 @@ def test_pictures_of_any_size_are_cropped_and_resized(model):
     torch.testing.assert_close(model.encode([wide, Image.fromarray(wide)]).bn_crelu_feat, expected.repeat(2, 1))
 
 
+def test_arrays_that_are_not_square_are_cropped(model):
+    wide = np.zeros((2, 1, 16, 32), np.uint8)
+    wide[..., 8:24] = 200
+    expected = model.encode(np.full((2, 1, 8, 8), 200, np.uint8)).bn_crelu_feat
+    torch.testing.assert_close(model.encode(wide).bn_crelu_feat, expected)
+    torch.testing.assert_close(model.encode(torch.from_numpy(wide) / 127.5 - 1).bn_crelu_feat, expected)
+
+
+@pytest.mark.parametrize("pad", ["auto", "always", "never"])
+def test_small_images_of_all_forms_are_padded_as_in_training(pad):
+    model = untrained(f"data.pad={pad}")
+    small = np.random.default_rng(0).integers(0, 256, (3, 7, 7), dtype=np.uint8)
+    padded = model.prepare(np.pad(small, ((0, 0), (0, 1), (0, 1)))[:, None])
+    enlarged = model.prepare(np.stack([resize_square(x[:, :, None], 8) for x in small]))
+    pictures = [Image.fromarray(x) for x in small]
+    arrays = {"array": small[:, None], "channels last": small[..., None], "list": list(small)}
+    for form, given in arrays.items():
+        assert model.prepare(given).equal(enlarged if pad == "never" else padded), form
+    assert model.prepare(pictures).equal(padded if pad == "always" else enlarged)
+    floats = model.prepare(torch.from_numpy(small[:, None]) / 255, value_range=(0, 1))
+    assert pad == "never" or abs(floats - padded).max() < 1e-6
+
+
 def test_images_that_cannot_be_used_are_named(model, paths, tmp_path):
     (tmp_path / "a.png").write_bytes(b"none")
     with pytest.raises(UserError, match="images has a int at place 1; expected paths, PIL images"):
@@ -97,8 +121,9 @@ def test_many_images_are_encoded_in_batches(model):
 
 def test_images_from_0_to_1_are_warned_of_once():
     model, x = untrained(), torch.rand(2, 1, 8, 8)
-    with pytest.warns(UserWarning, match=r"value_range=\(0, 1\)"):
+    with pytest.warns(UserWarning, match=r"value_range=\(0, 1\)") as warned:
         model.encode(x)
+    assert warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.encode(x)

@@ -80,7 +80,7 @@ class Bench:
         c = self.model.config
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)
         self.missing, self._known = "", None
-        self._pads = self.model.head is not None and self.model.head.preprocessing.pads
+        self._pads = c.data.pad == "always" or (self.model.head is not None and self.model.head.preprocessing.pads)
         if not self.encodes:
             if data or labels:
                 raise UserError("--data and --labels: this model has no encoder for images")
