@@ -80,7 +80,7 @@ def report(config: Config, found: dict[str, Any]) -> str:
     if found["steps_per_epoch"] is not None:
         epoch = found["steps_per_epoch"]
         lines.append(
-            f"{found['images']:,} images: {epoch:,} steps an epoch; {t.steps:,} steps are {t.steps / epoch:,.3g} epochs"
+            f"{found['images']:,} images: {epoch:,} steps an epoch; {t.steps:,} steps are {t.steps / epoch:,.1f} epochs"
         )
     else:
         lines.append("steps an epoch: unknown without --data SOURCE")

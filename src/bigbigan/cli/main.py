@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -96,6 +96,13 @@ class _Formatter(argparse.HelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     verbs: Sequence[str] = ()  # that the parser chooses from
+    of_module: Mapping[ModuleType, _Parser] = {}  # the parsers of the verbs
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:  # the verb knows what it takes
+            self.of_module[options.module].error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
 
     def error(self, message: str) -> NoReturn:
         if self.verbs and message.endswith("arguments are required: VERB"):
@@ -104,7 +111,10 @@ class _Parser(argparse.ArgumentParser):
         if self.verbs and (wrong := re.match(r"argument VERB: invalid choice: '(.*?)' \(", message)):
             near = difflib.get_close_matches(wrong[1], self.verbs, 1)
             message = f"there is no verb {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
-        if message.startswith("unrecognized arguments") and ".tar" in message:  # the shell has expanded a pattern
+        if wrong := re.match(r"unrecognized arguments: (?:.* )?(--[\w-]+)", message):
+            near = difflib.get_close_matches(wrong[1], self._option_string_actions, 1, 0.7)
+            message = f"there is no option {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
+        elif message.startswith("unrecognized arguments") and ".tar" in message:  # the shell has expanded a pattern
             message += "; a pattern of shards must be quoted: 'part-{000..099}.tar'"
         self.exit(2, f"bigbigan: {message}; see: {self.prog} --help\n")
 
@@ -187,21 +197,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    of_module: dict[ModuleType, _Parser] = {}
     for name, module in COMMANDS.items():
         if module is not None:
-            _add_command(commands, name, module)
+            of_module[module] = _add_command(commands, name, module)
             continue
         summary = "Inspect a source of images, or write it as tar shards."
         data = commands.add_parser(name, help=summary, description=summary)
         data_commands = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
         for data_name, data_module in DATA_COMMANDS.items():
-            _add_command(data_commands, data_name, data_module)
+            of_module[data_module] = _add_command(data_commands, data_name, data_module)
         data.verbs = tuple(DATA_COMMANDS)
     parser.verbs = tuple(COMMANDS)
+    parser.of_module = of_module
     return parser
 
 
-def _add_command(commands: Any, name: str, module: ModuleType) -> None:
+def _add_command(commands: Any, name: str, module: ModuleType) -> _Parser:
     summary = (module.run.__doc__ or "").strip()  # empty under python -OO
     examples = "\n".join([EXAMPLES, *(f"  bigbigan {example}" for example in module.EXAMPLES)])
     parser = commands.add_parser(
@@ -215,6 +227,7 @@ def _add_command(commands: Any, name: str, module: ModuleType) -> None:
     if module is train or any(action.dest == "run" for action in parser._actions):
         parser.add_argument("--trust", **TRUST)
     parser.set_defaults(module=module)
+    return parser
 
 
 class _Version(argparse.Action):

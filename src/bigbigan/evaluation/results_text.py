@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from bigbigan.evaluation.records import EXTERNAL_ROWS, PROBE_COLUMNS, PROBE_ROWS, ResultLine, better, paired_lead
 
-__all__ = ["classifiers_table", "results_table"]
+__all__ = ["classifiers_table", "head_text", "results_table"]
+
+PIXELS = ("pixels", "pca_pixels")
 
 TITLE = 24  # width of the column of row titles
 CELL = 18  # width of the others: five columns fit in 100 characters
@@ -59,6 +61,9 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
         if any(cells):
             out.append(title.ljust(TITLE) + _cells([_value(line) for line in cells]))
     out += _lead(by_metric)
+    of_pixels = [(pattern.format(name), name) for pattern in columns.values() for name in PIXELS]
+    if columns and not by_metric.keys() & set(of_pixels):
+        out.append(f"pixels, to compare with, were not measured: --metrics {','.join(m for m, _ in of_pixels[:2])}")
     for line in lines:
         if line.metric == _RECONSTRUCTION:
             out.append(f"reconstruction error, matched / mismatched: {line.value:.3f} (1 = nothing learned)")
@@ -96,7 +101,7 @@ def classifiers_table(lines: Sequence[ResultLine]) -> str:
     scores = {score: words for score, words in _SCORES.items() if any(key[2] == score for key in found)}
     first, second = zip(*scores.values(), strict=True)
     out = [
-        f"{_in_words(labels)}; {lines[0].n:,} {lines[0].split} images",
+        f"{_in_words(labels)}; {lines[0].n:,} {lines[0].split.replace('held_out', 'held-out')} images",
         "classifier".ljust(TITLE) + _cells(first),
         " " * TITLE + _cells(second),
     ]
@@ -107,6 +112,21 @@ def classifiers_table(lines: Sequence[ResultLine]) -> str:
             texts = [_value(line, n) for line, n in zip(cells, digits, strict=True)]
             out.append(title.ljust(TITLE) + _cells(texts))
     return "\n".join(out + _skipped(lines))
+
+
+def head_text(lines: Sequence[ResultLine]) -> str:
+    """Return the lines of `classify --save` as a sentence, after which pixels are named to compare with."""
+    found = {line.metric.removesuffix("_head"): line.value for line in lines}
+    scores = [
+        f"{words} {found[score]:{'.3f' if score == 'auroc' else '.1f'}}{unit if unit == '%' else ''}"
+        for score, (words, unit) in _SCORES.items()
+        if score in found
+    ]
+    unlike = f"; {found['unlike']:.1f}% found unlike the training images" if "unlike" in found else ""
+    return (
+        f"on labelled images left out by cross-validation: {', '.join(scores)}{unlike}\n"
+        "to compare with pixels: bigbigan classify RUN --labels-per-class N --out FILE.csv"
+    )
 
 
 def _in_words(labels: str) -> str:
@@ -123,7 +143,7 @@ def _lead(by_metric: dict[tuple[str, str], ResultLine]) -> list[str]:
         found = (by_metric.get((f"top1_linear_{feature}_10perclass", subject)) for subject in subjects)
         return next((asdict(one) for one in found if one is not None), None)
 
-    ours = better(line("avepool", "trained", "external"), line("bn_crelu", "trained", "external"))
+    ours = line("bn_crelu", "trained", "external") or line("avepool", "trained", "external")
     base = better(line("pixels", "pixels"), line("pca_pixels", "pca_pixels"))
     lead = paired_lead(ours, base) if ours and base else None
     if lead is None:

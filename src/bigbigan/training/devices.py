@@ -20,7 +20,7 @@ def usable_device(device: str | torch.device) -> torch.device:
             return found
         reason = "its tensors have no values"
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]  # torch's own advice follows
     raise UserError(f"device is {device}: {reason}; expected cpu, or cuda on a machine with a GPU")
 
 

@@ -51,11 +51,11 @@ def reconstruction_errors(state: TrainingState, x: Tensor, z_mean: Tensor) -> di
     G = state.networks.generator
     with batch_statistics(G):
         x_hat = G(z_mean)
-    error, shuffled = (d.mean() for d in reconstruction_distances(x, x_hat))
+    error, mismatched = (d.mean() for d in reconstruction_distances(x, x_hat))
     return {
         "reconstruction_error": error,
-        "reconstruction_error_shuffled": shuffled,
-        "reconstruction_ratio": error / shuffled,
+        "reconstruction_error_mismatched": mismatched,
+        "reconstruction_ratio": error / mismatched,
     }
 
 

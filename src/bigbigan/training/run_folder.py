@@ -272,9 +272,10 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
             raise UserError(f"another process is training in {run}; wait for it or choose another --out")
         for left in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"samples/{TEMPORARY}*")):
             left.unlink(missing_ok=True)
-        if (run / "config.json").exists():
+        begun = any((run / "checkpoints").glob("*")) or (run / "metrics.jsonl").exists()
+        if (run / "config.json").exists() and begun:  # other settings may mend a start that failed
             _refuse_changes(read_config(run), config, run)
-        elif any(p.name != ".lock" for p in run.iterdir()):
+        elif not (run / "config.json").exists() and any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
         config.save(run / "config.json")
         write_json(run / "environment.json", environment() | {"earlier": _environments(run)}, stamp=True)

@@ -293,9 +293,9 @@ def test_tensor_files_that_cannot_be_read_are_one_line(tmp_path):
     header = b"{" + entry * (2**24 // len(entry) + 1) + b"}"
     for content, said in {
         b"": "is damaged",
-        (2**40).to_bytes(8, "little") + b"{}": "header claims",
+        (2**40).to_bytes(8, "little") + b"{}": "does not begin as a safetensors file",
         (2).to_bytes(8, "little") + b"[]": "is damaged",
-        len(header).to_bytes(8, "little") + header: "header claims",
+        len(header).to_bytes(8, "little") + header: "does not begin as a safetensors file",
     }.items():
         path.write_bytes(content)
         with pytest.raises(UserError, match=said):

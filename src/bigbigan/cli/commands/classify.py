@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     few = options.labels_per_class is not None or options.label_fraction is not None
     _check(options, few)
     from bigbigan.evaluation.records import append_results
-    from bigbigan.evaluation.results_text import classifiers_table, results_table
+    from bigbigan.evaluation.results_text import classifiers_table, head_text
 
     lines: list[ResultLine] = []
     if few:
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         )
         lines += of_head
         about = f"{options.save}: {len(head.classes)} classes, {head.images:,} labelled images"
-        text += [results_table(of_head), about] if of_head else [about]
+        text += [head_text(of_head), about] if of_head else [about]
     if options.results:
         append_results(options.results, lines)
     if options.json:

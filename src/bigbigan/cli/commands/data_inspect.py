@@ -76,11 +76,12 @@ def _describe(facts: dict[str, Any]) -> str:
             lines.append(f"{name}: {split['count']} files, none readable")
             continue
         width, height = sizes["most_common"]["size"]
-        others = f", {sizes['different'] - 1} other sizes" if sizes["different"] > 1 else ""
+        more = sizes["different"] - 1
+        others = f", {more} other size{'s' if more > 1 else ''}" if more else ""
         lines.append(f"{name}: {split['count']} images ({', '.join(kinds)}), mostly {width}x{height}{others}, "
                      f"{split['duplicates']} duplicates, {split['unreadable']} unreadable")  # fmt: skip
         if split["classes"]:
-            counts = [f"{label} {n}" for label, n in split["classes"].items()]
+            counts = [f"{label} ({n})" for label, n in split["classes"].items()]
             more = f", ... {len(counts)} classes" if len(counts) > 12 else ""
             more += f"; {split['unlabelled']} without a label" if split["unlabelled"] else ""
             lines.append("  labels: " + ", ".join(counts[:12]) + more)

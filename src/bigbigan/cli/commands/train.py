@@ -113,5 +113,6 @@ def run(options: argparse.Namespace) -> int | None:
         print(json.dumps({"run": str(options.out), "steps": steps, "ended_by_signal": ended}))
     elif ended is None:
         run = options.out
-        print(f"trained {steps:,} steps; next: bigbigan evaluate {run}; bigbigan report {run}")
+        counted = f"{steps:,} step{'s' if steps > 1 else ''}"
+        print(f"trained {counted}; next: bigbigan evaluate {run}; bigbigan report {run}")
     return None if ended is None else 128 + ended
