@@ -24,6 +24,7 @@ from bigbigan.training.run_folder import read_card, read_config, read_environmen
 __all__ = ["Compared", "Comparison", "compare"]
 
 WIDTH, TITLE, CELL = 100, 44, 16  # columns of the table for the terminal, of its titles, and of its other cells
+LEFT_OUT = ("5-NN, 10 labels a class",)  # probes that are not among the main results
 # Settings that say nothing about what was learned.
 OMITTED = ("log.",)
 # The order of the results: these first, all others by name.
@@ -124,19 +125,22 @@ class Comparison:
         }
 
     def short(self) -> dict[str, dict[str, list[Line | None]]]:
-        """Return the results that `evaluate` shows in its short table, in words: lines by heading and title of the row.
+        """Return the main results in words: lines by heading and title of the row.
 
-        They are the accuracies of the probes, a heading for each, then reconstruction and image quality.
+        They are those of the short table of `evaluate`, without 5-NN of few labels: the accuracies of the probes, a
+        heading for each, then reconstruction and image quality.
         """
         found, out = self.results, dict[str, dict[str, list[Line | None]]]()
         for heading, pattern in PROBE_COLUMNS.items():
+            if heading in LEFT_OUT:
+                continue
             rows = {title: (pattern.format(feature), subject) for title, (feature, subject) in PROBE_ROWS.items()}
             out[f"{heading}, %"] = {title: found[key] for title, key in rows.items() if key in found}
         out["other values"] = {title: found[key] for key, title in other_titles(found).items()}
         return {heading: rows for heading, rows in out.items() if rows}
 
     def text(self) -> str:
-        """Return the settings that differ and the short results for the terminal, at most `WIDTH` columns wide.
+        """Return the settings that differ and the main results for the terminal, at most `WIDTH` columns wide.
 
         Runs that do not fit next to each other follow below, in tables of their own.
         """
@@ -145,8 +149,9 @@ class Comparison:
         settings = [[name, *map(shown, values), *[""] * len(repeats)] for name, values in self.differing.items()]
         table = [head, *(settings or [["no setting differs", *[""] * (len(head) - 1)]])]
         short = self.short()
+        table += [[""] * len(head)] * bool(short)
         for heading, rows in short.items():
-            table += [[""] * len(head), [heading, *[""] * (len(head) - 1)]]
+            table.append([heading, *[""] * (len(head) - 1)])
             for title, lines in rows.items():
                 cells = ["-" if line is None else formatted(line) for line in lines]
                 spreads = (self.spread(lines, group) or "-" for group in repeats.values())

@@ -111,8 +111,9 @@ def rows_of(source: Source) -> dict[str, Row]:
         return {file: replace(row, label="") if row.label in NO_LABEL else row for file, row in rows.items()}
     rows = {}
     for images in source.splits.values():
-        for i in () if images.labels is None else np.flatnonzero(images.labels >= 0):
-            label = str(images.labels[i]) if images.classes is None else images.classes[images.labels[i]]
+        labels = np.full(len(images), -1) if images.labels is None else images.labels
+        for i in np.flatnonzero(labels >= 0):
+            label = str(labels[i]) if images.classes is None else images.classes[labels[i]]
             rows[images.files[i]] = Row(label, "" if images.groups is None else str(images.groups[i]))
     return rows
 

@@ -21,6 +21,7 @@ __all__ = ["PICTURE", "model_card"]
 PICTURE = "samples.png"
 LEFT_OPEN = "auto"  # the value of a setting that the data or the machine decide
 UNITS = "in the units of the files (the graph applies the window)"
+SAMPLED = ("fid", "kid", "precision", "recall", "is1", "is5")  # whose lines count samples, not images
 HEAD_SCORES = {
     ("top1_head", "trained"): "the saved classifier, accuracy in %",
     ("balanced_head", "trained"): "the saved classifier, mean of the accuracies of the classes in %",
@@ -192,8 +193,10 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
     if not out:
         return []
     dataset, split = map(plain, place)
-    n = max(x.get("n", 0) for x in found.values())
-    where = f"{split}, {n:,} images" if split != "folds" else f"held-out folds of its {n:,} labelled images"
+    n = max((x.get("n", 0) for (metric, _), x in found.items() if not metric.startswith(SAMPLED)), default=0)
+    where = split.replace("_", "-") + (f", {n:,} images" if n else "")
+    if place[1] == "folds":
+        where = f"held-out folds of its {n:,} labelled images"
     return [f"On {dataset}, {where}:", "", *out]
 
 

@@ -60,7 +60,7 @@ def _settings(comparison: Comparison) -> Html:
 
 
 def _results(comparison: Comparison) -> Html:
-    """Return the short results in words, best value bold, with means over seeds; and all results, folded."""
+    """Return the main results in words, best value bold, with means over seeds; and all results, folded."""
     found, repeats = comparison.results, comparison.repeats
     if not found:
         return missing("No run was measured: ", command("evaluate", comparison.runs[0].path))
