@@ -162,9 +162,9 @@ def _results(lines: Sequence[dict[str, Any]]) -> list[str]:
         if line["experiment"] not in others:
             newest = places.setdefault((line["dataset"], line["split"]), {})
             newest[line["metric"], line["subject"]] = line
-    parts = [part for place, found in places.items() if (part := _table(place, found))]
-    if not parts:
+    if not places:
         return ["The model was not evaluated before it was exported."]
+    parts = [_table(place, found) for place, found in places.items()]
     more = "All values are in `results.jsonl`; `bigbigan evaluate --list-metrics` explains their names."
     return [*(row for part in parts for row in part), more]
 
