@@ -253,7 +253,7 @@ def fix_batch(proto):
 def test_a_file_that_does_something_else_is_not_written(change, message, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ours, "_without_metadata", change)
     capsys.readouterr()
-    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx", "--quiet"]) == 1
     assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
     assert message in said
@@ -266,7 +266,7 @@ def test_a_network_that_cannot_be_exported_ends_in_one_line(digits, tmp_path, mo
 
     monkeypatch.setattr("bigbigan.models.generator.Generator.forward", fix_its_batch)
     capsys.readouterr()
-    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx", "--quiet"]) == 1
     assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
     assert "generator.onnx cannot be written" in said
