@@ -79,6 +79,27 @@ def test_window_is_part_of_the_encoder(tmp_path):
     assert "`values` float32 [N, 1, 8, 8] in the units of the files" in (out / "README.md").read_text()
 
 
+def test_window_is_part_of_the_classifier(tmp_path):
+    """It takes the values of the files, of any size, and says of them what `Model.predict` says of the files."""
+    run, out, head = (
+        trained(tiny_config(*FEW, "data.window=[200,3900]"), tmp_path),
+        tmp_path / "out",
+        tmp_path / "h.safetensors",
+    )
+    assert main(["classify", str(run), "--save", str(head), "--quiet"]) == 0
+    assert main(["export", str(run), "--head", str(head), "--out", str(out), "--onnx", "--quiet"]) == 0
+    values = np.random.default_rng(0).integers(0, 4096, (4, 1, 24, 20), dtype=np.uint16)
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path, pixels in zip(paths, values, strict=True):
+        Image.fromarray(pixels[0]).save(path)
+    found = run_onnx(out / "classifier.onnx", values=torch.from_numpy(values.astype(np.float32)))
+    expected = load(out).predict(paths)
+    agree(found["probabilities"], expected.probabilities)
+    agree(found["distance"], expected.distance)
+    card = (out / "README.md").read_text()
+    assert "`values` float32 [N, 1, H, W] of any size in the units of the files (the graph applies the window)," in card
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_runtime_gives_what_torch_gives(kind, tmp_path):
     run, out = trained(KINDS[kind], tmp_path), tmp_path / "out"
@@ -190,6 +211,8 @@ def test_the_classifier_takes_images_of_any_size(form, tmp_path):
     assert json.loads(about["classes"]) == list(kept.classes)
     assert json.loads(about["max_distance"]) == kept.max_distance
     onnx.checker.check_model(out / "classifier.onnx", full_check=True)
+    graph = onnx.load(out / "classifier.onnx").graph  # onnxruntime warns of what no node uses
+    assert {x.name for x in graph.initializer} <= {name for node in graph.node for name in node.input}
     for place in (str(tmp_path), str(Path(bigbigan.__file__).parent)):
         assert place.encode() not in (out / "classifier.onnx").read_bytes()
     rng = np.random.default_rng(0)
@@ -230,7 +253,7 @@ def fix_batch(proto):
 def test_a_file_that_does_something_else_is_not_written(change, message, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ours, "_without_metadata", change)
     capsys.readouterr()
-    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx", "--quiet"]) == 1
     assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
     assert message in said
@@ -243,7 +266,7 @@ def test_a_network_that_cannot_be_exported_ends_in_one_line(digits, tmp_path, mo
 
     monkeypatch.setattr("bigbigan.models.generator.Generator.forward", fix_its_batch)
     capsys.readouterr()
-    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx"]) == 1
+    assert main(["export", str(digits / "run"), "--out", str(tmp_path / "out"), "--onnx", "--quiet"]) == 1
     assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
     assert "generator.onnx cannot be written" in said

@@ -14,14 +14,17 @@ from bigbigan.apps.report.contents import Line, formatted, newest_results
 from bigbigan.config import Config
 from bigbigan.config.schema import flat
 from bigbigan.errors import UserError
-from bigbigan.evaluation.label_curve import is_point
-from bigbigan.evaluation.records import RESULT
-from bigbigan.io import read_lines
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, RESULT
+from bigbigan.evaluation.results_text import other_titles
+from bigbigan.inference.loading import ABOUT, EXPORTED
+from bigbigan.io import read_json, read_lines
 from bigbigan.training.monitor import read_metrics
 from bigbigan.training.run_folder import read_card, read_config, read_environment
 
 __all__ = ["Compared", "Comparison", "compare"]
 
+WIDTH, TITLE, CELL = 100, 44, 16  # columns of the table for the terminal, of its titles, and of its other cells
+LEFT_OUT = ("5-NN, 10 labels a class",)  # probes that are not among the main results
 # Settings that say nothing about what was learned.
 OMITTED = ("log.",)
 # The order of the results: these first, all others by name.
@@ -83,12 +86,16 @@ class Comparison:
 
     @property
     def repeats(self) -> dict[str, list[int]]:
-        """The runs that differ only in their seed, as indices, by the name of the group; groups of two or more."""
+        """The runs that differ only in their seed, as indices, by the name of the group; groups of two or more.
+
+        Runs with the same seed too are copies of each other, or repeat what should be the same: they are not averaged.
+        """
         groups: dict[str, list[int]] = {}
         for i, run in enumerate(self.runs):
             same = {k: v for k, v in run.settings.items() if k != "training.seed"}
             groups.setdefault(json.dumps(same, sort_keys=True), []).append(i)
-        found = [group for group in groups.values() if len(group) > 1]
+        seeds = [run.config.training.seed for run in self.runs]
+        found = [g for g in groups.values() if len(g) > 1 and len({seeds[i] for i in g}) == len(g)]
         return {f"{self.runs[group[0]].name}, {len(group)} seeds": group for group in found}
 
     def spread(self, lines: Sequence[Line | None], group: Sequence[int]) -> str:
@@ -117,27 +124,61 @@ class Comparison:
             "repeats": {name: [self.runs[i].name for i in group] for name, group in self.repeats.items()},
         }
 
+    def short(self) -> dict[str, dict[str, list[Line | None]]]:
+        """Return the main results in words: lines by heading and title of the row.
+
+        They are those of the short table of `evaluate`, without 5-NN of few labels: the accuracies of the probes, a
+        heading for each, then reconstruction and image quality.
+        """
+        found, out = self.results, dict[str, dict[str, list[Line | None]]]()
+        for heading, pattern in PROBE_COLUMNS.items():
+            if heading in LEFT_OUT:
+                continue
+            rows = {title: (pattern.format(feature), subject) for title, (feature, subject) in PROBE_ROWS.items()}
+            out[f"{heading}, %"] = {title: found[key] for title, key in rows.items() if key in found}
+        out["other values"] = {title: found[key] for key, title in other_titles(found).items()}
+        return {heading: rows for heading, rows in out.items() if rows}
+
     def text(self) -> str:
-        """Return the comparison as a table for the terminal; without the points of few-label curves, which are many."""
+        """Return the settings that differ and the main results for the terminal, at most `WIDTH` columns wide.
+
+        Runs that do not fit next to each other follow below, in tables of their own.
+        """
         repeats = self.repeats
         head = ["", *(run.name for run in self.runs), *repeats]
-        rows = [[name, *map(shown, values), *[""] * len(repeats)] for name, values in self.differing.items()]
-        table = [head, *(rows or [["no setting differs", *[""] * (len(head) - 1)]])]
-        table.append([""] * len(head))
-        for (metric, subject), lines in self.results.items():
-            if is_point(metric):
-                continue
-            cells = ["-" if line is None else formatted(line) for line in lines]
-            table.append(
-                [row_title(metric, subject), *cells, *(self.spread(lines, group) or "-" for group in repeats.values())]
-            )
-        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        settings = [[name, *map(shown, values), *[""] * len(repeats)] for name, values in self.differing.items()]
+        table = [head, *(settings or [["no setting differs", *[""] * (len(head) - 1)]])]
+        short = self.short()
+        table += [[""] * len(head)] * bool(short)
+        for heading, rows in short.items():
+            table.append([heading, *[""] * (len(head) - 1)])
+            for title, lines in rows.items():
+                cells = ["-" if line is None else formatted(line) for line in lines]
+                spreads = (self.spread(lines, group) or "-" for group in repeats.values())
+                table.append([f"  {title}", *cells, *spreads])
+        head[1:] = [name if len(name) <= CELL else f"...{name[3 - CELL :]}" for name in head[1:]]
+        table = [[_cut(row[0], TITLE), *(_cut(cell, CELL) for cell in row[1:])] for row in table]
+        count = len(self.results) - sum(len(rows) for rows in short.values())
+        more = [f"{count} more values: --json prints them, --out FILE.html shows them"] if count else []
+        return "\n".join([*_tables(table), *more])
 
-        def aligned(row: list[str]) -> str:
-            cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
 
-        return "\n".join(map(aligned, table))
+def _tables(table: list[list[str]]) -> list[str]:
+    """Return the lines of a table, or of several with some of its columns each if it is too wide."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    fitting = max(1, (WIDTH - widths[0]) // (2 + max(widths[1:])))
+    lines: list[str] = []
+    for start in range(1, len(widths), fitting):
+        part = range(start, min(start + fitting, len(widths)))
+        lines += [""] * (start > 1)
+        for row in table:
+            lines.append("  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in part)]).rstrip())
+    return lines
+
+
+def _cut(text: str, width: int) -> str:
+    """Return text of at most `width` characters."""
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def row_title(metric: str, subject: str) -> str:
@@ -154,10 +195,10 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """Read runs to compare them.
 
     Args:
-        paths: run folders; training may be at any step.
+        paths: run folders, whose training may be at any step, or exported models, which have no curves.
 
     Raises:
-        UserError: a folder is not a run, or is given twice.
+        UserError: a folder is neither, or is given twice.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("the same run is given twice; expected different run folders")
@@ -169,8 +210,9 @@ def compare(paths: Sequence[Path]) -> Comparison:
 
 def _read(path: Path, name: str) -> Compared:
     config = read_config(path)
+    exported = (path / EXPORTED).exists()
     try:
-        card: Mapping[str, Any] = read_card(path)
+        card: Mapping[str, Any] = read_json(path / EXPORTED, ABOUT).get("data", {}) if exported else read_card(path)
     except UserError:
         card = {}
     data = card.get("name", "not recorded")

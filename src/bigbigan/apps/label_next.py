@@ -4,8 +4,8 @@ The training images are clustered by an encoder's features, into as many cluster
 clusters with the fewest labels each give the image nearest to their centre (TypiClust: Hacohen et al. 2022, with the
 distance to the centre in place of a density).
 
-Two files are written: a CSV with an empty column for the labels, which `--labels` reads once it is filled in, and a
-picture of the images.
+Two files are written: a CSV, which `--labels` reads once its empty labels are filled in, and a picture of the images.
+The CSV has the chosen images first, then all rows that are known so far, so it replaces the labels file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bigbigan.apps.sheet import Tile
 from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.csv_cells import cell
+from bigbigan.data.labels import Row, rows_of
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
@@ -49,8 +50,11 @@ def label_next(
     checkpoint: str = "newest",
     raw_cells: bool = False,
     progress: bool = False,
-) -> list[dict[str, object]]:
-    """Choose images to label and write FILE.csv: file, label (empty), stands_for, labelled.
+) -> tuple[list[dict[str, object]], int]:
+    """Choose images to label and write FILE.csv: file, label, stands_for, labelled, and group and split if any has one.
+
+    The chosen images come first, with an empty label. Then come the images labelled so far, and all others of the
+    labels file.
 
     Args:
         spec: a run folder or a frozen encoder, see `bigbigan.evaluation.targets`.
@@ -64,15 +68,16 @@ def label_next(
         progress: show images/s and time left.
 
     Returns:
-        The rows of the file: `stands_for` is the number of images in the cluster of the image, and `labelled` the
-        number of labelled ones among them.
+        The rows of the chosen images: `stands_for` is the number of images in the cluster of the image, and `labelled`
+        the number of labelled ones among them. And the number of labels given so far, which the file has too.
 
     Raises:
         UserError: no such encoder, or fewer images without a label than asked for.
     """
     target = open_target(spec, which=checkpoint)
     source = target.source(data, labels, f"label-next {spec}")
-    images, view = source.splits["train"], target.view
+    images, view, given = source.splits["train"], target.view, rows_of(source)
+    _check_count(images, count)
     with closing(StreamedView(source, images, view)) as seen:
         encoder = target.encoder(target.subjects[-1], seen)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,22 +85,30 @@ def label_next(
         kept = _encode(encoder, features, images, view, source, progress)
         images = images.subset(kept)
         known = np.zeros(len(images), bool) if images.labels is None else images.labels >= 0
-        if (free := int((~known).sum())) < count:
-            raise UserError(
-                f"--count {count}: only {free:,} of {len(images):,} training images have no label; choose fewer"
-            )
+        _check_count(images, count)
         picks, sizes, labelled = choose(features.array(), known, count, target.seed)
     rows: list[dict[str, object]] = [
         {"file": images.files[i], "label": "", "stands_for": int(n), "labelled": int(k)}
         for i, n, k in zip(picks, sizes, labelled, strict=True)
     ]
-    _write(out, rows, raw_cells)
+    _write(out, rows, given, raw_cells)
     if sheet is not None:
         pixels, _ = load_view(images.subset(picks), view.resolution, view.channels, view.augment)
         tiles = [Tile(x, f"{k + 1}: {row['stands_for']}") for k, (x, row) in enumerate(zip(pixels, rows, strict=True))]
         title = "images to label, in the order of the file: number, and how many similar images it stands for"
         save_image(draw_sheet([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)], title=title), sheet)
-    return rows
+    return rows, sum(bool(row.label) for row in given.values())
+
+
+def _check_count(images: ImageSet, count: int) -> None:
+    """Raise UserError if fewer than `count` images have no label."""
+    free = len(images) if images.labels is None else int((images.labels < 0).sum())
+    if not free:
+        raise UserError(f"all {len(images):,} training images have a label: none is left to label")
+    if free < count:
+        raise UserError(
+            f"--count {count}: only {free:,} of {len(images):,} training images have no label; choose fewer"
+        )
 
 
 def _encode(
@@ -151,12 +164,20 @@ def _nearest_to_centre(features: np.ndarray, members: np.ndarray, labelled: np.n
     return order[~labelled[order]]
 
 
-def _write(out: Path, rows: list[dict[str, object]], raw: bool) -> None:
+def _write(out: Path, chosen: list[dict[str, object]], given: dict[str, Row], raw: bool) -> None:
+    """Write the chosen images, then all others that have a row; groups and splits if there are any."""
+    more = [name for name in ("group", "split") if any(getattr(row, name) for row in given.values())]
+    names = {row["file"] for row in chosen}
+    before: list[dict[str, object]] = [
+        {"file": file, "label": row.label} for file, row in given.items() if file not in names
+    ]
     with (
         writing(out) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        writer = csv.DictWriter(file, ["file", "label", "stands_for", "labelled"])
+        writer = csv.DictWriter(file, ["file", "label", *more, "stands_for", "labelled"])
         writer.writeheader()
-        for row in rows:
-            writer.writerow(row | {"file": row["file"] if raw else cell(row["file"])})
+        for row in [*chosen, *before]:
+            known = given.get(str(row["file"]), Row())
+            cells = row | {name: getattr(known, name) for name in more}
+            writer.writerow(cells if raw else {name: cell(value) for name, value in cells.items()})

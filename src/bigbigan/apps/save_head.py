@@ -13,7 +13,7 @@ from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.saved_head import fit_head, quality
-from bigbigan.evaluation.records import ResultLine, append_results
+from bigbigan.evaluation.records import Measurement, ResultLine, append_results
 from bigbigan.evaluation.targets import open_target
 from bigbigan.inference.head import Head, Preprocessing
 from bigbigan.inference.model import Model
@@ -48,7 +48,7 @@ def save_head(
 
     Returns:
         The head; and result lines top1_head, balanced_head, auroc_head, ece_head and unlike_head: the percentage of
-        images that it finds unlike the training images.
+        images that it finds unlike the training images. Their protocol has the `digest` of the head.
 
     Raises:
         UserError: an external encoder, no labels of two or more classes, or a file that cannot be written.
@@ -85,7 +85,7 @@ def save_head(
         measured, split, n = _measured(head, found, test, names), test.name, len(test)
     head.save(out)
     lines = target.result_lines(
-        {f"{name}_head": value for name, value in measured.items()},
+        {f"{name}_head": Measurement(value, protocol={"head": head.digest}) for name, value in measured.items()},
         source=source,
         split=split,
         n=n,

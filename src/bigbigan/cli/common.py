@@ -61,21 +61,19 @@ def device_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def run_options(parser: argparse.ArgumentParser, computes: bool = True) -> None:
+def run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has that reads a run, in a group of the help of their own.
 
-    They are --checkpoint, --device, --batch-size, --json and --quiet; without `computes`, no --device and
-    --batch-size. `main` sets the device and the batch size, so
+    They are --checkpoint, --device, --batch-size, --json and --quiet. `main` sets the device and the batch size, so
     `bigbigan.training.devices.default_device` and `bigbigan.compute.images_per_pass` return them; a command itself
     passes on `options.checkpoint`, `options.json` and `options.quiet`.
     """
     group = parser.add_argument_group("options of all commands that read a run")
     group.add_argument("--checkpoint", **CHECKPOINT)
-    if computes:
-        device_option(group)
-        group.add_argument(
-            "--batch-size", type=int, metavar="N", help="images to pass through a network at once; few need less memory"
-        )
+    device_option(group)
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="images to pass through a network at once; few need less memory"
+    )
     group.add_argument("--json", **AS_JSON)
     group.add_argument("--quiet", **QUIET)
 

@@ -43,7 +43,7 @@ from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
 
-__all__ = ["apply_labels"]
+__all__ = ["Row", "apply_labels", "rows_of"]
 
 MAX_BYTES = 2**30  # of a labels file
 
@@ -54,7 +54,9 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """Hold what a labels file says of an image; "" is none."""
+
     label: str = ""
     group: str = ""
     split: str = ""
@@ -66,17 +68,14 @@ def apply_labels(source: Source, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, or does not match the images.
     """
-    try:
-        content = regular_bytes(path, MAX_BYTES)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    content = _content(path)
     read = _read(content, path)
     if spelled := Counter(row.label for _, row in read if row.label in NO_LABEL - {""}):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
     read = [(file, replace(row, label="") if row.label in NO_LABEL else row) for file, row in read]
     rows = _matched(read, source, path)
     images = [file for s in source.splits.values() for file in s.files]
-    row_of = [rows.get(file, _Row()) for file in images]
+    row_of = [rows.get(file, Row()) for file in images]
     names = sorted({row.label for row in row_of if row.label}, key=class_order)
     if not names:
         hint = "; to use predictions as labels, call their column label" if b"predicted" in content[:1000] else ""
@@ -97,7 +96,36 @@ def apply_labels(source: Source, path: Path) -> None:
     _warn_of_shared_groups(source)
 
 
-def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
+def rows_of(source: Source) -> dict[str, Row]:
+    """Return the rows of a labels file that gives a source the labels, groups and splits it has, by image.
+
+    They are those of the labels file that was applied, or else made from the source's own labels.
+
+    Raises:
+        UserError: the labels file can no longer be read.
+    """
+    if source.labels is not None:
+        path = Path(source.labels.path)
+        read = _read(_content(path), path)
+        rows = _matched(read, source, path)
+        return {file: replace(row, label="") if row.label in NO_LABEL else row for file, row in rows.items()}
+    rows = {}
+    for images in source.splits.values():
+        labels = np.full(len(images), -1) if images.labels is None else images.labels
+        for i in np.flatnonzero(labels >= 0):
+            label = str(labels[i]) if images.classes is None else images.classes[labels[i]]
+            rows[images.files[i]] = Row(label, "" if images.groups is None else str(images.groups[i]))
+    return rows
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return regular_bytes(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
     """Return the rows of a CSV file with commas, semicolons or tabs: (file, row)."""
     what = f"--labels {shown(path)}"
     text = _text(content, what)
@@ -133,7 +161,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, _Row]]:
             if (split := split_of(spelling)) is None:
                 raise UserError(f"{what}: row {number:,}: split is {shown(spelling)}; expected {', '.join(SPLITS)}")
             cell["split"] = split
-        rows.append((file, _Row(**cell)))
+        rows.append((file, Row(**cell)))
     if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
     return rows
@@ -159,14 +187,14 @@ def _text(content: bytes, what: str) -> str:
         return text
 
 
-def _matched(rows: list[tuple[str, _Row]], source: Source, path: Path) -> dict[str, _Row]:
+def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[str, Row]:
     """Return the rows by the image they name."""
     what = f"--labels {shown(path)}"
     files = [file for split in source.splits.values() for file in split.files]
     exact, loose = _Index(files), _Index(files, loose=True)
     stacks = _Index(list(source.frames))
-    matched: dict[str, _Row] = {}
-    of_stacks: dict[str, _Row] = {}  # of rows that name a file of several frames
+    matched: dict[str, Row] = {}
+    of_stacks: dict[str, Row] = {}  # of rows that name a file of several frames
     unmatched = []
     for name, row in rows:
         matches = exact.find(name) or loose.find(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from bigbigan.evaluation.records import EXTERNAL_ROWS, PROBE_COLUMNS, PROBE_ROWS, ResultLine, better, paired_lead
 
-__all__ = ["classifiers_table", "head_text", "results_table"]
+__all__ = ["classifiers_table", "head_text", "other_titles", "results_table"]
 
 PIXELS = ("pixels", "pca_pixels")
 
@@ -18,6 +19,7 @@ CELL = 18  # width of the others: five columns fit in 100 characters
 _SUBJECT_NOTES = {"pixels": " (raw pixels)", "pca_pixels": " (PCA-whitened pixels)", "untrained": " (untrained)"}
 _RECONSTRUCTION = "reconstruction_ratio"
 _TIME = "evaluation_seconds"
+_QUALITY = re.compile(r"(fid|is)(\d+)k_(?:(train|test)_)?(.+)")
 # Rows of the table of `classify`: (classifier, subject) by title, baselines first.
 _CLASSIFIERS = {
     "raw pixels": ("frozen_pixels", "pixels"),
@@ -85,6 +87,25 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
         if line.metric == _TIME
     ]
     return "\n".join(out + _skipped(lines))
+
+
+def other_titles(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return what the short table of `results_table` shows below the probes: titles in words by (metric, subject).
+
+    They are the reconstruction ratio, FID, the Inception Score and pretext tasks.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for metric, subject in sorted(keys, key=lambda key: (key[0] != _RECONSTRUCTION, key)):
+        of = _SUBJECT_NOTES.get(subject, "")
+        if metric == _RECONSTRUCTION:
+            found[metric, subject] = f"reconstruction, matched / mismatched{of}"
+        elif match := _QUALITY.fullmatch(metric):
+            kind, thousands, split, network = match.groups()
+            name = "FID" if kind == "fid" else "Inception Score"
+            found[metric, subject] = ", ".join([name + of, f"{thousands}k samples", *filter(None, [split]), network])
+        elif metric.startswith("task_accuracy_"):
+            found[metric, subject] = f"task {metric.removeprefix('task_accuracy_')}{of}, accuracy in %"
+    return found
 
 
 def classifiers_table(lines: Sequence[ResultLine]) -> str:

@@ -123,6 +123,11 @@ class Head:
     experiment: str
     step: int
 
+    @property
+    def digest(self) -> str:
+        """The first 12 digits of the SHA-256 of its tensors, which its file records; result lines name a head by it."""
+        return digest_of({"weight": self.weight, "bias": self.bias, "references": self.references})[:12]
+
     def predict(self, features: Tensor, avepool: Tensor) -> Prediction:
         """Classify images by their features, float [N, d], and AvePool features [N, num_features], on any device."""
         probabilities, distance = self.network().to(features.device)(features, avepool)

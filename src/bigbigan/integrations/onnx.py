@@ -5,7 +5,8 @@
                       [N, C, R, R], grey or colour values in the units of the files, and the graph applies the window
     generator.onnx    z float32 [N, dim_z] to images [N, C, R, R] in [-1, 1];
                       y int64 [N] is a second input if G is conditioned on classes
-    classifier.onnx   if the model has a saved head, see `bigbigan.integrations.onnx_classifier`
+    classifier.onnx   if the model has a saved head, see `bigbigan.integrations.onnx_classifier`; with `data.window` its
+                      input is `values` of the files too
 
 Names are those of the authors' published modules; N is dynamic; spectral norms are folded into the weights.
 """
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bigbigan.data.window import Window
 from bigbigan.errors import RunError, UserError
 from bigbigan.inference.head import Head
 from bigbigan.inference.model import Model
@@ -78,7 +80,8 @@ def write_onnx(model: Model, folder: Path) -> None:
             images = (images * 0.6 + 0.5) * (white - black) + black  # from below black to above white
         _write(network, {name: images.to(model.device)}, encoder_outputs(model), folder / "encoder.onnx")
         if model.head is not None:
-            _write_classifier(model, model.head, folder / "classifier.onnx")
+            window = Window(*c.data.window) if c.data.window else None
+            _write_classifier(model, model.head, folder / "classifier.onnx", window)
     if model.networks.G is None:
         return
     inputs = {"z": model.sample_prior(count)}
@@ -87,7 +90,7 @@ def write_onnx(model: Model, folder: Path) -> None:
     _write(model.generator, inputs, ("images",), folder / "generator.onnx")
 
 
-def _write_classifier(model: Model, head: Head, path: Path) -> None:
+def _write_classifier(model: Model, head: Head, path: Path, window: Window | None) -> None:
     """Write E with a head for images as E sees them, check it, put the preprocessing before it, and check it again."""
     import onnx
 
@@ -96,8 +99,8 @@ def _write_classifier(model: Model, head: Head, path: Path) -> None:
     pixels = torch.randint(0, 256, shape, generator=keyed_generator(0, "onnx"), dtype=torch.uint8)
     _write(network, {"pixels": pixels.to(model.device)}, OUTPUTS, path)
     with writing(path) as temporary:
-        onnx.save(with_preprocessing(onnx.load(path), head), temporary)
-    check_sizes(network, head, path, TOLERANCE)
+        onnx.save(with_preprocessing(onnx.load(path), head, window), temporary)
+    check_sizes(network, head, path, TOLERANCE, window)
 
 
 class _AllOutputs(nn.Module):

@@ -1,6 +1,9 @@
-"""Write E with a saved head as an ONNX file that takes uint8 images of any size: classifier.onnx.
+"""Write E with a saved head as an ONNX file that takes images of any size: classifier.onnx.
 
     images uint8 [N, C, H, W] to probabilities float32 [N, K] and distance float32 [N]
+
+With `data.window` the input is `values` float32 [N, C, H, W], in the units of the files, and the graph first reduces
+them to 8 bits as `bigbigan.data.window.Window` does.
 
 The graph itself crops the images to their central square, resizes it as image files are resized in training (Pillow's
 bicubic, in integers), takes the part that evaluation sees, and scales it to [-1, 1]. Class names and the distance from
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigbigan.data.window import Window
 from bigbigan.errors import RunError
 from bigbigan.image import resize_square, to_float
 from bigbigan.image.crop_sizes import CENTRAL
@@ -27,6 +31,18 @@ __all__ = ["OUTPUTS", "Classifier", "check_sizes", "classify_as_files", "with_pr
 
 OUTPUTS = ("probabilities", "distance")
 
+# Reduces values to 8 bits; NaN is black.
+WINDOW = """
+  unknown = IsNaN(values)
+  known = Where(unknown, black, values)
+  shifted = Sub(known, black)
+  scaled = Mul(shifted, factor)
+  clipped = Clip(scaled, lowest, highest)
+  rounded = Round(clipped)
+  images = Cast<to=2>(rounded)"""
+WINDOW_NUMBERS = (
+    ", float black = {{{black!r}}}, float factor = {{{factor!r}}}, float lowest = {{0.0}}, float highest = {{255.0}}"
+)
 # Sizes are tensors of one number. Pads squares of more than 0.8 and less than 1 of R, if the images of training were.
 PAD = """
   larger = Greater(side, small)
@@ -40,11 +56,11 @@ PAD = """
   padded = Pad<mode="constant">(square, pads)"""
 GRAPH = """
 <ir_version: {ir}, opset_import: ["": {opset}]>
-preprocessing (uint8[N, {channels}, H, W] images) => (uint8[N, {channels}, {R}, {R}] pixels)
+preprocessing ({kind}[N, {channels}, H, W] {given}) => (uint8[N, {channels}, {R}, {R}] pixels)
 <int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}, int64[2] axes = {{2, 3}},
- int64[1] small = {{{small}}}, int64[1] whole = {{{S}}},
- int64[2] seen_from = {{{edge}, {edge}}}, int64[2] seen_to = {{{end}, {end}}}>
-{{
+ int64[1] whole = {{{S}}},
+ int64[2] seen_from = {{{edge}, {edge}}}, int64[2] seen_to = {{{end}, {end}}}{numbers}>
+{{{windowed}
   shape = Shape(images)
   count = Slice(shape, zero, two)
   sides = Slice(shape, two, four)
@@ -81,20 +97,27 @@ def viewed(head: Head) -> tuple[int, int]:
     return side, (side - view.resolution) // 2
 
 
-def with_preprocessing(proto: Any, head: Head) -> Any:
-    """Return the ONNX model of a `Classifier` with the preprocessing before it; its input is `images`."""
+def with_preprocessing(proto: Any, head: Head, window: Window | None = None) -> Any:
+    """Return the ONNX model of a `Classifier` with the preprocessing before it; its input is `images` or `values`."""
     from onnx import compose, helper, parser
 
     view = head.preprocessing
     side, edge = viewed(head)
     opset = next(x.version for x in proto.opset_import if x.domain == "")
+    numbers = f", int64[1] small = {{{int(0.8 * side)}}}" if view.pads else ""  # unused initializers are warned of
+    if window is not None:
+        factor = 255 / (window.white - window.black)
+        numbers += WINDOW_NUMBERS.format(black=float(window.black), factor=factor)
     text = GRAPH.format(
+        kind="uint8" if window is None else "float",
+        given="images" if window is None else "values",
+        numbers=numbers,
+        windowed="" if window is None else WINDOW,
         ir=proto.ir_version,
         opset=opset,
         channels=view.channels,
         R=view.resolution,
         S=side,
-        small=int(0.8 * side),
         edge=edge,
         end=edge + view.resolution,
         pad=PAD if view.pads else "",
@@ -122,7 +145,7 @@ def classify_as_files(network: Classifier, images: np.ndarray, head: Head) -> tu
 
 
 @torch.no_grad()
-def check_sizes(network: Classifier, head: Head, path: Path, tolerance: float) -> None:
+def check_sizes(network: Classifier, head: Head, path: Path, tolerance: float, window: Window | None = None) -> None:
     """Compare the file with torch on images of several shapes. Raises RunError if they differ."""
     try:
         import onnxruntime
@@ -131,8 +154,15 @@ def check_sizes(network: Classifier, head: Head, path: Path, tolerance: float) -
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     view, rng = head.preprocessing, np.random.default_rng(0)
     for height, width in ((view.resolution,) * 2, (2 * view.resolution + 3, 3 * view.resolution)):
-        images = rng.integers(0, 256, (2, view.channels, height, width), dtype=np.uint8)
-        found = session.run(list(OUTPUTS), {"images": images})
+        shape = (2, view.channels, height, width)
+        if window is None:
+            images = rng.integers(0, 256, shape, dtype=np.uint8)
+            given: dict[str, np.ndarray] = {"images": images}
+        else:
+            span = window.white - window.black  # values from below black to above white
+            values = (window.black + span * rng.uniform(-0.2, 1.2, shape)).astype(np.float32)
+            images, given = window(values), {"values": values}
+        found = session.run(list(OUTPUTS), given)
         for name, ours, theirs in zip(OUTPUTS, classify_as_files(network, images, head), found, strict=True):
             difference = np.abs(ours.cpu().numpy() - theirs).max()
             if not difference <= tolerance * max(1, ours.abs().max().item()):

@@ -63,13 +63,76 @@ def test_command_prints_a_table_and_json(runs, capsys):
     lines = [text.split() for text in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["a", "b", "c", "a,", "2", "seeds"]
     assert ["training.batch_size", "16", "16", "20"] in lines
-    assert ["reconstruction_ratio", "0.5", "-", "0.75", "-"] in lines
+    assert ["reconstruction,", "matched", "/", "mismatched", "0.5", "-", "0.75", "-"] in lines
+    assert ["linear,", "10", "labels", "a", "class,", "%"] in lines
+    assert [
+        "trained",
+        "E,",
+        "BN+CReLU",
+        "50.0",
+        "±",
+        "2.0",
+        "54.0",
+        "±",
+        "1.0",
+        "60.0",
+        "±",
+        "1.5",
+        "52.0",
+        "±",
+        "2.8",
+    ] in lines
     assert main(["compare", *names, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["settings"]["training.seed"] == [0, 1, 0]
     assert printed["results"][0]["values"] == [50.0, 54.0, 60.0]
     assert printed["results"][0]["std"] == [2.0, 1.0, 1.5]
     assert printed["repeats"] == {"a, 2 seeds": ["a", "b"]}
+
+
+def test_table_is_short_in_words_and_at_most_100_columns(runs, tmp_path, capsys):
+    copies = [shutil.copytree(runs / "c", tmp_path / f"a_run_with_a_long_name_{i}") for i in range(6)]
+    for i, copy in enumerate(copies):
+        config = json.loads((copy / "config.json").read_text())
+        del config["crc32"]
+        config["training"]["seed"] = i
+        (copy / "config.json").write_text(json.dumps(config))
+        few = [line(f"auroc_linear_pixels_{n}perclass", 0.5, steps=4) for n in (1, 2, 5, 20)]
+        append_results(copy / "results.jsonl", [*few, line("fid10k_train_mnist-cnn", 4.25, steps=4)])
+    assert main(["compare", *map(str, copies)]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    assert "auroc" not in text
+    assert "4 more values: --json prints them" in text
+    assert "FID, 10k samples, train, mnist-cnn" in text
+    for i in range(6):
+        assert f"ng_name_{i}" in text
+    assert len(text.splitlines()) < 40
+
+
+def test_runs_of_the_same_seed_are_not_averaged(runs, tmp_path, capsys):
+    copy = shutil.copytree(runs / "a", tmp_path / "copy")
+    assert compare([runs / "a", copy]).repeats == {}
+    assert compare([runs / "a", runs / "b", copy]).repeats == {}
+    assert main(["compare", str(runs / "a"), str(copy)]) == 0
+    assert "seeds" not in capsys.readouterr().out
+
+
+def test_an_exported_model_shows_the_results_it_has(runs, tmp_path, capsys):
+    assert main(["export", str(runs / "a"), "--out", str(tmp_path / "model"), "--quiet"]) == 0
+    found = compare([tmp_path / "model", runs / "c"])
+    assert [x["value"] for x in found.results["top1_linear_bn_crelu_10perclass", "trained"]] == [50.0, 60.0]
+    assert "data" not in found.differing
+
+
+def test_page_lists_only_what_differs_and_names_short_runs(runs, tmp_path):
+    train(tiny_config("training.steps=4", "log.every=1"), str(runs / "rows.npz"), tmp_path / "d", progress=False)
+    main(["compare", str(runs / "a"), str(runs / "c"), str(tmp_path / "d"), "--out", str(tmp_path / "page.html")])
+    page = Page(tmp_path / "page.html")
+    assert "experiment" not in page.text("Settings that differ")
+    assert "device" not in page.text("Settings that differ")
+    assert "Without a curve, as fewer than 4 steps are logged: c (2)." in page.text("Curves")
+    assert ["trained E, BN+CReLU", "50.0 ± 2.0", "60.0 ± 1.5", "–"] in page.rows
 
 
 def test_page_has_tables_curves_and_samples(runs, tmp_path, capsys):

@@ -14,6 +14,7 @@ from bigbigan.apps.label_next import choose
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.data import open_source
+from bigbigan.data.labels import rows_of
 from bigbigan.evaluation.probes.logistic import fit_few
 from tiny import tiny_config, write_npz
 
@@ -74,7 +75,7 @@ def test_command_writes_a_file_that_labels_reads(run, tmp_path, capsys):
     out, sheet = tmp_path / "a" / "next.csv", tmp_path / "b" / "next.png"
     call = ["label-next", str(run), "--out", str(out), "--sheet", str(sheet), "--quiet"]
     assert main([*call, "--count", "12"]) == 0
-    assert "12 images; fill in the column label" in capsys.readouterr().out
+    assert "12 images to label; fill in the column label" in capsys.readouterr().out
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["file", "label", "stands_for", "labelled"]
     assert len({row["file"] for row in rows}) == 12
@@ -92,6 +93,51 @@ def test_command_writes_a_file_that_labels_reads(run, tmp_path, capsys):
     assert main([*call, "--labels", str(out), "--count", "5", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["images"]
     assert not {row["file"] for row in again} & {row["file"] for row in rows}
+
+
+def test_the_file_keeps_the_labels_groups_and_splits_so_far(run, tmp_path, capsys):
+    data, before, out = str(run.parent / "bare.npz"), tmp_path / "before.csv", tmp_path / "next.csv"
+    files = open_source(data).splits["train"].files
+    given = [
+        f"{file},{'' if i == 9 else '=ab'[i % 3]},P{i // 2},{'test' if i > 6 else ''}"
+        for i, file in enumerate(files[:10])
+    ]
+    before.write_text("\n".join(["file,label,group,split", *given]) + "\n")
+    call = ["label-next", str(run), "--labels", str(before), "--count", "4", "--out", str(out), "--quiet"]
+    assert main(call) == 0
+    said = capsys.readouterr().out
+    assert "4 images to label, then the 9 labelled so far" in said
+    assert f"it replaces {before}" in said
+    rows = list(csv.DictReader(out.open()))
+    assert list(rows[0]) == ["file", "label", "group", "split", "stands_for", "labelled"]
+    assert [row["label"] for row in rows[:4]] == [""] * 4
+    assert {row["file"] for row in rows[4:]} == set(files[:10])
+    first = rows[0]["file"]
+    out.write_text(out.read_text().replace(f"{first},,", f"{first},new,", 1))
+    old, new = (open_source(data, labels=str(path)).splits for path in (before, out))
+    for name, images in old.items():
+        labels = dict(zip(new[name].files, new[name].labels, strict=True))
+        for file, label in zip(images.files, images.labels, strict=True):
+            now = "" if labels[file] < 0 else new[name].classes[labels[file]]
+            assert now == ("new" if file == first else "" if label < 0 else images.classes[label])
+        assert len(np.unique(images.groups)) == len(np.unique(new[name].groups))
+
+
+def test_rows_are_made_of_a_source_s_own_labels(tmp_path):
+    source = open_source(str(write_npz(tmp_path / "rows.npz")))
+    train_split = source.splits["train"]
+    train_split.labels[:5] = -1
+    rows = rows_of(source)
+    assert len(rows) == 55 + 60
+    assert rows[train_split.files[5]].label == train_split.classes[train_split.labels[5]]
+    assert train_split.files[0] not in rows
+
+
+def test_it_is_said_that_all_images_are_labelled(tmp_path, capsys):
+    data = write_npz(tmp_path / "rows.npz")
+    train(tiny_config("training.steps=2"), str(data), tmp_path / "run", progress=False)
+    assert main(["label-next", str(tmp_path / "run"), "--out", str(tmp_path / "next.csv"), "--quiet"]) == 2
+    assert capsys.readouterr().err == "bigbigan: all 60 training images have a label: none is left to label\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -260,6 +261,20 @@ def test_an_exported_model_predicts_without_the_run(run, head, exported, photos,
     again = export(exported, tmp_path / "again")
     assert load(again).head.classes == tuple(CLASSES)
     assert load(run).head is None
+
+
+def test_the_card_has_the_accuracy_of_the_exported_head(run, head, photos, tmp_path):
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(photos.with_suffix(".csv").read_text().splitlines()[:31]) + "\n")
+    assert ask("classify", run, "--labels", few, "--save", tmp_path / "few.safetensors", "--quiet") == 0
+    for name, given, n in (("a", head, 45), ("b", tmp_path / "few.safetensors", 30)):
+        folder = export(run, tmp_path / name, head=given)
+        lines = [x for x in read_results(folder / "results.jsonl") if x["metric"].endswith("_head")]
+        assert {(x["n"], x["protocol"]["head"]) for x in lines} == {(n, Head.load(given).digest)}
+        card = (folder / "README.md").read_text()
+        assert re.findall(r"held-out folds of its (\d+) labelled images", card) == [str(n)]
+        assert card.count("- the saved classifier, accuracy in %: ") == 1
+    assert "the saved classifier" not in (export(run, tmp_path / "none") / "README.md").read_text()
 
 
 def test_an_exported_head_that_does_not_fit_is_refused(exported, tmp_path):

@@ -119,11 +119,35 @@ def test_the_card_tells_what_was_measured_and_its_code_runs(exported):
     card = (exported / "README.md").read_text()
     assert "60 images, without labels" in card
     lines = [json.loads(line) for line in (exported / "results.jsonl").read_text().splitlines()]
-    for line in lines:
-        assert f"| {line['metric']} | " in card
+    value = {(line["metric"], line["subject"]): line["value"] for line in lines}
+    assert "| top-1 accuracy, % | 5-NN, all labels |" in card
+    assert f"| trained E, AvePool | {value['knn5_l2_avepool', 'trained']:.1f} |" in card
+    ratio = f"{value['reconstruction_ratio', 'trained']:.4g}"
+    assert f"- reconstruction, matched / mismatched: {ratio}" in card
+    assert "knn5_l2" not in card
     (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     code = code.replace("THIS FOLDER", str(exported))
     exec(compile(code, "README.md", "exec"), {"images": torch.zeros(2, 1, 8, 8)})
+
+
+def test_the_card_tells_changed_settings_from_those_left_to_auto(tmp_path):
+    config = tiny_config("training.steps=2")
+    train(config, str(write_npz(tmp_path / "rows.npz")), tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text()) | {"experiment": "small/mnist"}
+    stored["data"] |= {"window_percentiles": [0.1, 99.9], "window": [0.1 + 0.2, 3174.001000000004]}
+    stored["loss"]["latent_regression"] = 3174.001000000004
+    del stored["crc32"]
+    path.write_text(json.dumps(stored))
+    with pytest.warns(UserWarning, match="config.json"):
+        card = (export(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]*) \| (.*) \|$", card, flags=re.MULTILINE))
+    assert "training.precision" not in rows["changed settings"]
+    assert "training.precision=" in rows["settings that are auto in the experiment"]
+    assert "`loss.latent_regression=3174.0`" in rows["changed settings"]
+    assert "`data.window_percentiles=[0.1, 99.9]`" in rows["changed settings"]
+    assert "data.window=" not in card
+    assert rows["window"] == "0.3 is black, 3174 white"
 
 
 def test_verbs_take_an_exported_model(exported, run, tmp_path, capsys):

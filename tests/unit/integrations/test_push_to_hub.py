@@ -31,7 +31,7 @@ def run(tmp_path_factory):
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     config = tiny_config("training.steps=2", "training.batch_size=8")
     train(config, str(folder), folder.parent / "run", progress=False)
-    assert main(["evaluate", str(folder.parent / "run"), "--quiet", "--metrics", "knn1_l2_pixels"]) == 0
+    assert main(["evaluate", str(folder.parent / "run"), "--quiet", "--metrics", "knn5_l2_pixels,knn1_l2_pixels"]) == 0
     head = str(folder.parent / "head.safetensors")
     assert main(["classify", str(folder.parent / "run"), "--save", head, "--quiet"]) == 0
     return folder.parent / "run"
@@ -50,7 +50,9 @@ def test_card_has_licence_picture_classes_and_no_local_name(run, tmp_path, capsy
     assert Image.open(tmp_path / "a b" / "samples.png").size[0] > 100
     assert "healthy, ill" in text
     assert "ward" not in card
-    assert "| knn1\\_l2\\_pixels | pixels | the same images, " in card.replace("knn1_l2_pixels", "knn1\\_l2\\_pixels")
+    assert "On the same images, " in card
+    assert "| raw pixels | " in card
+    assert "All values are in `results.jsonl`" in card
 
 
 def test_card_names_the_labels_of_a_conditional_model(run, tmp_path):

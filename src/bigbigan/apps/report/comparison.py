@@ -47,40 +47,53 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 
 
 def _settings(comparison: Comparison) -> Html:
-    rows: list[list[object]] = [[name, *map(shown, values)] for name, values in comparison.differing.items()]
+    differing = comparison.differing
     facts: dict[str, list[object]] = {
         "experiment": [run.config.experiment for run in comparison.runs],
         "steps logged": [f"{run.metrics[-1]['step']:,}" if run.metrics else "0" for run in comparison.runs],
         "device": [run.device for run in comparison.runs],
     }
-    rows = [[name, *values] for name, values in facts.items()] + [row for row in rows if row[0] != "experiment"]
-    words = "" if comparison.differing else paragraph("No setting differs, except for logging.")
-    return join(words, table(["", *(run.name for run in comparison.runs)], rows, "numbers"))
+    rows = [[name, *values] for name, values in facts.items() if len(set(values)) > 1]
+    rows += [[name, *map(shown, values)] for name, values in differing.items() if name != "experiment"]
+    words = "" if differing else paragraph("No setting differs, except for logging.")
+    return join(words, table(["", *(run.name for run in comparison.runs)], rows, "numbers") if rows else "")
 
 
 def _results(comparison: Comparison) -> Html:
-    """Return a row for each metric, best value bold, with means over seeds."""
+    """Return the main results in words, best value bold, with means over seeds; and all results, folded."""
     found, repeats = comparison.results, comparison.repeats
     if not found:
         return missing("No run was measured: ", command("evaluate", comparison.runs[0].path))
-    rows: dict[bool, list[list[object]]] = {False: [], True: []}  # by whether they are of a few-label curve
-    for (metric, subject), lines in found.items():
-        values = [line["value"] for line in lines if line is not None]
-        best = (min if metric.startswith(LOWER_IS_BETTER) else max)(values)
+    rows_of: dict[bool, list[list[object]]] = {False: [], True: []}  # by whether they are of a few-label curve
+
+    def row(title: str, lines: list[Line | None]) -> list[object]:
+        measured = [line for line in lines if line is not None]
+        values = [line["value"] for line in measured]
+        best = (min if measured[0]["metric"].startswith(LOWER_IS_BETTER) else max)(values)
         differ = len(set(values)) > 1
         cells = [_cell(line, differ and line is not None and line["value"] == best) for line in lines]
-        spreads = (comparison.spread(lines, group) for group in repeats.values())
-        rows[is_point(metric)].append([row_title(metric, subject), *cells, *spreads])
+        return [title, *cells, *(comparison.spread(lines, group) for group in repeats.values())]
+
+    for (metric, subject), lines in found.items():
+        rows_of[is_point(metric)].append(row(row_title(metric, subject), lines))
     how = "Accuracies in percent; ± is the standard deviation over trials with other labelled images, "
     how += "and in columns of several seeds over the runs. The best value of each row is bold."
     steps = {line["steps"] for (_, s), lines in found.items() if s == "trained" for line in lines if line is not None}
     warning = "The runs were measured after different numbers of steps." if len(steps) > 1 else ""
     head = ["", *(run.name for run in comparison.runs), *repeats]
-    more = tag("details", tag("summary", "Accuracy over the number of labels"), table(head, rows[True], "numbers"))
-    more = more if rows[True] else Html()
-    return join(
-        paragraph(how), paragraph(warning, classes="warn") if warning else "", table(head, rows[False], "numbers"), more
-    )
+    short: list[list[object]] = []
+    for heading, results in comparison.short().items():
+        short.append([tag("b", heading), *[""] * (len(head) - 1)])
+        short += [row(title, lines) for title, lines in results.items()]
+    folded = {
+        "All values, by the names of their metrics": rows_of[False],
+        "Accuracy over the number of labels": rows_of[True],
+    }
+    first = [table(head, short, "numbers")] if short else []
+    more = [
+        tag("details", tag("summary", title), table(head, rows, "numbers")) for title, rows in folded.items() if rows
+    ]
+    return join(paragraph(how), paragraph(warning, classes="warn") if warning else "", *first, *more)
 
 
 def _cell(line: Line | None, best: bool) -> object:
@@ -100,8 +113,13 @@ def _curves(runs: list[Compared]) -> Html:
     charts = [_chart(runs, key, title) for key, title in titles.items()]
     if not any(charts):
         return missing(f"Too early for curves: they need {MIN_POINTS} logged steps.")
+    few = {run.name: len(run.metrics) for run in runs if len(run.metrics) < MIN_POINTS}
+    listed = ", ".join(f"{name} ({count})" for name, count in few.items())
+    note = f"Without a curve, as fewer than {MIN_POINTS} steps are logged: {listed}." if few else ""
     return join(
-        paragraph("Smoothed metrics over steps, one colour for each run."), tag("div", *charts, classes="charts")
+        paragraph("Smoothed metrics over steps, one colour for each run."),
+        paragraph(note, classes="warn") if note else "",
+        tag("div", *charts, classes="charts"),
     )
 
 

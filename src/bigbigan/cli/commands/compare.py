@@ -13,7 +13,9 @@ EXAMPLES = ("compare runs/digits-0 runs/digits-1 --out comparison.html",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders (train --out), two or more")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folders (train --out) or exported models, two or more"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="also write a page with curves and samples")
     parser.add_argument("--json", **AS_JSON)
 

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} {path}: expected a name ending in {ending}")
     from bigbigan.apps.label_next import label_next
 
-    rows = label_next(
+    rows, labelled = label_next(
         options.run,
         options.data,
         options.count,
@@ -45,6 +45,11 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     if options.json:
-        print(json.dumps({"file": str(options.out), "images": rows}, indent=2))
-    else:
-        print(f"{options.out}: {len(rows)} images; fill in the column label, then give the file to --labels")
+        print(json.dumps({"file": str(options.out), "images": rows, "labelled": labelled}, indent=2))
+        return
+    earlier = f", then the {labelled:,} labelled so far" if labelled else ""
+    print(
+        f"{options.out}: {len(rows)} images to label{earlier}; fill in the column label, then give the file to --labels"
+    )
+    if options.labels is not None and labelled:
+        print(f"it replaces {options.labels}: it has all of its labels")
