@@ -1,23 +1,19 @@
-"""Inspect a source before training on it: a summary of JSON types, and contact sheets."""
+"""Inspect a source before training on it: a summary of JSON types."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint
 from bigbigan.data.window import Sampler
-from bigbigan.errors import UserError
-from bigbigan.image import resize_square, to_channels
 
-__all__ = ["class_sheet", "contact_sheet", "inspect"]
+__all__ = ["inspect"]
 
 SAMPLED, VALUES = 1_000, 4_096  # images of a split, and values of each, that a window is advised from
 
@@ -140,50 +136,3 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
         "most_common": {"size": [width, height], "count": count},
         "different": len(sizes),
     }
-
-
-def contact_sheet(
-    source: Source, split: str = "train", rows: int = 8, cols: int = 12, tile: int = 64, seed: int = 0
-) -> Image.Image:
-    """Return a picture of rows x cols images drawn at random from a split, without replacement, as a model sees them.
-
-    Unreadable images are skipped; empty cells are grey.
-
-    Raises:
-        UserError: the source does not have this split.
-    """
-    if split not in source.splits:
-        raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
-    images = source.splits[split]
-    order = images.in_first_shard(np.random.default_rng(seed).permutation(len(images)))
-    tiles = list(islice(_tiles(images, order, tile), rows * cols))
-    return _sheet([tiles[i * cols : (i + 1) * cols] for i in range(rows)], cols, tile)
-
-
-def class_sheet(
-    images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, max_classes: int = 100
-) -> Image.Image:
-    """Return a picture with a row of random images for each class that has any; the first `max_classes` classes."""
-    assert images.labels is not None
-    rng = np.random.default_rng(seed)
-    rows = []
-    for label in np.unique(images.labels[images.labels >= 0])[:max_classes]:
-        order = rng.permutation(np.flatnonzero(images.labels == label))
-        rows.append(list(islice(_tiles(images, order, tile), columns)))
-    return _sheet(rows, columns, tile)
-
-
-def _tiles(images: ImageSet, order: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Iterate over the readable images of `order`, uint8 [side, side, 3]."""
-    for i in order:
-        with suppress(Unreadable):
-            yield to_channels(resize_square(images.load(int(i)), side), 3)
-
-
-def _sheet(rows: list[list[np.ndarray]], columns: int, tile: int) -> Image.Image:
-    """Return rows of tiles as one picture; empty cells are grey."""
-    sheet = np.full((max(1, len(rows)) * tile, columns * tile, 3), 128, dtype=np.uint8)
-    for r, row in enumerate(rows):
-        for c, square in enumerate(row):
-            sheet[r * tile : (r + 1) * tile, c * tile : (c + 1) * tile] = square
-    return Image.fromarray(sheet)

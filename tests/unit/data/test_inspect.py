@@ -1,14 +1,12 @@
-"""inspect and contact_sheet: what is said about a source is true, and can be written as JSON."""
+"""inspect: what is said about a source is true, and can be written as JSON."""
 
 import io
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan.data import contact_sheet, fingerprint, inspect, open_source
-from bigbigan.errors import UserError
+from bigbigan.data import fingerprint, inspect, open_source
 
 
 @pytest.fixture
@@ -70,17 +68,3 @@ def test_inspect_lists_at_most_20(tmp_path):
     assert (len(found["skipped"]), found["skipped_count"]) == (20, 30)
     assert found["splits"]["train"]["sizes"] is None
     assert found["splits"]["train"]["labelled"] is False
-
-
-def test_contact_sheet(source):
-    sheet = contact_sheet(source, rows=2, cols=3, tile=8)
-    assert (sheet.size, sheet.mode) == ((24, 16), "RGB")
-    cells = np.asarray(sheet).reshape(2, 8, 3, 8, 3).transpose(0, 2, 1, 3, 4).reshape(6, -1, 3)
-    colours = sorted(tuple(int(v) for v in c[0]) for c in cells)
-    # The broken image gives way; two cells stay grey.
-    assert colours == [(1, 1, 1), (1, 1, 1), (1, 2, 3), (9, 9, 9), (128, 128, 128), (128, 128, 128)]
-    digits = open_source("digits")
-    sheets = [contact_sheet(digits, "test", 3, 4, 16, seed).tobytes() for seed in (0, 0, 1)]
-    assert sheets[0] == sheets[1] != sheets[2]
-    with pytest.raises(UserError, match="no split 'val'; it has train, test"):
-        contact_sheet(source, "val")
