@@ -898,3 +898,13 @@ def test_large_images_are_read_smaller_or_by_a_setting(capsys, tmp_path):
     assert call(capsys, *train, "--out", tmp_path / "b", "--set", *few[:-1], "data.max_pixels=2000")[0] == 0
     code, _, err = call(capsys, "encode", tmp_path / "b", "--features", "z_mean", "--out", tmp_path / "f.csv")
     assert code == 0, err  # by the setting of the run
+
+
+def test_help_says_what_a_run_may_be_and_breaks_no_word(capsys):
+    for verb in ("encode", "evaluate", "predict", "cluster", "serve"):
+        words = " ".join(call(capsys, verb, "--help")[1].split())
+        assert "exported folder" in words
+        assert "owner/name on the Hugging Face Hub" in words
+    assert "cc-by-4.0 (" in " ".join(call(capsys, "export", "--help")[1].split())
+    assert ".gif" in call(capsys, "interpolate", "--help")[1].rpartition("examples:")[2]
+    assert "TensorBoard" in call(capsys, "train", "--help")[1]

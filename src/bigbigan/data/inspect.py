@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint
+from bigbigan.data.tiff import DEEP_COLOUR, INSTALL
 from bigbigan.data.window import Sampler
 
 __all__ = ["inspect"]
@@ -28,7 +28,7 @@ def inspect(source: Source) -> dict[str, Any]:
         `skipped` (the first 20, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
         are duplicates if all their pixels are equal.
     """
-    deep = _sample_values(source)
+    deep, without_tifffile = _sample_values(source)
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
     for name, images in source.splits.items():
@@ -42,27 +42,33 @@ def inspect(source: Source) -> dict[str, Any]:
         "skipped_count": len(source.skipped),
         "skipped": [[file, reason] for file, reason in source.skipped[:20]],
         "notes": dict(sorted(source.notes.items())),
-        "remedies": _remedies(source, splits, deep),
+        "remedies": _remedies(source, splits, deep, without_tifffile),
     }
 
 
-def _sample_values(source: Source) -> Sampler:
-    """Return a sample of the values of the images that have more than 8 bits, while the source has no window."""
-    sampler = Sampler(VALUES)
+def _sample_values(source: Source) -> tuple[Sampler, bool]:
+    """Return a sample of the values of the images that have more than 8 bits, while the source has no window.
+
+    Returns:
+        The sample; and whether images were left out of it that need `tifffile`, which is not installed.
+    """
+    sampler, without_tifffile = Sampler(VALUES), False
     stores = {id(s.store): s.store for s in source.splits.values()}.values()
     windows = [store.limits.window for store in stores if isinstance(store, FileStore)]
     if any(windows):
-        return sampler  # nothing to advise
+        return sampler, False  # nothing to advise
     source.set_window(sampler)
     for images in source.splits.values():
         for i in range(0, len(images), -(-len(images) // SAMPLED)):
-            with suppress(Unreadable):
+            try:
                 images.load(i)
+            except Unreadable as error:
+                without_tifffile |= str(error) == DEEP_COLOUR
     source.set_window(None)
-    return sampler
+    return sampler, without_tifffile
 
 
-def _remedies(source: Source, splits: dict[str, Any], deep: Sampler) -> list[str]:
+def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, without_tifffile: bool) -> list[str]:
     """Return sentences that name the settings for deep images, stacks and images of several sizes."""
     found = []
     if values := deep.percentiles((0, 0.1, 50, 99.9, 100)):
@@ -71,6 +77,11 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler) -> list[str
             f"images of more than 8 bits have values from {lowest:g} to {highest:g} (median {middle:g}). By default "
             "their upper 8 bits are kept, and float and 32-bit images refused. To use a window of values, train with "
             f"--set data.window_percentiles=[0.1,99.9], or --set data.window=[{black:g},{white:g}]"
+        )
+    if without_tifffile:
+        found.append(
+            "of TIFF files of 16-bit colour the upper 8 bits are kept, so images of 12 bits are nearly black. To use a "
+            f"window of values: {INSTALL}, and inspect them again"
         )
     if stacks := source.notes["first of several frames"]:
         found.append(f"{stacks:,} files have several frames: --set data.frames=all makes each frame an image")

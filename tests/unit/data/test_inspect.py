@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -68,3 +70,17 @@ def test_inspect_lists_at_most_20(tmp_path):
     assert (len(found["skipped"]), found["skipped_count"]) == (20, 30)
     assert found["splits"]["train"]["sizes"] is None
     assert found["splits"]["train"]["labelled"] is False
+
+
+def test_16_bit_colour_tiff_without_tifffile_has_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("bigbigan.data.tiff.read_by_tifffile", lambda *_: None)
+    side, at = 8, 8 + 2 + 12 * 10 + 4  # of the image; where the bits and the pixels begin
+    tags = {256: side, 257: side, 258: at, 259: 1, 262: 2, 273: at + 6, 277: 3, 278: side, 279: 6 * side**2, 284: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 3 if tag == 258 else 1, v) for tag, v in tags.items())
+    entries = entries.replace(struct.pack("<HHI", 258, 4, 3), struct.pack("<HHI", 258, 3, 3))
+    pixels = np.arange(3 * side**2, dtype="<u2").tobytes()
+    content = b"II*\0" + struct.pack("<IH", 8, 10) + entries + bytes(4) + struct.pack("<3H", 16, 16, 16) + pixels
+    (tmp_path / "deep.tif").write_bytes(content)
+    found = inspect(open_source(str(tmp_path)))
+    assert found["notes"] == {"16-bit scaled to 8": 1}
+    assert "pip install 'bigbigan[tiff]'" in found["remedies"][0]
