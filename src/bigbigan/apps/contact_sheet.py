@@ -36,7 +36,7 @@ def contact_sheet(
     title = f"{shown(source.name)}: {len(tiles):,} of {len(images):,} {split} images, drawn at random"
     tiles = tiles or [_grey(tile, "none readable")]
     lines = [tiles[i : i + cols] for i in range(0, len(tiles), cols)]
-    return sheet(lines, title=title, side=tile)  # type: ignore[arg-type]
+    return sheet(lines, title=title, side=tile)
 
 
 def class_sheet(
