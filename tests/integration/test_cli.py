@@ -247,9 +247,9 @@ def test_generate_depends_on_its_seed_alone(run, capsys, tmp_path):
 
 
 def test_reconstruct(run, capsys, tmp_path):
-    assert call(capsys, "reconstruct", run, "--count", 4, "--out", tmp_path / "r.png")[0] == 0
-    width, height = Image.open(tmp_path / "r.png").size  # four columns and two rows, with the names of the rows
-    assert (4 * 64 < width < 6 * 64, 2 * 64 < height < 3 * 64) == (True, True)
+    assert call(capsys, "reconstruct", run, "--count", 8, "--out", tmp_path / "r.png")[0] == 0
+    width, height = Image.open(tmp_path / "r.png").size  # eight columns and two rows, with a title and names of rows
+    assert (8 * 64 < width < 10 * 64, 2 * 64 < height < 3 * 64) == (True, True)
 
 
 def test_interpolate_writes_an_animation(run, capsys, tmp_path):
