@@ -64,7 +64,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 figures: setup
-	$(BIN)/python docs/figures.py
+	$(BIN)/python -m docs.figures
 
 bench: setup
 	$(BIN)/bigbigan bench small/digits

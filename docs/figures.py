@@ -1,6 +1,9 @@
 """Draw the figure of docs/theory.md: hinge on each score against hinge on their sum.
 
-python docs/figures.py       a second; writes docs/pictures/hinge_of_sum.png
+python -m docs.figures       a second; writes docs/pictures/hinge_of_sum.png
+
+The scripts of reproduction/README.md draw the other pictures; reproduction/render/chart_style.py is the style of all
+charts, and `bigbigan reconstruct`, `interpolate`, `neighbours`, `generate` and `cluster` draw the sheets of images.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bigbigan.methods.losses import discriminator_loss
+from reproduction.render.chart_style import GREY, SECOND, chart_style
 
 PICTURE = Path(__file__).parent / "pictures" / "hinge_of_sum.png"
 LIMIT = 3.0
 LEVELS = np.arange(0, 9)
 BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.14, 0.72, len(LEVELS) - 1)))
-INK, MARGIN, MARK, FREE = "#15202b", "#4a5560", "#c2410c", "#fdf5e6"
+INK, FREE = "#15202b", "#fdf5e6"
 EXAMPLE = (2.5, -0.5)  # s_x is past its margin, s_z is on the wrong side
 
 
@@ -47,19 +51,20 @@ def panel(axes: Axes, hinge_on_sum: bool, title: str) -> QuadContourSet:
     x, z = np.meshgrid(side, side)
     value, _ = surface(x, z, hinge_on_sum)
     axes.set_facecolor(FREE)
+    axes.grid(visible=False)
     filled = axes.contourf(x, z, np.ma.masked_less_equal(value, 0), LEVELS, cmap=BLUES)
     axes.contour(x, z, value, LEVELS[1:], colors="white", linewidths=0.8)
 
     small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10}
     if hinge_on_sum:
-        axes.plot([1 - LIMIT, LIMIT], [LIMIT, 1 - LIMIT], "--", color=MARGIN, linewidth=1.4)
-        axes.text(0, 1.5, "$s_x + s_z = 1$", color=MARGIN, rotation=-45, **small)
+        axes.plot([1 - LIMIT, LIMIT], [LIMIT, 1 - LIMIT], "--", color=GREY, linewidth=1.4)
+        axes.text(0, 1.5, "$s_x + s_z = 1$", color=GREY, rotation=-45, **small)
     else:
-        axes.plot([1, 1], [-LIMIT, LIMIT], "--", color=MARGIN, linewidth=1.4)
-        axes.plot([-LIMIT, LIMIT], [1, 1], "--", color=MARGIN, linewidth=1.4)
-        axes.text(1.2, -2, "$s_x = 1$", color=MARGIN, rotation=90, **small)
-        axes.text(-2, 1.2, "$s_z = 1$", color=MARGIN, **small)
-    axes.text(2, 2, "cost 0, no push", color=MARGIN, **small)
+        axes.plot([1, 1], [-LIMIT, LIMIT], "--", color=GREY, linewidth=1.4)
+        axes.plot([-LIMIT, LIMIT], [1, 1], "--", color=GREY, linewidth=1.4)
+        axes.text(1.2, -2, "$s_x = 1$", color=GREY, rotation=90, **small)
+        axes.text(-2, 1.2, "$s_z = 1$", color=GREY, **small)
+    axes.text(2, 2, "cost 0, no push", color=GREY, **small)
 
     grid = np.arange(-2.5, 3)
     x, z = (points.ravel() for points in np.meshgrid(grid, grid))
@@ -67,12 +72,12 @@ def panel(axes: Axes, hinge_on_sum: bool, title: str) -> QuadContourSet:
     _, push = surface(x, z, hinge_on_sum)
     moved = np.abs(push).sum(0) > 0
     arrows: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 2, "zorder": 4}
-    for chosen, color, width, dot in ((~marked, INK, 0.006, 3.5), (marked, MARK, 0.009, 8)):
+    for chosen, color, width, dot in ((~marked, INK, 0.006, 3.5), (marked, SECOND, 0.009, 8)):
         still, pushed = chosen & ~moved, chosen & moved
         axes.plot(x[still], z[still], "o", color=color, markersize=dot)
         axes.quiver(x[pushed], z[pushed], *push[:, pushed], color=color, width=width, **arrows)
-    axes.plot(*EXAMPLE, "o", color=MARK, markersize=8)
-    note: dict[str, Any] = {"color": MARK, "ha": "right", "va": "center", "weight": "bold"}
+    axes.plot(*EXAMPLE, "o", color=SECOND, markersize=8)
+    note: dict[str, Any] = {"color": SECOND, "ha": "right", "va": "center", "weight": "bold"}
     if moved[marked].all():
         axes.text(2.9, -0.78, "$s_z$ is pushed up", **note)
     else:
@@ -86,14 +91,16 @@ def panel(axes: Axes, hinge_on_sum: bool, title: str) -> QuadContourSet:
 
 def hinge_of_sum(out: Path) -> None:
     """Write the figure to `out` (PNG): both costs of an encoder pair, and which way D's step pushes its scores."""
-    figure = Figure(figsize=(10.4, 5.2), layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2, sharey=True)
-    panel(left, False, "Hinge on each score: $h(s_x) + h(s_z)$")
-    filled = panel(right, True, "Hinge on the sum: $h(s_x + s_z)$")
-    left.set_ylabel("$s_z$", fontsize=13)
-    figure.colorbar(filled, ax=[left, right], label="cost of an encoder pair", shrink=0.85, pad=0.02)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100)
+    with chart_style():
+        figure = Figure(figsize=(10.4, 5.2), layout="constrained", facecolor="white")
+        left, right = figure.subplots(1, 2, sharey=True)
+        panel(left, False, "Hinge on each score: $h(s_x) + h(s_z)$")
+        filled = panel(right, True, "Hinge on the sum: $h(s_x + s_z)$")
+        left.set_ylabel("$s_z$", fontsize=13)
+        bar = figure.colorbar(filled, ax=[left, right], label="cost of an encoder pair", shrink=0.85, pad=0.02)
+        bar.outline.set_visible(False)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out)
 
 
 if __name__ == "__main__":

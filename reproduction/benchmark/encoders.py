@@ -22,6 +22,7 @@ from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.models import construct
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, SECOND, chart_style
 
 ROWS = {
     "high_res_e": ("ResNet-50", []),
@@ -60,7 +61,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         costs[row] = bench(config, options.steps)
         script.append(result_lines(config, costs[row], options.steps, script.command, script.study), show=False)
         print(f"{ROWS[row][0]}: {costs[row].seconds:.2f} s a step, {costs[row].peak_memory_mib:,.0f} MiB", flush=True)
-    draw(costs, {row: trunk_parameters(settings(row, options)) for row in costs}, options.out)
+    with chart_style():
+        draw(costs, {row: trunk_parameters(settings(row, options)) for row in costs}, options.out)
 
 
 def trunk_parameters(config: Config) -> int:
@@ -72,7 +74,7 @@ def draw(costs: dict[str, Cost], parameters: dict[str, int], out: Path) -> None:
     """Draw time, arithmetic, memory and parameters of each row as bars."""
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     names = [ROWS[row][0] for row in costs]
-    colours = ["#1f5fa8" if name.startswith("ResNet") else "#c2410c" for name in names]
+    colours = [FIRST if name.startswith("ResNet") else SECOND for name in names]
     charts: dict[str, list[float]] = {
         "seconds a step": [cost.seconds for cost in costs.values()],
         "GFLOP a step": [cost.flops / 1e9 for cost in costs.values()],
@@ -82,10 +84,10 @@ def draw(costs: dict[str, Cost], parameters: dict[str, int], out: Path) -> None:
     for axes, (title, values) in zip(figure.subplots(1, 4, sharey=True), charts.items(), strict=True):
         axes.barh(names, values, color=colours)
         axes.set_title(title, fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    figure.savefig(out)
 
 
 if __name__ == "__main__":

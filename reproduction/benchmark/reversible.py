@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from bigbigan.evaluation.records import read_results
 from bigbigan.models.revnet import ReversibleStage
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, SECOND, chart_style
 
 DEPTHS = (2, 4, 8, 16, 32)
 PICTURE = Path("docs/pictures/reversible.png")
@@ -72,25 +74,21 @@ def measure(script: Script) -> None:
 
 
 def draw(results: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Draw memory and time over depth, with activations kept and recomputed."""
     newest = {
         (line["metric"], line["settings"]["encoder.keep_activations"], line["settings"]["blocks"]): line["value"]
         for line in read_results(results)
     }
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     titles = {"extra_memory_mib": "memory, MiB", "forward_backward_seconds": "forward and backward, s"}
-    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
-        for keep, label in ((True, "activations kept"), (False, "recomputed")):
-            axis.plot(DEPTHS, [newest[metric, keep, n] for n in DEPTHS], "o-", label=label)
-        axis.set(xlabel="reversible blocks", title=title, xscale="log", xticks=DEPTHS, xticklabels=DEPTHS, ylim=0)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.savefig(PICTURE, dpi=110)
+    with chart_style():
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+            for keep, label, color in ((True, "activations kept", FIRST), (False, "recomputed", SECOND)):
+                axes.plot(DEPTHS, [newest[metric, keep, n] for n in DEPTHS], "o-", color=color, label=label)
+            axes.set(xlabel="reversible blocks", title=title, xscale="log", xticks=DEPTHS, xticklabels=DEPTHS, ylim=0)
+            axes.minorticks_off()
+            axes.legend()
+        figure.savefig(PICTURE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

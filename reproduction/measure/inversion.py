@@ -38,9 +38,10 @@ from bigbigan.methods import sample_prior
 from bigbigan.training.image_grid import grid
 from bigbigan.training.run_folder import changed_settings
 from reproduction.common import Script
+from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
 TRIALS = 3  # random starts of each image
-COLOURS = {"E": "#1f5fa8", "own": "#157f3b", "mean": "#8a6d00", "random": "#c2410c"}
+COLOURS = {"E": FIRST, "own": "#157f3b", "mean": "#8a6d00", "random": SECOND}
 TITLES = {"E": "E trained to invert G", "own": "the run's own E", "mean": "the mean latent", "random": "random latents"}
 
 
@@ -137,7 +138,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         split=split, n=len(x), **given.fields,
     )  # fmt: skip
     script.append(lines)
-    draw(given, x, errors, latents, options)
+    with chart_style():
+        draw(given, x, errors, latents, options)
 
 
 def steps_to(curve: Tensor, error: float) -> tuple[float, bool]:
@@ -205,9 +207,9 @@ def draw(
     chart, pictures = figure.subplots(1, 2, width_ratios=[1, 1.25])
     for name, curve in errors.items():
         chart.plot(np.arange(len(curve)), curve, color=COLOURS[name], label=f"from {TITLES[name]}")
-    chart.axhline(float(errors["E"][0]), color="#4a5560", linestyle=":", linewidth=1)
+    chart.axhline(float(errors["E"][0]), color=GREY, linestyle=":", linewidth=1)
     chart.set(xlabel="steps of Adam on the latent", ylabel="mean ‖x − G(z)‖, pixels in [0, 1]", ylim=(0, None))
-    chart.legend(frameon=False)
+    chart.legend()
     columns, rows, labels = min(12, len(x)), [x], ["x"]
     with torch.no_grad():
         for name, (before, after) in latents.items():
@@ -221,8 +223,9 @@ def draw(
     pictures.set_xticks([])
     pictures.spines[:].set_visible(False)
     pictures.tick_params(length=0)
+    pictures.grid(visible=False)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=100)
+    figure.savefig(options.out)
 
 
 if __name__ == "__main__":

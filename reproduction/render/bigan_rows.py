@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
+from bigbigan.apps.sheet import tiles_of
 from bigbigan.data import load_view, open_source
 from bigbigan.image import pool_to
 from bigbigan.inference.loading import load
-from bigbigan.training.image_grid import grid, save_image
+from bigbigan.training.image_grid import save_image
 from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
+from reproduction.render.label_grid import labelled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +39,9 @@ def draw(script: Script, options: argparse.Namespace) -> None:
     pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)
     x = torch.from_numpy(pixels)
     rows = [model.generate(n), pool_to(model.prepare(x), c.generator.resolution), model.reconstruct(x)]
-    save_image(grid(torch.cat(rows), n), options.out)
+    title = f"{c.experiment} after {model.step:,} steps: samples, {images.name} images, reconstructions"
+    tiles = [tiles_of(row) for row in rows]
+    save_image(labelled(tiles, ("G(z)", "x", "G(E(x))"), title, columns=10, enlarge=84), options.out)
 
 
 if __name__ == "__main__":

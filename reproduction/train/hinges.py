@@ -23,10 +23,12 @@ from bigbigan.experiments import find
 from bigbigan.inference.loading import load
 from bigbigan.training.image_grid import grid
 from reproduction.common import Script, bigbigan
+from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 from reproduction.train.table import is_finished
 
 HINGES = {"each": "a hinge for each score", "sum": "one hinge on the sum"}
-COLOURS = {"each": "#1f5fa8", "sum": "#c2410c"}
+COLOURS = {"each": FIRST, "sum": SECOND}
+SCORES = {"s_x": FIRST, "s_z": SECOND, "s_xz": "#157f3b"}
 METRICS = ["top1_linear_bn_crelu_10perclass", "reconstruction_ratio"]
 
 
@@ -63,7 +65,8 @@ def train_and_draw(script: Script, options: argparse.Namespace) -> None:
                 "evaluate", str(run), "--quiet", "--metrics", ",".join(METRICS), "--study", script.study,
                 "--results", str(script.results),
             )  # fmt: skip
-    draw(runs, options.out)
+    with chart_style():
+        draw(runs, options.out)
 
 
 def logged(run: Path) -> list[dict[str, float]]:
@@ -86,10 +89,10 @@ def draw(runs: dict[str, list[Path]], out: Path) -> None:
         steps = [line["step"] for line in logged(runs[hinge][0])]
         axes = panels[f"scores {hinge}"]
         for name, values in margins(runs[hinge][0]).items():
-            axes.plot(steps, values, label=f"${name.replace('_', '_{')}}}$")
-        axes.axhline(0, color="#4a5560", linewidth=0.8)
+            axes.plot(steps, values, color=SCORES[name], label=f"${name.replace('_', '_{')}}}$")
+        axes.axhline(0, color=GREY, linewidth=0.8)
         axes.set(title=title, xlabel="steps", ylabel="encoder − generator pairs")
-        axes.legend(frameon=False)
+        axes.legend()
         panels[hinge].imshow(np.asarray(grid(load(runs[hinge][0]).generate(40), 10)))
         panels[hinge].set_title(f"samples, {title}")
         panels[hinge].axis("off")
@@ -99,10 +102,10 @@ def draw(runs: dict[str, list[Path]], out: Path) -> None:
     for hinge in HINGES:
         panels[f"scores {hinge}"].set_ylim(min(low), max(high))
     panels["ratio"].set(title="reconstruction ratio", xlabel="steps", ylim=(0, None))
-    panels["ratio"].axhline(1, color="#4a5560", linestyle=":", linewidth=1)
-    panels["ratio"].legend(frameon=False)
+    panels["ratio"].axhline(1, color=GREY, linestyle=":", linewidth=1)
+    panels["ratio"].legend()
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    figure.savefig(out)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ def test_an_image_is_reconstructed_refined_and_compared(tab):
     of_example = error.inner_text()  # an example is there at once
     give(tab, PHOTO)
     api.expect(error).not_to_have_text(of_example, timeout=PATIENCE * 1000)
+    assert size(tab.get_by_label("Thumbnail 1 of 12").first.locator("img")) == (96, 96)  # a file of its own
     for title in ("as the model sees it", "its reconstruction"):
         assert size(picture(tab, title)) == (192, 192)
     captions = tab.locator(".caption-label").all_inner_texts()

@@ -247,9 +247,9 @@ def test_generate_depends_on_its_seed_alone(run, capsys, tmp_path):
 
 
 def test_reconstruct(run, capsys, tmp_path):
-    assert call(capsys, "reconstruct", run, "--count", 4, "--out", tmp_path / "r.png")[0] == 0
-    width, height = Image.open(tmp_path / "r.png").size  # four columns and two rows, with the names of the rows
-    assert (4 * 64 < width < 6 * 64, 2 * 64 < height < 3 * 64) == (True, True)
+    assert call(capsys, "reconstruct", run, "--count", 8, "--out", tmp_path / "r.png")[0] == 0
+    width, height = Image.open(tmp_path / "r.png").size  # eight columns and two rows, with a title and names of rows
+    assert (8 * 64 < width < 10 * 64, 2 * 64 < height < 3 * 64) == (True, True)
 
 
 def test_interpolate_writes_an_animation(run, capsys, tmp_path):
@@ -915,3 +915,13 @@ def test_large_images_are_read_smaller_or_by_a_setting(capsys, tmp_path):
     assert call(capsys, *train, "--out", tmp_path / "b", "--set", *few[:-1], "data.max_pixels=2000")[0] == 0
     code, _, err = call(capsys, "encode", tmp_path / "b", "--features", "z_mean", "--out", tmp_path / "f.csv")
     assert code == 0, err  # by the setting of the run
+
+
+def test_help_says_what_a_run_may_be_and_breaks_no_word(capsys):
+    for verb in ("encode", "evaluate", "predict", "cluster", "serve"):
+        words = " ".join(call(capsys, verb, "--help")[1].split())
+        assert "exported folder" in words
+        assert "owner/name on the Hugging Face Hub" in words
+    assert "cc-by-4.0 (" in " ".join(call(capsys, "export", "--help")[1].split())
+    assert ".gif" in call(capsys, "interpolate", "--help")[1].rpartition("examples:")[2]
+    assert "TensorBoard" in call(capsys, "train", "--help")[1]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bigbigan.apps.contact_sheet import class_name
 from bigbigan.apps.sheet import Tile, sheet, tiles_of
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
@@ -37,6 +38,7 @@ __all__ = [
     "spread",
 ]
 
+LETTERS = 18  # pixels: names of rows are to be read on a telephone too
 REFERENCES = 20_000  # maximum number of training images to search; of more, evenly spread ones are taken
 
 
@@ -56,12 +58,14 @@ def reconstructions(
     """
     model, source = _open(run, data, labels, checkpoint)
     _ = model.generator  # raises if there is none, before the images are read
-    pixels = torch.from_numpy(spread(model, source, shown_split(source), count, progress)[0])
+    split = shown_split(source)
+    pixels = torch.from_numpy(spread(model, source, split, count, progress)[0])
     x = pool_to(model.prepare(pixels), model.config.generator.resolution)
     x_hat = model.reconstruct(pixels)
     errors = {"G(E(x))": pixel_error(x, x_hat)}
+    title = f"{split.name} images x, and their reconstructions G(E(x))"
     if not refine:
-        return _rows_of_columns({"x": x, "G(E(x))": x_hat}), errors
+        return _rows_of_columns({"x": x, "G(E(x))": x_hat}, title), errors
     parts = pixels.split(images_per_pass(len(pixels)))  # images are independent
     with Bar(
         total=len(parts) * refine, desc="reconstruct", unit="step", disable=not progress, dynamic_ncols=True
@@ -69,17 +73,18 @@ def reconstructions(
         z = torch.cat([model.refine(part, refine, after_step=lambda _: bar.update()).z for part in parts])
     refined = model.generate(z)
     errors[f"after {refine} steps"] = pixel_error(x, refined)
-    return _rows_of_columns({"x": x, "G(E(x))": x_hat, f"{refine} steps": refined}), errors
+    name = f"G(z), z refined\nfor {refine} step{'s' if refine > 1 else ''}"
+    return _rows_of_columns({"x": x, "G(E(x))": x_hat, name: refined}, title), errors
 
 
-def _rows_of_columns(images: dict[str, Tensor], columns: int = 12) -> Image.Image:
+def _rows_of_columns(images: dict[str, Tensor], title: str, columns: int = 8) -> Image.Image:
     """Draw images [N, C, R, R] by name of the row, each above the same image of the next row."""
     rows, names = [], []
     tiles = {name: tiles_of(x) for name, x in images.items()}
     for start in range(0, len(next(iter(tiles.values()))), columns):
         rows += [of_row[start : start + columns] for of_row in tiles.values()]
         names += list(tiles)
-    return sheet(rows, names)
+    return sheet(rows, names, title=title, text=LETTERS)
 
 
 @dataclass
@@ -195,23 +200,16 @@ def neighbours(
     ]
     rows = []
     for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True)):
-        name = _class_name(queries, i)
+        name = class_name(queries, i)
         row = [Tile(x[i], name)]
         for j, similarity in zip(places, near, strict=True):
-            other = _class_name(known, j)
+            other = class_name(known, j)
             row.append(Tile(y[j], f"{similarity:.2f} {other}".strip(), bool(name) and name == other))
         rows.append(row)
-    framed = ", framed if of the same class" if any(_class_name(queries, i) for i in range(len(x))) else ""
+    framed = ", framed if of the same class" if any(class_name(queries, i) for i in range(len(x))) else ""
     title = f"nearest training images, with the cosine of BN+CReLU features{framed}"
     names = [f"{split.name} image", *(str(k + 1) for k in range(found.shape[1]))]
     return sheet(rows, column_names=names, title=title, apart=1), listed
-
-
-def _class_name(images: ImageSet, i: int) -> str:
-    """Return the name of the class of an image; "" if it has no label."""
-    if images.labels is None or images.labels[i] < 0:
-        return ""
-    return images.classes[images.labels[i]] if images.classes is not None else str(images.labels[i])
 
 
 def _open(run: Path, data: str | None, labels: str | None, checkpoint: str) -> tuple[Model, Source]:

@@ -15,6 +15,11 @@ SOURCES = (
     "digits, mnist, cifar10, a folder or archive of images, a folder of idx files, .npz, tar shards, hf:NAME, "
     "python:MODULE:NAME"
 )
+RUN = (
+    "trained model: run folder (train --out), exported folder, model of this package (small/fashion_mnist), or "
+    "owner/name on the Hugging Face Hub"
+)
+RUN_OR_ENCODER = f"{RUN}; or a frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME"
 OWN_DATA = f"images (default: the run's own): {SOURCES}"
 LABELS_FILE: dict[str, Any] = {
     "metavar": "FILE.csv",
@@ -41,9 +46,9 @@ CHECKPOINT: dict[str, Any] = {
 }
 
 
-def run_and_data(parser: argparse.ArgumentParser, data: str | None, out: str | None) -> None:
-    """Add RUN and, if given, --data (its help) with --labels, and --out ("METAVAR help")."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out)")
+def run_and_data(parser: argparse.ArgumentParser, data: str | None, out: str | None, run: str = RUN) -> None:
+    """Add RUN (its help in `run`) and, if given, --data (its help) with --labels, and --out ("METAVAR help")."""
+    parser.add_argument("run", type=Path, metavar="RUN", help=run)
     if data:
         parser.add_argument("--data", metavar="SOURCE", help=data)
         parser.add_argument("--labels", **LABELS_FILE)

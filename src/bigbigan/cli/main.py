@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,7 +89,10 @@ FOLDERS = (
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Keep the lines of examples as they are."""
+    """Keep the lines of examples as they are, and break no line at a hyphen: cc-by-4.0, --out."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)

@@ -3,7 +3,7 @@
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source, fraction_of
-from bigbigan.data.inspect import class_sheet, contact_sheet, inspect
+from bigbigan.data.inspect import inspect
 from bigbigan.data.loading import fingerprint, load_pixels, load_view, quick_fingerprint
 from bigbigan.data.shards.writer import write_shards
 from bigbigan.data.sources import open_source
@@ -14,8 +14,6 @@ __all__ = [
     "ImageSet",
     "Source",
     "Unreadable",
-    "class_sheet",
-    "contact_sheet",
     "decode",
     "fingerprint",
     "fraction_of",

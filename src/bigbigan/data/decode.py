@@ -88,7 +88,7 @@ def decode(
                     _check_header((tags[256], tags[257]), limits)
                     if read := tiff.read_by_tifffile(data, frame, tags, limits.window):
                         return read[0], (*read[1], *more)
-                    raise Unreadable(f"TIFF of 16-bit colour, with data.window ({tiff.INSTALL})")
+                    raise Unreadable(tiff.DEEP_COLOUR)
             profile = None
             if kind == "PNG":
                 data, profile = _without_decoration(data)

@@ -1,23 +1,19 @@
-"""Inspect a source before training on it: a summary of JSON types, and contact sheets."""
+"""Inspect a source before training on it: a summary of JSON types."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint
+from bigbigan.data.tiff import DEEP_COLOUR, INSTALL
 from bigbigan.data.window import Sampler
-from bigbigan.errors import UserError
-from bigbigan.image import resize_square, to_channels
 
-__all__ = ["class_sheet", "contact_sheet", "inspect"]
+__all__ = ["inspect"]
 
 SAMPLED, VALUES = 1_000, 4_096  # images of a split, and values of each, that a window is advised from
 
@@ -32,7 +28,7 @@ def inspect(source: Source) -> dict[str, Any]:
         `skipped` (the first 20, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
         are duplicates if all their pixels are equal.
     """
-    deep = _sample_values(source)
+    deep, without_tifffile = _sample_values(source)
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
     for name, images in source.splits.items():
@@ -46,27 +42,33 @@ def inspect(source: Source) -> dict[str, Any]:
         "skipped_count": len(source.skipped),
         "skipped": [[file, reason] for file, reason in source.skipped[:20]],
         "notes": dict(sorted(source.notes.items())),
-        "remedies": _remedies(source, splits, deep),
+        "remedies": _remedies(source, splits, deep, without_tifffile),
     }
 
 
-def _sample_values(source: Source) -> Sampler:
-    """Return a sample of the values of the images that have more than 8 bits, while the source has no window."""
-    sampler = Sampler(VALUES)
+def _sample_values(source: Source) -> tuple[Sampler, bool]:
+    """Return a sample of the values of the images that have more than 8 bits, while the source has no window.
+
+    Returns:
+        The sample; and whether images were left out of it that need `tifffile`, which is not installed.
+    """
+    sampler, without_tifffile = Sampler(VALUES), False
     stores = {id(s.store): s.store for s in source.splits.values()}.values()
     windows = [store.limits.window for store in stores if isinstance(store, FileStore)]
     if any(windows):
-        return sampler  # nothing to advise
+        return sampler, False  # nothing to advise
     source.set_window(sampler)
     for images in source.splits.values():
         for i in range(0, len(images), -(-len(images) // SAMPLED)):
-            with suppress(Unreadable):
+            try:
                 images.load(i)
+            except Unreadable as error:
+                without_tifffile |= str(error) == DEEP_COLOUR
     source.set_window(None)
-    return sampler
+    return sampler, without_tifffile
 
 
-def _remedies(source: Source, splits: dict[str, Any], deep: Sampler) -> list[str]:
+def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, without_tifffile: bool) -> list[str]:
     """Return sentences that name the settings for deep images, stacks and images of several sizes."""
     found = []
     if values := deep.percentiles((0, 0.1, 50, 99.9, 100)):
@@ -75,6 +77,11 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler) -> list[str
             f"images of more than 8 bits have values from {lowest:g} to {highest:g} (median {middle:g}). By default "
             "their upper 8 bits are kept, and float and 32-bit images refused. To use a window of values, train with "
             f"--set data.window_percentiles=[0.1,99.9], or --set data.window=[{black:g},{white:g}]"
+        )
+    if without_tifffile:
+        found.append(
+            "of TIFF files of 16-bit colour the upper 8 bits are kept, so images of 12 bits are nearly black. To use a "
+            f"window of values: {INSTALL}, and inspect them again"
         )
     if stacks := source.notes["first of several frames"]:
         found.append(f"{stacks:,} files have several frames: --set data.frames=all makes each frame an image")
@@ -140,50 +147,3 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
         "most_common": {"size": [width, height], "count": count},
         "different": len(sizes),
     }
-
-
-def contact_sheet(
-    source: Source, split: str = "train", rows: int = 8, cols: int = 12, tile: int = 64, seed: int = 0
-) -> Image.Image:
-    """Return a picture of rows x cols images drawn at random from a split, without replacement, as a model sees them.
-
-    Unreadable images are skipped; empty cells are grey.
-
-    Raises:
-        UserError: the source does not have this split.
-    """
-    if split not in source.splits:
-        raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
-    images = source.splits[split]
-    order = images.in_first_shard(np.random.default_rng(seed).permutation(len(images)))
-    tiles = list(islice(_tiles(images, order, tile), rows * cols))
-    return _sheet([tiles[i * cols : (i + 1) * cols] for i in range(rows)], cols, tile)
-
-
-def class_sheet(
-    images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, max_classes: int = 100
-) -> Image.Image:
-    """Return a picture with a row of random images for each class that has any; the first `max_classes` classes."""
-    assert images.labels is not None
-    rng = np.random.default_rng(seed)
-    rows = []
-    for label in np.unique(images.labels[images.labels >= 0])[:max_classes]:
-        order = rng.permutation(np.flatnonzero(images.labels == label))
-        rows.append(list(islice(_tiles(images, order, tile), columns)))
-    return _sheet(rows, columns, tile)
-
-
-def _tiles(images: ImageSet, order: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Iterate over the readable images of `order`, uint8 [side, side, 3]."""
-    for i in order:
-        with suppress(Unreadable):
-            yield to_channels(resize_square(images.load(int(i)), side), 3)
-
-
-def _sheet(rows: list[list[np.ndarray]], columns: int, tile: int) -> Image.Image:
-    """Return rows of tiles as one picture; empty cells are grey."""
-    sheet = np.full((max(1, len(rows)) * tile, columns * tile, 3), 128, dtype=np.uint8)
-    for r, row in enumerate(rows):
-        for c, square in enumerate(row):
-            sheet[r * tile : (r + 1) * tile, c * tile : (c + 1) * tile] = square
-    return Image.fromarray(sheet)

@@ -25,6 +25,7 @@ __all__ = [
 
 MAX_PAGES = 100_000
 INSTALL = "pip install 'bigbigan[tiff]'"
+DEEP_COLOUR = f"TIFF of 16-bit colour, with data.window ({INSTALL})"  # why it cannot be read without tifffile
 
 _COMPRESSION_OF_PLANES = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, Deflate
 _COMPRESSIONS_NOT_READ = {

@@ -18,7 +18,6 @@ from bigbigan.config import Config
 from bigbigan.data import DecodeLimits, ImageSet, Source, Unreadable, load_view
 from bigbigan.data.decode import decode, decode_pillow, list_frames
 from bigbigan.data.image_set import ArrayStore, FileStore
-from bigbigan.data.loading import REMEDY
 from bigbigan.data.names import extension, shown
 from bigbigan.errors import UserError
 from bigbigan.training.run_folder import limits_of
@@ -119,8 +118,12 @@ def _load(names: list[str], store: ArrayStore | FileStore, config: Config, name:
     strict.set_padding(config.data.pad if pads is None else "always" if pads else "never")
     try:
         return load_view(images, side, channels, config.data.augment, strict)[0]
-    except UserError as error:
-        raise UserError(f"{str(error).removesuffix(f'; {REMEDY}')}; every image of {name} must have its row") from None
+    except UserError:
+        if not strict.skipped:
+            raise
+        file, reason = strict.skipped[0]
+        message = f"{shown(file)} in {name}: {reason}; each image must give a row of the result: repair or remove it"
+        raise UserError(message) from None
 
 
 class _Items(FileStore):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bigbigan.apps import sheet as module
 from bigbigan.apps import visualize
+from bigbigan.apps.contact_sheet import class_sheet, contact_sheet
 from bigbigan.apps.sheet import Tile, sheet, tiles_of
 from bigbigan.apps.train import train
+from bigbigan.cli import main
+from bigbigan.data import open_source
+from bigbigan.errors import UserError
 from tiny import tiny_config, write_npz
 
 
@@ -102,4 +109,47 @@ def test_interpolations_name_their_steps(run, texts):
 
 def test_reconstructions_name_their_rows(run, texts):
     visualize.reconstructions(run, None, 14, refine=1)
-    assert [text for text in texts if text] == ["x", "G(E(x))", "1 steps"] * 2  # two groups of rows
+    title, *names = [text for text in texts if text]
+    assert title == "test images x, and their reconstructions G(E(x))"
+    assert names == ["x", "G(E(x))", "G(z), z refined", "for 1 step"] * 2  # two groups of rows
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two classes and a file that is not an image."""
+    for name, value in (("cat/1", 1), ("cat/2", 2), ("dog/1", 3)):
+        path = tmp_path / "pets" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), value).save(path)
+    (tmp_path / "pets" / "dog" / "2.png").write_bytes(b"broken")
+    return tmp_path / "pets"
+
+
+def test_contact_sheet_has_gaps_a_title_and_classes(pets, texts):
+    picture = np.asarray(contact_sheet(open_source(str(pets)), rows=2, cols=3))[..., 0]
+    assert sorted(texts) == ["cat", "cat", "dog", "pets: 3 of 4 train images, drawn at random"]
+    for value in (1, 2, 3):
+        assert (picture == value).sum() >= 64 * 64
+    digits = open_source("digits")
+    sheets = [contact_sheet(digits, "test", 3, 4, 16, seed).tobytes() for seed in (0, 0, 1)]
+    assert sheets[0] == sheets[1] != sheets[2]
+    with pytest.raises(UserError, match="no split 'val'; it has train, test"):
+        contact_sheet(digits, "val")
+
+
+def test_class_sheet_names_the_class_of_each_row(pets, texts):
+    class_sheet(open_source(str(pets)).splits["train"], tile=8)
+    assert [text for text in texts if text] == ["cat", "dog"]
+
+
+def test_contact_sheet_of_broken_files(tmp_path, texts):
+    (tmp_path / "1.png").write_bytes(b"broken")
+    contact_sheet(open_source(str(tmp_path)))
+    assert texts[-1].startswith("none re")
+
+
+def test_data_inspect_says_that_it_wrote_the_sheet(pets, tmp_path, capsys):
+    assert main(["data", "inspect", str(pets), "--out", str(tmp_path / "s.png")]) == 0
+    assert f"wrote {tmp_path / 's.png'}: training images" in capsys.readouterr().out
+    assert main(["data", "inspect", str(pets), "--out", str(tmp_path / "s.png"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sheet"] == str(tmp_path / "s.png")

@@ -1,14 +1,14 @@
-"""inspect and contact_sheet: what is said about a source is true, and can be written as JSON."""
+"""inspect: what is said about a source is true, and can be written as JSON."""
 
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan.data import contact_sheet, fingerprint, inspect, open_source
-from bigbigan.errors import UserError
+from bigbigan.data import fingerprint, inspect, open_source
 
 
 @pytest.fixture
@@ -72,15 +72,15 @@ def test_inspect_lists_at_most_20(tmp_path):
     assert found["splits"]["train"]["labelled"] is False
 
 
-def test_contact_sheet(source):
-    sheet = contact_sheet(source, rows=2, cols=3, tile=8)
-    assert (sheet.size, sheet.mode) == ((24, 16), "RGB")
-    cells = np.asarray(sheet).reshape(2, 8, 3, 8, 3).transpose(0, 2, 1, 3, 4).reshape(6, -1, 3)
-    colours = sorted(tuple(int(v) for v in c[0]) for c in cells)
-    # The broken image gives way; two cells stay grey.
-    assert colours == [(1, 1, 1), (1, 1, 1), (1, 2, 3), (9, 9, 9), (128, 128, 128), (128, 128, 128)]
-    digits = open_source("digits")
-    sheets = [contact_sheet(digits, "test", 3, 4, 16, seed).tobytes() for seed in (0, 0, 1)]
-    assert sheets[0] == sheets[1] != sheets[2]
-    with pytest.raises(UserError, match="no split 'val'; it has train, test"):
-        contact_sheet(source, "val")
+def test_16_bit_colour_tiff_without_tifffile_has_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("bigbigan.data.tiff.read_by_tifffile", lambda *_: None)
+    side, at = 8, 8 + 2 + 12 * 10 + 4  # of the image; where the bits and the pixels begin
+    tags = {256: side, 257: side, 258: at, 259: 1, 262: 2, 273: at + 6, 277: 3, 278: side, 279: 6 * side**2, 284: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 3 if tag == 258 else 1, v) for tag, v in tags.items())
+    entries = entries.replace(struct.pack("<HHI", 258, 4, 3), struct.pack("<HHI", 258, 3, 3))
+    pixels = np.arange(3 * side**2, dtype="<u2").tobytes()
+    content = b"II*\0" + struct.pack("<IH", 8, 10) + entries + bytes(4) + struct.pack("<3H", 16, 16, 16) + pixels
+    (tmp_path / "deep.tif").write_bytes(content)
+    found = inspect(open_source(str(tmp_path)))
+    assert found["notes"] == {"16-bit scaled to 8": 1}
+    assert "pip install 'bigbigan[tiff]'" in found["remedies"][0]

@@ -101,9 +101,9 @@ def test_images_that_cannot_be_used_are_named(model, paths, tmp_path):
     (tmp_path / "a.png").write_bytes(b"none")
     with pytest.raises(UserError, match="images has a int at place 1; expected paths, PIL images"):
         model.encode([paths[0], 3])
-    with pytest.raises(UserError, match=r"a\.png \(not an image\).*every image of images must have its row"):
+    with pytest.raises(UserError, match=r"a\.png in images: not an image; each image must give a row"):
         model.encode([paths[0], tmp_path / "a.png"])
-    with pytest.raises(UserError, match=r"no\.png \(cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"no\.png in images: cannot be read \(No such file"):
         model.encode(tmp_path / "no.png")
     with pytest.raises(UserError, match="several shapes; expected tensors of one shape"):
         model.encode([torch.zeros(1, 8, 8), torch.zeros(1, 9, 9)])

@@ -142,8 +142,11 @@ def test_refined_reconstructions_have_three_rows_and_errors(run, tmp_path, capsy
     assert errors["after 10 steps"] < errors["G(E(x))"]
     assert drawn == [5, 5, 5]
     assert main(["reconstruct", str(run), "--count", "20", "--refine", "1", "--out", str(out)]) == 0
-    assert drawn == 3 * [12] + 3 * [8]
-    assert size(out)[0] > 12 * 8
+    assert drawn == 3 * [8] + 3 * [8] + 3 * [4]
+    assert size(out)[0] > 8 * 64
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"wrote {out}: the mean error of G(E(x)) is ")
+    assert " after z is refined for 1 step (" in printed
 
 
 def test_interpolate_draws_walks_between_images(run, tmp_path, capsys, drawn):

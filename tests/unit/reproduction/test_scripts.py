@@ -2,15 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from bigbigan.cli import main
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED
+from bigbigan.training.image_grid import grid, save_image
 from reproduction.common import Script, _portable
-from reproduction.render import tables
+from reproduction.render import label_grid, tables
 from reproduction.train import ablations, table
 from tiny import write_npz
 
@@ -181,3 +185,16 @@ def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, com
     assert commands == []
     assert table.main([*call, "training.batch_size=8"]) == 0
     assert [words[0] for words in commands] == ["train", "evaluate"]
+
+
+def test_label_grid_cuts_and_names_rows(tmp_path):
+    images = torch.arange(8).view(8, 1, 1, 1).expand(8, 1, 4, 4) / 4 - 1
+    save_image(grid(images, 4, min_side=8), tmp_path / "grid.png")
+    rows = label_grid.cut(np.asarray(Image.open(tmp_path / "grid.png")), side=8, scale=2)
+    assert [[int(tile.pixels[0, 0, 0]) for tile in row] for row in rows] == [[0, 32, 64, 96], [128, 160, 192, 224]]
+    assert rows[0][0].pixels.shape == (3, 4, 4)
+    out = tmp_path / "sheet.png"
+    words = [str(tmp_path / "grid.png"), str(out), "--side", "8", "--scale", "2", "--columns", "2"]
+    assert label_grid.main([*words, "--rows", "x", "G(E(x))", "--title", "pairs"]) == 0
+    assert Image.open(out).height > 4 * 64  # two groups of two rows
+    assert label_grid.main([words[0], str(out), "--side", "9"]) == 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bigbigan.apps.contact_sheet import class_sheet, contact_sheet
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
-from bigbigan.data import Source, class_sheet, contact_sheet, fingerprint, inspect
+from bigbigan.data import Source, fingerprint, inspect
 
 MAX_INSPECTED = 100_000  # a source with more images is described without reading them all
 

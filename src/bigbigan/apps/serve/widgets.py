@@ -32,6 +32,7 @@ CSS = """
 """
 SUFFIXES = list(EXTENSIONS)
 TOP_CLASSES = 5  # shown of an image
+THUMBNAIL = 96  # side of an example, pixels
 # One model, one request at a time: all events wait in the same queue.
 QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 # And one thread: gradio starts and ends threads, and each that has computed leaks some memory.
@@ -137,7 +138,9 @@ def _picker(gr: Any, bench: Bench, title: str, first: int, columns: int) -> tupl
         follow(lambda: None, None, file, api_visibility="private")
     events = [read]
     if known:
-        examples = _gallery(gr, "or click one of these", [bench.view(x) for x in known], columns)
+        # Of another size than all answers: gradio keeps equal pictures in one file, which each answer writes again.
+        thumbnails = [bench.view(x).resize((THUMBNAIL, THUMBNAIL)) for x in known]
+        examples = _gallery(gr, "or click one of these", thumbnails, columns)
 
         def pick(event: Any) -> np.ndarray:
             return known[event.index]

@@ -7,14 +7,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RESULTS, at_least, run_options
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RESULTS, RUN_OR_ENCODER, at_least, run_options
 from bigbigan.errors import UserError
 
 EXAMPLES = ("cluster runs/photos --clusters 20 --out clusters.csv --sheet clusters.png",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, or a frozen encoder as in evaluate")
+    parser.add_argument("run", metavar="RUN", help=RUN_OR_ENCODER)
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--labels", **LABELS_FILE | {"help": "true labels to compare the clusters with"})
     parser.add_argument(

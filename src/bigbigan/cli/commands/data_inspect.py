@@ -37,16 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Count the images, sizes and labels of a source, list unreadable files, and draw a contact sheet."""
-    from bigbigan.data import contact_sheet, inspect
+    from bigbigan.apps.contact_sheet import contact_sheet
+    from bigbigan.data import inspect
     from bigbigan.training.image_grid import save_image
 
     if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
     source = _open(options)
     facts = inspect(source)
+    if options.json and options.out:
+        facts["sheet"] = str(options.out)
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     if options.out:
         save_image(contact_sheet(source), options.out)
+        if not options.json:
+            print(f"wrote {options.out}: training images, drawn at random")
 
 
 def _open(options: argparse.Namespace) -> Source:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RESULTS, at_least, run_options
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RESULTS, RUN_OR_ENCODER, at_least, run_options
 
 EXAMPLES = (
     "evaluate runs/digits",
@@ -18,11 +18,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="run folder (train --out), or a frozen encoder: timm:NAME, hub:REPO:ENTRY, python:MODULE:NAME",
-    )
+    parser.add_argument("run", metavar="RUN", help=RUN_OR_ENCODER)
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--labels", **LABELS_FILE)
     parser.add_argument(

@@ -10,6 +10,7 @@ from bigbigan.errors import UserError
 
 EXAMPLES = (
     "interpolate runs/digits --out interpolations.png",
+    "interpolate runs/digits --out interpolations.gif",
     "interpolate runs/digits --latents --seed 3 --out interpolations.png",
 )
 

@@ -6,14 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, at_least, run_options
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RUN_OR_ENCODER, at_least, run_options
 from bigbigan.errors import UserError
 
 EXAMPLES = ("label-next runs/photos --count 20 --out to_label.csv --sheet to_label.png",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, or a frozen encoder as in evaluate")
+    parser.add_argument("run", metavar="RUN", help=RUN_OR_ENCODER)
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--labels", **LABELS_FILE | {"help": "labels given so far; by default the source's own"})
     parser.add_argument("--count", type=int, default=20, metavar="N", help="number of images to label (default 20)")

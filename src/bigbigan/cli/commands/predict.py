@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import OWN_DATA, RAW_CELLS, run_options
+from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RUN, run_options
 from bigbigan.errors import UserError
 
 EXAMPLES = (
@@ -16,7 +16,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --out) or exported model")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("--head", type=Path, metavar="HEAD", help="saved head (default: the one in the exported model)")
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file of predictions to write")

@@ -41,4 +41,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"grid": str(options.out), "error": errors}))
     else:
-        print(f"{options.out}: mean error " + ", ".join(f"{value:.2f} {name}" for name, value in errors.items()))
+        first, *later = errors.values()
+        steps = f"{options.refine} step{'s' if options.refine > 1 else ''}"
+        refined = f", and {later[0]:.2f} after z is refined for {steps}" if later else ""
+        print(f"wrote {options.out}: the mean error of G(E(x)) is {first:.2f}{refined} (‖x − x̂‖, pixels in [0, 1])")

@@ -17,7 +17,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    run_and_data(parser, OWN_DATA, None)
+    run_and_data(parser, OWN_DATA, None, "run folder (train --out), exported folder, or model of this package")
     parser.add_argument(
         "--umap", action="store_true", help="also draw the map of features by UMAP (needs umap-learn; takes longer)"
     )

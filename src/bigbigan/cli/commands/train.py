@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="send metrics and pictures to wandb, or to a logger of your own, python:MODULE:NAME, too",
+        help="send metrics and pictures to wandb too, or to a logger of your own, python:MODULE:NAME; TensorBoard and "
+        "metrics.jsonl are always written",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
