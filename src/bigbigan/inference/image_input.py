@@ -108,6 +108,6 @@ class ImageInput:
 def _level_of_user() -> int:
     """Return the stack level of the user's line: the first outside this package, PyTorch and scikit-learn."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in ("bigbigan", "torch", "sklearn"):
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("bigbigan", "torch", "sklearn"):
         level, frame = level + 1, frame.f_back
     return level
