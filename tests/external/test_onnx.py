@@ -228,6 +228,8 @@ def test_the_classifier_takes_images_of_any_size(form, tmp_path):
         assert found.dtype == distance.dtype == np.float32
         exact = height >= 20 or (form != "crops" and height >= 7 + (form != "arrays"))  # not enlarged
         np.testing.assert_allclose(found, expected, atol=1.5e-4 if exact else 0.02)  # 4 decimals are written
+        by_array = bigbigan.load(out).predict(images).probabilities.numpy()
+        np.testing.assert_allclose(by_array, expected, atol=1e-4)
 
 
 def as_files(images: np.ndarray, labels: np.ndarray, folder: Path) -> Path:
