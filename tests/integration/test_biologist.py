@@ -39,7 +39,7 @@ def test_from_a_folder_and_a_spreadsheet_to_next_week_s_images(tmp_path, monkeyp
         return capsys.readouterr().out
 
     inspected = bigbigan("data", "inspect", "photos", "--labels", "labels.csv")
-    assert "Grünalge 15" in inspected
+    assert "Grünalge (15)" in inspected
     small = [*TINY, "encoder.resolution=8", "training.steps=8"]
     bigbigan("train", "small/folder64", "--data", "photos", "--out", "run", "--set", *small)
     said = bigbigan("classify", "run", "--labels", "labels.csv", "--save", "head.safetensors")

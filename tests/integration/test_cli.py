@@ -614,7 +614,7 @@ def test_the_model_in_python(run):
         (lambda m, t: m.encode(t.zeros(1, 8, 8)), r"shape \[1, 8, 8\]; expected \[N, 1, 8, 8\]"),
         (lambda m, t: m.encode(t.full((1, 1, 8, 8), 255.0)), r"expected \[-1, 1\]"),
         (lambda m, t: m.encode([[0.0]]), "images has a list at place 0; expected paths, PIL images, or one array"),
-        (lambda m, t: m.encode("a.png"), r"a.png \(cannot be read \(No such file"),
+        (lambda m, t: m.encode("a.png"), r"a.png in images: cannot be read \(No such file"),
         (lambda m, t: m.encode(np.array([None])), "images has a NoneType at place 0"),
         (lambda m, t: m.encode(t.zeros(1, 1, 8, 8).long()), r"images are torch.int64; expected uint8"),
         (lambda m, t: m.encode(t.full((1, 1, 8, 8), t.nan)), "NaN or infinite"),

@@ -433,7 +433,7 @@ def test_a_conditional_gan_needs_all_of_them(photos, some, tmp_path, capsys):
 
 def test_inspect_counts_what_has_no_label(photos, some, capsys):
     assert main(["data", "inspect", str(photos), "--labels", str(some)]) == 0
-    assert "labels: benign 14, malign 14, unclear 14; 18 without a label" in capsys.readouterr().out
+    assert "labels: benign (14), malign (14), unclear (14); 18 without a label" in capsys.readouterr().out
     facts = inspect(open_source(str(photos), labels=some))
     assert facts["splits"]["train"]["unlabelled"] == 18
 

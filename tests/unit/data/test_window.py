@@ -162,12 +162,11 @@ def test_inspection_names_the_settings_to_use(microscope, tmp_path, capsys):
     assert "--set data.window_percentiles=[0.1,99.9]" in deep
     command = ["data", "inspect", str(microscope), "--json", "--out", str(tmp_path / "sheet.png")]
     assert main(command) == 0
-    dark = np.asarray(Image.open(tmp_path / "sheet.png"))[:64, :64].max()
+    dark = (np.asarray(Image.open(tmp_path / "sheet.png")) < 10).mean()
     capsys.readouterr()
     assert main([*command, "--set", "data.window_percentiles=[0.1,99.9]"]) == 0
     assert json.loads(capsys.readouterr().out)["remedies"] == []
-    assert dark < 10
-    assert np.asarray(Image.open(tmp_path / "sheet.png"))[:64, :64].max() == 255
+    assert dark > 2 * (np.asarray(Image.open(tmp_path / "sheet.png")) < 10).mean()
 
 
 def test_pixels_follow_the_window_of_the_limits(microscope):
