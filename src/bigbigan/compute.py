@@ -6,7 +6,10 @@ The command line sets both before it runs a command (`computing`); `bigbigan.tra
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +25,12 @@ __all__ = [
     "encoded_together",
     "has_float64",
     "images_per_pass",
+    "reuse_freed_memory",
 ]
 
 AUTO = "auto"  # a GPU if there is one, else the CPU
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -91,3 +96,19 @@ def encoded_together(resolution: int, device_type: str) -> int:
     """
     fast = max(8, min(128, 128 * 32**2 // resolution**2)) if device_type == "cpu" else 500
     return images_per_pass(fast)
+
+
+def reuse_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next tensors; return whether it can (glibc, on Linux).
+
+    By default glibc gives large blocks back to the system, which must then clear and map the same memory again for
+    every operation. A process that computes the same sizes over and over is faster without, and needs no more memory.
+    Has no effect if the user has set a MALLOC_ variable of glibc's.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -158,3 +161,20 @@ def test_default_device_follows_the_choice(monkeypatch):
         monkeypatch.setattr(devices, "is_torchelastic_launched", lambda: True)
         with pytest.raises(UserError, match="--device mps: under torchrun"):
             devices.default_device()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize(("given", "expected"), [({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)])
+def test_freed_memory_is_kept_for_the_next_tensors(given, expected):
+    """A large block that is freed and taken again costs no new pages, unless the user has chosen otherwise."""
+    code = """
+import resource, numpy
+from bigbigan.compute import reuse_freed_memory
+print(reuse_freed_memory())
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+numpy.ones(2**24); before = faults(); numpy.ones(2**24)
+print(faults() - before < 30)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | given
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [str(expected)] * 2

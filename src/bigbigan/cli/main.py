@@ -44,7 +44,7 @@ from bigbigan.cli.commands import (
 )
 from bigbigan.cli.common import TRUST, check_run, check_source, writable
 from bigbigan.cli.terminal import plain_output
-from bigbigan.compute import AUTO, computing
+from bigbigan.compute import AUTO, computing, reuse_freed_memory
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import DISK_FULL
 from bigbigan.named import trusting
@@ -144,6 +144,8 @@ def _main(arguments: Sequence[str] | None) -> int:
                 trusting(getattr(options, "trust", ())),
             ):
                 _check_targets(options)
+                if options.module in (train, evaluate, bench):
+                    reuse_freed_memory()
                 code = options.module.run(options) or 0
             sys.stdout.flush()
             return code
