@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import product
+from statistics import mean, stdev
 from typing import Any
 
 from bigbigan.evaluation.label_curve import curve_table
@@ -306,3 +307,25 @@ def clusters(lines: list[Line]) -> str:
             rows[x["dataset"], encoder, steps, feature, k] = (cell(x, 3), cell(purity))
     out += [f"| {' | '.join([*key, *cells])} |" for key, cells in rows.items()]
     return "\n".join(out if rows else [*out, "| not run | | | | | | |"])
+
+
+def precisions(lines: list[Line]) -> str:
+    """Render what runs in float32 and in bfloat16 reached, by seed, and the mean of their differences."""
+    chosen = [x for x in of_study(lines, "bf16") if x["subject"] == "trained"]
+    metrics = {"top1_linear_bn_crelu": 1, "top1_linear_bn_crelu_10perclass": 1, "reconstruction_ratio": 3}
+    found = {(x["seed"], x["settings"]["training.precision"], x["metric"]): x for x in chosen}
+    out = [
+        "| seed | precision | linear, all labels | linear, 10 labels a class | reconstruction, matched / mismatched |",
+        "|---|---|---|---|---|",
+    ]
+    seeds = sorted({x["seed"] for x in chosen})
+    for seed, precision in product(seeds, ("float32", "bf16")):
+        cells = [cell(found.get((seed, precision, metric)), digits) for metric, digits in metrics.items()]
+        out.append(f"| {seed} | {precision} | {' | '.join(cells)} |")
+    differences = []
+    for metric, digits in metrics.items():
+        pairs = [[found.get((seed, precision, metric)) for precision in ("bf16", "float32")] for seed in seeds]
+        gaps = [a["value"] - b["value"] for a, b in pairs if a and b]
+        spread = f" ± {stdev(gaps):.{digits}f}" if len(gaps) > 1 else ""
+        differences.append(f"{mean(gaps):+.{digits}f}{spread}" if gaps else "not run")
+    return "\n".join([*out, f"| all | bf16 − float32 | {' | '.join(differences)} |"])

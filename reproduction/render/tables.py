@@ -50,6 +50,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "unlike": evaluation.unlike,
     "refinement": evaluation.refinement,
     "agreement": evaluation.agreement,
+    "precisions": evaluation.precisions,
     "bigan": lambda lines: bigan.bigan(lines, "mnist"),
     "bigan_authors": bigan.bigan_authors,
     "bigan_fashion": lambda lines: bigan.bigan_other_data(lines, "fashion-mnist"),
