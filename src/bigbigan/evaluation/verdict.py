@@ -45,7 +45,8 @@ def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
     elif above_untrained == 2:
         kind = "bad" if above_pixels == 0 else "unclear"
         than = "no better than pixels" if kind == "bad" else "not clearly better than pixels"
-        lead = f"Training improved the features clearly; they are {than} on these images."
+        compared = f"they are {than} on these images" if pixels else "they were not compared with pixels"
+        lead = f"Training improved the features clearly; {compared}."
     elif min(above_pixels, above_untrained) == 0:
         kind, lead = "bad", "Not yet."
     else:
