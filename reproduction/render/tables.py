@@ -32,7 +32,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "data_speed": costs.data_speed,
     "probe_speed": costs.probe_speed,
     "probe": lambda lines: evaluation.probe_table(lines, SMALL),
-    "cells": lambda lines: evaluation.probe_table(lines, ["small/folder64"]),
+    "cells": lambda lines: evaluation.probe_table(lines, ["small/folder64", "small/folder32"]),
     "ablations": evaluation.ablation_table,
     "encoder_search": evaluation.search_table,
     "label_curve": lambda lines: evaluation.label_curve(lines, "fashion_mnist"),
