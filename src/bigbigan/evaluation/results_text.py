@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
+from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import EXTERNAL_ROWS, PROBE_COLUMNS, PROBE_ROWS, ResultLine, better, paired_lead
 
 __all__ = ["classifiers_table", "head_text", "other_titles", "results_table"]
-
-PIXELS = ("pixels", "pca_pixels")
 
 TITLE = 24  # width of the column of row titles
 CELL = 18  # width of the others: five columns fit in 100 characters

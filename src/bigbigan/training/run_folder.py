@@ -272,8 +272,9 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
             raise UserError(f"another process is training in {run}; wait for it or choose another --out")
         for left in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"samples/{TEMPORARY}*")):
             left.unlink(missing_ok=True)
-        begun = any((run / "checkpoints").glob("*")) or (run / "metrics.jsonl").exists()
-        if (run / "config.json").exists() and begun:  # other settings may mend a start that failed
+        # If the first start failed, for lack of a window for example, nothing is lost by other settings.
+        has_trained = any((run / "checkpoints").glob("*")) or (run / "metrics.jsonl").exists()
+        if (run / "config.json").exists() and has_trained:
             _refuse_changes(read_config(run), config, run)
         elif not (run / "config.json").exists() and any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
