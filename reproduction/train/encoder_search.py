@@ -53,9 +53,15 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "both_e_rate_5": [*BOTH, "encoder.lr_multiplier=5"],
     "both_one_d_update": [*BOTH, "training.d_steps=1"],
+    "both_one_d_update_longer": [*BOTH, "training.d_steps=1"],
+    "both_batch_32": [*BOTH, "training.batch_size=32"],
+    "both_batch_128": [*BOTH, "training.batch_size=128"],
+    "both_beta1": [*BOTH, "optimizer.betas=[0.5,0.999]"],
     "both_regression": [*BOTH, "loss.latent_regression=0.1"],
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
+# Steps of variants of another length, over those of the others: as many images, or about the same time.
+LENGTHS = {"both_one_d_update_longer": 1.4, "both_batch_32": 2.0, "both_batch_128": 0.5}
 METRICS = "top1_linear_bn_crelu_10perclass,top1_linear_bn_crelu,reconstruction_ratio"
 
 
@@ -81,10 +87,11 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             continue
         wide = [*widths[:-1], 4 * widths[-1]]
         changes = [setting.format(wide=wide) for setting in VARIANTS[variant]]
-        quiet = ["log.validate_every=0", f"log.pictures_every={steps}", f"log.checkpoint_every={steps}"]
+        length = round(steps * LENGTHS.get(variant, 1))
+        quiet = ["log.validate_every=0", f"log.pictures_every={length}", f"log.checkpoint_every={length}"]
         settings = [*networks, *PLAIN, f"encoder.widths={widths}", *changes, *quiet]
         bigbigan(
-            "train", experiment, "--data", options.data, "--out", str(run), "--quiet", "--steps", str(steps),
+            "train", experiment, "--data", options.data, "--out", str(run), "--quiet", "--steps", str(length),
             "--set", f"training.seed={options.seed}", "training.precision=bf16", *settings,
         )  # fmt: skip
         bigbigan(

@@ -21,7 +21,7 @@ from bigbigan.io import read_json, read_lines
 from bigbigan.training.monitor import read_metrics
 from bigbigan.training.run_folder import read_card, read_config, read_environment
 
-__all__ = ["Compared", "Comparison", "compare"]
+__all__ = ["Compared", "Comparison", "comparable", "compare"]
 
 WIDTH, TITLE, CELL = 100, 44, 16  # columns of the table for the terminal, of its titles, and of its other cells
 LEFT_OUT = ("5-NN, 10 labels a class",)  # probes that are not among the main results
@@ -98,10 +98,25 @@ class Comparison:
         found = [g for g in groups.values() if len(g) > 1 and len({seeds[i] for i in g}) == len(g)]
         return {f"{self.runs[group[0]].name}, {len(group)} seeds": group for group in found}
 
+    @property
+    def warnings(self) -> list[str]:
+        """Why values of a row must not be compared, one line a reason."""
+        found = self.results
+        steps = {x["steps"] for (_, s), lines in found.items() if s == "trained" for x in lines if x is not None}
+        different_steps = ["The runs were measured after different numbers of steps."] if len(steps) > 1 else []
+        return different_steps + [
+            f"{metric}: measured by different feature extractors, so the values do not compare."
+            for (metric, _), lines in found.items()
+            if not comparable(lines)
+        ]
+
     def spread(self, lines: Sequence[Line | None], group: Sequence[int]) -> str:
-        """Return mean ± standard deviation over the runs of a group, in the form of `formatted`; "" if any lacks it."""
+        """Return mean ± standard deviation over the runs of a group, in the form of `formatted`.
+
+        Returns "" if a run lacks the value, or if feature extractors differ.
+        """
         found = [line for i in group if (line := lines[i]) is not None]
-        if len(found) < len(group):
+        if len(found) < len(group) or not comparable(found):
             return ""
         values = [line["value"] for line in found]
         return formatted(dict(found[0]) | {"value": mean(values), "std": stdev(values)})
@@ -122,6 +137,7 @@ class Comparison:
                 for (metric, subject), lines in self.results.items()
             ],
             "repeats": {name: [self.runs[i].name for i in group] for name, group in self.repeats.items()},
+            "warnings": self.warnings,
         }
 
     def short(self) -> dict[str, dict[str, list[Line | None]]]:
@@ -160,7 +176,12 @@ class Comparison:
         table = [[_cut(row[0], TITLE), *(_cut(cell, CELL) for cell in row[1:])] for row in table]
         count = len(self.results) - sum(len(rows) for rows in short.values())
         more = [f"{count} more values: --json prints them, --out FILE.html shows them"] if count else []
-        return "\n".join([*_tables(table), *more])
+        return "\n".join([*_tables(table), *more, *self.warnings])
+
+
+def comparable(lines: Sequence[Line | None]) -> bool:
+    """Return whether the values of one metric compare: those of image quality by one feature extractor only."""
+    return len({x.get("protocol", {}).get("network") for x in lines if x is not None}) < 2
 
 
 def _tables(table: list[list[str]]) -> list[str]:

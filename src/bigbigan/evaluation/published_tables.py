@@ -1,8 +1,8 @@
 """Fill the published tables with what was measured here: `bigbigan table 1|2|3|bigan`.
 
 Our value is the median over seeds; if there are several, with mean ± standard deviation. Published numbers are as
-printed. All our values in a column are comparable: they share one metric, data set, number of images seen and change of
-settings; of several such groups, the one that fills most rows is shown.
+printed. All our values in a column are comparable: they share one metric, data set, number of images seen, change of
+settings and, for image quality, feature extractor; of several such groups, the one that fills most rows is shown.
 """
 
 from __future__ import annotations
@@ -306,14 +306,16 @@ def _epochs(x: Line) -> float | None:
 def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     """Return the largest group of lines for a column that are comparable: the one that fills most rows.
 
-    Lines are comparable if they share one metric, data set, length and change of settings.
+    Lines are comparable if they share one metric, data set, length, change of settings, and feature extractor or number
+    of references.
     """
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
         if x["metric"] in column.metrics:
             settings = json.dumps(chosen_settings(x), sort_keys=True)
             references = x["protocol"]["references"] if _has_references(x) else None
-            key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references)
+            extractor = x.get("protocol", {}).get("network")
+            key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references, extractor)
             groups.setdefault(key, []).append(x)
 
     def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, float]:

@@ -185,6 +185,24 @@ def test_mistakes_are_one_line(runs, arguments, expected, capsys, monkeypatch):
     assert expected in capsys.readouterr().err
 
 
+def test_values_by_different_feature_extractors_are_not_compared(runs, tmp_path, capsys):
+    """The same classifier trained on two machines has other weights, and gives another FID for the same images."""
+    for name, value, digest in (("a", 2.5, "82bebcadd55a"), ("b", 3.5, "fbb4a3f973bf")):
+        shutil.copytree(runs / name, tmp_path / name)
+        fid = replace(line("fid10k_train_mnist-cnn", value, steps=4), protocol={"network": digest})
+        append_results(tmp_path / name / "results.jsonl", [fid])
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    expected = "fid10k_train_mnist-cnn: measured by different feature extractors, so the values do not compare."
+    assert expected in found.warnings
+    assert found.spread(found.results["fid10k_train_mnist-cnn", "trained"], [0, 1]) == ""
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.html")]) == 0
+    assert expected in capsys.readouterr().out
+    assert expected in Page(tmp_path / "c.html").text("Results")
+    same = replace(line("fid10k_train_mnist-cnn", 4.5, steps=4), protocol={"network": "82bebcadd55a"})
+    append_results(tmp_path / "b" / "results.jsonl", [same])
+    assert expected not in compare([tmp_path / "a", tmp_path / "b"]).warnings
+
+
 def test_hostile_names_are_escaped(runs, tmp_path):
     evil = tmp_path / "<script>a"
     shutil.copytree(runs / "a", evil)

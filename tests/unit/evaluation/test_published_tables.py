@@ -248,6 +248,15 @@ def test_1nn_of_other_numbers_of_references_is_not_mixed():
     assert "(100 epochs), 50,000 references" in table.notes[0]
 
 
+def test_fid_by_classifiers_with_other_weights_is_not_mixed():
+    fid = [
+        line(row, value, "fid10k_train_mnist-cnn", protocol={"network": network})
+        for row, value, network in (("base", 2.5, "one"), ("revnet", 3.0, "one"), ("resnet101", 9.0, "two"))
+    ]
+    shown = ours(fill("1", fid, 32), "FID")
+    assert [shown[f"table1/{row}"] for row in ("base", "revnet", "resnet101")] == ["2.50", "3.00", "not run"]
+
+
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_every_table_is_rendered_in_every_form(name, tmp_path, capsys):
     for form in FORMATS:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbigan.apps.compare import Compared, Comparison, row_title, shown
+from bigbigan.apps.compare import Compared, Comparison, comparable, row_title, shown
 from bigbigan.apps.report.charts import MUTED, SERIES, svg
 from bigbigan.apps.report.contents import Line, formatted
 from bigbigan.apps.report.curves import CHARTS, DRAWABLE, MIN_POINTS, smooth
@@ -70,7 +70,7 @@ def _results(comparison: Comparison) -> Html:
         measured = [line for line in lines if line is not None]
         values = [line["value"] for line in measured]
         best = (min if measured[0]["metric"].startswith(LOWER_IS_BETTER) else max)(values)
-        differ = len(set(values)) > 1
+        differ = len(set(values)) > 1 and comparable(lines)
         cells = [_cell(line, differ and line is not None and line["value"] == best) for line in lines]
         return [title, *cells, *(comparison.spread(lines, group) for group in repeats.values())]
 
@@ -78,8 +78,6 @@ def _results(comparison: Comparison) -> Html:
         rows_of[is_point(metric)].append(row(row_title(metric, subject), lines))
     how = "Accuracies in percent; ± is the standard deviation over trials with other labelled images, "
     how += "and in columns of several seeds over the runs. The best value of each row is bold."
-    steps = {line["steps"] for (_, s), lines in found.items() if s == "trained" for line in lines if line is not None}
-    warning = "The runs were measured after different numbers of steps." if len(steps) > 1 else ""
     head = ["", *(run.name for run in comparison.runs), *repeats]
     short: list[list[object]] = []
     for heading, results in comparison.short().items():
@@ -93,7 +91,8 @@ def _results(comparison: Comparison) -> Html:
     more = [
         tag("details", tag("summary", title), table(head, rows, "numbers")) for title, rows in folded.items() if rows
     ]
-    return join(paragraph(how), paragraph(warning, classes="warn") if warning else "", *first, *more)
+    warnings = [paragraph(warning, classes="warn") for warning in comparison.warnings]
+    return join(paragraph(how), *warnings, *first, *more)
 
 
 def _cell(line: Line | None, best: bool) -> object:
