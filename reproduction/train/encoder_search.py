@@ -56,6 +56,7 @@ VARIANTS: dict[str, list[str]] = {
     "both_one_d_update_longer": [*BOTH, "training.d_steps=1"],
     "both_batch_32": [*BOTH, "training.batch_size=32"],
     "both_batch_128": [*BOTH, "training.batch_size=128"],
+    "both_rates_1e-3": [*BOTH, "optimizer.lr_g=0.001", "optimizer.lr_d=0.001"],
     "both_beta1": [*BOTH, "optimizer.betas=[0.5,0.999]"],
     "both_regression": [*BOTH, "loss.latent_regression=0.1"],
     "regression_1": ["loss.latent_regression=1"],
