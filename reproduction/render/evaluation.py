@@ -98,22 +98,25 @@ def ablation_table(lines: list[Line]) -> str:
 def search_table(lines: list[Line]) -> str:
     """Return the variants of the encoder search: probes on 5,000 images, and the reconstruction ratio."""
     few, every, ratio = "top1_linear_bn_crelu_10perclass", "top1_linear_bn_crelu", "reconstruction_ratio"
-    groups: dict[tuple[str, int, str], dict[tuple[str, str], Line]] = {}
-    lines = of_study(lines, "encoder_search")
-    steps = {experiment: steps for experiment, steps, *_ in SMALLER.values()}
-    for line in lines:
+    trained: dict[tuple[str, int, str, int], dict[str, Line]] = {}
+    untrained: dict[tuple[str, int, str], Line] = {}
+    for line in of_study(lines, "encoder_search"):
         settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in _changes(line).items())
         key = (line["experiment"], line["seed"], settings)
-        groups.setdefault(key, {})[line["metric"], line["subject"]] = line
+        if line["subject"] == "trained":
+            trained.setdefault((*key, line["steps"]), {})[line["metric"]] = line
+        elif line["metric"] == few:
+            untrained[key] = line
     out = [
         "| networks of | changed | 10 labels a class | all labels | E untrained, 10 a class | reconstruction ratio |",
         "|---|---|---|---|---|---|",
     ]
-    for (experiment, _, settings), found in sorted(groups.items(), key=lambda group: group[0][0], reverse=True):
+    for (experiment, seed, settings, steps), found in sorted(trained.items(), key=lambda x: x[0][0], reverse=True):
         changed = f"`{settings}`" if settings else "nothing"
-        cells = [cell(found.get((metric, "trained"))) for metric in (few, every)]
-        cells += [cell(found.get((few, "untrained"))), cell(found.get((ratio, "trained")), 3)]
-        out.append(f"| `{experiment}`, {steps[experiment]:,} steps | {changed} | {' | '.join(cells)} |")
+        cells = [cell(found.get(few)), cell(found.get(every)), cell(untrained.get((experiment, seed, settings)))]
+        out.append(
+            f"| `{experiment}`, {steps:,} steps | {changed} | {' | '.join(cells)} | {cell(found.get(ratio), 3)} |"
+        )
     return "\n".join(out)
 
 
