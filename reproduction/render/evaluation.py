@@ -15,10 +15,12 @@ from reproduction.render.cells import FIRST_RECIPE, Line, cell, changes, newest,
 from reproduction.train.encoder_search import SMALLER
 
 
-def probe_table(lines: list[Line], experiments: list[str]) -> str:
-    """Render the accuracy of trained encoders and of the baselines: pixels and untrained encoders."""
-    lines = of_study(lines, "evaluation", "fashion_mnist", "cifar10_16px")
-    leads = {e: lead(lines, e, "top1_linear_bn_crelu_10perclass") for e in experiments}
+def probe_table(lines: list[Line], experiments: dict[str, str]) -> str:
+    """Render the accuracy of trained encoders and of the baselines: pixels and untrained encoders.
+
+    `experiments` maps each experiment to the study of its lines.
+    """
+    leads = {e: lead(of_study(lines, study), e, "top1_linear_bn_crelu_10perclass") for e, study in experiments.items()}
     if set(leads.values()) == {"–"}:  # lines without a record of each trial
         leads = {}
     out = [
@@ -33,13 +35,14 @@ def probe_table(lines: list[Line], experiments: list[str]) -> str:
         ("E untrained", "bn_crelu", "untrained"),
         ("**E trained**", "bn_crelu", "trained"),
     ]
-    for experiment in experiments:
-        named = title_of(experiment, newest(lines, experiment, "top1_linear_bn_crelu", "trained"))
+    for experiment, study in experiments.items():
+        ours = of_study(lines, study)
+        named = title_of(experiment, newest(ours, experiment, "top1_linear_bn_crelu", "trained"))
         for title, name, subject in rows:
             trained = subject == "trained"
             metrics = [f"top1_linear_{name}", f"top1_linear_{name}_10perclass", f"knn5_l2_{name}_10perclass"]
-            cells = [cell(newest(lines, experiment, m, subject)) for m in metrics]
-            line = newest(lines, experiment, metrics[0], subject)
+            cells = [cell(newest(ours, experiment, m, subject)) for m in metrics]
+            line = newest(ours, experiment, metrics[0], subject)
             if line is None:
                 continue
             steps = f", {line['steps']:,} steps" if trained else ""
@@ -68,12 +71,11 @@ def label_curve(lines: list[Line], study: str) -> str:
     return "\n".join(out)
 
 
-def reconstruction_table(lines: list[Line], experiments: list[str]) -> str:
-    """Render reconstruction errors, matched over mismatched."""
+def reconstruction_table(lines: list[Line], experiments: dict[str, str]) -> str:
+    """Render reconstruction errors, matched over mismatched; `experiments` as for `probe_table`."""
     out = ["| experiment | reconstruction error, matched / mismatched |", "|---|---|"]
-    lines = of_study(lines, "evaluation", "fashion_mnist", "cifar10_16px")
-    for e in experiments:
-        if line := newest(lines, e, "reconstruction_ratio", "trained"):
+    for e, study in experiments.items():
+        if line := newest(of_study(lines, study), e, "reconstruction_ratio", "trained"):
             out.append(f"| {title_of(e, line)} | {cell(line, 3)} |")
     return "\n".join(out)
 

@@ -23,7 +23,13 @@ from reproduction.render.cells import Line
 from reproduction.render.table1_claims import claims
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
-SMALL = ["small/digits", "small/mnist", "small/fashion_mnist", "small/cifar10_16px"]
+SMALL = {
+    "small/digits": "evaluation",
+    "small/mnist": "evaluation",
+    "small/fashion_mnist": "fashion_mnist",
+    "small/cifar10_16px": "cifar10_16px",
+    "small/folder64": "caltech101",
+}
 
 TABLES: dict[str, Callable[[list[Line]], str]] = {
     "settings": settings.settings_tables,
@@ -32,11 +38,14 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "data_speed": costs.data_speed,
     "probe_speed": costs.probe_speed,
     "probe": lambda lines: evaluation.probe_table(lines, SMALL),
-    "cells": lambda lines: evaluation.probe_table(lines, ["small/folder64", "small/folder32"]),
+    "cells": lambda lines: evaluation.probe_table(
+        lines, dict.fromkeys(["small/folder64", "small/folder32"], "evaluation")
+    ),
     "ablations": evaluation.ablation_table,
     "encoder_search": evaluation.search_table,
     "label_curve": lambda lines: evaluation.label_curve(lines, "fashion_mnist"),
     "label_curve_cifar": lambda lines: evaluation.label_curve(lines, "cifar10_16px"),
+    "label_curve_caltech": lambda lines: evaluation.label_curve(lines, "caltech101"),
     "pneumonia": lambda lines: evaluation.classifiers(lines, "pneumoniamnist"),
     "pneumonia_now": lambda lines: evaluation.classifiers(lines, "pneumoniamnist", regression=True),
     "blood": lambda lines: evaluation.classifiers(lines, "cells"),

@@ -119,8 +119,8 @@ def folder64() -> Config:
         latent=LatentConfig(dim=80),
         generator=GeneratorConfig(channels=(64, 64, 64, 32, 16)),
         discriminator=DiscriminatorConfig(channels=(16, 32, 64, 64, 256), mlp_width=256, joint_maps=2, projection=True),
-        encoder=EncoderConfig(resolution=64, widths=(16, 32, 64, 128, 384), head_width=256, lr_multiplier=2),
+        encoder=EncoderConfig(resolution=64, widths=(16, 32, 64, 128, 320), head_width=256, lr_multiplier=2),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
-        training=TrainingConfig(steps=20_000, precision="auto"),
+        training=TrainingConfig(steps=10_000, precision="auto"),
         log=LogConfig(every=50, pictures_every=500, checkpoint_every=500),
     )
