@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from bigbigan.inference.pretrained import pretrained_names
+
 pytest.importorskip("setuptools_scm", reason="builds the wheel with what is installed")
 ROOT = Path(__file__).parents[2]
 SOURCES = ("src", "results", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
@@ -63,6 +65,10 @@ def test_wheel_has_result_lines_and_is_small(wheel):
         names = set(archive.namelist())
     assert {f"bigbigan/results/{path.name}" for path in (ROOT / "results").glob("*.jsonl")} <= names
     assert {"bigbigan/py.typed", "bigbigan/apps/report/style.css"} <= names
+    for name in pretrained_names():  # those without weights are fetched (inference/pretrained.py)
+        weights = f"bigbigan/pretrained/{name}/model.safetensors" in names
+        assert weights == (name != "small/caltech101")
+        assert f"bigbigan/pretrained/{name}/model.json" in names
     assert not [name for name in names if name.startswith(("tests", "reproduction", "docs"))]
 
 
