@@ -26,7 +26,7 @@ from tiny import tiny_config
 MOMENTS = {
     "step": (systems.BigBiGAN, "encoder_generator_update"),
     "tensors": (tensors, "save_file"),
-    "hash": (checkpoint, "_sha256"),
+    "hash": (checkpoint, "sha256_of"),
     "sync": (files, "sync"),
     "replace": (os, "replace"),
     "rename": (os, "rename"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Collection
@@ -17,7 +16,7 @@ from bigbigan.inference.head import Head
 from bigbigan.inference.hub import download, is_hub_name
 from bigbigan.inference.model import Model
 from bigbigan.inference.pretrained import pretrained_folder
-from bigbigan.io import open_regular, read_json
+from bigbigan.io import read_json, sha256_of
 from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.devices import usable_device
@@ -99,9 +98,9 @@ def _load_exported(folder: Path, trust: Collection[str]) -> Model:
     refuse_foreign_code(config.code_of_networks, folder / "config.json", trust)
     weights = folder / "model.safetensors"
     try:
-        if _sha256(weights) != about["weights_sha256"]:
+        if sha256_of(weights) != about["weights_sha256"]:
             raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")
-        changed = about.get("config_sha256") not in (None, _sha256(folder / "config.json"))
+        changed = about.get("config_sha256") not in (None, sha256_of(folder / "config.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a complete exported model ({type(error).__name__}: {error})") from None
     stored, _ = read_tensors(weights)
@@ -121,11 +120,6 @@ def _load_exported(folder: Path, trust: Collection[str]) -> Model:
     if changed:
         warnings.warn(f"{folder / 'config.json'} is not the file that was exported: fetch it again", stacklevel=3)
     return model
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def networks_with(config: Config, weights: dict[str, dict[str, Tensor]], origin: Path) -> Networks:

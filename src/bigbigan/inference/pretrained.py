@@ -7,7 +7,6 @@ has the weights of the smaller models; those of the others are fetched once, fro
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from importlib import metadata
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from bigbigan.data.readers.download import cache_folder, fetch_file
 from bigbigan.errors import UserError
-from bigbigan.io import read_json, writing
+from bigbigan.io import read_json, sha256_of, writing
 
 __all__ = ["FOLDER", "pretrained_folder", "pretrained_names"]
 
@@ -48,7 +47,7 @@ def _fetched(name: str) -> Path:
     digest = read_json(FOLDER / name / ABOUT, {"weights_sha256": str})["weights_sha256"]
     folder = cache_folder() / "models" / name / digest[:12]  # weights of another version get another folder
     weights = folder / WEIGHTS
-    if weights.exists() and hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+    if weights.exists() and sha256_of(weights) != digest:
         weights.unlink()  # damaged since
     address = os.environ.get(ADDRESS) or _published_at()
     if not weights.exists() and not address:

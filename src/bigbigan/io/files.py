@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ __all__ = [
     "lock",
     "open_regular",
     "regular_bytes",
+    "sha256_of",
     "sync",
     "write_error",
     "write_text",
@@ -191,6 +193,16 @@ def open_regular(path: Path) -> BufferedReader:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise ValueError("it is not a regular file")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a regular file, in hex.
+
+    Raises:
+        OSError, ValueError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def regular_bytes(path: Path, max_bytes: int) -> bytes:

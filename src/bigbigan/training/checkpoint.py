@@ -12,7 +12,6 @@ Nothing that is read can execute code.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from bigbigan.errors import RunError, UserError
-from bigbigan.io import open_regular, read_json, sync, write_json, writing_folder
+from bigbigan.io import read_json, sha256_of, sync, write_json, writing_folder
 from bigbigan.io.files import TEMPORARY, WINDOWS
 from bigbigan.io.locking import lock_exclusive, lock_shared, open_to_lock
 from bigbigan.training.state import TrainingState
@@ -77,7 +76,7 @@ class Checkpoint:
                 path, entry = self.path / name, manifest["files"][name]
                 if path.is_symlink() or path.stat().st_size != entry["bytes"]:
                     return f"{name} does not have the size it was written with"
-                if _sha256(path) != entry["sha256"]:
+                if sha256_of(path) != entry["sha256"]:
                     return f"{name} has changed since it was written"
             if self.info()["step"] != self.step:
                 return f"its state is of step {self.info()['step']}"
@@ -244,7 +243,7 @@ def save_checkpoint(state: TrainingState, run: Path, info: dict[str, Any], keep:
             info = {"schema": SCHEMA, "step": state.step, "images_seen": state.images_seen} | info
             info["settings"] = state.config.to_dict()
             write_json(temporary / "state.json", info)
-            files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in FILES}
+            files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": sha256_of(temporary / n)} for n in FILES}
             write_json(temporary / "manifest.json", {"schema": SCHEMA, "files": files})
     except (RunError, UserError) as error:
         raise RunError(f"checkpoint of step {state.step} not saved to {folder}: {error}") from error
@@ -308,8 +307,3 @@ def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:
             tensor.copy_(stored[name])
     state.load_moments(moments)
     state.step = checkpoint.step
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
