@@ -16,6 +16,8 @@ SECONDS = 30.0  # between two lines of a log file
 class Bar(tqdm):
     """tqdm's progress bar, on standard error unless `file` is given."""
 
+    last_print_t: float  # of tqdm, which has no types
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         file = settings.get("file") or sys.stderr
         if not _is_terminal(file):
@@ -24,9 +26,15 @@ class Bar(tqdm):
         self._task = "" if self.disable else (self.desc or "").removesuffix(": ")
 
     def part(self, name: str) -> None:
-        """Show the name of the part of the work that begins now: "evaluate: nearest neighbours"."""
+        """Show the name of the part of the work that begins now: "evaluate: nearest neighbours".
+
+        In a log file it is shown if the last line is 30 seconds old: a part of a long evaluation may take minutes.
+        """
         if not self.disable:
-            self.set_description(f"{self._task}: {name}", refresh=_is_terminal(self.fp))
+            due = _is_terminal(self.fp) or self._time() - self.last_print_t >= self.mininterval
+            self.set_description(f"{self._task}: {name}", refresh=due)
+            if due:
+                self.last_print_t = self._time()
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

@@ -864,6 +864,33 @@ def test_progress_in_a_log_file_is_a_line_every_30_seconds():
     assert screen.getvalue().count("\r") > 100
 
 
+def test_a_part_of_a_long_evaluation_is_named_in_a_log_file():
+    log = io.StringIO()
+    bar = Bar(total=2, file=log, desc="evaluate", ncols=80)
+    bar._time = lambda: now
+    now = bar.last_print_t + 1
+    bar.part("first")
+    now += 40
+    bar.part("second")
+    now += 1
+    bar.part("third")
+    shown = [line for line in log.getvalue().split("\n") if line]
+    assert [line.split(": ")[1].split(":")[0] for line in shown[1:]] == ["second"]
+
+
+def test_linear_heads_on_large_pixels_of_many_classes_are_left_out_unless_asked_for(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("bigbigan.evaluation.runner.MAX_PIXEL_HEAD_FLOPS", 1)
+    for protocol in ("table1", "sweep5k"):
+        monkeypatch.setitem(linear.PROTOCOLS, protocol, 2)
+    _, out, _ = call(capsys, "evaluate", run, "--quiet", "--out", tmp_path)
+    measured = {json.loads(line)["metric"] for line in (tmp_path / "results.jsonl").read_text().splitlines()}
+    assert {"top1_sweep5k_avepool", "top1_table1_bn_crelu", "top1_linear_pixels", "knn5_l2_pixels"} <= measured
+    assert not {"top1_sweep5k_pixels", "top1_table1_pixels"} & measured
+    assert "would take long on these raw pixels: --metrics top1_table1_pixels,top1_sweep5k_pixels" in out
+    _, out, _ = call(capsys, "evaluate", run, "--quiet", "--out", tmp_path, "--metrics", "top1_table1_pixels")
+    assert "top1_table1_pixels (raw pixels): " in out
+
+
 def test_a_run_that_cannot_be_written_to(run, data, capsys, tmp_path, monkeypatch):
     copy = shutil.copytree(run, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}

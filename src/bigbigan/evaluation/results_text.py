@@ -65,6 +65,8 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
     of_pixels = [(pattern.format(name), name) for pattern in columns.values() for name in PIXELS]
     if columns and not by_metric.keys() & set(of_pixels):
         out.append(f"pixels, to compare with, were not measured: --metrics {','.join(m for m, _ in of_pixels[:2])}")
+    elif not everything and (left_out := _heads_left_out({metric for metric, _ in by_metric})):
+        out.append(f"the linear heads would take long on these raw pixels: --metrics {','.join(left_out)}")
     for line in lines:
         if line.metric == _RECONSTRUCTION:
             out.append(f"reconstruction error, matched / mismatched: {line.value:.3f} (1 = nothing learned)")
@@ -86,6 +88,12 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
         if line.metric == _TIME
     ]
     return "\n".join(out + _skipped(lines))
+
+
+def _heads_left_out(measured: set[str]) -> list[str]:
+    """Return the names of the linear heads on raw pixels that a default evaluation has left out."""
+    names = [(f"top1_{protocol}_avepool", f"top1_{protocol}_pixels") for protocol in ("table1", "sweep5k")]
+    return [pixels for avepool, pixels in names if avepool in measured and pixels not in measured]
 
 
 def other_titles(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

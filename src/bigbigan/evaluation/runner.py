@@ -15,6 +15,7 @@ from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors
 from bigbigan.evaluation.image_quality.sampling import measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
 from bigbigan.evaluation.splits import subsample
@@ -28,6 +29,7 @@ __all__ = ["evaluate"]
 
 
 IMAGE_KINDS = ("quality", "reconstruction")  # kinds of metrics that need no labels
+MAX_PIXEL_HEAD_FLOPS = 5e12  # of the linear heads on raw pixels by default: half a minute on two cores
 
 
 def evaluate(
@@ -116,7 +118,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     """Return the metrics to measure.
 
     They are those asked for by name, and those of the others (matched by a `*`, or measured by default) that can be
-    measured.
+    measured. By default the linear heads of Tables 1 and 2 are left out on raw pixels if they would take long on
+    a CPU: large images of many classes.
 
     Raises:
         UserError: a metric asked for by name cannot be measured, or none can.
@@ -156,6 +159,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         networks = available_extractors(e.source.name, has_encoder and has_generator)
         features = FEATURES if has_encoder else (*PIXELS, "discriminator")
         found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
+        if e.labelled and head_flops(e.train.pixels[0].size, classes_of(e.train)) > MAX_PIXEL_HEAD_FLOPS:
+            found = [m for m in found if m.kind != "heads" or m.feature != "pixels"]
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]

@@ -22,7 +22,16 @@ from bigbigan.data.batches import Batches
 from bigbigan.evaluation.features import outputs
 from bigbigan.progress import Bar
 
-__all__ = ["PROTOCOLS", "TABLE1_RATE", "TABLE2_RATES", "Heads", "cached_batches", "top_accuracy", "train_heads"]
+__all__ = [
+    "PROTOCOLS",
+    "TABLE1_RATE",
+    "TABLE2_RATES",
+    "Heads",
+    "cached_batches",
+    "head_flops",
+    "top_accuracy",
+    "train_heads",
+]
 
 TABLE1_RATE = 1e-2
 TABLE2_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -30,7 +39,13 @@ PROTOCOLS = {"table1": 5_000, "sweep5k": 5_000, "sweep100k": 100_000}  # steps
 DECAY = 0.9999
 BATCH = 512
 
+
 FeatureBatches = Iterator[tuple[Mapping[str, Tensor], Tensor]]
+
+
+def head_flops(d: int, classes: int) -> int:
+    """Return the floating-point operations of training the heads of all rates for 5,000 steps on a feature [d]."""
+    return 4 * PROTOCOLS["sweep5k"] * BATCH * len(TABLE2_RATES) * d * classes  # logits and gradient: 2 products of 2
 
 
 class Heads:
