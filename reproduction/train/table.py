@@ -9,11 +9,12 @@ Runs go to --runs, by default runs/table1/ and so on. Started again, the script 
 continues the others; more steps may be asked for if the learning rates of a row are constant. Result lines go to
 results/, and the table's page in docs/ shows them next to the published numbers.
 
-Tables 1, 2 and 3 are trained scaled down. In table 2, --steps are those of BigBiGAN. Its step sees three batches, and
-E learns from one; a step of the other methods is one batch. By default they take three times as many steps and see as
-many images. With --equal updates all methods take as many steps, so that E is updated as often; these runs go to
-runs/table2-updates/. BiGAN's table is trained as published, in 400 epochs of 469 steps. With --hold-out 10000 it is
-scored as in its authors' code by default, on held-out training images (391 steps an epoch).
+Tables 1, 2 and 3 are trained scaled down, except for BiGAN's AlexNet, which has one size only. In table 2, --steps are
+those of BigBiGAN. Its step sees three batches, and E learns from one; a step of the other methods is one batch. By
+default they take three times as many steps and see as many images. With --equal updates all methods take as many steps,
+so that E is updated as often; these runs go to runs/table2-updates/. BiGAN's table is trained as published, in 400
+epochs of 469 steps. With --hold-out 10000 it is scored as in its authors' code by default, on held-out training images
+(391 steps an epoch).
 
 A feature extractor compares samples (bigbigan feature-network NETWORK --data SOURCE trains it); without --network the
 samples of Table 1 are not measured. BigGAN + Clustering in Table 3 needs a run whose features are clustered.
@@ -69,7 +70,7 @@ PLANS = {
         (
             "table1/base", "pretext/rotation", "pretext/relative_position", "pretext/exemplar", "pretext/colorization",
             "pretext/cpc", "pretext/supervised", "pretext/combination", "pretext/efficient_cpc",
-            "table1/resnet_up_encoder_lr", "table1/revnet_x4_up_encoder_lr",
+            "table1/resnet_up_encoder_lr", "table1/revnet_x4_up_encoder_lr", "bigan/imagenet",
         ),
         "results/table2_small.jsonl",
         tuple(f"{top}_sweep5k_{feature}" for feature in FEATURES for top in ("top1", "top5")),
@@ -94,6 +95,8 @@ PLANS = {
 def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -> list[str]:
     """Return the metrics of a run; for the first row, metrics of pixels too."""
     plan, names = PLANS[table], []
+    if row == "bigan/imagenet":  # published on this layer
+        return [f"{top}_sweep5k_conv3" for top in ("top1", "top5")]
     if table == "bigan":
         features = ["avepool" if config.has_encoder else "discriminator", *PIXELS * (row == plan.rows[0])]
         kinds = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
@@ -114,7 +117,12 @@ def steps_of_one(config: Config, base: Config, equal: str) -> int:
 
     They see equally many images; or with `equal` updates it is one, which updates E as often.
     """
-    return base.training.d_steps + 1 if config.system == "pretext" and equal == "images" else 1
+    return _batches(base) // _batches(config) if equal == "images" else 1
+
+
+def _batches(config: Config) -> int:
+    """Return how many batches a step sees."""
+    return config.training.d_steps + 1 if config.system == "bigbigan" else 1
 
 
 def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out: int | None) -> str:
@@ -228,14 +236,15 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         for name in options.rows or named:
             row = named[name]
-            config = find(row).config(scale)
+            size = scale if find(row).scales else 0
+            config = find(row).config(size)
             steps = options.steps * steps_of_one(config, base, options.equal)
-            run = folder / f"{name}{f'_{scale}' * bool(scale)}{f'-seed{seed}' * bool(seed)}"
+            run = folder / f"{name}{f'_{size}' * bool(size)}{f'-seed{seed}' * bool(seed)}"
             if is_finished(run, override(config, options.set), steps):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
             train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
-            train += ["--scale", str(scale), "--steps", str(steps), "--quiet"]
+            train += ["--scale", str(size), "--steps", str(steps), "--quiet"]
             bigbigan(*train, "--set", "log.validate_every=0", f"training.seed={seed}", *options.set)
             wanted = ",".join(metrics(options.table, row, config, options))
             bigbigan(

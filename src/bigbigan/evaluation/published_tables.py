@@ -18,6 +18,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.budgets import Budget, budget, variants
 from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import chosen_settings, transferred
+from bigbigan.experiments import find
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
 __all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill", "pairs"]
@@ -180,7 +181,9 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     table = TABLES[name]
     dataset = dataset or table.dataset
     lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
-    lines = [x for x in lines if x.get("scale", 0) == scale or x["subject"] == "external"]
+    unscaled = {row.experiment for row in table.published.rows if row.experiment and not find(row.experiment).scales}
+    any_size = {"external", *unscaled}
+    lines = [x for x in lines if x.get("scale", 0) == scale or {x["subject"], x["experiment"]} & any_size]
     optional = table.ours
     if name == "2":  # external encoders, measured by the same protocol
         external = dict.fromkeys(x["experiment"] for x in lines if x["subject"] == "external")
@@ -208,6 +211,8 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     ]
     others = [row for row in rows if row.feature != "avepool" and any(row.title in c for c in avepool_columns)]
     notes += [f"{row.title}: measured on {row.feature} instead of avepool" for row in others]
+    own_size = [row for row in rows if scale and row.experiment in unscaled and any(row.title in c for c in by_column)]
+    notes += [f"{row.title}: not scaled down" for row in own_size]
     filled = []
     for row in rows:
         numbers = table.published.numbers(row)

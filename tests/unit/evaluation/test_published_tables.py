@@ -1,6 +1,7 @@
 """Published tables beside ours: what is compared, how seeds are summed up, and what was not run says so."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +151,17 @@ def test_table_2_compares_at_equal_numbers_of_images_seen():
     assert ("Motion Segmentation (MS), ResNet-101", None) in [row[:2] for row in table.rows]  # published alone
 
 
+def test_an_experiment_of_one_size_is_shown_in_a_scaled_table():
+    lines = [
+        line("bigan/imagenet", 31.5, "top1_sweep5k_conv3", scale=0),
+        line("table1/base", 30.0, "top1_sweep5k_avepool"),
+    ]
+    table = fill("2", lines, 32)
+    assert ours(table, "AvePool top-1")["bigan/imagenet"] == "31.50"
+    assert "BiGAN, AlexNet, conv3: not scaled down" in table.notes
+    assert not any("not scaled down" in note for note in fill("2", lines[:1]).notes)
+
+
 def test_table_2_shows_images_seen_and_updates_of_e():
     sweep = "top1_sweep5k_avepool"
     common = {"split": "test", "settings": {"training.batch_size": 32}}
@@ -219,16 +231,18 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
     monkeypatch.setattr(train_table, "bigbigan", lambda *words: commands.append(words))
     steps = {}
     for equal in ("images", "updates"):
-        arguments = ["2", "base", "rotation", "--data", "x", "--steps", "200", "--equal", equal]
+        arguments = ["2", "base", "rotation", "imagenet", "--data", "x", "--steps", "200", "--equal", equal]
         assert train_table.main(arguments) == 0
         studies = {c[c.index("--study") + 1] for c in commands if c[0] == "evaluate"}
         assert studies == {"table2" if equal == "images" else "table2_updates"}
         trains = [c for c in commands if c[0] == "train"]
-        steps[equal] = {c[c.index("--out") + 1]: c[c.index("--steps") + 1] for c in trains}
+        runs = {Path(c[c.index("--out") + 1]): c[c.index("--steps") + 1] for c in trains}
+        assert {run.parent for run in runs} == {Path("runs/table2" if equal == "images" else "runs/table2-updates")}
+        steps[equal] = {run.name: count for run, count in runs.items()}
         commands.clear()
     assert steps == {
-        "images": {"runs/table2/base_32": "200", "runs/table2/rotation_32": "600"},
-        "updates": {"runs/table2-updates/base_32": "200", "runs/table2-updates/rotation_32": "200"},
+        "images": {"base_32": "200", "rotation_32": "600", "imagenet": "600"},
+        "updates": {"base_32": "200", "rotation_32": "200", "imagenet": "200"},
     }
     assert train_table.main(["1", "--data", "x", "--steps", "2", "--equal", "updates"]) == 2
 
