@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import mean, stdev
 from typing import Any
 
 from bigbigan.evaluation.records import chosen_settings, transferred
@@ -74,3 +75,12 @@ def cell(line: Line | None, digits: int = 1) -> str:
     if line is None:
         return "not run"
     return f"{line['value']:.{digits}f}" + (f" ± {line['std']:.{digits}f}" if line["std"] is not None else "")
+
+
+def cell_of_seeds(lines: list[Line], digits: int = 1) -> str:
+    """Return the mean over seeds, with its standard deviation, of lines of one metric; with one seed as `cell` does."""
+    by_seed = {x["seed"]: x for x in lines}  # the last of each
+    if len(by_seed) < 2:
+        return cell(next(iter(by_seed.values()), None), digits)
+    values = [x["value"] for x in by_seed.values()]
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"

@@ -15,6 +15,7 @@ from bigbigan.experiments.published import PUBLISHED
 from bigbigan.training.image_grid import grid, save_image
 from reproduction.common import Script, _portable
 from reproduction.render import label_grid, tables
+from reproduction.render.cells import cell_of_seeds
 from reproduction.train import ablations, table
 from tiny import write_npz
 
@@ -141,6 +142,13 @@ def test_table_rerun_skips_finished_and_continues_unfinished(tmp_path, monkeypat
     assert [json.loads(text)["step"] for text in logged] == sorted({json.loads(text)["step"] for text in logged})
     assert table.main(call) == 0
     assert len(read_results(tmp_path / "lines.jsonl")) == len(lines)
+
+
+def test_a_cell_sums_up_seeds_and_takes_the_last_line_of_each():
+    lines = [{"seed": seed, "value": value, "std": 0.25} for seed, value in ((0, 9.0), (0, 1.0), (1, 2.0), (2, 3.0))]
+    assert cell_of_seeds(lines, 2) == "2.00 ± 1.00"
+    assert cell_of_seeds(lines[:2], 2) == "1.00 ± 0.25"
+    assert cell_of_seeds([]) == "not run"
 
 
 def test_every_row_of_a_published_table_can_be_trained():
