@@ -33,6 +33,18 @@ def bench(lines: list[Line]) -> str:
     return "\n".join(out if groups else [*out, "| not run |" + " |" * (len(head) + 1)])
 
 
+def evaluation_time(lines: list[Line]) -> str:
+    """Render the seconds of default evaluations, by part, for each file of labels."""
+    chosen = {x["command"]: x for x in of_study(lines, "evaluation_time") if x["metric"] == "evaluation_seconds"}
+    parts = list(dict.fromkeys(part for x in chosen.values() for part in x["protocol"]))
+    out = [f"| experiment | test images | device | seconds | {' | '.join(parts)} |", "|---" * (4 + len(parts)) + "|"]
+    for x in chosen.values():
+        seconds = [f"{x['protocol'].get(part, 0):.0f}" for part in parts]
+        cells = [title_of(x["experiment"], x), str(x["n"]), x["device"], f"{x['value']:.0f}", *seconds]
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
 def bigan_speed(lines: list[Line]) -> str:
     """Render steps a second of bigan/mnist and of a plain loop, by device."""
     chosen = of_study(lines, "bigan_speed")

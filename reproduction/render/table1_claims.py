@@ -10,6 +10,7 @@ from reproduction.render.cells import Line
 from reproduction.render.published import TABLE2
 
 COLUMNS = ("IS", "FID", "Cls.")
+BASE, HIGH_RES_E = "table1/base", "table1/high_res_e"
 # Rows of the paper's second group, whose E sees 256 px, are changes of its first row.
 OF_HIGH_RES_E = (
     "low_res_g", "high_res_g", "resnet101", "resnet_x2", "revnet", "revnet_x2", "revnet_x4", "resnet_up_encoder_lr",
@@ -20,41 +21,61 @@ OF_HIGH_RES_E = (
 def claims(lines: list[Line], scale: int = 16) -> str:
     """Render, for each row, its difference from Base or High Res E: published, ours, and whether they agree.
 
-    Ours is decided if it is larger than two standard deviations, by the seeds of Base; the published difference
-    likewise, by the printed deviations.
+    Ours is decided if it is larger than two of its standard deviations, by the seeds of all rows of the same group that
+    have several; the published difference likewise, by the printed deviations.
     """
     filled = fill("1", [x for x in lines if x["study"] not in TABLE2], scale)
     rows = {experiment: (title, cells) for title, experiment, cells in filled.rows if experiment}
-    base = rows["table1/base"][1]
+    shown: dict[str, list[str]] = {experiment: [] for experiment in rows}
+    for column in COLUMNS:
+        cells = {experiment: of_row[filled.columns.index(column)] for experiment, (_, of_row) in rows.items()}
+        of_base = _deviation([cell for experiment, cell in cells.items() if not _sees_more(experiment)])
+        of_high = _deviation([cell for experiment, cell in cells.items() if _sees_more(experiment)]) or of_base
+        for experiment in rows:
+            pair = [(cells[e], of_high if _sees_more(e) else of_base) for e in (experiment, _reference(experiment))]
+            shown[experiment].append(_claim(*pair))
     out = ["| row | next to | " + " | ".join(COLUMNS) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
-    for experiment, (title, cells) in rows.items():
-        reference = "table1/high_res_e" if experiment.removeprefix("table1/") in OF_HIGH_RES_E else "table1/base"
-        other_title, others = rows[reference]
-        if experiment == reference or not any(c.values for c in cells):
-            continue
-        shown = []
-        for column in COLUMNS:
-            i = filled.columns.index(column)
-            shown.append(_claim(cells[i], others[i], base[i]))
-        out.append(f"| {title} | {other_title} | {' | '.join(shown)} |")
+    for experiment, (title, of_row) in rows.items():
+        if experiment != BASE and any(cell.values for cell in of_row):
+            out.append(f"| {title} | {rows[_reference(experiment)][0]} | {' | '.join(shown[experiment])} |")
     return "\n".join(out if len(out) > 2 else [*out, "| not run |" + " |" * (1 + len(COLUMNS))])
 
 
-def _claim(cell: Cell, other: Cell, base: Cell) -> str:
-    """Describe a difference: published, ours, and the verdict."""
+def _sees_more(experiment: str) -> bool:
+    """Return whether a row belongs to the group of High Res E."""
+    return experiment == HIGH_RES_E or experiment.removeprefix("table1/") in OF_HIGH_RES_E
+
+
+def _reference(experiment: str) -> str:
+    """Return the row that a row is compared with."""
+    return HIGH_RES_E if _sees_more(experiment) and experiment != HIGH_RES_E else BASE
+
+
+def _deviation(cells: list[Cell]) -> float | None:
+    """Return the standard deviation over seeds, pooled over the rows that have several, or None."""
+    several = [c.values for c in cells if len(c.values) > 1]
+    if not several:
+        return None
+    squares = sum((len(values) - 1) * stdev(values) ** 2 for values in several)
+    return sqrt(squares / sum(len(values) - 1 for values in several))
+
+
+def _claim(row: tuple[Cell, float | None], reference: tuple[Cell, float | None]) -> str:
+    """Describe a difference, from a row and its reference with their deviations: published, ours, and the verdict."""
+    (cell, deviation), (other, other_deviation) = row, reference
     if not cell.values or not other.values:
         return "not run"
     ours = median(cell.values) - median(other.values)
     if not cell.published or cell.published == "–":
         return f"{ours:+.2f}"
-    (value, deviation), (other_value, other_deviation) = _numbers(cell), _numbers(other)
+    (value, printed), (other_value, other_printed) = _numbers(cell), _numbers(other)
     published = value - other_value
     text = f"{published:+.2f}, ours {ours:+.2f}: "
-    if abs(published) < 2 * sqrt(deviation**2 + other_deviation**2):
+    if abs(published) < 2 * sqrt(printed**2 + other_printed**2):
         return text + "no claim"
-    if len(base.values) < 2:
+    if deviation is None or other_deviation is None:
         return text + ("same sign" if published * ours > 0 else "other sign")
-    if abs(ours) < 2 * stdev(base.values) * sqrt(1 / len(cell.values) + 1 / len(other.values)):
+    if abs(ours) < 2 * sqrt(deviation**2 / len(cell.values) + other_deviation**2 / len(other.values)):
         return text + "undecided"
     return text + ("**agrees**" if published * ours > 0 else "**disagrees**")
 

@@ -52,6 +52,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "bench": costs.bench,
     "minimal_flops": costs.minimal_flops,
     "encode_speed": costs.encode_speed,
+    "evaluation_time": costs.evaluation_time,
     "busy_machine": costs.busy_machine,
     "peers": costs.peers,
     "campaigns": robustness.campaigns,

@@ -33,6 +33,18 @@ def test_a_difference_is_decided_by_the_seeds_of_base():
     assert "Small G (64)" not in found
 
 
+def test_the_two_groups_of_rows_have_deviations_of_their_own_pooled_over_rows():
+    lines = [line("base", CLS, value, seed) for seed, value in enumerate((39.0, 40.0, 41.0))]
+    lines += [line("small_g_32", CLS, value, seed) for seed, value in enumerate((33.0, 36.0, 39.0))]  # pooled: sqrt(5)
+    lines += [line("uniform_prior", CLS, 35.5)]
+    assert rows_of(lines)["Uniform P_z"][3] == "-2.99, ours -4.50: undecided"  # less than 2 sqrt(5 + 5/3)
+    lines[-1]["value"] = 34.5
+    assert rows_of(lines)["Uniform P_z"][3] == "-2.99, ours -5.50: **agrees**"
+    lines += [line("high_res_e", CLS, value, seed) for seed, value in enumerate((49.9, 50.0, 50.1))]
+    lines += [line("revnet_x2", CLS, 50.5)]
+    assert rows_of(lines)["RevNet ×2"][3] == "+3.60, ours +0.50: **agrees**"
+
+
 def test_with_one_seed_only_signs_are_shown():
     found = rows_of([line("base", FID, 3.0), line("no_unaries", FID, 4.0), line("small_g_32", FID, 2.0)])
     assert found["No Unaries (BiGAN)"][2] == "+11.73, ours +1.00: same sign"
