@@ -6,8 +6,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from bigbigan.evaluation.metric_names import PIXELS
-from bigbigan.evaluation.published_tables import as_markdown, fill
+from bigbigan.evaluation.published_tables import fill
 from bigbigan.evaluation.records import transferred
+from bigbigan.evaluation.table_formats import as_markdown
 from bigbigan.experiments.published import PUBLISHED
 from reproduction.render.cells import Line, cell, newest, of_study
 

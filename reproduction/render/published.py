@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from bigbigan.evaluation.metric_names import PIXELS
-from bigbigan.evaluation.published_tables import as_markdown, fill, pairs
+from bigbigan.evaluation.published_tables import fill, pairs
 from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import chosen_settings
+from bigbigan.evaluation.table_formats import as_markdown
 from bigbigan.experiments import EXPERIMENTS
 from reproduction.render.cells import Line, cell, cell_of_seeds, changes, last, newest_by, of_study
 

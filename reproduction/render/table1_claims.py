@@ -64,7 +64,7 @@ def _claim(row: tuple[Cell, float | None], reference: tuple[Cell, float | None])
     """Describe a difference, from a row and its reference with their deviations: published, ours, and the verdict."""
     (cell, deviation), (other, other_deviation) = row, reference
     if not cell.values or not other.values:
-        return "not run"
+        return "not run" if cell.exists else "–"
     ours = median(cell.values) - median(other.values)
     if not cell.published or cell.published == "–":
         return f"{ours:+.2f}"

@@ -7,7 +7,7 @@ image_quality/    FID, KID, Inception Score, precision and recall, and their fea
 runner            measures a target on a data set   early_stopping    measures the validation metric during training
 context           what its parts share             feature_probes    all probes of one encoder's features
 records           result lines                      published_tables  published tables, with our results
-rank_correlation  whether rows have the published order
+table_formats     the same as text, Markdown, HTML  rank_correlation  whether rows have the published order
 label_curve       accuracy over the number of labels
 budgets           images seen and updates of E, for Table 2
 """

@@ -7,9 +7,8 @@ settings and, for image quality, feature extractor; of several such groups, the 
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 from typing import Any
@@ -21,7 +20,7 @@ from bigbigan.evaluation.records import chosen_settings, transferred
 from bigbigan.experiments import find
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
-__all__ = ["FORMATS", "TABLES", "Cell", "FilledTable", "fill", "pairs"]
+__all__ = ["TABLES", "Cell", "FilledTable", "fill", "pairs"]
 
 Line = dict[str, Any]
 NOT_RUN = "not run"
@@ -122,12 +121,13 @@ class Cell:
 
     published: str  # "" if the table has none
     values: list[float] = field(default_factory=list)  # ours, one a seed
+    exists: bool = True  # whether the networks of the row can have a value
 
     @property
     def ours(self) -> str:
-        """Our values as text, or "not run"."""
+        """Our values as text, "not run", or "–" if there can be none."""
         if not self.values:
-            return NOT_RUN
+            return NOT_RUN if self.exists else "–"
         shown = f"{median(self.values):.2f}"
         if len(self.values) > 1:
             shown += f" ({mean(self.values):.2f} ± {stdev(self.values):.2f})"
@@ -217,7 +217,7 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     for row in rows:
         numbers = table.published.numbers(row)
         cells = [
-            Cell(numbers.get(column.title, ""), values.get(row.title, []))
+            Cell(numbers.get(column.title, ""), values.get(row.title, []), _exists(row, column))
             for column, values in zip(table.columns, by_column, strict=True)
         ]
         if row not in optional or any(cell.values for cell in cells):
@@ -235,6 +235,17 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
             )
     title = table.title + (f"; ours at scale {scale}" if scale else "")
     return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
+
+
+def _exists(row: PublishedRow, column: Column) -> bool:
+    """Return whether the networks of a row have what a column measures: No E has no features of E, D no E(x)."""
+    metric = column.metrics[0]
+    if row.experiment is None:
+        return False
+    if row.feature != "avepool":  # the row stands for this feature, in the place of AvePool
+        return "avepool" in metric
+    of_encoder = any(name in metric for name in ("avepool", "bn_crelu", "z_mean", "reconstruction"))
+    return not of_encoder or ":" in row.experiment or find(row.experiment).config().has_encoder
 
 
 def pairs(rows: Iterable[tuple[str, str | None, list[Cell]]], i: int) -> list[tuple[float, float]]:
@@ -340,61 +351,3 @@ def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:
     for x in lines:
         newest.setdefault(x["row"].title, {})[x["seed"]] = x["value"]
     return {title: list(seeds.values()) for title, seeds in newest.items()}
-
-
-def _grid(table: FilledTable) -> list[list[str]]:
-    """Return the cells as text: for each column the published number and ours, after the budget if there is one.
-
-    A column without published numbers has only ours.
-    """
-    published = [any(cells[i].published for _, _, cells in table.rows) for i in range(len(table.columns))]
-    head = [""]
-    for column, both in zip(table.columns, published, strict=True):
-        head += [column, "ours"] if both else [f"{column} (ours)"]
-    body = []
-    for title, experiment, cells in table.rows:
-        row = [title]
-        for c, both in zip(cells, published, strict=True):
-            row += [c.published or "–"] if both else []
-            row.append(c.ours if experiment else "–")
-        body.append(row)
-    if table.budgets is not None:
-        head[1:1] = ["images seen", "updates of E"]
-        for row, spent in zip(body, table.budgets, strict=True):
-            row[1:1] = spent.cells() if spent else ("–", "–")
-    return [head, *body]
-
-
-def as_text(table: FilledTable) -> str:
-    """Return the table as aligned text."""
-    grid = _grid(table)
-    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
-    lines = [
-        "  ".join(
-            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in grid
-    ]
-    return "\n".join([table.title, "", *lines, *([""] if table.notes else []), *table.notes])
-
-
-def as_markdown(table: FilledTable) -> str:
-    """Return the table as Markdown."""
-    head, *body = _grid(table)
-    rows = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
-    return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}." for note in table.notes)])
-
-
-def as_html(table: FilledTable) -> str:
-    """Return the table as HTML."""
-    head, *body = _grid(table)
-
-    def row(tag: str, cells: list[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    rows = "\n".join([row("th", head), *(row("td", cells) for cells in body)])
-    notes = "\n".join(f"<p>{html.escape(note)}.</p>" for note in table.notes)
-    return f"<table>\n<caption>{html.escape(table.title)}</caption>\n{rows}\n</table>\n{notes}"
-
-
-FORMATS: dict[str, Callable[[FilledTable], str]] = {"text": as_text, "markdown": as_markdown, "html": as_html}

@@ -46,8 +46,9 @@ def own_results() -> Path:
 
 def run(options: argparse.Namespace) -> None:
     """Fill a published table from result lines: published numbers next to ours, or "not run"."""
-    from bigbigan.evaluation.published_tables import FORMATS, fill
+    from bigbigan.evaluation.published_tables import fill
     from bigbigan.evaluation.records import read_results
+    from bigbigan.evaluation.table_formats import FORMATS
 
     folder = options.results or own_results()
     if not folder.is_dir():
