@@ -17,7 +17,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.budgets import Budget, budget, variants
 from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import chosen_settings, transferred
-from bigbigan.experiments import find
+from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
 __all__ = ["TABLES", "Cell", "FilledTable", "fill", "pairs"]
@@ -181,7 +181,9 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     table = TABLES[name]
     dataset = dataset or table.dataset
     lines = [x for x in lines if dataset in (None, x["dataset"]) and not transferred(x)]
-    unscaled = {row.experiment for row in table.published.rows if row.experiment and not find(row.experiment).scales}
+    unscaled = {
+        row.experiment for row in table.published.rows if row.experiment and not EXPERIMENTS[row.experiment].scales
+    }
     any_size = {"external", *unscaled}
     lines = [x for x in lines if x.get("scale", 0) == scale or {x["subject"], x["experiment"]} & any_size]
     optional = table.ours
@@ -240,12 +242,13 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
 def _exists(row: PublishedRow, column: Column) -> bool:
     """Return whether the networks of a row have what a column measures: No E has no features of E, D no E(x)."""
     metric = column.metrics[0]
+    experiment = EXPERIMENTS.get(row.experiment or "")
     if row.experiment is None:
         return False
     if row.feature != "avepool":  # the row stands for this feature, in the place of AvePool
         return "avepool" in metric
     of_encoder = any(name in metric for name in ("avepool", "bn_crelu", "z_mean", "reconstruction"))
-    return not of_encoder or ":" in row.experiment or find(row.experiment).config().has_encoder
+    return not of_encoder or experiment is None or experiment.config().has_encoder  # None: an external encoder
 
 
 def pairs(rows: Iterable[tuple[str, str | None, list[Cell]]], i: int) -> list[tuple[float, float]]:

@@ -139,8 +139,10 @@ def test_external_encoders_are_rows_of_table_2():
         line("timm:resnet50", 70.0, "top1_sweep5k_avepool", scale=0, steps=0, split="test"),
         line("timm:resnet50", 20.0, "top1_sweep5k_pixels", scale=0, steps=0, split="test", subject="pixels"),
         line("timm:resnet18", 70.0, "top1_linear_avepool", scale=0, steps=0, split="test"),
+        line("models/encoder", 65.0, "top1_sweep5k_avepool", scale=0, split="test", subject="external"),
     ]
     shown = ours(fill("2", lines), "AvePool top-1")
+    assert shown["models/encoder"] == "65.00"  # no experiment of ours
     assert "timm:resnet18" not in shown  # measured by another protocol
     assert shown["timm:resnet50"] == "70.00"
     assert shown["table1/resnet_up_encoder_lr"] == "60.00"
