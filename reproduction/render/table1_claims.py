@@ -29,10 +29,12 @@ def claims(lines: list[Line], scale: int = 16) -> str:
     shown: dict[str, list[str]] = {experiment: [] for experiment in rows}
     for column in COLUMNS:
         cells = {experiment: of_row[filled.columns.index(column)] for experiment, (_, of_row) in rows.items()}
-        of_base = _deviation([cell for experiment, cell in cells.items() if not _sees_more(experiment)])
-        of_high = _deviation([cell for experiment, cell in cells.items() if _sees_more(experiment)]) or of_base
+        of_base = _deviation([cell for experiment, cell in cells.items() if not _in_high_res_group(experiment)])
+        of_high = _deviation([cell for experiment, cell in cells.items() if _in_high_res_group(experiment)]) or of_base
         for experiment in rows:
-            pair = [(cells[e], of_high if _sees_more(e) else of_base) for e in (experiment, _reference(experiment))]
+            pair = [
+                (cells[e], of_high if _in_high_res_group(e) else of_base) for e in (experiment, _reference(experiment))
+            ]
             shown[experiment].append(_claim(*pair))
     out = ["| row | next to | " + " | ".join(COLUMNS) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
     for experiment, (title, of_row) in rows.items():
@@ -41,14 +43,14 @@ def claims(lines: list[Line], scale: int = 16) -> str:
     return "\n".join(out if len(out) > 2 else [*out, "| not run |" + " |" * (1 + len(COLUMNS))])
 
 
-def _sees_more(experiment: str) -> bool:
+def _in_high_res_group(experiment: str) -> bool:
     """Return whether a row belongs to the group of High Res E."""
     return experiment == HIGH_RES_E or experiment.removeprefix("table1/") in OF_HIGH_RES_E
 
 
 def _reference(experiment: str) -> str:
     """Return the row that a row is compared with."""
-    return HIGH_RES_E if _sees_more(experiment) and experiment != HIGH_RES_E else BASE
+    return HIGH_RES_E if _in_high_res_group(experiment) and experiment != HIGH_RES_E else BASE
 
 
 def _deviation(cells: list[Cell]) -> float | None:

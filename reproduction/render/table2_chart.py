@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -48,8 +49,21 @@ def draw(script: Script, options: argparse.Namespace) -> None:
 
 def _title(name: str) -> str:
     """Return the name of a method or task for readers."""
-    known = {"base": "BigBiGAN", "cpc": "CPC", "efficient_cpc": "efficient CPC"}
+    known = {
+        "base": "BigBiGAN, Base",
+        "resnet_up_encoder_lr": "BigBiGAN, ResNet-50",
+        "revnet_x4_up_encoder_lr": "BigBiGAN, RevNet-50 ×4",
+        "cpc": "CPC",
+        "efficient_cpc": "efficient CPC",
+    }
     return known.get(name, name.replace("_", " "))
+
+
+def task_titles(tasks: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a title for each (method, task): the method's, and the task's too if the method has several tasks."""
+    tasks = list(tasks)
+    counts = Counter(method for method, _ in tasks)
+    return [_title(method) + (f": {_title(task)}" if counts[method] > 1 else "") for method, task in tasks]
 
 
 def _draw(
@@ -66,10 +80,9 @@ def _draw(
         [untrained[name] for name in named.values()], range(len(named)), "k|", ms=16, mew=2, label="untrained backbone"
     )
     left.set_xlabel("linear top-1 on BN+CReLU, %")
-    titles = [_title(method) for method, _ in tasks]  # each method has one task
-    right.barh(titles, [value for value, _ in tasks.values()], color=SECOND, label="correct answers")
+    right.barh(task_titles(tasks), [value for value, _ in tasks.values()], color=SECOND, label="correct answers")
     right.plot([chance for _, chance in tasks.values()], range(len(tasks)), "k|", ms=16, mew=2, label="chance")
-    right.set_xlabel("accuracy in the method's own task, test images, %")
+    right.set_xlabel("accuracy in the method's task, %")
     for ax in (left, right):
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
         ax.grid(visible=False, axis="y")

@@ -266,11 +266,11 @@ def _protocol(group: Sequence[Line]) -> str:
     changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
     steps = {y["steps"] for y in usual if y["subject"] != "external"}
     length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
+    length += f" ({epochs:g} epochs)" if epochs else ""
     if usual is not group:
         length += "".join(f", {title}: {count:,} steps" for title, count in longer.items())
     return (
         f"{x['metric']} on {x['dataset']} ({x['split']}), {length}"
-        + (f" ({epochs:g} epochs)" if epochs else "")
         + (f", {x['protocol']['references']:,} references" if _has_references(x) else "")
         + (f", {changed}" if changed else "")
     )

@@ -16,6 +16,7 @@ from bigbigan.training.image_grid import grid, save_image
 from reproduction.common import Script, _portable
 from reproduction.render import label_grid, tables
 from reproduction.render.cells import cell_of_seeds
+from reproduction.render.table2_chart import task_titles
 from reproduction.train import ablations, table
 from tiny import write_npz
 
@@ -142,6 +143,11 @@ def test_table_rerun_skips_finished_and_continues_unfinished(tmp_path, monkeypat
     assert [json.loads(text)["step"] for text in logged] == sorted({json.loads(text)["step"] for text in logged})
     assert table.main(call) == 0
     assert len(read_results(tmp_path / "lines.jsonl")) == len(lines)
+
+
+def test_each_task_of_a_method_has_a_bar_of_its_own_in_the_chart_of_table_2():
+    tasks = [("rotation", "rotation"), ("combination", "exemplar"), ("combination", "colorization"), ("cpc", "cpc")]
+    assert task_titles(tasks) == ["rotation", "combination: exemplar", "combination: colorization", "CPC"]
 
 
 def test_a_cell_sums_up_seeds_and_takes_the_last_line_of_each():

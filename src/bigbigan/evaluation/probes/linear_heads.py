@@ -45,7 +45,7 @@ FeatureBatches = Iterator[tuple[Mapping[str, Tensor], Tensor]]
 
 def head_flops(d: int, classes: int) -> int:
     """Return the floating-point operations of training the heads of all rates for 5,000 steps on a feature [d]."""
-    return 4 * PROTOCOLS["sweep5k"] * BATCH * len(TABLE2_RATES) * d * classes  # logits and gradient: 2 products of 2
+    return 4 * PROTOCOLS["sweep5k"] * BATCH * len(TABLE2_RATES) * d * classes  # 2 products, 2 a multiply-add
 
 
 class Heads:
