@@ -340,7 +340,7 @@ MISTAKES = {
     "resolutions do not fit": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "encoder.resolution=4"], "must not be below the generator's 8"),
     "fewer steps than there were": lambda t, r: (["train", "small/digits", "--out", r, "--steps", "2"], "has been trained for 6 steps; expected as many or more"),
     "no score for G": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_xz=false"], "G learns by no other"),
-    "bfloat16 of a pretext task": lambda t, r: (["train", "pretext/rotation", "--out", t / "x", "--set", "training.precision=bf16"], "not for system=pretext"),
+    "compiled pretext task": lambda t, r: (["train", "pretext/rotation", "--out", t / "x", "--set", "training.compile=true"], "not for system=pretext"),
     "one class of a pretext task": lambda t, r: (["train", "pretext/rotation", "--out", t / "x", "--set", "data.labels=single"], "data.labels=single is for"),
     "no score": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "loss.s_x=false", "loss.s_z=false", "loss.s_xz=false"], "at least one"),
     "D too shallow": lambda t, r: (["train", "small/mnist", "--out", t / "x", "--set", "discriminator.channels=[8]", "discriminator.joint_maps=1"], "at least 3"),

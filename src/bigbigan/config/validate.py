@@ -373,10 +373,7 @@ def _check_pretext_fits(config: Config) -> None:
         config.encoder.block in CONVOLUTIONAL,
         f"system=pretext needs encoder.block={' or '.join(CONVOLUTIONAL)}, not {config.encoder.block}",
     )
-    require(
-        config.training.precision != "bf16" and not config.training.compile,
-        "training.precision=bf16 and training.compile are not for system=pretext",
-    )
+    require(not config.training.compile, "training.compile is not for system=pretext")
     require(config.data.labels != "single", "data.labels=single is for loss.s_x and the biggan networks")
     values, default = flat(config.to_dict()), flat(Config().to_dict())
     idle = ("latent.", "generator.", "discriminator.", "loss.", "training.d_steps", "optimizer.lr_d")

@@ -69,12 +69,11 @@ def keep_chosen_precision(config: Config, run: Path) -> Config:
 def choose_precision(config: Config, batches: Batches, device: torch.device) -> Config:
     """Return `config` with `training.precision=auto` replaced by the precision of the faster step on all ranks.
 
-    It is float32 without measuring if the device does not compute in bfloat16, and for system=pretext.
+    It is float32 without measuring if the device does not compute in bfloat16.
     """
     if config.training.precision != "auto":
         return config
-    possible = config.system != "pretext" and has_bfloat16(device)
-    if distributed.maximum(not possible):
+    if distributed.maximum(not has_bfloat16(device)):
         return with_precision(config, "float32")
     seconds = {}
     for precision in ("float32", "bf16"):

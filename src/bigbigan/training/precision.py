@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bigbigan.config import Config
 from bigbigan.errors import UserError
+from bigbigan.models import PretextEncoder
 from bigbigan.training import distributed
 
 __all__ = ["check_devices", "has_bfloat16", "prepare"]
@@ -54,8 +55,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.device) -> None:
-    """Make calls of `network` use `training.precision` and `training.compile`. Their outputs are float32."""
-    forward = network.forward
+    """Make calls of `network` use `training.precision` and `training.compile`. Their outputs are float32.
+
+    Of the encoder of a pretext task it is the trunk, whose maps all tasks use; its heads stay float32 and eager.
+    """
+    owner, name = (network.trunk, "final_map") if isinstance(network, PretextEncoder) else (network, "forward")
+    forward = original = getattr(owner, name)
     if compiled:
         # A graph for each shape and mode (with gradient, without, ...), of which there are few. On a GPU, kernels are
         # launched as CUDA graphs, from which small networks gain most.
@@ -63,8 +68,8 @@ def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.de
         forward = torch.compile(forward, dynamic=False, mode=mode)
     if precision == "bf16":
         forward = _in_bf16(forward, device.type)
-    if forward is not network.forward:
-        network.forward = forward
+    if forward is not original:
+        setattr(owner, name, forward)
 
 
 def _in_bf16(forward: Callable[..., Any], device: str) -> Callable[..., Any]:

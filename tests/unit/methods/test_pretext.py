@@ -42,6 +42,7 @@ TINY = [
     "log.standing_batches=2",
 ]  # fmt: skip
 GREY_8_PX = ["data.channels=1", "data.augment=none", "encoder.resolution=8"]
+BLOCKS = ["basic", "bottleneck", "reversible"]
 METHODS = [name for name in EXPERIMENTS if name.startswith("pretext/")]
 
 
@@ -403,12 +404,13 @@ def test_settings_that_would_do_nothing_are_refused():
 # -- the step -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck", "reversible"])
+@pytest.mark.parametrize(("block", "precision"), [(b, "float32") for b in BLOCKS] + [(b, "bf16") for b in BLOCKS[1:]])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_takes_steps_on_every_trunk(name, block):
+def test_every_method_takes_steps_on_every_trunk(name, block, precision):
     method = name.removeprefix("pretext/")
     classes = ["data.classes=3"] if find(name).config(32).data.labels == "classes" else []
-    config = tiny(method, f"encoder.block={block}", "training.batch_size=8", "log.every=1", *classes)
+    settings = [f"encoder.block={block}", f"training.precision={precision}", "training.batch_size=8", "log.every=1"]
+    config = tiny(method, *settings, *classes)
     state = TrainingState(config, torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (16, 3, 32, 32), generator=rng, dtype=torch.uint8)
@@ -423,11 +425,29 @@ def test_every_method_takes_steps_on_every_trunk(name, block):
     assert state.images_seen == 8
 
 
-@pytest.mark.parametrize("method", ["rotation", "combination"])
-def test_resuming_is_exact_and_what_is_saved_does_its_tasks(method, tmp_path, capsys):
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_stays_near_float32_and_keeps_float32_state(method):
+    def one_step(precision):
+        config = tiny(method.removeprefix("pretext/"), "log.every=1", f"training.precision={precision}")
+        state = TrainingState(config, torch.device("cpu"))
+        pixels = (uniform(16, 3, 32, 32) * 255).to(torch.uint8)
+        values = training_step(state, Batches(pixels, 16, 0, labels=torch.arange(16) % 10))
+        assert {t.dtype for t in {**state.weights(), **state.moments()}.values()} <= {torch.float32, torch.int64}
+        return {k: float(v) for k, v in values.items() if k.startswith("loss_")}
+
+    expected, found = one_step("float32"), one_step("bf16")
+    assert found != expected
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"), [("rotation", "float32"), ("combination", "float32"), ("cpc", "bf16")]
+)
+def test_resuming_is_exact_and_what_is_saved_does_its_tasks(method, precision, tmp_path, capsys):
     data = str(write_npz(tmp_path / "rows.npz", side=32, channels=3))
     config = tiny(
         method,
+        f"training.precision={precision}",
         "training.steps=8",
         "training.batch_size=4",
         "pretext.views=2" if method == "combination" else "log.every=2",
