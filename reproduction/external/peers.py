@@ -38,6 +38,7 @@ from typing import Any
 import torch
 
 from bigbigan.apps.benchmark import peak_memory_mib
+from bigbigan.compute import reuse_freed_memory
 from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
@@ -229,6 +230,8 @@ def worker(side: str, peer: str, checkout: Path, steps: int, flops: bool, precis
     sys.meta_path.append(EmptyModules())
     device, theirs = default_device(), THEIRS[peer]
     torch.manual_seed(0)
+    if side == "ours":
+        reuse_freed_memory()  # as `bigbigan train` does
     step, countable, parameters = ours(peer, device, precision) if side == "ours" else theirs(checkout, device)
     found: dict[str, Any] = {"parameters": parameters}
     if flops:
