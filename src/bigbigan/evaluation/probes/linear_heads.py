@@ -94,25 +94,32 @@ def train_heads(
         device: the device to train on.
         progress: show steps/s and time left.
     """
-    heads, average, gradient = (Heads(sizes, classes, rates, device) for _ in range(3))
-    live, averaged = ([*h.matrices.values(), *h.offsets.values()] for h in (heads, average))
-    groups = []
-    for i, (_, rate) in enumerate(heads.keys):
-        w, b = heads.weights[i].T.detach(), heads.biases[i].detach()
-        w.grad, b.grad = gradient.weights[i].T, gradient.biases[i]  # views, which each step fills
-        groups.append({"params": [w, b], "lr": rate})
-    optimizer = torch.optim.Adam(groups, fused=True)
+    heads, average = (Heads(sizes, classes, rates, device) for _ in range(2))
+    trained, averaged = ([*h.matrices.values(), *h.offsets.values()] for h in (heads, average))
+    # Adam's step is proportional to its rate, and all heads start at zero. So one Adam of rate 1 trains them all, and
+    # the weights of a head are its rate times the tensors that it trains.
+    by_row = torch.tensor(rates, device=device).repeat_interleave(classes)[:, None]
+    optimizer = torch.optim.Adam(trained, lr=1.0, fused=True)
+    for tensor in trained:
+        tensor.grad = torch.empty_like(tensor)
     for _ in Bar(range(steps), "linear heads", disable=not progress, leave=False, unit="step"):
         features, labels = next(batches)
         with torch.no_grad():
+            target = F.one_hot(labels, classes).T
             for name in sizes:
+                matrix, offset = heads.matrices[name], heads.offsets[name]
+                logits = torch.addmm(offset[:, None], matrix, features[name].T).mul_(by_row)
                 # The gradient of the mean cross-entropy by the logits, of each head as if it were alone.
-                error = F.softmax(heads.logits_of(name, features[name]), dim=2)
-                error = ((error - F.one_hot(labels, classes)[:, None]) / len(labels)).flatten(1)
-                torch.mm(error.T, features[name], out=gradient.matrices[name])
-                torch.sum(error, dim=0, out=gradient.offsets[name])
+                error = F.softmax(logits.unflatten(0, (-1, classes)), dim=1)
+                error = error.sub_(target).div_(len(labels)).flatten(0, 1)
+                torch.mm(error, features[name], out=matrix.grad)
+                torch.sum(error, dim=1, out=offset.grad)
             optimizer.step()
-            torch._foreach_lerp_(averaged, live, 1 - DECAY)
+            torch._foreach_lerp_(averaged, trained, 1 - DECAY)
+    for matrix in average.matrices.values():
+        matrix.mul_(by_row)
+    for offset in average.offsets.values():
+        offset.mul_(by_row[:, 0])
     return average
 
 
@@ -136,14 +143,17 @@ def cached_batches(
         if len(order) < min(BATCH, len(y)):
             order = torch.randperm(len(y), generator=generator)
         picks, order = order[:BATCH].to(device), order[BATCH:]
-        # index_select copies rows several times as fast as f[picks] on a CPU
-        features = {name: f.index_select(0, picks) for name, f in data[0].items()}
-        if len(data) > 1:
-            which = torch.randint(len(data), (len(picks), 1), generator=generator)[:, 0].to(device)
-            for i, view in enumerate(data[1:], 1):
-                rows = (which == i).nonzero()[:, 0]
-                for name, f in view.items():
-                    features[name].index_copy_(0, rows, f.index_select(0, picks[rows]))
+        counts = [len(picks)]
+        if len(data) > 1:  # the images of a batch in the order of their views, so that each view is read once
+            which = torch.randint(len(data), (len(picks), 1), generator=generator)[:, 0]
+            picks = picks[which.argsort(stable=True).to(device)]
+            counts = which.bincount(minlength=len(data)).tolist()
+        features = {}
+        for name, f in data[0].items():
+            out = features[name] = f.new_empty(len(picks), f.shape[1])
+            parts = zip(data, picks.split(counts), out.split(counts), strict=True)
+            for view, rows, part in parts:  # index_select copies rows several times as fast as f[rows] on a CPU
+                torch.index_select(view[name], 0, rows, out=part)
         yield features, y[picks]
 
 
