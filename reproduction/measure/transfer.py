@@ -2,8 +2,9 @@
 
     python -m reproduction.measure.transfer --runs RUN ... --sources SOURCE ... [--max-images N]
 
-Baselines are raw and whitened pixels, and the untrained encoder. Images of another size or number of channels are
-converted to the encoder's, as in `bigbigan evaluate` (docs/notes/transfer.md).
+RUN is a run folder, an exported folder, or the name of a trained model of the package (small/fashion_mnist). Baselines
+are raw and whitened pixels, and the untrained encoder. Images of another size or number of channels are converted to
+the encoder's, as in `bigbigan evaluate` (docs/notes/transfer.md).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.runner import evaluate
@@ -24,7 +24,7 @@ PROTOCOLS = ("top1_linear_{}_10perclass", "top1_linear_{}")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/transfer.jsonl")
-    script.parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="RUN")
+    script.parser.add_argument("--runs", nargs="+", required=True, metavar="RUN")
     script.parser.add_argument("--sources", nargs="+", required=True, metavar="SOURCE")
     script.parser.add_argument("--max-images", type=int, metavar="N", help="maximum number of images of each split")
     return script.run(measure, arguments)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     seen = set()  # two encoders may see the same pixels, which are then measured once
     for run in options.runs:
-        target = open_target(str(run))
+        target = open_target(run)
         for spec in options.sources:
             features = ["bn_crelu"] if (target.view, spec) in seen else [*PIXELS, "bn_crelu"]
             seen.add((target.view, spec))

@@ -30,7 +30,7 @@ from bigbigan.evaluation.features import Pixels, fill_statistics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
 from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float
-from bigbigan.inference.loading import ABOUT, EXPORTED, load
+from bigbigan.inference.loading import ABOUT, EXPORTED, load, model_folder
 from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
@@ -257,7 +257,7 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
     if kind not in KINDS or Path(spec).exists():
         if resolution or channels:
             raise UserError("--resolution and --channels are for external encoders; a run has its own")
-        return _run_target(Path(spec), which, device)
+        return _run_target(spec, which, device)
     mean_std: Any = IMAGENET
     try:
         if kind == "timm":
@@ -295,9 +295,10 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _run_target(run: Path, which: str, device: torch.device) -> Target:
+def _run_target(spec: str, which: str, device: torch.device) -> Target:
+    run = model_folder(spec)
     model = load(run, which, device)
-    config, exported = model.config, not (run / "checkpoints").is_dir()  # or a name on the Hub
+    config, exported = model.config, (run / EXPORTED).exists()
     return Target(
         config.experiment,
         View.from_config(config),

@@ -24,7 +24,7 @@ from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settin
 from bigbigan.training.seal import refuse_foreign_code
 from bigbigan.training.tensors import check_tensors, read_tensors
 
-__all__ = ["ABOUT", "EXPORTED", "HEAD", "load"]
+__all__ = ["ABOUT", "EXPORTED", "HEAD", "load", "model_folder"]
 
 EXPORTED = "model.json"  # marks an exported folder
 HEAD = "head.safetensors"  # the saved classifier in an exported folder, if it has one
@@ -67,10 +67,8 @@ def load(
     if not isinstance(run, str | os.PathLike):
         raise UserError(f"run is a {type(run).__name__}; expected the path of a run folder, or a name on the Hub")
     device = usable_device(device)
-    if (shipped := pretrained_folder(run)) is not None:
-        run = shipped
     trust = (trust,) if isinstance(trust, str) else trust
-    run = download(str(run)) if is_hub_name(run) else Path(run)
+    run = model_folder(run)
     if (run / EXPORTED).exists():
         return _load_exported(run, trust).to(device)
     config = read_config(run)
@@ -88,6 +86,13 @@ def load(
     if model is None:
         raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
     return model.to(device)
+
+
+def model_folder(run: str | Path) -> Path:
+    """Return the folder of what `load` takes; a model on the Hub is downloaded, if it was not before."""
+    if (shipped := pretrained_folder(run)) is not None:
+        return shipped
+    return download(str(run)) if is_hub_name(run) else Path(run)
 
 
 def _load_exported(folder: Path, trust: Collection[str]) -> Model:

@@ -139,3 +139,8 @@ def test_a_timm_model_brings_its_own_size_and_normalisation(monkeypatch):
     assert (target.view.resolution, target.view.channels, target.experiment) == (48, 3, "timm:resnet18")
     x = torch.rand(2, 3, 48, 48) * 2 - 1
     torch.testing.assert_close(target.frozen.features(x), target.frozen.network(2 * x).mean((2, 3)))
+
+
+def test_a_model_by_name_knows_what_it_was_trained_on():
+    target = open_target("small/fashion_mnist")
+    assert (target.trained_on, target.steps, target.run) == ("fashion-mnist", 12_000, None)
