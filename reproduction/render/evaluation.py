@@ -134,16 +134,9 @@ def _changes(line: Line) -> dict[str, Any]:
     return {k: v for k, v in sorted(found.items()) if of_networks.get(k) != v}
 
 
-def classifiers(lines: list[Line], dataset: str, regression: bool = False) -> str:
-    """Render what `bigbigan classify` measured on a data set: classifiers by number of labels, baselines first.
-
-    Runs with latent regression have tables of their own.
-    """
-    chosen = [
-        x
-        for x in of_study(lines, "classification")
-        if x["dataset"] == dataset and ("loss.latent_regression" in x["settings"]) == regression
-    ]
+def classifiers(lines: list[Line], dataset: str) -> str:
+    """Render what `bigbigan classify` measured on a data set: classifiers by number of labels, baselines first."""
+    chosen = [x for x in of_study(lines, "classification") if x["dataset"] == dataset]
     found = {(x["metric"], x["subject"]): x for x in chosen}
     rows = {
         "raw pixels, linear": ("frozen_pixels", "pixels"),

@@ -47,7 +47,6 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "label_curve_cifar": lambda lines: evaluation.label_curve(lines, "cifar10_16px"),
     "label_curve_caltech": lambda lines: evaluation.label_curve(lines, "caltech101"),
     "pneumonia": lambda lines: evaluation.classifiers(lines, "pneumoniamnist"),
-    "pneumonia_now": lambda lines: evaluation.classifiers(lines, "pneumoniamnist", regression=True),
     "blood": lambda lines: evaluation.classifiers(lines, "cells"),
     "bench": costs.bench,
     "minimal_flops": costs.minimal_flops,
