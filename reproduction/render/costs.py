@@ -119,6 +119,16 @@ def encode_speed(lines: list[Line]) -> str:
     return "\n".join(out if chosen else [*out, "| not run | |"])
 
 
+def demo_time(lines: list[Line]) -> str:
+    """Render the duration of `make demo` in a clean clone."""
+    found = newest_by(of_study(lines, "demo_time"), "device", "metric")
+    out = ["| `make demo`, seconds | |", "|---|---|"]
+    kinds = {"demo_seconds_with_installation": "with installation", "demo_seconds": "without"}
+    for device, metric in found:
+        out.append(f"| {device}, {kinds[metric]} | {found[device, metric]:.0f} |")
+    return "\n".join(out if found else [*out, "| not run | |"])
+
+
 def busy_machine(lines: list[Line]) -> str:
     """Seconds a step next to busy processes, with OpenMP threads that spin or sleep."""
     chosen = of_study(lines, "busy_machine")

@@ -53,6 +53,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "encode_speed": costs.encode_speed,
     "evaluation_time": costs.evaluation_time,
     "busy_machine": costs.busy_machine,
+    "demo_time": costs.demo_time,
     "peers": costs.peers,
     "campaigns": robustness.campaigns,
     "anomaly": evaluation.anomaly,
