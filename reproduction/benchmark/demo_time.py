@@ -40,7 +40,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             split="test",
             n=1,
             device=f"cpu, {os.cpu_count()} threads",
-            digits=1,
+            digits=4,
         )
     )
 
