@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigbigan.errors import RunError
+from bigbigan.errors import RunError, UserError
 from reproduction.common import ROOT, Script
 
 
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(script: Script, options: argparse.Namespace) -> None:
+    if not (ROOT / ".git").exists():
+        raise UserError(f"{ROOT} is not a git repository; run this in a clone of the project")
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "bigbigan"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

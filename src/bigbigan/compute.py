@@ -103,7 +103,7 @@ def reuse_freed_memory() -> bool:
 
     By default glibc gives large blocks back to the system, which must then clear and map the same memory again for
     every operation. A process that computes the same sizes over and over is faster without; its peak memory grows, by
-    a third in the step of biggan/32_pytorch.
+    38 % in the step of biggan/32_pytorch (docs/notes/performance.md).
     Has no effect if the user has set a MALLOC_ variable of glibc's.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or sys.platform != "linux":

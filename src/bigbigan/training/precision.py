@@ -57,7 +57,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def prepare(network: nn.Module, precision: str, compiled: bool, device: torch.device) -> None:
     """Make calls of `network` use `training.precision` and `training.compile`. Their outputs are float32.
 
-    Of the encoder of a pretext task it is the trunk, whose maps all tasks use; its heads stay float32 and eager.
+    For the encoder of a pretext task this covers the maps of its trunk, which all tasks use, but not the heads.
     """
     owner, name = (network.trunk, "final_map") if isinstance(network, PretextEncoder) else (network, "forward")
     forward = original = getattr(owner, name)
