@@ -37,10 +37,12 @@ def evaluation_time(lines: list[Line]) -> str:
     """Render the seconds of default evaluations, by part, for each file of labels."""
     chosen = {x["command"]: x for x in of_study(lines, "evaluation_time") if x["metric"] == "evaluation_seconds"}
     parts = list(dict.fromkeys(part for x in chosen.values() for part in x["protocol"]))
-    out = [f"| experiment | test images | device | seconds | {' | '.join(parts)} |", "|---" * (4 + len(parts)) + "|"]
+    head = ("experiment", "without a label", "test images", "device", "seconds", *parts)
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for x in chosen.values():
         seconds = [f"{x['protocol'].get(part, 0):.0f}" for part in parts]
-        cells = [title_of(x["experiment"], x), str(x["n"]), x["device"], f"{x['value']:.0f}", *seconds]
+        counts = [f"{x['labels']['without']:,}", f"{x['n']:,}"]
+        cells = [title_of(x["experiment"], x), *counts, x["device"], f"{x['value']:.0f}", *seconds]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out)
 
