@@ -13,7 +13,7 @@ import sklearn
 from PIL import Image
 from serving import PATIENCE, Server
 
-from bigbigan.apps.serve import Bench, page
+from bigbigan.apps.serve import ServedModel, page
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.inference.loading import load
@@ -208,16 +208,16 @@ def test_it_uses_no_network_and_leaves_no_files(server):
 def test_a_gan_has_the_tab_it_can_fill(data, tmp_path):
     config = tiny_config("training.steps=2", "loss.s_z=false", "loss.s_xz=false")
     train(config, str(data), tmp_path / "gan", progress=False)
-    components = page(Bench(tmp_path / "gan")).get_config_file()["components"]
+    components = page(ServedModel(tmp_path / "gan")).get_config_file()["components"]
     assert [c["props"]["label"] for c in components if c["type"] == "tabitem"] == ["Sample"]
 
 
 def test_a_model_told_labels_draws_the_class_that_is_asked_for(data, tmp_path):
     settings = ("loss.s_z=false", "loss.s_xz=false", "data.labels=classes")
     train(tiny_config("training.steps=2", *settings), str(data), tmp_path / "gan", progress=False)
-    bench = Bench(tmp_path / "gan")
-    components = page(bench).get_config_file()["components"]
+    served = ServedModel(tmp_path / "gan")
+    components = page(served).get_config_file()["components"]
     choices = next(c["props"]["choices"] for c in components if c["props"].get("label") == "Class")
     assert [tuple(choice) for choice in choices] == [("all", -1), ("0", 0), ("1", 1), ("2", 2)]
-    drawn = [np.asarray(bench.samples(1, 1.0, 0, label)) for label in range(3)]
+    drawn = [np.asarray(served.samples(1, 1.0, 0, label)) for label in range(3)]
     assert not np.array_equal(drawn[0], drawn[1])

@@ -128,7 +128,7 @@ def test_with_a_host_it_answers_to_the_names_given(run, tmp_path):
 
 
 def test_sigterm_ends_it_while_a_request_hangs(run, tmp_path):
-    hang = "import time, bigbigan.apps.serve; bigbigan.apps.serve.Bench.samples = lambda *a: time.sleep(3600)"
+    hang = "import time, bigbigan.apps.serve; bigbigan.apps.serve.ServedModel.samples = lambda *a: time.sleep(3600)"
     server = Server(run, tmp_path, code=hang)
     try:
         visitor = Visitor(server.url)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from bigbigan.apps.report.contents import gather
-from bigbigan.apps.serve import Bench
+from bigbigan.apps.serve import ServedModel
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.errors import UserError
@@ -80,7 +80,7 @@ def test_a_run_of_ones_own_needs_no_data(run, tmp_path, capsys):
     source = gather(moved, None).source
     assert source is not None
     assert source.splits["train"].classes == ["k0", "k1", "k2"]
-    assert Bench(moved).finds_neighbours
+    assert ServedModel(moved).finds_neighbours
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_addresses_of_a_foreign_run_are_not_asked(run, tmp_path, listener, capsy
         assert f"{run} was not trained here by you, so the data it names are not opened" in said
         assert f"--data {url}" in said
     assert "not trained here by you" in gather(run, None).no_source
-    assert "not trained here by you" in Bench(run).missing
+    assert "not trained here by you" in ServedModel(run).missing
     assert ask(["report", run]) == 0
     assert not calls
     assert time.perf_counter() - start < 60
@@ -134,7 +134,7 @@ def test_files_of_a_foreign_run_are_not_opened(run, tmp_path, kind, capsys):
         assert ask(words) == 2, words
         assert str(secret) in capsys.readouterr().err
     assert ask(["report", run]) == 0
-    assert "not trained here by you" in Bench(run).missing
+    assert "not trained here by you" in ServedModel(run).missing
     assert str(secret) not in OPENED
     assert "hunter2" not in (run / "report.html").read_text()
 

@@ -25,7 +25,7 @@ INK, MUTED, SAME = "#1c2128", "#5c6672", "#2b7a4b"
 
 
 class Tile(NamedTuple):
-    """One image of a sheet: pixels uint8 [C, H, W], a caption under it, and whether it has a frame."""
+    """Hold one image of a sheet: pixels uint8 [C, H, W], a caption under it, and whether it has a frame."""
 
     pixels: np.ndarray
     caption: str = ""

@@ -67,7 +67,7 @@ def device_option(parser: argparse._ActionsContainer) -> None:
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command has that reads a run, in a group of the help of their own.
+    """Add the options that all commands share that read a run, as a group of their own in the help.
 
     They are --checkpoint, --device, --batch-size, --json and --quiet. `main` sets the device and the batch size, so
     `bigbigan.training.devices.default_device` and `bigbigan.compute.images_per_pass` return them; a command itself
@@ -77,7 +77,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--checkpoint", **CHECKPOINT)
     device_option(group)
     group.add_argument(
-        "--batch-size", type=int, metavar="N", help="images to pass through a network at once; few need less memory"
+        "--batch-size", type=int, metavar="N", help="images to pass through a network at once; fewer need less memory"
     )
     group.add_argument("--json", **AS_JSON)
     group.add_argument("--quiet", **QUIET)

@@ -21,7 +21,7 @@ __all__ = ["default_data", "settings_of"]
 def settings_of(options: argparse.Namespace) -> Config:
     """Return the settings that the options of `train` name; torch is not imported.
 
-    They are those of EXPERIMENT, on which --config FILE and then --set are put; of FILE alone; or of the run in --out.
+    They come from EXPERIMENT, from --config FILE, or from the run in --out. FILE overrides EXPERIMENT, and --set both.
 
     Raises:
         UserError: no settings are named, one of them is wrong, or a file of others names code.
@@ -61,7 +61,7 @@ def _of_file(options: argparse.Namespace) -> Config:
     file = read_settings(options.config)
     if file.complete:
         if options.experiment is not None:
-            raise UserError(f"--config {options.config} has all settings; leave out EXPERIMENT, {options.experiment}")
+            raise UserError(f"--config {options.config} has all settings; remove EXPERIMENT, {options.experiment}")
         return file.config(Config())
     name = options.experiment or file.experiment
     if name in (None, Config().experiment):
@@ -92,7 +92,7 @@ def _length(options: argparse.Namespace, base: Config) -> list[str]:
 
 
 def _loggers(options: argparse.Namespace, base: Config) -> list[str]:
-    """Return the setting that --log stands for: the loggers of the settings, and those."""
+    """Return the setting that --log stands for: the loggers of the settings and those of --log."""
     from bigbigan.config.validate import LOGGERS
 
     for name in options.log:

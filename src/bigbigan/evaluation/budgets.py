@@ -19,7 +19,7 @@ Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
 
 
 class Budget(NamedTuple):
-    """The length of a training run."""
+    """Hold the length of a training run."""
 
     images_seen: int  # drawn from the data, counted once for each batch
     updates: int  # of E: one per step in every system
@@ -41,7 +41,7 @@ def budget(line: Line) -> Budget | None:
 
 
 class Variant(NamedTuple):
-    """Runs of an experiment with other settings, or of another length, than the runs that a table compares."""
+    """Name runs of an experiment with other settings, or of another length, than the runs that a table compares."""
 
     experiment: str
     difference: str

@@ -30,7 +30,7 @@ ENOUGH = 1.0  # points of accuracy: if doubling the labels adds less, more label
 
 
 class Point(NamedTuple):
-    """One point of a curve: labelled images of each class, accuracy in percent, its deviation over trials."""
+    """Hold one point of a curve: labelled images of each class, accuracy in percent, its deviation over trials."""
 
     labels: int
     accuracy: float

@@ -31,9 +31,9 @@ _CLASSIFIERS = {
 }
 _SCORES = {
     "top1": ("accuracy", "%"),
-    "balanced": ("mean of classes", "%"),
+    "balanced": ("balanced accuracy", "%"),
     "auroc": ("AUROC", "0 to 1"),
-    "ece": ("confidence off by", "%"),
+    "ece": ("calibration error", "%"),
 }
 
 
@@ -66,7 +66,7 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
     if columns and not by_metric.keys() & set(of_pixels):
         out.append(f"pixels, to compare with, were not measured: --metrics {','.join(m for m, _ in of_pixels[:2])}")
     elif not everything and (left_out := _heads_left_out({metric for metric, _ in by_metric})):
-        out.append(f"the linear heads would take long on these raw pixels: --metrics {','.join(left_out)}")
+        out.append(f"skipped the linear heads on raw pixels, which take long here: --metrics {','.join(left_out)}")
     for line in lines:
         if line.metric == _RECONSTRUCTION:
             out.append(f"reconstruction error, matched / mismatched: {line.value:.3f} (1 = nothing learned)")
@@ -91,7 +91,7 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
 
 
 def _heads_left_out(measured: set[str]) -> list[str]:
-    """Return the names of the linear heads on raw pixels that a default evaluation has left out."""
+    """Return the names of the linear heads on raw pixels that a default evaluation has skipped."""
     names = [(f"top1_{protocol}_avepool", f"top1_{protocol}_pixels") for protocol in ("table1", "sweep5k")]
     return [pixels for avepool, pixels in names if avepool in measured and pixels not in measured]
 
@@ -152,7 +152,7 @@ def head_text(lines: Sequence[ResultLine]) -> str:
     ]
     unlike = f"; {found['unlike']:.1f}% found unlike the training images" if "unlike" in found else ""
     return (
-        f"on labelled images left out by cross-validation: {', '.join(scores)}{unlike}\n"
+        f"on the held-out folds of cross-validation: {', '.join(scores)}{unlike}\n"
         "to compare with pixels: bigbigan classify RUN --labels-per-class N --out FILE.csv"
     )
 

@@ -92,7 +92,7 @@ def read_split(source: Source, images: ImageSet, view: View, progress: bool = Fa
 
 
 class StreamedView:
-    """The images of a split as evaluation sees them, decoded by index: `view[indices]` is uint8 [n, C, R, R].
+    """Decode the images of a split as evaluation sees them, by index: `view[indices]` is uint8 [n, C, R, R].
 
     The next readable image stands in for one that cannot be read, and the images of one remote shard for all shards.
     """

@@ -48,9 +48,9 @@ def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
         compared = f"they are {than} on these images" if pixels else "they were not compared with pixels"
         lead = f"Training improved the features clearly; {compared}."
     elif min(above_pixels, above_untrained) == 0:
-        kind, lead = "bad", "Not yet."
+        kind, lead = "bad", "The features are not better than the baselines yet."
     else:
-        kind, lead = "unclear", "Not clearly, so far."
+        kind, lead = "unclear", "The features are not clearly better than the baselines so far."
     accuracy = " ± ".join(f"{v:.1f}" for v in (few["value"], few.get("std")) if v is not None)
     numbers = (
         "With 10 labels for each class, a linear classifier on the trained encoder's features has an accuracy of "

@@ -26,7 +26,7 @@ HEAD_SCORES = {
     ("top1_head", "trained"): "the saved classifier, accuracy in %",
     ("balanced_head", "trained"): "the saved classifier, mean of the accuracies of the classes in %",
     ("auroc_head", "trained"): "the saved classifier, AUROC from 0 to 1",
-    ("ece_head", "trained"): "the saved classifier, confidence off by in %",
+    ("ece_head", "trained"): "the saved classifier, calibration error in %",
     ("unlike_head", "trained"): "images that it finds unlike the training images, in %",
 }
 

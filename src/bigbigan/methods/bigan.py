@@ -1,4 +1,4 @@
-"""BiGAN and its baselines (Donahue, Krähenbühl & Darrell 2017): logistic losses, all networks updated at once.
+"""Train BiGAN and its baselines (Donahue, Krähenbühl & Darrell 2017): logistic losses, all networks updated at once.
 
 Each batch gives every player its gradient at the same weights, and then all players step.
 

@@ -1,4 +1,4 @@
-"""BigBiGAN (Donahue & Simonyan 2019, Section 2).
+"""Train BigBiGAN (Donahue & Simonyan 2019, Section 2).
 
     encoder pairs    (x, E(x))   x from the data
     generator pairs  (G(z), z)   z from P_z

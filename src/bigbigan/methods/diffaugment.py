@@ -1,4 +1,4 @@
-"""DiffAugment (Zhao et al. 2020): the same random, differentiable transforms on D's real and generated inputs.
+"""Apply the same random, differentiable transforms to D's real and generated inputs: DiffAugment (Zhao et al. 2020).
 
 They keep D from memorising a small set of images. As generated images are augmented too, and the gradient passes
 through the transforms, G does not learn to produce augmented images. Strengths are the published ones; empty pixels

@@ -1,4 +1,4 @@
-"""Pretext tasks (Table 2): E is trained to predict something that is known about an image without labels.
+"""Train E by pretext tasks (Table 2): it predicts something that is known about an image without labels.
 
     rotation           the rotation of the image: 0, 90, 180 or 270 degrees (Gidaris et al. 2018)
     relative_position  the position of a patch, one of eight, relative to another patch (Doersch et al. 2015)

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of safetensors and JSON, written atomically.
+"""Write and read checkpoints: folders of safetensors and JSON, written atomically.
 
     checkpoints/step-00001000/weights.safetensors    the five networks
                               optimizer.safetensors  Adam's moments
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder of a run, and its step."""
+    """Hold a checkpoint folder of a run, and its step."""
 
     path: Path
     step: int

@@ -79,7 +79,7 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 class _Flops(TorchDispatchMode):
-    """Context that counts the FLOPs computed within it.
+    """Count the FLOPs computed within this context.
 
     torch's own counter also tracks modules, which fails if a backward pass runs modules again, as reversible stages do.
     """

@@ -32,7 +32,7 @@ PASSED = "logged.json"  # in a run folder until they are reached: the last steps
 
 
 class Logger(Protocol):
-    """What a logger does. Steps never fall, and a name comes at most once for a step."""
+    """Define what a logger does. Steps never fall, and a name comes at most once for a step."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take the metrics of a training step, by name."""
@@ -172,7 +172,7 @@ class Loggers:
 
 def _warn(name: str, error: BaseException) -> None:
     warnings.warn(
-        f"the logger {name} failed and is left out from here on ({in_one_line(error)}); training continues, and "
+        f"the logger {name} failed and is disabled ({in_one_line(error)}); training continues, and "
         "metrics.jsonl has all metrics",
         stacklevel=3,
     )

@@ -47,7 +47,7 @@ class Monitor:
         lines = read_metrics(run)
         kept = [line for line in lines if line["step"] <= step]
         if step and not kept:
-            warnings.warn(f"{self._path} has no line of the {step:,} steps before this one", stacklevel=2)
+            warnings.warn(f"{self._path} has no lines of the {step:,} earlier steps", stacklevel=2)
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._loggers: Loggers | None = None
         if config is not None:

@@ -31,7 +31,9 @@ def check_devices(config: Config, device: torch.device) -> None:
     """
     t, ranks = config.training, distributed.world_size()
     if config.system == "pretext" and ranks > 1:  # tasks compare images with others of the batch, and count colours
-        raise UserError("system=pretext trains in one process; start it without torchrun, training.accumulate may help")
+        raise UserError(
+            "system=pretext trains in one process; start it without torchrun; to save memory, raise training.accumulate"
+        )
     if t.batch_size % (t.accumulate * ranks):
         raise UserError(
             f"training.batch_size={t.batch_size} cannot be cut for {ranks} processes of torchrun and "

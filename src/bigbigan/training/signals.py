@@ -15,7 +15,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
 
 class Stopped(BaseException):
-    """A signal came before the first step: there is nothing to save.
+    """Report a signal that came before the first step: there is nothing to save.
 
     Like KeyboardInterrupt this is not an `Exception`, which image decoding would take for a damaged image.
     """

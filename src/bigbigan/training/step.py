@@ -62,7 +62,7 @@ def is_due(every: int, step: int, steps: int) -> bool:
 
 
 def is_soon_due(every: int, step: int, steps: int) -> bool:
-    """Return the same for something that is also done once soon after the start, so that first results come early."""
+    """Return whether something is due that is also done once soon after the start, so that first results come early."""
     return is_due(every, step, steps) or step == FIRST_LOG < every
 
 

@@ -215,6 +215,6 @@ def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None
         default = sorted(classes) if from_folders else classes  # before it was recorded, folders were in this order
         if recorded.get("classes", default) != classes:
             raise UserError(
-                f"the classes of {run} were others, or numbered in another order, than the {len(classes)} "
-                "there are now; choose another --out"
+                f"the classes of {run} differ from the {len(classes)} of this data, or are in another order; "
+                "choose another --out"
             )

@@ -107,7 +107,7 @@ def test_the_file_keeps_the_labels_groups_and_splits_so_far(run, tmp_path, capsy
     assert main(call) == 0
     said = capsys.readouterr().out
     assert "4 images to label, then the 9 labelled so far" in said
-    assert f"it replaces {before}" in said
+    assert f"use it in place of {before}" in said
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["file", "label", "group", "split", "stands_for", "labelled"]
     assert [row["label"] for row in rows[:4]] == [""] * 4

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bigbigan.apps import serve
-from bigbigan.apps.serve import Bench, server, widgets
+from bigbigan.apps.serve import ServedModel, server, widgets
 from bigbigan.apps.serve.widgets import _about
 from bigbigan.apps.train import train
 from bigbigan.cli import main
@@ -36,8 +36,8 @@ def run(data):
 
 
 @pytest.fixture(scope="module")
-def bench(run):
-    return Bench(run)
+def served(run):
+    return ServedModel(run)
 
 
 def pixels(picture):
@@ -48,21 +48,21 @@ def pixels(picture):
 # -- images that are given ----------------------------------------------------------------------------------
 
 
-def test_images_are_read_as_everywhere_and_as_in_training(bench, tmp_path):
+def test_images_are_read_as_everywhere_and_as_in_training(served, tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     path = tmp_path / "x.png"
     Image.fromarray(grey).save(path)
-    np.testing.assert_array_equal(bench.read(path), grey[None])
+    np.testing.assert_array_equal(served.read(path), grey[None])
     Image.fromarray(grey.astype(np.uint16) * 256).save(path)  # 16 bits
-    np.testing.assert_array_equal(bench.read(path), grey[None])
+    np.testing.assert_array_equal(served.read(path), grey[None])
     turned = Image.fromarray(grey)
     turned.getexif()[0x0112] = 6
     turned.save(path, exif=turned.getexif())
-    np.testing.assert_array_equal(bench.read(path), np.rot90(grey, -1)[None])
+    np.testing.assert_array_equal(served.read(path), np.rot90(grey, -1)[None])
     Image.fromarray(np.full((20, 30, 3), (255, 0, 0), np.uint8)).convert("CMYK").save(tmp_path / "x.jpg")
-    assert bench.read(tmp_path / "x.jpg").shape == (1, 8, 8)
+    assert served.read(tmp_path / "x.jpg").shape == (1, 8, 8)
     Image.fromarray(np.full((7, 7), 9, np.uint8)).save(path)
-    padded = bench.read(path)  # rows of an array are padded in training, and so is an image of that kind
+    padded = served.read(path)  # rows of an array are padded in training, and so is an image of that kind
     assert (padded[0, :7, :7] == 9).all()
     assert padded.sum() == 9 * 49
 
@@ -87,59 +87,59 @@ def png(size):
         (lambda: bytes(16 * 2**20 + 1), r"file too large \(over 16 MiB\)"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(bench, tmp_path, content, message):
+def test_what_is_no_image_is_refused_by_name(served, tmp_path, content, message):
     path = tmp_path / "x.png"
     path.write_bytes(content())
     with pytest.raises(UserError, match=message) as caught:
-        bench.read(path)
+        served.read(path)
     assert str(tmp_path) not in str(caught.value)  # a visitor must not see local paths
 
 
-def test_what_is_no_regular_file_is_not_read(bench, tmp_path):
+def test_what_is_no_regular_file_is_not_read(served, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "zero.png"):
         with pytest.raises(UserError, match=f"{name} cannot be used: it is not a regular file"):
-            bench.read(tmp_path / name)
+            served.read(tmp_path / name)
 
 
 # -- what is computed ---------------------------------------------------------------------------------------
 
 
-def test_samples_are_those_of_generate(bench):
-    assert bench.samples(4, 1.0, 0).size == (2 * SIDE + 4,) * 2
-    assert bench.samples(17, 1.0, 0).size[0] == 5 * SIDE // 2 + 4 * 4
-    first = bench.model.generate(1, 0.5, seed=3)
+def test_samples_are_those_of_generate(served):
+    assert served.samples(4, 1.0, 0).size == (2 * SIDE + 4,) * 2
+    assert served.samples(17, 1.0, 0).size[0] == 5 * SIDE // 2 + 4 * 4
+    first = served.model.generate(1, 0.5, seed=3)
     expected = (128 * (first[0, 0] + 1)).clamp(0, 255).byte()
-    np.testing.assert_array_equal(pixels(bench.samples(1, 0.5, 3)), expected)
+    np.testing.assert_array_equal(pixels(served.samples(1, 0.5, 3)), expected)
     for count in (0, 101):
         with pytest.raises(UserError, match=f"images: {count}; expected 1 to 100"):
-            bench.samples(count, 1.0, 0)
+            served.samples(count, 1.0, 0)
     with pytest.raises(UserError, match="trained without labels"):
-        bench.samples(1, 1.0, 0, label=2)
+        served.samples(1, 1.0, 0, label=2)
 
 
-def test_an_image_its_reconstruction_and_its_refinement(bench):
-    x = bench.examples[0]
-    np.testing.assert_allclose(pixels(bench.view(x)), x[0], atol=1)
-    made = bench.reconstruct(x)
+def test_an_image_its_reconstruction_and_its_refinement(served):
+    x = served.examples[0]
+    np.testing.assert_allclose(pixels(served.view(x)), x[0], atol=1)
+    made = served.reconstruct(x)
     float_x = x[0] / 127.5 - 1
-    error = np.linalg.norm(float_x - bench.model.reconstruct(bench._x(x))[0, 0].numpy()) / 2
+    error = np.linalg.norm(float_x - served.model.reconstruct(served._x(x))[0, 0].numpy()) / 2
     assert made.error == pytest.approx(error, rel=1e-4)
     steps = []
-    refined = bench.refine(x, 25, steps.append)
+    refined = served.refine(x, 25, steps.append)
     assert steps == list(range(1, 26))
     assert refined.error < made.error
     assert refined.picture.size == (SIDE, SIDE)
     for count in (0, 1_001):
         with pytest.raises(UserError, match="expected 1 to 1000"):
-            bench.refine(x, count)
+            served.refine(x, count)
 
 
-def test_neighbours_are_training_images_with_distance_and_class(bench, run):
+def test_neighbours_are_training_images_with_distance_and_class(served, run):
     with np.load(run.parent / "rows.npz") as arrays:
         x, label = arrays["train_images"][7][None], arrays["train_labels"][7, 0]
-    found = bench.neighbours(x, 5)
+    found = served.neighbours(x, 5)
     assert found[0][1] == f"0.000 {label}"
     np.testing.assert_allclose(pixels(found[0][0]), x[0], atol=1)
     distances = [float(caption.split()[0]) for _, caption in found]
@@ -148,21 +148,21 @@ def test_neighbours_are_training_images_with_distance_and_class(bench, run):
 
 
 def test_an_image_is_classified_by_the_saved_head(run, tmp_path):
-    assert not Bench(run).classifies
+    assert not ServedModel(run).classifies
     head = tmp_path / "h.safetensors"
     assert main(["classify", str(run), "--save", str(head), "--quiet"]) == 0
-    for bench in (Bench(run, head=head), Bench(export(run, tmp_path / "model", head=head))):
+    for served in (ServedModel(run, head=head), ServedModel(export(run, tmp_path / "model", head=head))):
         image = np.random.default_rng(0).integers(0, 60, (1, 8, 8), dtype=np.uint8)
         image[0, 2] += 180  # the bright row of class 1
-        probabilities, warning = bench.classify(image)
+        probabilities, warning = served.classify(image)
         assert list(probabilities) == ["0", "1", "2"]
         assert sum(probabilities.values()) == pytest.approx(1)
         assert max(probabilities, key=probabilities.get) == "1"
-        found = bench.model.predict(image[None])
+        found = served.model.predict(image[None])
         assert probabilities["1"] == pytest.approx(found.probabilities[0, 1].item())
         assert bool(warning) == bool(found.unlike_training[0])
         noise = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
-        assert "do not rely on its class" in bench.classify(noise)[1]
+        assert "do not rely on its class" in served.classify(noise)[1]
 
 
 def test_without_classes_neighbours_are_named(run, tmp_path):
@@ -170,52 +170,52 @@ def test_without_classes_neighbours_are_named(run, tmp_path):
     folder.mkdir()
     for i in range(6):
         Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(folder / f"{i}.png")
-    bench = Bench(run, str(folder))
-    assert bench.neighbours(bench.read(folder / "2.png"))[0][1] == "0.000 2.png"
-    assert len(bench.examples) == 6
+    served = ServedModel(run, str(folder))
+    assert served.neighbours(served.read(folder / "2.png"))[0][1] == "0.000 2.png"
+    assert len(served.examples) == 6
     table = tmp_path / "labels.csv"
     table.write_text("file,label\n" + "".join(f"{i}.png,{'dark' if i < 3 else 'bright'}\n" for i in range(6)))
-    bench = Bench(run, str(folder), str(table))
-    assert bench.neighbours(bench.read(folder / "2.png"))[0][1] == "0.000 dark"
+    served = ServedModel(run, str(folder), str(table))
+    assert served.neighbours(served.read(folder / "2.png"))[0][1] == "0.000 dark"
     table.write_text("file,label\n0.png,dark\n5.png,bright\n")  # the others have none
-    bench = Bench(run, str(folder), str(table))
-    said = {caption.split()[1] for _, caption in bench.neighbours(bench.read(folder / "2.png"))}
+    served = ServedModel(run, str(folder), str(table))
+    said = {caption.split()[1] for _, caption in served.neighbours(served.read(folder / "2.png"))}
     assert said == {"dark", "1.png", "2.png", "3.png", "4.png", "bright"}
 
 
-def test_interpolation_has_its_images_at_the_ends(bench):
-    a, b = bench.examples[0], bench.examples[5]
-    strip = bench.interpolate(a, b, 6)
+def test_interpolation_has_its_images_at_the_ends(served):
+    a, b = served.examples[0], served.examples[5]
+    strip = served.interpolate(a, b, 6)
     assert strip.size == (8 * SIDE + 7 * 4, SIDE)
     np.testing.assert_allclose(pixels(strip), a[0], atol=1)
     np.testing.assert_allclose(pixels(strip.crop((7 * (SIDE + 4), 0, *strip.size))), b[0], atol=1)
     for steps in (1, 17):
         with pytest.raises(UserError, match="expected 2 to 16"):
-            bench.interpolate(a, b, steps)
+            served.interpolate(a, b, steps)
 
 
 def test_an_exported_model_has_neighbours_if_it_is_given_images(run, data, tmp_path):
     out = export(run, tmp_path / "model")
-    bench = Bench(out)
-    assert "give --data SOURCE" in bench.missing
-    assert not bench.finds_neighbours
-    assert len(bench.examples) == 0
+    served = ServedModel(out)
+    assert "give --data SOURCE" in served.missing
+    assert not served.finds_neighbours
+    assert len(served.examples) == 0
     path = tmp_path / "x.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
-    assert bench.reconstruct(bench.read(path)).picture.size == (SIDE, SIDE)
-    assert Bench(out, str(data)).finds_neighbours
+    assert served.reconstruct(served.read(path)).picture.size == (SIDE, SIDE)
+    assert ServedModel(out, str(data)).finds_neighbours
     with pytest.raises(UserError, match=r"none\.npz"):
-        Bench(out, str(tmp_path / "none.npz"))
+        ServedModel(out, str(tmp_path / "none.npz"))
 
 
 def test_a_gan_samples_and_looks_at_nothing(data, tmp_path):
     config = tiny_config("training.steps=2", "loss.s_z=false", "loss.s_xz=false")
     train(config, str(data), tmp_path / "gan", progress=False)
-    bench = Bench(tmp_path / "gan")
-    assert not bench.encodes
-    assert bench.samples(1, 1.0, 0).size == (SIDE, SIDE)
+    served = ServedModel(tmp_path / "gan")
+    assert not served.encodes
+    assert served.samples(1, 1.0, 0).size == (SIDE, SIDE)
     with pytest.raises(UserError, match="this model has no encoder for images"):
-        Bench(tmp_path / "gan", str(data))
+        ServedModel(tmp_path / "gan", str(data))
 
 
 # -- how it is started --------------------------------------------------------------------------------------
@@ -312,9 +312,9 @@ def test_names_given_after_the_first_host_are_passed_on(monkeypatch, tmp_path):
     assert [(host, names) for _, host, _, _, _, names in given] == [("127.0.0.1", []), ("0.0.0.0", ["box.example"])]
 
 
-def test_names_of_a_run_are_no_markup_on_the_page(bench, monkeypatch):
-    monkeypatch.setattr(bench, "missing", "no <b>x</b> [a](http://evil.example)\n# big")
-    about = _about(bench)
+def test_names_of_a_run_are_no_markup_on_the_page(served, monkeypatch):
+    monkeypatch.setattr(served, "missing", "no <b>x</b> [a](http://evil.example)\n# big")
+    about = _about(served)
     assert "<b>" not in about
     assert "\\[a\\]\\(" in about
     assert "\n# " not in about.partition("training images: ")[2]

@@ -45,7 +45,7 @@ def test_the_lead_is_that_of_the_verdict():
 def test_scores_of_a_saved_head_are_in_words():
     values = {"top1_head": 96.25, "balanced_head": 96.0, "auroc_head": 0.998, "ece_head": 1.2, "unlike_head": 0.5}
     text = head_text(lines_of(values, "trained"))
-    assert "accuracy 96.2%, mean of classes 96.0%, AUROC 0.998, confidence off by 1.2%; 0.5% found unlike" in text
+    assert "accuracy 96.2%, balanced accuracy 96.0%, AUROC 0.998, calibration error 1.2%; 0.5% found unlike" in text
 
 
 def test_results_table_of_an_external_encoder_has_its_own_rows():

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import bigbigan
-from bigbigan.apps.serve import Bench
+from bigbigan.apps.serve import ServedModel
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.config import Config, PretextConfig, flat, override
@@ -680,7 +680,7 @@ def test_in_python_what_is_missing_is_reported(run):
     model = bigbigan.load(run)
     x = torch.zeros(2, 1, 8, 8)
     for ask in (lambda: model.generator, lambda: model.reconstruct(x), lambda: model.refine(x, 1),
-                lambda: model.interpolate(x, x), lambda: model.generate(1), lambda: Bench(run)):  # fmt: skip
+                lambda: model.interpolate(x, x), lambda: model.generate(1), lambda: ServedModel(run)):  # fmt: skip
         with pytest.raises(UserError, match="it has no generator"):
             ask()
     with pytest.raises(UserError, match="no discriminator"):

@@ -202,7 +202,7 @@ def test_a_changed_result_line_is_named(tmp_path):
 
 
 def test_without_its_log_a_continued_run_says_so(tmp_path):
-    with pytest.warns(UserWarning, match=r"metrics.jsonl has no line of the 4 steps before"):
+    with pytest.warns(UserWarning, match=r"metrics.jsonl has no lines of the 4 earlier steps"):
         Monitor(tmp_path, 4, 9, progress=False).close()
 
 

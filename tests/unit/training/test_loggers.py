@@ -134,7 +134,7 @@ def test_a_logger_that_fails_is_left_out_with_one_warning(tmp_path, recorder, co
             monitor.pictures(step, picture())
         monitor.close()
     (only,) = [str(w.message) for w in said if "logger" in str(w.message)]
-    assert f"the logger {NAME} failed and is left out from here on (OSError: [Errno 28]" in only
+    assert f"the logger {NAME} failed and is disabled (OSError: [Errno 28]" in only
     assert "\n" not in only
     assert [call[0] for call in recorder.calls].count(method) == 1
     assert recorder.calls[-1][0] == method

@@ -35,8 +35,8 @@ def feature_map(run: Run) -> Html:
         maps.append(_scatter("UMAP", umap_plane(features), labels, names))
     how = (
         f"{what}. Images with similar features are near each other. Labels give the colours only: classes that form "
-        "clusters need few labels. PCA keeps large distances and overlaps much; UMAP (report --umap) keeps neighbours, "
-        "but distances between its clusters mean little."
+        "clusters need few labels. PCA keeps large distances, but many points overlap; UMAP (report --umap) keeps "
+        "neighbours, but distances between its clusters mean little."
     )
     return join(paragraph(how), tag("div", *maps, classes="charts"))
 

@@ -5,7 +5,7 @@ server.py    runs the page                     guard.py     decides which reques
 """
 
 from bigbigan.apps.serve.server import VISITORS, serve
-from bigbigan.apps.serve.session import Bench
+from bigbigan.apps.serve.session import ServedModel
 from bigbigan.apps.serve.widgets import page
 
-__all__ = ["VISITORS", "Bench", "page", "serve"]
+__all__ = ["VISITORS", "ServedModel", "page", "serve"]

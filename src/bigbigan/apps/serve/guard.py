@@ -38,7 +38,7 @@ ORIGIN = re.compile(r"https?://([^\s/@?#\\]+)")
 
 
 class Names:
-    """The names by which a server may be addressed, with any port.
+    """Hold the names by which a server may be addressed, with any port.
 
     Args:
         host: what it listens on as given, a name or an address.

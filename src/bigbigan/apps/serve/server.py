@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bigbigan.apps.serve.guard import Names, guard
-from bigbigan.apps.serve.session import LIMITS, Bench
+from bigbigan.apps.serve.session import LIMITS, ServedModel
 from bigbigan.apps.serve.widgets import CSS, SUFFIXES, model_hangs, page
 from bigbigan.errors import RunError, UserError
 from bigbigan.training.signals import Stop
@@ -49,7 +49,7 @@ def serve(
         run: see `bigbigan.load`.
         host: the name or address to listen on.
         port: to listen on; 0 chooses a free one.
-        data, labels, head: see `Bench`.
+        data, labels, head: see `ServedModel`.
         names: further host names by which visitors reach the server; see `bigbigan.apps.serve.guard.Names`.
         checkpoint: of a run, "newest", "best" or a step.
         progress: show a progress bar for reading the training images.
@@ -71,9 +71,9 @@ def serve(
             from fastapi import FastAPI
         except ImportError:
             raise UserError("serve needs gradio: pip install 'bigbigan[serve]'") from None
-        bench = Bench(run, data, labels, progress, checkpoint, head)
+        served = ServedModel(run, data, labels, progress, checkpoint, head)
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no web fonts
-        blocks = page(bench)
+        blocks = page(served)
         blocks.state_session_capacity = VISITORS
         app = gr.mount_gradio_app(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, "/",

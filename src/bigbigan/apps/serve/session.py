@@ -28,7 +28,7 @@ from bigbigan.training.devices import default_device
 from bigbigan.training.image_grid import grid
 from bigbigan.training.run_folder import limits_of, open_data
 
-__all__ = ["LIMITS", "MAX_INTERPOLATION", "MAX_SAMPLES", "MAX_STEPS", "NEIGHBOURS", "Bench", "Reconstruction"]
+__all__ = ["LIMITS", "MAX_INTERPOLATION", "MAX_SAMPLES", "MAX_STEPS", "NEIGHBOURS", "Reconstruction", "ServedModel"]
 
 LIMITS = DecodeLimits(max_bytes=16 * 2**20)  # of an uploaded image
 SIDE = 192  # minimum side of an image on the page, in pixels
@@ -38,14 +38,14 @@ MAX_SAMPLES, MAX_STEPS, MAX_INTERPOLATION = 100, 1_000, 16  # of one request
 
 
 class Reconstruction(NamedTuple):
-    """An image that G made from x, and its distance from x: ‖x − x̂‖₂, pixels in [0, 1]."""
+    """Hold an image that G made from x, and its distance from x: ‖x − x̂‖₂, pixels in [0, 1]."""
 
     picture: Image.Image
     error: float
 
 
-class Bench:
-    """A model, example images, and what a visitor may ask of them, one request at a time.
+class ServedModel:
+    """Hold a model, example images, and what a visitor may ask of them, one request at a time.
 
     Args:
         run: see `bigbigan.load`.

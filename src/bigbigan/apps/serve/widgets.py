@@ -1,4 +1,4 @@
-"""The page of `serve`: gradio widgets around a `Bench`."""
+"""Build the page of `serve`: gradio widgets around a `ServedModel`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigbigan.apps.serve.session import MAX_INTERPOLATION, MAX_SAMPLES, MAX_STEPS, NEIGHBOURS, Bench
+from bigbigan.apps.serve.session import MAX_INTERPOLATION, MAX_SAMPLES, MAX_STEPS, NEIGHBOURS, ServedModel
 from bigbigan.data.formats import EXTENSIONS
 from bigbigan.errors import UserError
 from bigbigan.integrations.markdown import plain
@@ -51,31 +51,31 @@ def model_hangs(seconds: float = 2.0) -> bool:
     return False
 
 
-def page(bench: Bench) -> Any:
+def page(served: ServedModel) -> Any:
     """Build the page as gradio `Blocks`, with the tabs that the model has networks for: a GAN only samples."""
     import gradio as gr
 
-    name = bench.model.config.experiment
+    name = served.model.config.experiment
     with gr.Blocks(title=f"bigbigan: {name}", analytics_enabled=False, delete_cache=FILES_KEPT) as blocks:
-        gr.Markdown(f"# {plain(name)}\n{_about(bench)}")
+        gr.Markdown(f"# {plain(name)}\n{_about(served)}")
         with gr.Tab("Sample"):
-            _sample_tab(gr, bench, blocks)
-        if bench.encodes:
+            _sample_tab(gr, served, blocks)
+        if served.encodes:
             with gr.Tab("Your image"):
-                _image_tab(gr, bench, blocks)
+                _image_tab(gr, served, blocks)
             with gr.Tab("Interpolate"):
-                _interpolation_tab(gr, bench, blocks)
+                _interpolation_tab(gr, served, blocks)
     return blocks.queue(max_size=64)
 
 
-def _about(bench: Bench) -> str:
-    c = bench.model.config
+def _about(served: ServedModel) -> str:
+    c = served.model.config
     kind = "grey" if c.data.channels == 1 else "colour"
-    takes = f"takes {kind} images of {c.encoder.resolution} px and " if bench.encodes else ""
+    takes = f"takes {kind} images of {c.encoder.resolution} px and " if served.encodes else ""
     does = f"{takes}makes {kind} images of {c.generator.resolution} px"
     no_images = "No example images and no nearest training images"
-    missing = f"\n\n{no_images}: {plain(bench.missing)}." if bench.missing else ""
-    return f"This model ({c.system}, {bench.model.step:,} training steps) {does}.{missing}"
+    missing = f"\n\n{no_images}: {plain(served.missing)}." if served.missing else ""
+    return f"This model ({c.system}, {served.model.step:,} training steps) {does}.{missing}"
 
 
 def _reporting_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,8 +107,8 @@ def _gallery(gr: Any, title: str, images: Any, columns: int) -> Any:
     )  # fmt: skip
 
 
-def _sample_tab(gr: Any, bench: Bench, blocks: Any) -> None:
-    labels = range(bench.model.config.data.classes)
+def _sample_tab(gr: Any, served: ServedModel, blocks: Any) -> None:
+    labels = range(served.model.config.data.classes)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             count = gr.Slider(1, MAX_SAMPLES, 16, step=1, label="Images")
@@ -121,25 +121,25 @@ def _sample_tab(gr: Any, bench: Bench, blocks: Any) -> None:
             picture = _picture(gr, "**G(z)**: images made from random numbers z")
 
     def samples(count: float, truncation: float, seed: float, label: int) -> Image.Image:
-        return bench.samples(int(count), truncation, int(seed), None if label < 0 else label)
+        return served.samples(int(count), truncation, int(seed), None if label < 0 else label)
 
     events = [button.click, seed.submit, blocks.load]
     gr.on(events, _reporting_errors(gr, samples), [count, truncation, seed, label], picture, **QUEUE)
 
 
-def _picker(gr: Any, bench: Bench, title: str, first: int, columns: int) -> tuple[Any, list[Any]]:
+def _picker(gr: Any, served: ServedModel, title: str, first: int, columns: int) -> tuple[Any, list[Any]]:
     """Add widgets to choose an image; return the choice, at first an example, and the events of choosing."""
-    known = list(bench.examples)
+    known = list(served.examples)
     chosen = gr.State(known[min(first, len(known) - 1)] if known else None)
     gr.Markdown(title)
     file = gr.File(label=title, show_label=False, file_types=SUFFIXES, height=130)
-    read = file.upload(_reporting_errors(gr, bench.read), file, chosen, **QUEUE)
+    read = file.upload(_reporting_errors(gr, served.read), file, chosen, **QUEUE)
     for follow in (read.success, read.failure):  # clear it for the next file, even after a failure
         follow(lambda: None, None, file, api_visibility="private")
     events = [read]
     if known:
         # Of another size than all answers: gradio keeps equal pictures in one file, which each answer writes again.
-        thumbnails = [bench.view(x).resize((THUMBNAIL, THUMBNAIL)) for x in known]
+        thumbnails = [served.view(x).resize((THUMBNAIL, THUMBNAIL)) for x in known]
         examples = _gallery(gr, "or click one of these", thumbnails, columns)
 
         def pick(event: Any) -> np.ndarray:
@@ -150,10 +150,10 @@ def _picker(gr: Any, bench: Bench, title: str, first: int, columns: int) -> tupl
     return chosen, events
 
 
-def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
+def _image_tab(gr: Any, served: ServedModel, blocks: Any) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            chosen, events = _picker(gr, bench, "**Your image**", 0, columns=4)
+            chosen, events = _picker(gr, served, "**Your image**", 0, columns=4)
         with gr.Column(scale=3):
             with gr.Row():
                 view = _picture(gr, "**x**: as the model sees it")
@@ -161,7 +161,7 @@ def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
                 refined = _picture(gr, "**G(z)**: refined")
             errors = gr.Markdown()
             outputs = [view, reconstruction, refined, errors]
-            if bench.classifies:
+            if served.classifies:
                 with gr.Row():
                     with gr.Column(min_width=280):
                         classes = gr.Label(label="Class by the saved classifier", num_top_classes=TOP_CLASSES)
@@ -171,23 +171,23 @@ def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
                 about = "z is optimised from E(x) so that G(z) comes closer to x"
                 steps = gr.Slider(10, MAX_STEPS, 200, step=10, label="Steps of refinement", info=about, scale=3)
                 button = gr.Button("Refine", variant="primary", scale=1)
-    if bench.finds_neighbours:
+    if served.finds_neighbours:
         title = "**Nearest training images** and their distances: 0 is equal, 1 unrelated"
         outputs.append(_gallery(gr, title, None, NEIGHBOURS))
 
     def show(image: np.ndarray | None) -> list[Any]:
         if image is None:
             return [None] * len(outputs)
-        x_hat = bench.reconstruct(image)
-        found: list[Any] = [bench.view(image), x_hat.picture, None, f"‖x − G(E(x))‖ = {x_hat.error:.2f}"]
-        found += bench.classify(image) if bench.classifies else ()
-        return [*found, bench.neighbours(image)] if bench.finds_neighbours else found
+        x_hat = served.reconstruct(image)
+        found: list[Any] = [served.view(image), x_hat.picture, None, f"‖x − G(E(x))‖ = {x_hat.error:.2f}"]
+        found += served.classify(image) if served.classifies else ()
+        return [*found, served.neighbours(image)] if served.finds_neighbours else found
 
     def refine(image: np.ndarray | None, steps: float, progress: Any = gr.Progress()) -> tuple[Image.Image, str]:  # noqa: B008
         if image is None:
             raise UserError("there is no image yet; give one first")
-        total, before = int(steps), bench.reconstruct(image).error
-        found = bench.refine(image, total, lambda done: progress((done, total), desc="refining", unit="steps"))
+        total, before = int(steps), served.reconstruct(image).error
+        found = served.refine(image, total, lambda done: progress((done, total), desc="refining", unit="steps"))
         return found.picture, f"‖x − G(E(x))‖ = {before:.2f}, and after {total} steps ‖x − G(z)‖ = {found.error:.2f}"
 
     for event in events:
@@ -196,17 +196,17 @@ def _image_tab(gr: Any, bench: Bench, blocks: Any) -> None:
     button.click(_reporting_errors(gr, refine), [chosen, steps], [refined, errors], show_progress_on=refined, **QUEUE)
 
 
-def _interpolation_tab(gr: Any, bench: Bench, blocks: Any) -> None:
+def _interpolation_tab(gr: Any, served: ServedModel, blocks: Any) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
-            start, from_events = _picker(gr, bench, "**From**", 0, columns=6)
+            start, from_events = _picker(gr, served, "**From**", 0, columns=6)
         with gr.Column(min_width=280):
-            end, to_events = _picker(gr, bench, "**To**", 3, columns=6)
+            end, to_events = _picker(gr, served, "**To**", 3, columns=6)
     steps = gr.Slider(2, MAX_INTERPOLATION, 8, step=1, label="Images in between")
     strip = _picture(gr, "The first image, what G makes of interpolations between the two encodings, the second image")
 
     def interpolate(image: np.ndarray | None, other: np.ndarray | None, steps: float) -> Image.Image | None:
-        return None if image is None or other is None else bench.interpolate(image, other, int(steps))
+        return None if image is None or other is None else served.interpolate(image, other, int(steps))
 
     request = {"fn": _reporting_errors(gr, interpolate), "inputs": [start, end, steps], "outputs": strip, **QUEUE}
     for event in [*from_events, *to_events]:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--onnx", action="store_true", help="write E, G and the classifier as ONNX files too")
     parser.add_argument(
-        "--compact", action="store_true", help="write weights in float16 and leave out D: about a quarter of the size"
+        "--compact", action="store_true", help="write weights in float16 and omit D: about a quarter of the size"
     )
     parser.add_argument(
         "--license",

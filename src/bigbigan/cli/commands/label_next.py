@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Choose the images to label next: typical ones that cover what has no labels yet."""
+    """Choose the images to label next: typical images of the clusters that have no labels yet."""
     at_least(1, count=options.count)
     for path, ending, name in ((options.out, ".csv", "out"), (options.sheet, ".png", "sheet")):
         if path is not None and path.suffix.lower() != ending:
@@ -52,4 +52,4 @@ def run(options: argparse.Namespace) -> None:
         f"{options.out}: {len(rows)} images to label{earlier}; fill in the column label, then give the file to --labels"
     )
     if options.labels is not None and labelled:
-        print(f"it replaces {options.labels}: it has all of its labels")
+        print(f"use it in place of {options.labels}: it has all labels of that file")

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def own_results() -> Path:
-    """Return the folder of result lines here, or of those in the package, or of the repository it is run from."""
+    """Return ./results if it exists, else the package's result lines, else the repository's."""
     package = Path(bigbigan.__file__).parent
     repository = package.parents[1] / "results"
     return next((f for f in (Path("results"), package / "results", repository) if f.is_dir()), Path("results"))

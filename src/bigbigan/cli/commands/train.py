@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="send metrics and pictures to wandb too, or to a logger of your own, python:MODULE:NAME; TensorBoard and "
-        "metrics.jsonl are always written",
+        help="send metrics and pictures to wandb too, or to a logger of your own, python:MODULE:NAME; metrics.jsonl "
+        "is always written, TensorBoard by default",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, metavar="N", help="short for --set training.steps=N")
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int | None:
         found = dry_run(config, options.data, default, options.labels)
         print(json.dumps(found, indent=2) if options.json else report(config, found))
         if config.additions and not options.json:
-            print(f"not in the paper: {named_settings(config.additions)} (docs/deviations.md, 2 and 3)")
+            print(f"not in the paper: {named_settings(config.additions)} (docs/deviations.md: 2, 3 and 55)")
         return None
     data, labels = options.data or default, options.labels
     if (options.out / "data.json").exists():

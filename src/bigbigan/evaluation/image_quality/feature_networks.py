@@ -93,7 +93,7 @@ def mnist_cnn(channels: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to build and train an in-domain classifier."""
+    """Say how to build and train an in-domain classifier."""
 
     trunk: Callable[[int], nn.Module]  # takes the number of image channels
     features: int
