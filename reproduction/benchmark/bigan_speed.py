@@ -26,7 +26,7 @@ from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.image import to_float
 from bigbigan.models import build
-from bigbigan.training.run_folder import default_device
+from bigbigan.training.devices import default_device
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 from reproduction.common import Script

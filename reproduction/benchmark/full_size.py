@@ -24,7 +24,8 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.loading import stored_side
 from bigbigan.errors import RunError
 from bigbigan.experiments import find
-from bigbigan.training.run_folder import changed_settings, default_device
+from bigbigan.training.devices import default_device
+from bigbigan.training.run_folder import changed_settings
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 from reproduction.common import Script

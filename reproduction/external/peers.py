@@ -45,8 +45,8 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.inception import Inception, load_inception
 from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
+from bigbigan.training.devices import default_device
 from bigbigan.training.flops import count_flops
-from bigbigan.training.run_folder import default_device
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 from reproduction.common import Script

@@ -22,7 +22,7 @@ from bigbigan.data import open_source
 from bigbigan.evaluation.image_quality.feature_networks import channels_of, open_extractor
 from bigbigan.evaluation.image_quality.sampling import compare, reference
 from bigbigan.evaluation.splits import View, read_split
-from bigbigan.training.run_folder import default_device
+from bigbigan.training.devices import default_device
 from reproduction.common import Script
 
 MEASURES = ("fid", "kid", "precision", "recall")

@@ -10,7 +10,7 @@ from bigbigan.apps.encode import encode
 from bigbigan.apps.train import train
 from bigbigan.inference.loading import load
 from bigbigan.training import loop
-from bigbigan.training.run_folder import default_device
+from bigbigan.training.devices import default_device
 from bigbigan.training.state import TrainingState
 from tiny import tiny_config, write_npz
 

@@ -328,6 +328,7 @@ MISTAKES = {
     "mirror images of nothing": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "data.mirror=always"], "set data.augment=flip"),
     "nan rate": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "optimizer.lr_g=nan"], "nan"),
     "negative rate": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "optimizer.lr_d=-1"], "must be positive"),
+    "no widths of D": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "discriminator.channels=[]"], "must be one or more positive widths"),
     "zero steps": lambda t, r: (["train", "small/digits", "--out", t / "x", "--steps", "0"], "training.steps must be positive"),
     "batch of one": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.batch_size=1"], "at least 2"),
     "chunks of a batch that differ": lambda t, r: (["train", "small/digits", "--out", t / "x", "--set", "training.accumulate=3"], "must cut training.batch_size = 64 into equal chunks"),

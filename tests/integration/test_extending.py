@@ -300,6 +300,14 @@ def test_code_that_a_settings_file_names_needs_trust(trap, text, capsys):
     assert trap.exists()
 
 
+def test_a_name_typed_as_part_of_another_is_not_trusted(trap, capsys):
+    Path("mine.yaml").write_text("system: doors_trap:System")
+    words = ["train", "--config", "mine.yaml", "--out", "x", "--data", "digits", "--log", "python:doors_trap:Systems"]
+    code, _, err = ask(capsys, *words)
+    assert (code, "mine.yaml names Python code, doors_trap:System" in err) == (2, True)
+    assert not trap.exists()
+
+
 def test_an_exported_model_with_own_code_needs_trust(copy, installed, stranger, tmp_path, capsys):
     command = ["export", copy, "--out", tmp_path / "model", "--quiet"]
     assert ask(capsys, *command)[0] == 2

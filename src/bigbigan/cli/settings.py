@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def settings_of(options: argparse.Namespace) -> Config:
         raise UserError(f"--scale {options.scale} goes with EXPERIMENT, which is missing")
     settings = [*options.set, *_length(options, base), *_loggers(options, base)]
     config = override(base, settings)
-    typed = " ".join([*options.set, *options.log])
     if origin is not None and not options.print_config:
+        typed = re.findall(r"[\w.:]+", " ".join([*options.set, *options.log]))  # whole names only
         refuse_foreign_code([name for name in config.own_code if name not in typed], origin)
     for name in config.own_code:
         check_module(name)

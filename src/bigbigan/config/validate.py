@@ -130,7 +130,7 @@ def _check_generator(generator: GeneratorConfig) -> None:
 @validate.register
 def _check_discriminator(discriminator: DiscriminatorConfig) -> None:
     _check_sizes("discriminator", discriminator)
-    require(min(discriminator.channels) > 0, "discriminator.channels must be positive")
+    require(min(discriminator.channels, default=0) > 0, "discriminator.channels must be one or more positive widths")
     require(discriminator.final_size > 0, "discriminator.final_size must be positive")
     require(
         len(set(discriminator.augment)) == len(discriminator.augment), "discriminator.augment names something twice"

@@ -153,7 +153,8 @@ def result_lines(
     All other arguments are fields of `ResultLine`. The row of the table is that of the experiment; commit and device
     are those of this process.
     """
-    from bigbigan.training.run_folder import commit, device_name  # loads torch, which readers of lines do without
+    from bigbigan.training.devices import device_name  # loads torch, which readers of lines do without
+    from bigbigan.training.run_folder import commit
 
     def rounded(value: float) -> float:
         return round(value, 4) if digits is None else float(f"{value:.{digits}g}")

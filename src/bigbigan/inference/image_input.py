@@ -54,6 +54,8 @@ class ImageInput:
         if x.shape[2:] != (side, side):
             x = self._resized(x, side, pads)
         x = x.to(device)
+        if x is images:
+            x = x.view(x.shape)  # the mark is for this call's result, not for the caller's own tensor
         setattr(x, _PREPARED, True)
         return x
 

@@ -37,6 +37,7 @@ from bigbigan.training.devices import usable_device
 __all__ = ["Encoding", "Model", "Scores"]
 
 BATCH = 64  # images in a pass through G
+TRUNCATED_GENERATORS = 4  # that a model keeps
 
 
 class Model:
@@ -238,6 +239,8 @@ class Model:
         if truncation == 1 or not batch_norms(self.generator):
             return self.generator
         if truncation not in self._truncated:
+            if len(self._truncated) == TRUNCATED_GENERATORS:  # the page of `serve` may ask for any number
+                del self._truncated[next(iter(self._truncated))]
             G, batches, size = copy.deepcopy(self.generator), self.config.log.standing_batches, 128
             z = self.sample_prior(batches * size, truncation, seed=0)
             generator = keyed_generator(0, "standing labels", 0, str(self.device))

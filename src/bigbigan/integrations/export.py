@@ -30,7 +30,7 @@ from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.inference.head import Head
-from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load
+from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load, model_folder
 from bigbigan.inference.model import Model
 from bigbigan.integrations.model_card import PICTURE, model_card
 from bigbigan.integrations.onnx import require_onnx, write_onnx
@@ -62,7 +62,7 @@ def export(
     """Write the model of a run to the folder `out`, which must not exist or be empty.
 
     Args:
-        run: run folder.
+        run: run folder, or the name of a model (`bigbigan.load`).
         out: folder to write.
         checkpoint: "newest", or "best" by the validation metric.
         onnx: whether to add E, G and the classifier as ONNX files.
@@ -81,6 +81,7 @@ def export(
         raise UserError(f"--license {shown(license)}: expected a name such as cc-by-4.0, apache-2.0 or other")
     if onnx:
         require_onnx()
+    run = model_folder(run)
     model = load(run, checkpoint, default_device())
     if compact:
         if head is not None or model.head is not None:

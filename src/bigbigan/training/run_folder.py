@@ -40,17 +40,16 @@ from bigbigan.training.seal import is_sealed
 __all__ = [
     "changed_settings",
     "environment",
+    "has_trained",
     "limits_of",
     "open_data",
     "open_for_training",
     "read_card",
     "read_config",
     "read_environment",
-    "read_json",
     "source_and_labels",
     "source_of",
     "warn_of_other_settings",
-    "write_json",
 ]
 
 
@@ -272,9 +271,7 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
             raise UserError(f"another process is training in {run}; wait for it or choose another --out")
         for left in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"samples/{TEMPORARY}*")):
             left.unlink(missing_ok=True)
-        # If the first start failed, for lack of a window for example, nothing is lost by other settings.
-        has_trained = any((run / "checkpoints").glob("*")) or (run / "metrics.jsonl").exists()
-        if (run / "config.json").exists() and has_trained:
+        if has_trained(run):
             _refuse_changes(read_config(run), config, run)
         elif not (run / "config.json").exists() and any(p.name != ".lock" for p in run.iterdir()):
             raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
@@ -285,6 +282,12 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
         except OSError as error:
             raise write_error(error, run / "samples") or error from None
         yield
+
+
+def has_trained(run: Path) -> bool:
+    """Return whether a run has begun to train. If its first start failed, other settings and data are fine."""
+    begun = any((run / "checkpoints").glob("*")) or (run / "metrics.jsonl").exists()
+    return begun and (run / "config.json").exists()
 
 
 def _environments(run: Path) -> list[dict[str, Any]]:

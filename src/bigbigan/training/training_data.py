@@ -21,7 +21,7 @@ from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.image import fit
 from bigbigan.training import distributed
-from bigbigan.training.run_folder import read_card, read_config
+from bigbigan.training.run_folder import has_trained, read_card, read_config
 from bigbigan.training.seal import key_file, seal
 
 __all__ = ["TrainingData", "load_training_data", "refuse_other_data", "resolve_config"]
@@ -56,10 +56,10 @@ class TrainingData:
 def resolve_config(config: Config, source: Source, images: ImageSet, spec: str, run: Path) -> Config:
     """Return `config` with the settings that depend on the data: window, mirroring, padding, and the classes.
 
-    A run that is continued keeps the values in its config.json. Window and padding are set in `source`.
+    A run that has begun to train keeps the values in its config.json. Window and padding are set in `source`.
     """
     d = config.data
-    recorded = read_config(run).data if (run / "config.json").exists() else None
+    recorded = read_config(run).data if has_trained(run) else None
     if config.can_mirror and d.mirror == "auto":
         by_source: Literal["always", "never"] = "always" if source.mirrorable else "never"
         d = replace(d, mirror=by_source if recorded is None else recorded.mirror)

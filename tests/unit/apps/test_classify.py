@@ -18,7 +18,7 @@ from bigbigan.evaluation.probes.calibration import calibration_error, fit_temper
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import hold_out, load_images
 from bigbigan.evaluation.targets import open_target
-from bigbigan.training.run_folder import read_json
+from bigbigan.io import read_json
 from tiny import blobs, tiny_config, write_npz
 
 

@@ -14,9 +14,10 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.inference import model as of_model
 from bigbigan.integrations.export import export
+from bigbigan.io import read_json, write_json
 from bigbigan.methods import generate, sample_labels
 from bigbigan.training import state
-from bigbigan.training.run_folder import changed_settings, read_config, read_json, write_json
+from bigbigan.training.run_folder import changed_settings, read_config
 from bigbigan.training.state import TrainingState
 from tiny import tiny_config, write_npz
 

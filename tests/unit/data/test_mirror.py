@@ -23,10 +23,12 @@ from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.records import chosen_settings
 from bigbigan.evaluation.targets import open_target
 from bigbigan.experiments import EXPERIMENTS, find
+from bigbigan.io import read_json, write_json
 from bigbigan.methods import make_system
 from bigbigan.models import build
 from bigbigan.training import loop
-from bigbigan.training.run_folder import read_config, read_json, write_json
+from bigbigan.training.run_folder import read_config
+from bigbigan.training.training_data import resolve_config
 from tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -196,6 +198,17 @@ def test_a_run_goes_on_as_it_began(tmp_path):
     assert read_config(runs[0]).data.mirror == "always"
     first, second = ((run / "checkpoints/step-00000004/weights.safetensors").read_bytes() for run in runs)
     assert first == second
+
+
+def test_a_start_that_failed_decides_nothing_for_other_data(tmp_path):
+    """Photographs were read, and training ended before its first step; then the folder is given to grey arrays."""
+    config = override(tiny_config(*FLIPS), ["data.mirror=always", "data.pad=always"])
+    (tmp_path / "run").mkdir()
+    config.save(tmp_path / "run" / "config.json")
+    source = open_source(write_arrays(tmp_path / "data.npz"))
+    now = tiny_config("data.augment=flip", "data.mirror=auto")
+    resolved = resolve_config(now, source, source.splits["train"], source.spec, tmp_path / "run").data
+    assert (resolved.mirror, resolved.pad) == ("never", "auto")
 
 
 @pytest.mark.parametrize("mirror", ["always", "never"])

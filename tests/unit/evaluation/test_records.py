@@ -13,7 +13,8 @@ from bigbigan.evaluation.records import (
     result_lines,
 )
 from bigbigan.evaluation.targets import Target
-from bigbigan.training.run_folder import commit, device_name
+from bigbigan.training.devices import device_name
+from bigbigan.training.run_folder import commit
 from tiny import RESULT_LINE
 
 COMMON = {

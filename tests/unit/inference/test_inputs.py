@@ -130,6 +130,26 @@ def test_images_from_0_to_1_are_warned_of_once():
     torch.testing.assert_close(model.encode(x, value_range=(0, 1)).z_mean, model.encode(2 * x - 1).z_mean)
 
 
+def test_the_tensor_of_the_caller_is_not_marked_as_prepared():
+    model, x = untrained(), torch.rand(2, 1, 8, 8)
+    with pytest.warns(UserWarning, match=r"value_range=\(0, 1\)"):
+        model.prepare(x)
+    with pytest.warns(UserWarning, match=r"value_range=\(0, 1\)"):
+        untrained().prepare(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        untrained().encode(model.prepare(x))  # prepared images are
+
+
+def test_few_generators_of_other_truncations_are_kept():
+    model = untrained()
+    first = model.generate(2, truncation=0.5)
+    for truncation in (0.6, 0.7, 0.8, 0.9):
+        model.generate(2, truncation=truncation)
+    assert len(model._truncated) == 4
+    torch.testing.assert_close(model.generate(2, truncation=0.5), first)
+
+
 def test_a_model_describes_itself(model):
     text = repr(model)
     assert text.startswith(

@@ -96,6 +96,14 @@ def test_a_model_of_the_package_loads_by_name(compact, tmp_path, monkeypatch, ca
         load("small/digits")
 
 
+def test_a_model_exported_by_its_name_keeps_what_is_known_of_it(tmp_path):
+    name = pretrained_names()[0]
+    by_name, by_folder = (export(run, tmp_path / f"{i}") for i, run in enumerate((Path(name), FOLDER / name)))
+    for file in ("model.json", "README.md", "results.jsonl"):
+        assert (by_name / file).read_bytes() == (by_folder / file).read_bytes()
+    assert json.loads((by_name / "model.json").read_text())["data"]
+
+
 def test_models_of_the_package_are_whole_and_small():
     for name in pretrained_names():
         model = load(name)
