@@ -10,6 +10,7 @@ Its result lines carry its name as their `study`, and the command as it was type
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -19,18 +20,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from statistics import median, stdev
 from typing import Any
 
 from bigbigan.cli import main
+from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation import records
-from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
+from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results, read_results
 from bigbigan.evaluation.targets import Target
+from bigbigan.training.run_folder import changed_settings
 
-__all__ = ["ROOT", "Script", "bigbigan"]
+__all__ = ["ROOT", "Script", "bigbigan", "is_finished", "measured"]
 
 ROOT = Path(__file__).parents[1]
+BY_DATA = {"data.classes", "data.mirror", "data.pad", "data.window"}  # settings that training resolves from the data
 
 
 class Script:
@@ -147,3 +152,25 @@ def bigbigan(*arguments: str) -> None:
     """Run a command of the package in this process; end with its exit code if it is not 0."""
     if code := main(arguments):
         sys.exit(code)
+
+
+def is_finished(run: Path, config: Config, steps: int, dataset: str) -> bool:
+    """Return whether a run of these settings was trained on a data set for at least `steps` steps and measured."""
+    wanted = changed_settings(config)
+    ignored = BY_DATA - wanted.keys()
+
+    def chosen(settings: Mapping[str, Any]) -> str:
+        return json.dumps({name: value for name, value in settings.items() if name not in ignored}, sort_keys=True)
+
+    return any(
+        line["subject"] == "trained"
+        and line["dataset"] == dataset
+        and line["steps"] >= steps
+        and chosen(line["settings"]) == chosen(wanted)
+        for line in read_results(run / "results.jsonl")
+    )
+
+
+def measured(values: Sequence[float], protocol: dict[str, Any] | None = None) -> Measurement:
+    """Return the median of one or more values, with their standard deviation if there are several."""
+    return Measurement(median(values), stdev(values) if len(values) > 1 else None, list(values), protocol)

@@ -14,7 +14,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from statistics import median, stdev
 from typing import Any
 
 import torch
@@ -22,14 +21,13 @@ import torch.nn.functional as F
 
 from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
-from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.image import to_float
 from bigbigan.models import build
 from bigbigan.training.devices import default_device
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
-from reproduction.common import Script
+from reproduction.common import Script, measured
 
 NAME = "bigan/mnist"
 VARIANTS = {"compiled": ("training.compile=true", "eager"), "bf16": ("training.precision=bf16", "float32")}
@@ -99,11 +97,9 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     rates["steps_per_second_over_plain"] = [r["ours"] / r["plain"] for r in rounds]
     for name, (_, base) in variants.items():
         rates[f"steps_per_second_{name}_over_{base}"] = [r[name] / r["ours"] for r in rounds]
-    measured = {name: Measurement(median(values), stdev(values), values) for name, values in rates.items()}
+    found = {name: measured(values) for name, values in rates.items()}
     script.append(
-        script.result_lines(
-            measured, subject="program", experiment=NAME, dataset="noise", split="train", n=options.steps
-        )
+        script.result_lines(found, subject="program", experiment=NAME, dataset="noise", split="train", n=options.steps)
     )
 
 

@@ -16,16 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from statistics import median, stdev
+from statistics import median
 
 import torch  # before bigbigan, which then does not change OpenMP's policy
 
 from bigbigan.apps.benchmark import random_batches
-from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
-from reproduction.common import Script
+from reproduction.common import Script, measured
 
 POLICIES = {"spinning": None, "sleeping": "passive"}
 
@@ -64,16 +63,13 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             print({kind: round(values[-1], 3) for kind, values in seconds.items()}, flush=True)
     ratios = [a / b for a, b in zip(seconds["spinning"], seconds["sleeping"], strict=True)]
     protocol = {"busy": options.busy, "threads": options.threads, "load": round(os.getloadavg()[0], 1)}
-    measured = {
+    rates = {
         "step_speed_sleeping_over_spinning": ratios,
         **{f"seconds_per_step_{kind}": values for kind, values in seconds.items()},
     }
     script.append(
         script.result_lines(
-            {
-                name: Measurement(median(v), stdev(v) if len(v) > 1 else None, v, protocol)
-                for name, v in measured.items()
-            },
+            {name: measured(values, protocol) for name, values in rates.items()},
             subject="program",
             experiment=options.experiment,
             dataset="noise",

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median, stdev
+from statistics import median
 
 import torch
 
@@ -30,12 +30,11 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
 from bigbigan.data.loading import read_pixels, stored_side, viewed_side
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.training.flops import step_cost
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
-from reproduction.common import Script
+from reproduction.common import Script, measured
 
 LARGE, SMALL = "table1/base", "small/cifar10"
 CROP = "resnet_crop"  # table1/base's
@@ -80,16 +79,12 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     # A device of 100 TFLOP/s consumes 100e12 / per_image images a second.
     rates["cores_for_100_tflops_folder"] = [100e12 / per_image * r["folder"] for r in rounds]
     rates["cores_for_100_tflops_shards_Rpx"] = [100e12 / per_image * r[f"shards_{side}px"] for r in rounds]
-    sizes = [source.splits["train"].load(i).shape for i in range(100)]
+    sizes = [source.splits["train"].load(i).shape for i in range(min(100, len(source.splits["train"])))]
     protocol = {"side": side, "median_height": median(s[0] for s in sizes),
                 "median_width": median(s[1] for s in sizes)}  # fmt: skip
-    measured = {
-        name: Measurement(median(values), stdev(values) if len(values) > 1 else None, values, protocol)
-        for name, values in rates.items()
-    }
     script.append(
         script.result_lines(
-            measured,
+            {name: measured(values, protocol) for name, values in rates.items()},
             subject="program",
             experiment="bench/data",
             dataset=source.name,

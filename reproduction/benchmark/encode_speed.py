@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median, stdev
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.records import Measurement
 from bigbigan.experiments import find
 from bigbigan.inference.loading import load
-from reproduction.common import Script
+from reproduction.common import Script, measured
 
 EXPERIMENT = "small/cifar10"
 NARROW = ["encoder.widths=[8,8,8,512]", "encoder.head_width=16"]
@@ -60,6 +59,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         print(json.dumps({"images": count, "mib": peak_memory_mib(torch.device("cpu")), "seconds": seconds}))
         return
+    if options.data is None:
+        raise UserError("--data SOURCE is required: image files of 32 px")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = open_source(options.data)
@@ -70,8 +71,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         common: dict[str, Any] = {"subject": "program", "experiment": EXPERIMENT, "dataset": source.name}
         common |= {"split": "train", "digits": 4}
         speed = {
-            "encode_speed_over_bare_loop": Measurement(median(ratios), stdev(ratios), ratios),
-            "encode_images_per_second": Measurement(median(rates), stdev(rates), rates),
+            "encode_speed_over_bare_loop": measured(ratios),
+            "encode_images_per_second": measured(rates),
         }
         script.append(script.result_lines(speed, n=options.few, **common))
         peaks = {}

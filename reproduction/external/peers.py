@@ -32,7 +32,6 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median, stdev
 from typing import Any
 
 import torch
@@ -42,14 +41,13 @@ from bigbigan.compute import reuse_freed_memory
 from bigbigan.config import Config, override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
-from bigbigan.evaluation.image_quality.inception import Inception, load_inception
-from bigbigan.evaluation.records import Measurement
+from bigbigan.evaluation.image_quality.inception import Inception
 from bigbigan.experiments import find
 from bigbigan.training.devices import default_device
 from bigbigan.training.flops import count_flops
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
-from reproduction.common import Script
+from reproduction.common import Script, measured
 
 BATCH = 64
 NOT_NEEDED = ("torchvision", "h5py", "wandb", "kornia", "seaborn")
@@ -81,8 +79,10 @@ def settings(peer: str, precision: str = "float32") -> Config:
 
 def ours(peer: str, device: torch.device, precision: str) -> tuple[Step, Step, dict[str, int]]:
     if peer == "inception":
-        network = load_inception(device, random_inception())
-        return features_of(network, device)
+        network = Inception()
+        network.load_state_dict(torch.load(random_inception(), map_location="cpu", weights_only=True))
+        network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return features_of(network.to(device), device)
     config = settings(peer, precision)
     state = TrainingState(config, device)
     side = config.encoder.resolution
@@ -295,13 +295,9 @@ def work(script: Script, options: argparse.Namespace) -> None:
             values[f"parameters_{name}_{side}"] = [number]
     values["speed_over_theirs"] = [r["theirs"]["seconds"] / r["ours"]["seconds"] for r in rounds]
     values["memory_over_theirs"] = [r["ours"]["memory_mib"] / r["theirs"]["memory_mib"] for r in rounds]
-    measured = {
-        name: Measurement(median(trials), stdev(trials), trials) if len(trials) > 1 else Measurement(trials[0])
-        for name, trials in values.items()
-    }
     script.append(
         script.result_lines(
-            measured,
+            {name: measured(trials) for name, trials in values.items()},
             subject="program",
             experiment=OURS[options.peer][0] if options.peer in OURS else INCEPTION,
             dataset="noise",

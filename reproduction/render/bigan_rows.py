@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(script: Script, options: argparse.Namespace) -> None:
-    model, n = load(options.run), options.columns
+    model = load(options.run)
     c = model.config
     source = open_source(options.data or source_of(options.run))
     images = source.splits.get("test", source.splits["train"])
+    n = min(options.columns, len(images))
     pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)
     x = torch.from_numpy(pixels)
     rows = [model.generate(n), pool_to(model.prepare(x), c.generator.resolution), model.reconstruct(x)]

@@ -66,9 +66,7 @@ def photograph(url: str, example: int, out: Path) -> None:
         view.wait_for_function(ALL_SHOWN)
         view.wait_for_timeout(2_000)  # pictures fade in
         view.mouse.move(0, 0)
-        height = view.evaluate(
-            "Math.max(...[...document.querySelectorAll('.block')].map(e => e.getBoundingClientRect().bottom))"
-        )
+        height = view.evaluate(BOTTOM)
         view.set_viewport_size({**SIZE, "height": round(height) + MARGIN})
         view.screenshot(path=out)
         browser.close()

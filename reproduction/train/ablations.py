@@ -12,10 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bigbigan.config import override
 from bigbigan.errors import UserError
-from reproduction.common import Script, bigbigan
+from bigbigan.experiments import find
+from reproduction.common import Script, bigbigan, is_finished
 
-STEPS = 600
+EXPERIMENT, STEPS = "small/digits", 600
 VARIANTS: dict[str, list[str]] = {
     "as_defined": [],
     "e_rate_of_g": ["encoder.lr_multiplier=1"],
@@ -43,11 +45,11 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
         raise UserError(f"{', '.join(unknown)}: no such variant; expected some of {', '.join(VARIANTS)}")
     for name in options.variants or VARIANTS:
         run = Path("runs/ablations") / name
-        if (run / "results.jsonl").exists():
+        if is_finished(run, override(find(EXPERIMENT).config(), VARIANTS[name]), STEPS, "digits"):
             print(f"{run}: finished, skipped", flush=True)
             continue
         quiet = ["log.validate_every=0", f"log.pictures_every={STEPS}", f"log.checkpoint_every={STEPS}"]
-        train = ["train", "small/digits", "--out", str(run), "--quiet", "--steps", str(STEPS)]
+        train = ["train", EXPERIMENT, "--out", str(run), "--quiet", "--steps", str(STEPS)]
         bigbigan(*train, "--set", *quiet, *VARIANTS[name])
         bigbigan(
             "evaluate", str(run), "--quiet", "--metrics", METRICS, "--study", script.study,

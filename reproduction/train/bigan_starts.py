@@ -60,11 +60,12 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             model = target.model
             assert model is not None
             source, c = target.source(None, None, "samples"), model.config
-            images = source.splits["train"].subset(range(COUNT))
+            train_images = source.splits["train"]
+            images = train_images.subset(range(min(COUNT, len(train_images))))
             pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)
             real = pool_to(model.prepare(torch.from_numpy(pixels)), c.generator.resolution)
-            measured = {"sample_spread": spread(model.generate(COUNT)) / spread(real)}
-            lines = script.target_lines(target, measured, source=source, split="train", n=COUNT, start=start)
+            measured = {"sample_spread": spread(model.generate(len(images))) / spread(real)}
+            lines = script.target_lines(target, measured, source=source, split="train", n=len(images), start=start)
             script.append(lines)
             append_results(run / "results.jsonl", lines)
 

@@ -13,8 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bigbigan.config import override
 from bigbigan.errors import UserError
-from reproduction.common import Script, bigbigan
+from bigbigan.experiments import find
+from reproduction.common import Script, bigbigan, is_finished
 
 # Networks of a quarter of the work of small/fashion_mnist and small/cifar10, for images pooled to 16 px.
 SMALLER = {
@@ -83,17 +85,17 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     experiment, steps, networks, widths = SMALLER[name]
     for variant in options.variants or VARIANTS:
         run = Path("runs/encoder_search") / name / f"{variant}-{options.seed}"
-        if (run / "results.jsonl").exists():
-            print(f"{run}: finished, skipped", flush=True)
-            continue
         wide = [*widths[:-1], 4 * widths[-1]]
         changes = [setting.format(wide=wide) for setting in VARIANTS[variant]]
         length = round(steps * LENGTHS.get(variant, 1))
         quiet = ["log.validate_every=0", f"log.pictures_every={length}", f"log.checkpoint_every={length}"]
-        settings = [*networks, *PLAIN, f"encoder.widths={widths}", *changes, *quiet]
+        settings = ["training.precision=bf16", *networks, *PLAIN, f"encoder.widths={widths}", *changes]
+        if is_finished(run, override(find(experiment).config(), settings), length, name):
+            print(f"{run}: finished, skipped", flush=True)
+            continue
         bigbigan(
             "train", experiment, "--data", options.data, "--out", str(run), "--quiet", "--steps", str(length),
-            "--set", f"training.seed={options.seed}", "training.precision=bf16", *settings,
+            "--set", f"training.seed={options.seed}", *quiet, *settings,
         )  # fmt: skip
         bigbigan(
             "evaluate", str(run), "--quiet", "--metrics", METRICS, "--max-images", "5000", "--study", script.study,

@@ -25,8 +25,7 @@ from bigbigan.experiments import find
 from bigbigan.models import build
 from bigbigan.training.image_grid import grid
 from bigbigan.training.run_folder import source_of
-from reproduction.common import Script, bigbigan
-from reproduction.train.table import is_finished
+from reproduction.common import Script, bigbigan, is_finished
 
 EXPERIMENT, SCALE = "table1/base", 32
 SETTINGS = [
@@ -51,10 +50,11 @@ def train_and_draw(script: Script, options: argparse.Namespace) -> None:
     base = find(EXPERIMENT).config(SCALE)
     drawn: dict[str, Tensor] = {}
     quiet = ["log.validate_every=0", f"log.pictures_every={options.steps}"]
+    dataset = open_source(options.data).name
     for eta in options.eta:
         settings = [*SETTINGS, f"encoder.lr_multiplier={eta:g}", *options.set]
         run = options.runs / f"eta-{eta:g}"
-        finished = is_finished(run, override(base, settings), options.steps)
+        finished = is_finished(run, override(base, settings), options.steps, dataset)
         if finished:
             print(f"{run}: finished, skipped", flush=True)
         else:

@@ -19,12 +19,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bigbigan.config import override
+from bigbigan.data import open_source
 from bigbigan.experiments import find
 from bigbigan.inference.loading import load
 from bigbigan.training.image_grid import grid
-from reproduction.common import Script, bigbigan
+from reproduction.common import Script, bigbigan, is_finished
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
-from reproduction.train.table import is_finished
 
 HINGES = {"each": "a hinge for each score", "sum": "one hinge on the sum"}
 COLOURS = {"each": FIRST, "sum": SECOND}
@@ -49,13 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train_and_draw(script: Script, options: argparse.Namespace) -> None:
     base = find(options.experiment).config(options.scale)
     quiet = ["log.validate_every=0", f"log.pictures_every={options.steps}", "log.every=20"]
+    dataset = open_source(options.data or str(find(options.experiment).data)).name
     runs: dict[str, list[Path]] = {hinge: [] for hinge in HINGES}
     for seed in range(options.seeds):
         for hinge in HINGES:
             settings = [f"loss.hinge={hinge}", *options.set]
             run = options.runs / f"{hinge}-{seed}"
             runs[hinge].append(run)
-            if is_finished(run, override(base, settings), options.steps):
+            if is_finished(run, override(base, settings), options.steps, dataset):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
             train = ["train", options.experiment, "--scale", str(options.scale), "--out", str(run), "--quiet"]

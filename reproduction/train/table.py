@@ -23,12 +23,10 @@ samples of Table 1 are not measured. BigGAN + Clustering in Table 3 needs a run 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,11 +35,9 @@ from bigbigan.data import load_pixels, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_networks import channels_of
 from bigbigan.evaluation.metric_names import PIXELS
-from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.io import writing
-from bigbigan.training.run_folder import changed_settings
-from reproduction.common import Script, bigbigan
+from reproduction.common import Script, bigbigan, is_finished
 
 FEATURES = ("avepool", "bn_crelu")
 TABLE1 = "top1_table1_avepool"  # the column Cls. of Table 1
@@ -174,20 +170,6 @@ def labels_of(row: str, data: str, folder: Path, options: argparse.Namespace) ->
     return ["--labels", str(clusters)]
 
 
-def is_finished(run: Path, config: Config, steps: int) -> bool:
-    """Return whether a run of these settings was trained for at least `steps` steps and measured."""
-    wanted = _chosen(changed_settings(config))
-    return any(
-        line["subject"] == "trained" and line["steps"] >= steps and _chosen(line["settings"]) == wanted
-        for line in read_results(run / "results.jsonl")
-    )
-
-
-def _chosen(settings: dict[str, Any]) -> str:
-    """Return settings as text, without those that training resolves from the data."""
-    return json.dumps({k: v for k, v in settings.items() if k not in ("data.classes", "data.mirror")}, sort_keys=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__)
     add = script.parser.add_argument
@@ -233,6 +215,7 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     data = options.data
     if options.images is not None or options.hold_out is not None:
         data = drawn(data, base, folder, options.images, options.hold_out)
+    dataset = open_source(data).name
     for seed in range(options.seeds):
         for name in options.rows or named:
             row = named[name]
@@ -240,7 +223,7 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             config = find(row).config(size)
             steps = options.steps * steps_of_one(config, base, options.equal)
             run = folder / f"{name}{f'_{size}' * bool(size)}{f'-seed{seed}' * bool(seed)}"
-            if is_finished(run, override(config, options.set), steps):
+            if is_finished(run, override(config, options.set), steps, dataset):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
             train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]

@@ -13,7 +13,7 @@ from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED
 from bigbigan.training.image_grid import grid, save_image
-from reproduction.common import Script, _portable
+from reproduction.common import Script, _portable, measured
 from reproduction.render import label_grid, tables
 from reproduction.render.cells import cell_of_seeds
 from reproduction.render.table2_chart import task_titles
@@ -105,7 +105,12 @@ def test_ablations_skip_what_is_finished(tmp_path, monkeypatch, commands, capsys
     commands.clear()
     run = tmp_path / "runs" / "ablations" / "narrow_e"
     run.mkdir(parents=True)
-    (run / "results.jsonl").touch()
+    line = {
+        "study": "ablations", "subject": "trained", "experiment": "small/digits", "dataset": "digits", "split": "test",
+        "metric": "x", "value": 1.0, "seed": 0, "steps": 600, "images_seen": 9,
+        "settings": {"encoder.widths": [16, 32, 64], "data.mirror": "never"},
+    }  # fmt: skip
+    (run / "results.jsonl").write_text(json.dumps(line) + "\n")
     assert ablations.main(["narrow_e", "wide_f"]) == 0
     assert {words[words.index("--out") + 1] for words in commands if words[0] == "train"} == {"runs/ablations/wide_f"}
     assert "runs/ablations/narrow_e: finished, skipped" in capsys.readouterr().out
@@ -191,16 +196,27 @@ def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, com
     run = tmp_path / "runs" / "table1" / "base_32"
     run.mkdir(parents=True)
     line = {
-        "study": "table1", "subject": "trained", "experiment": "table1/base", "dataset": "mnist", "split": "test",
+        "study": "table1", "subject": "trained", "experiment": "table1/base", "dataset": "digits", "split": "test",
         "metric": "x", "value": 1.0, "seed": 0, "steps": 5, "images_seen": 9,
         "settings": {"data.classes": 10, "data.mirror": "never", "training.batch_size": 4},
     }  # fmt: skip
     (run / "results.jsonl").write_text(json.dumps(line) + "\n")
-    call = ["1", "base", "--data", "mnist", "--steps", "5", "--set"]
-    assert table.main([*call, "training.batch_size=4"]) == 0
+    call = ["1", "base", "--data", "digits", "--steps", "5", "--set", "training.batch_size=4"]
+    assert table.main(call) == 0
     assert commands == []
-    assert table.main([*call, "training.batch_size=8"]) == 0
+    np.savez(tmp_path / "other.npz", train_images=np.zeros((8, 8, 8), dtype=np.uint8))
+    for other in (["training.batch_size=8"], ["data.mirror=always"]):
+        assert table.main([*call, *other]) == 0
+        assert [words[0] for words in commands] == ["train", "evaluate"]
+        commands.clear()
+    call[3] = "other.npz"
+    assert table.main(call) == 0
     assert [words[0] for words in commands] == ["train", "evaluate"]
+
+
+def test_one_round_has_no_deviation():
+    assert measured([3.0])[:3] == (3.0, None, [3.0])
+    assert measured([3.0, 1.0, 8.0], {"images": 2})[:2] == (3.0, pytest.approx(3.606, abs=1e-3))
 
 
 def test_label_grid_cuts_and_names_rows(tmp_path):

@@ -113,6 +113,12 @@ def test_biggan_pytorch_network_has_equal_size_and_more_work():
     assert cost["flops_per_step"] / 64 <= 20.8e9  # of 30.7e9 there
 
 
+def test_our_side_of_the_features_for_fid_has_random_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers.tempfile, "gettempdir", lambda: str(tmp_path))
+    _, _, parameters = peers.ours("inception", torch.device("cpu"), "float32")
+    assert parameters == {"network": 23_850_960}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
