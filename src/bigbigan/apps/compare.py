@@ -16,7 +16,7 @@ from bigbigan.config.schema import flat
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, RESULT
 from bigbigan.evaluation.results_text import other_titles
-from bigbigan.inference.loading import ABOUT, EXPORTED
+from bigbigan.inference.loading import ABOUT, EXPORTED, model_folder
 from bigbigan.io import read_json, read_lines
 from bigbigan.training.monitor import read_metrics
 from bigbigan.training.run_folder import read_card, read_config, read_environment
@@ -216,7 +216,8 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """Read runs to compare them.
 
     Args:
-        paths: run folders, whose training may be at any step, or exported models, which have no curves.
+        paths: run folders, whose training may be at any step, or exported models, which have no curves; folders, or
+            names of models (`bigbigan.load`).
 
     Raises:
         UserError: a folder is neither, or is given twice.
@@ -226,7 +227,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    return Comparison([_read(path, name) for path, name in zip(paths, names, strict=True)])
+    return Comparison([_read(model_folder(path), name) for path, name in zip(paths, names, strict=True)])
 
 
 def _read(path: Path, name: str) -> Compared:

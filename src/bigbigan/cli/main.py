@@ -256,6 +256,8 @@ def _check_targets(options: argparse.Namespace) -> None:
                 raise UserError(f"--out is required for {options.run}, which is part of the installed package")
             options.run = type(options.run)(shipped)
         check_run(options.run)
+        if options.module is report and options.out is None and not options.run.is_dir():
+            raise UserError(f"--out is required for {options.run}, a model on the Hugging Face Hub")
     for name in ("data", "source"):
         if isinstance(spec := getattr(options, name, None), str):
             check_source(spec)

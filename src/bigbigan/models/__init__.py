@@ -60,22 +60,22 @@ class Networks(NamedTuple):
     def generator(self) -> nn.Module:
         """G. Raises UserError if there is none."""
         if self.G is None:
-            raise UserError("this encoder was trained by pretext tasks: it has no generator to sample or reconstruct")
+            raise UserError("this model has no generator to sample or reconstruct: it is an encoder alone")
         return self.G
 
     @property
     def encoder(self) -> FeatureEncoder:
         """E. Raises UserError if there is none."""
         if self.E is None:
-            raise UserError("this is a GAN, or only a generator: it has no encoder to encode or reconstruct")
+            raise UserError("this model has no encoder to encode or reconstruct: it is a GAN, or only a generator")
         return self.E
 
     @property
     def discriminator(self) -> nn.Module:
         """D. Raises UserError if there is none."""
         if self.D is None:
-            kind = "an autoencoder, or only a generator" if self.G else "an encoder that was trained by pretext tasks"
-            raise UserError(f"this is {kind}: it has no discriminator")
+            kind = "an autoencoder, or was exported without one" if self.G else "an encoder alone"
+            raise UserError(f"this model has no discriminator: it is {kind}")
         return self.D
 
 

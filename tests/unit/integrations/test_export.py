@@ -205,6 +205,17 @@ def test_a_hub_name_without_its_package_is_refused(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_report_and_compare_take_a_name_on_the_hub(exported, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bigbigan.inference.loading.download", lambda name: exported)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "owner/name"]) == 2
+    assert "--out is required for owner/name, a model on the Hugging Face Hub" in capsys.readouterr().err
+    assert main(["report", "owner/name", "--out", "page.html", "--quiet"]) == 0
+    assert "knn5_l2_avepool" in Path("page.html").read_text(encoding="utf-8")
+    assert main(["compare", "owner/name", str(run)]) == 0
+    assert "no setting differs" in capsys.readouterr().out
+
+
 def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "digits").mkdir(parents=True)

@@ -259,9 +259,9 @@ def test_the_folder_opens_and_is_of_a_generator_alone(ending, G, small_module, t
     z = torch.randn(2, 12)
     assert torch.equal(model.generate(z), G(z))
     assert model.refine(torch.zeros(2, 3, 32, 32), steps=2, z=z).z.shape == (2, 12)
-    with pytest.raises(UserError, match="only a generator: it has no encoder"):
+    with pytest.raises(UserError, match=r"this model has no encoder .* only a generator"):
         model.encode(torch.zeros(2, 3, 32, 32))
-    with pytest.raises(UserError, match="only a generator: it has no discriminator"):
+    with pytest.raises(UserError, match="no discriminator: it is an autoencoder, or was exported without one"):
         model.discriminate(torch.zeros(2, 3, 32, 32), z)
     card = (out / "README.md").read_text()
     assert "Converted from the variables of deepmind/bigbigan-resnet50/1" in card

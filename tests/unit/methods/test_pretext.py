@@ -625,9 +625,9 @@ ROTATION, SUPERVISED, DIGITS = (
     ["train", name, "--out", "x", "--set"] for name in ("pretext/rotation", "pretext/supervised", "small/digits")
 )
 MISTAKES = {
-    "no generator to draw with": (["generate", "RUN", "--out", "g.png"], "it has no generator"),
-    "none to reconstruct with": (["reconstruct", "RUN", "--out", "r.png"], "it has no generator"),
-    "none to walk with": (["interpolate", "RUN", "--out", "r.png"], "it has no generator"),
+    "no generator to draw with": (["generate", "RUN", "--out", "g.png"], "this model has no generator"),
+    "none to reconstruct with": (["reconstruct", "RUN", "--out", "r.png"], "this model has no generator"),
+    "none to walk with": (["interpolate", "RUN", "--out", "r.png"], "this model has no generator"),
     "no latents to write": (["encode", "RUN", "--out", "f.npz", "--features", "z_mean"], "has no latents"),
     "no scores to write": (["encode", "RUN", "--out", "f.npz", "--features", "score_x"], "no such score; it has none"),
     "no latents to cluster": (["cluster", "RUN", "--out", "c.csv", "--features", "z_mean"], "has no latents"),
@@ -681,7 +681,7 @@ def test_in_python_what_is_missing_is_reported(run):
     x = torch.zeros(2, 1, 8, 8)
     for ask in (lambda: model.generator, lambda: model.reconstruct(x), lambda: model.refine(x, 1),
                 lambda: model.interpolate(x, x), lambda: model.generate(1), lambda: ServedModel(run)):  # fmt: skip
-        with pytest.raises(UserError, match="it has no generator"):
+        with pytest.raises(UserError, match="this model has no generator"):
             ask()
     with pytest.raises(UserError, match="no discriminator"):
         model.discriminate(x, None)

@@ -21,6 +21,7 @@ from bigbigan.apps.report.samples import reconstructions, samples, tasks
 from bigbigan.apps.report.settings import settings
 from bigbigan.config import Config
 from bigbigan.errors import UserError
+from bigbigan.inference.loading import model_folder
 from bigbigan.io import write_text
 from bigbigan.progress import Bar
 
@@ -55,7 +56,7 @@ def write_report(
     """Write report.html into a run folder, or the page as the file `out`, from whatever is there.
 
     Args:
-        run: the run folder; training may be at any step, or running.
+        run: the run folder, whose training may be at any step, or running; or the name of a model (`bigbigan.load`).
         data: source of the images to show; by default the run's own.
         labels: a labels file for it (bigbigan.data.labels); by default the run's own.
         out: the file to write; by default report.html in the run folder.
@@ -69,6 +70,7 @@ def write_report(
     Raises:
         UserError: not a run folder, or not writable.
     """
+    run = model_folder(run)
     contents = gather(run, data, labels, checkpoint, umap)
     links, sections = [], []
     bar = Bar(SECTIONS.items(), desc="report", unit="section", disable=not progress, dynamic_ncols=True)
