@@ -24,6 +24,7 @@ from bigbigan.evaluation.image_quality.metrics import inception_score
 from bigbigan.evaluation.image_quality.sampling import compare, run_reference
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import open_target
+from bigbigan.image import to_nearest_uint8
 from reproduction.common import Script
 from reproduction.render.chart_style import FIRST, chart_style
 
@@ -54,7 +55,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         parts = []
         for seed in range(options.samples // CHUNK):
             x = model.generate(CHUNK, truncation=level, seed=seed)
-            parts.append(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+            parts.append(to_nearest_uint8(x).cpu())
         features, logits = network(torch.cat(parts))
         count = f"{len(features) // 1000}k"
         measured = {

@@ -14,7 +14,6 @@ never share a group (`ImageSet.groups`) with images that a classifier is trained
 from __future__ import annotations
 
 import copy
-import csv
 import time
 import warnings
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
-from bigbigan.data.csv_cells import cell
+from bigbigan.data.csv_cells import writing_csv
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
@@ -46,7 +45,6 @@ from bigbigan.evaluation.records import ResultLine, Subject, append_results
 from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import to_float
-from bigbigan.io import writing
 from bigbigan.progress import Bar
 
 __all__ = ["Labels", "classify"]
@@ -308,21 +306,15 @@ def _write(
     out: Path, splits: list[Split], known: np.ndarray, logits: np.ndarray, classes: list[str], raw: bool
 ) -> None:
     """Write the predictions of all images except those of the first split at `known`."""
-    as_cell = str if raw else cell
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     predicted = logits.argmax(1)
-    with (
-        writing(out) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["file", "split", "label", "predicted", "confidence"])
+    with writing_csv(out, raw) as write:
+        write("file", "split", "label", "predicted", "confidence")
         row = 0
         skipped = set(known.tolist())
         for split in splits:
             for i, k in enumerate(split.labels if split.labels is not None else np.full(len(split), -1)):
                 if row not in skipped:
                     label = classes[k] if k >= 0 else ""
-                    texts = [split.files[i], split.name, label, classes[predicted[row]]]
-                    writer.writerow([*map(as_cell, texts), f"{confidence[row]:.4f}"])
+                    write(split.files[i], split.name, label, classes[predicted[row]], f"{confidence[row]:.4f}")
                 row += 1

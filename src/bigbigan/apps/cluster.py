@@ -7,7 +7,6 @@ them, with clusters of raw pixels and of the untrained encoder as baselines.
 
 from __future__ import annotations
 
-import csv
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -25,14 +24,13 @@ from bigbigan.apps.sheet import Tile
 from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, load_view
-from bigbigan.data.csv_cells import cell
+from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
 from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
-from bigbigan.io import writing
 from bigbigan.progress import Bar
 from bigbigan.training.image_grid import save_image
 
@@ -102,14 +100,12 @@ def cluster(
         numbers: list[np.ndarray] = []
         with Bar(total=len(images), desc="cluster", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
             size = images_per_pass(500)
-            for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, size):
+            for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, size, bar):
                 for subject, encoder in encoders.items():
                     start = time.perf_counter()
                     features[subject].append(_features(encoder, pixels, feature))
                     spent[subject] += time.perf_counter() - start
                 numbers.append(kept)
-                bar.update(int(kept[-1]) + 1 - bar.n)
-            bar.update(len(images) - bar.n)
         images = images.subset(np.concatenate(numbers))
         _check_count(len(images), clusters)
         truth = _true_labels(images)
@@ -204,10 +200,7 @@ def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def _write(out: Path, files: list[str], clusters: np.ndarray, raw: bool) -> None:
-    with (
-        writing(out) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("file", "label"))
-        writer.writerows(zip(files if raw else map(cell, files), clusters.tolist(), strict=True))
+    with writing_csv(out, raw) as write:
+        write("file", "label")
+        for row in zip(files, clusters.tolist(), strict=True):
+            write(*row)

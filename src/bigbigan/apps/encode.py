@@ -69,13 +69,10 @@ def encode(
     ):
         for images in source.splits.values():
             c = model.config
-            before = bar.n
             view = (c.encoder.resolution, c.data.channels, c.data.augment)
-            for pixels, kept in stream_view(images, *view, source, images_per_pass(500)):
+            for pixels, kept in stream_view(images, *view, source, images_per_pass(500), bar):
                 write(_rows(model, images, pixels, kept, features))
                 count += len(kept)
-                bar.update(before + int(kept[-1]) + 1 - bar.n)
-            bar.update(before + len(images) - bar.n)
     return count
 
 

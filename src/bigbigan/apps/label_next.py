@@ -10,7 +10,6 @@ The CSV has the chosen images first, then all rows that are known so far, so it 
 
 from __future__ import annotations
 
-import csv
 from contextlib import closing
 from pathlib import Path
 
@@ -22,14 +21,13 @@ from bigbigan.apps.rows_on_disk import RowsOnDisk
 from bigbigan.apps.sheet import Tile
 from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.data import ImageSet, Source, load_view
-from bigbigan.data.csv_cells import cell
+from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.labels import Row, rows_of
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
-from bigbigan.io import writing
 from bigbigan.progress import Bar
 from bigbigan.training.image_grid import save_image
 
@@ -117,11 +115,9 @@ def _encode(
     """Encode the images batch by batch into `features`, and return the indices of the readable ones."""
     numbers = []
     with Bar(total=len(images), desc="label-next", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
-        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
             features.append(encoder_features(encoder, pixels, [FEATURE], batch_size=len(pixels))[FEATURE])
             numbers.append(kept)
-            bar.update(int(kept[-1]) + 1 - bar.n)
-        bar.update(len(images) - bar.n)
     return np.concatenate(numbers)
 
 
@@ -171,13 +167,10 @@ def _write(out: Path, chosen: list[dict[str, object]], given: dict[str, Row], ra
     before: list[dict[str, object]] = [
         {"file": file, "label": row.label} for file, row in given.items() if file not in names
     ]
-    with (
-        writing(out) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.DictWriter(file, ["file", "label", *more, "stands_for", "labelled"])
-        writer.writeheader()
+    columns = ("file", "label", *more, "stands_for", "labelled")
+    with writing_csv(out, raw) as write:
+        write(*columns)
         for row in [*chosen, *before]:
             known = given.get(str(row["file"]), Row())
             cells = row | {name: getattr(known, name) for name in more}
-            writer.writerow(cells if raw else {name: cell(value) for name, value in cells.items()})
+            write(*(cells.get(name, "") for name in columns))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import torch
 
 from bigbigan.compute import images_per_pass
-from bigbigan.data.csv_cells import cell
+from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.loading import stream_view
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
-from bigbigan.io import writing
 from bigbigan.progress import Bar
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import open_data
@@ -67,34 +65,28 @@ def predict(
         )
     kept_head.check(model.encoder, run, head or "the saved head")
     source, view = open_data(run, data, None, model.config), kept_head.preprocessing
-    as_cell = str if raw_cells else cell
     counts = dict.fromkeys(kept_head.classes, 0)
     images_read = unlike = 0
     total = sum(map(len, source.splits.values()))
     with (
         Bar(total=total, desc="predict", unit=" images", disable=not progress, dynamic_ncols=True) as bar,
-        writing(out) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as text,
+        writing_csv(out, raw_cells) as write,
     ):
-        writer = csv.writer(text)
-        more = [as_cell(f"probability_{name}") for name in kept_head.classes] if probabilities else []
-        writer.writerow(["file", "class", "confidence", "unlike_training", *more])
+        more = [f"probability_{name}" for name in kept_head.classes] if probabilities else []
+        write("file", "class", "confidence", "unlike_training", *more)
         for images in source.splits.values():
             images.store.pads = view.pads  # as the images that the head was trained on
-            before = bar.n
             seen = (view.resolution, view.channels, view.augment)
-            for pixels, kept in stream_view(images, *seen, source, images_per_pass(500)):
+            for pixels, kept in stream_view(images, *seen, source, images_per_pass(500), bar):
                 found = model.predict(torch.from_numpy(pixels), kept_head)
                 names, flags = found.names, found.unlike_training.tolist()
                 for row, i in enumerate(kept.tolist()):
                     each = [f"{p:.4f}" for p in found.probabilities[row].tolist()] if probabilities else []
-                    texts = [as_cell(images.files[i]), as_cell(names[row])]
-                    writer.writerow([*texts, f"{found.confidence[row]:.4f}", str(flags[row]).lower(), *each])
+                    sure = f"{found.confidence[row]:.4f}"
+                    write(images.files[i], names[row], sure, str(flags[row]).lower(), *each)
                 for name, count in Counter(names).items():
                     counts[name] += count
                 images_read, unlike = images_read + len(kept), unlike + sum(flags)
-                bar.update(before + int(kept[-1]) + 1 - bar.n)
-            bar.update(before + len(images) - bar.n)
     return {
         "file": str(out),
         "images": images_read,

@@ -113,11 +113,9 @@ def _features(
     with Bar(
         total=len(images), desc=f"encode {images.name}", unit=" images", disable=not progress, dynamic_ncols=True
     ) as bar:
-        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source):
+        for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
             parts.append(encoder_features(model.encoder, pixels, ["avepool", "bn_crelu"]))
             numbers.append(kept)
-            bar.update(int(kept[-1]) + 1 - bar.n)
-        bar.update(len(images) - bar.n)
     features = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return features, images.subset(np.concatenate(numbers))
 

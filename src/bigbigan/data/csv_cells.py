@@ -7,9 +7,15 @@ apostrophe before such text, and one more before text that already looks escaped
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["cell", "text_of"]
+from bigbigan.io import writing
+
+__all__ = ["cell", "text_of", "writing_csv"]
 
 # Some spreadsheets skip white space, some read the full-width signs as the ordinary ones.
 FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]")
@@ -25,3 +31,22 @@ def cell(text: object) -> str:
 def text_of(cell: str) -> str:
     """Return the text of a cell that `cell` made; other cells are returned unchanged."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+@contextmanager
+def writing_csv(out: Path, raw: bool = False) -> Iterator[Callable[..., None]]:
+    """Write a CSV file atomically; yield a function that writes its arguments as a row.
+
+    Args:
+        out: the file.
+        raw: write texts as they are, and not as `cell` does.
+
+    Raises:
+        UserError, RunError: the file cannot be written (`bigbigan.io.writing`). No incomplete file is left.
+    """
+    with (
+        writing(out) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file)
+        yield lambda *row: writer.writerow(row if raw else map(cell, row))

@@ -288,11 +288,19 @@ def stream_view(
     augment: str,
     source: Source | None = None,
     batch_size: int = 500,
+    bar: Bar | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the images of `load_view` in batches, see `stream_pixels`."""
-    side = viewed_side(images, resolution, augment)
+    """Yield the images of `load_view` in batches, see `stream_pixels`.
+
+    `bar` counts the images of each batch when the next one is asked for, with the unreadable ones.
+    """
+    side, counted = viewed_side(images, resolution, augment), 0
+    bar = Bar(disable=True) if bar is None else bar
     for pixels, kept in stream_pixels(images, side, channels, source, batch_size=batch_size):
         yield np.ascontiguousarray(center_crop(pixels, resolution)), kept
+        bar.update(int(kept[-1]) + 1 - counted)
+        counted = int(kept[-1]) + 1
+    bar.update(len(images) - counted)
 
 
 def center_crop(pixels: Pixels, resolution: int) -> Pixels:

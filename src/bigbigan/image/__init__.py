@@ -3,7 +3,7 @@
 Tensors are float [N, C, H, W] in [-1, 1] or uint8; arrays are uint8 [H, W, C]. Random crops: `bigbigan.image.crops`.
 """
 
-from bigbigan.image.convert import to_channels, to_float, to_grey, to_uint8
+from bigbigan.image.convert import to_channels, to_float, to_grey, to_nearest_uint8, to_uint8
 from bigbigan.image.distances import image_distances, reconstruction_distances
 from bigbigan.image.resize import fit, pool_to, resize, resize_square
 
@@ -17,5 +17,6 @@ __all__ = [
     "to_channels",
     "to_float",
     "to_grey",
+    "to_nearest_uint8",
     "to_uint8",
 ]

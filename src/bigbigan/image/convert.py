@@ -26,6 +26,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return (128 * (x.float() + 1)).clamp(0, 255).byte()
 
 
+def to_nearest_uint8(x: Tensor) -> Tensor:
+    """Convert float in [-1, 1] to the nearest uint8; `to_float` is its inverse."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).byte()
+
+
 def to_grey(x: Tensor) -> Tensor:
     """Convert colour images, float [..., 3, H, W], to grey by luma: [..., 1, H, W]."""
     import torch  # late: messages about mistakes in a command must not wait for torch

@@ -31,7 +31,7 @@ from bigbigan.evaluation.image_quality.metrics import (
 from bigbigan.evaluation.metric_names import Metric
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import View
-from bigbigan.image import pool_to, to_float
+from bigbigan.image import pool_to, to_float, to_nearest_uint8
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
@@ -65,13 +65,8 @@ def draw_samples(G: nn.Module, config: Config, count: int, seed: int = 0) -> Ten
         z = sample_prior(n, config.latent.dim, config.latent.prior, noise)
         y = sample_labels(n, config.data, noise)
         labels = [None] * -(-n // size) if y is None else y.split(size)
-        parts += [_rounded(generate(G, *pair)) for pair in zip(z.split(size), labels, strict=True)]
+        parts += [to_nearest_uint8(generate(G, *pair)).cpu() for pair in zip(z.split(size), labels, strict=True)]
     return torch.cat(parts)
-
-
-def _rounded(x: Tensor) -> Tensor:
-    """Return images in [-1, 1] as uint8, on the CPU."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def run_reference(
@@ -129,14 +124,13 @@ def reference(
     chosen[np.random.default_rng(0).permutation(len(images))[:MAX_FEATURES]] = True
     moments, parts = Moments(), []
     with Bar(total=len(images), desc=f"features of {split}", unit=" images", disable=not progress) as bar:
-        for pixels, numbers in stream_view(images, view.resolution, view.channels, view.augment, source):
+        for pixels, numbers in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
             x = torch.from_numpy(pixels)
             if resolution != view.resolution:
-                x = _rounded(pool_to(to_float(x), resolution))
+                x = to_nearest_uint8(pool_to(to_float(x), resolution))
             features = network(x)[0]
             moments.update(features)
             parts.append(features[torch.from_numpy(chosen[numbers])])
-            bar.update(int(numbers[-1]) + 1 - bar.n)
     found = Reference(moments, torch.cat(parts))
     if not lasting:
         return found
