@@ -93,6 +93,37 @@ def test_a_label_of_a_file_is_for_all_its_frames(folder, tmp_path):
     }
 
 
+@pytest.mark.parametrize("column", ["", ",group", ",split"])
+def test_labels_without_groups_keep_a_file_one_group(folder, tmp_path, column):
+    cell = {"": "", ",group": ",", ",split": ",test"}[column]
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"file,label{column}\na/deep.tif,x{cell.replace('test', '')}\nother.png,y{cell}\n")
+    source = open_source(str(folder), labels=labels, limits=ALL)
+    groups = {f: int(g) for s in source.splits.values() for f, g in zip(s.files, s.groups, strict=True)}
+    assert len({groups[f"a/deep.tif#{k}"] for k in (1, 2, 3, 4)}) == 1
+    assert groups["b/deep.tif#1"] == groups["b/deep.tif#2"]
+    assert len(set(groups.values())) == 4
+    assert len(source.splits) == (2 if column == ",split" else 1)
+
+
+def test_groups_of_labels_join_files_and_may_divide_one(folder, tmp_path):
+    labels = tmp_path / "l.csv"
+    rows = ["a/deep.tif#3,x,P1", "a/deep.tif#4,x,", "a/one.tif,x,P1", "b/deep.tif#1,y,P2", "b/deep.tif#2,y,P3"]
+    labels.write_text("\n".join(["file,label,group", *rows]))
+    images = open_source(str(folder), labels=labels, limits=ALL).splits["train"]
+    groups = dict(zip(images.files, images.groups.tolist(), strict=True))
+    together = [*(f"a/deep.tif#{k}" for k in (1, 2, 3, 4)), "a/one.tif"]
+    assert len({groups[f] for f in together}) == 1
+    assert len(set(groups.values())) == 4  # P1, P2, P3 and other.png
+
+
+def test_a_split_of_labels_that_divides_a_file_is_reported(folder, tmp_path):
+    labels = tmp_path / "l.csv"
+    labels.write_text("file,label,split\na/deep.tif#1,x,test\nother.png,y,\n")
+    with pytest.warns(UserWarning, match="1 groups have images in both train and test"):
+        open_source(str(folder), labels=labels, limits=ALL)
+
+
 def test_thumbnails_are_no_frames(frames):
     file = io.BytesIO()
     reduced = Image.fromarray(frames[0][:4, :4])
