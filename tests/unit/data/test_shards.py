@@ -238,6 +238,34 @@ def test_shards_read_like_the_set_they_were_made_of(photos, tmp_path):
     assert (ours.notes, ours.skipped) == (theirs.notes, theirs.skipped) == ({}, [])
 
 
+def test_shards_keep_the_groups_of_their_images(photos, tmp_path):
+    rows = [f"{i:02d},c{i % 2},P{i // 8}" for i in range(0, 40, 2)]  # of half of the images
+    (tmp_path / "l.csv").write_text("\n".join(["file,label,group", *rows]))
+    grouped = open_source(str(photos), labels=tmp_path / "l.csv")
+    write_shards(grouped, tmp_path / "out", count=7)
+    for split, images in open_source(str(tmp_path / "out")).splits.items():
+        assert images.groups.tolist() == grouped.splits[split].groups.tolist()
+    (tmp_path / "l.csv").write_text((tmp_path / "l.csv").read_text().replace("P3", "P2"))
+    with pytest.raises(UserError, match="has shards of other images or settings"):
+        write_shards(open_source(str(photos), labels=tmp_path / "l.csv"), tmp_path / "out", count=7)
+    path = tmp_path / "out" / "index.json"
+    whole = json.loads(path.read_text())
+    for groups in ([], [0], [-1] * 7, ["P1"] * 7):
+        damaged = json.loads(path.read_text())
+        damaged["splits"]["train"]["shards"][1]["groups"] = groups
+        path.write_text(json.dumps(damaged))
+        assert "index.json is damaged" in refused(tmp_path / "out")
+        path.write_text(json.dumps(whole))
+
+
+def test_shards_without_groups_are_as_before_groups_were_stored(photos, tmp_path):
+    write(photos, tmp_path / "out", count=7)
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert "groups" not in index["splits"]["train"]["shards"][0]
+    assert index["plan"]["source"] == "c803878e9a9d60d1d80166e0bafee590466c59240eed34fee6f028dd6fad082d"
+    assert all(images.groups is None for images in open_source(str(tmp_path / "out")).splits.values())
+
+
 def test_a_run_on_shards_of_arrays_equals_one_on_the_arrays(tmp_path):
     npz = write_npz(tmp_path / "rows.npz", side=7)  # smaller than the 8 px of the networks: padded, not resized
     write(npz, tmp_path / "out", count=20)

@@ -1,7 +1,7 @@
 """Write a source as tar shards, for sets too large to be copied file by file or to fit on one disk.
 
-    DIR/index.json                  counts, classes, checksums of shards and images; the position of each image;
-                                    unreadable files
+    DIR/index.json                  counts, classes, checksums of shards and images; the position and the group of each
+                                    image; unreadable files
     DIR/train/shard-000000.tar      members 00000042.jpg, the unchanged file, and 00000042.cls, the number of its class
 
 The images of a split are shuffled, always in the same way, so that any shard is a random sample of it; KEY is an
@@ -118,7 +118,8 @@ def _identity(source: Source) -> str:
         labels = None if images.labels is None else images.labels.tolist()
         files = list(map(shown, images.files))
         classes = None if images.classes is None else list(map(shown, images.classes))
-        digest.update(json.dumps([split, files, labels, classes]).encode())
+        groups = () if images.groups is None else (images.groups.tolist(),)
+        digest.update(json.dumps([split, files, labels, classes, *groups]).encode())
     return digest.hexdigest()
 
 
@@ -226,6 +227,8 @@ def _write_split(
             offset = tar.add(members)
             tar.shard.add(file, offset, len(data), label, i)
             tar.shard.crcs.append(zlib.crc32(data))
+            if images.groups is not None:
+                tar.shard.groups.append(int(images.groups[i]))
         if tar:
             yield {"split": split, "shard": tar.finish(), "next": len(order), "skipped": skipped}
         elif not done and not number:
@@ -321,7 +324,7 @@ class _Tar:
         self.file.close()
         os.replace(self.temporary, self.path)
         self.shard.sha256 = self.digest.hexdigest()
-        return vars(self.shard)
+        return self.shard.entry()
 
     def abandon(self) -> None:
         """Remove the temporary file."""
