@@ -107,6 +107,16 @@ def test_unreadable_images_are_counted_and_listed(photos, tmp_path):
     assert len(open_source(str(tmp_path / "out")).splits["train"]) == 29
 
 
+def test_camera_raw_files_are_refused_as_in_a_folder(photos, tmp_path):
+    noise(1).save(photos / "train" / "class0" / "04.tif")
+    (photos / "train" / "class0" / "04.tif").rename(photos / "train" / "class0" / "04.dng")  # its preview
+    source = open_source(str(photos))
+    load_pixels(source.splits["train"], 12, 3, source)
+    written = write(photos, tmp_path / "out", count=7)
+    assert written["skipped"] == [list(skipped) for skipped in source.skipped]
+    assert written["skipped"] == [["train/class0/04.dng", "a camera's raw format (convert to PNG)"]]
+
+
 def test_a_split_of_nothing_readable_is_refused(photos, tmp_path):
     for path in photos.glob("test/*/*"):
         path.write_bytes(b"\xff\xd8\xff and nothing")

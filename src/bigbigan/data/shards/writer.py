@@ -29,7 +29,7 @@ from PIL import Image
 from bigbigan.data.decode import decode
 from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import shown
+from bigbigan.data.names import extension, shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
@@ -261,8 +261,9 @@ def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> It
             if resolution is not None:
                 return _png(resize_square(images.load(i), resolution, pad=images.store.pads))
             if isinstance(images.store, FileStore):
-                data = images.store.raw(int(images.index[i]))
-                decode(data, images.store.limits)
+                at = int(images.index[i])
+                data = images.store.raw(at)
+                decode(data, images.store.limits, extension(images.store.names[at]))
                 return data
             return _png(images.load(i))
         except Unreadable as e:
