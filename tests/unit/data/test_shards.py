@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import tarfile
 
 import numpy as np
@@ -115,6 +116,17 @@ def test_camera_raw_files_are_refused_as_in_a_folder(photos, tmp_path):
     written = write(photos, tmp_path / "out", count=7)
     assert written["skipped"] == [list(skipped) for skipped in source.skipped]
     assert written["skipped"] == [["train/class0/04.dng", "a camera's raw format (convert to PNG)"]]
+
+
+def test_dicom_files_are_stored_as_they_are(photos, tmp_path, monkeypatch):
+    data = bytes(128) + b"DICM and no more"
+    (photos / "train" / "class0" / "00.dcm").write_bytes(data)
+    read = lambda data, frame, window, alone, check: (np.full((4, 4, 1), len(data), np.uint8), ())  # noqa: E731
+    monkeypatch.setattr(sys.modules["bigbigan.data.decode"], "read_dicom", read)
+    assert write(photos, tmp_path / "out", count=7)["skipped"] == []
+    for spec in (tmp_path / "out", tmp_path / "out" / "train" / "shard-{000000..000004}.tar"):
+        images = open_source(str(spec)).splits["train"]
+        assert sum((images.load(i) == len(data)).all() for i in range(len(images))) == 1
 
 
 def test_a_split_of_nothing_readable_is_refused(photos, tmp_path):
