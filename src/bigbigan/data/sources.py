@@ -96,7 +96,7 @@ def open_source(
         classed = labelled and (bool(name) or labels is None)
         if dataset is not None or is_python(spec):
             source.name = shown(re.split("[:.]", spec)[-1])
-            splits = open_python(spec, source) if dataset is None else open_datasets(dataset, source)
+            splits = open_python(spec, source, limits) if dataset is None else open_datasets(dataset, source, limits)
         elif spec.startswith("hf:"):
             splits = open_huggingface(spec, source, limits)
         elif is_remote(spec):
@@ -147,7 +147,7 @@ def _mirrorable(source: Source) -> bool:
         return False
     store = source.splits["train"].store
     if isinstance(store, DatasetStore):
-        return store.get(0)[0].shape[-1] == 3
+        return store.channels == 3
     return not (isinstance(store, ArrayStore) and store.pixels.shape[-1] == 1)
 
 
