@@ -59,7 +59,7 @@ def _sample_values(source: Source) -> tuple[Sampler, bool]:
         return sampler, False  # nothing to advise
     source.set_window(sampler)
     for images in source.splits.values():
-        for i in range(0, len(images), -(-len(images) // SAMPLED)):
+        for i in range(0, len(images), max(1, -(-len(images) // SAMPLED))):
             try:
                 images.load(i)
             except Unreadable as error:

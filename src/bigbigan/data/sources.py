@@ -107,6 +107,9 @@ def open_source(
             splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits, classed)
     except OSError as e:
         raise UserError(f"cannot read {source.spec}: {e.strerror or type(e).__name__}") from e
+    splits = {split: images for split, images in splits.items() if len(images)}
+    if not splits:
+        raise UserError(f"no images in {source.spec}: every split of it is empty; give a source with images")
     if "train" not in splits:
         # A source has a "train" split; if the data has none, the first split is used as train.
         first = "val" if "val" in splits else "test"

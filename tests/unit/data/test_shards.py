@@ -405,6 +405,17 @@ def test_a_damaged_index_is_refused_in_one_line(damage, photos, tmp_path):
     assert "index.json is " in refused(tmp_path / "out")
 
 
+def test_an_index_without_images_is_refused(photos, tmp_path):
+    write(photos, tmp_path / "out", count=15)
+    path = tmp_path / "out" / "index.json"
+    index = json.loads(path.read_text())
+    for split in index["splits"].values():
+        for shard in split["shards"]:
+            shard |= {column: [] for column in ("names", "offsets", "sizes", "labels", "positions", "crcs")}
+    path.write_text(json.dumps(index))
+    assert refused(tmp_path / "out").startswith(f"no images in {tmp_path / 'out'}: every split of it is empty")
+
+
 def test_an_offset_beyond_the_shard_is_an_unreadable_image(photos, tmp_path):
     write(photos, tmp_path / "out", count=15)
     path = tmp_path / "out" / "index.json"
