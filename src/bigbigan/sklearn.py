@@ -100,8 +100,9 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
     """Features of images from the encoder of a run. `fit` trains nothing: it loads the encoder.
 
     X is a sequence of paths or of PIL images, or a data frame with one column of them; or an array, uint8 [N, H, W] or
-    [N, H, W, C], or a tensor or float array [N, C, H, W] (tensors may be uint8 too). Files and PIL images are
-    decoded as in training, with EXIF rotation, palettes, 16 bits and transparency (`bigbigan.data.decode`).
+    [N, H, W, C], or a tensor or float array [N, C, H, W] (tensors may be uint8 too). Arrays of more than 8 bits, such
+    as uint16, are converted by `data.window` or, if it is given, by `value_range`. Files and PIL images are decoded as
+    in training, with EXIF rotation, palettes, 16 bits and transparency (`bigbigan.data.decode`).
 
     Args:
         run: run folder.
@@ -109,7 +110,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         checkpoint: "newest", or "best" by the validation metric.
         batch_size: images at a time.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
-        value_range: black and white of float images, such as (0, 1).
+        value_range: black and white of float images, such as (0, 1), and of arrays of more than 8 bits.
 
     Features are cached in memory, so cross-validation encodes each image once. The key of a row is the weights of the
     encoder, with the path, time and size of a file or else with the pixels. All transformers of a process share the
@@ -185,7 +186,9 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
     def _read(self, X: Any) -> np.ndarray | list[str]:
         """Return X as a list, if all of it are paths, or else as the input of the encoder: uint8 [N, C, R, R]."""
         c = self.model_.config
-        if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind == "f"):
+        if isinstance(X, np.ndarray) and X.dtype.kind in "iu" and X.dtype != np.uint8 and X.ndim == 3:
+            X = X[:, None]
+        if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind in "fiu" and X.dtype != np.uint8):
             x = self.model_.prepare(X, self.value_range).cpu()
             return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
         if isinstance(X, np.ndarray) and X.dtype == np.uint8:

@@ -7,9 +7,10 @@ import io
 import numpy as np
 import pytest
 
-from bigbigan.data import DecodeLimits, Unreadable, decode, inspect, open_source
+from bigbigan.data import DecodeLimits, Unreadable, decode, inspect, open_source, write_shards
 from bigbigan.data.decode import list_frames
 from bigbigan.data.window import Window
+from bigbigan.errors import UserError
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (8, 10), dtype=np.uint16)
 
@@ -91,6 +92,23 @@ def test_each_frame_of_a_dicom_file_is_an_image(tmp_path):
     assert facts["notes"]["first of several frames"] == 1
     assert any("data.frames=all" in remedy for remedy in facts["remedies"])
     assert any("data.window=" in remedy for remedy in facts["remedies"])
+
+
+def test_shards_of_dicom_files_and_frames_read_like_the_files(tmp_path):
+    deep = VALUES * 16
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "volume.dcm").write_bytes(dicom(np.stack([deep, deep // 2, deep // 4]), 16))
+    (tmp_path / "scans" / "slice.dcm").write_bytes(dicom(VALUES))
+    for all_frames, count in ((False, 2), (True, 4)):
+        source = open_source(str(tmp_path / "scans"), limits=DecodeLimits(all_frames=all_frames))
+        write_shards(source, tmp_path / f"out{count}")
+        files, shards = source.splits["train"], open_source(str(tmp_path / f"out{count}")).splits["train"]
+        assert len(shards) == count
+        assert all((shards.load(i) == files.load(i)).all() for i in range(count))
+    (tmp_path / "scans" / "volume.dcm").write_bytes(dicom(np.stack([VALUES, VALUES])))
+    source = open_source(str(tmp_path / "scans"), limits=DecodeLimits(all_frames=True))
+    with pytest.raises(UserError, match=r"volume.dcm#\d: a PNG file cannot hold the values of this frame"):
+        write_shards(source, tmp_path / "twelve")
 
 
 def test_dicom_in_colour_is_read():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,22 +17,24 @@ from bigbigan.data.decode import decode, list_frames
 from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import extension
+from bigbigan.data.window import ToBytes
 from bigbigan.errors import UserError
 
-__all__ = ["MAX_STACK_BYTES", "expand_frames"]
+__all__ = ["MAX_STACK_BYTES", "FrameStore", "expand_frames"]
 
 STACKS = ("TIFF", "DICOM")
 MAX_STACK_BYTES = 2 * 2**30  # of a file
 CACHED = 2  # files kept in memory: frames are mostly read in order
 
 
-class _FrameStore(FileStore):
+class FrameStore(FileStore):
     """The frames of the files of a store: image i is a frame of file `files[i]`."""
 
     def __init__(self, store: FileStore, files: np.ndarray, frames: np.ndarray) -> None:
         names = [store.names[i] for i in files]
         super().__init__(names, [], store.read, store.limits)
         self.store, self.files, self.frames = store, files, frames
+        self._counts = np.bincount(files)
         self._cached: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()  # content and its digest, by file
         self._lock = threading.Lock()
 
@@ -55,10 +58,19 @@ class _FrameStore(FileStore):
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the pixels of frame i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
         data, ending = self.raw(i), extension(self.names[i])
-        array, notes = decode(data, self.limits, ending, int(self.frames[i]))
+        array, notes = self.decoded(i, self.limits.window)
         if EXTENSIONS.get(ending, sniff(data)) != sniff(data):
             notes = (*notes, "extension does not match the format")
         return array, notes
+
+    def decoded(self, i: int, window: ToBytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return what `get` does, with another window than `limits.window`. Raises Unreadable."""
+        limits = replace(self.limits, window=window)
+        return decode(self.raw(i), limits, extension(self.names[i]), int(self.frames[i]))
+
+    def is_whole_file(self, i: int) -> bool:
+        """Return whether frame i is what its file shows if only the first frame is read, and no other frame is used."""
+        return bool(self._counts[self.files[i]] == 1 and self.frames[i] == 0)
 
 
 def expand_frames(source: Source) -> None:
@@ -78,7 +90,7 @@ def expand_frames(source: Source) -> None:
     files = np.repeat(np.arange(len(counts)), counts)
     frames = np.concatenate([np.array(f, dtype=np.int64) for f in frames_of])
     first = np.cumsum(counts) - counts  # position of each file's first frame
-    expanded = _FrameStore(store, files, frames)
+    expanded = FrameStore(store, files, frames)
     for split, images in source.splits.items():
         rows = np.repeat(np.arange(len(images)), counts[images.index])
         index = np.concatenate([first[i] + np.arange(counts[i]) for i in images.index])

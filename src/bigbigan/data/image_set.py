@@ -208,7 +208,7 @@ class Source:
     def set_window(self, window: ToBytes | None) -> None:
         """Set how images of more than 8 bits are reduced to 8; those of arrays have 8."""
         for images in self.splits.values():
-            if isinstance(images.store, FileStore):
+            if not isinstance(images.store, ArrayStore):
                 images.store.limits = replace(images.store.limits, window=window)
 
     def set_padding(self, pad: Literal["auto", "always", "never"]) -> None:

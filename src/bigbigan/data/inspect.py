@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import FileStore, ImageSet, Source
+from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint
 from bigbigan.data.tiff import DEEP_COLOUR, INSTALL
 from bigbigan.data.window import Sampler
@@ -54,12 +54,12 @@ def _sample_values(source: Source) -> tuple[Sampler, bool]:
     """
     sampler, without_tifffile = Sampler(VALUES), False
     stores = {id(s.store): s.store for s in source.splits.values()}.values()
-    windows = [store.limits.window for store in stores if isinstance(store, FileStore)]
+    windows = [store.limits.window for store in stores if not isinstance(store, ArrayStore)]
     if any(windows):
         return sampler, False  # nothing to advise
     source.set_window(sampler)
     for images in source.splits.values():
-        for i in range(0, len(images), -(-len(images) // SAMPLED)):
+        for i in range(0, len(images), max(1, -(-len(images) // SAMPLED))):
             try:
                 images.load(i)
             except Unreadable as error:

@@ -14,12 +14,14 @@ and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` do
 are compared regardless of case, and a name without an extension matches any extension.
 
 A name of a file of several frames (`data.frames=all`) is for all of its frames, except those with a row of their own.
+A group given to one frame is for all frames of the file to which no other group is given.
 
 Text is UTF-8, or else Windows-1252, as Excel saves it; separated by commas, semicolons or tabs. Cells are unescaped by
 `bigbigan.data.csv_cells.text_of`: '=x, which spreadsheets save, is =x.
 
 The file replaces the source's own labels. An image without a row, or whose cell is empty or one of `NO_LABEL`, has no
-label (-1); without a group it is a group of its own; without a split it stays in the source's split.
+label (-1). Without a group it stays in the group that the source gives it, if any, or else is a group of its own. If it
+has no split it stays in the source's split.
 """
 
 import csv
@@ -82,7 +84,7 @@ def apply_labels(source: Source, path: Path) -> None:
         raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty{hint}")
     number = {name: k for k, name in enumerate(names)}
     labels = np.array([number.get(row.label, -1) for row in row_of], dtype=np.int64)
-    groups = _groups(row.group for row in row_of)
+    groups = _groups([row.group for row in row_of], _source_groups(source))
     source.splits = _arranged(source, [row.split for row in row_of], path)
     position = {file: i for i, file in enumerate(images)}
     for split in source.splits.values():
@@ -274,16 +276,47 @@ def _add(index: dict[str, list[str]], name: str, file: str) -> None:
         files.append(file)
 
 
-def _groups(names: Iterable[str]) -> np.ndarray | None:
-    """Return each image's group number, int64 [N]; None if no image has a group."""
+def _source_groups(source: Source) -> np.ndarray | None:
+    """Return the group number of each image of all splits, int64 [N], before labels are applied; None without groups.
+
+    They are those of the frames of a file, or those that shards were written with.
+    """
+    splits = list(source.splits.values())
+    known = [split.groups for split in splits if split.groups is not None]
+    if not known:
+        return None
+    unused = 1 + max(int(groups.max(initial=-1)) for groups in known)
+    parts = []
+    for split in splits:  # each image of a split without groups is one of its own
+        parts.append(np.arange(unused, unused + len(split)) if split.groups is None else split.groups)
+        unused += len(split)
+    return np.concatenate(parts)
+
+
+def _groups(names: list[str], before: np.ndarray | None) -> np.ndarray | None:
+    """Return each image's group number, int64 [N]; None if no image has a group.
+
+    Args:
+        names: of each image's group in the labels file; "" is none.
+        before: the group that the source gives each image, or None. Images without a name stay together in it, and
+            with the first image of it that has a name.
+    """
     numbers: dict[str, int] = {}
     named_groups = [numbers.setdefault(name, len(numbers)) if name else -1 for name in names]
     if not numbers:
-        return None
-    groups = np.array(named_groups, dtype=np.int64)
-    alone = groups < 0
-    groups[alone] = len(numbers) + np.arange(alone.sum())
-    return groups
+        return before
+    before = np.arange(len(names)) if before is None else before
+    of_before: dict[int, int] = {}
+    for old, new in zip(before.tolist(), named_groups, strict=True):
+        if new >= 0:
+            of_before.setdefault(old, new)
+    return np.array(
+        [
+            new if new >= 0 else of_before.get(old, len(numbers) + old)
+            for old, new in zip(before.tolist(), named_groups, strict=True)
+        ],
+        dtype=np.int64,
+    )
 
 
 def _arranged(source: Source, wanted: list[str], path: Path) -> dict[str, ImageSet]:

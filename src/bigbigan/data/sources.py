@@ -96,7 +96,7 @@ def open_source(
         classed = labelled and (bool(name) or labels is None)
         if dataset is not None or is_python(spec):
             source.name = shown(re.split("[:.]", spec)[-1])
-            splits = open_python(spec, source) if dataset is None else open_datasets(dataset, source)
+            splits = open_python(spec, source, limits) if dataset is None else open_datasets(dataset, source, limits)
         elif spec.startswith("hf:"):
             splits = open_huggingface(spec, source, limits)
         elif is_remote(spec):
@@ -107,6 +107,9 @@ def open_source(
             splits = digits() if name == "digits" else _open_path(path or cached(name), name, source, limits, classed)
     except OSError as e:
         raise UserError(f"cannot read {source.spec}: {e.strerror or type(e).__name__}") from e
+    splits = {split: images for split, images in splits.items() if len(images)}
+    if not splits:
+        raise UserError(f"no images in {source.spec}: every split of it is empty; give a source with images")
     if "train" not in splits:
         # A source has a "train" split; if the data has none, the first split is used as train.
         first = "val" if "val" in splits else "test"
@@ -147,7 +150,7 @@ def _mirrorable(source: Source) -> bool:
         return False
     store = source.splits["train"].store
     if isinstance(store, DatasetStore):
-        return store.get(0)[0].shape[-1] == 3
+        return store.channels == 3
     return not (isinstance(store, ArrayStore) and store.pixels.shape[-1] == 1)
 
 

@@ -68,6 +68,32 @@ def test_downloaded_once_then_cached(server, tmp_path):
     assert {p.stat().st_mode & 0o777 for p in (tmp_path / "cache" / "fashion-mnist").iterdir()} == {0o666 & ~umask}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_progress_is_shown_in_bytes(server, tmp_path, monkeypatch, known):
+    bars = []
+
+    class Kept(download.Bar):
+        def __init__(self, **settings):
+            super().__init__(**settings | {"delay": 0})
+            bars.append(self)
+
+    class Response(io.BytesIO):
+        length = 3 * 2**20 if known else None
+
+    monkeypatch.setattr(download, "Bar", Kept)
+    data = bytes(3 * 2**20)
+    monkeypatch.setattr(download, "_open_url", lambda url: Response(data))
+    download.fetch_file("https://x/images.gz", tmp_path / "images.gz", hashlib.sha256(data).hexdigest())
+    assert (bars[0].desc, bars[0].n, bars[0].total) == ("images.gz", len(data), Response.length)
+
+
+def test_a_small_download_shows_no_bar(server, capsys):
+    open_source("fashion-mnist")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("downloading https://") for line in lines)
+
+
 def test_a_file_put_there_by_hand_is_not_fetched(server, tmp_path):
     folder = tmp_path / "cache" / "fashion-mnist"
     folder.mkdir(parents=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbigan.data import DecodeLimits, fingerprint, open_source
+from bigbigan.data import DecodeLimits, fingerprint, open_source, write_shards
 from bigbigan.data.decode import list_frames
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.evaluation.splits import hold_out
 from bigbigan.inference.inputs import load_items
@@ -93,6 +94,37 @@ def test_a_label_of_a_file_is_for_all_its_frames(folder, tmp_path):
     }
 
 
+@pytest.mark.parametrize("column", ["", ",group", ",split"])
+def test_labels_without_groups_keep_a_file_one_group(folder, tmp_path, column):
+    cell = {"": "", ",group": ",", ",split": ",test"}[column]
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"file,label{column}\na/deep.tif,x{cell.replace('test', '')}\nother.png,y{cell}\n")
+    source = open_source(str(folder), labels=labels, limits=ALL)
+    groups = {f: int(g) for s in source.splits.values() for f, g in zip(s.files, s.groups, strict=True)}
+    assert len({groups[f"a/deep.tif#{k}"] for k in (1, 2, 3, 4)}) == 1
+    assert groups["b/deep.tif#1"] == groups["b/deep.tif#2"]
+    assert len(set(groups.values())) == 4
+    assert len(source.splits) == (2 if column == ",split" else 1)
+
+
+def test_groups_of_labels_join_files_and_may_divide_one(folder, tmp_path):
+    labels = tmp_path / "l.csv"
+    rows = ["a/deep.tif#3,x,P1", "a/deep.tif#4,x,", "a/one.tif,x,P1", "b/deep.tif#1,y,P2", "b/deep.tif#2,y,P3"]
+    labels.write_text("\n".join(["file,label,group", *rows]))
+    images = open_source(str(folder), labels=labels, limits=ALL).splits["train"]
+    groups = dict(zip(images.files, images.groups.tolist(), strict=True))
+    together = [*(f"a/deep.tif#{k}" for k in (1, 2, 3, 4)), "a/one.tif"]
+    assert len({groups[f] for f in together}) == 1
+    assert len(set(groups.values())) == 4  # P1, P2, P3 and other.png
+
+
+def test_a_split_of_labels_that_divides_a_file_is_reported(folder, tmp_path):
+    labels = tmp_path / "l.csv"
+    labels.write_text("file,label,split\na/deep.tif#1,x,test\nother.png,y,\n")
+    with pytest.warns(UserWarning, match="1 groups have images in both train and test"):
+        open_source(str(folder), labels=labels, limits=ALL)
+
+
 def test_thumbnails_are_no_frames(frames):
     file = io.BytesIO()
     reduced = Image.fromarray(frames[0][:4, :4])
@@ -126,3 +158,33 @@ def test_a_frame_is_named_by_its_file_and_number(folder, frames):
     assert (pixels[:, 0, 0, 0] == [60, 20]).all()
     with pytest.raises(UserError, match=r"of 4 frames \(name one of them, such as .*deep.tif#1\)"):
         load_items([f"{folder}/a/deep.tif"], config, "images")
+
+
+@pytest.mark.parametrize("window", [None, Window(200, 3900)])
+def test_shards_of_stacks_have_each_frame_with_its_bits(folder, tmp_path, window):
+    deep = np.random.default_rng(0).integers(0, 4096, (8, 8, 8), dtype=np.uint16)
+    (folder / "a" / "deep.tif").write_bytes(stack(deep))
+    files = open_source(str(folder), limits=ALL)
+    write_shards(files, tmp_path / "out")
+    shards = open_source(str(tmp_path / "out"))
+    for source in (files, shards):
+        source.set_window(window)
+    ours, theirs = shards.splits["train"], files.splits["train"]
+    assert ours.files == theirs.files
+    assert ours.groups.tolist() == theirs.groups.tolist()
+    assert len({ours.load(i).tobytes() for i in range(8)}) == 8
+    for i in range(len(theirs)):
+        np.testing.assert_array_equal(ours.load(i), theirs.load(i))
+    assert ours.store.raw(int(ours.index[8])) == (folder / "a" / "one.tif").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["float", "white is 0"])
+def test_frames_that_no_png_can_hold_are_refused(folder, frames, tmp_path, kind):
+    values = [frame.astype(np.float32 if kind == "float" else np.uint16) for frame in frames]
+    (folder / "a" / "deep.tif").write_bytes(stack(values, **({} if kind == "float" else {"tiffinfo": {262: 0}})))
+    source = open_source(str(folder), limits=DecodeLimits(all_frames=True, window=Window(0, 100)))
+    with pytest.raises(UserError, match=r"deep.tif#\d: a PNG file cannot hold the values of this frame"):
+        write_shards(source, tmp_path / "out")
+    write_shards(source, tmp_path / "small", resolution=8)
+    images = open_source(str(tmp_path / "small")).splits["train"]
+    assert len({images.load(i).tobytes() for i in range(4)}) == 4

@@ -63,6 +63,12 @@ def test_inspect(source):
     assert inspect(source) == found  # counted once, however often it is read
 
 
+def test_inspect_describes_an_empty_split(source):
+    source.splits["val"] = source.splits["train"].subset([], "val")
+    found = inspect(source)["splits"]["val"]
+    assert (found["count"], found["sizes"], found["unreadable"], found["duplicates"]) == (0, None, 0, 0)
+
+
 def test_inspect_lists_at_most_20(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.png").write_bytes(b"x")

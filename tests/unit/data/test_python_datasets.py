@@ -7,7 +7,9 @@ from PIL import Image
 
 import bigbigan
 from bigbigan.cli import main
-from bigbigan.data import fingerprint, load_pixels, open_source
+from bigbigan.data import DecodeLimits, fingerprint, inspect, load_pixels, open_source
+from bigbigan.data.loading import measure_window
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.evaluation.runner import evaluate
 from bigbigan.io import read_json
@@ -49,6 +51,24 @@ def test_items_of_each_form_give_the_same_pixels(form):
     assert all((images.load(i) == ARRAYS[i]).all() for i in range(12))
     assert fingerprint(images) == fingerprint(opened(Rows(FORMS["array"])).splits["train"])
     assert load_pixels(images, 8, 3)[0].shape == (12, 3, 8, 8)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_window_converts_pil_images_of_more_than_8_bits(kind):
+    values = ARRAYS[:, :, :, 0].astype(kind) * 10 + 200
+    dataset, window = Rows(lambda a, i: Image.fromarray(values[i])), Window(200, 2750)
+    source = opened(dataset)
+    images = source.splits["train"]
+    before = fingerprint(images)
+    assert measure_window(source, images, (0, 100)) == (values.min(), values.max())
+    assert "--set data.window_percentiles=[0.1,99.9]" in inspect(source)["remedies"][0]
+    source.set_window(window)
+    given = open_source("dataset:Rows", dataset=dataset, limits=DecodeLimits(window=window)).splits["train"]
+    for i in range(12):
+        assert (images.load(i) == ARRAYS[i, :, :, :1]).all()
+        assert (given.load(i) == images.load(i)).all()
+    assert before == fingerprint(images) == fingerprint(given)
+    assert before != fingerprint(opened(Rows(lambda a, i: Image.fromarray(values[11 - i]))).splits["train"])
 
 
 def test_grey_items_have_one_channel_and_are_not_mirrored():

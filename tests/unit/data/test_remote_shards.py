@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from PIL import Image
 from bigbigan.apps.report.contents import gather
 from bigbigan.apps.train import train
 from bigbigan.cli import main
-from bigbigan.data import inspect, load_pixels, open_source, write_shards
+from bigbigan.data import Unreadable, inspect, load_pixels, open_source, write_shards
 from bigbigan.data.batches import Batches
 from bigbigan.data.shards import reader as reading
 from bigbigan.data.shards import remote
@@ -194,6 +195,27 @@ def test_bytes_that_are_not_those_of_the_index_are_refused(shards, tmp_path):
     load_pixels(source.splits["train"], 12, 3, source)
     assert {reason for _, reason in source.skipped} == {"cannot be read (cannot be fetched: wrong checksum)"}
     assert len(source.skipped) == 5
+
+
+@pytest.mark.parametrize("removed", ["copy", "folder"])
+def test_a_copy_removed_by_others_is_fetched_again(removed, shards, tmp_path, asked):
+    images = open_source(f"pipe:cat {shards}/index.json").splits["train"]
+    expected = images.load(0)
+    (copy,) = (tmp_path / "cache" / "shards").rglob("*.tar")
+    copy.unlink() if removed == "copy" else shutil.rmtree(copy.parent)
+    np.testing.assert_array_equal(images.load(0), expected)
+    assert len(asked) == 2
+
+
+def test_copies_that_are_always_removed_are_an_error(shards, monkeypatch, asked):
+    real = remote.RemoteShards._download
+    monkeypatch.setattr(
+        remote.RemoteShards, "_download", lambda self, k, target: (real(self, k, target), target.unlink())
+    )
+    images = open_source(f"pipe:cat {shards}/index.json").splits["train"]
+    with pytest.raises(Unreadable, match=r"3 copies in .* were removed by another program; set BIGBIGAN_CACHE"):
+        images.load(0)
+    assert len(asked) == 3
 
 
 def test_a_command_that_stalls_is_ended(monkeypatch):

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import tarfile
 
 import numpy as np
@@ -105,6 +106,27 @@ def test_unreadable_images_are_counted_and_listed(photos, tmp_path):
     expected = [["train/class0/04.jpg", "damaged JPEG"], ["test/class1/03.png", "empty file"]]
     assert written["skipped"] == json.loads((tmp_path / "out" / "index.json").read_text())["skipped"] == expected
     assert len(open_source(str(tmp_path / "out")).splits["train"]) == 29
+
+
+def test_camera_raw_files_are_refused_as_in_a_folder(photos, tmp_path):
+    noise(1).save(photos / "train" / "class0" / "04.tif")
+    (photos / "train" / "class0" / "04.tif").rename(photos / "train" / "class0" / "04.dng")  # its preview
+    source = open_source(str(photos))
+    load_pixels(source.splits["train"], 12, 3, source)
+    written = write(photos, tmp_path / "out", count=7)
+    assert written["skipped"] == [list(skipped) for skipped in source.skipped]
+    assert written["skipped"] == [["train/class0/04.dng", "a camera's raw format (convert to PNG)"]]
+
+
+def test_dicom_files_are_stored_as_they_are(photos, tmp_path, monkeypatch):
+    data = bytes(128) + b"DICM and no more"
+    (photos / "train" / "class0" / "00.dcm").write_bytes(data)
+    read = lambda data, frame, window, alone, check: (np.full((4, 4, 1), len(data), np.uint8), ())  # noqa: E731
+    monkeypatch.setattr(sys.modules["bigbigan.data.decode"], "read_dicom", read)
+    assert write(photos, tmp_path / "out", count=7)["skipped"] == []
+    for spec in (tmp_path / "out", tmp_path / "out" / "train" / "shard-{000000..000004}.tar"):
+        images = open_source(str(spec)).splits["train"]
+        assert sum((images.load(i) == len(data)).all() for i in range(len(images))) == 1
 
 
 def test_a_split_of_nothing_readable_is_refused(photos, tmp_path):
@@ -238,6 +260,34 @@ def test_shards_read_like_the_set_they_were_made_of(photos, tmp_path):
     assert (ours.notes, ours.skipped) == (theirs.notes, theirs.skipped) == ({}, [])
 
 
+def test_shards_keep_the_groups_of_their_images(photos, tmp_path):
+    rows = [f"{i:02d},c{i % 2},P{i // 8}" for i in range(0, 40, 2)]  # of half of the images
+    (tmp_path / "l.csv").write_text("\n".join(["file,label,group", *rows]))
+    grouped = open_source(str(photos), labels=tmp_path / "l.csv")
+    write_shards(grouped, tmp_path / "out", count=7)
+    for split, images in open_source(str(tmp_path / "out")).splits.items():
+        assert images.groups.tolist() == grouped.splits[split].groups.tolist()
+    (tmp_path / "l.csv").write_text((tmp_path / "l.csv").read_text().replace("P3", "P2"))
+    with pytest.raises(UserError, match="has shards of other images or settings"):
+        write_shards(open_source(str(photos), labels=tmp_path / "l.csv"), tmp_path / "out", count=7)
+    path = tmp_path / "out" / "index.json"
+    whole = json.loads(path.read_text())
+    for groups in ([], [0], [-1] * 7, ["P1"] * 7):
+        damaged = json.loads(path.read_text())
+        damaged["splits"]["train"]["shards"][1]["groups"] = groups
+        path.write_text(json.dumps(damaged))
+        assert "index.json is damaged" in refused(tmp_path / "out")
+        path.write_text(json.dumps(whole))
+
+
+def test_shards_without_groups_are_as_before_groups_were_stored(photos, tmp_path):
+    write(photos, tmp_path / "out", count=7)
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert "groups" not in index["splits"]["train"]["shards"][0]
+    assert index["plan"]["source"] == "c803878e9a9d60d1d80166e0bafee590466c59240eed34fee6f028dd6fad082d"
+    assert all(images.groups is None for images in open_source(str(tmp_path / "out")).splits.values())
+
+
 def test_a_run_on_shards_of_arrays_equals_one_on_the_arrays(tmp_path):
     npz = write_npz(tmp_path / "rows.npz", side=7)  # smaller than the 8 px of the networks: padded, not resized
     write(npz, tmp_path / "out", count=20)
@@ -353,6 +403,17 @@ def test_a_damaged_index_is_refused_in_one_line(damage, photos, tmp_path):
     assert text != path.read_text()
     path.write_text(text)
     assert "index.json is " in refused(tmp_path / "out")
+
+
+def test_an_index_without_images_is_refused(photos, tmp_path):
+    write(photos, tmp_path / "out", count=15)
+    path = tmp_path / "out" / "index.json"
+    index = json.loads(path.read_text())
+    for split in index["splits"].values():
+        for shard in split["shards"]:
+            shard |= {column: [] for column in ("names", "offsets", "sizes", "labels", "positions", "crcs")}
+    path.write_text(json.dumps(index))
+    assert refused(tmp_path / "out").startswith(f"no images in {tmp_path / 'out'}: every split of it is empty")
 
 
 def test_an_offset_beyond_the_shard_is_an_unreadable_image(photos, tmp_path):

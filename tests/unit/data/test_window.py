@@ -133,7 +133,8 @@ def test_new_images_are_windowed_as_in_training(run, microscope, tmp_path):
     exported = load(export(run, tmp_path / "exported"))
     assert exported.encode([str(path) for path in paths]).bn_crelu_feat.equal(expected)
     assert "200 is black, 1000 white" in (tmp_path / "exported" / "README.md").read_text()
-    np.testing.assert_allclose(BigBiGANFeatures(run).transform(paths), expected, rtol=1e-5, atol=1e-6)
+    for images in (paths, values, values[:, None], values[..., None], values.astype(np.int64)):
+        np.testing.assert_allclose(BigBiGANFeatures(run).transform(images), expected, rtol=1e-5, atol=1e-6)
     assert main(["encode", str(run), "--data", str(microscope), "--out", str(tmp_path / "f.npz"), "--quiet"]) == 0
     with np.load(tmp_path / "f.npz") as written:
         np.testing.assert_allclose(written["bn_crelu_feat"][:6], expected, rtol=1e-5, atol=1e-6)
@@ -143,10 +144,15 @@ def test_16_bit_arrays_need_a_window_or_a_range(run, microscope, tmp_path):
     values = np.full((1, 1, 8, 8), 600, dtype=np.uint16)
     model = load(run)
     ranged = model.encode(values, value_range=(200, 1000)).bn_crelu_feat
+    by_sklearn = BigBiGANFeatures(run, value_range=(200, 1000)).transform(values)
+    in_bytes = model.encode(np.full((1, 1, 8, 8), 128, dtype=np.uint8)).bn_crelu_feat  # which it caches
+    torch.testing.assert_close(torch.from_numpy(by_sklearn), in_bytes)
     torch.testing.assert_close(ranged, model.encode(torch.full((1, 1, 8, 8), 0.5), value_range=(0, 1)).bn_crelu_feat)
     train(tiny_config("training.steps=1"), str(microscope), tmp_path / "plain", progress=False)
     with pytest.raises(UserError, match=r"images are torch.uint16; .*value_range=\(0, 65535\)"):
         load(tmp_path / "plain").encode(values)
+    with pytest.raises(UserError, match=r"images are torch.uint16; .*value_range=\(0, 65535\)"):
+        BigBiGANFeatures(tmp_path / "plain").transform(values)
 
 
 def test_inspection_names_the_settings_to_use(microscope, tmp_path, capsys):

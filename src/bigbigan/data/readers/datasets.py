@@ -5,6 +5,7 @@
 
 Item i is an image, or (image, label). An image is a PIL image; an array, uint8 [H, W], [H, W, 1] or [H, W, 3]; or a
 tensor, uint8 or float in [0, 1], [H, W], [1, H, W] or [3, H, W]. A label is a whole number, a class name, or None.
+PIL images are read like files: those of more than 8 bits by `data.window`.
 Items must be the same each time: random augmentation is a setting (data.augment). They are read one at a time.
 """
 
@@ -12,15 +13,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from bigbigan.data.decode import DecodeLimits, decode_pillow
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.names import class_order, named
-from bigbigan.data.pillow_pixels import pillow_pixels
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.named import import_named, in_one_line
 
@@ -35,9 +38,10 @@ class DatasetStore:
 
     pads = False
     remote = None
+    channels = 3  # of the first item
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, limits: DecodeLimits) -> None:
+        self.dataset, self.limits = dataset, limits
         self._lock = threading.Lock()  # data sets are seldom made for threads
 
     def item(self, i: int) -> tuple[Any, Any]:
@@ -55,11 +59,16 @@ class DatasetStore:
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the pixels of image i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
-        return _pixels(self.item(i)[0])
+        return _pixels(self.item(i)[0], self.limits)
 
     def identity(self, i: int) -> bytes:
-        """Return the bytes that identify image i: its pixels."""
-        pixels, _ = self.get(i)
+        """Return the bytes that identify image i: its pixels, with any window the same. Raises Unreadable."""
+        image = self.item(i)[0]
+        try:
+            pixels, _ = _pixels(image, replace(self.limits, window=None))
+        except Unreadable:
+            _pixels(image, replace(self.limits, window=Window(0, 1)))  # raises, unless a window is all that it lacks
+            pixels = np.asarray(image)
         return f"{pixels.shape}".encode() + pixels.tobytes()
 
 
@@ -68,16 +77,16 @@ def is_python(spec: str) -> bool:
     return spec.startswith("python:")
 
 
-def open_python(spec: str, source: Source) -> dict[str, ImageSet]:
+def open_python(spec: str, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
     """Open the data set that python:MODULE:NAME names; its module is imported.
 
     Raises:
         UserError: it cannot be imported, or see `open_datasets`.
     """
-    return open_datasets(import_named(spec, EXPECTED), source)
+    return open_datasets(import_named(spec, EXPECTED), source, limits)
 
 
-def open_datasets(found: Any, source: Source) -> dict[str, ImageSet]:
+def open_datasets(found: Any, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
     """Open a data set as the split "train", or a dictionary of data sets by split.
 
     Raises:
@@ -91,7 +100,7 @@ def open_datasets(found: Any, source: Source) -> dict[str, ImageSet]:
     splits: Mapping[str, Any] = found if isinstance(found, Mapping) else {"train": found}
     if unknown := [name for name in splits if name not in SPLITS]:
         raise UserError(f"{source.spec}: there is no split {unknown[0]}; expected {', '.join(SPLITS)}")
-    values = {name: _checked(splits[name], name, source) for name in SPLITS if name in splits}
+    values = {name: _checked(splits[name], name, source, limits) for name in SPLITS if name in splits}
     labels = {name: _labels(store, len(splits[name]), source) for name, store in values.items()}
     classes = _classes(splits, labels)
     return {
@@ -107,13 +116,13 @@ def open_datasets(found: Any, source: Source) -> dict[str, ImageSet]:
     }
 
 
-def _checked(dataset: Any, name: str, source: Source) -> DatasetStore:
-    """Return the store of a data set whose first item can be used."""
+def _checked(dataset: Any, name: str, source: Source, limits: DecodeLimits) -> DatasetStore:
+    """Return the store of a data set whose first item can be used, perhaps with a window that is not set yet."""
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise UserError(f"{source.spec}: '{name}' is a {type(dataset).__name__}; expected {EXPECTED}")
     if not len(dataset):
         raise UserError(f"{source.spec}: '{name}' has no items")
-    store = DatasetStore(dataset)
+    store = DatasetStore(dataset, replace(limits, window=limits.window or Window(0, 2**16 - 1)))
     try:
         (first, _), (again, _) = store.get(0), store.get(0)
     except Unreadable as error:
@@ -123,6 +132,7 @@ def _checked(dataset: Any, name: str, source: Source) -> DatasetStore:
             f"{source.spec}: '{name}' gives another image each time it is asked for item 0; "
             "leave out random augmentation, which the setting data.augment does"
         )
+    store.limits, store.channels = limits, first.shape[-1]
     return store
 
 
@@ -186,10 +196,10 @@ def _numbers(labels: list[Any] | None, count: int, numbers: Mapping[Any, int]) -
     return np.array([numbers.get(label, -1) for label in labels or [None] * count], dtype=np.int64)
 
 
-def _pixels(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+def _pixels(image: Any, limits: DecodeLimits) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return an image of a data set as uint8 [H, W, 1|3], and notes on its conversion. Raises Unreadable."""
     if isinstance(image, Image.Image):
-        return pillow_pixels(image, None)
+        return decode_pillow(image, limits)
     notes: tuple[str, ...] = ()
     is_tensor = hasattr(image, "detach")  # torch may not be loaded yet
     if not (is_tensor or isinstance(image, np.ndarray)):

@@ -17,6 +17,7 @@ from typing import IO, Any
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.io import writing
+from bigbigan.progress import Bar
 
 __all__ = ["REMOTE", "cache_folder", "cached", "fetch_file", "is_cached"]
 
@@ -116,9 +117,23 @@ def _download(url: str, target: Path, wanted: str) -> None:
     digest = hashlib.sha256() if len(wanted) == 64 else hashlib.md5(usedforsecurity=False)
     print(f"downloading {url} to {target.parent}", file=sys.stderr)
     size = 0
-    with _open_url(url) as response, writing(target) as temporary, temporary.open("wb") as out:
+    with (
+        _open_url(url) as response,
+        writing(target) as temporary,
+        temporary.open("wb") as out,
+        Bar(
+            total=getattr(response, "length", None),  # None if the server does not say
+            desc=target.name,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            delay=1,  # a small file needs no bar
+            dynamic_ncols=True,
+        ) as bar,
+    ):
         for chunk in _chunks(response):
             size += len(chunk)
+            bar.update(len(chunk))
             if size > _MAX_DOWNLOAD:
                 raise ValueError(f"more than {_MAX_DOWNLOAD / 2**30:g} GiB")
             digest.update(chunk)

@@ -31,6 +31,7 @@ class Shard:
     labels: list[Any] = field(default_factory=list)  # a number, a name, or None
     positions: list[int] = field(default_factory=list)  # in the split that the shards were made from
     crcs: list[int] = field(default_factory=list)  # CRC-32 of each image's bytes; empty if unknown
+    groups: list[int] = field(default_factory=list)  # `ImageSet.groups`; empty if there are none
 
     def add(self, name: str, offset: int, size: int, label: Any, position: int) -> None:
         """Add an image."""
@@ -41,13 +42,17 @@ class Shard:
         """Return the lists that have an entry for each image."""
         return self.names, self.offsets, self.sizes, self.labels, self.positions
 
+    def entry(self) -> dict[str, Any]:
+        """Return what the index has of this shard. Without groups it is that of versions that knew none."""
+        return {name: value for name, value in vars(self).items() if name != "groups" or value}
+
 
 def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]]) -> None:
     """Write index.json atomically. `about` has "name", "classes", "pads", and may have more, such as "mirrorable"."""
     counted = {
         split: {
             "images": sum(len(s.names) for s in shards),
-            "shards": [{"images": len(s.names), **vars(s)} for s in shards],
+            "shards": [{"images": len(s.names), **s.entry()} for s in shards],
         }
         for split, shards in splits.items()
     }
@@ -101,6 +106,8 @@ def parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list
             labels = [k for shard in shards for k in shard.labels if k is not None]
             if not all(type(k) is int and 0 <= k < len(classes or ()) for k in labels):
                 raise ValueError(f"labels of {name}")
+            if len({bool(shard.groups) for shard in shards if shard.names}) > 1:
+                raise ValueError(f"groups of {name}")
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise UserError(f"{where} is damaged ({shown(e)}); write it again: bigbigan data shard") from e
     return about, splits
@@ -112,12 +119,12 @@ def _is_pair(value: Any) -> bool:
 
 def _checked(shard: Shard, split: str) -> Shard:
     """Return the shard, or raise ValueError if its values are impossible."""
-    numbers = (shard.size, *shard.offsets, *shard.sizes, *shard.positions, *shard.crcs)
+    numbers = (shard.size, *shard.offsets, *shard.sizes, *shard.positions, *shard.crcs, *shard.groups)
     if not (_FILE.fullmatch(shard.file) and shard.file.startswith(f"{split}/")):
         raise ValueError(f"file {shard.file!r}")
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not all(isinstance(n, str) for n in shard.names):
         raise ValueError(f"numbers or names of {shard.file}")
-    lengths = {len(column) for column in (*shard.columns(), shard.crcs or shard.names)}
+    lengths = {len(column) for column in (*shard.columns(), shard.crcs or shard.names, shard.groups or shard.names)}
     if len(lengths) != 1 or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"columns of {shard.file}")
     return shard

@@ -177,6 +177,15 @@ def _splits(
         given = np.array([-1 if k is None else k for s in split_shards for k in s.labels], dtype=np.int64)[order]
         labels = given if (given >= 0).any() else None
         files = [names[i] for i in start + order]
-        out[split] = ImageSet(split, files, labels, None if labels is None else classes, store, start + order)
+        groups = np.array([g for s in split_shards for g in s.groups], dtype=np.int64)
+        out[split] = ImageSet(
+            split,
+            files,
+            labels,
+            None if labels is None else classes,
+            store,
+            start + order,
+            groups[order] if len(groups) else None,
+        )
         start += len(order)
     return {split: images for split, images in out.items() if len(images)}

@@ -38,6 +38,7 @@ __all__ = ["RemoteShards", "is_remote", "read_location"]
 TIMEOUT = 120.0  # seconds without a byte
 RETRY_DELAYS = (1.0, 5.0, 30.0)  # seconds before each retry
 MAX_FETCHES = 4  # at the same time
+MAX_LOST = 3  # copies of a shard that somebody else may remove while it is opened
 
 
 def is_remote(spec: str) -> bool:
@@ -161,12 +162,19 @@ class RemoteShards:
         """Open shard `number`, after fetching it if it is not cached.
 
         Raises:
-            OSError: it cannot be fetched.
+            OSError: it cannot be fetched, or its copies are removed again and again.
         """
-        while True:
-            path = self._copy(number).result()
-            with contextlib.suppress(FileNotFoundError):  # removed just now to make room for others
-                return open(path, "rb")
+        lost = 0
+        while lost < MAX_LOST:
+            future = self._copy(number)
+            with contextlib.suppress(FileNotFoundError):  # removed just now to make room for others, or see below
+                return open(future.result(), "rb")
+            with self._lock:
+                if self._copies.get(number) is future:  # removed by somebody else, such as a clean-up of the cache
+                    del self._copies[number]
+                    lost += 1
+        message = f"{MAX_LOST} copies in {self._folder} were removed by another program; set BIGBIGAN_CACHE"
+        raise OSError(errno.EIO, message)
 
     def _copy(self, number: int) -> Future[Path]:
         with self._lock:
@@ -203,6 +211,7 @@ class RemoteShards:
 
     def _download(self, number: int, target: Path) -> None:
         digest, size, expected = hashlib.sha256(), 0, self.sizes[number]
+        target.parent.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the cache
         with open(target, "wb") as out, contextlib.closing(read_location(self.locations[number])) as chunks:
             for chunk in chunks:
                 out.write(chunk)

@@ -1,7 +1,7 @@
 """Write a source as tar shards, for sets too large to be copied file by file or to fit on one disk.
 
-    DIR/index.json                  counts, classes, checksums of shards and images; the position of each image;
-                                    unreadable files
+    DIR/index.json                  counts, classes, checksums of shards and images; the position and the group of each
+                                    image; unreadable files
     DIR/train/shard-000000.tar      members 00000042.jpg, the unchanged file, and 00000042.cls, the number of its class
 
 The images of a split are shuffled, always in the same way, so that any shard is a random sample of it; KEY is an
@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +29,9 @@ from PIL import Image
 
 from bigbigan.data.decode import decode
 from bigbigan.data.formats import Unreadable, sniff
+from bigbigan.data.frames import FrameStore
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import shown
+from bigbigan.data.names import extension, shown
 from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
@@ -42,7 +44,7 @@ __all__ = ["write_shards"]
 
 SEED = 0  # of the order of images
 PROGRESS = "progress.jsonl"  # a line with the settings, then one for each shard
-ENDINGS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif"}
+ENDINGS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif", "DICOM": "dcm"}
 RECORD = {"split": str, "shard": {"file": str, "size": int}, "next": int, "skipped": [[str]]}  # the line of a shard
 END_MARK = bytes(1024)  # of a tar file
 
@@ -57,7 +59,8 @@ def write_shards(
 ) -> dict[str, Any]:
     """Write every split of a source as shards under `out`, or the shards that are still missing.
 
-    Files are copied byte for byte, if they can be decoded; rows of arrays become PNG files.
+    Files are copied byte for byte, if they can be decoded; rows of arrays become PNG files, and so do the frames of
+    stacks, of 8 or 16 bits, if the source was opened with `DecodeLimits.all_frames`.
 
     Args:
         source: an opened source.
@@ -71,7 +74,7 @@ def write_shards(
         {"splits": {"train": {"images": N, "shards": K, "bytes": B}}, "skipped": [[file, reason]]}
 
     Raises:
-        UserError: `out` contains something else, or no image of a split can be read.
+        UserError: `out` contains something else, no image of a split can be read, or a PNG file cannot hold a frame.
         RunError: writing failed, for example because the disk is full. Complete shards are kept.
     """
     plan = {
@@ -118,7 +121,8 @@ def _identity(source: Source) -> str:
         labels = None if images.labels is None else images.labels.tolist()
         files = list(map(shown, images.files))
         classes = None if images.classes is None else list(map(shown, images.classes))
-        digest.update(json.dumps([split, files, labels, classes]).encode())
+        groups = () if images.groups is None else (images.groups.tolist(),)
+        digest.update(json.dumps([split, files, labels, classes, *groups]).encode())
     return digest.hexdigest()
 
 
@@ -226,6 +230,8 @@ def _write_split(
             offset = tar.add(members)
             tar.shard.add(file, offset, len(data), label, i)
             tar.shard.crcs.append(zlib.crc32(data))
+            if images.groups is not None:
+                tar.shard.groups.append(int(images.groups[i]))
         if tar:
             yield {"split": split, "shard": tar.finish(), "next": len(order), "skipped": skipped}
         elif not done and not number:
@@ -258,8 +264,11 @@ def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> It
             if resolution is not None:
                 return _png(resize_square(images.load(i), resolution, pad=images.store.pads))
             if isinstance(images.store, FileStore):
-                data = images.store.raw(int(images.index[i]))
-                decode(data, images.store.limits)
+                at = int(images.index[i])
+                if isinstance(images.store, FrameStore) and not images.store.is_whole_file(at):
+                    return _frame_png(images.store, at, images.files[i])
+                data = images.store.raw(at)
+                decode(data, images.store.limits, extension(images.store.names[at]))
                 return data
             return _png(images.load(i))
         except Unreadable as e:
@@ -277,6 +286,35 @@ def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> It
                 yield coming.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _frame_png(store: FrameStore, at: int, file: str) -> bytes:
+    """Return a frame of a file as a PNG file that decodes to the same pixels, with any window and with none.
+
+    Raises:
+        Unreadable: the frame cannot be read.
+        UserError: a PNG file cannot hold its values.
+    """
+    store.get(at)
+    deep: list[np.ndarray] = []
+
+    def keep(values: np.ndarray) -> np.ndarray:
+        deep.append(values)
+        return np.zeros(values.shape, dtype=np.uint8)
+
+    with suppress(Unreadable):  # without a window, or with one
+        plain, _ = store.decoded(at, None)
+        store.decoded(at, keep)
+        values = deep[0].clip(0, 2**16 - 1).astype(np.uint16)[:, :, None] if deep else plain
+        data = _png(values)
+        same = not deep or (len(deep) == 1 and np.array_equal(values[:, :, 0], deep[0]))
+        # What this finds: 12 bits in 12, whose upper 8 bits are others, and grey with white as 0.
+        if same and np.array_equal(decode(data, replace(store.limits, window=None))[0], plain):
+            return data
+    raise UserError(
+        f"{shown(file)}: a PNG file cannot hold the values of this frame; expected 8 bits, or 16-bit grey with black "
+        "as 0; write shards of a resolution, which have 8 bits, or train on the files"
+    )
 
 
 def _png(array: np.ndarray) -> bytes:
@@ -321,7 +359,7 @@ class _Tar:
         self.file.close()
         os.replace(self.temporary, self.path)
         self.shard.sha256 = self.digest.hexdigest()
-        return vars(self.shard)
+        return self.shard.entry()
 
     def abandon(self) -> None:
         """Remove the temporary file."""
