@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest as weights_digest
 from bigbigan.evaluation.features import encoder_features
+from bigbigan.image import to_nearest_uint8
 from bigbigan.inference.image_input import NOT_GIVEN
 from bigbigan.inference.inputs import items_of, load_items, load_rows
 from bigbigan.inference.loading import load
@@ -190,7 +190,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
             X = X[:, None]
         if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind in "fiu" and X.dtype != np.uint8):
             x = self.model_.prepare(X, self.value_range).cpu()
-            return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+            return to_nearest_uint8(x).numpy()
         if isinstance(X, np.ndarray) and X.dtype == np.uint8:
             if X.ndim not in (3, 4) or (X.ndim == 4 and X.shape[3] not in (1, 3)):
                 raise UserError(
