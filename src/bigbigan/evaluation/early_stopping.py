@@ -14,6 +14,7 @@ import torch
 from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.data.batches import Batches
+from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors
@@ -117,23 +118,32 @@ class ValidationMetric:
         with unchanged(E):
             return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
 
-    def _features(self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
-        parts = []
+    def _features(
+        self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return features of those images at `indices` that can be read, and their indices."""
+        parts, readable = [], []
         for part in np.array_split(indices, max(1, len(indices) // 5_000)):
-            pixels = self.batches.evaluation_pixels(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
+            picks = torch.from_numpy(part)
+            pixels = self.batches.evaluation_pixels(picks.to(self.batches.pixels.device)).cpu().numpy()
+            if isinstance(self.batches.pixels, StreamedPixels):  # the substitute of an image has another label
+                read = (self.batches.pixels.replaced(picks) == picks).numpy()
+                part, pixels = part[read], pixels[read]
             parts.append(encoder_features(E, pixels, [self.metric.feature], mirrored=mirrored))
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+            readable.append(part)
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, np.concatenate(readable)
 
     def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
         trials = [self.training_images[picks] for picks in few_label_trials(labels[self.training_images], 10)]
         used = np.unique(np.concatenate(trials))
         scored = self.validation_images[:: max(1, len(self.validation_images) // MAX_SCORED)]
-        known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
+        (known, used), (new, scored) = (self._features(E, picks) for picks in (used, scored))
         values = []
-        for picks in trials:
+        for trial in trials:
+            picks = trial[np.isin(trial, used)]
             groups = None if self.groups is None else self.groups[picks]
-            classifier = fit_few(known[np.searchsorted(used, picks)], labels[picks], groups)
-            values.append(scores(class_scores(classifier, new), labels[scored])[m.score])
+            classifier = fit_few(known[m.feature][np.searchsorted(used, picks)], labels[picks], groups)
+            values.append(scores(class_scores(classifier, new[m.feature]), labels[scored])[m.score])
         return float(np.mean(values))
 
     def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
@@ -142,15 +152,17 @@ class ValidationMetric:
         batches: FeatureBatches
         if augment.endswith("_crop"):
             b, only = self.batches, torch.from_numpy(self.training_images)
-            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, mirror=data.mirrors)
-            batches = live_batches(E, [m.feature], crops, labels, device)
+            y = torch.full((len(labels),), -1)  # validation images are not trained on, even as substitutes
+            y[only] = torch.from_numpy(labels)[only]
+            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, y, data.mirrors)
+            batches = live_batches(E, [m.feature], crops, device)
         else:
-            views = [self._features(E, self.training_images)]
-            views += (
-                [self._features(E, self.training_images, mirrored=True)] if augment == "flip" and data.mirrors else []
-            )
-            batches = cached_batches(views, labels[self.training_images], 0, device)
-        new = {m.feature: self._features(E, self.validation_images)[m.feature]}
+            view, known = self._features(E, self.training_images)
+            views = [view]
+            if augment == "flip" and data.mirrors:
+                views.append(self._features(E, known, mirrored=True)[0])
+            batches = cached_batches(views, labels[known], 0, device)
+        new, scored = self._features(E, self.validation_images)
         sizes = {m.feature: new[m.feature].shape[1]}
         heads = train_heads(batches, sizes, int(labels.max()) + 1, (TABLE1_RATE,), PROTOCOLS["table1"], device)
-        return top_accuracy(heads, new, labels[self.validation_images], m.top, device)[m.feature, TABLE1_RATE]
+        return top_accuracy(heads, new, labels[scored], m.top, device)[m.feature, TABLE1_RATE]

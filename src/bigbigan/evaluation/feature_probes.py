@@ -185,8 +185,9 @@ def _measure_heads(
     batches: FeatureBatches
     if augment.endswith("_crop") and encoder is not None:
         stored, view = stored_for_crops(e.source, train, e.target.view), e.target.view
-        crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(kept), mirror=mirror)
-        batches = live_batches(encoder, names, crops, train.labels, device)
+        only, y = torch.from_numpy(kept), torch.from_numpy(train.labels)
+        crops = Batches(stored, BATCH, 0, augment, view.resolution, only, y, mirror)
+        batches = live_batches(encoder, names, crops, device)
     else:
         views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
         cached = [{name: view[name][kept] for name in names} for view in views]
@@ -196,8 +197,8 @@ def _measure_heads(
     sizes = {name: known[name].shape[1] for name in names}
     heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
     unseen = {name: known[name][held_out] for name in names}
-    y = train.labels[held_out]
-    validation = {top: top_accuracy(heads, unseen, y, top, device) for top in {1, *(m.top for m in metrics)}}
+    truth = train.labels[held_out]
+    validation = {top: top_accuracy(heads, unseen, truth, top, device) for top in {1, *(m.top for m in metrics)}}
     final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
     validated, tested = {}, {}
     for m in metrics:
