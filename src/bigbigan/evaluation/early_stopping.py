@@ -84,7 +84,8 @@ class ValidationMetric:
             if labelled_groups is not None and len(np.unique(labelled_groups)) < 3:  # test, train_val, training
                 known = known[:0]
             else:
-                known = known[hold_out(len(known), len(known) // 5, config.training.seed, labelled_groups)[0]]
+                size = max(1, len(known) // 5)
+                known = known[hold_out(len(known), size, config.training.seed, labelled_groups)[0]]
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)

@@ -29,6 +29,7 @@ __all__ = ["evaluate"]
 
 
 IMAGE_KINDS = ("quality", "reconstruction")  # kinds of metrics that need no labels
+MISMATCHED = ("reconstruction_error_mismatched", "reconstruction_ratio")  # metrics that need another image
 MAX_PIXEL_HEAD_FLOPS = 5e12  # of the linear heads on raw pixels by default: half a minute on two cores
 
 
@@ -150,6 +151,9 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
         ),
+        f"two or more test images, to mismatch them; {e.source.spec} has one": lambda m: (
+            m.name not in MISMATCHED or len(e.test) > 1
+        ),
         f"more labelled images of a class than {e.source.spec} has": lambda m: (
             m.per_class <= 10 or not e.labelled or m.per_class <= _largest_class(e)
         ),
@@ -218,7 +222,7 @@ def reconstruction_errors(model: Model, pixels: np.ndarray, max_images: int = 10
     """Return the metrics of reconstruction by name, for uint8 images [N, C, R, R].
 
     They are the mean ‖x − G(E(x))‖₂ with pixels in [0, 1], the same with another image's reconstruction, and their
-    ratio, which is 1 if nothing is learned.
+    ratio, which is 1 if nothing is learned. Of one image there is only the first.
     """
     error = mismatched = 0.0
     pixels = pixels[:max_images]
@@ -227,6 +231,8 @@ def reconstruction_errors(model: Model, pixels: np.ndarray, max_images: int = 10
         x = pool_to(model.prepare(torch.from_numpy(chunk)).cpu(), x_hat.shape[-1])
         own, other = reconstruction_distances(x, x_hat)
         error, mismatched = error + float(own.sum()), mismatched + float(other.sum())
+    if len(pixels) == 1:  # the other image would be the image itself
+        return {"reconstruction_error": error}
     return {
         "reconstruction_error": error / len(pixels),
         "reconstruction_error_mismatched": mismatched / len(pixels),

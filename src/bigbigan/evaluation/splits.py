@@ -156,7 +156,7 @@ def load_images(
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
-    becomes the test split: drawn by `seed`, and in whole groups if there are groups.
+    becomes the test split, one image at least: drawn by `seed`, and in whole groups if there are groups.
 
     Args:
         source: the images.
@@ -166,7 +166,7 @@ def load_images(
         progress: show images/s and time left.
 
     Raises:
-        UserError: images cannot be read, or all belong to one group.
+        UserError: images cannot be read, all belong to one group, or there is only one to train and test on.
     """
     train = read_split(source, source.splits["train"], view, progress)
     given = [source.splits[n] for n in ("test", "val") if n in source.splits]
@@ -176,7 +176,12 @@ def load_images(
     train, unlabelled = split_by_label(train)
     others += [unlabelled] if len(unlabelled) else []
     if chosen is None:
-        kept, held_out = hold_out(len(train), len(train) // 5, seed, train.groups)
+        if len(train) < 2:
+            raise UserError(
+                f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
+                "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
+            )
+        kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups)
         return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
     test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))

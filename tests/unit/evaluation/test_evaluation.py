@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from bigbigan.apps.train import train
 from bigbigan.data import open_source
+from bigbigan.errors import UserError
 from bigbigan.evaluation import features as f
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.probes import logistic as p
@@ -226,6 +227,31 @@ def test_without_a_test_split_a_fifth_of_train_is_held_out(tmp_path):
     assert not set(train.files) & set(test.files)
     again = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))[1]
     assert np.array_equal(test.pixels, again.pixels)
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (5, 1), (9, 1), (10, 2)])
+def test_of_few_images_one_is_held_out(tmp_path, count, held):
+    np.savez(tmp_path / "few.npz", images=np.arange(count, dtype=np.uint8).repeat(64).reshape(count, 8, 8))
+    train, test = load_labelled(open_source(str(tmp_path / "few.npz")), View(8, 1))
+    assert (len(train), len(test)) == (count - held, held)
+
+
+def test_one_image_cannot_be_trained_and_tested_on(tmp_path):
+    np.savez(tmp_path / "one.npz", images=np.zeros((1, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="1 training image and no test split; expected two or more"):
+        load_labelled(open_source(str(tmp_path / "one.npz")), View(8, 1))
+
+
+def test_a_single_test_image_has_no_mismatched_error(tmp_path):
+    """It would be the error of the image itself, and the ratio 1 would say that nothing was learned."""
+    np.savez(tmp_path / "rows.npz", images=np.load(write_npz(tmp_path / "both.npz"))["train_images"])
+    run = tmp_path / "run"
+    train(tiny_config("training.steps=2"), str(tmp_path / "rows.npz"), run, progress=False)
+    every = ["reconstruction_*"]
+    assert [x.metric for x in evaluate(run, None, every, "", False, max_images=4)] == ["reconstruction_error"]
+    assert len(evaluate(run, None, every, "", False, max_images=10)) == 3
+    with pytest.raises(UserError, match="reconstruction_ratio: needs two or more test images"):
+        evaluate(run, None, ["reconstruction_ratio"], "", False, max_images=4)
 
 
 @pytest.mark.parametrize(("count", "held"), [(60_000, 6_000), (1_300_000, 10_000), (25, 2), (3, 1)])
