@@ -18,7 +18,7 @@ from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors
-from bigbigan.evaluation.image_quality.sampling import measure_quality
+from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
     BATCH,
@@ -92,10 +92,11 @@ class ValidationMetric:
 
     @property
     def possible(self) -> bool:
-        """Whether the metric can be measured: it needs labels and E, or G and an available feature extractor."""
+        """Whether the metric can be measured: it needs labels and E, or G, real images and a feature extractor."""
         if self.metric.kind == "quality":
             available = available_extractors(self.source.name, self.config.has_encoder)
-            return self.config.has_generator and self.metric.network in available
+            ready = self.metric.network in available and enough_references(self.metric, self.source)
+            return self.config.has_generator and ready
         return (
             self.labels is not None
             and self.config.has_encoder

@@ -13,7 +13,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors
-from bigbigan.evaluation.image_quality.sampling import measure_quality
+from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
@@ -158,6 +158,9 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
             m.per_class <= 10 or not e.labelled or m.per_class <= _largest_class(e)
         ),
         f"a test split; {e.source.spec} has none": lambda m: m.reference != "test" or "test" in e.source.splits,
+        f"real images to compare with, 2 for fid and kid, 4 for precision and recall; {e.source.spec} has too few": (
+            lambda m: enough_references(m, e.source)
+        ),
     }
     if asked is None:
         networks = available_extractors(e.source.name, has_encoder and has_generator)

@@ -254,6 +254,18 @@ def test_a_single_test_image_has_no_mismatched_error(tmp_path):
         evaluate(run, None, ["reconstruction_ratio"], "", False, max_images=4)
 
 
+def test_quality_is_skipped_without_enough_real_images(tmp_path):
+    data, run = str(write_npz(tmp_path / "rows.npz")), tmp_path / "run"
+    train(tiny_config("training.steps=2"), data, run, progress=False)
+    for count, measured in ((1, set()), (2, {"fid", "kid"}), (4, {"fid", "kid", "precision", "recall"})):
+        lines = evaluate(run, None, ["reconstruction_error", "*10k_train_encoder"], "", False, max_images=count)
+        assert {x.metric for x in lines} == {"reconstruction_error", *(f"{m}10k_train_encoder" for m in measured)}
+        assert all(np.isfinite(x.value) for x in lines)
+    for name, count in (("fid10k_train_encoder", 1), ("kid10k_test_encoder", 1), ("recall10k_train_encoder", 3)):
+        with pytest.raises(UserError, match=f"{name}: needs real images to compare with"):
+            evaluate(run, None, [name], "", False, max_images=count)
+
+
 @pytest.mark.parametrize(("count", "held"), [(60_000, 6_000), (1_300_000, 10_000), (25, 2), (3, 1)])
 def test_train_val_is_ten_thousand_or_a_tenth(count, held):
     picks = train_val(count)
