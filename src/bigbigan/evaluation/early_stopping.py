@@ -6,6 +6,7 @@ used.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -78,14 +79,21 @@ class ValidationMetric:
                 "fid10k_train_NETWORK"
             )
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
-        if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
+        without_test = all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits)
+        parts = 3 if labels is not None and without_test else 2  # training, train_val and perhaps test
+        count = parts if groups is None else len(np.unique(groups[known]))
+        if count < parts:
+            if labels is not None and len(known) and m.kind != "quality":
+                warnings.warn(
+                    f"log.validation_metric={m.name} is not measured: the {len(known):,} labelled training images are "
+                    f"of {count} group{'s' * (count > 1)}; expected {parts} or more, as no split divides a group",
+                    stacklevel=2,
+                )
+            known = known[:0]
+        elif parts == 3:
             # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
-            labelled_groups = None if groups is None else groups[known]
-            if labelled_groups is not None and len(np.unique(labelled_groups)) < 3:  # test, train_val, training
-                known = known[:0]
-            else:
-                size = max(1, len(known) // 5)
-                known = known[hold_out(len(known), size, config.training.seed, labelled_groups)[0]]
+            known_groups = None if groups is None else groups[known]
+            known = known[hold_out(len(known), max(1, len(known) // 5), config.training.seed, known_groups)[0]]
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)

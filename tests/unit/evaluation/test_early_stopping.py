@@ -1,6 +1,7 @@
 """The validation metric: it changes no weight, uses no test image, and names the best step."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -55,9 +56,17 @@ def test_validation_needs_three_groups(tmp_path):
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
     batches = Batches(torch.from_numpy(stored), 16, 0)
-    for count, possible in ((2, False), (12, True)):
-        groups = np.arange(120) % count
-        assert ValidationMetric(tiny_config(), batches, images.labels, source, tmp_path, groups).possible == possible
+    config = tiny_config()
+    for count in (1, 2):
+        with pytest.warns(
+            UserWarning, match=f"120 labelled training images are of {count} groups?; expected 3 or more"
+        ):
+            validation = ValidationMetric(config, batches, images.labels, source, tmp_path, np.arange(120) % count)
+        assert not validation.possible
+    assert ValidationMetric(config, batches, images.labels, source, tmp_path, np.arange(120) % 12).possible
+    with warnings.catch_warnings():  # images without labels are not validated on anyway
+        warnings.simplefilter("error")
+        assert not ValidationMetric(config, batches, None, source, tmp_path, np.zeros(120, int)).possible
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])

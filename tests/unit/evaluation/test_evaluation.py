@@ -145,6 +145,12 @@ def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):
     assert [len(rows) for rows in fitted[3:]] == [120, 108, 120]  # after three folds: all; without one patient; all
 
 
+@pytest.mark.parametrize("count", [99, 120])
+def test_linear_probe_is_fitted_to_images_of_one_group(count):
+    (x, y), (xt, yt) = blobs(count, 9, 0), blobs(400, 9, 1)
+    assert p.fit_linear(x, y, 0, np.zeros(count, int)).score(xt, yt) > 0.99
+
+
 def test_a_lead_is_taken_draw_by_draw():
     ours, base = {"draws": [71.0, 73.0, 75.0]}, {"draws": [70.0, 71.0, 74.0]}
     assert paired_lead(ours, base) == pytest.approx((4 / 3, 0.5774), abs=1e-4)
