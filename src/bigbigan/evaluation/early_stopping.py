@@ -18,7 +18,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
-from bigbigan.evaluation.image_quality.feature_networks import available_extractors
+from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
@@ -78,6 +78,7 @@ class ValidationMetric:
                 f"log.validation_metric={m.name}: expected top1_linear_F_10perclass, top1_table1_F or "
                 "fid10k_train_NETWORK"
             )
+        warn_of_other_images(m.network, source, source.splits["train"])
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
         without_test = all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits)
         parts = 3 if labels is not None and without_test else 2  # training, train_val and perhaps test

@@ -12,7 +12,7 @@ import torch
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
-from bigbigan.evaluation.image_quality.feature_networks import available_extractors
+from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
@@ -75,6 +75,7 @@ def evaluate(
                 import_named(metric.function, OWN_METRIC)
     target = open_target(str(spec), resolution, channels, checkpoint)
     source = target.source(data, labels, f"evaluate {spec}")
+    all_of_train = source.splits["train"]
     if max_images is not None:
         source.splits = {name: subsample(images, max_images) for name, images in source.splits.items()}
     e = Evaluation(target, source, study, command, progress, out)
@@ -94,6 +95,8 @@ def evaluate(
             measure_features(e, subject, part)
         bar.update()
     if images:
+        for network in dict.fromkeys(m.network for m in images):
+            warn_of_other_images(network, source, all_of_train)
         _measure_images(e, images)
     if tasks := [m for m in wanted if m.kind == "task"]:
         _measure_tasks(e, tasks)
