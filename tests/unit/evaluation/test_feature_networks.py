@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bigbigan.apps.train import train
 from bigbigan.cli import main
@@ -22,6 +23,7 @@ from bigbigan.evaluation.image_quality.feature_networks import (
     FeatureExtractor,
     augmented,
     available_extractors,
+    channels_of,
     classifier_file,
     open_extractor,
     train_classifier,
@@ -132,6 +134,15 @@ def test_known_data_sets_share_a_classifier(cache, monkeypatch):
     source.spec = "./digits"
     with pytest.warns(UserWarning, match="other images than the training images of ./digits: of another source called"):
         warn_of_other_images("mnist-cnn", source, source.splits["train"])
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_channels_are_those_of_images_that_can_be_read(tmp_path, mode, channels):
+    for i in range(12):
+        (tmp_path / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert channels_of(open_source(str(tmp_path))) == 1
+    Image.new(mode, (8, 8)).save(tmp_path / "09.png")
+    assert channels_of(open_source(str(tmp_path))) == channels
 
 
 def test_augmentation_shifts_and_mirrors_each_image_on_its_own():

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
-from bigbigan.data import ImageSet, Source, fingerprint, quick_fingerprint, to_channels
+from bigbigan.data import ImageSet, Source, Unreadable, fingerprint, quick_fingerprint, to_channels
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.sources import is_known
 from bigbigan.errors import UserError
@@ -210,9 +210,15 @@ def augmented(x: Tensor, generator: torch.Generator, mirror: bool = True) -> Ten
 
 
 def channels_of(source: Source) -> int:
-    """Return 3 if any of the first 8 training images has colour, else 1."""
+    """Return 3 if any of the first 8 training images that can be read has colour, else 1."""
     images = source.splits["train"]
-    return max(images.load(i).shape[-1] for i in range(min(8, len(images))))
+    found: list[int] = []
+    for i in range(len(images)):
+        with suppress(Unreadable):  # counted when the pixels are read
+            found.append(images.load(i).shape[-1])
+        if len(found) == 8:
+            break
+    return max(found, default=1)
 
 
 def available_extractors(dataset: str, own_encoder: bool) -> list[str]:
