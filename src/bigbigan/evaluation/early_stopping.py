@@ -20,6 +20,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
+from bigbigan.evaluation.metric_glossary import direction_of
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
     BATCH,
@@ -115,7 +116,7 @@ class ValidationMetric:
     @property
     def lower_is_better(self) -> bool:
         """Whether a lower value is better."""
-        return self.metric.measure in ("fid", "kid")
+        return direction_of(self.metric.name) == "lower"
 
     def __call__(self, state: TrainingState) -> float:
         """Return the metric of the averaged networks. The statistics of their batch norms must be filled."""
