@@ -286,6 +286,12 @@ def test_smoothing_keeps_level_and_slope():
     assert curves.smooth(np.array([2.0])) == [2.0]
 
 
+def test_training_logs_what_the_charts_show(run):
+    logged = {key for text in (run / "metrics.jsonl").read_text().splitlines() for key in json.loads(text)}
+    shown = {key for chart in curves.CHARTS for key in chart.keys}
+    assert shown - logged == {"log.validation_metric"}  # it stands for the metric of the run
+
+
 def test_curves_of_a_long_run_stay_small():
     noise = np.random.default_rng(0).normal(size=20_000)
     metrics = [{"step": 50 * i, "loss_d": v, "loss_eg": -v} for i, v in enumerate(noise)]
