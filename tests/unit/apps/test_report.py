@@ -235,6 +235,7 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
         ([*few((90, 1), (80, 1), (70, 1)), line("top1_linear_pca_pixels_10perclass", 75, 1, steps=0)],
          r"It worked.* 10.0 points above raw pixels \(80.0\)"),
         (few((82, 1), (81, 1), (70, 1)), r"Training improved the features clearly; they are not clearly better than"),
+        (few((80.02, 1), (80, 1), (70, 1)), r"they are no better than pixels .* equal to raw pixels \(80.0\); 1"),
         (few((75, 1), (80, 1), (70, 1)), r"they are no better than pixels .* 5.0 points below raw pixels"),
         (few((90, 1), (80, 1), (95, 9)), "not better .* yet.*5.0 points below the untrained encoder .*, less than two"),
         ([x for x in few((90, 1), (80, 1), (70, 1)) if x.subject != "pixels"],
