@@ -89,19 +89,18 @@ def evaluate(
         for of_d in (False, True)
     ]
     images = [m for m in wanted if m.kind in IMAGE_KINDS]
-    bar = e.bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True)
-    for subject, part in parts:
-        if part:
-            measure_features(e, subject, part)
-        bar.update()
-    if images:
-        for network in dict.fromkeys(m.network for m in images):
-            warn_of_other_images(network, source, all_of_train)
-        _measure_images(e, images)
-    if tasks := [m for m in wanted if m.kind == "task"]:
-        _measure_tasks(e, tasks)
-    bar.update()
-    bar.close()
+    with Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True) as e.bar:
+        for subject, part in parts:
+            if part:
+                measure_features(e, subject, part)
+            e.bar.update()
+        if images:
+            for network in dict.fromkeys(m.network for m in images):
+                warn_of_other_images(network, source, all_of_train)
+            _measure_images(e, images)
+        if tasks := [m for m in wanted if m.kind == "task"]:
+            _measure_tasks(e, tasks)
+        e.bar.update()
     if not metrics:
         spent = {part: round(seconds, 1) for part, seconds in e.spent.items()}
         total = {"evaluation_seconds": Measurement(time.perf_counter() - began, protocol=spent)}
