@@ -132,37 +132,37 @@ def classify(
         )
     methods = _methods(target, images, finetune, scratch, target.mirrors(source))
     lines: list[ResultLine] = []
-    bar = Bar(total=len(methods) * trials, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True)
-    for metric, subject, method in methods:
-        bar.part(metric)
-        start = time.perf_counter()
-        found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
-        for trial in range(trials):
-            known = labels.sample(train.labels, trial)
-            written = trial == 0 and method is methods[-1][2]
-            tested = slice(len(train), len(train) + len(test))
-            logits = method(known, trial, slice(None) if written else tested)
-            test_logits = logits[tested] if written else logits
-            values = scores(test_logits, test.labels) | {"ece": 100 * calibration_error(test_logits, test.labels)}
-            for name, of_trials in found.items():
-                of_trials.append(values[name])
-            if written:
-                _write(out, [train, test, *images.others], known, logits, names, raw_cells)
-            bar.update()
-        measured = {f"{name}_{metric}_{labels.name}": mean_over_trials(values) for name, values in found.items()}
-        if len(np.unique(test.labels)) < 2:
-            del measured[f"auroc_{metric}_{labels.name}"]  # not defined for one class
-        lines += target.result_lines(
-            measured,
-            source=source,
-            split=test.name,
-            n=len(test),
-            subject=subject,
-            start=start,
-            study="classification",
-            command=command,
-        )
-    bar.close()
+    total = len(methods) * trials
+    with Bar(total=total, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True) as bar:
+        for metric, subject, method in methods:
+            bar.part(metric)
+            start = time.perf_counter()
+            found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
+            for trial in range(trials):
+                known = labels.sample(train.labels, trial)
+                written = trial == 0 and method is methods[-1][2]
+                tested = slice(len(train), len(train) + len(test))
+                logits = method(known, trial, slice(None) if written else tested)
+                test_logits = logits[tested] if written else logits
+                values = scores(test_logits, test.labels) | {"ece": 100 * calibration_error(test_logits, test.labels)}
+                for name, of_trials in found.items():
+                    of_trials.append(values[name])
+                if written:
+                    _write(out, [train, test, *images.others], known, logits, names, raw_cells)
+                bar.update()
+            measured = {f"{name}_{metric}_{labels.name}": mean_over_trials(values) for name, values in found.items()}
+            if len(np.unique(test.labels)) < 2:
+                del measured[f"auroc_{metric}_{labels.name}"]  # not defined for one class
+            lines += target.result_lines(
+                measured,
+                source=source,
+                split=test.name,
+                n=len(test),
+                subject=subject,
+                start=start,
+                study="classification",
+                command=command,
+            )
     if (path := target.results_file(out)) is not None:
         append_results(path, lines)
     return lines

@@ -45,7 +45,7 @@ from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
 from bigbigan.named import check_module, is_named
 
-__all__ = ["absolute_source", "open_source", "parse_spec", "relative_source", "source_exists"]
+__all__ = ["absolute_source", "is_known", "open_source", "parse_spec", "relative_source", "source_exists"]
 
 _NAMES = ("digits", *REMOTE)
 _FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -173,6 +173,11 @@ def _file_part(spec: str) -> tuple[str, str] | None:
     if head in ("hf", "python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
         return None
     return (head + colon, tail) if head in _NAMES else ("", spec)
+
+
+def is_known(spec: str) -> bool:
+    """Return whether a SOURCE is a known data set, such as mnist or mnist:PATH."""
+    return spec.partition(":")[0] in _NAMES
 
 
 def source_exists(spec: str) -> bool:

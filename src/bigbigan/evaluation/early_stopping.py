@@ -6,6 +6,7 @@ used.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.data.batches import Batches
+from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
-from bigbigan.evaluation.image_quality.feature_networks import available_extractors
-from bigbigan.evaluation.image_quality.sampling import measure_quality
+from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
+from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
+from bigbigan.evaluation.metric_glossary import direction_of
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
     BATCH,
@@ -76,24 +79,34 @@ class ValidationMetric:
                 f"log.validation_metric={m.name}: expected top1_linear_F_10perclass, top1_table1_F or "
                 "fid10k_train_NETWORK"
             )
+        warn_of_other_images(m.network, source, source.splits["train"])
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
-        if labels is not None and all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits):
+        without_test = all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits)
+        parts = 3 if labels is not None and without_test else 2  # training, train_val and perhaps test
+        count = parts if groups is None else len(np.unique(groups[known]))
+        if count < parts:
+            if labels is not None and len(known) and m.kind != "quality":
+                warnings.warn(
+                    f"log.validation_metric={m.name} is not measured: the {len(known):,} labelled training images are "
+                    f"of {count} group{'s' * (count > 1)}; expected {parts} or more, as no split divides a group",
+                    stacklevel=2,
+                )
+            known = known[:0]
+        elif parts == 3:
             # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
-            labelled_groups = None if groups is None else groups[known]
-            if labelled_groups is not None and len(np.unique(labelled_groups)) < 3:  # test, train_val, training
-                known = known[:0]
-            else:
-                known = known[hold_out(len(known), len(known) // 5, config.training.seed, labelled_groups)[0]]
+            known_groups = None if groups is None else groups[known]
+            known = known[hold_out(len(known), max(1, len(known) // 5), config.training.seed, known_groups)[0]]
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)
 
     @property
     def possible(self) -> bool:
-        """Whether the metric can be measured: it needs labels and E, or G and an available feature extractor."""
+        """Whether the metric can be measured: it needs labels and E, or G, real images and a feature extractor."""
         if self.metric.kind == "quality":
             available = available_extractors(self.source.name, self.config.has_encoder)
-            return self.config.has_generator and self.metric.network in available
+            ready = self.metric.network in available and enough_references(self.metric, self.source)
+            return self.config.has_generator and ready
         return (
             self.labels is not None
             and self.config.has_encoder
@@ -103,7 +116,7 @@ class ValidationMetric:
     @property
     def lower_is_better(self) -> bool:
         """Whether a lower value is better."""
-        return self.metric.measure in ("fid", "kid")
+        return direction_of(self.metric.name) == "lower"
 
     def __call__(self, state: TrainingState) -> float:
         """Return the metric of the averaged networks. The statistics of their batch norms must be filled."""
@@ -117,23 +130,32 @@ class ValidationMetric:
         with unchanged(E):
             return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
 
-    def _features(self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False) -> dict[str, np.ndarray]:
-        parts = []
+    def _features(
+        self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return features of those images at `indices` that can be read, and their indices."""
+        parts, readable = [], []
         for part in np.array_split(indices, max(1, len(indices) // 5_000)):
-            pixels = self.batches.evaluation_pixels(torch.from_numpy(part).to(self.batches.pixels.device)).cpu().numpy()
+            picks = torch.from_numpy(part)
+            pixels = self.batches.evaluation_pixels(picks.to(self.batches.pixels.device)).cpu().numpy()
+            if isinstance(self.batches.pixels, StreamedPixels):  # the substitute of an image has another label
+                read = (self.batches.pixels.replaced(picks) == picks).numpy()
+                part, pixels = part[read], pixels[read]
             parts.append(encoder_features(E, pixels, [self.metric.feature], mirrored=mirrored))
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+            readable.append(part)
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, np.concatenate(readable)
 
     def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
         trials = [self.training_images[picks] for picks in few_label_trials(labels[self.training_images], 10)]
         used = np.unique(np.concatenate(trials))
         scored = self.validation_images[:: max(1, len(self.validation_images) // MAX_SCORED)]
-        known, new = (self._features(E, picks)[m.feature] for picks in (used, scored))
+        (known, used), (new, scored) = (self._features(E, picks) for picks in (used, scored))
         values = []
-        for picks in trials:
+        for trial in trials:
+            picks = trial[np.isin(trial, used)]
             groups = None if self.groups is None else self.groups[picks]
-            classifier = fit_few(known[np.searchsorted(used, picks)], labels[picks], groups)
-            values.append(scores(class_scores(classifier, new), labels[scored])[m.score])
+            classifier = fit_few(known[m.feature][np.searchsorted(used, picks)], labels[picks], groups)
+            values.append(scores(class_scores(classifier, new[m.feature]), labels[scored])[m.score])
         return float(np.mean(values))
 
     def _table1(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
@@ -142,15 +164,17 @@ class ValidationMetric:
         batches: FeatureBatches
         if augment.endswith("_crop"):
             b, only = self.batches, torch.from_numpy(self.training_images)
-            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, mirror=data.mirrors)
-            batches = live_batches(E, [m.feature], crops, labels, device)
+            y = torch.full((len(labels),), -1)  # validation images are not trained on, even as substitutes
+            y[only] = torch.from_numpy(labels)[only]
+            crops = Batches(b.pixels, BATCH, 0, augment, b.resolution, only, y, data.mirrors)
+            batches = live_batches(E, [m.feature], crops, device)
         else:
-            views = [self._features(E, self.training_images)]
-            views += (
-                [self._features(E, self.training_images, mirrored=True)] if augment == "flip" and data.mirrors else []
-            )
-            batches = cached_batches(views, labels[self.training_images], 0, device)
-        new = {m.feature: self._features(E, self.validation_images)[m.feature]}
+            view, known = self._features(E, self.training_images)
+            views = [view]
+            if augment == "flip" and data.mirrors:
+                views.append(self._features(E, known, mirrored=True)[0])
+            batches = cached_batches(views, labels[known], 0, device)
+        new, scored = self._features(E, self.validation_images)
         sizes = {m.feature: new[m.feature].shape[1]}
         heads = train_heads(batches, sizes, int(labels.max()) + 1, (TABLE1_RATE,), PROTOCOLS["table1"], device)
-        return top_accuracy(heads, new, labels[self.validation_images], m.top, device)[m.feature, TABLE1_RATE]
+        return top_accuracy(heads, new, labels[scored], m.top, device)[m.feature, TABLE1_RATE]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch import nn
 
 from bigbigan.data.batches import Batches
+from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import NAMES, Evaluation
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
@@ -182,22 +184,26 @@ def _measure_heads(
     held_out = train_val(len(train), e.target.run, train.groups, e.out)
     kept = np.setdiff1d(np.arange(len(train)), held_out)
     augment, mirror = e.target.view.augment, e.target.mirrors(e.source)
-    batches: FeatureBatches
-    if augment.endswith("_crop") and encoder is not None:
-        stored, view = stored_for_crops(e.source, train, e.target.view), e.target.view
-        crops = Batches(stored, BATCH, 0, augment, view.resolution, torch.from_numpy(kept), mirror=mirror)
-        batches = live_batches(encoder, names, crops, train.labels, device)
-    else:
-        views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
-        cached = [{name: view[name][kept] for name in names} for view in views]
-        batches = cached_batches(cached, train.labels[kept], e.target.seed, device)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     rates = TABLE2_RATES if any(m.protocol != "table1" for m in metrics) else (TABLE1_RATE,)
     sizes = {name: known[name].shape[1] for name in names}
-    heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
+    batches: FeatureBatches
+    with ExitStack() as stack:
+        if augment.endswith("_crop") and encoder is not None:
+            stored, view = stored_for_crops(e.source, train, e.target.view), e.target.view
+            if isinstance(stored, StreamedPixels):
+                stack.callback(stored.close)
+            only, y = torch.from_numpy(kept), torch.from_numpy(train.labels)
+            crops = Batches(stored, BATCH, 0, augment, view.resolution, only, y, mirror)
+            batches = live_batches(encoder, names, crops, device)
+        else:
+            views = [known] + ([features(train, mirrored=True)] if augment == "flip" and mirror else [])
+            cached = [{name: view[name][kept] for name in names} for view in views]
+            batches = cached_batches(cached, train.labels[kept], e.target.seed, device)
+        heads = train_heads(batches, sizes, classes, rates, steps, device, e.progress)
     unseen = {name: known[name][held_out] for name in names}
-    y = train.labels[held_out]
-    validation = {top: top_accuracy(heads, unseen, y, top, device) for top in {1, *(m.top for m in metrics)}}
+    truth = train.labels[held_out]
+    validation = {top: top_accuracy(heads, unseen, truth, top, device) for top in {1, *(m.top for m in metrics)}}
     final = {top: top_accuracy(heads, new, test.labels, top, device) for top in {m.top for m in metrics}}
     validated, tested = {}, {}
     for m in metrics:

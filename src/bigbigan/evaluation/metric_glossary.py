@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from typing import NamedTuple, get_args
@@ -13,6 +14,7 @@ __all__ = [
     "GLOSSARY",
     "NETWORK_MEANINGS",
     "Entry",
+    "direction_of",
     "feature_table",
     "glossary_table",
     "glossary_text",
@@ -162,6 +164,16 @@ GLOSSARY = (
     ),
 )
 
+# The measures of lines that other commands than evaluate write, such as ece_head of classify and nmi_kmeans5_avepool.
+OTHER_MEASURES = {
+    "top1": "higher",
+    "balanced": "higher",
+    "auroc": "higher",
+    "ece": "lower",
+    "nmi": "higher",
+    "purity": "higher",
+}
+
 FEATURE_MEANINGS = {
     "avepool": "the pooled output of E's backbone",
     "bn_crelu": "avepool standardised, then split into its positive and negative part; twice as long (Section 3.2)",
@@ -176,6 +188,21 @@ NETWORK_MEANINGS = {
     "mnist-cnn, cifar-resnet18": "a classifier of the same kind of images: bigbigan feature-network",
     "encoder": "the run's own encoder: for validation within one run, not for comparison",
 }
+
+
+def direction_of(metric: str) -> str:
+    """Return whether a "higher" or a "lower" value of a metric of result lines is better; "" if neither, or unknown."""
+    for entry in GLOSSARY:
+        if any(_pattern(name).fullmatch(metric) for name in entry.names):
+            return entry.better
+    return OTHER_MEASURES.get(metric.partition("_")[0], "")
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """Return the pattern of the metrics that a name of the glossary stands for."""
+    numbered = re.sub(r"10k|K(?=_)|[NP](?=per)", "[0-9]+k?", name.replace("_train_", "_(train|test)_"))
+    return re.compile(re.sub(r"(?<=_)(F|NET|TASK)(?=_|$)", ".+", numbered))
 
 
 def glossary_text(width: int = 100) -> str:

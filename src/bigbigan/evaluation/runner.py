@@ -12,8 +12,8 @@ import torch
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
-from bigbigan.evaluation.image_quality.feature_networks import available_extractors
-from bigbigan.evaluation.image_quality.sampling import measure_quality
+from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
+from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
@@ -29,6 +29,7 @@ __all__ = ["evaluate"]
 
 
 IMAGE_KINDS = ("quality", "reconstruction")  # kinds of metrics that need no labels
+MISMATCHED = ("reconstruction_error_mismatched", "reconstruction_ratio")  # metrics that need another image
 MAX_PIXEL_HEAD_FLOPS = 5e12  # of the linear heads on raw pixels by default: half a minute on two cores
 
 
@@ -74,6 +75,7 @@ def evaluate(
                 import_named(metric.function, OWN_METRIC)
     target = open_target(str(spec), resolution, channels, checkpoint)
     source = target.source(data, labels, f"evaluate {spec}")
+    all_of_train = source.splits["train"]
     if max_images is not None:
         source.splits = {name: subsample(images, max_images) for name, images in source.splits.items()}
     e = Evaluation(target, source, study, command, progress, out)
@@ -87,17 +89,18 @@ def evaluate(
         for of_d in (False, True)
     ]
     images = [m for m in wanted if m.kind in IMAGE_KINDS]
-    bar = e.bar = Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True)
-    for subject, part in parts:
-        if part:
-            measure_features(e, subject, part)
-        bar.update()
-    if images:
-        _measure_images(e, images)
-    if tasks := [m for m in wanted if m.kind == "task"]:
-        _measure_tasks(e, tasks)
-    bar.update()
-    bar.close()
+    with Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True) as e.bar:
+        for subject, part in parts:
+            if part:
+                measure_features(e, subject, part)
+            e.bar.update()
+        if images:
+            for network in dict.fromkeys(m.network for m in images):
+                warn_of_other_images(network, source, all_of_train)
+            _measure_images(e, images)
+        if tasks := [m for m in wanted if m.kind == "task"]:
+            _measure_tasks(e, tasks)
+        e.bar.update()
     if not metrics:
         spent = {part: round(seconds, 1) for part, seconds in e.spent.items()}
         total = {"evaluation_seconds": Measurement(time.perf_counter() - began, protocol=spent)}
@@ -150,10 +153,16 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
         ),
+        f"two or more test images, to mismatch them; {e.source.spec} has one": lambda m: (
+            m.name not in MISMATCHED or len(e.test) > 1
+        ),
         f"more labelled images of a class than {e.source.spec} has": lambda m: (
             m.per_class <= 10 or not e.labelled or m.per_class <= _largest_class(e)
         ),
         f"a test split; {e.source.spec} has none": lambda m: m.reference != "test" or "test" in e.source.splits,
+        f"real images to compare with, 2 for fid and kid, 4 for precision and recall; {e.source.spec} has too few": (
+            lambda m: enough_references(m, e.source)
+        ),
     }
     if asked is None:
         networks = available_extractors(e.source.name, has_encoder and has_generator)
@@ -218,7 +227,7 @@ def reconstruction_errors(model: Model, pixels: np.ndarray, max_images: int = 10
     """Return the metrics of reconstruction by name, for uint8 images [N, C, R, R].
 
     They are the mean ‖x − G(E(x))‖₂ with pixels in [0, 1], the same with another image's reconstruction, and their
-    ratio, which is 1 if nothing is learned.
+    ratio, which is 1 if nothing is learned. Of one image there is only the first.
     """
     error = mismatched = 0.0
     pixels = pixels[:max_images]
@@ -227,6 +236,8 @@ def reconstruction_errors(model: Model, pixels: np.ndarray, max_images: int = 10
         x = pool_to(model.prepare(torch.from_numpy(chunk)).cpu(), x_hat.shape[-1])
         own, other = reconstruction_distances(x, x_hat)
         error, mismatched = error + float(own.sum()), mismatched + float(other.sum())
+    if len(pixels) == 1:  # the other image would be the image itself
+        return {"reconstruction_error": error}
     return {
         "reconstruction_error": error / len(pixels),
         "reconstruction_error_mismatched": mismatched / len(pixels),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def load_images(
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
-    becomes the test split: drawn by `seed`, and in whole groups if there are groups.
+    becomes the test split, one image at least: drawn by `seed`, and in whole groups (see `hold_out`).
 
     Args:
         source: the images.
@@ -166,7 +167,7 @@ def load_images(
         progress: show images/s and time left.
 
     Raises:
-        UserError: images cannot be read, or all belong to one group.
+        UserError: images cannot be read, or there is only one to train and test on.
     """
     train = read_split(source, source.splits["train"], view, progress)
     given = [source.splits[n] for n in ("test", "val") if n in source.splits]
@@ -176,7 +177,12 @@ def load_images(
     train, unlabelled = split_by_label(train)
     others += [unlabelled] if len(unlabelled) else []
     if chosen is None:
-        kept, held_out = hold_out(len(train), len(train) // 5, seed, train.groups)
+        if len(train) < 2:
+            raise UserError(
+                f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
+                "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
+            )
+        kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups)
         return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
     test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
@@ -211,19 +217,19 @@ def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None)
         count: number of images.
         size: how many are held out; if there are groups, about as many, since groups are not divided.
         seed: draws the images.
-        groups: int64 [count], or None.
-
-    Raises:
-        UserError: there is only one group.
+        groups: int64 [count], or None. A single group has to be divided, with a warning.
     """
     rng = np.random.default_rng(seed)
+    if groups is not None and len(np.unique(groups)) < 2:
+        warnings.warn(
+            f"all {count:,} training images to choose from are of one group, which is divided: metrics on the part "
+            "that is held out will be too good",
+            stacklevel=2,
+        )
+        groups = None
     if groups is None:
         order = rng.permutation(count)
         return order[size:], order[:size]
-    if len(np.unique(groups)) < 2:
-        raise UserError(
-            f"all {count:,} labelled training images are of one group; holding some out needs two groups or more"
-        )
     from sklearn.model_selection import GroupShuffleSplit  # here: scikit-learn takes a second to load
 
     splitter = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)

@@ -68,6 +68,8 @@ def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
     if base is None:
         return 1, f"{name} not measured"
     gap = round(ours["value"], 1) - round(base["value"], 1)  # of the rounded values that are shown
+    if not gap:
+        return 0, f"equal to {name} ({base['value']:.1f})"
     paired = paired_lead(dict(ours), dict(base))
     clear = abs(gap) > 2 * (paired[1] if paired else math.hypot(ours.get("std") or 0, base.get("std") or 0))
     text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"

@@ -13,6 +13,8 @@ from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data import open_source
+from bigbigan.errors import UserError
+from bigbigan.evaluation import runner
 from bigbigan.evaluation.features import unchanged
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.records import read_results
@@ -172,6 +174,27 @@ def test_more_labels_than_a_class_has_are_reported(run, capsys, tmp_path):
     few = ["--labels-per-class", "99", "--trials", "1"]
     assert main(["classify", str(run), *few, "--out", str(tmp_path / "p.csv"), "--quiet"]) == 0
     assert "has only 30 labelled training images" in capsys.readouterr().err
+
+
+def test_an_error_leaves_no_progress_bar_open(run, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(c.Bar):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            bars.append(self)
+
+    def fail(*args):
+        raise UserError("not possible")
+
+    for module, function in ((c, "scores"), (runner, "measure_features")):
+        monkeypatch.setattr(module, "Bar", Bar)
+        monkeypatch.setattr(module, function, fail)
+    with pytest.raises(UserError, match="not possible"):
+        c.classify(str(run), None, c.Labels(per_class=2), tmp_path / "p.csv", "")
+    with pytest.raises(UserError, match="not possible"):
+        runner.evaluate(run, None, ["knn1_l2_avepool"], "")
+    assert [bar.disable for bar in bars] == [True, True]  # as tqdm's bars are once they are closed
 
 
 def test_unlabelled_images_cannot_be_classified(run, capsys, tmp_path):

@@ -160,6 +160,17 @@ def test_best_value_is_bold_and_lower_errors_are_better(runs, tmp_path):
     assert "<b>0.75</b>" not in source
 
 
+def test_values_without_a_better_direction_are_not_bold(runs, tmp_path):
+    for name, value in (("a", 3.25), ("c", 4.5)):
+        shutil.copytree(runs / name, tmp_path / name)
+        metrics = ("reconstruction_error_mismatched", "unlike_head", "ece_head")
+        append_results(tmp_path / name / "results.jsonl", [line(m, value, steps=4) for m in metrics])
+    main(["compare", str(tmp_path / "a"), str(tmp_path / "c"), "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    rows = {m: row for row in page.split("</tr>") for m in metrics if f">{m}<" in row}
+    assert {m: row.count("<b>") for m, row in rows.items()} == dict.fromkeys(metrics, 0) | {"ece_head": 1}
+
+
 def test_runs_that_have_just_begun_are_compared(runs, tmp_path, capsys):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()

@@ -235,6 +235,7 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
         ([*few((90, 1), (80, 1), (70, 1)), line("top1_linear_pca_pixels_10perclass", 75, 1, steps=0)],
          r"It worked.* 10.0 points above raw pixels \(80.0\)"),
         (few((82, 1), (81, 1), (70, 1)), r"Training improved the features clearly; they are not clearly better than"),
+        (few((80.02, 1), (80, 1), (70, 1)), r"they are no better than pixels .* equal to raw pixels \(80.0\); 1"),
         (few((75, 1), (80, 1), (70, 1)), r"they are no better than pixels .* 5.0 points below raw pixels"),
         (few((90, 1), (80, 1), (95, 9)), "not better .* yet.*5.0 points below the untrained encoder .*, less than two"),
         ([x for x in few((90, 1), (80, 1), (70, 1)) if x.subject != "pixels"],
@@ -284,6 +285,12 @@ def test_smoothing_keeps_level_and_slope():
     noise = np.random.default_rng(0).normal(size=2000)
     assert curves.smooth(noise).std() < 0.2
     assert curves.smooth(np.array([2.0])) == [2.0]
+
+
+def test_training_logs_what_the_charts_show(run):
+    logged = {key for text in (run / "metrics.jsonl").read_text().splitlines() for key in json.loads(text)}
+    shown = {key for chart in curves.CHARTS for key in chart.keys}
+    assert shown - logged == {"log.validation_metric"}  # it stands for the metric of the run
 
 
 def test_curves_of_a_long_run_stay_small():

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigbigan.apps.train import train
 from bigbigan.data import DecodeLimits, fingerprint, open_source, write_shards
 from bigbigan.data.decode import list_frames
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
+from bigbigan.evaluation.runner import evaluate
 from bigbigan.evaluation.splits import hold_out
 from bigbigan.inference.inputs import load_items
 from tiny import tiny_config, write_npz
@@ -57,6 +59,16 @@ def test_each_frame_is_an_image_and_a_file_is_a_group(folder, frames):
         assert notes == ()
     kept, held_out = hold_out(len(images), 3, 0, images.groups)
     assert not set(images.groups[kept]) & set(images.groups[held_out])
+
+
+def test_a_single_stack_is_trained_on_and_evaluated(frames, tmp_path):
+    (tmp_path / "stack").mkdir()
+    (tmp_path / "stack" / "one.tif").write_bytes(stack(5 * frames))
+    config = tiny_config("training.steps=2", "log.validate_every=2", "data.frames=all")
+    assert train(config, str(tmp_path / "stack"), tmp_path / "run", progress=False) is None
+    with pytest.warns(UserWarning, match="all 20 training images to choose from are of one group"):
+        lines = evaluate(tmp_path / "run", None, ["reconstruction_error", "fid10k_train_encoder"], "", progress=False)
+    assert {line.metric: line.n for line in lines} == {"reconstruction_error": 4, "fid10k_train_encoder": 10_000}
 
 
 def test_the_first_frame_is_read_by_default(folder):

@@ -467,11 +467,13 @@ def test_groups_stay_together_and_other_images_are_alone(photos, tmp_path):
     assert len(images.train) + len(images.test) == 60
 
 
-def test_one_group_cannot_be_parted(photos, tmp_path):
+def test_a_single_group_is_divided_with_a_warning(photos, tmp_path):
     rows = [(f"{i:03d}.png", CLASSES[i % 3], "P0") for i in range(60)]
     source = open_source(str(photos), labels=write_csv(tmp_path / "l.csv", rows, ("file", "label", "group")))
-    with pytest.raises(UserError, match="are of one group"):
-        load_images(source, View(8, 1))
+    with pytest.warns(UserWarning, match="all 60 training images to choose from are of one group, which is divided"):
+        images = load_images(source, View(8, 1))
+    assert (len(images.train), len(images.test)) == (48, 12)
+    assert not set(images.train.files) & set(images.test.files)
 
 
 def test_given_splits_that_share_groups_are_reported(photos, tmp_path, capsys):

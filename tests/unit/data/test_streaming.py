@@ -17,7 +17,8 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.loading import DECODED_TOGETHER, stream_pixels
 from bigbigan.data.streaming import StreamedPixels, training_pixels
 from bigbigan.errors import UserError
-from bigbigan.evaluation import splits
+from bigbigan.evaluation import feature_probes, splits
+from bigbigan.evaluation.runner import evaluate
 from bigbigan.evaluation.splits import View, read_split, stored_for_crops
 from tiny import tiny_config
 
@@ -102,6 +103,21 @@ def test_following_batches_are_decoded_ahead(folder, monkeypatch):
     coming = set(streamed._pending)
     assert set(batches.indices(1).tolist()) <= coming
     assert set(batches.indices(4).tolist()) <= coming
+
+
+def test_evaluation_ends_the_threads_that_decode_for_crops(folder, tmp_path, monkeypatch):
+    streams = []
+
+    def streamed(source, split, view):
+        streams.append(StreamedPixels(split.images, 12, view.channels, source, CPU))
+        return streams[-1]
+
+    monkeypatch.setattr(feature_probes, "stored_for_crops", streamed)
+    monkeypatch.setitem(feature_probes.PROTOCOLS, "table1", 2)
+    config = tiny_config("data.channels=3", "data.augment=resnet_crop", "training.steps=2")
+    train(config, str(folder), tmp_path / "run", progress=False)
+    evaluate(tmp_path / "run", None, ["top1_table1_avepool"], "", progress=False)
+    assert [stream._pool._shutdown for stream in streams] == [True, True]  # untrained and trained
 
 
 def test_unreadable_images_are_replaced_listed_and_written_down(folder, tmp_path):

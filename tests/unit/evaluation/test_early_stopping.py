@@ -1,14 +1,17 @@
 """The validation metric: it changes no weight, uses no test image, and names the best step."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bigbigan.apps.train import train
 from bigbigan.data import open_source
 from bigbigan.data.batches import Batches
+from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation import early_stopping
 from bigbigan.evaluation.early_stopping import ValidationMetric
@@ -53,9 +56,17 @@ def test_validation_needs_three_groups(tmp_path):
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
     batches = Batches(torch.from_numpy(stored), 16, 0)
-    for count, possible in ((2, False), (12, True)):
-        groups = np.arange(120) % count
-        assert ValidationMetric(tiny_config(), batches, images.labels, source, tmp_path, groups).possible == possible
+    config = tiny_config()
+    for count in (1, 2):
+        with pytest.warns(
+            UserWarning, match=f"120 labelled training images are of {count} groups?; expected 3 or more"
+        ):
+            validation = ValidationMetric(config, batches, images.labels, source, tmp_path, np.arange(120) % count)
+        assert not validation.possible
+    assert ValidationMetric(config, batches, images.labels, source, tmp_path, np.arange(120) % 12).possible
+    with warnings.catch_warnings():  # images without labels are not validated on anyway
+        warnings.simplefilter("error")
+        assert not ValidationMetric(config, batches, None, source, tmp_path, np.zeros(120, int)).possible
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])
@@ -73,6 +84,42 @@ def test_accuracies_are_on_train_val_and_change_nothing(tmp_path, monkeypatch, m
     assert (first * 12 / 100) % 1 == pytest.approx(0, abs=1e-6) or "few" in validation.metric.kind  # twelve images
     after = state.E_ema.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("metric", ["top1_linear_bn_crelu_10perclass", "top1_table1_avepool"])
+def test_validation_skips_unreadable_images(tmp_path, monkeypatch, metric):
+    """Their substitutes have other labels."""
+    monkeypatch.setitem(early_stopping.PROTOCOLS, "table1", 60)
+    rng = np.random.default_rng(0)
+    for i in range(90):
+        pixels = rng.integers(0, 80, (8, 8), dtype=np.uint8)
+        pixels[2 * (i % 3)] += 150
+        path = tmp_path / "photos" / f"{i % 3}" / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    config = tiny_config(f"log.validation_metric={metric}")
+    state = TrainingState(config, torch.device("cpu"))
+
+    def validation():
+        source = open_source(str(tmp_path / "photos"), max_unreadable=1.0)
+        images = source.splits["train"]
+        streamed = StreamedPixels(images, 8, 1, source, torch.device("cpu"))
+        return ValidationMetric(config, Batches(streamed, 16, 0), images.labels, source, tmp_path), images.files
+
+    whole, files = validation()
+    state.fill_standing_statistics(whole.batches)
+    lost = [*whole.training_images[::5], *whole.validation_images[::3]]
+    whole.training_images, whole.validation_images = (
+        np.setdiff1d(indices, lost) for indices in (whole.training_images, whole.validation_images)
+    )
+    values = []
+    for i in lost:
+        (tmp_path / "photos" / files[i]).write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    partly, _ = validation()
+    for v in (whole, partly):
+        monkeypatch.setattr(early_stopping, "few_label_trials", lambda *a, v=v: [np.arange(len(v.training_images))])
+        values.append(v(state))
+    assert values[0] == values[1]
 
 
 def test_validation_measures_g_by_the_encoders_features(tmp_path):

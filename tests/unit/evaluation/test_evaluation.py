@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from bigbigan.apps.train import train
 from bigbigan.data import open_source
+from bigbigan.errors import UserError
 from bigbigan.evaluation import features as f
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.probes import logistic as p
@@ -144,6 +145,12 @@ def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):
     assert [len(rows) for rows in fitted[3:]] == [120, 108, 120]  # after three folds: all; without one patient; all
 
 
+@pytest.mark.parametrize("count", [99, 120])
+def test_linear_probe_is_fitted_to_images_of_one_group(count):
+    (x, y), (xt, yt) = blobs(count, 9, 0), blobs(400, 9, 1)
+    assert p.fit_linear(x, y, 0, np.zeros(count, int)).score(xt, yt) > 0.99
+
+
 def test_a_lead_is_taken_draw_by_draw():
     ours, base = {"draws": [71.0, 73.0, 75.0]}, {"draws": [70.0, 71.0, 74.0]}
     assert paired_lead(ours, base) == pytest.approx((4 / 3, 0.5774), abs=1e-4)
@@ -226,6 +233,43 @@ def test_without_a_test_split_a_fifth_of_train_is_held_out(tmp_path):
     assert not set(train.files) & set(test.files)
     again = load_labelled(open_source(str(tmp_path / "train.npz")), View(8, 1))[1]
     assert np.array_equal(test.pixels, again.pixels)
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (5, 1), (9, 1), (10, 2)])
+def test_of_few_images_one_is_held_out(tmp_path, count, held):
+    np.savez(tmp_path / "few.npz", images=np.arange(count, dtype=np.uint8).repeat(64).reshape(count, 8, 8))
+    train, test = load_labelled(open_source(str(tmp_path / "few.npz")), View(8, 1))
+    assert (len(train), len(test)) == (count - held, held)
+
+
+def test_one_image_cannot_be_trained_and_tested_on(tmp_path):
+    np.savez(tmp_path / "one.npz", images=np.zeros((1, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="1 training image and no test split; expected two or more"):
+        load_labelled(open_source(str(tmp_path / "one.npz")), View(8, 1))
+
+
+def test_a_single_test_image_has_no_mismatched_error(tmp_path):
+    """It would be the error of the image itself, and the ratio 1 would say that nothing was learned."""
+    np.savez(tmp_path / "rows.npz", images=np.load(write_npz(tmp_path / "both.npz"))["train_images"])
+    run = tmp_path / "run"
+    train(tiny_config("training.steps=2"), str(tmp_path / "rows.npz"), run, progress=False)
+    every = ["reconstruction_*"]
+    assert [x.metric for x in evaluate(run, None, every, "", False, max_images=4)] == ["reconstruction_error"]
+    assert len(evaluate(run, None, every, "", False, max_images=10)) == 3
+    with pytest.raises(UserError, match="reconstruction_ratio: needs two or more test images"):
+        evaluate(run, None, ["reconstruction_ratio"], "", False, max_images=4)
+
+
+def test_quality_is_skipped_without_enough_real_images(tmp_path):
+    data, run = str(write_npz(tmp_path / "rows.npz")), tmp_path / "run"
+    train(tiny_config("training.steps=2"), data, run, progress=False)
+    for count, measured in ((1, set()), (2, {"fid", "kid"}), (4, {"fid", "kid", "precision", "recall"})):
+        lines = evaluate(run, None, ["reconstruction_error", "*10k_train_encoder"], "", False, max_images=count)
+        assert {x.metric for x in lines} == {"reconstruction_error", *(f"{m}10k_train_encoder" for m in measured)}
+        assert all(np.isfinite(x.value) for x in lines)
+    for name, count in (("fid10k_train_encoder", 1), ("kid10k_test_encoder", 1), ("recall10k_train_encoder", 3)):
+        with pytest.raises(UserError, match=f"{name}: needs real images to compare with"):
+            evaluate(run, None, [name], "", False, max_images=count)
 
 
 @pytest.mark.parametrize(("count", "held"), [(60_000, 6_000), (1_300_000, 10_000), (25, 2), (3, 1)])

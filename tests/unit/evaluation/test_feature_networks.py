@@ -2,33 +2,41 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.compute import computing
 from bigbigan.config import override
 from bigbigan.data import open_source
+from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
+from bigbigan.evaluation.early_stopping import ValidationMetric
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.image_quality.feature_networks import (
     CLASSIFIERS,
     FeatureExtractor,
     augmented,
     available_extractors,
+    channels_of,
     classifier_file,
     open_extractor,
     train_classifier,
+    warn_of_other_images,
 )
 from bigbigan.evaluation.image_quality.metrics import Moments
 from bigbigan.evaluation.image_quality.sampling import Reference, compare, draw_samples, measure_quality, reference
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.records import read_results
+from bigbigan.evaluation.runner import evaluate
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.models import build
+from bigbigan.training.tensors import save_tensors
 from tiny import tiny_config, write_npz
 
 CPU = torch.device("cpu")
@@ -75,6 +83,66 @@ def test_every_classifier_trains_and_takes_other_image_sizes(cache, tmp_path, na
     assert logits.shape == (3, 3)
     grey = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)  # the same to it as three equal channels
     assert torch.equal(network(grey)[0], network(grey.expand(-1, 3, -1, -1))[0])
+
+
+def test_a_classifier_learns_from_fewer_images_than_a_batch(cache, tmp_path):
+    source = open_source(str(write_npz(tmp_path / "few.npz", count=60)))
+    _, line = train_classifier("mnist-cnn", source, 60, CPU, "", progress=False)
+    assert (line.steps, line.images_seen) == (60, 60 * 60)
+    assert line.value > 90  # the bright row gives the class away
+    source = open_source(str(write_npz(tmp_path / "fewer.npz", count=5)))
+    with pytest.raises(UserError, match="5 labelled training images of 3 classes; mnist-cnn needs 6 or more"):
+        train_classifier("mnist-cnn", source, 1, CPU, "", progress=False)
+
+
+def test_a_classifier_of_another_folder_of_that_name_is_reported(cache, tmp_path, monkeypatch):
+    sources = []
+    for i in range(2):
+        (tmp_path / f"{i}").mkdir()
+        sources.append(str(write_npz(tmp_path / f"{i}" / "rows.npz", seed=i)))
+    train_classifier("mnist-cnn", open_source(sources[0]), 1, CPU, "", progress=False)
+    few = samples.draw_samples
+    monkeypatch.setattr(samples, "draw_samples", lambda G, config, count, seed: few(G, config, 50, seed))
+    metric = "fid10k_train_mnist-cnn"
+    for data, other in zip(sources, (False, True), strict=True):
+        run = tmp_path / f"run{other}"
+        train(tiny_config("training.steps=2"), data, run, progress=False)
+        for max_images in (None, 20):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                evaluate(run, None, [metric], "", False, max_images=max_images)
+            found = [str(w.message) for w in caught if "mnist-cnn was trained on other images" in str(w.message)]
+            assert len(found) == other
+        config = tiny_config(f"log.validation_metric={metric}")
+        source = open_source(data)
+        batches = Batches(torch.zeros(60, 1, 8, 8, dtype=torch.uint8), 16, 0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ValidationMetric(config, batches, None, source, run)
+        assert len(caught) == other
+
+
+def test_known_data_sets_share_a_classifier(cache, monkeypatch):
+    """mnist and mnist:PATH are the same images, whatever their form."""
+    source = open_source("digits")
+    path = classifier_file("mnist-cnn", "digits")
+    path.parent.mkdir(parents=True)
+    save_tensors(path, {"x": torch.zeros(1)}, {"bigbigan": json.dumps({"quick_fingerprint": "other"})}, digest=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_other_images("mnist-cnn", source, source.splits["train"])
+    source.spec = "./digits"
+    with pytest.warns(UserWarning, match="other images than the training images of ./digits: of another source called"):
+        warn_of_other_images("mnist-cnn", source, source.splits["train"])
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_channels_are_those_of_images_that_can_be_read(tmp_path, mode, channels):
+    for i in range(12):
+        (tmp_path / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert channels_of(open_source(str(tmp_path))) == 1
+    Image.new(mode, (8, 8)).save(tmp_path / "09.png")
+    assert channels_of(open_source(str(tmp_path))) == channels
 
 
 def test_augmentation_shifts_and_mirrors_each_image_on_its_own():

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from bigbigan.data import open_source
 from bigbigan.data.batches import Batches
+from bigbigan.data.streaming import StreamedPixels
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.probes.linear_heads import (
     TABLE2_RATES,
@@ -88,22 +91,25 @@ def test_batches_pass_over_all_images_and_draw_a_view_for_each(monkeypatch):
     assert 4 < mirrored < 28
 
 
+class Encoder(torch.nn.Module):
+    """Its feature is the brightness of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def features(self, x):
+        return self.gain * x.mean((2, 3))
+
+    def bn_crelu(self, a):
+        return torch.cat([a, -a], 1)
+
+
 def test_live_batches_encode_fresh_crops_and_keep_their_labels():
-    class Encoder(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gain = torch.nn.Parameter(torch.ones(()))
-
-        def features(self, x):
-            return self.gain * x.mean((2, 3))
-
-        def bn_crelu(self, a):
-            return torch.cat([a, -a], 1)
-
     # flat images: whatever the crop, its brightness tells the image
     pixels = torch.arange(0, 200, 20, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 8, 8).contiguous()
-    crops = Batches(pixels, 4, seed=0, augment="resnet_crop", resolution=4)
-    batches = live_batches(Encoder(), ["avepool", "bn_crelu"], crops, np.arange(10), CPU)
+    crops = Batches(pixels, 4, seed=0, augment="resnet_crop", resolution=4, labels=torch.arange(10))
+    batches = live_batches(Encoder(), ["avepool", "bn_crelu"], crops, CPU)
     seen = []
     for _ in range(5):
         features, labels = next(batches)
@@ -111,3 +117,18 @@ def test_live_batches_encode_fresh_crops_and_keep_their_labels():
         torch.testing.assert_close((features["avepool"][:, 0] + 1) * 127.5 / 20, labels.float(), atol=0.01, rtol=0)
         seen += labels.tolist()
     assert sorted(seen) == sorted([*range(10)] * 2)
+
+
+def test_live_batches_label_substitutes_of_unreadable_images(tmp_path):
+    for i in range(10):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / f"{i}.png")
+    for i in (3, 6):
+        (tmp_path / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    source = open_source(str(tmp_path), max_unreadable=1.0)
+    streamed = StreamedPixels(source.splits["train"], 8, 1, source, CPU)
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, -1, 8, 9])  # image 7, the substitute of 6, is not to be trained on
+    crops = Batches(streamed, 10, seed=0, augment="resnet_crop", resolution=4, labels=labels)
+    features, y = next(live_batches(Encoder(), ["avepool"], crops, CPU))
+    streamed.close()
+    torch.testing.assert_close((features["avepool"][:, 0] + 1) * 127.5 / 20, y.float(), atol=0.01, rtol=0)
+    assert sorted(y.tolist()) == [0, 1, 2, 4, 4, 5, 8, 9]

@@ -16,9 +16,10 @@ from bigbigan.apps.report.markup import Html, command, join, missing, paragraph,
 from bigbigan.apps.report.page import whole_page
 from bigbigan.apps.report.samples import newest_grid
 from bigbigan.evaluation.label_curve import is_point
+from bigbigan.evaluation.metric_glossary import direction_of
 from bigbigan.io import write_text
 
-LOWER_IS_BETTER = ("reconstruction", "fid", "kid", "ece")
+BEST = {"higher": max, "lower": min}
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
@@ -69,9 +70,9 @@ def _results(comparison: Comparison) -> Html:
     def row(title: str, lines: list[Line | None]) -> list[object]:
         measured = [line for line in lines if line is not None]
         values = [line["value"] for line in measured]
-        best = (min if measured[0]["metric"].startswith(LOWER_IS_BETTER) else max)(values)
-        differ = len(set(values)) > 1 and comparable(lines)
-        cells = [_cell(line, differ and line is not None and line["value"] == best) for line in lines]
+        choose = BEST.get(direction_of(measured[0]["metric"]))
+        best = choose(values) if choose and len(set(values)) > 1 and comparable(lines) else None
+        cells = [_cell(line, line is not None and line["value"] == best) for line in lines]
         return [title, *cells, *(comparison.spread(lines, group) for group in repeats.values())]
 
     for (metric, subject), lines in found.items():

@@ -38,7 +38,8 @@ CHARTS = (
     Chart("Reconstruction ratio", {"reconstruction_ratio": "matched / mismatched"},
           "Error of G(E(x)) divided by the error of another image's reconstruction. Good: below 1 and falling. Stuck "
           "at 1: E has learned nothing.", (1,), alarm=(0, 0.97, "It is near 1: E hardly distinguishes images.")),
-    Chart("Reconstruction error", {"reconstruction_error": "matched", "reconstruction_error_shuffled": "mismatched"},
+    Chart("Reconstruction error", {"reconstruction_error": "matched",
+                                   "reconstruction_error_mismatched": "mismatched"},
           "Mean ‖x − G(E(x))‖₂ with pixels in [0, 1], and the same with another image's G(E(x)). The lines should "
           "separate. If they coincide, reconstructions have nothing to do with their images."),
     Chart("Latents of E", {"z_mean_spread": "spread of z_mean", "z_stdev": "sigma"},

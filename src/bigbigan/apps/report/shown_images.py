@@ -9,7 +9,6 @@ import numpy as np
 from torch import nn
 
 from bigbigan.data import ImageSet, Source, load_view
-from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.splits import View, hold_out
 
@@ -66,10 +65,7 @@ def shown_images(source: Source, view: View, encoder: nn.Module | None) -> Shown
     else:
         title = "Training images"
         count = min(UNSEEN, max(1, len(train) // 5))
-        try:
-            order, held_out = hold_out(len(train), count, 0, train.groups)
-        except UserError:  # one group only: it has to be divided
-            order, held_out = order[count:], order[:count]
+        order, held_out = hold_out(len(train), count, 0, train.groups)
         unseen = train.subset(held_out[:UNSEEN])
     form = (view.resolution, view.channels, view.augment, source)
     x, kept = load_view(unseen, *form)

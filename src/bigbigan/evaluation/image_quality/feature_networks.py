@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
-from bigbigan.data import Source, fingerprint, to_channels
+from bigbigan.data import ImageSet, Source, Unreadable, fingerprint, quick_fingerprint, to_channels
 from bigbigan.data.readers.download import cache_folder
+from bigbigan.data.sources import is_known
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
@@ -45,6 +48,7 @@ __all__ = [
     "classifier_file",
     "open_extractor",
     "train_classifier",
+    "warn_of_other_images",
 ]
 
 
@@ -124,7 +128,7 @@ def train_classifier(
         The file, and a result line with its accuracy on the test split.
 
     Raises:
-        UserError: no such classifier, no labels, or no test split.
+        UserError: no such classifier, no labels, too few images, or no test split.
     """
     if name not in CLASSIFIERS:
         raise UserError(f"feature-network {name}: unknown; expected one of {', '.join(CLASSIFIERS)}")
@@ -139,13 +143,18 @@ def train_classifier(
     assert train.labels is not None
     assert test.labels is not None
     classes = int(train.labels.max()) + 1
+    if len(train) < 2 * classes:
+        raise UserError(
+            f"{source.spec} has {len(train):,} labelled training images of {classes:,} classes; {name} needs "
+            f"{2 * classes:,} or more, two for each class"
+        )
     generator = keyed_generator(0, name)
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(0)
         network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
     x, y = torch.from_numpy(train.pixels).to(device), torch.from_numpy(train.labels).to(device)
     epochs = epochs or recipe.epochs
-    batch = 128
+    batch = min(128, len(x))
     steps = epochs * (len(x) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(1, steps))
@@ -165,7 +174,8 @@ def train_classifier(
     predicted = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in chunks])
     top1 = 100 * float((predicted.numpy() == test.labels).mean())
     facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": top1}
-    facts |= {"fingerprint": fingerprint(images), "epochs": epochs, "mirrored": recipe.augment and source.mirrorable}
+    facts |= {"fingerprint": fingerprint(images), "quick_fingerprint": quick_fingerprint(images), "epochs": epochs}
+    facts["mirrored"] = recipe.augment and source.mirrorable
     path = classifier_file(name, source.name)
     save_tensors(path, network.state_dict(), {"bigbigan": json.dumps(facts)}, digest=True)
     (line,) = result_lines(
@@ -200,9 +210,15 @@ def augmented(x: Tensor, generator: torch.Generator, mirror: bool = True) -> Ten
 
 
 def channels_of(source: Source) -> int:
-    """Return 3 if any of the first 8 training images has colour, else 1."""
+    """Return 3 if any of the first 8 training images that can be read has colour, else 1."""
     images = source.splits["train"]
-    return max(images.load(i).shape[-1] for i in range(min(8, len(images))))
+    found: list[int] = []
+    for i in range(len(images)):
+        with suppress(Unreadable):  # counted when the pixels are read
+            found.append(images.load(i).shape[-1])
+        if len(found) == 8:
+            break
+    return max(found, default=1)
 
 
 def available_extractors(dataset: str, own_encoder: bool) -> list[str]:
@@ -214,6 +230,26 @@ def available_extractors(dataset: str, own_encoder: bool) -> list[str]:
     ready = [name for name in CLASSIFIERS if classifier_file(name, dataset).exists()]
     ready += ["encoder"] if own_encoder else []
     return ready + (["inception"] if inception_file().exists() else [])
+
+
+def warn_of_other_images(name: str, source: Source, train: ImageSet) -> None:
+    """Warn if the classifier `name` was trained on other images than `train`, all training images of a source.
+
+    Only the name of a source is in the name of the file, and two folders may have one name. Known data sets, such as
+    mnist and mnist:PATH, are not compared.
+    """
+    path = classifier_file(name, source.name)
+    if name not in CLASSIFIERS or is_known(source.spec) or not path.exists():
+        return
+    with suppress(UserError, KeyError, ValueError):  # a damaged file is reported when it is opened
+        facts = checked(parse_json(read_tensors(path)[1]["bigbigan"]), {"quick_fingerprint": str})
+        if facts["quick_fingerprint"] != quick_fingerprint(train):
+            warnings.warn(
+                f"{name} was trained on other images than the training images of {source.spec}: of another source "
+                f"called {source.name}, or before they changed; to train it on these: "
+                f"bigbigan feature-network {name} --data {source.spec}",
+                stacklevel=2,
+            )
 
 
 def open_extractor(

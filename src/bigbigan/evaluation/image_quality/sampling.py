@@ -37,10 +37,12 @@ from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.tensors import read_tensors, save_tensors
 
-__all__ = ["Reference", "compare", "draw_samples", "measure_quality", "reference", "run_reference"]
+__all__ = ["Reference", "compare", "draw_samples", "enough_references", "measure_quality", "reference", "run_reference"]
 
 DRAWN = 500  # latents drawn at a time
 MAX_FEATURES = 50_000  # reference features kept for metrics that need more than moments
+NEIGHBOURS = 3  # k of precision and recall
+MIN_REFERENCES = {"fid": 2, "kid": 2, "precision": NEIGHBOURS + 1, "recall": NEIGHBOURS + 1}  # real images, by metric
 
 
 @dataclass
@@ -147,7 +149,8 @@ def reference(
 def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Measurement]:
     """Return fid, kid, precision and recall of the features of samples, float32 [N, d], against real ones.
 
-    Precision and recall (k = 3) use as many real images as there are samples.
+    Precision and recall (k = 3) use as many real images as there are samples. See `MIN_REFERENCES` for how many each
+    metric needs.
 
     Args:
         real: the real images.
@@ -167,10 +170,16 @@ def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Meas
         )
     if measures & {"precision", "recall"}:
         picks = torch.randperm(len(real.features), generator=torch.Generator().manual_seed(0))[: len(fake)]
-        both = precision_recall(real.features[picks], fake, k=3)
+        both = precision_recall(real.features[picks], fake, NEIGHBOURS)
         for name, value in zip(("precision", "recall"), both, strict=True):
-            found[name] = Measurement(value, protocol={"references": len(picks), "k": 3})
+            found[name] = Measurement(value, protocol={"references": len(picks), "k": NEIGHBOURS})
     return {name: m for name, m in found.items() if name in measures}
+
+
+def enough_references(metric: Metric, source: Source) -> bool:
+    """Return whether the split that a metric of image quality compares with has enough images for it."""
+    count = len(source.splits[metric.reference]) if metric.reference in source.splits else 0
+    return count >= MIN_REFERENCES.get(metric.measure, 0)
 
 
 def measure_quality(

@@ -171,21 +171,21 @@ def top_accuracy(
     return {key: 100 * int(count) / len(labels) for key, count in zip(heads.keys, correct, strict=True)}
 
 
-def live_batches(
-    encoder: nn.Module, names: Sequence[str], crops: Batches, labels: np.ndarray, device: torch.device
-) -> FeatureBatches:
+def live_batches(encoder: nn.Module, names: Sequence[str], crops: Batches, device: torch.device) -> FeatureBatches:
     """Yield endless batches of features of fresh training crops, for augmentations with too many views to cache.
 
     Args:
         encoder, names: see `bigbigan.evaluation.features.outputs`.
-        crops: batches of the images.
-        labels: labels of those images, [N].
+        crops: batches of the images, with their labels; images of label -1 are skipped.
         device: the encoder's.
     """
-    y = torch.from_numpy(labels)
     number = 0
     while True:
+        x, y = crops.batch(number), crops.labels(number)
+        assert y is not None
+        if (y < 0).any():  # the substitute of an unreadable image may be an image that is not to be trained on
+            x, y = x[y >= 0], y[y >= 0]
         with torch.no_grad():
-            features = outputs(encoder, crops.batch(number).to(device), names)
-        yield features, y[crops.indices(number)].to(device)
+            features = outputs(encoder, x.to(device), names)
+        yield features, y.to(device)
         number += 1

@@ -3,7 +3,8 @@
 The protocol is part of each metric's name:
   top1_linear_F            multinomial logistic regression on all labels, solved to its optimum; L2 strength from 1e-3
                            to 1e2, chosen on a tenth of the training set, which is held out (at most 10,000 images are
-                           used for the choice); with fewer than 100 images, by cross-validation as below
+                           used for the choice); with fewer than 100 images, by cross-validation as below,
+                           and 1 if all images are of one group
   top1_linear_F_10perclass the same on 10 labelled images of each class; strength chosen by 3-fold cross-validation
                            on these images; mean and standard deviation over 5 trials; 1 to 100 likewise
   top1_linear_F_10percent  on a tenth of the images of each class (1percent likewise), by the protocol of top1_linear_F;
@@ -54,7 +55,8 @@ def fit_linear(
     train: np.ndarray, labels: np.ndarray, seed: int, groups: np.ndarray | None = None
 ) -> LogisticRegression:
     """Fit logistic regression on features [N, d] with all labels [N], by the protocol of top1_linear."""
-    if len(train) < 100:  # a tenth of them is too few for the choice
+    one_group = groups is not None and len(np.unique(groups)) < 2  # it is not divided for the choice
+    if len(train) < 100 or one_group:  # a tenth of fewer is too few for the choice
         return fit_few(train, labels, groups)
     size = min(len(train) // 10, 2_000)
     kept, held_out = hold_out(len(train), size, seed, groups)
