@@ -30,12 +30,12 @@ from bigbigan.data import load_pixels, load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import Measurement
 from bigbigan.image import pool_to, to_float
+from bigbigan.image.grid import grid
 from bigbigan.inference.inversion import LatentSampler, mean_latent, train_inverter
 from bigbigan.inference.latents import refine
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.methods import sample_prior
-from bigbigan.training.image_grid import grid
 from bigbigan.training.run_folder import changed_settings
 from reproduction.common import Script
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style

@@ -15,8 +15,8 @@ import torch
 from bigbigan.apps.sheet import tiles_of
 from bigbigan.data import load_view, open_source
 from bigbigan.image import pool_to
+from bigbigan.image.grid import save_image
 from bigbigan.inference.loading import load
-from bigbigan.training.image_grid import save_image
 from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 from reproduction.render.label_grid import labelled

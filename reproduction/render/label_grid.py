@@ -20,10 +20,10 @@ from PIL import Image
 
 from bigbigan.apps.sheet import Tile, sheet
 from bigbigan.errors import UserError
-from bigbigan.training.image_grid import save_image
+from bigbigan.image.grid import save_image
 from reproduction.common import Script
 
-GAP = 2  # of bigbigan.training.image_grid.grid
+GAP = 2  # of bigbigan.image.grid.grid
 TEXT = 16
 
 

@@ -18,10 +18,10 @@ from bigbigan.data import load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.image import to_float
+from bigbigan.image.grid import save_image
 from bigbigan.methods import make_system
 from bigbigan.models import build
 from bigbigan.randomness import keyed_generator
-from bigbigan.training.image_grid import save_image
 from reproduction.common import ROOT, Script
 
 # Names of the views of each task.

@@ -28,7 +28,7 @@ from bigbigan.evaluation.image_quality.feature_networks import open_extractor
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, to_uint8
-from bigbigan.training.image_grid import grid
+from bigbigan.image.grid import grid
 from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 

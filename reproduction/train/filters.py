@@ -22,8 +22,8 @@ from bigbigan.config import override
 from bigbigan.data import open_source
 from bigbigan.evaluation.targets import open_target
 from bigbigan.experiments import find
+from bigbigan.image.grid import grid
 from bigbigan.models import build
-from bigbigan.training.image_grid import grid
 from bigbigan.training.run_folder import source_of
 from reproduction.common import Script, bigbigan, is_finished
 

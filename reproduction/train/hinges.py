@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from bigbigan.config import override
 from bigbigan.data import open_source
 from bigbigan.experiments import find
+from bigbigan.image.grid import grid
 from bigbigan.inference.loading import load
-from bigbigan.training.image_grid import grid
 from reproduction.common import Script, bigbigan, is_finished
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 

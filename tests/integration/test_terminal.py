@@ -13,8 +13,8 @@ import pytest
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.cli.terminal import one_line, plain_output
+from bigbigan.data.markdown import code, plain
 from bigbigan.errors import UserError
-from bigbigan.integrations.markdown import code, plain
 from tiny import tiny_config, write_npz
 
 NASTY = "a\x1b]0;owned\x07\n\r\x9b31m\u202e\u2028\ud800\x7fb"

@@ -31,8 +31,8 @@ from bigbigan.evaluation.features import encoder_features, pixel_features, uncha
 from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
+from bigbigan.image.grid import save_image
 from bigbigan.progress import Bar
-from bigbigan.training.image_grid import save_image
 
 __all__ = ["CLUSTERS", "agreement", "cluster", "k_means"]
 

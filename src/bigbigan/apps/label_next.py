@@ -28,8 +28,8 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
 from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
+from bigbigan.image.grid import save_image
 from bigbigan.progress import Bar
-from bigbigan.training.image_grid import save_image
 
 __all__ = ["choose", "label_next"]
 

@@ -119,7 +119,7 @@ def check_picture(options: argparse.Namespace, *endings: str) -> None:
 
 def save_picture(picture: Any, options: argparse.Namespace) -> None:
     """Write a picture to --out."""
-    from bigbigan.training.image_grid import save_image
+    from bigbigan.image.grid import save_image
 
     save_image(picture, options.out)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bigbigan.errors import UserError
 from bigbigan.io import checked, parse_json, stamped, unstamped, warn_of_change
-from bigbigan.training.tensors import check_tensors, digest_of, read_tensors, save_tensors
+from bigbigan.io.tensors import check_tensors, digest_of, read_tensors, save_tensors
 
 __all__ = ["NEAREST", "Head", "Prediction", "Preprocessing", "distances", "mean_of_nearest"]
 

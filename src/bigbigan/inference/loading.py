@@ -17,12 +17,12 @@ from bigbigan.inference.hub import download, is_hub_name
 from bigbigan.inference.model import Model
 from bigbigan.inference.pretrained import pretrained_folder
 from bigbigan.io import read_json, sha256_of
+from bigbigan.io.tensors import check_tensors, read_tensors
 from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.devices import usable_device
 from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
 from bigbigan.training.seal import refuse_foreign_code
-from bigbigan.training.tensors import check_tensors, read_tensors
 
 __all__ = ["ABOUT", "EXPORTED", "HEAD", "load", "model_folder"]
 

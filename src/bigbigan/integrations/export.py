@@ -29,18 +29,18 @@ import bigbigan
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
+from bigbigan.image.grid import grid, save_image
 from bigbigan.inference.head import Head
 from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load, model_folder
 from bigbigan.inference.model import Model
 from bigbigan.integrations.model_card import PICTURE, model_card
 from bigbigan.integrations.onnx import require_onnx, write_onnx
 from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
+from bigbigan.io.tensors import save_tensors
 from bigbigan.models import Networks
 from bigbigan.progress import Bar
 from bigbigan.training.devices import default_device
-from bigbigan.training.image_grid import grid, save_image
 from bigbigan.training.run_folder import KNOWN, read_card
-from bigbigan.training.tensors import save_tensors
 
 __all__ = ["check_free", "export", "write_folder"]
 

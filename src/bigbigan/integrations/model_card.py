@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigbigan.config import Config, flat
+from bigbigan.data.markdown import code, plain
 from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS
 from bigbigan.evaluation.results_text import other_titles
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.inference.head import Head
 from bigbigan.inference.model import Model
-from bigbigan.integrations.markdown import code, plain
 from bigbigan.integrations.onnx import encoder_input, encoder_outputs
 from bigbigan.training.run_folder import KNOWN, changed_settings
 

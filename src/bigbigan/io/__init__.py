@@ -1,4 +1,4 @@
-"""Write files atomically, lock them, and read regular files and JSON with checks. Nothing read here executes code."""
+"""Write files atomically, lock them, and read regular files, JSON and safetensors with checks: nothing executes code."""
 
 from bigbigan.io.files import (
     DISK_FULL,

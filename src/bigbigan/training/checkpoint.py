@@ -29,8 +29,8 @@ from bigbigan.errors import RunError, UserError
 from bigbigan.io import read_json, sha256_of, sync, write_json, writing_folder
 from bigbigan.io.files import TEMPORARY, WINDOWS
 from bigbigan.io.locking import lock_exclusive, lock_shared, open_to_lock
+from bigbigan.io.tensors import check_tensors, read_tensors, save_tensors
 from bigbigan.training.state import TrainingState
-from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 
 __all__ = [
     "Checkpoint",

@@ -11,11 +11,11 @@ from torch import Tensor
 from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.image import pool_to, reconstruction_distances
+from bigbigan.image.grid import grid, pairs_grid, save_image
 from bigbigan.methods import generate
 from bigbigan.models import Posterior
 from bigbigan.models.batch_norm import batch_statistics
 from bigbigan.randomness import keyed_generator
-from bigbigan.training.image_grid import grid, pairs_grid, save_image
 from bigbigan.training.state import TrainingState
 
 __all__ = [

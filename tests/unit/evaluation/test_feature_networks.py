@@ -35,8 +35,8 @@ from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.runner import evaluate
 from bigbigan.evaluation.splits import View, read_split
+from bigbigan.io.tensors import save_tensors
 from bigbigan.models import build
-from bigbigan.training.tensors import save_tensors
 from tiny import tiny_config, write_npz
 
 CPU = torch.device("cpu")

@@ -137,7 +137,7 @@ def about(path):
 def rewrite(path, change=None, tensors=None, stamp=True):
     """Write the file again with its JSON or tensors changed, and checksums that fit unless not `stamp`."""
     from bigbigan.io import stamped
-    from bigbigan.training.tensors import digest_of
+    from bigbigan.io.tensors import digest_of
 
     found, metadata = load_file(path), about(path)
     content = json.loads(metadata["head"])

@@ -12,7 +12,7 @@ from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED
-from bigbigan.training.image_grid import grid, save_image
+from bigbigan.image.grid import grid, save_image
 from reproduction.common import Script, _portable, measured
 from reproduction.render import label_grid, tables
 from reproduction.render.cells import cell_of_seeds

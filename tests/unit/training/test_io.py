@@ -29,8 +29,8 @@ from bigbigan.io import (
     writing,
     writing_folder,
 )
+from bigbigan.io.tensors import check_tensors, read_tensors, save_tensors
 from bigbigan.training.monitor import Monitor, read_metrics
-from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 from tiny import RESULT_LINE
 
 

@@ -15,12 +15,12 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import pool_to, to_float, to_uint8
+from bigbigan.image.grid import grid, pairs_grid
 from bigbigan.methods.bigbigan import frozen
 from bigbigan.models.batch_norm import batch_statistics, standing_statistics
 from bigbigan.randomness import keyed_generator
 from bigbigan.training.diagnostics import reconstruction_errors
 from bigbigan.training.ema import update_average
-from bigbigan.training.image_grid import grid, pairs_grid
 from bigbigan.training.monitor import Monitor, read_metrics
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step

@@ -7,7 +7,7 @@ import torch
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, join, missing, paragraph, picture, tag
 from bigbigan.image import pool_to
-from bigbigan.training.image_grid import grid
+from bigbigan.image.grid import grid
 
 ROWS = 4
 STEPS = 6

@@ -21,11 +21,11 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import nearest
 from bigbigan.image import pool_to
+from bigbigan.image.grid import grid
 from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
 from bigbigan.io import regular_bytes
 from bigbigan.training.devices import default_device
-from bigbigan.training.image_grid import grid
 from bigbigan.training.run_folder import limits_of, open_data
 
 __all__ = ["LIMITS", "MAX_INTERPOLATION", "MAX_SAMPLES", "MAX_STEPS", "NEIGHBOURS", "Reconstruction", "ServedModel"]

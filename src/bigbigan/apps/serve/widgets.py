@@ -13,8 +13,8 @@ from PIL import Image
 
 from bigbigan.apps.serve.session import MAX_INTERPOLATION, MAX_SAMPLES, MAX_STEPS, NEIGHBOURS, ServedModel
 from bigbigan.data.formats import EXTENSIONS
+from bigbigan.data.markdown import plain
 from bigbigan.errors import UserError
-from bigbigan.integrations.markdown import plain
 
 __all__ = ["CSS", "SUFFIXES", "page"]
 

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     """Count the images, sizes and labels of a source, list unreadable files, and draw a contact sheet."""
     from bigbigan.apps.contact_sheet import contact_sheet
     from bigbigan.data import inspect
-    from bigbigan.training.image_grid import save_image
+    from bigbigan.image.grid import save_image
 
     if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")

@@ -38,9 +38,9 @@ def run(options: argparse.Namespace) -> None:
 
     from bigbigan.apps.sheet import sheet, tiles_of
     from bigbigan.data.formats import EXTENSIONS, NOT_READ
+    from bigbigan.image.grid import grid, save_image
     from bigbigan.inference.loading import load
     from bigbigan.training.devices import default_device
-    from bigbigan.training.image_grid import grid, save_image
 
     at_least(1, count=options.count)
     one, other = options.out.suffix.lower() == ".png", (*EXTENSIONS, *NOT_READ, ".pdf", ".svg", ".npz", ".zip", ".mp4")

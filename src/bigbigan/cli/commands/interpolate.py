@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
             not options.quiet,
         )
     if options.out.suffix.lower() == ".gif":
-        from bigbigan.training.image_grid import save_animation
+        from bigbigan.image.grid import save_animation
 
         save_animation(found.frames(), options.out)
     else:

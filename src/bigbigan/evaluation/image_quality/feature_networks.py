@@ -36,10 +36,10 @@ from bigbigan.evaluation.records import Measurement, ResultLine, result_lines
 from bigbigan.evaluation.splits import View, read_split, split_by_label
 from bigbigan.image import resize, to_float
 from bigbigan.io import checked, parse_json
+from bigbigan.io.tensors import check_tensors, read_tensors, save_tensors
 from bigbigan.models.resnet import BasicBlock, ResNetV2
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
-from bigbigan.training.tensors import check_tensors, read_tensors, save_tensors
 
 __all__ = [
     "CLASSIFIERS",

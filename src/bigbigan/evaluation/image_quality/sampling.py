@@ -32,10 +32,10 @@ from bigbigan.evaluation.metric_names import Metric
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float, to_nearest_uint8
+from bigbigan.io.tensors import read_tensors, save_tensors
 from bigbigan.methods import generate, sample_labels, sample_prior
 from bigbigan.progress import Bar
 from bigbigan.randomness import keyed_generator
-from bigbigan.training.tensors import read_tensors, save_tensors
 
 __all__ = ["Reference", "compare", "draw_samples", "enough_references", "measure_quality", "reference", "run_reference"]
 

@@ -20,7 +20,7 @@ from bigbigan.evaluation.probes.calibration import calibration_error, fit_temper
 from bigbigan.evaluation.probes.logistic import cross_validated, scores
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.inference.head import Head, Preprocessing, distances, mean_of_nearest
-from bigbigan.training.tensors import digest_of
+from bigbigan.io.tensors import digest_of
 
 __all__ = ["fit_head", "quality", "references"]
 

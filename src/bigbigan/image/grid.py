@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bigbigan.image import to_uint8
+from bigbigan.image.convert import to_uint8
 from bigbigan.io import writing
 
 __all__ = ["grid", "pairs_grid", "save_animation", "save_image"]
