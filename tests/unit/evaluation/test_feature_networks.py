@@ -241,8 +241,8 @@ def test_references_are_looked_at_batch_by_batch(cache, data, monkeypatch):
     seen = []
     stream = samples.stream_view
 
-    def small(*arguments):
-        for pixels, kept in stream(*arguments, batch_size=50):
+    def small(*arguments, bar):
+        for pixels, kept in stream(*arguments, batch_size=50, bar=bar):
             seen.append(len(pixels))
             yield pixels, kept
 
