@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,9 +49,93 @@ __all__ = ["OWN_METRIC", "measure_features"]
 OWN_METRIC = "a function of (train features, train labels, test features, test labels) that returns a number"
 
 
+@dataclass(frozen=True)
+class _Feature:
+    """Hold one feature of all images, and measure it by each kind of probe; no metrics measure nothing.
+
+    Attributes:
+        e: the evaluation, which takes the result lines.
+        subject: whose feature it is.
+        name: its name.
+        train, labels, groups: of the training images: float32 [N, d], int64 [N], and int64 [N] or None.
+        test, truth: of the test images: float32 [M, d] and int64 [M].
+    """
+
+    e: Evaluation
+    subject: Subject
+    name: str
+    train: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+    test: np.ndarray
+    truth: np.ndarray
+
+    def measure_linear(self, metrics: list[Metric]) -> None:
+        """Measure logistic regression on all labels."""
+        if metrics:
+            start = self._begin(f"logistic regression on {self.name}")
+            classifier = fit_linear(self.train, self.labels, self.e.target.seed, self.groups)
+            values = scores(class_scores(classifier, self.test), self.truth)
+            self._note(start, {m.name: Measurement(values[m.score]) for m in metrics})
+
+    def measure_few_linear(self, picked: list[np.ndarray], metrics: list[Metric]) -> None:
+        """Measure logistic regression on few labels; `picked` has the indices of the labelled images of each trial."""
+        if metrics:
+            start = self._begin(f"logistic regression on {self.name} from {len(picked[0]):,} labels")
+            trials = self._trials(picked)
+            if metrics[0].per_class:
+                fitted = fit_each(fit_few, trials)
+            else:
+                fitted = fit_each(fit_linear, [(x, y, self.e.target.seed, groups) for x, y, groups in trials])
+            each = [scores(class_scores(classifier, self.test), self.truth) for classifier in fitted]
+            protocol = {"labels": len(picked[0])}
+            means = {m.name: mean_over_trials([values[m.score] for values in each]) for m in metrics}
+            self._note(start, {metric: mean._replace(protocol=protocol) for metric, mean in means.items()})
+
+    def measure_few_knn(self, picked: list[np.ndarray], metrics: list[Metric]) -> None:
+        """Measure nearest neighbours among few labelled images."""
+        for m in metrics:
+            start = time.perf_counter()
+            accuracies = [knn(x, y, self.test, self.truth) for x, y, _ in self._trials(picked)]
+            self._note(start, {m.name: mean_over_trials(accuracies)})
+
+    def measure_own(self, metrics: list[Metric]) -> None:
+        """Measure by functions of the user's own."""
+        for m in metrics:
+            start = self._begin(m.name)
+            value = own_metric(m.function, self.train, self.labels, self.test, self.truth)
+            self.e.spent["own metrics"] += time.perf_counter() - start
+            measured = {m.name: Measurement(value, protocol={"function": m.function})}
+            self.e.add(start, self.subject, self.e.test.name, measured)
+
+    def measure_knn(self, metrics: list[Metric]) -> None:
+        """Measure nearest neighbours among all training images; by Euclidean distance among those that BiGAN draws."""
+        for euclidean in (False, True):
+            if by_vote := {(m.k, m.distance): m.name for m in metrics if (m.distance == "euclidean") == euclidean}:
+                start = self._begin(f"nearest neighbours by {self.name}")
+                x, y = bigan_references(self.train, self.labels) if euclidean else (self.train, self.labels)
+                found = knn_accuracies(x, y, self.test, self.truth, by_vote, self.e.target.device)
+                protocol = {"references": len(x)} | (
+                    {"train_images": len(self.labels)} if len(x) < len(self.labels) else {}
+                )
+                self._note(start, {by_vote[key]: Measurement(v, protocol=protocol) for key, v in found.items()})
+
+    def _trials(self, picked: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Return features, labels and groups of the labelled images of each trial."""
+        return [(self.train[p], self.labels[p], None if self.groups is None else self.groups[p]) for p in picked]
+
+    def _begin(self, what: str) -> float:
+        """Show what is being measured, and return the time."""
+        self.e.bar.part(f"{what}, {NAMES[self.subject]}")
+        return time.perf_counter()
+
+    def _note(self, start: float, measured: dict[str, Measurement]) -> None:
+        self.e.note(start, self.subject, self.e.test.name, measured)
+
+
 def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> None:
     """Measure one encoder, or pixels: every kind of probe for all its features."""
-    train, test, device = e.train, e.test, e.target.device
+    train, test = e.train, e.test
     assert train.labels is not None
     assert test.labels is not None
     y, truth = train.labels, test.labels
@@ -83,52 +168,15 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
     known, new = features(train), features(test)
     e.spent["features"] += time.perf_counter() - start
     for name in names:
-        e.bar.part(f"logistic regression on {name}, {described}")
-        start = time.perf_counter()
-        x = known[name]
+        feature = _Feature(e, subject, name, known[name], y, train.groups, new[name], truth)
         of_feature = [m for m in metrics if m.feature == name]
-        if linear := [m for m in of_feature if m.kind == "linear"]:
-            values = scores(class_scores(fit_linear(x, y, e.target.seed, train.groups), new[name]), truth)
-            e.note(start, subject, test.name, {m.name: Measurement(values[m.score]) for m in linear})
-            start = time.perf_counter()
+        feature.measure_linear([m for m in of_feature if m.kind == "linear"])
         for amount, picked in few.items():
             of_amount = [m for m in of_feature if (m.per_class, m.percent) == amount]
-            trials = [(x[p], y[p], None if train.groups is None else train.groups[p]) for p in picked]
-            protocol = {"labels": len(picked[0])}
-            if few_linear := [m for m in of_amount if m.kind == "few_linear"]:
-                e.bar.part(f"logistic regression on {name} from {len(picked[0]):,} labels, {described}")
-                if amount[0]:
-                    fitted = fit_each(fit_few, trials)
-                else:
-                    fitted = fit_each(fit_linear, [(a, b, e.target.seed, groups) for a, b, groups in trials])
-                each = [scores(class_scores(classifier, new[name]), truth) for classifier in fitted]
-                means = {m.name: mean_over_trials([values[m.score] for values in each]) for m in few_linear}
-                measured = {metric: mean._replace(protocol=protocol) for metric, mean in means.items()}
-                e.note(start, subject, test.name, measured)
-                start = time.perf_counter()
-            for m in (m for m in of_amount if m.kind == "few_knn"):
-                accuracies = [knn(labelled, labels, new[name], truth) for labelled, labels, _ in trials]
-                e.note(start, subject, test.name, {m.name: mean_over_trials(accuracies)})
-                start = time.perf_counter()
-        for m in (m for m in of_feature if m.kind == "own"):
-            e.bar.part(f"{m.name}, {described}")
-            value = own_metric(m.function, x, y, new[name], truth)
-            e.spent["own metrics"] += time.perf_counter() - start
-            e.add(start, subject, test.name, {m.name: Measurement(value, protocol={"function": m.function})})
-            start = time.perf_counter()
-        if neighbours := [m for m in of_feature if m.kind == "knn"]:
-            e.bar.part(f"nearest neighbours by {name}, {described}")
-        for euclidean in (False, True):
-            if names_by_vote := {
-                (m.k, m.distance): m.name for m in neighbours if (m.distance == "euclidean") == euclidean
-            }:
-                references, classes = bigan_references(x, y) if euclidean else (x, y)
-                found = knn_accuracies(references, classes, new[name], truth, names_by_vote, device)
-                protocol = {"references": len(references)}
-                protocol |= {"train_images": len(y)} if len(references) < len(y) else {}
-                measured = {names_by_vote[key]: Measurement(value, protocol=protocol) for key, value in found.items()}
-                e.note(start, subject, test.name, measured)
-                start = time.perf_counter()
+            feature.measure_few_linear(picked, [m for m in of_amount if m.kind == "few_linear"])
+            feature.measure_few_knn(picked, [m for m in of_amount if m.kind == "few_knn"])
+        feature.measure_own([m for m in of_feature if m.kind == "own"])
+        feature.measure_knn([m for m in of_feature if m.kind == "knn"])
     # Longest first: Table 1's classifier is one of the heads of a sweep of 5,000 steps, and is trained with it.
     for steps in sorted({PROTOCOLS[m.protocol] for m in metrics if m.kind == "heads"}, reverse=True):
         heads = [m for m in metrics if m.kind == "heads" and PROTOCOLS[m.protocol] == steps]

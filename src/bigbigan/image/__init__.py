@@ -1,6 +1,7 @@
 """Images as tensors and arrays: value ranges, channels, sizes, crops, distances.
 
-Tensors are float [N, C, H, W] in [-1, 1] or uint8; arrays are uint8 [H, W, C]. Random crops are in `crops`, pictures of many images in `grid`.
+Tensors are float [N, C, H, W] in [-1, 1] or uint8; arrays are uint8 [H, W, C]. Random crops
+are in `crops`, pictures of many images in `grid`.
 """
 
 from bigbigan.image.convert import to_channels, to_float, to_grey, to_nearest_uint8, to_uint8

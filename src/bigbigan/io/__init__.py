@@ -1,4 +1,4 @@
-"""Write files atomically, lock them, and read regular files, JSON and safetensors with checks: nothing executes code."""
+"""Write files atomically, lock them, and read files, JSON and safetensors with checks. Nothing read here runs code."""
 
 from bigbigan.io.files import (
     DISK_FULL,
