@@ -19,8 +19,8 @@ import torch
 
 from bigbigan import methods as systems
 from bigbigan.apps.train import train
-from bigbigan.io import files
-from bigbigan.training import checkpoint, tensors
+from bigbigan.io import files, tensors
+from bigbigan.training import checkpoint
 from tiny import tiny_config
 
 MOMENTS = {

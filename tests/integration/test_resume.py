@@ -28,9 +28,8 @@ from bigbigan.apps.train import train
 from bigbigan.data.batches import Batches
 from bigbigan.data.decode import decode
 from bigbigan.errors import RunError, UserError
-from bigbigan.io import files
+from bigbigan.io import files, tensors
 from bigbigan.training import checkpoint as ck
-from bigbigan.training import tensors
 from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step

@@ -121,7 +121,7 @@ def test_a_mistake_in_json_is_one_line(text, message, file):
 def test_settings_come_from_one_place(file, tmp_path, capsys):
     complete = file(as_yaml(find("small/digits").config()), "all.yaml")
     for words, message in (
-        (["small/mnist", "--config", complete], "has all settings; leave out EXPERIMENT, small/mnist"),
+        (["small/mnist", "--config", complete], "has all settings; remove EXPERIMENT, small/mnist"),
         (["--config", complete, "--scale", "32"], "--scale 32 goes with EXPERIMENT"),
         (["--config", tmp_path / "none.yaml"], "there is no such file"),
         (["--config", tmp_path], "cannot be read"),

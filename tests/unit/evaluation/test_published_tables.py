@@ -245,7 +245,7 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
     monkeypatch.setattr(train_table, "bigbigan", lambda *words: commands.append(words))
     steps = {}
     for equal in ("images", "updates"):
-        arguments = ["2", "base", "rotation", "imagenet", "--data", "x", "--steps", "200", "--equal", equal]
+        arguments = ["2", "base", "rotation", "imagenet", "--data", "digits", "--steps", "200", "--equal", equal]
         assert train_table.main(arguments) == 0
         studies = {c[c.index("--study") + 1] for c in commands if c[0] == "evaluate"}
         assert studies == {"table2" if equal == "images" else "table2_updates"}
