@@ -151,6 +151,19 @@ def test_the_number_of_threads_does_not_matter():
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_blocks_of_rows_in_threads_give_the_same_weights(classes, monkeypatch):
+    """Parts are added in the order of the blocks, whichever thread is first."""
+    monkeypatch.setattr(logistic, "BLOCK", 32)
+    x, labels = images(200, 50, classes)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with threadpool_limits(1):
+            found.append(next(logistic_path(x, labels, [1.0])).coef_)
+    np.testing.assert_array_equal(*found)
+
+
 def test_trials_side_by_side_are_those_in_turn(monkeypatch):
     trials = [images(60, 200, 3, seed) for seed in range(4)]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)

@@ -3,23 +3,27 @@
 The objective is scikit-learn's: C Σ_i loss(x_i) + ½ ‖W‖², with a free intercept; with two classes W is a single vector.
 
 The optimum is found by a truncated Newton method: conjugate gradients on the Hessian, preconditioned by the principal
-axes of the features (Nocedal & Wright, Numerical Optimization, chapter 7). Losses and gradients are in float64. Two
-things make it fast:
+axes of the features (Nocedal & Wright, Numerical Optimization, chapter 7). Losses and gradients are in float64.
+Three things make it fast:
 
 - W lies in the span of the centred rows. Up to 5,000 rows are rotated along their principal axes in that span, which
   changes neither their inner products nor any logit.
 - The search for a strength starts from the solutions for the two before it, extrapolated: of classes that can be
   separated, W is nearly linear in log C.
+- Rows are passed over in blocks that a cache holds, by several threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
-from typing import TYPE_CHECKING
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from bigbigan.evaluation.features import check_finite
 
@@ -31,7 +35,7 @@ __all__ = ["logistic_path", "shortened"]
 TOLERANCE = 1e-7  # of the optimum, see `logistic_path`
 MAX_ROTATED = 5_000  # rows; with more, the rotation costs more than it saves
 MAX_AXES = 1_000  # rows that principal axes are computed from, if there are many long rows
-BLOCK = 4_096  # rows converted to float64 at a time
+BLOCK = 1_024  # rows that are passed over together, few enough for a cache
 
 
 def logistic_path(
@@ -157,9 +161,38 @@ class _Fit:
         self.z, self.mean, self.y, self.axes = z, mean, y, axes
         self.targets = np.eye(int(y.max()) + 1)[y]
         self.fast = z.astype(np.float32, copy=False)  # precise enough for the direction of a step
+        self.blocks = [slice(start, start + BLOCK) for start in range(0, len(z), BLOCK)]
+        self.each: Callable[[Callable[[slice], Any]], list[Any]] = self._one_by_one
+
+    def _one_by_one(self, work: Callable[[slice], Any]) -> list[Any]:
+        return list(map(work, self.blocks))
+
+    @contextmanager
+    def in_threads(self) -> Iterator[None]:
+        """Compute the blocks of rows in as many threads as PyTorch has, until the context ends.
+
+        Each product is then on one thread. The threads of BLAS would spin at the end of each product until all are
+        done, which takes several times as long if other programs compute.
+        """
+        threads = min(torch.get_num_threads(), len(self.blocks))
+        if threads < 2:
+            yield
+            return
+        from threadpoolctl import threadpool_limits  # of scikit-learn
+
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+            self.each = lambda work: list(pool.map(work, self.blocks))
+            try:
+                yield
+            finally:
+                self.each = self._one_by_one
 
     def newton(self, W: np.ndarray, b: np.ndarray, C: float, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the optimum for strength C, starting from W [K, r] and b [K]."""
+        with self.in_threads():
+            return self._newton(W, b, C, tolerance)
+
+    def _newton(self, W: np.ndarray, b: np.ndarray, C: float, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
         value, p = self.loss(W, b, C)
         for _ in range(200):
             gW, gb = self.gradient(p - self.targets)
@@ -180,7 +213,7 @@ class _Fit:
 
     def loss(self, W: np.ndarray, b: np.ndarray, C: float) -> tuple[float, np.ndarray]:
         """Return the objective, and the probabilities [N, K]."""
-        p = np.concatenate([block @ W.T for block in self.blocks()])
+        p = np.concatenate(self.each(lambda rows: self.z[rows].astype(np.float64, copy=False) @ W.T))
         p += b - W @ self.mean
         p -= p.max(1, keepdims=True)
         correct = p[np.arange(len(p)), self.y]
@@ -193,15 +226,8 @@ class _Fit:
     def gradient(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradient of a loss by W and b, from its derivatives `residual` [N, K] by the logits."""
         gb = residual.sum(0)
-        gW = np.zeros((residual.shape[1], self.z.shape[1]))
-        for start, block in zip(range(0, len(residual), BLOCK), self.blocks(), strict=True):
-            gW += residual[start : start + BLOCK].T @ block
-        return gW - np.outer(gb, self.mean), gb
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield the rows in blocks, float64."""
-        starts = range(0, len(self.z), BLOCK)
-        return (self.z[start : start + BLOCK].astype(np.float64, copy=False) for start in starts)
+        parts = self.each(lambda rows: residual[rows].T @ self.z[rows].astype(np.float64, copy=False))
+        return sum(parts) - np.outer(gb, self.mean), gb
 
     def direction(self, gW: np.ndarray, gb: np.ndarray, p: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the step that nearly minimises the quadratic model of the objective.
@@ -216,6 +242,14 @@ class _Fit:
             return W * scale if directions is None else W * other + ((W @ directions.T) * (scale - other)) @ directions
 
         p = p.astype(np.float32)
+
+        def of_block(rows: slice, qW: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            z, of_rows = self.fast[rows], p[rows]
+            u = z @ qW.T + offset
+            u *= of_rows
+            u -= of_rows * u.sum(1, keepdims=True)
+            return u.T @ z, u.sum(0, dtype=np.float64)
+
         W, b = np.zeros_like(gW), np.zeros_like(gb)
         rW, rb = -gW, -gb
         sW, sb = preconditioned(rW), b_scale * rb
@@ -225,11 +259,10 @@ class _Fit:
         for iteration in range(1, 501):
             if rho <= 1e-20 * first:  # solved to rounding
                 break
-            u = self.fast @ qW.T.astype(np.float32) + (qb - qW @ self.mean).astype(np.float32)
-            u *= p
-            u -= p * u.sum(1, keepdims=True)
-            hb = C * u.sum(0, dtype=np.float64)
-            hW = C * (u.T @ self.fast).astype(np.float64) - np.outer(hb, self.mean) + qW
+            q32, offset = qW.astype(np.float32), (qb - qW @ self.mean).astype(np.float32)
+            parts = self.each(partial(of_block, qW=q32, offset=offset))
+            hb = C * sum(of_b for _, of_b in parts)
+            hW = C * sum(of_W.astype(np.float64) for of_W, _ in parts) - np.outer(hb, self.mean) + qW
             length = rho / float((qW * hW).sum() + qb @ hb)
             W, b = W + length * qW, b + length * qb
             rW, rb = rW - length * hW, rb - length * hb
