@@ -10,7 +10,7 @@ Three things make it fast:
   changes neither their inner products nor any logit.
 - The search for a strength starts from the solutions for the two before it, extrapolated: of classes that can be
   separated, W is nearly linear in log C.
-- Rows are passed over in blocks that a cache holds, by several threads.
+- Rows are read in blocks that a cache holds, by several threads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["logistic_path", "shortened"]
 TOLERANCE = 1e-7  # of the optimum, see `logistic_path`
 MAX_ROTATED = 5_000  # rows; with more, the rotation costs more than it saves
 MAX_AXES = 1_000  # rows that principal axes are computed from, if there are many long rows
-BLOCK = 1_024  # rows that are passed over together, few enough for a cache
+BLOCK = 1_024  # rows that are read together, few enough for a cache
 
 
 def logistic_path(
