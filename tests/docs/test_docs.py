@@ -251,7 +251,7 @@ def _parse_verb(arguments: list[str]) -> None:
         if options.get("metrics"):
             parse_metrics(metric for metric in options["metrics"].split(",") if not _made_on_the_page(metric))
     if arguments[0] == "table":
-        fill(options["name"], [], options["scale"], options["dataset"])
+        fill(options["name"], [], options["scale"] or 0, options["dataset"])
 
 
 def _made_on_the_page(name: str) -> bool:

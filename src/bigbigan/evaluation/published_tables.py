@@ -20,7 +20,7 @@ from bigbigan.evaluation.records import chosen_settings, transferred
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
-__all__ = ["TABLES", "Cell", "FilledTable", "fill", "pairs"]
+__all__ = ["TABLES", "Cell", "FilledTable", "fill", "fullest_scale", "pairs"]
 
 Line = dict[str, Any]
 NOT_RUN = "not run"
@@ -237,6 +237,24 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
             )
     title = table.title + (f"; ours at scale {scale}" if scale else "")
     return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
+
+
+def fullest_scale(name: str, lines: Sequence[Line], dataset: str | None = None) -> int:
+    """Return the size whose runs are worth showing: full size (0) if a row was trained at it, else the fullest scale.
+
+    Raises:
+        UserError: no such table.
+    """
+    trained = [x for x in lines if x["subject"] == "trained" and _has_scales(x["experiment"])]
+    filled = {}
+    for scale in sorted({x.get("scale", 0) for x in trained}):
+        table = fill(name, trained, scale, dataset)
+        filled[scale] = sum(bool(cell.values) for _, _, cells in table.rows for cell in cells)
+    return 0 if filled.get(0) or not any(filled.values()) else max(filled, key=filled.__getitem__)
+
+
+def _has_scales(experiment: str) -> bool:
+    return experiment in EXPERIMENTS and bool(EXPERIMENTS[experiment].scales)
 
 
 def _exists(row: PublishedRow, column: Column) -> bool:

@@ -20,7 +20,11 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="table: 1, 2, 3 or bigan")
     parser.add_argument(
-        "--scale", type=int, default=0, metavar="S", help="use runs scaled down: S px (16, 32 or 64) in place of 128"
+        "--scale",
+        type=int,
+        metavar="S",
+        help="use runs scaled down: S px (16, 32 or 64) in place of 128; 0: full size (default: full size if a row was "
+        "trained at it, else the scale with most results)",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="use only result lines of this data set, such as fashion-mnist"
@@ -46,7 +50,7 @@ def own_results() -> Path:
 
 def run(options: argparse.Namespace) -> None:
     """Fill a published table from result lines: published numbers next to ours, or "not run"."""
-    from bigbigan.evaluation.published_tables import fill
+    from bigbigan.evaluation.published_tables import fill, fullest_scale
     from bigbigan.evaluation.records import read_results
     from bigbigan.evaluation.table_formats import FORMATS
 
@@ -58,5 +62,9 @@ def run(options: argparse.Namespace) -> None:
     if is_run and not files[0].exists():
         raise UserError(f"--results {folder} has no results.jsonl; measure the run first: bigbigan evaluate {folder}")
     lines = [line for path in files for line in read_results(path)]
-    table = fill(options.name, lines, options.scale, options.dataset)
+    fullest = fullest_scale(options.name, lines, options.dataset)
+    scale = fullest if options.scale is None else options.scale
+    table = fill(options.name, lines, scale, options.dataset)
+    if scale != fullest and not any(cell.values for _, _, cells in table.rows for cell in cells):
+        table.notes.insert(0, f"no results at scale {scale}; the most are at scale {fullest}: --scale {fullest}")
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
