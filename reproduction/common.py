@@ -17,7 +17,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from statistics import median, stdev
@@ -32,7 +33,7 @@ from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append
 from bigbigan.evaluation.targets import Target
 from bigbigan.training.run_folder import changed_settings
 
-__all__ = ["ROOT", "Script", "bigbigan", "is_finished", "measured"]
+__all__ = ["ROOT", "Script", "bigbigan", "is_finished", "measured", "serving"]
 
 ROOT = Path(__file__).parents[1]
 BY_DATA = {"data.classes", "data.mirror", "data.pad", "data.window"}  # settings that training resolves from the data
@@ -81,7 +82,7 @@ class Script:
         self.results = getattr(options, "results", None)
         try:
             work(self, options)
-        except (UserError, RunError) as error:
+        except (UserError, RunError, OSError) as error:
             print(f"{self.study}: {error}", file=sys.stderr)
             return 2 if isinstance(error, UserError) else 1
         return 0
@@ -158,6 +159,8 @@ def is_finished(run: Path, config: Config, steps: int, dataset: str) -> bool:
     """Return whether a run of these settings was trained on a data set for at least `steps` steps and measured."""
     wanted = changed_settings(config)
     ignored = BY_DATA - wanted.keys()
+    if config.training.precision == "auto":  # a run records which precision it took
+        ignored |= {"training.precision"}
 
     def chosen(settings: Mapping[str, Any]) -> str:
         return json.dumps({name: value for name, value in settings.items() if name not in ignored}, sort_keys=True)
@@ -174,3 +177,21 @@ def is_finished(run: Path, config: Config, steps: int, dataset: str) -> bool:
 def measured(values: Sequence[float], protocol: dict[str, Any] | None = None) -> Measurement:
     """Return the median of one or more values, with their standard deviation if there are several."""
     return Measurement(median(values), stdev(values) if len(values) > 1 else None, list(values), protocol)
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[str, int]]:
+    """Run `bigbigan serve` with arguments on a free port; yield the address of its page and its process ID.
+
+    Raises:
+        RunError: it ended before it served; it has printed why.
+    """
+    command = [sys.executable, "-m", "bigbigan", "serve", *arguments, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if not (words := process.stdout.readline().split()):
+                raise RunError("bigbigan serve ended before it served")
+            yield words[0], process.pid
+        finally:
+            process.terminate()

@@ -79,7 +79,7 @@ def draw(costs: dict[str, Cost], parameters: dict[str, int], out: Path) -> None:
         "seconds a step": [cost.seconds for cost in costs.values()],
         "GFLOP a step": [cost.flops / 1e9 for cost in costs.values()],
         "peak memory over start, MiB": [cost.peak_memory_mib - cost.before_mib for cost in costs.values()],
-        "parameters, thousands": [parameters[row] / 1e3 for row in costs],
+        "parameters of E's backbone, thousands": [parameters[row] / 1e3 for row in costs],
     }
     for axes, (title, values) in zip(figure.subplots(1, 4, sharey=True), charts.items(), strict=True):
         axes.barh(names, values, color=colours)

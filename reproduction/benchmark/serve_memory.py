@@ -12,7 +12,6 @@ import argparse
 import io
 import json
 import secrets
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from PIL import Image
 
 from bigbigan.evaluation.records import Measurement
 from bigbigan.training.run_folder import changed_settings, read_config
-from reproduction.common import Script
+from reproduction.common import Script, serving
 
 EVENTS = ("show", "samples", "interpolate")  # what a visitor asks for after an upload
 
@@ -41,17 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(script: Script, options: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "bigbigan", "serve", str(options.run), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().split()[0]
-            visit(url, options.warm_up)
-            before = resident_mib(process.pid)
-            visit(url, options.requests)
-            after = resident_mib(process.pid)
-        finally:
-            process.terminate()
+    with serving(str(options.run)) as (url, pid):
+        visit(url, options.warm_up)
+        before = resident_mib(pid)
+        visit(url, options.requests)
+        after = resident_mib(pid)
     config = read_config(options.run)
     protocol = {"warm_up": options.warm_up}
     values = {"serve_memory_mib": after, "serve_memory_growth": 100 * (after / before - 1)}

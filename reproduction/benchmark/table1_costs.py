@@ -2,8 +2,6 @@
 
 python -m reproduction.benchmark.table1_costs                           at full size, takes three minutes
 python -m reproduction.benchmark.table1_costs --scale 16                scaled down; results/table1_plan.jsonl
-
-The file of results is replaced.
 """
 
 from __future__ import annotations
@@ -57,7 +55,6 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             device="none",
         )
         print(name, flush=True)
-    script.results.unlink(missing_ok=True)
     script.append(lines, show=False)
 
 

@@ -28,6 +28,7 @@ from reproduction.common import Script
 def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/latent_shift.jsonl")
     script.parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    script.parser.add_argument("--data", metavar="SOURCE", help="images (default: the run's own)")
     script.parser.add_argument("--count", type=int, default=2000, help="test images (default 2000)")
     return script.run(measure, arguments)
 
@@ -38,7 +39,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         target = open_target(str(run))
         model = target.model
         assert model is not None
-        source, c = open_source(source_of(run)), model.config
+        source, c = open_source(options.data or source_of(run)), model.config
         split = source.splits.get("test", source.splits["train"])
         images = split.subset(range(min(options.count, len(split))))
         pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)

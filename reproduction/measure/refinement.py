@@ -49,7 +49,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     starts = [model.sample_prior(len(x), seed=seed) for seed in range(STARTS)]
     random = torch.stack([model.refine(x, options.steps, z=z).errors.mean(1) for z in starts])
     reached = (encoder <= random[:, -1].mean()).nonzero()
-    protocol = {"steps": options.steps, "random_draws": STARTS}
+    protocol = {"steps": options.steps, "random_starts": STARTS}
     measured = {
         "refine_error_at_encoder": Measurement(float(encoder[0]), protocol=protocol),
         "refine_error_from_encoder": Measurement(float(encoder[-1]), protocol=protocol),

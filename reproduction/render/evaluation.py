@@ -285,7 +285,8 @@ def refinement(lines: list[Line]) -> str:
     for experiment in dict.fromkeys(x["experiment"] for x in chosen):
         cells = [cell(found.get((experiment, f"refine_{m}")), 0 if "steps" in m else 2) for m in metrics]
         steps = found[experiment, "refine_error_at_encoder"]["protocol"]["steps"]
-        out.append(f"| `{experiment}` | {steps} | {' | '.join(cells)} |")
+        title = title_of(experiment, found[experiment, "refine_error_at_encoder"])
+        out.append(f"| {title} | {steps} | {' | '.join(cells)} |")
     return "\n".join(out if chosen else [*out, "| not run | | | | | |"])
 
 
@@ -299,7 +300,7 @@ def clusters(lines: list[Line]) -> str:
     for x in chosen:
         if match := pattern.fullmatch(x["metric"]):
             k, feature = match.groups()
-            encoder = "–" if x["subject"] == "pixels" else f"`{x['experiment']}`"
+            encoder = "–" if x["subject"] == "pixels" else title_of(x["experiment"], x)
             steps = {"pixels": "–", "trained": f"{x['steps']:,}"}.get(x["subject"], x["subject"])
             purity = purities[x["command"], x["metric"].replace("nmi", "purity"), x["subject"]]
             rows[x["dataset"], encoder, steps, feature, k] = (cell(x, 3), cell(purity))

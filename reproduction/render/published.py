@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from functools import partial
 from typing import Any
 
 from bigbigan.evaluation.metric_names import PIXELS
-from bigbigan.evaluation.published_tables import fill, pairs
-from bigbigan.evaluation.rank_correlation import rank_correlation
-from bigbigan.evaluation.records import chosen_settings
+from bigbigan.evaluation.published_tables import fill
 from bigbigan.evaluation.table_formats import as_markdown
 from bigbigan.experiments import EXPERIMENTS
-from reproduction.render.cells import Line, cell, cell_of_seeds, changes, last, newest_by, of_study
+from reproduction.render.cells import Line, cell, cell_of_seeds, changes, newest_by, of_study
 
 FEW = "top1_linear_avepool_10perclass"
 TABLE2 = ("table2", "table2_updates", "table2_longer")  # the last has the tasks that take longer
@@ -43,7 +39,7 @@ def table1(lines: list[Line]) -> str:
 PLANNED_STEPS = 6_000
 THREE_SEEDS = (
     "base", "deterministic_encoder", "uniform_prior", "x_unary_only", "z_unary_only", "no_unaries", "small_g_32",
-    "hinge_of_sum",
+    "high_res_e", "hinge_of_sum",
 )  # fmt: skip
 
 
@@ -76,43 +72,6 @@ def table1_small(lines: list[Line]) -> str:
     Runs of Base that are as short as those of Table 2 are omitted.
     """
     return as_markdown(fill("1", [x for x in lines if x["study"] not in TABLE2], 16))
-
-
-def table1_rates(lines: list[Line]) -> str:
-    """Render how far the order of scaled-down rows of Table 1 agrees with the published order, by column and settings.
-
-    There is a line for each change of settings with three rows or more, with the few-label probe of Base, trained and
-    untrained.
-    """
-    chosen = [
-        x for x in lines if x["experiment"].startswith("table1/") and x["scale"] == 16 and x["study"] not in TABLE2
-    ]
-    columns = ("IS", "FID", "Cls.")
-    head = ("changed", "data", "steps", "rows", *(f"{c}: rank correlation" for c in columns))
-    out = [f"| {' | '.join(head)} | Base, 10 labels a class | untrained |", "|---" * (len(head) + 2) + "|"]
-    groups: dict[tuple[Any, ...], list[Line]] = {}
-    for x in chosen:
-        groups.setdefault((json.dumps(chosen_settings(x)), x["dataset"]), []).append(x)
-    for (settings, dataset), group in groups.items():
-        base = [x for x in group if (x["experiment"], x["metric"]) == ("table1/base", FEW)]
-        for steps in sorted({x["steps"] for x in group} - {0}):
-            trained = [x for x in group if x["steps"] == steps]
-            if (count := len({x["experiment"] for x in trained})) < 3:
-                continue
-            changed = ", ".join(f"`{k}={json.dumps(v)}`" for k, v in json.loads(settings).items()) or "nothing"
-            cells = [changed, dataset, f"{steps:,}", str(count)]
-            filled = fill("1", trained, 16)
-            for column in columns:
-                i = filled.columns.index(column)
-                found = rank_correlation(pairs(filled.rows, i))
-                cells.append("not run" if found is None else f"{found.rho:.2f} (p = {found.p:.2g})")
-            cells += [cell(last(base, partial(_has_steps, n))) for n in (steps, 0)]
-            out.append(f"| {' | '.join(cells)} |")
-    return "\n".join(out if len(out) > 2 else [*out, "| not run" + " |" * (len(head) + 2)])
-
-
-def _has_steps(steps: int, x: Line) -> bool:
-    return bool(x["steps"] == steps)
 
 
 def of_table3(lines: list[Line]) -> dict[str, list[Line]]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduction.common import Script
+from reproduction.common import Script, serving
 
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
 SIZE = {"width": 1160, "height": 790}
@@ -35,14 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(script: Script, options: argparse.Namespace) -> None:
-    words = ["serve", options.run, "--port", "0", "--quiet", *(["--data", options.data] if options.data else [])]
-    server = subprocess.Popen([sys.executable, "-m", "bigbigan", *words], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        photograph(server.stdout.readline().split()[0], options.example, options.out)
-    finally:
-        server.kill()
-        server.wait()
+    with serving(options.run, "--quiet", *(["--data", options.data] if options.data else [])) as (url, _):
+        photograph(url, options.example, options.out)
 
 
 def photograph(url: str, example: int, out: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
-from reproduction.common import Script
+from reproduction.common import ROOT, Script
 from reproduction.render.chart_style import FIRST, SECOND, chart_style
 
 LINEAR, TASK = "top1_sweep5k_bn_crelu", "task_accuracy_"
@@ -29,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(script: Script, options: argparse.Namespace) -> None:
-    lines = [x for x in read_results(Path("results/table2_small.jsonl")) if x["study"] == "table2"]
+    lines = [x for x in read_results(ROOT / "results" / "table2_small.jsonl") if x["study"] == "table2"]
+    if not lines:
+        raise UserError(
+            "results/table2_small.jsonl has no result lines; first run python -m reproduction.train.table 2"
+        )
     trained, untrained = (
         {x["experiment"]: x["value"] for x in lines if (x["metric"], x["subject"]) == (LINEAR, subject)}
         for subject in ("trained", "untrained")

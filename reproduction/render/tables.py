@@ -75,7 +75,6 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "table1_plan": published.table1_plan,
     "table1_small": published.table1_small,
     "table1_claims": claims,
-    "table1_rates": published.table1_rates,
     "table2_small": published.table2_small,
     "pretext_small": published.pretext_small,
     "table3_small": published.table3_small,

@@ -87,6 +87,14 @@ def commands(page: str, text: str | None = None) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_console_lines_are_one_command_each(page):
+    for block in blocks(page, "console"):
+        for line in filter(None, block.code.replace("\\\n", " ").splitlines()):
+            assert line.startswith("$ "), f"{page}: {line}"
+            assert line.count("$ ") == 1, f"{page}: {line}"
+
+
 def test_tables_are_rendered_from_the_result_lines():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a damaged result line

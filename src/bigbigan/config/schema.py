@@ -91,7 +91,7 @@ class DataConfig(Settings):
     window: tuple[float, ...] = ()
     # Measure the window when training starts: percentiles of the pixels of the training images, such as [0.1,99.9].
     window_percentiles: tuple[float, ...] = ()
-    # Of TIFF and DICOM files with several frames: the first frame, or all of them, each an image called FILE#FRAME.
+    # Which frames of a TIFF or DICOM file are read: the first, or all of them, each an image called FILE#FRAME.
     frames: Literal["first", "all"] = "first"
     max_pixels: int = 25_000_000  # larger files are not read; JPEG files of up to 8 times as many are read reduced
 
@@ -243,10 +243,10 @@ class TrainingConfig(Settings):
     batch_size: int = 64  # images of an update, over all chunks and devices
     d_steps: int = 2  # system=bigbigan: updates of D in a step; in other systems all networks step at once
     ema_decay: float = 0.999  # decay of the moving averages of G's and E's weights; 0: no averages
-    seed: int = 0  # of weights, batches and noise
+    seed: int = 0  # seed of weights, batches and noise
     accumulate: int = 1  # number of chunks that a batch is computed in, to save memory; batch norm is over a chunk
-    # Of passes through the networks; weights and losses are float32. auto: bf16 if the device computes in it and steps
-    # are faster, as measured when the run begins; the run records which it was.
+    # Number format of the passes through the networks; weights and losses are float32. auto: bf16 if the device
+    # computes in it and steps are faster, as measured when the run begins; the run records which it was.
     precision: Literal["float32", "bf16", "auto"] = "float32"
     compile: bool = False  # compile the networks: minutes at the start, then faster steps on a GPU; other rounding
 

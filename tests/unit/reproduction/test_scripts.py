@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from bigbigan.cli import main
+from bigbigan.config import override
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import read_results
-from bigbigan.experiments import EXPERIMENTS
+from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.experiments.published import PUBLISHED
 from bigbigan.image.grid import grid, save_image
-from reproduction.common import Script, _portable, measured
-from reproduction.render import label_grid, tables
+from reproduction.common import Script, _portable, is_finished, measured, serving
+from reproduction.render import label_grid, table2_chart, tables
 from reproduction.render.cells import cell_of_seeds
 from reproduction.render.table2_chart import task_titles
 from reproduction.train import ablations, table
@@ -40,7 +41,9 @@ def test_recorded_words_name_no_folder_of_a_machine(word, portable):
     assert _portable(word) == portable
 
 
-@pytest.mark.parametrize(("error", "code"), [(UserError("said"), 2), (RunError("said"), 1), (None, 0)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("said"), 2), (RunError("said"), 1), (FileNotFoundError("said"), 1), (None, 0)]
+)
 def test_script_exit_code_tells_mistakes_from_failures(error, code, capsys):
     def work(script, options):
         if error:
@@ -114,6 +117,32 @@ def test_ablations_skip_what_is_finished(tmp_path, monkeypatch, commands, capsys
     assert ablations.main(["narrow_e", "wide_f"]) == 0
     assert {words[words.index("--out") + 1] for words in commands if words[0] == "train"} == {"runs/ablations/wide_f"}
     assert "runs/ablations/narrow_e: finished, skipped" in capsys.readouterr().out
+
+
+def test_run_with_automatic_precision_is_finished_in_either(tmp_path):
+    config = find("small/mnist").config()
+    assert config.training.precision == "auto"
+    line = {
+        "study": "hinges", "subject": "trained", "experiment": "small/mnist", "dataset": "mnist", "split": "test",
+        "metric": "x", "value": 1.0, "seed": 0, "steps": 600, "images_seen": 9,
+        "settings": {"training.precision": "bf16", "data.mirror": "never"},
+    }  # fmt: skip
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    assert is_finished(tmp_path, config, 600, "mnist")
+    assert not is_finished(tmp_path, override(config, ["training.precision=float32"]), 600, "mnist")
+    assert not is_finished(tmp_path, config, 601, "mnist")
+
+
+def test_server_that_does_not_start_is_a_failure(tmp_path):
+    with pytest.raises(RunError, match="ended before it served"), serving(str(tmp_path / "none")):
+        pass
+
+
+def test_chart_without_result_lines_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table2_chart, "ROOT", tmp_path)
+    assert table2_chart.main([str(tmp_path / "chart.png")]) == 2
+    assert "no result lines" in capsys.readouterr().err
+    assert not (tmp_path / "chart.png").exists()
 
 
 ROW = ["bigan", "mnist", "--seeds", "2"]
