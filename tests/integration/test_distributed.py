@@ -100,6 +100,8 @@ def test_a_batch_that_cannot_be_cut_for_the_ranks_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UserError, match=r"training.batch_size=16 .* 3 processes .* expected a multiple of 6"):
         precision.check_devices(tiny_config("training.accumulate=2"), torch.device("cpu"))
+    with pytest.raises(UserError, match=r"leaves one image for each of 3 processes .* expected at least 6"):
+        precision.check_devices(tiny_config("training.batch_size=3"), torch.device("cpu"))
     precision.check_devices(tiny_config("training.batch_size=48"), torch.device("cpu"))
 
 

@@ -356,6 +356,19 @@ def test_a_start_removes_what_a_death_left(run, made):
     assert [p.name for p in folder.iterdir()] == ["step-00000002"]
 
 
+def test_a_damaged_checkpoint_does_not_push_out_a_valid_one(run, made):
+    settings = ["training.steps=3", "log.checkpoint_every=1", "log.keep_checkpoints=1"]
+    folder = run / "checkpoints"
+    (folder / "best.json").unlink()
+    before = sorted(p.name for p in folder.glob("step-*"))
+    assert len(before) == 2
+    weights = folder / before[-1] / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        train(tiny_config(*settings), made[1], run, False)
+    assert [p.name for p in folder.glob("step-*")] == ["step-00000003"]
+
+
 def test_a_run_is_read_while_checkpoints_are_removed(run, monkeypatch):
     state, checked = TrainingState(tiny_config(), torch.device("cpu")), ck.Checkpoint.problem
     ck.load_state(state, ck.newest_checkpoint(run))

@@ -75,7 +75,7 @@ def report(config: Config, found: dict[str, Any]) -> str:
     lines += [f"{name:10} {count:>14,} parameters" for name, count in found["parameters"].items()]
     lines.append(
         f"one step of {t.batch_size} images: {found['flops_per_step'] / 1e9:,.1f} GFLOP, "
-        f"about {found['memory_bytes'] / 2**20:,.0f} MiB"
+        f"about {found['memory_bytes'] / 2**20:,.0f} MiB in float32"
     )
     if found["steps_per_epoch"] is not None:
         epoch = found["steps_per_epoch"]

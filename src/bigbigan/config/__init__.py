@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import bigbigan.config.validate as _checks  # noqa: F401  (registers the checks of the classes below)
+import bigbigan.config.compatibility as _compatibility  # noqa: F401  (registers the check of Config)
+import bigbigan.config.validate as _checks  # noqa: F401  (registers the checks of the other classes below)
 from bigbigan.config.overrides import config_from_dict, override
 from bigbigan.config.schema import (
     Config,

@@ -51,6 +51,9 @@ KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 def _in_words(text: str, keys: bool) -> str:
     """Reword jsonargparse's message about a value of the wrong type; `keys` says whether to name the setting."""
     text = re.sub(r'Parser key "([^"]*)": ', r"\1: " if keys else "", text)
+    union = r"Does not validate against any of the Union subtypes .* Given value: "  # encoder.blocks
+    text = re.sub(union, "expected a whole number or a list, such as [1,2], got ", text)
+    text = re.sub(r"Expected a tuple with (\d+) elements", r"expected a list of \1 numbers", text)
     text = re.sub(r"Expected a <class '(\w+)'>", lambda m: f"expected {KINDS.get(m[1], m[1])}", text)
     return re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", text).replace(". Got value:", ", got")
 
@@ -67,7 +70,10 @@ def override(config: Config, settings: list[str]) -> Config:
         name, equals, _ = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: expected name=value, for example training.steps=500")
-        if name not in known or name in ("experiment", "scale"):
+        if name in ("experiment", "scale"):
+            way = "--scale S" if name == "scale" else "the experiment as the first argument"
+            raise UserError(f"--set {setting}: {name} cannot be set like this; give {way}")
+        if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "--dry-run prints all settings"
             raise UserError(f"--set {setting}: there is no setting {name}; {hint}")

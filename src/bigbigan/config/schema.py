@@ -1,7 +1,7 @@
 """The settings of a run: frozen dataclasses, grouped like the columns of the paper's Table 1.
 
 A `Config` is complete and resolved: nothing else decides what a run does. It is checked when it is constructed
-(`bigbigan.config.validate`) and converted from and to JSON (`bigbigan.config.overrides`).
+(`bigbigan.config.validate`, `compatibility`) and converted from and to JSON (`bigbigan.config.overrides`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 def validate(settings: object) -> None:
     """Raise ValueError if `settings` are out of range or do not go together.
 
-    `bigbigan.config.validate` registers the check of each class below.
+    `bigbigan.config.validate` and `bigbigan.config.compatibility` register the check of each class below.
     """
 
 
@@ -188,7 +188,8 @@ class LossConfig(Settings):
     s_z: bool = True  # D scores latents
     s_xz: bool = True  # D scores pairs of image and latent; without s_z and s_xz there is no encoder
     hinge: Literal["each", "sum"] = "each"  # hinge on each score, or on their sum (docs/theory.md)
-    regression_of_g: float = 0.0  # system=latent_regressor: weight of E's error in G's loss; 0.25 if joint
+    # system=latent_regressor: weight of E's error in the loss that G and E share; 0.25 if joint. 0: G ignores it.
+    regression_of_g: float = 0.0
     pixel: Literal["l1", "l2"] = "l2"  # system=autoencoder: absolute or squared error
     orthogonal: float = 0.0  # weight of orthogonal regularisation of G; BigGAN's is 1e-4
     # system=bigbigan: weight of E's error on z from G(z), which is not in the paper (docs/deviations.md, 55).
@@ -351,6 +352,8 @@ class Config(Settings):
             found["discriminator.projection"] = d.projection
         if self.loss.latent_regression:
             found["loss.latent_regression"] = self.loss.latent_regression
+        if d.augment:
+            found["discriminator.augment"] = list(d.augment)
         return found
 
     def to_dict(self) -> dict[str, Any]:

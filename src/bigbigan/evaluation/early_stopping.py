@@ -42,6 +42,23 @@ __all__ = ["ValidationMetric"]
 MAX_SCORED = 4_000  # images of train_val that few-label accuracy is measured on
 
 
+def _one_metric(name: str) -> Metric:
+    """Return the metric that `log.validation_metric` names.
+
+    Raises:
+        UserError: it names none, or several.
+    """
+    try:
+        metrics = parse_metrics([name])
+    except UserError:
+        metrics = []
+    if len(metrics) != 1:
+        raise UserError(
+            f"log.validation_metric={name}: expected one metric; bigbigan evaluate --list-metrics lists them"
+        )
+    return metrics[0]
+
+
 class ValidationMetric:
     """Measure `log.validation_metric` on the averaged networks of a training state, without changing a weight.
 
@@ -66,8 +83,7 @@ class ValidationMetric:
         run: Path,
         groups: np.ndarray | None = None,
     ) -> None:
-        (self.metric,) = parse_metrics([config.log.validation_metric])
-        m = self.metric
+        self.metric = m = _one_metric(config.log.validation_metric)
         self.config, self.batches, self.labels, self.source, self.groups = config, batches, labels, source, groups
         if m.kind == "quality":
             if m.reference == "test":

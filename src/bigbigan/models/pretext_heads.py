@@ -133,7 +133,7 @@ class ContextHead(nn.Module):
 
     def __init__(self, num_features: int, directions: int, width: int = 256, target: int = 64, blocks: int = 5) -> None:
         super().__init__()
-        width = min(width, num_features // 4)
+        width = min(width, max(1, num_features // 4))
         self.turns = (0, 2, 1, 3)[:directions]  # quarter turns of the grid
         self.contexts = nn.ModuleList(
             nn.Sequential(*(_RowCausalBlock(num_features, width) for _ in range(blocks)), nn.ReLU()) for _ in self.turns

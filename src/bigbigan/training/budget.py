@@ -22,7 +22,7 @@ from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
 from bigbigan.training.devices import synchronize
 from bigbigan.training.precision import has_bfloat16
-from bigbigan.training.run_folder import read_config
+from bigbigan.training.run_folder import has_trained, read_config
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 
@@ -61,7 +61,7 @@ def keep_chosen_steps(config: Config, run: Path) -> Config:
 
 def keep_chosen_precision(config: Config, run: Path) -> Config:
     """Return `config` with the precision that was chosen when a run of `training.precision=auto` began."""
-    if config.training.precision != "auto" or not (run / "config.json").exists() or not ck.checkpoints(run):
+    if config.training.precision != "auto" or not has_trained(run):
         return config
     return with_precision(config, read_config(run).training.precision)
 

@@ -128,7 +128,7 @@ class Loggers:
             "scalars": max(logged, before.get("scalars", -1)),
             "pictures": max(pictured, before.get("pictures", -1)),
         }
-        self._file, self._step = run / PASSED, step
+        self._file, self._begin, self._step = run / PASSED, step, step
         if max(self._passed.values()) > step:
             write_json(self._file, self._passed)
         self._loggers: dict[str, Logger] = {}
@@ -142,7 +142,9 @@ class Loggers:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on metrics of a step, unless that was done before training was continued."""
         self._step = step
-        self._each(lambda logger: logger.scalars(step, values), repeated=step <= self._passed["scalars"])
+        # If no later step was logged, what comes now for that step is a validation that had not been measured.
+        repeats = self._passed["scalars"] > self._begin
+        self._each(lambda logger: logger.scalars(step, values), repeated=repeats and step <= self._passed["scalars"])
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
         """Pass on pictures of a step, likewise."""

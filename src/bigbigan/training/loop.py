@@ -223,8 +223,8 @@ def init_or_resume(
     newest = None
     if distributed.is_first_rank():
         refuse_other_data(folder, data, uses_classes=config.data.labels == "classes")
-        ck.remove_old(folder, config.log.keep_checkpoints)
         newest = ck.newest_checkpoint(folder, rename_damaged=True)
+        ck.remove_old(folder, config.log.keep_checkpoints)  # after that: damaged checkpoints must not count
         if newest is not None:
             ck.load_state(state, newest)
             warn_of_other_settings(folder, newest.info().get("settings", {}), config)

@@ -39,6 +39,11 @@ def check_devices(config: Config, device: torch.device) -> None:
             f"training.batch_size={t.batch_size} cannot be cut for {ranks} processes of torchrun and "
             f"training.accumulate={t.accumulate}; expected a multiple of {t.accumulate * ranks}"
         )
+    if t.batch_size // (t.accumulate * ranks) < 2:
+        raise UserError(
+            f"training.batch_size={t.batch_size} leaves one image for each of {ranks} processes of torchrun and "
+            f"{t.accumulate} chunks; expected at least {2 * t.accumulate * ranks}"
+        )
     if t.precision == "bf16" and device.type == "cuda" and not has_bfloat16(device):
         raise UserError("training.precision=bf16: this GPU cannot compute in bfloat16; expected float32")
     if t.compile and device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:

@@ -135,7 +135,8 @@ def test_validation_measures_g_by_the_encoders_features(tmp_path):
     ("knn5_l2_avepool", "expected top1_linear_F_10perclass"),
     ("top1_table1_pixels", "expected top1_linear_F_10perclass"),
     ("top1_linear_pca_pixels_10perclass", "expected top1_linear_F_10perclass"),
-    ("accuracy", "known are names such as"),
+    ("accuracy", "log.validation_metric=accuracy: expected one metric"),
+    ("top1_*", "expected one metric"),
 ])  # fmt: skip
 def test_validation_refuses_other_metrics(tmp_path, metric, message):
     with pytest.raises(UserError, match=message):

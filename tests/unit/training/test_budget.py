@@ -1,6 +1,7 @@
 """A budget of time: the number of steps is chosen once, and the run is the one of that many steps."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -144,6 +145,15 @@ def test_a_resumed_run_keeps_its_precision(data, tmp_path, monkeypatch):
     assert read_config(tmp_path / "run").training.precision == "float32"
     with pytest.raises(UserError, match="precision"):
         train(tiny_config("training.precision=bf16", "training.steps=4"), data, tmp_path / "run", progress=False)
+
+
+def test_a_run_killed_before_a_checkpoint_keeps_its_precision(data, tmp_path, monkeypatch):
+    auto = "training.precision=auto"
+    monkeypatch.setattr(budget, "has_bfloat16", lambda device: False)
+    train(tiny_config(auto, "training.steps=2"), data, tmp_path / "run", progress=False)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if killed before the first
+    train(tiny_config(auto, "training.steps=2"), data, tmp_path / "run", progress=False)
+    assert read_config(tmp_path / "run").training.precision == "float32"
 
 
 def test_minutes_end_to_end(data, tmp_path, capsys):

@@ -115,6 +115,16 @@ def test_steps_that_are_repeated_are_not_given_twice(tmp_path, recorder, config)
     assert [e.step for e in events.Images("samples")] == [2, 4, 6, 8, 10]
 
 
+def test_a_validation_measured_after_a_resume_is_passed_on(tmp_path, recorder, config):
+    monitor = Monitor(tmp_path, 0, 20, progress=False, config=config)
+    monitor.log(4, {"loss_d": 1.0})
+    monitor.close()
+    monitor = Monitor(tmp_path, 4, 20, progress=False, config=config)
+    monitor.log(4, {"top1_linear_bn_crelu_10perclass": 90.0})
+    monitor.close()
+    assert given(recorder, "scalars") == [4, 4]
+
+
 def test_a_new_run_in_a_run_s_place_is_not_muted(tmp_path, recorder, config):
     Monitor(tmp_path, 0, 9, progress=False, config=config).close()
     monitor = Monitor(tmp_path, 0, 9, progress=False, config=config)
