@@ -246,6 +246,14 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _refuse_to_overwrite(name: str, out: Path, options: argparse.Namespace) -> None:
+    """Raise UserError if a file to write is one that the command reads."""
+    for read in ("labels", "head", "data", "source", "config"):
+        path = getattr(options, read, None)
+        if path is not None and Path(path).is_file() and out.exists() and out.samefile(path):
+            raise UserError(f"{name} {out} is the file given by --{read}, which it would replace; choose another name")
+
+
 def _check_targets(options: argparse.Namespace) -> None:
     """Raise UserError, before anything is loaded, if there is no such run or source, or a file cannot be written."""
     if hasattr(options, "run"):
@@ -264,6 +272,8 @@ def _check_targets(options: argparse.Namespace) -> None:
     for name in ("out", "results", "sheet", "picture", "save"):
         path = getattr(options, name, None)
         if path is not None and (options.module, name) not in FOLDERS:
+            if options.module is not label_next:  # it adds rows to the labels it is given
+                _refuse_to_overwrite(f"--{name}", path, options)
             writable(path)
     if options.module is evaluate and options.out is not None:
         writable(options.out / "results.jsonl")

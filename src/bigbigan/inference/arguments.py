@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bigbigan.errors import UserError
 
-__all__ = ["as_tensor", "check_at_least", "check_range", "is_whole"]
+__all__ = ["as_tensor", "check_at_least", "check_number", "check_range", "is_whole"]
 
 
 def as_tensor(given: Any, name: str, expected: str) -> Tensor:
@@ -45,3 +46,11 @@ def check_at_least(minimum: int, **given: Any) -> None:
     for name, value in given.items():
         if not is_whole(value) or value < minimum:
             raise UserError(f"{name} is {value}; expected a whole number, at least {minimum}")
+
+
+def check_number(fits: Callable[[float], bool], expected: str, **given: Any) -> None:
+    """Raise UserError, with what was expected, unless each named value is a real number that fits."""
+    for name, value in given.items():
+        real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not real or not fits(float(value)):
+            raise UserError(f"{name} is {value!r}; expected {expected}")

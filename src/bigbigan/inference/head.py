@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ class Head:
         Raises:
             UserError: the file is missing or damaged, or is no head of this version.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UserError(f"head is a {type(path).__name__}; expected the path of a saved head")
         path = Path(path)
         tensors, metadata = read_tensors(path)
         if not {"head", "sha256"} <= set(metadata):

@@ -20,6 +20,7 @@ from bigbigan.data.decode import decode, decode_pillow, list_frames
 from bigbigan.data.image_set import ArrayStore, FileStore
 from bigbigan.data.names import extension, shown
 from bigbigan.errors import UserError
+from bigbigan.inference.arguments import as_tensor
 from bigbigan.training.run_folder import limits_of
 
 __all__ = ["as_numbers", "items_of", "load_items", "load_rows"]
@@ -50,7 +51,7 @@ def as_numbers(given: Any, config: Config, pads: bool | None = None) -> Any:
     if items and all(isinstance(x, Tensor) or (_is_numeric(x) and x.dtype != np.uint8) for x in items):
         if len({tuple(x.shape) for x in items}) > 1:
             raise UserError("images of the list have several shapes; expected tensors of one shape, or paths")
-        return torch.stack([torch.as_tensor(x) for x in items])
+        return torch.stack([as_tensor(x, "images", "[C, H, W]") for x in items])
     return load_items(items, config, "images", pads)
 
 

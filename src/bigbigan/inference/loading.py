@@ -55,7 +55,7 @@ def load(
         run: folder made by `bigbigan train --out` or by `bigbigan export`; or, if there is no such folder here, the
             name of a trained model of this package ("small/fashion_mnist"), or "owner/name" or "owner/name@revision"
             of an exported one on the Hub.
-        checkpoint: of a run, "newest", "best" by the metric in checkpoints/best.json, or the number of a saved step.
+        checkpoint: of a run: "newest", "best" by the metric in checkpoints/best.json, or the number of a saved step.
         device: the device of the networks.
         trust: modules or packages that the settings of a run from elsewhere may import its encoder from
             (`encoder.block`). A run that was trained here by this user needs none.
@@ -70,7 +70,7 @@ def load(
     trust = (trust,) if isinstance(trust, str) else trust
     run = model_folder(run)
     if (run / EXPORTED).exists():
-        return _load_exported(run, trust).to(device)
+        return _load_exported(run, checkpoint, trust).to(device)
     config = read_config(run)
     refuse_foreign_code(config.code_of_networks, run / "config.json", trust)
 
@@ -95,10 +95,15 @@ def model_folder(run: str | Path) -> Path:
     return download(str(run)) if is_hub_name(run) else Path(run)
 
 
-def _load_exported(folder: Path, trust: Collection[str]) -> Model:
+def _load_exported(folder: Path, checkpoint: str | int, trust: Collection[str]) -> Model:
     if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
         raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
     about = read_json(folder / EXPORTED, ABOUT)
+    if str(checkpoint) not in ("newest", str(about["step"])):
+        raise UserError(
+            f"checkpoint {checkpoint}: {folder} is an exported model, which has only step {about['step']}; "
+            "expected no checkpoint"
+        )
     config = config_from_dict(read_json(folder / "config.json", warn=False), str(folder / "config.json"))
     refuse_foreign_code(config.code_of_networks, folder / "config.json", trust)
     weights = folder / "model.safetensors"

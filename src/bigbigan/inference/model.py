@@ -23,7 +23,7 @@ from bigbigan.compute import encoded_together, images_per_pass
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize
-from bigbigan.inference.arguments import as_tensor, check_at_least, is_whole
+from bigbigan.inference.arguments import as_tensor, check_at_least, check_number, is_whole
 from bigbigan.inference.head import Head, Prediction
 from bigbigan.inference.image_input import NOT_GIVEN, ImageInput
 from bigbigan.inference.latents import Refined, interpolate, refine
@@ -234,6 +234,17 @@ class Model:
         """Return G(z) of latents [N, dim_z], computed in batches."""
         return torch.cat([finite("G", self.generator(part)) for part in z.split(images_per_pass(BATCH))])
 
+    @torch.no_grad()
+    def _means(self, x: Tensor) -> Tensor:
+        """Return the means of E(x) of prepared images, [N, dim_z], computed in batches."""
+        return torch.cat([self.encoder(part).mean for part in x.split(images_per_pass(BATCH))])
+
+    def _scores(self, x: Tensor, z: Tensor | None) -> dict[str, Tensor]:
+        """Return D's scores, [N] by name, of images of G's size and latents, computed in batches."""
+        D, size = self.discriminator, images_per_pass(BATCH)
+        parts = [D(x[i : i + size], None if z is None else z[i : i + size]) for i in range(0, max(1, len(x)), size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
     def _truncated_generator(self, truncation: float) -> nn.Module:
         """Return G with the batch norm statistics of truncated latents."""
         if truncation == 1 or not batch_norms(self.generator):
@@ -254,8 +265,7 @@ class Model:
     def sample_prior(self, count: int, truncation: float = 1.0, seed: int = 0) -> Tensor:
         """Draw `count` latents from P_z, [count, dim_z]; see `generate` for the truncation."""
         check_at_least(1, count=count)
-        if not 0 < truncation <= 1:
-            raise UserError(f"truncation is {truncation}; expected a number above 0 and up to 1")
+        check_number(lambda t: 0 < t <= 1, "a number above 0 and up to 1", truncation=truncation)
         generator = keyed_generator(seed, "generate", 0, str(self.device))
         z = sample_prior(count, self.config.latent.dim, self.config.latent.prior, generator)
         if truncation < 1 and self.config.latent.prior == "normal":
@@ -266,9 +276,8 @@ class Model:
     @torch.no_grad()
     def reconstruct(self, images: Any) -> Tensor:
         """Return G(E(x)) with z at its mean: [N, C, R, R] in [-1, 1], R the generator's resolution."""
-        x = self.prepare(images)
-        parts = x.split(images_per_pass(BATCH))
-        return torch.cat([finite("G", self.generator(self.encoder(part).mean)) for part in parts])
+        _ = self.generator  # raises at once if there is none
+        return self._decode(self._means(self.prepare(images)))
 
     def refine(
         self,
@@ -293,11 +302,9 @@ class Model:
             UserError: latents of another shape, a number out of range, or features that this model does not have.
         """
         check_at_least(0, steps=steps)
-        if not 0 < rate < math.inf:
-            raise UserError(f"rate is {rate}; expected a number above 0")
+        check_number(lambda r: 0 < r < math.inf, "a number above 0", rate=rate)
         G, x, resolution = self.generator, self.prepare(images), self.config.generator.resolution
-        with torch.no_grad():
-            start = self.encoder(x).mean if z is None else self._latents(z, len(x))
+        start = self._means(x) if z is None else self._latents(z, len(x))
         known = {"": None, "encoder": self._encoder_features, "discriminator": self._discriminator_features}
         if features not in known:
             raise UserError(f"features is {features}; expected encoder, discriminator, or nothing for only pixels")
@@ -317,13 +324,14 @@ class Model:
         return self.discriminator.features(x)  # type: ignore[operator]
 
     @torch.no_grad()
-    def interpolate(self, images: Tensor | np.ndarray, others: Tensor | np.ndarray, steps: int = 8) -> Tensor:
+    def interpolate(self, images: Any, others: Any, steps: int = 8) -> Tensor:
         """Interpolate from E(images) to E(others), [N, C, H, W] each: return [N, steps, C, R, R] in [-1, 1]."""
         _ = self.generator  # raises at once if there is none
         check_at_least(2, steps=steps)
-        if len(images) != len(others):
-            raise UserError(f"{len(images)} images and {len(others)} others; expected as many")
-        a, b = (self.encoder(self.prepare(x)).mean for x in (images, others))
+        x, y = self.prepare(images), self.prepare(others)
+        if len(x) != len(y):
+            raise UserError(f"{len(x)} images and {len(y)} others; expected as many")
+        a, b = self._means(x), self._means(y)
         latents = interpolate(a, b, steps, self.config.latent.prior)
         return self._decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
@@ -334,11 +342,11 @@ class Model:
         Raises:
             UserError: no discriminator, or no latents for one that scores pairs.
         """
-        D = self.discriminator
+        _ = self.discriminator  # raises at once if there is none
         if z is None and (self.config.loss.s_z or self.config.loss.s_xz):
             raise UserError("z is missing: this discriminator scores latents; give encode(images).z_mean, say")
         x = pool_to(self.prepare(images), self.config.generator.resolution)
-        s = D(x, None if z is None else self._latents(z, len(x)))
+        s = self._scores(x, None if z is None else self._latents(z, len(x)))
         return Scores(s.get("s_x"), s.get("s_z"), s.get("s_xz"))
 
     @torch.no_grad()
@@ -358,15 +366,14 @@ class Model:
         Raises:
             UserError: alpha out of range, no encoder, or alpha below 1 and no discriminator.
         """
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha is {alpha}; expected a number from 0 to 1")
+        check_number(lambda a: 0 <= a <= 1, "a number from 0 to 1", alpha=alpha)
         if alpha < 1 and self.networks.D is None:
             raise UserError(f"alpha is {alpha}; this model has no discriminator: expected 1, reconstruction alone")
         x = self.prepare(images)
-        z = self.encoder(x).mean
+        z = self._means(x)
         x = pool_to(x, self.config.generator.resolution)
-        score = alpha * (x - self.generator(z)).abs().flatten(1).sum(1)
+        score = alpha * (x - self._decode(z)).abs().flatten(1).sum(1)
         if alpha < 1:
-            found = self.discriminator(x, z)
+            found = self._scores(x, z)
             score = score + (1 - alpha) * torch.stack([F.softplus(-s) for s in found.values()]).mean(0)
         return score

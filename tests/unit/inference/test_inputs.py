@@ -111,6 +111,44 @@ def test_images_that_cannot_be_used_are_named(model, paths, tmp_path):
         model.encode(3)
 
 
+def test_arrays_of_any_layout_may_be_in_a_list(model):
+    floats = np.random.default_rng(0).uniform(-1, 1, (3, 1, 8, 8)).astype(np.float32)
+    expected = model.encode(floats).z_mean
+    mirrored = [np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1] for x in floats]  # negative strides
+    assert torch.equal(model.encode(mirrored).z_mean, expected)
+    assert torch.equal(model.encode([x.astype(">f4") for x in floats]).z_mean, expected)
+
+
+def test_interpolation_takes_paths_and_pictures(model, paths):
+    found = model.interpolate(paths[0], paths[1], 3)
+    assert torch.equal(found, model.interpolate([Image.open(paths[0])], [Image.open(paths[1])], 3))
+    with pytest.raises(UserError, match="1 images and 2 others; expected as many"):
+        model.interpolate(paths[0], paths[:2])
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda m, x: m.generate(2, truncation="0.7"), "truncation is '0.7'; expected a number above 0 and up to 1"),
+        (lambda m, x: m.generate(2, truncation=None), "truncation is None"),
+        (lambda m, x: m.anomaly_score(x, alpha="x"), "alpha is 'x'; expected a number from 0 to 1"),
+        (lambda m, x: m.refine(x, 1, rate="x"), "rate is 'x'; expected a number above 0"),
+        (lambda m, x: m.refine(x, 1, rate=float("nan")), "rate is nan"),
+        (lambda m, x: m.predict(x, head=3), "head is a int; expected the path of a saved head"),
+    ],
+)
+def test_numbers_of_the_wrong_kind_are_refused(model, images, use, message):
+    with pytest.raises(UserError, match=message):
+        use(model, images[:, None])
+
+
+def test_scores_of_many_images_are_those_of_each(model):
+    x = torch.rand(150, 1, 8, 8) * 2 - 1
+    scores = model.anomaly_score(x)
+    torch.testing.assert_close(scores[-3:], model.anomaly_score(x[-3:]))
+    torch.testing.assert_close(model.interpolate(x, x.flip(0), 2)[-1], model.interpolate(x[-1:], x[:1], 2)[0])
+
+
 def test_many_images_are_encoded_in_batches(model):
     x = torch.rand(2 * encoded_together(8, "cpu") + 3, 1, 8, 8) * 2 - 1
     found = model.encode(x)

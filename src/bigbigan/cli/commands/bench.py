@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
             f"--picture {options.picture}: expected a name ending in .png, and --vary with the setting to draw it over"
         )
     base = find(options.experiment).config(options.scale)
-    varied = [f"{name}={value}" for value in values.split(",")] if options.vary else [""]
+    # at commas outside of brackets: encoder.widths=[16,16],[32,32] has two values
+    varied = [f"{name}={value}" for value in re.split(r",(?![^\[]*\])", values)] if options.vary else [""]
     configs = {v.removeprefix(f"{name}="): override(base, [*options.set, *([v] if v else [])]) for v in varied}
     if any(config.training.precision == "auto" for config in configs.values()):
         raise UserError("training.precision=auto: bench expects float32 or bf16, or both in --vary")

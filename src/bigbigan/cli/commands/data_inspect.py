@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", **LABELS_FILE)
     parser.add_argument(
         "--set",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="data.NAME=VALUE",
         help="setting of how images are read: data.window=[200,3900], data.window_percentiles=[0.1,99.9], "

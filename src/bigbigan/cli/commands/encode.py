@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Write the features or scores of every image of a source, with file names and labels."""
     from bigbigan.apps.feature_file import check_request
 
-    features = options.features.split(",") if options.features else None
+    features = [name.strip() for name in options.features.split(",")] if options.features else None
     check_request(options.out, features)
     from bigbigan.apps.encode import encode
 

@@ -84,7 +84,8 @@ def run(options: argparse.Namespace) -> None:
         out=options.out,
         study=options.study,
     )
-    if options.results:
+    own = (options.out or Path(options.run)) / "results.jsonl"
+    if options.results and options.results.resolve() != own.resolve():  # evaluate() has written that one
         append_results(options.results, lines)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigbigan.cli.common import at_least, run_and_data, run_options, writable
@@ -47,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
     if not one and options.out.suffix.lower() in other:
         raise UserError(f"--out {options.out}: expected a name ending in .png for a grid, or a folder")
     writable(options.out if one else options.out / "00000.png")
+    if not one:
+        _refuse_earlier_images(options.out, options.count)
     model = load(options.run, options.checkpoint, default_device())
     made = model.generate_batches(options.count, options.truncation, options.seed, options.label)
     batches = _with_progress(made, options.count, options.quiet)
@@ -61,6 +65,16 @@ def run(options: argparse.Namespace) -> None:
         for i, image in enumerate(image for batch in batches for image in batch):
             save_image(grid(image[None], min_side=1), options.out / f"{i:05d}.png")
     print(json.dumps({"out": str(options.out), "images": options.count}) if options.json else options.out)
+
+
+def _refuse_earlier_images(folder: Path, count: int) -> None:
+    """Raise UserError if a folder has images of an earlier call that these would not replace."""
+    earlier = [p.name for p in folder.glob("*.png") if re.fullmatch(r"\d{5,}", p.stem) and int(p.stem) >= count]
+    if earlier:
+        raise UserError(
+            f"--out {folder} has {len(earlier):,} more images of an earlier call, such as {min(earlier)}; choose "
+            "another folder, or remove them"
+        )
 
 
 def _with_progress(batches: Iterator[Tensor], count: int, quiet: bool) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=8, metavar="N", help="number of interpolations (default 8)")
     parser.add_argument("--steps", type=int, default=8, metavar="K", help="images in an interpolation (default 8)")
     parser.add_argument("--latents", action="store_true", help="interpolate between latents drawn from P_z instead")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of those latents (default 0)")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of those latents (default 0)")
     run_options(parser)
 
 
@@ -28,13 +28,16 @@ def run(options: argparse.Namespace) -> None:
     """Draw interpolations between the encodings of images, or between random latents."""
     at_least(2, steps=options.steps)
     check_picture(options, ".png", ".gif")
-    if options.latents and options.data:
-        raise UserError(f"--data {options.data}: --latents needs no images; remove --data or --latents")
+    for name in ("data", "labels") if options.latents else ():
+        if (given := getattr(options, name)) is not None:
+            raise UserError(f"--{name} {given}: --latents needs no images; remove --{name} or --latents")
+    if options.seed is not None and not options.latents:
+        raise UserError(f"--seed {options.seed}: only latents are drawn; remove --seed or add --latents")
     from bigbigan.apps.visualize import interpolations, latent_interpolations
 
     if options.latents:
         found = latent_interpolations(
-            options.run, options.count, options.steps, options.seed, options.checkpoint, not options.quiet
+            options.run, options.count, options.steps, options.seed or 0, options.checkpoint, not options.quiet
         )
     else:
         found = interpolations(
