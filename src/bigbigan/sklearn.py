@@ -28,7 +28,6 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest as weights_digest
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.image import to_nearest_uint8
-from bigbigan.inference.image_input import NOT_GIVEN
 from bigbigan.inference.inputs import items_of, load_items, load_rows
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
@@ -129,7 +128,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         checkpoint: str = "newest",
         batch_size: int = 256,
         device: str | None = None,
-        value_range: tuple[float, float] = NOT_GIVEN,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.run = run
         self.features = features

@@ -820,6 +820,9 @@ def test_a_labels_file_that_has_gone_stops_only_what_needs_it(of_photos, capsys,
     code, err, files, classes = encoded(capsys, root, "../labelled")
     assert (code, len(files), set(classes)) == (0, 20, {""})
     assert "the labels file own.csv of ../labelled does not exist: continuing without labels" in err
+    for command in (["cluster", "../labelled", "--clusters", "2", "--out", "c.csv"], ["evaluate", "../labelled", "--metrics", "reconstruction_ratio"]):  # fmt: skip
+        code, _, err = call(capsys, *command)
+        assert (code, "continuing without labels" in err) == (0, True)
     code, _, err = call(capsys, "evaluate", "../labelled", "--quiet")
     assert (code, "does not exist; give --labels FILE.csv" in err) == (2, True)
 

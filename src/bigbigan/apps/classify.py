@@ -35,6 +35,7 @@ from bigbigan.evaluation.probes.calibration import calibration_error, fit_temper
 from bigbigan.evaluation.probes.logistic import (
     class_scores,
     cross_validated,
+    different,
     few_label_trials,
     fraction_trials,
     mean_over_trials,
@@ -66,12 +67,15 @@ class Labels:
         """The part of a metric's name that says how many images are labelled."""
         return f"{self.per_class}perclass" if self.per_class else f"{100 * (self.fraction or 0):g}percent"
 
-    def sample(self, labels: np.ndarray, trial: int) -> np.ndarray:
-        """Return the indices of the labelled images of a trial, from the labels of all images [N]."""
+    def sample(self, labels: np.ndarray, trials: int) -> list[np.ndarray]:
+        """Return the indices of the labelled images of each trial, from the labels of all images [N].
+
+        It is one trial if there is nothing to choose.
+        """
         if self.per_class:
-            return few_label_trials(labels, self.per_class, trial + 1)[trial]
+            return different(few_label_trials(labels, self.per_class, trials))
         assert self.fraction is not None
-        return fraction_trials(labels, self.fraction, trial + 1)[trial]
+        return different(fraction_trials(labels, self.fraction, trials))
 
 
 def classify(
@@ -103,7 +107,7 @@ def classify(
         labels_file: a file of labels (bigbigan.data.labels); by default the run's own.
         finetune: train the encoder too.
         scratch: compare with the same network trained from scratch.
-        trials: how many times accuracy is measured, each time with other labelled images.
+        trials: how many times accuracy is measured, each time with other labelled images; once if there are no others.
         progress: show time left.
         raw_cells: write names as they are, even if a spreadsheet would take them for formulas.
         checkpoint: of a run, "newest", "best" or a step.
@@ -132,14 +136,14 @@ def classify(
         )
     methods = _methods(target, images, finetune, scratch, target.mirrors(source))
     lines: list[ResultLine] = []
-    total = len(methods) * trials
+    chosen = labels.sample(train.labels, trials)
+    total = len(methods) * len(chosen)
     with Bar(total=total, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True) as bar:
         for metric, subject, method in methods:
             bar.part(metric)
             start = time.perf_counter()
             found: dict[str, list[float]] = {"top1": [], "balanced": [], "auroc": [], "ece": []}
-            for trial in range(trials):
-                known = labels.sample(train.labels, trial)
+            for trial, known in enumerate(chosen):
                 written = trial == 0 and method is methods[-1][2]
                 tested = slice(len(train), len(train) + len(test))
                 logits = method(known, trial, slice(None) if written else tested)

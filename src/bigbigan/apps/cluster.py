@@ -82,7 +82,7 @@ def cluster(
     target = open_target(spec, which=checkpoint)
     if feature == "z_mean" and (target.model is None or not target.model.config.has_generator):
         raise UserError("--features z_mean: this encoder has no latents, which come with a generator")
-    source = target.source(data, labels, f"cluster {spec}")
+    source = target.source(data, labels, f"cluster {spec}", needs_labels=False)
     images, view = source.splits["train"], target.view
     _check_count(len(images), clusters)
     # Baselines are only for the agreement with true labels.

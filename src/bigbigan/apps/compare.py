@@ -14,7 +14,7 @@ from bigbigan.apps.report.contents import Line, formatted, newest_results
 from bigbigan.config import Config
 from bigbigan.config.schema import flat
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, RESULT
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, RESULT, same_images
 from bigbigan.evaluation.results_text import other_titles
 from bigbigan.inference.loading import ABOUT, EXPORTED, model_folder
 from bigbigan.io import read_json, read_lines
@@ -104,6 +104,9 @@ class Comparison:
         found = self.results
         steps = {x["steps"] for (_, s), lines in found.items() if s == "trained" for x in lines if x is not None}
         different_steps = ["The runs were measured after different numbers of steps."] if len(steps) > 1 else []
+        measured = [[x for x in lines if x is not None] for lines in found.values()]
+        if any(not same_images(lines[0], x) for lines in measured for x in lines):
+            return [*different_steps, "The runs were measured on different images or labels: no best value is marked."]
         return different_steps + [
             f"{metric}: measured by different feature extractors, so the values do not compare."
             for (metric, _), lines in found.items()
@@ -180,8 +183,10 @@ class Comparison:
 
 
 def comparable(lines: Sequence[Line | None]) -> bool:
-    """Return whether the values of one metric compare: those of image quality by one feature extractor only."""
-    return len({x.get("protocol", {}).get("network") for x in lines if x is not None}) < 2
+    """Return whether the values of one metric compare: on the same images, and by one feature extractor."""
+    found = [x for x in lines if x is not None]
+    networks = {x.get("protocol", {}).get("network") for x in found}
+    return len(networks) < 2 and all(same_images(found[0], x) for x in found)
 
 
 def _tables(table: list[list[str]]) -> list[str]:

@@ -220,7 +220,7 @@ def _open(run: Path, data: str | None, labels: str | None, checkpoint: str) -> t
 
 def shown_split(source: Source) -> ImageSet:
     """Return the split to draw pictures of: images the model was not trained on, if there are any."""
-    return source.splits.get("test", source.splits["train"])
+    return next(source.splits[name] for name in ("test", "val", "train") if name in source.splits)
 
 
 def spread(

@@ -184,10 +184,13 @@ class LabelsFile:
 
 def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
     """Return a random share of an image set, at least one image, always the same and in the order of the set."""
-    if fraction == 1:
-        return images
-    picks = np.random.default_rng(0).permutation(len(images))[: max(1, round(fraction * len(images)))]
-    return images.subset(np.sort(picks))
+    return images if fraction == 1 else images.subset(fraction_indices(len(images), fraction))
+
+
+def fraction_indices(count: int, fraction: float) -> np.ndarray:
+    """Return the sorted indices of the images that `fraction_of` picks out of `count`."""
+    picks = np.random.default_rng(0).permutation(count)[: max(1, round(fraction * count))]
+    return np.sort(picks)
 
 
 @dataclass

@@ -40,7 +40,7 @@ Pixels = TypeVar("Pixels", bound=Any)  # an array or a tensor
 
 WINDOW_IMAGES = 10_000  # maximum number of images that a window is measured on
 DECODED_TOGETHER = 16  # images that a thread decodes in one call
-REMEDY = "repair or remove them, or allow a larger share, such as --set data.max_unreadable=0.2"
+REMEDY = "repair or remove them; train allows a larger share: --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
 

@@ -15,6 +15,7 @@ import torch
 from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.data.batches import Batches
+from bigbigan.data.image_set import fraction_indices
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
@@ -110,11 +111,28 @@ class ValidationMetric:
             known = known[:0]
         elif parts == 3:
             # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
-            known_groups = None if groups is None else groups[known]
-            known = known[hold_out(len(known), max(1, len(known) // 5), config.training.seed, known_groups)[0]]
+            known = self._without_test_images(known)
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)
+
+    def _without_test_images(self, known: np.ndarray) -> np.ndarray:
+        """Return the labelled images `known` of the training images that evaluation will not test on.
+
+        Evaluation holds out of all images, also if the run is trained on a fraction of them.
+        """
+        all_images, fraction = self.source.splits["train"], self.config.data.fraction
+        picks = fraction_indices(len(all_images), fraction)
+        seed, groups, labels = self.config.training.seed, self.groups, self.labels
+        if fraction == 1 or len(picks) != len(self.batches.pixels):  # not known which of a fraction are unreadable
+            of_known = None if groups is None else groups[known]
+            return known[hold_out(len(known), max(1, len(known) // 5), seed, of_known)[0]]
+        labels, groups = all_images.labels, all_images.groups
+        assert labels is not None
+        all_known = np.flatnonzero(labels >= 0)
+        of_known = None if groups is None else groups[all_known]
+        kept, _ = hold_out(len(all_known), max(1, len(all_known) // 5), seed, of_known)
+        return known[np.isin(picks[known], all_known[kept])]
 
     @property
     def possible(self) -> bool:

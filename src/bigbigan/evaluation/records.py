@@ -27,6 +27,7 @@ __all__ = [
     "paired_lead",
     "read_results",
     "result_lines",
+    "same_images",
     "transferred",
 ]
 
@@ -210,13 +211,23 @@ def chosen_settings(line: dict[str, Any]) -> dict[str, Any]:
 def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:
     """Return how far one value is above another, and the standard deviation of this lead over paired trials.
 
-    Trials are paired by their labelled images. Returns None if a line has no trials.
+    Trials are paired by their labelled images. Returns None if a line has no trials, or those of other images.
     """
     a, b = ours.get("draws"), base.get("draws")
-    if not a or not b or len(a) != len(b) or len(a) < 2:
+    if not a or not b or len(a) != len(b) or len(a) < 2 or not same_images(ours, base):
         return None
     leads = [x - y for x, y in zip(a, b, strict=True)]
     return mean(leads), stdev(leads)
+
+
+def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two lines were measured on the same images with the same labels, as far as they say."""
+
+    def images(line: Mapping[str, Any]) -> tuple[Any, ...]:
+        labels = line.get("labels") or {}
+        return line.get("dataset"), line.get("split"), line.get("n"), labels.get("sha256")
+
+    return images(one) == images(other)
 
 
 def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -151,8 +151,9 @@ def head_text(lines: Sequence[ResultLine]) -> str:
         if score in found
     ]
     unlike = f"; {found['unlike']:.1f}% found unlike the training images" if "unlike" in found else ""
-    folds = lines[0].split == "folds"
-    images = "held-out folds of cross-validation" if folds else f"{lines[0].n:,} images of the {lines[0].split} split"
+    images = f"{lines[0].n:,} images of the {lines[0].split} split"
+    if lines[0].split == "folds":  # strength and temperature were chosen on them too
+        images = "held-out folds of cross-validation (a little too good)"
     return (
         f"on the {images}: {', '.join(scores)}{unlike}\n"
         "to compare with pixels: bigbigan classify RUN --labels-per-class N --out FILE.csv"

@@ -29,6 +29,7 @@ __all__ = ["evaluate"]
 
 
 IMAGE_KINDS = ("quality", "reconstruction")  # kinds of metrics that need no labels
+MAX_RECONSTRUCTED = 10_000  # images that reconstructions are measured on
 MISMATCHED = ("reconstruction_error_mismatched", "reconstruction_ratio")  # metrics that need another image
 MAX_PIXEL_HEAD_FLOPS = 5e12  # of the linear heads on raw pixels by default: half a minute on two cores
 
@@ -74,7 +75,8 @@ def evaluate(
             if metric.function:
                 import_named(metric.function, OWN_METRIC)
     target = open_target(str(spec), resolution, channels, checkpoint)
-    source = target.source(data, labels, f"evaluate {spec}")
+    needs_labels = not metrics or any(m.kind not in IMAGE_KINDS for m in parse_metrics(metrics))
+    source = target.source(data, labels, f"evaluate {spec}", needs_labels)
     all_of_train = source.splits["train"]
     if max_images is not None:
         source.splits = {name: subsample(images, max_images) for name, images in source.splits.items()}
@@ -199,7 +201,8 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
         e.bar.part("reconstructions")
         start = time.perf_counter()
         errors = reconstruction_errors(model, pixels)
-        e.note(start, "trained", e.test.name, {name: Measurement(v) for name, v in errors.items() if name in wanted})
+        found = {name: Measurement(v) for name, v in errors.items() if name in wanted}
+        e.note(start, "trained", e.test.name, found, n=min(len(pixels), MAX_RECONSTRUCTED))
     quality = [m for m in metrics if m.kind == "quality"]
     for network in dict.fromkeys(m.network for m in quality):
         e.bar.part(f"image quality by {network}")
@@ -223,14 +226,15 @@ def _measure_tasks(e: Evaluation, metrics: list[Metric]) -> None:
         e.note(start, "trained", e.test.name, {m.name: measured[m.task]})
 
 
-def reconstruction_errors(model: Model, pixels: np.ndarray, max_images: int = 10_000) -> dict[str, float]:
-    """Return the metrics of reconstruction by name, for uint8 images [N, C, R, R].
+def reconstruction_errors(model: Model, pixels: np.ndarray, max_images: int = MAX_RECONSTRUCTED) -> dict[str, float]:
+    """Return the metrics of reconstruction by name, for uint8 images [N, C, R, R], at most `max_images` of them.
 
     They are the mean ‖x − G(E(x))‖₂ with pixels in [0, 1], the same with another image's reconstruction, and their
     ratio, which is 1 if nothing is learned. Of one image there is only the first.
     """
     error = mismatched = 0.0
-    pixels = pixels[:max_images]
+    # In random order: the other image must not be of the same class, as the next image of a folder is.
+    pixels = pixels[np.random.default_rng(0).permutation(len(pixels))[:max_images]]
     for chunk in np.array_split(pixels, max(1, len(pixels) // 500)):
         x_hat = model.reconstruct(torch.from_numpy(chunk)).cpu()
         x = pool_to(model.prepare(torch.from_numpy(chunk)).cpu(), x_hat.shape[-1])

@@ -135,15 +135,17 @@ class Target:
     model: Model | None = None  # of a run
     frozen: Frozen | None = None  # of any other encoder
 
-    def source(self, data: str | None, labels: str | None, verb: str) -> Source:
+    def source(self, data: str | None, labels: str | None, verb: str, needs_labels: bool = True) -> Source:
         """Open the source to measure on: the given one with the given labels file, or the run's own.
+
+        If the run's labels file is missing, continue without labels unless they are needed.
 
         Raises:
             UserError: there is none.
         """
         if self.run is not None:
             config = None if self.model is None else self.model.config
-            return open_data(self.run, data, labels, config, self.max_unreadable, needs_labels=True)
+            return open_data(self.run, data, labels, config, self.max_unreadable, needs_labels)
         if data is None:
             raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
         return open_source(data, labels=labels, max_unreadable=self.max_unreadable)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from bigbigan.evaluation.records import better, paired_lead
+from bigbigan.evaluation.records import better, paired_lead, same_images
 
 __all__ = ["Verdict", "judge"]
 
@@ -35,7 +35,8 @@ def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
     if few is None:
         return None
     baselines = (("pixels", "pixels"), ("pca_pixels", "pca_pixels"), ("bn_crelu", "untrained"))
-    raw, pca, untrained = (lines.get((FEW.format(name), subject)) for name, subject in baselines)
+    found = (lines.get((FEW.format(name), subject)) for name, subject in baselines)
+    raw, pca, untrained = (line if line is not None and same_images(few, line) else None for line in found)
     pixels = better(raw, pca)
     above_pixels, of_pixels = _compare(few, pixels, "raw pixels" if pixels is raw else "PCA-whitened pixels")
     above_untrained, of_untrained = _compare(few, untrained, "the untrained encoder")
@@ -52,9 +53,10 @@ def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
     else:
         kind, lead = "unclear", "The features are not clearly better than the baselines so far."
     accuracy = " ± ".join(f"{v:.1f}" for v in (few["value"], few.get("std")) if v is not None)
+    images = "images held out with their labels" if few.get("split") == "held_out" else "unseen images"
     numbers = (
-        "With 10 labels for each class, a linear classifier on the trained encoder's features has an accuracy of "
-        f"{accuracy} % on {few.get('n', 0):,} unseen images: {of_pixels}; {of_untrained}."
+        "With up to 10 labels for each class, a linear classifier on the trained encoder's features has an accuracy of "
+        f"{accuracy} % on {few.get('n', 0):,} {images}: {of_pixels}; {of_untrained}."
     )
     return Verdict(kind, lead, numbers)
 
@@ -62,15 +64,32 @@ def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
 def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
     """Compare two lines: return 0 if ours is not above the other, 1 if above, 2 if clearly above; and words.
 
-    Clearly is by more than two standard deviations of the difference, which is taken trial by trial if the trials are
-    known.
+    Clearly is by more than two standard deviations over trials, taken trial by trial if the trials are known, and by
+    more than the test images leave open (one-sided, at 95 %). Without several trials nothing is clear.
     """
     if base is None:
         return 1, f"{name} not measured"
     gap = round(ours["value"], 1) - round(base["value"], 1)  # of the rounded values that are shown
     if not gap:
         return 0, f"equal to {name} ({base['value']:.1f})"
-    paired = paired_lead(dict(ours), dict(base))
-    clear = abs(gap) > 2 * (paired[1] if paired else math.hypot(ours.get("std") or 0, base.get("std") or 0))
     text = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name} ({base['value']:.1f})"
-    return (gap > 0) * (1 + clear), f"{text}, {'more' if clear else 'less'} than two standard deviations"
+    above = int(gap > 0)
+    paired = paired_lead(dict(ours), dict(base))
+    if paired is None and not (ours.get("std") and base.get("std")):
+        return above, f"{text}, from one choice of labelled images"
+    spread = paired[1] if paired else math.hypot(ours["std"], base["std"])
+    if abs(gap) <= 2 * spread:
+        return above, f"{text}, less than two standard deviations"
+    if abs(gap) <= 1.645 * _sampling_error(ours, base):
+        return above, f"{text}, which so few test images do not settle"
+    return 2 * above, f"{text}, more than two standard deviations"
+
+
+def _sampling_error(ours: Line, base: Line) -> float:
+    """Return the standard error of a difference of two accuracies in percent that the number of test images leaves.
+
+    It is that of independent test images; the same images for both make it smaller, by an amount that is not known.
+    """
+    n = ours.get("n") or math.inf
+    shares = [line["value"] / 100 for line in (ours, base)]
+    return 100 * math.sqrt(sum(p * (1 - p) for p in shares) / n)

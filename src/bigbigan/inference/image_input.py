@@ -18,9 +18,8 @@ from bigbigan.image import fit, resize, to_float, to_grey
 from bigbigan.inference.arguments import as_tensor, check_range
 from bigbigan.inference.inputs import as_numbers, load_rows
 
-__all__ = ["NOT_GIVEN", "ImageInput"]
+__all__ = ["ImageInput"]
 
-NOT_GIVEN = (-1, 1)  # value_range by default: that of the networks
 _PREPARED = "_bigbigan_prepared"  # an attribute of tensors that `prepare` made
 
 
@@ -32,7 +31,7 @@ class ImageInput:
         self._warned = False  # that images may lie in [0, 1]
 
     def prepare(
-        self, images: Any, value_range: tuple[float, float], device: torch.device, pads: bool | None = None
+        self, images: Any, value_range: tuple[float, float] | None, device: torch.device, pads: bool | None = None
     ) -> Tensor:
         """Return float [N, C, R, R] in [-1, 1] on a device; see `Model.prepare`, and `as_numbers` for `pads`."""
         channels, side = self.config.data.channels, self.config.encoder.resolution
@@ -70,11 +69,11 @@ class ImageInput:
             return F.pad(x, (before, after, before, after), value=-1.0)
         return resize(x, side).clamp(-1, 1)
 
-    def _from_integers(self, images: Tensor, value_range: tuple[float, float]) -> Tensor:
+    def _from_integers(self, images: Tensor, value_range: tuple[float, float] | None) -> Tensor:
         """Return integers of more than 8 bits as uint8 by the window of the run, or as float if a range is given."""
         if images.dtype not in (torch.uint16, torch.int16, torch.uint32, torch.int32, torch.int64):
             raise UserError(f"images are {images.dtype}; expected uint8 from 0 to 255, or float in [-1, 1]")
-        if value_range is not NOT_GIVEN:
+        if value_range is not None:
             return images.double()
         if not self.config.data.window:
             raise UserError(
@@ -83,9 +82,9 @@ class ImageInput:
             )
         return torch.from_numpy(Window(*self.config.data.window)(images.cpu().numpy()))
 
-    def _scaled(self, x: Tensor, value_range: tuple[float, float], prepared: bool) -> Tensor:
+    def _scaled(self, x: Tensor, value_range: tuple[float, float] | None, prepared: bool) -> Tensor:
         """Scale float images from their range to [-1, 1]."""
-        low, high = check_range(value_range)
+        low, high = check_range((-1, 1) if value_range is None else value_range)
         lowest, highest = x.min().item(), x.max().item()  # NaN if any pixel is
         margin = 0.005 * (high - low)
         if not (low - margin <= lowest and highest <= high + margin):

@@ -25,7 +25,7 @@ from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize
 from bigbigan.inference.arguments import as_tensor, check_at_least, check_number, is_whole
 from bigbigan.inference.head import Head, Prediction
-from bigbigan.inference.image_input import NOT_GIVEN, ImageInput
+from bigbigan.inference.image_input import ImageInput
 from bigbigan.inference.latents import Refined, interpolate, refine
 from bigbigan.inference.outputs import Encoding, Scores, finite, joined
 from bigbigan.methods import generate, sample_labels, sample_prior
@@ -101,7 +101,7 @@ class Model:
             network.to(device)
         return self
 
-    def prepare(self, images: Any, value_range: tuple[float, float] = NOT_GIVEN) -> Tensor:
+    def prepare(self, images: Any, value_range: tuple[float, float] | None = None) -> Tensor:
         """Convert images to E's input: float [N, C, R, R] in [-1, 1], on the model's device.
 
         The result may be passed to this method again, and to the others.
@@ -132,7 +132,7 @@ class Model:
         return z
 
     @torch.no_grad()
-    def encode(self, images: Any, seed: int = 0, value_range: tuple[float, float] = NOT_GIVEN) -> Encoding:
+    def encode(self, images: Any, seed: int = 0, value_range: tuple[float, float] | None = None) -> Encoding:
         """Return E's outputs for N images.
 
         Args:
@@ -158,7 +158,7 @@ class Model:
         self,
         images: Any,
         head: Head | str | Path | None = None,
-        value_range: tuple[float, float] = NOT_GIVEN,
+        value_range: tuple[float, float] | None = None,
     ) -> Prediction:
         """Classify N images by a saved head: probabilities, and whether an image is unlike training images.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,25 @@ def _draw_samples(model: Model, path: Path) -> bool:
 
 
 def _without_places(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a result line whose command has only the last part of each path."""
-    words = [os.path.basename(w.rstrip("/")) if "/" in w else w for w in line.get("command", "").split()]
-    return line | {"command": " ".join(words)}
+    """Return a result line whose command and names have only the last part of each path."""
+    try:
+        words = shlex.split(line.get("command", ""))
+    except ValueError:  # an open quotation mark, in a line that was written by hand
+        words = line.get("command", "").split()
+    return line | {
+        "command": shlex.join(map(_without_folder, words)),
+        "experiment": _without_folder(line["experiment"]) if line["subject"] == "external" else line["experiment"],
+    }
+
+
+def _without_folder(word: str) -> str:
+    """Return a word of a command, or the name of an external encoder, with only the last part of a path in it.
+
+    It may stand behind an option or a kind, as in --data=/home/me/photos or hub:/home/me/repository:encoder.
+    """
+    before, sign, value = re.fullmatch(r"(--[\w-]+|[\w.-]+)?([=:])?(.*)", word, flags=re.DOTALL).groups("")  # type: ignore[union-attr]
+    if sign == ":" and "/" in value and not value.startswith("//"):
+        return before + sign + ":".join(os.path.basename(part.rstrip("/")) for part in value.split(":"))
+    if sign == "=":
+        return before + sign + _without_folder(value)
+    return os.path.basename(word.rstrip("/")) if "/" in word else word

@@ -34,11 +34,13 @@ def run(tmp_path_factory):
 
 def test_a_draw_has_so_many_of_each_class_or_such_a_share():
     labels = np.repeat(np.arange(3), [50, 20, 4])
-    assert np.bincount(labels[c.Labels(per_class=5).sample(labels, 0)]).tolist() == [5, 5, 4]
-    assert np.bincount(labels[c.Labels(fraction=0.1).sample(labels, 0)]).tolist() == [5, 2, 1]
-    assert len(c.Labels(fraction=1.0).sample(labels, 0)) == 74
-    a, b = (c.Labels(fraction=0.1).sample(labels, n) for n in (0, 1))
+    assert np.bincount(labels[c.Labels(per_class=5).sample(labels, 1)[0]]).tolist() == [5, 5, 4]
+    assert np.bincount(labels[c.Labels(fraction=0.1).sample(labels, 1)[0]]).tolist() == [5, 2, 1]
+    a, b = c.Labels(fraction=0.1).sample(labels, 2)
     assert not np.array_equal(a, b)
+    (everything,) = c.Labels(fraction=1.0).sample(labels, 5)  # nothing to choose: one trial
+    assert len(everything) == 74
+    assert len(c.Labels(per_class=50).sample(labels, 5)) == 1
     assert c.Labels(per_class=5).name == "5perclass"
     assert c.Labels(fraction=0.025).name == "2.5percent"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from test_report import Page, line
 
-from bigbigan.apps.compare import compare
+from bigbigan.apps.compare import comparable, compare
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.evaluation.records import append_results
@@ -212,6 +212,17 @@ def test_values_by_different_feature_extractors_are_not_compared(runs, tmp_path,
     same = replace(line("fid10k_train_mnist-cnn", 4.5, steps=4), protocol={"network": "82bebcadd55a"})
     append_results(tmp_path / "b" / "results.jsonl", [same])
     assert expected not in compare([tmp_path / "a", tmp_path / "b"]).warnings
+
+
+def test_values_of_other_images_are_not_compared(runs, tmp_path):
+    for name, count in (("a", 60), ("b", 50)):
+        shutil.copytree(runs / name, tmp_path / name)
+        append_results(
+            tmp_path / name / "results.jsonl", [replace(line("top1_linear_avepool", 90.0, steps=4), n=count)]
+        )
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert "The runs were measured on different images or labels: no best value is marked." in found.warnings
+    assert not comparable(found.results["top1_linear_avepool", "trained"])
 
 
 def test_hostile_names_are_escaped(runs, tmp_path):

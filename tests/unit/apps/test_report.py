@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -87,14 +87,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def line(metric, value, std=None, steps=6, dataset="rows", split="test"):
+def line(metric, value, std=None, steps=6, dataset="rows", split="test", n=600, study="evaluation", **more):
     pixels = next((name for name in ("pca_pixels", "pixels") if name in metric), None)
     subject = pixels or ("trained" if steps else "untrained")
     return ResultLine(
-        study="evaluation", subject=subject, scale=0,
+        study=study, subject=subject, scale=0,
         experiment="small/digits", settings={}, table_row=None, dataset=dataset, split=split, metric=metric,
-        value=value, std=std, n=60, seed=0, steps=steps, images_seen=48 * steps, device="cpu", seconds=1.0,
-        commit="", command="bigbigan evaluate",
+        value=value, std=std, n=n, seed=0, steps=steps, images_seen=48 * steps, device="cpu", seconds=1.0,
+        commit="", command="bigbigan evaluate", **more,
     )  # fmt: skip
 
 
@@ -217,8 +217,8 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
     assert ["PCA-whitened pixels", "72.2", "not run", "not run", "not run"] in page.rows
     assert ["untrained E, BN+CReLU", "70.1", "not run", "not run", "not run"] in page.rows
     assert ["trained E, BN+CReLU", "91.3", "not run", "not run", "55.5 ± 2.3"] in page.rows
-    assert ["reconstruction_ratio", "0.8642", "trained", "rows", "test", "60", "6"] in page.rows
-    assert ["top1_linear_bn_crelu", "33.3", "trained", "elsewhere", "test", "60", "6"] in page.rows
+    assert ["reconstruction_ratio", "0.8642", "trained", "rows", "test", "600", "6"] in page.rows
+    assert ["top1_linear_bn_crelu", "33.3", "trained", "elsewhere", "test", "600", "6"] in page.rows
     assert "3 damaged lines" in page.text("What the encoder learned")
     assert "11.1" not in page.source
     assert "22.2" not in page.source
@@ -227,7 +227,7 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (few((90, 1), (80, 1), (70, 1)), "It worked: .* With 10 labels for each class, .* 90.0 ± 1.0 % on 60 "
+        (few((90, 1), (80, 1), (70, 1)), "It worked: .* With up to 10 labels for each class, .* 90.0 ± 1.0 % on 600 "
          r"unseen images: 10.0 points above raw pixels \(80.0\), more than two .*; 20.0 points above the untrained"),
         (few((82, 1), (80, 1), (70, 1)), r"not clearly better.*2.0 points above raw pixels \(80.0\), less than two"),
         ([*few((82, 1), (80, 1), (70, 1)), line("top1_linear_pca_pixels_10perclass", 85, 1, steps=0)],
@@ -242,7 +242,17 @@ def test_numbers_are_those_of_the_newest_result_lines(run, no_charts):
          "Training improved the features clearly; they were not compared with pixels. .* raw pixels not measured"),
         (few((90, 1), (80, 1), (70, 1))[:2], "not clearly better .* so far.*untrained encoder not measured"),
         ([line("reconstruction_ratio", 0.75)], "No verdict on the features.* mismatched: 0.750 .*1 = nothing learned"),
-        ([line("reconstruction_ratio", 0.75, steps=3)], "Measured at step 3; the newest checkpoint is of step 6: bigb"),
+        ([line("reconstruction_ratio", 0.75, steps=3)], "Measured at step 3; the checkpoint shown is of step 6: bigb"),
+        # neither trials of other labels, nor too few test images, nor a single trial are compared as if they were clear
+        ([*few((90, 1), (80, 1), (70, 1))[::2], line("top1_linear_pixels_10perclass", 80, 1, steps=0, n=500)],
+         "they were not compared with pixels.* raw pixels not measured"),
+        ([replace(x, n=40) for x in few((90, 1), (80, 1), (70, 1))],
+         r"10.0 points above raw pixels \(80.0\), which so few test images do not settle; 20.0 points .* more than"),
+        (few((90, None), (80, None), (70, None)), "not clearly better.* 10.0 points above .*, from one choice of"),
+        # what is measured later on other images of the same data hides nothing
+        ([*few((90, 1), (80, 1), (70, 1)), line("nmi_kmeans10_avepool", 0.5, split="train", study="clustering"),
+          line("top1_head", 85.0, split="folds", study="classification")], "It worked: "),
+        ([replace(x, split="held_out") for x in few((90, 1), (80, 1), (70, 1))], "on 600 images held out with their"),
         ([], "Not evaluated yet. To measure .* bigbigan evaluate .*in the last batch logged"),
         ([line("reconstruction_ratio", 0.75, dataset="elsewhere")], "Not evaluated yet"),
     ],

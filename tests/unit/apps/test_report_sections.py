@@ -99,6 +99,12 @@ def test_unseen_images_are_held_out_of_the_training_split(run, tmp_path):
 # -- map of features ----------------------------------------------------------------------------------------
 
 
+def test_map_takes_class_names_as_they_are():
+    """matplotlib would read a dollar sign as mathematics."""
+    drawn = feature_map._scatter("x", np.eye(4)[:, :2], np.arange(4) % 2, [r"$\frac$", "b"])
+    assert r"$\frac$" in drawn
+
+
 def test_principal_plane_of_points_on_a_plane():
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(50, 2)) * [3, 1]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bigbigan.apps.train import train
-from bigbigan.data import open_source
+from bigbigan.data import fraction_of, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
@@ -47,6 +47,19 @@ def test_validation_leaves_out_what_evaluation_tests_on(tmp_path):
     assert {images.files[i] for i in [*validation.validation_images, *validation.training_images]} == set(
         evaluated.train.files
     )
+
+
+def test_validation_of_a_fraction_leaves_out_test_images_too(tmp_path):
+    source = open_source(str(write_npz(tmp_path / "d.npz", count=240)))
+    del source.splits["test"]
+    config = tiny_config("data.fraction=0.5")
+    images = fraction_of(source.splits["train"], 0.5)
+    stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
+    validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
+    used = {images.files[i] for i in [*validation.validation_images, *validation.training_images]}
+    evaluated = load_images(source, View.from_config(config), config.training.seed)
+    assert len(used) > 60
+    assert not used & set(evaluated.test.files)
 
 
 def test_validation_needs_three_groups(tmp_path):

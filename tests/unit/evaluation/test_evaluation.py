@@ -19,8 +19,9 @@ from bigbigan.evaluation import features as f
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pca_pixels, pixel_features, unchanged
 from bigbigan.evaluation.probes import logistic as p
 from bigbigan.evaluation.records import paired_lead
-from bigbigan.evaluation.runner import evaluate
+from bigbigan.evaluation.runner import evaluate, reconstruction_errors
 from bigbigan.evaluation.splits import View, load_labelled, train_val
+from bigbigan.inference.model import Model
 from bigbigan.models import build
 from tiny import blobs, tiny_config, write_npz
 
@@ -246,6 +247,18 @@ def test_one_image_cannot_be_trained_and_tested_on(tmp_path):
     np.savez(tmp_path / "one.npz", images=np.zeros((1, 8, 8), np.uint8))
     with pytest.raises(UserError, match="1 training image and no test split; expected two or more"):
         load_labelled(open_source(str(tmp_path / "one.npz")), View(8, 1))
+
+
+def test_the_mismatched_error_does_not_depend_on_the_order_of_files():
+    """The images of a folder come class by class, so that the next image is of the same class."""
+    light = np.random.default_rng(0).integers(200, 256, (60, 1, 8, 8), dtype=np.uint8)
+    pixels = np.concatenate([light, light - 200])
+    config = tiny_config()
+    model = Model(config, build(config, "cpu"), 1, 1)
+    model.reconstruct = model.prepare  # perfect
+    sorted_by_class = reconstruction_errors(model, pixels)["reconstruction_error_mismatched"]
+    mixed = reconstruction_errors(model, np.random.default_rng(1).permutation(pixels))
+    assert sorted_by_class == pytest.approx(mixed["reconstruction_error_mismatched"], rel=0.2)
 
 
 def test_a_single_test_image_has_no_mismatched_error(tmp_path):

@@ -103,6 +103,24 @@ def test_rows_that_are_equal_are_separated_by_frequency():
     assert found.predict_proba(np.ones((1, 9)))[0] == pytest.approx([0.75, 0.25], abs=1e-3)
 
 
+@pytest.mark.parametrize("size", [3, 600])
+def test_two_rows_of_two_classes_reach_the_optimum(size):
+    """Rounding errors along equal intercepts, which the objective does not see, must not grow."""
+    for seed in range(5):
+        x, labels = np.random.default_rng(seed).normal(size=(2, size)).astype(np.float32), np.arange(2)
+        for C, found in zip((1e-3, 1e-2, 1.0, 100.0), logistic_path(x, labels, [1e-3, 1e-2, 1.0, 100.0]), strict=True):
+            expected = LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(x.astype(np.float64), labels)
+            np.testing.assert_allclose(found.coef_, expected.coef_, atol=1e-3 * np.abs(expected.coef_).max())
+
+
+@pytest.mark.parametrize("size", [3, 30])
+def test_rows_that_are_equal_can_be_shortened(size):
+    x, labels = np.ones((8, size), np.float32), np.arange(8) % 2
+    rows, restored = shortened(x)
+    (found,) = logistic_path(rows, labels, [1.0])
+    assert restored(found).predict_proba(x)[0] == pytest.approx([0.5, 0.5], abs=1e-3)
+
+
 def test_features_that_are_not_finite_are_refused():
     x, labels = images(20, 30, 2)
     x[3, 4] = np.nan

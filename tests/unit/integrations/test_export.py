@@ -18,7 +18,7 @@ from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.inference.hub import is_hub_name
 from bigbigan.inference.pretrained import FOLDER, pretrained_names
-from bigbigan.integrations.export import export
+from bigbigan.integrations.export import _without_places, export
 from bigbigan.models import build
 from tiny import tiny_config, write_npz
 
@@ -122,6 +122,22 @@ def test_the_folder_is_whole_and_names_no_place_of_the_machine(run, exported):
         assert str(run.parents[1]) not in text, name
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("bigbigan evaluate '/home/al smith/runs/a' --data '/home/al smith/My set'", "bigbigan evaluate a --data 'My set'"),
+        ("bigbigan evaluate a --data=/home/alice/x", "bigbigan evaluate a --data=x"),
+        ("bigbigan evaluate hub:/home/al/repo:enc --data mnist:/m", "bigbigan evaluate hub:repo:enc --data mnist:m"),
+        ("bigbigan evaluate timm:local-dir:/home/alice/w", "bigbigan evaluate timm:local-dir:w"),
+        ("bigbigan train x --set a.b=[1,2]", "bigbigan train x --set 'a.b=[1,2]'"),
+        ("bigbigan evaluate 'open", "bigbigan evaluate ''\"'\"'open'"),
+    ],
+)  # fmt: skip
+def test_commands_of_an_export_name_no_folder(command, expected):
+    line = {"command": command, "subject": "external", "experiment": "hub:/home/alice/repo:enc"}
+    assert _without_places(line) == line | {"command": expected, "experiment": "hub:repo:enc"}
+
+
 def test_the_card_tells_what_was_measured_and_its_code_runs(exported):
     card = (exported / "README.md").read_text()
     assert "60 images, without labels" in card
@@ -211,7 +227,11 @@ def test_report_and_compare_take_a_name_on_the_hub(exported, run, tmp_path, monk
     assert main(["report", "owner/name"]) == 2
     assert "--out is required for owner/name, a model on the Hugging Face Hub" in capsys.readouterr().err
     assert main(["report", "owner/name", "--out", "page.html", "--quiet"]) == 0
-    assert "knn5_l2_avepool" in Path("page.html").read_text(encoding="utf-8")
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "reconstruction_ratio" in page
+    assert "on rows" in page
+    assert "Not part of an exported model." in page
+    assert "Not evaluated yet" not in page
     assert main(["compare", "owner/name", str(run)]) == 0
     assert "no setting differs" in capsys.readouterr().out
 

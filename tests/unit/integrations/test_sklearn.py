@@ -170,6 +170,19 @@ def test_clone_and_pickle_carry_settings_and_no_weights(run, rows):
     np.testing.assert_array_equal(pickle.loads(data).transform(rows[0][:3]), ours.transform(rows[0][:3]))
 
 
+def test_a_clone_reads_16_bit_arrays_by_the_window(tmp_path):
+    deep = np.random.default_rng(0).integers(200, 3900, (24, 8, 8)).astype(np.uint16)
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for i, pixels in enumerate(deep):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    train(tiny_config("training.steps=1", "data.window=[200,3900]"), str(folder), tmp_path / "run", progress=False)
+    ours = BigBiGANFeatures(tmp_path / "run")
+    expected = ours.fit().transform(deep[:, None])
+    np.testing.assert_array_equal(clone(ours).fit().transform(deep[:, None]), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ours)).transform(deep[:, None]), expected)
+
+
 def test_in_pipelines_searches_and_grouped_cross_validation(run, rows):
     images, labels = rows
     pipeline = make_pipeline(BigBiGANFeatures(run), LogisticRegression(max_iter=500))

@@ -17,15 +17,16 @@ from bigbigan.data import Source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import RESULT
 from bigbigan.evaluation.splits import View
-from bigbigan.inference.loading import load
+from bigbigan.inference.loading import ABOUT, EXPORTED, load
 from bigbigan.inference.model import Model
-from bigbigan.io import read_lines
+from bigbigan.io import read_json, read_lines
 from bigbigan.training.devices import default_device
 from bigbigan.training.monitor import read_metrics
 from bigbigan.training.run_folder import changed_settings, open_data, read_card, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
+TESTED = ("test", "val", "held_out")  # splits that features are tested on
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Run:
     model: Model | None
     no_model: str
     umap: bool = False  # draw the map of features by UMAP too
+    is_exported: bool = False  # an exported folder, which has results but no training log
 
     @cached_property
     def images(self) -> ShownImages:
@@ -66,9 +68,10 @@ class Run:
             return missing(reason, other)
         return None
 
-    @property
-    def resume(self) -> Html:
-        """The command that continues training."""
+    def not_yet(self, reason: str) -> Html:
+        """Say why there is nothing to show, with the command that continues training."""
+        if self.is_exported:
+            return missing("Not part of an exported model.")
         c = self.config
         data = ["--data", self.card["spec"]] if "spec" in self.card else []
         data += ["--labels", self.card["labels"]["path"]] if self.card.get("labels") else []
@@ -77,9 +80,15 @@ class Run:
         if "data.augment" not in settings:  # otherwise it may imply whether images are mirrored
             settings.pop("data.mirror", None)  # the run keeps its own
         changed = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-        return command(
+        resume = command(
             "train", c.experiment, *data, *scale, *(["--set", *changed] if changed else []), "--out", self.path
         )
+        return missing(reason, resume)
+
+    @property
+    def evaluate(self) -> Html:
+        """The command that measures the model."""
+        return command("evaluate", self.path, *(["--data", "SOURCE", "--out", "DIR"] if self.is_exported else []))
 
 
 def gather(
@@ -97,13 +106,19 @@ def gather(
         UserError: not a run folder.
     """
     config = read_config(path)
+    is_exported = (path / EXPORTED).exists()
     try:
-        card = read_card(path)
+        card = read_json(path / EXPORTED, ABOUT).get("data", {}) if is_exported else read_card(path)
     except UserError as error:
         warnings.warn(str(error), stacklevel=2)
         card = {}
     spec = data or card.get("spec")
-    source, model, no_source, no_model = None, None, "the run has no data.json", ""
+    source, model, no_source, no_model = (
+        None,
+        None,
+        "give --data SOURCE" if is_exported else "the run has no data.json",
+        "",
+    )
     device = default_device()
     try:
         # The data card shows unreadable images: no number of them is an error here.
@@ -119,15 +134,17 @@ def gather(
         no_model = str(error)
     lines, damaged = read_lines(path / "results.jsonl", RESULT)
     results = newest_results(lines, card.get("name"))
+    metrics = read_metrics(path)
     return Run(
-        path, config, card, read_metrics(path), *results, len(damaged), spec, source, no_source, model, no_model, umap
+        path, config, card, metrics, *results, len(damaged), spec, source, no_source, model, no_model, umap, is_exported
     )
 
 
 def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[Line], list[Line]]:
     """Return the newest lines of each kind: of the run on data set `name`, on other data, and of other encoders.
 
-    Of data set `name`, only lines of the split measured last are returned. Pixels that were measured for an external
+    Of data set `name`, lines of the test images measured last are returned, and those of images of other kinds, such as
+    clusters of training images, folds of cross-validation, or samples. Pixels that were measured for an external
     encoder are at that encoder's resolution, and omitted.
     """
     groups: dict[tuple[str, str], Results] = {}
@@ -139,8 +156,13 @@ def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[L
             external[(*place, line["experiment"], line["metric"])] = line
         elif line["experiment"] not in encoders:
             groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
-    own = next((place for place in reversed(groups) if place[0] == name), None)
-    results = groups.pop(own) if own else {}
+    ours = [place for place in reversed(groups) if place[0] == name]
+    own = next((place for place in ours if place[1] in TESTED), None) or next(iter(ours), None)
+    results: Results = {}
+    for place in ours:
+        if place != own and place[1] not in TESTED:
+            results = groups.pop(place) | results
+    results |= groups.pop(own) if own else {}
     others = [line for group in groups.values() for line in group.values()]
     return results, others, [line for (*place, _, _), line in external.items() if tuple(place) == own]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bigbigan.apps.report.charts import MUTED, SERIES, svg
 from bigbigan.apps.report.contents import Line, Run
-from bigbigan.apps.report.markup import Html, join, missing, paragraph, tag
+from bigbigan.apps.report.markup import Html, join, paragraph, tag
 
 
 class Chart(NamedTuple):
@@ -89,12 +89,12 @@ def _logistic(chart: Chart) -> Chart:
 def curves(run: Run) -> Html:
     """Return the section."""
     if not run.metrics:
-        return missing(f"None yet; training logs every {run.config.log.every:,} steps: ", run.resume)
+        return run.not_yet(f"None yet; training logs every {run.config.log.every:,} steps: ")
     if len(run.metrics) < MIN_POINTS:
         logged = (
             f"{len(run.metrics)} of at least {MIN_POINTS} points are logged, one every {run.config.log.every:,} steps"
         )
-        return missing(f"Too early for curves: {logged}. To continue training: ", run.resume)
+        return run.not_yet(f"Too early for curves: {logged}. To continue training: ")
     spread = 1.0 if run.config.latent.prior == "normal" else 1 / math.sqrt(3)
     validation_metric = run.config.log.validation_metric
 

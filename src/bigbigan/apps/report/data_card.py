@@ -23,10 +23,11 @@ def data_card(run: Run) -> Html:
         networks = "G and D were" if run.config.has_generator else "E was"
         labels = f"{networks} trained with labels of {run.config.data.classes} classes."
     else:
-        labels = "Training used no labels. Evaluation did"
-        labels += (
-            ", and so did the validation metric, which changes no weight." if run.config.log.validate_every else "."
-        )
+        labels = "Training used no labels."
+        if source is None or any(images.labels is not None for images in source.splits.values()):
+            labels += " Evaluation did"
+            validates = run.config.log.validate_every > 0
+            labels += ", and so did the validation metric, which changes no weight." if validates else "."
     rows: list[Sequence[object]] = [("source", run.spec or "not recorded")]
     parts: list[object] = []
     if source is not None and source.labels is not None:

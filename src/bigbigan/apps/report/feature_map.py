@@ -77,7 +77,7 @@ def _scatter(title: str, places: np.ndarray, labels: np.ndarray, names: list[str
             axes.plot(*places[labels == c].T, ".", color=colour, ms=4)
         for c in colours:
             x, y = np.median(places[labels == c], axis=0)
-            axes.text(x, y, names[c], color=INK, ha="center", va="center", weight="bold", fontsize=9)
+            axes.text(x, y, names[c], color=INK, ha="center", va="center", weight="bold", fontsize=9, parse_math=False)
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
 

@@ -17,7 +17,7 @@ def probe(run: Run) -> Html:
     known = {pattern.format(name) for pattern in PROBE_COLUMNS.values() for name, _ in PROBE_ROWS.values()}
     line = next((line for (metric, _), line in run.own.items() if metric in known), None)
     if line is None:
-        parts.append(missing("Not measured on the run's own data. To measure: ", command("evaluate", run.path)))
+        parts.append(missing("Not measured on the run's own data. To measure: ", run.evaluate))
     else:
         n = line.get("n", 0)
         how = (

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from bigbigan.apps.report.contents import Run
-from bigbigan.apps.report.markup import Html, join, missing, paragraph, picture, tag
+from bigbigan.apps.report.markup import Html, join, paragraph, picture, tag
 
 
 def samples(run: Run) -> Html:
@@ -46,7 +46,7 @@ def _over_time(run: Run, kind: str, max_grids: int, alt: str, reference: Image.I
     grids = [(step, image) for step, p in _grids(run.path, kind) if (image := _open(p)) is not None]
     if not grids:
         every = run.config.log.pictures_every
-        return missing(f"None yet; training draws them every {every:,} steps: ", run.resume)
+        return run.not_yet(f"None yet; training draws them every {every:,} steps: ")
     picks = sorted({round(i) for i in np.linspace(0, len(grids) - 1, max_grids)})
     *early, (step, last) = (grids[i] for i in picks)
     captions = f"step {step:,}", f"step {step:,}, more images"

@@ -40,6 +40,6 @@ def settings(run: Run) -> Html:
         if checkpoint.step == best.get("step"):
             note = "best by {metric}: {value:.4g}".format_map(best)
         kept.append((f"step {checkpoint.step:,}", tag("mark", f"damaged: {problem}") if problem else note))
-    blocks["checkpoints"] = table([], kept) if kept else missing("None yet. To continue training: ", run.resume)
+    blocks["checkpoints"] = table([], kept) if kept else run.not_yet("None yet. To continue training: ")
     sections = (tag("section", tag("h3", name), block) for name, block in blocks.items())
     return join(paragraph(how), tag("div", *sections, classes="settings"))

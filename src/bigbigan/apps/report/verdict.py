@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bigbigan.apps.report.contents import Run
-from bigbigan.apps.report.markup import Html, command, paragraph, tag
+from bigbigan.apps.report.markup import Html, paragraph, tag
 from bigbigan.evaluation.verdict import FEW, judge
 
 
@@ -11,7 +11,7 @@ def verdict(run: Run) -> Html:
     """Return the verdict, computed from result lines on BN+CReLU, the feature the paper probes."""
     few, ratio = (run.own.get((metric, "trained")) for metric in (FEW.format("bn_crelu"), "reconstruction_ratio"))
     judged = judge(run.own)
-    evaluate = command("evaluate", run.path)
+    evaluate = run.evaluate
     kind, lead, words = "", "No verdict on the features.", list[object]()
     if not run.config.has_encoder:
         lead, words = (
@@ -34,5 +34,5 @@ def verdict(run: Run) -> Html:
         words.append(f" Reconstruction error, matched / mismatched: {value:.3f}{when} (1 = nothing learned).")
     step = (few or ratio or {}).get("steps")
     if step and run.model is not None and step != run.model.step:
-        words += [f" Measured at step {step:,}; the newest checkpoint is of step {run.model.step:,}: ", evaluate, "."]
+        words += [f" Measured at step {step:,}; the checkpoint shown is of step {run.model.step:,}: ", evaluate, "."]
     return paragraph(tag("b", lead), " ", *words, classes=f"verdict {kind}")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # scikit-learn takes a second to load; functions import it wh
 __all__ = [
     "class_scores",
     "cross_validated",
+    "different",
     "few_label_trials",
     "fit_each",
     "fit_few",
@@ -208,6 +209,12 @@ def fraction_trials(labels: np.ndarray, fraction: float, trials: int = TRIALS) -
         members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
         sets.append(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
     return sets
+
+
+def different(trials: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the trials, or the first alone if all have the same images, because there are no others to choose."""
+    same = all(np.array_equal(np.sort(trials[0]), np.sort(picks)) for picks in trials)
+    return trials[:1] if same else trials
 
 
 def mean_over_trials(values: list[float]) -> Measurement:

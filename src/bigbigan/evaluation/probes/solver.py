@@ -133,6 +133,8 @@ def _rotated(centred: np.ndarray) -> tuple[np.ndarray, _Axes, list[np.ndarray]]:
     wide = centred.shape[0] <= centred.shape[1]
     spread, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     kept = spread > spread[-1] * 1e-12  # the others are rounding errors
+    if not kept.any():  # all rows are equal: one axis along which nothing varies
+        return np.zeros((len(centred), 1)), _Axes(None, np.zeros(1)), [np.zeros((1, centred.shape[1]))]
     spread, vectors = spread[kept], vectors[:, kept]
     if not wide:
         return centred @ vectors, _Axes(None, spread), [vectors.T]
@@ -204,7 +206,7 @@ class _Fit:
             while new > value + 1e-4 * size * slope and size > 1e-6:
                 size /= 2
                 new, new_p = self.loss(W + size * dW, b + size * db, C)
-            if new >= value:  # only rounding errors remain
+            if not new < value:  # only rounding errors remain
                 break
             W, b, value, p = W + size * dW, b + size * db, new, new_p
             if -slope / 2 <= tolerance * value:
@@ -251,19 +253,24 @@ class _Fit:
             return u.T @ z, u.sum(0, dtype=np.float64)
 
         W, b = np.zeros_like(gW), np.zeros_like(gb)
-        rW, rb = -gW, -gb
+        # Equal steps of all intercepts change nothing: rounding errors along them must not grow.
+        rW, rb = -gW, gb.mean() - gb
         sW, sb = preconditioned(rW), b_scale * rb
         qW, qb = sW, sb
         rho = first = float((rW * sW).sum() + rb @ sb)
         gained = 0.0
         for iteration in range(1, 501):
-            if rho <= 1e-20 * first:  # solved to rounding
+            if not rho > 1e-20 * first:  # solved to rounding
                 break
             q32, offset = qW.astype(np.float32), (qb - qW @ self.mean).astype(np.float32)
             parts = self.each(partial(of_block, qW=q32, offset=offset))
             hb = C * sum(of_b for _, of_b in parts)
+            hb -= hb.mean()
             hW = C * sum(of_W.astype(np.float64) for of_W, _ in parts) - np.outer(hb, self.mean) + qW
-            length = rho / float((qW * hW).sum() + qb @ hb)
+            curved = float((qW * hW).sum() + qb @ hb)
+            if not 0 < curved < np.inf:  # only rounding errors of float32 remain
+                break
+            length = rho / curved
             W, b = W + length * qW, b + length * qb
             rW, rb = rW - length * hW, rb - length * hb
             gain = length * rho / 2
