@@ -125,7 +125,7 @@ def test_the_folder_is_whole_and_names_no_place_of_the_machine(run, exported):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("bigbigan evaluate '/home/al smith/runs/a' --data '/home/al smith/My set'", "bigbigan evaluate a --data 'My set'"),
+        ("bigbigan evaluate '/home/al b/a' --data '/home/al b/My set'", "bigbigan evaluate a --data 'My set'"),
         ("bigbigan evaluate a --data=/home/alice/x", "bigbigan evaluate a --data=x"),
         ("bigbigan evaluate hub:/home/al/repo:enc --data mnist:/m", "bigbigan evaluate hub:repo:enc --data mnist:m"),
         ("bigbigan evaluate timm:local-dir:/home/alice/w", "bigbigan evaluate timm:local-dir:w"),
