@@ -195,6 +195,32 @@ LAYOUTS = {
         {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
         None,
     ),
+    "class first, a cover": (
+        [*(f"{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")), "cat=cover"],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        "1 images outside the train, val and test folders are skipped: cat; to use them",
+    ),
+    "class first, an overview": (
+        [*(f"data/{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")), ".=overview"],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        "skipped: .; to use them",
+    ),
+    "splits further down, an overview": (
+        [*(f"data/{split}/{kind}" for kind in ("cat", "dog") for split in ("train", "test")), ".=overview"],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        "skipped: .; to use them",
+    ),
+    "mvtec": (
+        [f"{kind}/{inner}" for kind in ("bottle", "cable")
+         for inner in ("train/good", "test/good", "test/broken", "ground_truth/broken")],
+        {"train": {"bottle": 2, "cable": 2}, "test": {"bottle": 4, "cable": 4}},
+        "skipped: bottle/ground_truth, cable/ground_truth; to use them",
+    ),
+    "vehicles and exams": (
+        ["land/train", "land/bus", "paper/test", "paper/note"],
+        {"train": {"land": 4, "paper": 4}},
+        None,
+    ),
     "ffhq": (["00000=00001,00999", "01000=01000,01777", "02000=02500"], {"train": {None: 5}}, None),
     "banknotes": (["1000=1,2", "2000=3,4", "5000=5"], {"train": {"1000": 2, "2000": 2, "5000": 1}}, None),
     "parts": (["part_1", "part_2", "part_10"], {"train": {None: 6}}, None),
