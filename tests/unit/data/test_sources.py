@@ -153,6 +153,16 @@ LAYOUTS = {
         {"train": {"good": 2}, "test": {"good": 2, "broken": 2}},
         None,
     ),
+    "anomalies in test, normal images in val": (
+        ["train/good", "val/good", "test/broken", "test/scratch"],
+        {"train": {"good": 2}, "val": {"good": 2}, "test": {"broken": 2, "scratch": 2}},
+        None,
+    ),
+    "one class in train, others in test": (
+        ["train/all", "test/broken", "test/scratch"],
+        {"train": {None: 2}, "test": {None: 4}},
+        "train has no folder broken, scratch",
+    ),
     "only test is labelled": (["train", "test/a", "test/b"], {"train": {None: 2}, "test": {"a": 2, "b": 2}}, None),
     "vehicles": (
         ["bus", "car", "train", "truck"],

@@ -347,17 +347,18 @@ def arrange(
 def _classes(rows: dict[str, list[int]], parts_of: dict[int, tuple[str, ...]], source: Source) -> dict[int, str]:
     """Return the class folder of each image that is in one. Classes are the folders of train.
 
-    If train has only one class, such as normal images, the further folders of other splits are classes as well.
+    If train has only one class, such as normal images, and another split has it too, the further folders of the other
+    splits are classes as well.
     """
     folders: dict[str, dict[int, str]] = {}
     for split, members in rows.items():
         in_folders = {i: parts_of[i][0] for i in members if len(parts_of[i]) > 1}
         folders[split] = in_folders if 2 * len(in_folders) > len(members) else {}  # else the folders are not classes
     train_classes = set(folders.get("train", {}).values())
+    shared = any(train_classes & set(in_folders.values()) for split, in_folders in folders.items() if split != "train")
     class_of: dict[int, str] = {}
     for split, in_folders in folders.items():
         unknown = set(in_folders.values()) - train_classes if train_classes else set()
-        shared = set(in_folders.values()) & train_classes
         if unknown and (len(train_classes) > 1 or not shared):
             unlabelled = sum(folder in unknown for folder in in_folders.values())
             in_folders = {i: folder for i, folder in in_folders.items() if folder not in unknown}
