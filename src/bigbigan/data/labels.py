@@ -28,7 +28,6 @@ import csv
 import hashlib
 import io
 import os
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -40,7 +39,7 @@ import numpy as np
 
 from bigbigan.data.csv_cells import text_of
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source
-from bigbigan.data.names import NO_LABEL, class_order, named, shown
+from bigbigan.data.names import class_order, composed, label_of, named, shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
@@ -72,9 +71,9 @@ def apply_labels(source: Source, path: Path) -> None:
     """
     content = _content(path)
     read = _read(content, path)
-    if spelled := Counter(row.label for _, row in read if row.label in NO_LABEL - {""}):
+    if spelled := Counter(row.label for _, row in read if row.label and not label_of(row.label)):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
-    read = [(file, replace(row, label="") if row.label in NO_LABEL else row) for file, row in read]
+    read = [(file, replace(row, label=label_of(row.label))) for file, row in read]
     rows = _matched(read, source, path)
     images = [file for s in source.splits.values() for file in s.files]
     row_of = [rows.get(file, Row()) for file in images]
@@ -110,7 +109,7 @@ def rows_of(source: Source) -> dict[str, Row]:
         path = Path(source.labels.path)
         read = _read(_content(path), path)
         rows = _matched(read, source, path)
-        return {file: replace(row, label="") if row.label in NO_LABEL else row for file, row in rows.items()}
+        return {file: replace(row, label=label_of(row.label)) for file, row in rows.items()}
     rows = {}
     for images in source.splits.values():
         labels = np.full(len(images), -1) if images.labels is None else images.labels
@@ -163,7 +162,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
             if (split := split_of(spelling)) is None:
                 raise UserError(f"{what}: row {number:,}: split is {shown(spelling)}; expected {', '.join(SPLITS)}")
             cell["split"] = split
-        rows.append((file, Row(**cell)))
+        rows.append((file, Row(**{name: composed(text) for name, text in cell.items()})))
     if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
     return rows
@@ -236,13 +235,13 @@ class _Index:
         """Return the images that a name matches, at most two of them."""
         if not self.whole:  # built when it is first needed
             for file in self.files:
-                name = _composed(file)
+                name = _compared(file)
                 stem, ending = os.path.splitext(name)
                 for spelled in {name, stem, stem + ending.lower()} if self.loose else {name}:
                     _add(self.whole, spelled, file)
                     for end in _ends(spelled):
                         _add(self.ends, end, file)
-        given = _composed(given)
+        given = _compared(given)
         for form in dict.fromkeys((given, given.replace("\\", "/"))):  # a backslash is part of a name, or a separator
             name = form.removeprefix("./")
             if self.loose:
@@ -257,8 +256,8 @@ class _Index:
         return []
 
 
-def _composed(name: str) -> str:
-    return shown(unicodedata.normalize("NFC", name))
+def _compared(name: str) -> str:
+    return shown(composed(name))
 
 
 def _ends(name: str) -> Iterable[str]:

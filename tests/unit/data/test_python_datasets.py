@@ -87,6 +87,9 @@ def test_grey_items_have_one_channel_and_are_not_mirrored():
         (lambda i: ["cat", "ant"][i % 2], [1, 0, 1, 0], ["ant", "cat"]),
         (lambda i: None if i == 1 else 5, [0, -1, 0, 0], ["5"]),
         (lambda i: None, None, None),
+        (lambda i: ["a", "NA", "", "b"][i], [0, -1, -1, 1], ["a", "b"]),
+        (lambda i: [0.0, 1.0, float("nan"), -1][i], [0, 1, -1, -1], ["0", "1"]),
+        (lambda i: ["e\u0301", "\u00e9", " \u00e9", "f"][i], [1, 1, 1, 0], ["f", "\u00e9"]),
     ],
 )
 def test_labels_of_items(label, labels, classes):

@@ -295,6 +295,19 @@ def test_classes_are_in_the_order_of_their_numbers(make):
     assert source.splits["train"].labels.tolist() == [0, 1, 3, 2, 4, 5]
 
 
+def test_classes_of_one_name_are_one_however_it_is_composed(make):
+    source = open_source(str(make({"train/caf\u00e9/1.png": png(), "train/tea/1.png": png(),
+                                   "test/cafe\u0301/1.png": png(), "test/tea/1.png": png()})))  # fmt: skip
+    assert source.splits["test"].classes == ["caf\u00e9", "tea"]
+    assert source.splits["test"].labels.tolist() == [0, 1]
+
+
+def test_a_folder_whose_name_means_no_label_is_a_class(make):
+    with pytest.warns(UserWarning, match="'NA' is a class here, but means no label in a labels file; rename it"):
+        source = open_source(str(make({"NA/1.png": png(), "EU/1.png": png()})))
+    assert source.splits["train"].classes == ["EU", "NA"]
+
+
 def test_split_names_are_known_in_other_spellings(make):
     source = open_source(str(make({f"{s}/{i}.png": png(i) for s in ("Training", "VALID", "testing") for i in (1, 2)})))
     assert {k: (v.name, len(v), v.labels) for k, v in source.splits.items()} == {

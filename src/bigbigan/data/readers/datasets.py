@@ -11,6 +11,7 @@ Items must be the same each time: random augmentation is a setting (data.augment
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from PIL import Image
 from bigbigan.data.decode import DecodeLimits, decode_pillow
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.names import class_order, composed, named, shown
+from bigbigan.data.names import class_order, composed, label_of, named, shown
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.named import import_named, in_one_line
@@ -104,6 +105,8 @@ def open_datasets(found: Any, source: Source, limits: DecodeLimits) -> dict[str,
     values = {name: _checked(splits[name], name, source, limits) for name in SPLITS if name in splits}
     labels = {name: _labels(store, len(splits[name]), source) for name, store in values.items()}
     classes = _classes(splits, labels, source)
+    if unlabelled := sum(label is None for found in labels.values() for label in found or ()):
+        source.notes["without a label"] += unlabelled
     return {
         name: ImageSet(
             name,
@@ -180,17 +183,22 @@ def _first(store: DatasetStore) -> Any:
 
 
 def _plain(label: Any) -> Any:
-    """Return a label as a number, a text or None; one that is an array or a tensor has one number."""
+    """Return a label as a number, a class name, or None if it means no label (-1, NaN, "NA" and so on: `NO_LABEL`).
+
+    One that is an array or a tensor has one number.
+    """
     if hasattr(label, "item"):
         try:
             label = label.item()
         except (RuntimeError, ValueError):
             raise UserError(f"a label is {label!r:.60}; expected one whole number, a class name or None") from None
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        return None
     if isinstance(label, float) and label.is_integer():
         label = int(label)
-    if label is None or isinstance(label, str):
-        return label
-    if isinstance(label, bool | int):
+    if isinstance(label, str):
+        return label_of(label) or None
+    if isinstance(label, int):
         return None if label < 0 else int(label)
     raise UserError(f"a label is {label!r:.60}; expected a whole number, a class name or None")
 

@@ -28,7 +28,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import class_order, extension, named, shown
+from bigbigan.data.names import class_order, composed, extension, named, shown
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 
@@ -352,7 +352,7 @@ def _classes(rows: dict[str, list[int]], parts_of: dict[int, tuple[str, ...]], s
     """
     folders: dict[str, dict[int, str]] = {}
     for split, members in rows.items():
-        in_folders = {i: parts_of[i][0] for i in members if len(parts_of[i]) > 1}
+        in_folders = {i: composed(parts_of[i][0]) for i in members if len(parts_of[i]) > 1}
         folders[split] = in_folders if 2 * len(in_folders) > len(members) else {}  # else the folders are not classes
     train_classes = set(folders.get("train", {}).values())
     shared = any(train_classes & set(in_folders.values()) for split, in_folders in folders.items() if split != "train")

@@ -10,7 +10,7 @@ from typing import Any
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import Source
-from bigbigan.data.names import NO_LABEL, class_order, extension, named, shown
+from bigbigan.data.names import class_order, extension, label_of, named, shown
 from bigbigan.data.readers.archives import list_tar
 from bigbigan.data.shards.index import Shard
 from bigbigan.errors import UserError
@@ -132,8 +132,8 @@ def _label(data: bytes, ending: str) -> int | str | None:
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, str):
-        label = None if label.strip() in NO_LABEL else label
-        if label and re.fullmatch(r"-?\d{1,7}", label):
+        label = label_of(label)
+        if re.fullmatch(r"-?\d{1,7}", label):
             label = int(label)
     if isinstance(label, int) and not isinstance(label, bool):
         return label if 0 <= label < MAX_CLASSES else None
