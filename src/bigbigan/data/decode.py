@@ -29,16 +29,24 @@ __all__ = ["DEEP_CHANNELS", "DecodeLimits", "decode", "decode_pillow", "list_fra
 
 DEEP_CHANNELS = " of 16 bits in several channels, with data.window (save it as grey or RGB in a TIFF file)"
 
+MAX_STACK_BYTES = 2 * 2**30  # of a file with several frames
+MIN_FILE_BYTES, BYTES_OF_PIXEL = 64 * 2**20, 8  # RGBA of 16 bits, not compressed
+
 
 @dataclass(frozen=True)
 class DecodeLimits:
     """Limits of one image, checked against its header before decoding; and what is read of deep images and stacks."""
 
     max_pixels: int = 25_000_000  # width x height; larger JPEG files are decoded at a half or a quarter
-    max_bytes: int = 64 * 2**20  # of the encoded file
+    max_bytes: int = 0  # of the encoded file; 0: at least 64 MiB and 8 bytes a pixel, 2 GiB with `all_frames`
     max_aspect: float = 20.0  # longer side / shorter side
     window: ToBytes | None = None  # reduces values of more than 8 bits to 8; None: the range of their format
     all_frames: bool = False  # `open_source` makes an image of each frame of a TIFF or DICOM file
+
+    def __post_init__(self) -> None:
+        if not self.max_bytes:
+            largest = MAX_STACK_BYTES if self.all_frames else max(MIN_FILE_BYTES, BYTES_OF_PIXEL * self.max_pixels)
+            object.__setattr__(self, "max_bytes", largest)
 
 
 def decode(
@@ -69,7 +77,7 @@ def decode(
     if not data:
         raise Unreadable("empty file")
     if len(data) > limits.max_bytes:
-        raise Unreadable(f"file too large (over {limits.max_bytes / 2**20:g} MiB)")
+        raise Unreadable(f"file too large (over {limits.max_bytes / 2**20:,.4g} MiB)")
     kind = sniff(data)
     # A camera's raw file begins like a TIFF, and Pillow would read its small preview.
     if kind is None or (kind == "TIFF" and ending in CAMERA_RAW):

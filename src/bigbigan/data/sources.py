@@ -22,13 +22,12 @@ import os
 import re
 import stat
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, Unreadable
-from bigbigan.data.frames import MAX_STACK_BYTES, expand_frames
+from bigbigan.data.frames import expand_frames
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.labels import apply_labels
 from bigbigan.data.names import extension, label_of, shown
@@ -89,8 +88,6 @@ def open_source(
     name, path = parse_spec(spec) if dataset is None else ("", Path(spec))
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
-    if limits.all_frames:
-        limits = replace(limits, max_bytes=MAX_STACK_BYTES)
     try:
         # Folders are classes unless the labels come from a file.
         classed = labelled and (bool(name) or labels is None)
