@@ -177,12 +177,20 @@ def _warn_of_no_label(source: Source) -> None:
         )
 
 
-def _file_part(spec: str) -> tuple[str, str] | None:
-    """Return (prefix, path) of a SOURCE that is a path or a pattern of paths, such as ("mnist:", "data"); else None."""
+def _file_part(spec: str) -> tuple[str, str, str] | None:
+    """Return (what precedes it, the path or pattern of paths, what follows it) of a SOURCE that names one; else None.
+
+    They are ("mnist:", "data", "") or ("hf:", "./photos", ":train"). What follows hf: is a path if it begins as one or
+    exists, and otherwise a name on the Hub.
+    """
     head, colon, tail = spec.partition(":")
-    if head in ("hf", "python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
+    if head == "hf":
+        path, colon, split = tail.partition(":")
+        is_path = path.startswith((".", "/", "~")) or (path and os.path.exists(path))
+        return ("hf:", path, colon + split) if is_path else None
+    if head in ("python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
         return None
-    return (head + colon, tail) if head in _NAMES else ("", spec)
+    return (head + colon, tail, "") if head in _NAMES else ("", spec, "")
 
 
 def is_known(spec: str) -> bool:
@@ -204,14 +212,20 @@ def relative_source(spec: str, folder: Path) -> str | None:
     part = _file_part(spec)
     if part is None:
         return None
-    path = os.path.abspath(os.path.expanduser(part[1]))
-    return part[0] + os.path.relpath(path, os.path.realpath(folder))
+    before, path, after = part
+    path = os.path.relpath(os.path.abspath(os.path.expanduser(path)), os.path.realpath(folder))
+    if before == "hf:" and not path.startswith("."):
+        path = f"./{path}"  # or else it would be a name on the Hub
+    return before + path + after
 
 
 def absolute_source(spec: str, folder: Path) -> str:
     """Return the SOURCE that `relative_source` made relative, with its absolute path."""
     part = _file_part(spec)
-    return spec if part is None else part[0] + os.path.normpath(os.path.join(os.path.realpath(folder), part[1]))
+    if part is None:
+        return spec
+    before, path, after = part
+    return before + os.path.normpath(os.path.join(os.path.realpath(folder), path)) + after
 
 
 def parse_spec(spec: str) -> tuple[str, Path | None]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from bigbigan.data import DecodeLimits, Unreadable, fingerprint, image_set, load_pixels, open_source
 from bigbigan.data.readers import archives, arrays, folders
+from bigbigan.data.sources import absolute_source, relative_source, source_exists
 from bigbigan.errors import UserError
 
 
@@ -286,6 +287,19 @@ def test_a_folder_called_as_a_known_set_is_reported(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"digits is the known data set; for the folder of that name write \./digits"):
         assert len(open_source("digits").splits["train"]) == 1438
     assert len(open_source("./digits").splits["train"]) == 6
+
+
+@pytest.mark.parametrize("after", ["", ":train"])
+def test_a_hugging_face_folder_is_found_from_another_folder(tmp_path, monkeypatch, after):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for run, relative in (("runs", "../photos"), (".", "./photos")):
+        assert relative_source(f"hf:photos{after}", tmp_path / run) == f"hf:{relative}{after}"
+        assert absolute_source(f"hf:{relative}{after}", tmp_path / run) == f"hf:{tmp_path / 'photos'}{after}"
+    assert source_exists(f"hf:{tmp_path / 'photos'}{after}")
+    assert not source_exists(f"hf:{tmp_path / 'gone'}{after}")
+    assert relative_source(f"hf:owner/name{after}", tmp_path) is None
 
 
 def test_classes_are_in_the_order_of_their_numbers(make):
