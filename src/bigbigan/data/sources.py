@@ -37,7 +37,7 @@ from bigbigan.data.readers.datasets import DatasetStore, is_python, open_dataset
 from bigbigan.data.readers.download import REMOTE, cached
 from bigbigan.data.readers.folders import arrange, list_folder
 from bigbigan.data.readers.huggingface import open_huggingface
-from bigbigan.data.shards.index import is_index
+from bigbigan.data.shards.index import PROGRESS, is_index
 from bigbigan.data.shards.pattern import expand, is_pattern
 from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
 from bigbigan.data.shards.remote import is_remote
@@ -302,6 +302,8 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
 
 def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:
     """Return the error message for a path without images: what it has instead, and what was expected."""
+    if PROGRESS in names:
+        return f"{shown(path)} has unfinished shards; run the same `bigbigan data shard` again to finish them"
     hint = "expected JPEG, PNG, WebP, BMP, TIFF, GIF or DICOM files"
     if packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
         hint = f"give one of its archives, such as {shown(path / packed[0])}, or shards as part-{{000..099}}.tar"

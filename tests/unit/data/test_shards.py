@@ -189,6 +189,12 @@ def test_finished_shards_are_kept_and_lost_ones_rewritten(photos, tmp_path, monk
     assert contents(tmp_path / "out") == before
 
 
+def test_unfinished_shards_are_no_source(photos, tmp_path):
+    write(photos, tmp_path / "out", count=4)
+    (tmp_path / "out" / "index.json").rename(tmp_path / "out" / "progress.jsonl")
+    assert "out has unfinished shards; run the same `bigbigan data shard` again" in refused(tmp_path / "out")
+
+
 def test_after_a_full_disk_the_same_command_continues(photos, tmp_path, monkeypatch):
     write(photos, tmp_path / "whole", count=4)
     calls = iter(range(100))

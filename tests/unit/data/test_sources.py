@@ -634,6 +634,10 @@ BROKEN = {
     "npz cut": (file("a.npz", npz(images=X)[:200]), "not a readable npz file"),
     "npz of a pickle": (file("a.npz", npz(images=np.array([{}], dtype=object))), "never unpickled"),
     "a bare pickle": (file("a.npz", pickle.dumps([1])), "not a readable npz file"),
+    "npz, one split twice": (
+        file("a.npz", npz(train_images=X, training_images=X)),
+        "train_images and training_images are one split; remove or rename one",
+    ),
     "npz, other keys": (file("a.npz", npz(x=X, y=X)), "contains x, y; expected train_images"),
     "npz, floats": (file("a.npz", npz(images=X / 255)), "float64 [4, 8, 8]; expected uint8"),
     "npz, 3-D volumes": (
@@ -1078,6 +1082,21 @@ def test_zip_is_read_again_after_a_fork(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------
 # Arrays
+
+
+def test_npz_images_are_train_next_to_test_images(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz(images=X, labels=np.array([0, 1, 0, 1]), test_images=X[:2], test_labels=np.array([1, 0])))
+    splits = open_source(str(path)).splits
+    assert {name: images.labels.tolist() for name, images in splits.items()} == {"train": [0, 1, 0, 1], "test": [1, 0]}
+
+
+def test_npz_arrays_that_are_not_used_are_noted(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz(train_images=X, train_label=np.arange(4), images=X))
+    source = open_source(str(path))
+    assert source.notes == {"arrays not used: train_label, images": 2}
+    assert source.splits["train"].labels is None
 
 
 def test_npz_layouts(tmp_path):

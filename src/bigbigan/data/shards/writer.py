@@ -32,7 +32,7 @@ from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.data.frames import FrameStore
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import extension, shown
-from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
+from bigbigan.data.shards.index import INDEX, PROGRESS, Shard, is_index, read_index, write_index
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
 from bigbigan.io import checked, lock, read_lines, stamped, write_text
@@ -43,7 +43,6 @@ from bigbigan.progress import Bar
 __all__ = ["write_shards"]
 
 SEED = 0  # of the order of images
-PROGRESS = "progress.jsonl"  # a line with the settings, then one for each shard
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif", "DICOM": "dcm"}
 RECORD = {"split": str, "shard": {"file": str, "size": int}, "next": int, "skipped": [[str]]}  # the line of a shard
 END_MARK = bytes(1024)  # of a tar file
