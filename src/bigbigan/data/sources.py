@@ -82,8 +82,10 @@ def open_source(
     Raises:
         UserError: `spec` is not a source, or it has no images.
     """
-    if not 0 <= max_unreadable <= 1:
-        raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable}")
+    if not isinstance(max_unreadable, int | float) or not 0 <= max_unreadable <= 1:
+        raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable!r}")
+    if not isinstance(labels, str | os.PathLike | None):
+        raise UserError(f"labels is a {type(labels).__name__}; expected the path of a CSV file, or None")
     spec = str(spec)
     name, path = parse_spec(spec) if dataset is None else ("", Path(spec))
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))

@@ -302,6 +302,12 @@ def test_a_hugging_face_folder_is_found_from_another_folder(tmp_path, monkeypatc
     assert relative_source(f"hf:owner/name{after}", tmp_path) is None
 
 
+def test_arguments_of_open_source_are_checked(make):
+    path = str(make(TWO_CLASSES))
+    assert user_error(path, labels=5) == "labels is a int; expected the path of a CSV file, or None"
+    assert user_error(path, max_unreadable="x") == "max_unreadable is a share between 0 and 1, not 'x'"
+
+
 def test_classes_are_in_the_order_of_their_numbers(make):
     source = open_source(str(make({f"{c}/1.png": png() for c in ("0", "2", "10", "b", "a", "-1.5")})))
     assert source.splits["train"].classes == ["-1.5", "0", "2", "10", "a", "b"]
