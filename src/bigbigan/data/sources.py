@@ -35,10 +35,10 @@ from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.readers.datasets import DatasetStore, is_python, open_datasets, open_python
 from bigbigan.data.readers.download import REMOTE, cached
-from bigbigan.data.readers.folders import arrange, list_folder
+from bigbigan.data.readers.folders import Entry, arrange, list_folder
 from bigbigan.data.readers.huggingface import open_huggingface
 from bigbigan.data.shards.index import PROGRESS, is_index
-from bigbigan.data.shards.pattern import expand, is_pattern
+from bigbigan.data.shards.pattern import expand, is_label, is_pattern, label_by_members
 from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
 from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
@@ -281,6 +281,7 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
                 return _open_path(path / inner, name, source, limits, classed)
     if names & {"data_batch_1", "cifar-10-batches-py"} or path.name == "cifar-10-python.tar.gz":
         raise UserError(f"{shown(path)} is the pickled python version of CIFAR-10; get cifar-10-binary.tar.gz instead")
+    labels: list[Entry] = []  # the members of a single shard in WebDataset's convention
     if folder:
         entries, read = list_folder(path, source, limits)
     elif not stat.S_ISREG(mode):
@@ -290,7 +291,8 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
     elif ending == ".zip":
         entries, read = list_zip(path, source, limits)
     elif ending in (".tar", ".tgz") or path.name.lower().endswith(".tar.gz"):
-        entries, read = list_tar(path, source, limits, also=CIFAR10_FILES.__contains__)
+        entries, read = list_tar(path, source, limits, also=lambda name: name in CIFAR10_FILES or is_label(name))
+        entries, labels = [e for e in entries if not is_label(e[0][-1])], [e for e in entries if is_label(e[0][-1])]
         files = {parts[-1]: handle for parts, handle in entries if not isinstance(handle, Unreadable)}
         if "data_batch_1.bin" in files:
             return open_cifar10({n: read(files[n]) for n in CIFAR10_FILES if n in files}, path)
@@ -299,7 +301,11 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
         raise UserError(f"{shown(path)} {what}; expected a folder, .tar, .tar.gz, .tgz, .zip or .npz")
     if not entries:
         raise UserError(_nothing_in(path, name, names, source))
-    return arrange(entries, read, source, limits, packed=not folder, classed=classed)
+    splits = arrange(entries, read, source, limits, packed=not folder, classed=classed)
+    alone = classed and list(splits) == ["train"] and splits["train"].labels is None  # no classes or splits by folder
+    if not (alone and label_by_members(splits["train"], labels, read, source)):
+        source.notes.update(f"ignored, not an image ({extension(parts[-1])})" for parts, _ in labels)
+    return splits
 
 
 def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:

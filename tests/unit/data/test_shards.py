@@ -562,6 +562,31 @@ def test_labels_of_anybodys_shards(kind, tmp_path):
         assert images.labels is None
 
 
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_labels_of_a_single_shard(kind, ending, tmp_path):
+    label, classes = LABELS[kind]
+    make(tmp_path / "set", label, count=1, each=6)
+    path, data = tmp_path / f"one{ending}", (tmp_path / "set" / "part-0.tar").read_bytes()
+    path.write_bytes(gzip.compress(data) if ending == ".tar.gz" else data)
+    source = open_source(str(path))
+    images = source.splits["train"]
+    assert (images.classes, images.files[5]) == (classes, "005.png")
+    if classes:
+        assert [classes[k] for k in images.labels] == [("cba" if "a" in classes else "012")[i % 3] for i in range(6)]
+        assert {note for note in source.notes if ".cls" in note or ".json" in note} == set()
+    else:
+        assert images.labels is None
+        assert sum(n for note, n in source.notes.items() if "ignored, not an image" in note) == 6 * len(label(0))
+
+
+def test_folders_are_the_classes_of_a_tar_with_json_files(tmp_path):
+    members = [(f"{c}/{i}.{e}", d) for c in "ab" for i in (1, 2) for e, d in (("png", encoded(i)), ("json", b"{}"))]
+    source = open_source(str(pack(tmp_path / "a.tar", members)))
+    assert source.splits["train"].classes == ["a", "b"]
+    assert source.notes == {"ignored, not an image (.json)": 4}
+
+
 def test_names_with_numbers_are_in_the_order_of_their_values(tmp_path):
     label = lambda i: [("json", json.dumps({"label": ("10.5", "9.5", "b")[i % 3]}).encode())]  # noqa: E731
     images = open_source(str(make(tmp_path / "set", label))).splits["train"]
