@@ -113,6 +113,9 @@ def test_targets_that_a_target_transform_changes_are_not_used():
     source = opened(dataset)
     assert source.splits["train"].labels.tolist() == [0, 0, 1, 1] * 3
     assert source.notes["labels read from all items, as the data set has other 'targets' than its items' labels"] == 1
+    assert source.splits["train"].classes == ["0", "1"]  # as "dog" and "eel" are both in the first
+    dataset.classes = ["pet", "prey"]
+    assert opened(dataset).splits["train"].classes == ["pet", "prey"]
 
 
 def test_targets_are_used_if_items_have_no_class():

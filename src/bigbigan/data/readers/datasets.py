@@ -41,6 +41,7 @@ class DatasetStore:
     pads = False
     remote = None
     channels = 3  # of the first item
+    transformed = False  # whether items have other labels than the data set's `targets`, which its `classes` may name
 
     def __init__(self, dataset: Any, limits: DecodeLimits) -> None:
         self.dataset, self.limits = dataset, limits
@@ -104,7 +105,7 @@ def open_datasets(found: Any, source: Source, limits: DecodeLimits) -> dict[str,
         raise UserError(f"{source.spec}: there is no split {unknown[0]}; expected {', '.join(SPLITS)}")
     values = {name: _checked(splits[name], name, source, limits) for name in SPLITS if name in splits}
     labels = {name: _labels(store, len(splits[name]), source) for name, store in values.items()}
-    classes = _classes(splits, labels, source)
+    classes = _classes(values, labels, source)
     if unlabelled := sum(label is None for found in labels.values() for label in found or ()):
         source.notes["without a label"] += unlabelled
     return {
@@ -154,6 +155,7 @@ def _labels(store: DatasetStore, count: int, source: Source) -> list[Any] | None
             labels = [_plain(value) for value in values]
             if _agrees(store, labels):
                 return labels
+            store.transformed = True
             why = f"has other '{name}' than its items' labels"  # a target_transform changes only the items
     source.notes[f"labels read from all items, as the data set {why}"] += 1
     found = [_plain(first[1])]
@@ -204,7 +206,7 @@ def _plain(label: Any) -> Any:
 
 
 def _classes(
-    splits: Mapping[str, Any], labels: Mapping[str, list[Any] | None], source: Source
+    stores: Mapping[str, DatasetStore], labels: Mapping[str, list[Any] | None], source: Source
 ) -> tuple[dict[str, dict[Any, int]], list[str]] | None:
     """Return the number of each label of each split, and the names of the classes; None without labels.
 
@@ -215,7 +217,10 @@ def _classes(
     every = set().union(*used.values())
     if not every:
         return None
-    lists = {split: names for split in used if (names := _listed(splits[split])) is not None}
+    lists = {split: names for split in used if (names := _listed(stores[split].dataset)) is not None}
+    for split in [split for split in lists if stores[split].transformed and used[split] != {*range(len(lists[split]))}]:
+        source.notes[f"'classes' of '{split}' not used, as they name its 'targets'"] += 1
+        del lists[split]
     numeric = all(isinstance(label, int) for label in every)
     if lists and numeric and len(set(map(tuple, lists.values()))) > 1:
         for split in used:
