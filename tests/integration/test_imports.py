@@ -1,5 +1,6 @@
 """What an import loads; the direction of imports is checked by `make lint` (import-linter)."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -97,3 +98,14 @@ def test_mistakes_are_answered_without_torch(tmp_path):
     assert len(lines) == len(MISTAKES)
     assert all(line.startswith("bigbigan: ") for line in lines)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_packages_are_public_in_their_modules():
+    missing = []
+    for package in ("apps", "cli", "config", "data", "evaluation", "image", "io", "methods", "models", "training"):
+        names = importlib.import_module(f"bigbigan.{package}")
+        for name in getattr(names, "__all__", ()):
+            home = importlib.import_module(getattr(getattr(names, name), "__module__", None) or "bigbigan")
+            if home.__name__.startswith("bigbigan.") and name not in getattr(home, "__all__", ()):
+                missing.append(f"{home.__name__}.{name}")
+    assert missing == []

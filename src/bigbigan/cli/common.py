@@ -6,10 +6,13 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbigan.compute import AUTO, DEVICES
 from bigbigan.errors import UserError, not_a_run
+
+if TYPE_CHECKING:
+    from bigbigan.data import Source
 
 SOURCES = (
     "digits, mnist, cifar10, a folder or archive of images, a folder of idx files, .npz, tar shards, hf:NAME, "
@@ -32,6 +35,14 @@ RAW_CELLS: dict[str, Any] = {
     "action": "store_true",
     "help": "write names that begin with = + - @ unchanged, without the apostrophe that keeps spreadsheets from "
     "running them as formulas",
+}
+READING: dict[str, Any] = {
+    "action": "extend",
+    "nargs": "+",
+    "default": [],
+    "metavar": "data.NAME=VALUE",
+    "help": "setting of how images are read: data.window=[200,3900], data.window_percentiles=[0.1,99.9], "
+    "data.frames=all, data.max_pixels=N",
 }
 TRUST: dict[str, Any] = {
     "action": "append",
@@ -81,6 +92,29 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--json", **AS_JSON)
     group.add_argument("--quiet", **QUIET)
+
+
+def open_to_read(options: argparse.Namespace) -> Source:
+    """Open SOURCE with --labels and --set (`READING`), and measure the window if they ask for it.
+
+    Raises:
+        UserError: there is no such source, or a setting is wrong or not one of how images are read.
+    """
+    from bigbigan.config import Config, override
+    from bigbigan.data import open_source
+    from bigbigan.data.loading import measure_window
+    from bigbigan.data.window import Window
+    from bigbigan.training.run_folder import limits_of
+
+    names = ("data.window", "data.window_percentiles", "data.frames", "data.max_pixels")
+    for setting in options.set:
+        if setting.partition("=")[0].strip() not in names:
+            raise UserError(f"--set {setting}: expected a setting of how images are read: {', '.join(names)}")
+    config = override(Config(), options.set)
+    source = open_source(options.source, labels=options.labels, limits=limits_of(config))
+    if config.data.window_percentiles and not config.data.window:
+        source.set_window(Window(*measure_window(source, source.splits["train"], config.data.window_percentiles)))
+    return source
 
 
 def at_least(minimum: int, **given: int) -> None:

@@ -9,6 +9,7 @@ content can raise here.
 """
 
 import io
+import re
 import threading
 import warnings
 import zlib
@@ -24,7 +25,12 @@ from bigbigan.data.formats import CAMERA_RAW, Unreadable, other_format, sniff
 from bigbigan.data.pillow_pixels import pillow_pixels
 from bigbigan.data.window import ToBytes
 
-__all__ = ["DecodeLimits", "decode", "decode_pillow", "list_frames"]
+__all__ = ["DEEP_CHANNELS", "DecodeLimits", "decode", "decode_pillow", "list_frames"]
+
+DEEP_CHANNELS = " of 16 bits in several channels, with data.window (save it as grey or RGB in a TIFF file)"
+
+MAX_STACK_BYTES = 2 * 2**30  # of a file with several frames
+MIN_FILE_BYTES, BYTES_OF_PIXEL = 64 * 2**20, 8  # RGBA of 16 bits, not compressed
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,15 @@ class DecodeLimits:
     """Limits of one image, checked against its header before decoding; and what is read of deep images and stacks."""
 
     max_pixels: int = 25_000_000  # width x height; larger JPEG files are decoded at a half or a quarter
-    max_bytes: int = 64 * 2**20  # of the encoded file
+    max_bytes: int = 0  # of the encoded file; 0: at least 64 MiB and 8 bytes a pixel, 2 GiB with `all_frames`
     max_aspect: float = 20.0  # longer side / shorter side
     window: ToBytes | None = None  # reduces values of more than 8 bits to 8; None: the range of their format
     all_frames: bool = False  # `open_source` makes an image of each frame of a TIFF or DICOM file
+
+    def __post_init__(self) -> None:
+        if not self.max_bytes:
+            largest = MAX_STACK_BYTES if self.all_frames else max(MIN_FILE_BYTES, BYTES_OF_PIXEL * self.max_pixels)
+            object.__setattr__(self, "max_bytes", largest)
 
 
 def decode(
@@ -44,6 +55,7 @@ def decode(
     """Decode one image to uint8 [H, W, 1] (grey) or [H, W, 3] (colour), and note what was converted.
 
     - 16-bit grey and colour keep their upper 8 bits (12-bit TIFF: upper 8 of 12), unless there is a `limits.window`.
+      With a window, 16-bit colour is read only from TIFF files.
     - Alpha and transparent palette entries are composited on white.
     - CMYK, YCCK, YCbCr, palettes and 1-bit are converted; EXIF orientation is applied.
     - Only one frame or page is used.
@@ -65,7 +77,7 @@ def decode(
     if not data:
         raise Unreadable("empty file")
     if len(data) > limits.max_bytes:
-        raise Unreadable(f"file too large (over {limits.max_bytes / 2**20:g} MiB)")
+        raise Unreadable(f"file too large (over {limits.max_bytes / 2**20:,.4g} MiB)")
     kind = sniff(data)
     # A camera's raw file begins like a TIFF, and Pillow would read its small preview.
     if kind is None or (kind == "TIFF" and ending in CAMERA_RAW):
@@ -97,6 +109,7 @@ def decode(
                     image.seek(frame)
                 reduced = kind == "JPEG" and _reduce(image, limits)
                 _check_header(image.size, limits)
+                _check_depth(image, limits)
                 if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
                     Image.open(io.BytesIO(data)).verify()
                 array, notes = pillow_pixels(image, data, limits.window)
@@ -129,6 +142,7 @@ def decode_pillow(image: Image.Image, limits: DecodeLimits = DecodeLimits()) -> 
     try:
         with _without_warnings:
             _check_header(image.size, limits)
+            _check_depth(image, limits)
             return pillow_pixels(image, None, limits.window)
     except Unreadable:
         raise
@@ -200,6 +214,13 @@ def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:
     aspect = max(size) / min(size)  # a side of 0 raises, and counts as damage
     if aspect > limits.max_aspect:
         raise Unreadable(f"too narrow ({width}x{height}: {aspect:.0f} to 1, limit {limits.max_aspect:g})")
+
+
+def _check_depth(image: Image.Image, limits: DecodeLimits) -> None:
+    """Refuse an image that is not loaded yet, and of whose 16 bits Pillow will drop 8 that a window needs."""
+    deep = any(re.search(";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ()))
+    if limits.window is not None and deep and len(image.getbands()) > 1:
+        raise Unreadable(f"{image.format}{DEEP_CHANNELS}")
 
 
 def _reduce(image: Any, limits: DecodeLimits) -> bool:

@@ -20,10 +20,9 @@ from bigbigan.data.names import extension
 from bigbigan.data.window import ToBytes
 from bigbigan.errors import UserError
 
-__all__ = ["MAX_STACK_BYTES", "FrameStore", "expand_frames"]
+__all__ = ["FrameStore", "expand_frames"]
 
 STACKS = ("TIFF", "DICOM")
-MAX_STACK_BYTES = 2 * 2**30  # of a file
 CACHED = 2  # files kept in memory: frames are mostly read in order
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bigbigan.data.decode import DEEP_CHANNELS
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint
@@ -28,7 +29,7 @@ def inspect(source: Source) -> dict[str, Any]:
         `skipped` (the first 20, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
         are duplicates if all their pixels are equal.
     """
-    deep, without_tifffile = _sample_values(source)
+    deep, refused = _sample_values(source)
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
     for name, images in source.splits.items():
@@ -42,33 +43,33 @@ def inspect(source: Source) -> dict[str, Any]:
         "skipped_count": len(source.skipped),
         "skipped": [[file, reason] for file, reason in source.skipped[:20]],
         "notes": dict(sorted(source.notes.items())),
-        "remedies": _remedies(source, splits, deep, without_tifffile),
+        "remedies": _remedies(source, splits, deep, refused),
     }
 
 
-def _sample_values(source: Source) -> tuple[Sampler, bool]:
+def _sample_values(source: Source) -> tuple[Sampler, set[str]]:
     """Return a sample of the values of the images that have more than 8 bits, while the source has no window.
 
     Returns:
-        The sample; and whether images were left out of it that need `tifffile`, which is not installed.
+        The sample; and why images are not in it.
     """
-    sampler, without_tifffile = Sampler(VALUES), False
+    sampler, refused = Sampler(VALUES), set[str]()
     stores = {id(s.store): s.store for s in source.splits.values()}.values()
     windows = [store.limits.window for store in stores if not isinstance(store, ArrayStore)]
     if any(windows):
-        return sampler, False  # nothing to advise
+        return sampler, refused  # nothing to advise
     source.set_window(sampler)
     for images in source.splits.values():
         for i in range(0, len(images), max(1, -(-len(images) // SAMPLED))):
             try:
                 images.load(i)
             except Unreadable as error:
-                without_tifffile |= str(error) == DEEP_COLOUR
+                refused.add(str(error))
     source.set_window(None)
-    return sampler, without_tifffile
+    return sampler, refused
 
 
-def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, without_tifffile: bool) -> list[str]:
+def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: set[str]) -> list[str]:
     """Return sentences that name the settings for deep images, stacks and images of several sizes."""
     found = []
     if values := deep.percentiles((0, 0.1, 50, 99.9, 100)):
@@ -78,7 +79,12 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, without_tif
             "their upper 8 bits are kept, and float and 32-bit images refused. To use a window of values, train with "
             f"--set data.window_percentiles=[0.1,99.9], or --set data.window=[{black:g},{white:g}]"
         )
-    if without_tifffile:
+    if any(reason.endswith(DEEP_CHANNELS) for reason in refused):
+        found.append(
+            "of 16-bit colour in PNG files the upper 8 bits are kept, so images of 12 bits are nearly black. With a "
+            "window such files are refused: to use one, save them as TIFF"
+        )
+    if DEEP_COLOUR in refused:
         found.append(
             "of TIFF files of 16-bit colour the upper 8 bits are kept, so images of 12 bits are nearly black. To use a "
             f"window of values: {INSTALL}, and inspect them again"

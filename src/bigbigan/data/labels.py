@@ -13,7 +13,8 @@ A name matches the image of the same name. Otherwise names match by suffix at fo
 and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` does not. If nothing matches, extensions
 are compared regardless of case, and a name without an extension matches any extension.
 
-A name of a file of several frames (`data.frames=all`) is for all of its frames, except those with a row of their own.
+A name with spaces around it that matches nothing is compared without them. A name of a file of several frames
+(`data.frames=all`) is for all of its frames, except those with a row of their own.
 A group given to one frame is for all frames of the file to which no other group is given.
 
 Text is UTF-8, or else Windows-1252, as Excel saves it; separated by commas, semicolons or tabs. Cells are unescaped by
@@ -28,7 +29,6 @@ import csv
 import hashlib
 import io
 import os
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ import numpy as np
 
 from bigbigan.data.csv_cells import text_of
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source
-from bigbigan.data.names import NO_LABEL, class_order, named, shown
+from bigbigan.data.names import class_order, composed, label_of, named, shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
@@ -72,9 +72,9 @@ def apply_labels(source: Source, path: Path) -> None:
     """
     content = _content(path)
     read = _read(content, path)
-    if spelled := Counter(row.label for _, row in read if row.label in NO_LABEL - {""}):
+    if spelled := Counter(row.label for _, row in read if row.label and not label_of(row.label)):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
-    read = [(file, replace(row, label="") if row.label in NO_LABEL else row) for file, row in read]
+    read = [(file, replace(row, label=label_of(row.label))) for file, row in read]
     rows = _matched(read, source, path)
     images = [file for s in source.splits.values() for file in s.files]
     row_of = [rows.get(file, Row()) for file in images]
@@ -110,7 +110,7 @@ def rows_of(source: Source) -> dict[str, Row]:
         path = Path(source.labels.path)
         read = _read(_content(path), path)
         rows = _matched(read, source, path)
-        return {file: replace(row, label="") if row.label in NO_LABEL else row for file, row in rows.items()}
+        return {file: replace(row, label=label_of(row.label)) for file, row in rows.items()}
     rows = {}
     for images in source.splits.values():
         labels = np.full(len(images), -1) if images.labels is None else images.labels
@@ -153,9 +153,10 @@ def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
             continue
         if len(cells) != len(header):
             raise UserError(f"{what}: row {number:,} has {len(cells)} cells, the header {len(header)}")
-        cell = {name: text_of(value.strip()) for name, value in zip(header, cells, strict=True) if name in COLUMNS}
-        file = cell.pop("file")
-        if not file:
+        cell = {name: value for name, value in zip(header, cells, strict=True) if name in COLUMNS}
+        file = text_of(cell.pop("file"))
+        cell = {name: text_of(value.strip()) for name, value in cell.items()}
+        if not file.strip():
             raise UserError(f"{what}: row {number:,} names no file")
         if cell.get("split") == "held_out":  # `classify` writes it for a part of train
             cell["split"] = ""
@@ -163,7 +164,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
             if (split := split_of(spelling)) is None:
                 raise UserError(f"{what}: row {number:,}: split is {shown(spelling)}; expected {', '.join(SPLITS)}")
             cell["split"] = split
-        rows.append((file, Row(**cell)))
+        rows.append((file, Row(**{name: composed(text) for name, text in cell.items()})))
     if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
     return rows
@@ -193,16 +194,15 @@ def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[st
     """Return the rows by the image they name."""
     what = f"--labels {shown(path)}"
     files = [file for split in source.splits.values() for file in split.files]
-    exact, loose = _Index(files), _Index(files, loose=True)
-    stacks = _Index(list(source.frames))
+    frames = {frame for of_file in source.frames.values() for frame in of_file}
+    whole = [*(file for file in files if file not in frames), *source.frames]
+    # Names of whole files come before those of frames, as a name without extension would match all frames of a file.
+    indices = [_Index([*files, *source.frames]), _Index(whole, loose=True), _Index(sorted(frames), loose=True)]
     matched: dict[str, Row] = {}
-    of_stacks: dict[str, Row] = {}  # of rows that name a file of several frames
     unmatched = []
     for name, row in rows:
-        matches = exact.find(name) or loose.find(name)
-        if not matches and len(files_found := stacks.find(name)) == 1:
-            of_stacks |= dict.fromkeys(source.frames[files_found[0]], row)
-            continue
+        spellings = dict.fromkeys((name, text_of(name.strip())))  # a file's name may begin or end with a space
+        matches = next(filter(None, (index.find(spelled) for spelled in spellings for index in indices)), [])
         if len(matches) > 1:
             raise UserError(f"{what}: {shown(name)} may be {matches[0]} or {matches[1]}; give the whole name")
         if not matches:
@@ -214,7 +214,8 @@ def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[st
             f"{what}: {len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, "
             f"the first is {shown(unmatched[0])}; an image there is called {shown(files[0])}"
         )
-    return of_stacks | matched
+    of_frames = {frame: matched[file] for file in source.frames if file in matched for frame in source.frames[file]}
+    return of_frames | {file: row for file, row in matched.items() if file not in source.frames}
 
 
 class _Index:
@@ -236,13 +237,13 @@ class _Index:
         """Return the images that a name matches, at most two of them."""
         if not self.whole:  # built when it is first needed
             for file in self.files:
-                name = _composed(file)
+                name = _compared(file)
                 stem, ending = os.path.splitext(name)
                 for spelled in {name, stem, stem + ending.lower()} if self.loose else {name}:
                     _add(self.whole, spelled, file)
                     for end in _ends(spelled):
                         _add(self.ends, end, file)
-        given = _composed(given)
+        given = _compared(given)
         for form in dict.fromkeys((given, given.replace("\\", "/"))):  # a backslash is part of a name, or a separator
             name = form.removeprefix("./")
             if self.loose:
@@ -257,8 +258,8 @@ class _Index:
         return []
 
 
-def _composed(name: str) -> str:
-    return shown(unicodedata.normalize("NFC", name))
+def _compared(name: str) -> str:
+    return shown(composed(name))
 
 
 def _ends(name: str) -> Iterable[str]:

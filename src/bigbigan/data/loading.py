@@ -7,7 +7,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -248,11 +247,13 @@ def measure_window(source: Source, images: ImageSet, percentages: tuple[float, .
     order = order[:: max(1, -(-len(order) // WINDOW_IMAGES))]
     sampler = Sampler(min(2**16, max(64, 2**23 // len(order))))
     source.set_window(sampler)
-    stopped = threading.Event()
+    stopped, refused = threading.Event(), list[str]()
 
     def load(i: int) -> list[None]:
-        with suppress(Unreadable):  # counted when the pixels are read
+        try:
             images.load(int(order[i]))
+        except Unreadable as error:  # counted when the pixels are read
+            refused.append(str(error))
         return []
 
     try:
@@ -262,7 +263,10 @@ def measure_window(source: Source, images: ImageSet, percentages: tuple[float, .
         source.set_window(None)
     window, name = sampler.percentiles(percentages), f"data.window_percentiles=[{percentages[0]:g},{percentages[1]:g}]"
     if window is None:
-        raise UserError(f"{name}: no image of {source.spec} that can be read has more than 8 bits; remove this setting")
+        why = f" ({len(refused):,} cannot be read, such as: {min(refused)})" if refused else ""
+        raise UserError(
+            f"{name}: no image of {source.spec} that can be read has more than 8 bits{why}; remove this setting"
+        )
     if window[0] == window[1]:
         raise UserError(f"{name}: both are {window[0]:g} in {source.spec}; take percentiles further apart")
     return window[0], window[1]

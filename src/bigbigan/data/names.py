@@ -4,7 +4,7 @@ import math
 import os
 import unicodedata
 
-__all__ = ["NO_LABEL", "class_order", "extension", "named", "shown"]
+__all__ = ["NO_LABEL", "class_order", "composed", "extension", "label_of", "named", "shown"]
 
 NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
 
@@ -31,6 +31,17 @@ def _belongs_to_names(c: str) -> bool:
     return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and not (
         "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
     )
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form, to compare it: macOS writes é as two characters, others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def label_of(text: str) -> str:
+    """Return the class that a label names, without spaces around it and in composed form; "" if it means no label."""
+    label = composed(text.strip())
+    return "" if label in NO_LABEL else label
 
 
 def class_order(name: object) -> tuple[int, float, str]:

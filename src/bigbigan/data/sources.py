@@ -22,24 +22,23 @@ import os
 import re
 import stat
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, Unreadable
-from bigbigan.data.frames import MAX_STACK_BYTES, expand_frames
+from bigbigan.data.frames import expand_frames
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.labels import apply_labels
-from bigbigan.data.names import extension, shown
+from bigbigan.data.names import extension, label_of, shown
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.readers.datasets import DatasetStore, is_python, open_datasets, open_python
 from bigbigan.data.readers.download import REMOTE, cached
-from bigbigan.data.readers.folders import arrange, list_folder
+from bigbigan.data.readers.folders import Entry, arrange, list_folder
 from bigbigan.data.readers.huggingface import open_huggingface
-from bigbigan.data.shards.index import is_index
-from bigbigan.data.shards.pattern import expand, is_pattern
+from bigbigan.data.shards.index import PROGRESS, is_index
+from bigbigan.data.shards.pattern import expand, is_label, is_pattern, label_by_members
 from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
 from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
@@ -83,14 +82,14 @@ def open_source(
     Raises:
         UserError: `spec` is not a source, or it has no images.
     """
-    if not 0 <= max_unreadable <= 1:
-        raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable}")
+    if not isinstance(max_unreadable, int | float) or not 0 <= max_unreadable <= 1:
+        raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable!r}")
+    if not isinstance(labels, str | os.PathLike | None):
+        raise UserError(f"labels is a {type(labels).__name__}; expected the path of a CSV file, or None")
     spec = str(spec)
     name, path = parse_spec(spec) if dataset is None else ("", Path(spec))
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
-    if limits.all_frames:
-        limits = replace(limits, max_bytes=MAX_STACK_BYTES)
     try:
         # Folders are classes unless the labels come from a file.
         classed = labelled and (bool(name) or labels is None)
@@ -137,6 +136,7 @@ def open_source(
         source.notes[f"the folder ./{name} is not used"] += 1
         warnings.warn(f"{name} is the known data set; for the folder of that name write ./{name}", stacklevel=2)
     _warn_of_empty_classes(source)
+    _warn_of_no_label(source)
     return source
 
 
@@ -167,12 +167,32 @@ def _warn_of_empty_classes(source: Source) -> None:
         warnings.warn(f"{source.spec}: of {len(train.classes):,} classes train has no image of {listed}", stacklevel=3)
 
 
-def _file_part(spec: str) -> tuple[str, str] | None:
-    """Return (prefix, path) of a SOURCE that is a path or a pattern of paths, such as ("mnist:", "data"); else None."""
+def _warn_of_no_label(source: Source) -> None:
+    """Warn of classes whose name means "no label" in a labels file, as that of a folder may."""
+    classes = next((images.classes for images in source.splits.values() if images.classes), [])
+    if lost := [name for name in classes if not label_of(name)]:
+        listed = ", ".join(repr(shown(name)) for name in lost)
+        warnings.warn(
+            f"{source.spec}: {listed} is a class here, but means no label in a labels file; rename it before labels "
+            "are written to one (label-next, classify)",
+            stacklevel=3,
+        )
+
+
+def _file_part(spec: str) -> tuple[str, str, str] | None:
+    """Return (what precedes it, the path or pattern of paths, what follows it) of a SOURCE that names one; else None.
+
+    They are ("mnist:", "data", "") or ("hf:", "./photos", ":train"). What follows hf: is a path if it begins as one or
+    exists, and otherwise a name on the Hub.
+    """
     head, colon, tail = spec.partition(":")
-    if head in ("hf", "python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
+    if head == "hf":
+        path, colon, split = tail.partition(":")
+        is_path = path.startswith((".", "/", "~")) or (path and os.path.exists(path))
+        return ("hf:", path, colon + split) if is_path else None
+    if head in ("python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
         return None
-    return (head + colon, tail) if head in _NAMES else ("", spec)
+    return (head + colon, tail, "") if head in _NAMES else ("", spec, "")
 
 
 def is_known(spec: str) -> bool:
@@ -194,14 +214,20 @@ def relative_source(spec: str, folder: Path) -> str | None:
     part = _file_part(spec)
     if part is None:
         return None
-    path = os.path.abspath(os.path.expanduser(part[1]))
-    return part[0] + os.path.relpath(path, os.path.realpath(folder))
+    before, path, after = part
+    path = os.path.relpath(os.path.abspath(os.path.expanduser(path)), os.path.realpath(folder))
+    if before == "hf:" and not path.startswith("."):
+        path = f"./{path}"  # or else it would be a name on the Hub
+    return before + path + after
 
 
 def absolute_source(spec: str, folder: Path) -> str:
     """Return the SOURCE that `relative_source` made relative, with its absolute path."""
     part = _file_part(spec)
-    return spec if part is None else part[0] + os.path.normpath(os.path.join(os.path.realpath(folder), part[1]))
+    if part is None:
+        return spec
+    before, path, after = part
+    return before + os.path.normpath(os.path.join(os.path.realpath(folder), path)) + after
 
 
 def parse_spec(spec: str) -> tuple[str, Path | None]:
@@ -255,6 +281,7 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
                 return _open_path(path / inner, name, source, limits, classed)
     if names & {"data_batch_1", "cifar-10-batches-py"} or path.name == "cifar-10-python.tar.gz":
         raise UserError(f"{shown(path)} is the pickled python version of CIFAR-10; get cifar-10-binary.tar.gz instead")
+    labels: list[Entry] = []  # the members of a single shard in WebDataset's convention
     if folder:
         entries, read = list_folder(path, source, limits)
     elif not stat.S_ISREG(mode):
@@ -264,7 +291,8 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
     elif ending == ".zip":
         entries, read = list_zip(path, source, limits)
     elif ending in (".tar", ".tgz") or path.name.lower().endswith(".tar.gz"):
-        entries, read = list_tar(path, source, limits, also=CIFAR10_FILES.__contains__)
+        entries, read = list_tar(path, source, limits, also=lambda name: name in CIFAR10_FILES or is_label(name))
+        entries, labels = [e for e in entries if not is_label(e[0][-1])], [e for e in entries if is_label(e[0][-1])]
         files = {parts[-1]: handle for parts, handle in entries if not isinstance(handle, Unreadable)}
         if "data_batch_1.bin" in files:
             return open_cifar10({n: read(files[n]) for n in CIFAR10_FILES if n in files}, path)
@@ -273,11 +301,17 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
         raise UserError(f"{shown(path)} {what}; expected a folder, .tar, .tar.gz, .tgz, .zip or .npz")
     if not entries:
         raise UserError(_nothing_in(path, name, names, source))
-    return arrange(entries, read, source, limits, packed=not folder, classed=classed)
+    splits = arrange(entries, read, source, limits, packed=not folder, classed=classed)
+    alone = classed and list(splits) == ["train"] and splits["train"].labels is None  # no classes or splits by folder
+    if not (alone and label_by_members(splits["train"], labels, read, source)):
+        source.notes.update(f"ignored, not an image ({extension(parts[-1])})" for parts, _ in labels)
+    return splits
 
 
 def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:
     """Return the error message for a path without images: what it has instead, and what was expected."""
+    if PROGRESS in names:
+        return f"{shown(path)} has unfinished shards; run the same `bigbigan data shard` again to finish them"
     hint = "expected JPEG, PNG, WebP, BMP, TIFF, GIF or DICOM files"
     if packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
         hint = f"give one of its archives, such as {shown(path / packed[0])}, or shards as part-{{000..099}}.tar"

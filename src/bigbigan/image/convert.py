@@ -11,7 +11,7 @@ from bigbigan.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["to_channels", "to_float", "to_grey", "to_uint8"]
+__all__ = ["to_channels", "to_float", "to_grey", "to_nearest_uint8", "to_uint8"]
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R 601-2)
 

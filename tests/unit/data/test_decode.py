@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from bigbigan.config import Config, override
 from bigbigan.data import tiff as tiff_tags
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
+from bigbigan.training.run_folder import limits_of
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
@@ -420,6 +422,17 @@ def test_real_bomb_of_a_few_kilobytes():
     with pytest.raises(Unreadable, match=r"36\.0 megapixels"):
         decode(bomb)
     assert decode(bomb, DecodeLimits(max_pixels=36_000_000))[0].shape == (6000, 6000, 1)
+
+
+def test_file_limit_follows_the_limit_of_pixels():
+    assert DecodeLimits().max_bytes == 200_000_000
+    assert DecodeLimits(max_pixels=10_000).max_bytes == 64 * 2**20
+    assert DecodeLimits(max_pixels=10**8).max_bytes == 8 * 10**8
+    assert DecodeLimits(all_frames=True).max_bytes == 2**31
+    assert limits_of(override(Config(), ["data.frames=all"])).max_bytes == 2**31
+    size = 14 + 40 + 3 * 5000 * 4900
+    header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", size, 0, 0, 54, 40, 5000, 4900, 1, 24, 0, 0, 0, 0, 0, 0)
+    assert decode(header + bytes(size - 54))[0].shape == (4900, 5000, 3)
 
 
 def test_too_many_bytes():

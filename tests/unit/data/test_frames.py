@@ -106,6 +106,31 @@ def test_a_label_of_a_file_is_for_all_its_frames(folder, tmp_path):
     }
 
 
+def test_a_label_of_a_file_without_its_ending_is_for_its_frames(folder, tmp_path):
+    labels = tmp_path / "l.csv"
+    labels.write_text("file,label\na/deep,x\nother,y\nb/deep.TIF,y\n")
+    images = open_source(str(folder), labels=labels, limits=ALL).splits["train"]
+    found = {f: images.classes[k] for f, k in zip(images.files, images.labels, strict=True) if k >= 0}
+    assert found == {f"a/deep.tif#{k}": "x" for k in (1, 2, 3, 4)} | dict.fromkeys(
+        ("b/deep.tif#1", "b/deep.tif#2", "b/other.png"), "y"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a/deep.tif,x\na/deep.tif,y", "a/deep.tif has two rows, with different labels, groups or splits"),
+        ("a/deep.tif,x\na/deep,y", "a/deep.tif has two rows, with different labels, groups or splits"),
+        ("deep,x\nother.png,y", "deep may be a/deep.tif or b/deep.tif; give the whole name"),
+    ],
+)
+def test_labels_that_contradict_each_other_on_a_file_are_refused(folder, tmp_path, rows, message):
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"file,label\n{rows}\n")
+    with pytest.raises(UserError, match=message):
+        open_source(str(folder), labels=labels, limits=ALL)
+
+
 @pytest.mark.parametrize("column", ["", ",group", ",split"])
 def test_labels_without_groups_keep_a_file_one_group(folder, tmp_path, column):
     cell = {"": "", ",group": ",", ",split": ",test"}[column]

@@ -146,6 +146,24 @@ def test_any_name_can_be_labelled(tmp_path, kind):
     assert open_source(str(folder), labels=tmp_path / "l.csv").splits["train"].labels.tolist() == train.labels.tolist()
 
 
+def test_spaces_around_a_name_are_part_of_it_if_a_file_has_them(tmp_path):
+    for k, name in enumerate((" a.png", "a.png", "b.png", "c.png")):
+        picture(tmp_path / "photos" / name, 0, k)
+    (tmp_path / "photos" / "b.png").rename(tmp_path / "photos" / "b.png ")
+    rows = [(" a.png", "x"), ("b.png ", "y"), (" c.png", "z")]
+    source = open_source(str(tmp_path / "photos"), labels=write_csv(tmp_path / "l.csv", rows))
+    labels = {file: label for file, (_, label) in by_file(source).items()}
+    assert labels == {" a.png": "x", "a.png": None, "b.png ": "y", "c.png": "z"}
+
+
+def test_labels_of_one_name_are_one_however_it_is_composed(tmp_path):
+    for k in range(4):
+        picture(tmp_path / "photos" / f"{k}.png", 0, k)
+    rows = [("0.png", "caf\u00e9"), ("1.png", "cafe\u0301"), ("2.png", "tea"), ("3.png", "NA")]
+    train = open_source(str(tmp_path / "photos"), labels=write_csv(tmp_path / "l.csv", rows)).splits["train"]
+    assert (train.labels.tolist(), train.classes) == ([0, 0, 1, -1], ["caf\u00e9", "tea"])
+
+
 LOOSE = dict.fromkeys(("left/001", "001", "001.PNG", "photos/left/001"), True)
 LOOSE |= dict.fromkeys(("001.jpg", "01", "1", "eft/001"), False)
 

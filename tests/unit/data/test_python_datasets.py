@@ -87,6 +87,9 @@ def test_grey_items_have_one_channel_and_are_not_mirrored():
         (lambda i: ["cat", "ant"][i % 2], [1, 0, 1, 0], ["ant", "cat"]),
         (lambda i: None if i == 1 else 5, [0, -1, 0, 0], ["5"]),
         (lambda i: None, None, None),
+        (lambda i: ["a", "NA", "", "b"][i], [0, -1, -1, 1], ["a", "b"]),
+        (lambda i: [0.0, 1.0, float("nan"), -1][i], [0, 1, -1, -1], ["0", "1"]),
+        (lambda i: ["e\u0301", "\u00e9", " \u00e9", "f"][i], [1, 1, 1, 0], ["f", "\u00e9"]),
     ],
 )
 def test_labels_of_items(label, labels, classes):
@@ -95,14 +98,49 @@ def test_labels_of_items(label, labels, classes):
 
 
 def test_targets_and_classes_are_used_as_in_torchvision():
-    dataset = Rows(lambda a, i: (a, i % 2))
-    dataset.targets, dataset.classes = [1, 0] * 6, ["dog", "eel", "fox"]
     read = []
-    dataset.make = lambda a, i: (read.append(i), (a, i % 2))[1]
+    dataset = Rows(lambda a, i: (read.append(i), (a, (i + 1) % 2))[1])
+    dataset.targets, dataset.classes = [1, 0] * 6, ["dog", "eel", "fox"]
     images = opened(dataset).splits["train"]
     assert images.labels.tolist() == [1, 0] * 6
     assert images.classes == ["dog", "eel", "fox"]
-    assert set(read) == {0}  # no other item is read for its label
+    assert set(read) == {0, 1}  # one item of each class is read for its label
+
+
+def test_targets_that_a_target_transform_changes_are_not_used():
+    dataset = Rows(lambda a, i: (a, (i % 4) // 2))
+    dataset.targets, dataset.classes = [0, 1, 2, 3] * 3, ["dog", "eel", "fox", "gnu"]
+    source = opened(dataset)
+    assert source.splits["train"].labels.tolist() == [0, 0, 1, 1] * 3
+    assert source.notes["labels read from all items, as the data set has other 'targets' than its items' labels"] == 1
+    assert source.splits["train"].classes == ["0", "1"]  # as "dog" and "eel" are both in the first
+    dataset.classes = ["pet", "prey"]
+    assert opened(dataset).splits["train"].classes == ["pet", "prey"]
+
+
+def test_targets_are_used_if_items_have_no_class():
+    dataset = Rows(lambda a, i: (a, torch.eye(3)[i % 3]))
+    dataset.targets = [0, 1, 2] * 4
+    assert opened(dataset).splits["train"].labels.tolist() == [0, 1, 2] * 4
+
+
+def test_classes_of_each_split_are_its_own():
+    train, test = Rows(lambda a, i: (a, i % 3)), Rows(lambda a, i: (a, i % 2))
+    train.classes, test.classes = ["cat", "dog", "fox"], ["dog", "fox"]
+    source = opened({"train": train, "test": test})
+    assert source.splits["train"].classes == source.splits["test"].classes == ["cat", "dog", "fox"]
+    assert source.splits["train"].labels[:3].tolist() == [0, 1, 2]
+    assert source.splits["test"].labels[:2].tolist() == [1, 2]
+    test.make = lambda a, i: (a, i % 3)
+    with pytest.raises(UserError, match="cat, dog, fox in 'train' and dog, fox in 'test', and label 2 of 'test'"):
+        opened({"train": train, "test": test})
+
+
+def test_classes_of_a_split_without_a_list_are_those_of_train():
+    train, test = Rows(lambda a, i: (a, i % 3)), Rows(lambda a, i: (a, i % 2))
+    train.classes = np.array(["cat", "dog", "fox"])
+    source = opened({"train": train, "test": test})
+    assert source.splits["test"].classes == ["cat", "dog", "fox"]
 
 
 def test_splits_share_their_classes():

@@ -10,15 +10,19 @@ import shutil
 import signal
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bigbigan.apps.train import train
-from bigbigan.data import fingerprint, load_pixels, open_source, write_shards
+from bigbigan.cli import main
+from bigbigan.data import DecodeLimits, fingerprint, load_pixels, open_source, write_shards
 from bigbigan.data.shards import reader as shards
 from bigbigan.data.shards import writer as sharding
+from bigbigan.data.shards.plan import is_plan, plan_of
+from bigbigan.data.window import Window
 from bigbigan.errors import RunError, UserError
 from tiny import tiny_config, write_npz
 
@@ -189,6 +193,12 @@ def test_finished_shards_are_kept_and_lost_ones_rewritten(photos, tmp_path, monk
     assert contents(tmp_path / "out") == before
 
 
+def test_unfinished_shards_are_no_source(photos, tmp_path):
+    write(photos, tmp_path / "out", count=4)
+    (tmp_path / "out" / "index.json").rename(tmp_path / "out" / "progress.jsonl")
+    assert "out has unfinished shards; run the same `bigbigan data shard` again" in refused(tmp_path / "out")
+
+
 def test_after_a_full_disk_the_same_command_continues(photos, tmp_path, monkeypatch):
     write(photos, tmp_path / "whole", count=4)
     calls = iter(range(100))
@@ -224,6 +234,75 @@ def test_a_full_disk_leaves_no_part_of_a_shard(photos, tmp_path):
     write(photos, tmp_path / "out", count=10)
     write(photos, tmp_path / "whole", count=10)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_images_that_changed_since_are_refused(photos, tmp_path):
+    array, stack = tmp_path / "a.npz", tmp_path / "stack" / "a.tif"
+    np.savez(array, images=np.zeros((4, 8, 8), np.uint8))
+    stack.parent.mkdir()
+    noise(1).save(stack, save_all=True, append_images=[noise(2)])
+    packed = shutil.make_archive(str(tmp_path / "b"), "zip", photos)
+    for number, source in enumerate((photos, array, Path(packed), stack.parent)):
+        limits = DecodeLimits(all_frames=source == stack.parent)
+        write_shards(open_source(str(source), limits=limits), tmp_path / str(number))
+        write_shards(open_source(str(source), limits=limits), tmp_path / str(number))
+        changed = {photos: photos / "train" / "class0" / "00.png", stack.parent: stack}.get(source, source)
+        os.utime(changed, (1, 1))
+        with pytest.raises(UserError, match="has shards of other images or settings"):
+            write_shards(open_source(str(source), limits=limits), tmp_path / str(number))
+
+
+def test_shards_of_earlier_versions_are_continued(photos, tmp_path):
+    plan = plan_of(open_source(str(photos)), 256, None, None)
+    assert is_plan({name: value for name, value in plan.items() if name != "files"}, plan)
+    assert not is_plan(plan | {"files": "0"}, plan)
+
+
+def test_arguments_of_write_shards_are_checked(photos, tmp_path):
+    source = open_source(str(photos))
+    for given, message in (
+        ({"resolution": 0}, "resolution is 0; expected a whole number of at least 1, or None"),
+        ({"count": 0}, "count is 0; expected a whole number of at least 1, or None"),
+        ({"count": 2.5}, "count is 2.5"),
+        ({"size_mib": 0}, "size_mib is 0; expected a number above 0"),
+        ({"size_mib": "1"}, "size_mib is '1'; expected a number above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write_shards(source, tmp_path / "out", **given)
+    with pytest.raises(UserError, match="out is 5; expected the path of a folder"):
+        write_shards(source, 5)
+    assert write_shards(source, str(tmp_path / "out"))["splits"]["train"]["images"] == 30
+
+
+@pytest.fixture
+def microscope(tmp_path):
+    """Three files of 16 bits with values from 200 to 3,899."""
+    (tmp_path / "cells").mkdir()
+    for i in range(3):
+        values = np.random.default_rng(i).integers(200, 3900, (16, 16), dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / "cells" / f"{i}.png")
+    return tmp_path / "cells"
+
+
+def test_shards_of_a_resolution_use_the_window(microscope, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["data", "shard", str(microscope), "--out", str(out), "--resolution", "16", "--quiet"]
+    assert main([*command, "--set", "data.window=[200,3900]"]) == 0
+    assert "note: more than 8 bits, windowed: 3" in capsys.readouterr().out
+    limits = DecodeLimits(window=Window(200, 3900))
+    stored, files = open_source(str(out)).splits["train"], open_source(str(microscope), limits=limits).splits["train"]
+    for i in range(3):
+        np.testing.assert_array_equal(stored.load(i), files.load(i))
+    assert main([*command, "--set", "data.window=[200,3000]"]) == 2
+    assert "has shards of other images or settings" in capsys.readouterr().err
+
+
+def test_shards_of_a_resolution_report_lost_bits(microscope, tmp_path):
+    with pytest.warns(
+        UserWarning, match="of 3 images of more than 8 bits the upper 8 bits are stored; to store a window"
+    ):
+        written = write(microscope, tmp_path / "out", resolution=16)
+    assert written["notes"]["16-bit scaled to 8"] == 3
 
 
 def test_other_images_or_settings_and_other_folders_are_refused(photos, tmp_path):
@@ -481,6 +560,31 @@ def test_labels_of_anybodys_shards(kind, tmp_path):
         assert [classes[k] for k in images.labels] == [("cba" if "a" in classes else "012")[i % 3] for i in range(12)]
     else:
         assert images.labels is None
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_labels_of_a_single_shard(kind, ending, tmp_path):
+    label, classes = LABELS[kind]
+    make(tmp_path / "set", label, count=1, each=6)
+    path, data = tmp_path / f"one{ending}", (tmp_path / "set" / "part-0.tar").read_bytes()
+    path.write_bytes(gzip.compress(data) if ending == ".tar.gz" else data)
+    source = open_source(str(path))
+    images = source.splits["train"]
+    assert (images.classes, images.files[5]) == (classes, "005.png")
+    if classes:
+        assert [classes[k] for k in images.labels] == [("cba" if "a" in classes else "012")[i % 3] for i in range(6)]
+        assert {note for note in source.notes if ".cls" in note or ".json" in note} == set()
+    else:
+        assert images.labels is None
+        assert sum(n for note, n in source.notes.items() if "ignored, not an image" in note) == 6 * len(label(0))
+
+
+def test_folders_are_the_classes_of_a_tar_with_json_files(tmp_path):
+    members = [(f"{c}/{i}.{e}", d) for c in "ab" for i in (1, 2) for e, d in (("png", encoded(i)), ("json", b"{}"))]
+    source = open_source(str(pack(tmp_path / "a.tar", members)))
+    assert source.splits["train"].classes == ["a", "b"]
+    assert source.notes == {"ignored, not an image (.json)": 4}
 
 
 def test_names_with_numbers_are_in_the_order_of_their_values(tmp_path):

@@ -21,6 +21,7 @@ from PIL import Image
 
 from bigbigan.data import DecodeLimits, Unreadable, fingerprint, image_set, load_pixels, open_source
 from bigbigan.data.readers import archives, arrays, folders
+from bigbigan.data.sources import absolute_source, relative_source, source_exists
 from bigbigan.errors import UserError
 
 
@@ -153,6 +154,16 @@ LAYOUTS = {
         {"train": {"good": 2}, "test": {"good": 2, "broken": 2}},
         None,
     ),
+    "anomalies in test, normal images in val": (
+        ["train/good", "val/good", "test/broken", "test/scratch"],
+        {"train": {"good": 2}, "val": {"good": 2}, "test": {"broken": 2, "scratch": 2}},
+        None,
+    ),
+    "one class in train, others in test": (
+        ["train/all", "test/broken", "test/scratch"],
+        {"train": {None: 2}, "test": {None: 4}},
+        "train has no folder broken, scratch",
+    ),
     "only test is labelled": (["train", "test/a", "test/b"], {"train": {None: 2}, "test": {"a": 2, "b": 2}}, None),
     "vehicles": (
         ["bus", "car", "train", "truck"],
@@ -193,6 +204,32 @@ LAYOUTS = {
     "class first": (
         [f"{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")],
         {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        None,
+    ),
+    "class first, a cover": (
+        [*(f"{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")), "cat=cover"],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        "1 images outside the train, val and test folders are skipped: cat; to use them",
+    ),
+    "class first, an overview": (
+        [*(f"data/{kind}/{split}" for kind in ("cat", "dog") for split in ("train", "test")), ".=overview"],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        "skipped: .; to use them",
+    ),
+    "splits further down, an overview": (
+        [*(f"data/{split}/{kind}" for kind in ("cat", "dog") for split in ("train", "test")), ".=overview"],
+        {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        "skipped: .; to use them",
+    ),
+    "mvtec": (
+        [f"{kind}/{inner}" for kind in ("bottle", "cable")
+         for inner in ("train/good", "test/good", "test/broken", "ground_truth/broken")],
+        {"train": {"bottle": 2, "cable": 2}, "test": {"bottle": 4, "cable": 4}},
+        "skipped: bottle/ground_truth, cable/ground_truth; to use them",
+    ),
+    "vehicles and exams": (
+        ["land/train", "land/bus", "paper/test", "paper/note"],
+        {"train": {"land": 4, "paper": 4}},
         None,
     ),
     "ffhq": (["00000=00001,00999", "01000=01000,01777", "02000=02500"], {"train": {None: 5}}, None),
@@ -252,11 +289,43 @@ def test_a_folder_called_as_a_known_set_is_reported(tmp_path, monkeypatch):
     assert len(open_source("./digits").splits["train"]) == 6
 
 
+@pytest.mark.parametrize("after", ["", ":train"])
+def test_a_hugging_face_folder_is_found_from_another_folder(tmp_path, monkeypatch, after):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for run, relative in (("runs", "../photos"), (".", "./photos")):
+        assert relative_source(f"hf:photos{after}", tmp_path / run) == f"hf:{relative}{after}"
+        assert absolute_source(f"hf:{relative}{after}", tmp_path / run) == f"hf:{tmp_path / 'photos'}{after}"
+    assert source_exists(f"hf:{tmp_path / 'photos'}{after}")
+    assert not source_exists(f"hf:{tmp_path / 'gone'}{after}")
+    assert relative_source(f"hf:owner/name{after}", tmp_path) is None
+
+
+def test_arguments_of_open_source_are_checked(make):
+    path = str(make(TWO_CLASSES))
+    assert user_error(path, labels=5) == "labels is a int; expected the path of a CSV file, or None"
+    assert user_error(path, max_unreadable="x") == "max_unreadable is a share between 0 and 1, not 'x'"
+
+
 def test_classes_are_in_the_order_of_their_numbers(make):
     source = open_source(str(make({f"{c}/1.png": png() for c in ("0", "2", "10", "b", "a", "-1.5")})))
     assert source.splits["train"].classes == ["-1.5", "0", "2", "10", "a", "b"]
     assert [f.split("/")[-2] for f in source.splits["train"].files] == ["-1.5", "0", "10", "2", "a", "b"]
     assert source.splits["train"].labels.tolist() == [0, 1, 3, 2, 4, 5]
+
+
+def test_classes_of_one_name_are_one_however_it_is_composed(make):
+    source = open_source(str(make({"train/caf\u00e9/1.png": png(), "train/tea/1.png": png(),
+                                   "test/cafe\u0301/1.png": png(), "test/tea/1.png": png()})))  # fmt: skip
+    assert source.splits["test"].classes == ["caf\u00e9", "tea"]
+    assert source.splits["test"].labels.tolist() == [0, 1]
+
+
+def test_a_folder_whose_name_means_no_label_is_a_class(make):
+    with pytest.warns(UserWarning, match="'NA' is a class here, but means no label in a labels file; rename it"):
+        source = open_source(str(make({"NA/1.png": png(), "EU/1.png": png()})))
+    assert source.splits["train"].classes == ["EU", "NA"]
 
 
 def test_split_names_are_known_in_other_spellings(make):
@@ -571,6 +640,10 @@ BROKEN = {
     "npz cut": (file("a.npz", npz(images=X)[:200]), "not a readable npz file"),
     "npz of a pickle": (file("a.npz", npz(images=np.array([{}], dtype=object))), "never unpickled"),
     "a bare pickle": (file("a.npz", pickle.dumps([1])), "not a readable npz file"),
+    "npz, one split twice": (
+        file("a.npz", npz(train_images=X, training_images=X)),
+        "train_images and training_images are one split; remove or rename one",
+    ),
     "npz, other keys": (file("a.npz", npz(x=X, y=X)), "contains x, y; expected train_images"),
     "npz, floats": (file("a.npz", npz(images=X / 255)), "float64 [4, 8, 8]; expected uint8"),
     "npz, 3-D volumes": (
@@ -908,7 +981,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
     assert str(path) in message
     path = pack(tmp_path / "bomb.zip", {"a.png": png(), "b.png": bytes(70 * 2**20)})
     assert path.stat().st_size < 200_000
-    source = open_source(str(path))
+    source = open_source(str(path), limits=DecodeLimits(max_pixels=10**6))
     with pytest.raises(Unreadable, match="over 64 MiB"):
         source.splits["train"].load(1)
 
@@ -1015,6 +1088,21 @@ def test_zip_is_read_again_after_a_fork(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------
 # Arrays
+
+
+def test_npz_images_are_train_next_to_test_images(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz(images=X, labels=np.array([0, 1, 0, 1]), test_images=X[:2], test_labels=np.array([1, 0])))
+    splits = open_source(str(path)).splits
+    assert {name: images.labels.tolist() for name, images in splits.items()} == {"train": [0, 1, 0, 1], "test": [1, 0]}
+
+
+def test_npz_arrays_that_are_not_used_are_noted(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz(train_images=X, train_label=np.arange(4), images=X))
+    source = open_source(str(path))
+    assert source.notes == {"arrays not used: train_label, images": 2}
+    assert source.splits["train"].labels is None
 
 
 def test_npz_layouts(tmp_path):

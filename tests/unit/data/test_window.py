@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from PIL import Image
 from bigbigan import load
 from bigbigan.apps.train import train
 from bigbigan.cli import main
-from bigbigan.data import DecodeLimits, decode, inspect, open_source
+from bigbigan.data import DecodeLimits, Unreadable, decode, inspect, open_source
+from bigbigan.data.decode import decode_pillow
 from bigbigan.data.loading import load_pixels, measure_window
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
@@ -65,6 +67,40 @@ def test_window_maps_black_to_0_and_white_to_255(form):
 def test_window_leaves_8_bit_images_alone():
     values = np.arange(64, dtype=np.uint8).reshape(8, 8)
     assert (decode(encoded(values, "PNG"), DecodeLimits(window=Window(10, 20)))[0][:, :, 0] == values).all()
+
+
+def deep_png(colour_type, size=8):
+    """A PNG of 16 bits whose channels all have the value 1000."""
+    samples = {2: 3, 4: 2, 6: 4}[colour_type]
+    lines = size * (b"\0" + struct.pack(">H", 1000) * size * samples)
+    header = struct.pack(">IIBBBBB", size, size, 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("colour_type", [2, 4, 6])
+def test_window_refuses_png_of_16_bit_colour(tmp_path, colour_type):
+    assert "16-bit scaled to 8" in decode(deep_png(colour_type))[1]
+    reason = "PNG of 16 bits in several channels, with data.window (save it as grey or RGB in a TIFF file)"
+    for read in (decode, lambda data, limits: decode_pillow(Image.open(io.BytesIO(data)), limits)):
+        with pytest.raises(Unreadable) as error:
+            read(deep_png(colour_type), DecodeLimits(window=Window(0, 4095)))
+        assert str(error.value) == reason
+    (tmp_path / "a.png").write_bytes(deep_png(colour_type))
+    source = open_source(str(tmp_path))
+    assert [r for r in inspect(source)["remedies"] if "such files are refused: to use one, save them as TIFF" in r]
+    with pytest.raises(UserError, match="1 cannot be read, such as: PNG of 16 bits in several channels"):
+        measure_window(source, source.splits["train"], (0, 100))
+
+
+def test_window_leaves_bmp_of_16_bits_a_pixel_alone():
+    pixels = struct.pack("<4H", 0xF800, 0x07E0, 0x001F, 0xFFFF)
+    info = struct.pack("<IiiHHIIiiIIIII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0, 0xF800, 0x07E0, 0x001F)[: 40 + 12]
+    data = b"BM" + struct.pack("<IHHI", 66 + 8, 0, 0, 66) + info + pixels
+    windowed, _ = decode(data, DecodeLimits(window=Window(0, 4095)))
+    assert windowed.tolist() == decode(data)[0].tolist() == [[[0, 0, 255], [255] * 3], [[255, 0, 0], [0, 255, 0]]]
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])

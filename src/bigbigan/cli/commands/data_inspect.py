@@ -5,33 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, SOURCES
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, READING, SOURCES, open_to_read
 from bigbigan.errors import UserError
-
-if TYPE_CHECKING:
-    from bigbigan.data import Source
 
 EXAMPLES = (
     "data inspect photos/ --out sheet.png",
     "data inspect photos.zip --labels photos.csv",
 )
-READING = ("data.window", "data.frames", "data.max_pixels")  # beginnings of settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=f"images: {SOURCES}")
     parser.add_argument("--labels", **LABELS_FILE)
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="data.NAME=VALUE",
-        help="setting of how images are read: data.window=[200,3900], data.window_percentiles=[0.1,99.9], "
-        "data.frames=all, data.max_pixels=N",
-    )
+    parser.add_argument("--set", **READING)
     parser.add_argument("--out", type=Path, metavar="SHEET.png", help="contact sheet to write")
     parser.add_argument("--json", **AS_JSON)
 
@@ -44,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out and options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name ending in .png")
-    source = _open(options)
+    source = open_to_read(options)
     facts = inspect(source)
     if options.json and options.out:
         facts["sheet"] = str(options.out)
@@ -53,24 +41,6 @@ def run(options: argparse.Namespace) -> None:
         save_image(contact_sheet(source), options.out)
         if not options.json:
             print(f"wrote {options.out}: training images, drawn at random")
-
-
-def _open(options: argparse.Namespace) -> Source:
-    """Open the source with the settings given, and measure the window if they ask for it."""
-    from bigbigan.config import Config, override
-    from bigbigan.data import open_source
-    from bigbigan.data.loading import measure_window
-    from bigbigan.data.window import Window
-    from bigbigan.training.run_folder import limits_of
-
-    for setting in options.set:
-        if not setting.startswith(READING):
-            raise UserError(f"--set {setting}: expected a setting of how images are read: {', '.join(READING)}")
-    config = override(Config(), options.set)
-    source = open_source(options.source, labels=options.labels, limits=limits_of(config))
-    if config.data.window_percentiles and not config.data.window:
-        source.set_window(Window(*measure_window(source, source.splits["train"], config.data.window_percentiles)))
-    return source
 
 
 def _describe(facts: dict[str, Any]) -> str:

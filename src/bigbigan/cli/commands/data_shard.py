@@ -7,12 +7,13 @@ import json
 import math
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, at_least
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, READING, SOURCES, at_least, open_to_read
 from bigbigan.errors import UserError
 
 EXAMPLES = (
     "data shard photos/ --out shards",
     "data shard photos/ --out shards --resolution 80 --images 10000",
+    "data shard cells/ --out shards --resolution 64 --set data.window=[200,3900]",
 )
 
 
@@ -26,20 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", type=int, metavar="R", help="store R×R PNG images instead of the files: smaller and faster"
     )
+    parser.add_argument("--set", **READING)
     parser.add_argument("--json", **AS_JSON)
     parser.add_argument("--quiet", **QUIET)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write a source as shuffled tar shards (WebDataset) with checksums; the same command continues its work."""
-    from bigbigan.data import open_source, write_shards
+    from bigbigan.data import write_shards
 
     if not 0 < options.size_mib < math.inf:
         raise UserError(f"--size-mib {options.size_mib}: expected a number above 0")
     given = {"images": options.images, "resolution": options.resolution}
     at_least(1, **{name: value for name, value in given.items() if value is not None})
     written = write_shards(
-        open_source(options.source, labels=options.labels),
+        open_to_read(options),
         options.out,
         options.size_mib,
         options.images,
@@ -51,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
         return
     for split, n in written["splits"].items():
         print(f"{options.out / split}: {n['images']:,} images in {n['shards']:,} shards, {n['bytes'] / 2**20:,.1f} MiB")
+    for note, count in written["notes"].items():
+        print(f"note: {note}: {count}")
     skipped = written["skipped"]
     for file, reason in skipped[:20]:
         print(f"skipped: {file}: {reason}")

@@ -115,16 +115,26 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
     """Open an npz file with the keys train_images, train_labels and so on (as MedMNIST), or images and labels.
 
     Splits may have any of the spellings of `split_of`; images and labels are train. Labels are class numbers or one-hot
-    rows; -1 and NaN mean no label.
+    rows; -1 and NaN mean no label. Arrays that are not used are noted.
+
+    Raises:
+        UserError: it cannot be read, has no images, or has two arrays of images for one split.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
-            found = {s: k for k in file.files if k.endswith("_images") and (s := split_of(k.removesuffix("_images")))}
-            found = {s: found[s] for s in ("train", "val", "test") if s in found}
-            wanted = found or ({"train": "images"} if "images" in file.files else {})
+            found: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+            for k in file.files:
+                if k.endswith("_images") and (split := split_of(k.removesuffix("_images"))):
+                    found[split].append(k)
+            if twice := next((keys for keys in found.values() if len(keys) > 1), None):
+                raise UserError(f"{shown(path)}: {' and '.join(map(shown, twice))} are one split; remove or rename one")
+            if "images" in file.files and not found["train"]:
+                found["train"] = ["images"]
+            wanted = {split: keys[0] for split, keys in found.items() if keys}
             labels = {k: k.removesuffix("images") + "labels" for k in wanted.values()}
             names = ", ".join(map(shown, file.files[:8])) or "nothing"
+            unused = [k for k in file.files if k not in {*labels, *labels.values()}]
             _check_size(path, "unpacks to", sum(sizes.get(k, 0) for k in (*labels, *labels.values())))
             read = [(s, file[k], file.get(labels[k])) for s, k in wanted.items()]
     except (OSError, MemoryError, UserError):
@@ -134,6 +144,8 @@ def open_npz(path: Path, notes: Counter[str]) -> dict[str, ImageSet]:
         raise UserError(f"{shown(path)} is not a readable npz file: {why}") from e
     if not wanted:
         raise UserError(f"{shown(path)} contains {names}; expected train_images (and val_, test_) or images")
+    if unused:
+        notes[f"arrays not used: {', '.join(map(shown, unused[:8]))}{', ...' * (len(unused) > 8)}"] += len(unused)
     arrays: _Arrays = {}
     for split, x, y in read:
         shape = (*x.shape, 1) if x.ndim == 3 else x.shape

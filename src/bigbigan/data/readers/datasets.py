@@ -11,8 +11,9 @@ Items must be the same each time: random augmentation is a setting (data.augment
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 from bigbigan.data.decode import DecodeLimits, decode_pillow
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.names import class_order, named
+from bigbigan.data.names import class_order, composed, label_of, named, shown
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.named import import_named, in_one_line
@@ -30,6 +31,7 @@ from bigbigan.named import import_named, in_one_line
 __all__ = ["DatasetStore", "is_python", "open_datasets", "open_python"]
 
 SPLITS = ("train", "val", "test")
+CHECKED = 32  # items whose labels are compared with `targets`
 EXPECTED = "a map-style data set (__len__ and __getitem__), a function that returns one, or a dictionary by split"
 
 
@@ -39,6 +41,7 @@ class DatasetStore:
     pads = False
     remote = None
     channels = 3  # of the first item
+    transformed = False  # whether items have other labels than the data set's `targets`, which its `classes` may name
 
     def __init__(self, dataset: Any, limits: DecodeLimits) -> None:
         self.dataset, self.limits = dataset, limits
@@ -102,12 +105,14 @@ def open_datasets(found: Any, source: Source, limits: DecodeLimits) -> dict[str,
         raise UserError(f"{source.spec}: there is no split {unknown[0]}; expected {', '.join(SPLITS)}")
     values = {name: _checked(splits[name], name, source, limits) for name in SPLITS if name in splits}
     labels = {name: _labels(store, len(splits[name]), source) for name, store in values.items()}
-    classes = _classes(splits, labels)
+    classes = _classes(values, labels, source)
+    if unlabelled := sum(label is None for found in labels.values() for label in found or ()):
+        source.notes["without a label"] += unlabelled
     return {
         name: ImageSet(
             name,
             [f"{name}/{i:05d}" for i in range(len(splits[name]))],
-            None if classes is None else _numbers(labels[name], len(splits[name]), classes[0]),
+            None if classes is None else _numbers(labels[name], len(splits[name]), classes[0][name]),
             None if classes is None else classes[1],
             store,
             np.arange(len(splits[name])),
@@ -139,15 +144,20 @@ def _checked(dataset: Any, name: str, source: Source, limits: DecodeLimits) -> D
 def _labels(store: DatasetStore, count: int, source: Source) -> list[Any] | None:
     """Return the label of each item, None if it has none; or None if no item has one.
 
-    They are the data set's `targets` or `labels`, as in torchvision; otherwise all items are read.
+    They are the data set's `targets` or `labels`, as in torchvision, if a few items agree; else all items are read.
     """
     if not isinstance(first := _first(store), tuple):
         return None
+    why = "has no 'targets'"
     for name in ("targets", "labels"):
         values = getattr(store.dataset, name, None)
         if values is not None and hasattr(values, "__len__") and len(values) == count:
-            return [_plain(value) for value in values]
-    source.notes["labels read from all items, as the data set has no 'targets'"] += 1
+            labels = [_plain(value) for value in values]
+            if _agrees(store, labels):
+                return labels
+            store.transformed = True
+            why = f"has other '{name}' than its items' labels"  # a target_transform changes only the items
+    source.notes[f"labels read from all items, as the data set {why}"] += 1
     found = [_plain(first[1])]
     for i in range(1, count):
         try:
@@ -157,39 +167,88 @@ def _labels(store: DatasetStore, count: int, source: Source) -> list[Any] | None
     return found if any(label is not None for label in found) else None
 
 
+def _agrees(store: DatasetStore, labels: list[Any]) -> bool:
+    """Return whether the items have these labels, by one item of each label, of up to `CHECKED` labels."""
+    positions = list({label: i for i, label in reversed(list(enumerate(labels)))}.values())
+    for i in positions[:: -(-len(positions) // CHECKED)]:
+        try:
+            if _plain(store.item(i)[1]) != labels[i]:
+                return False
+        except (Unreadable, UserError):  # an item that is damaged, or whose own label cannot be a class
+            continue
+    return True
+
+
 def _first(store: DatasetStore) -> Any:
     item = store.dataset[0]
     return tuple(item) if isinstance(item, tuple | list) else item
 
 
 def _plain(label: Any) -> Any:
-    """Return a label as a number, a text or None; one that is an array or a tensor has one number."""
+    """Return a label as a number, a class name, or None if it means no label (-1, NaN, "NA" and so on: `NO_LABEL`).
+
+    One that is an array or a tensor has one number.
+    """
     if hasattr(label, "item"):
         try:
             label = label.item()
         except (RuntimeError, ValueError):
             raise UserError(f"a label is {label!r:.60}; expected one whole number, a class name or None") from None
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        return None
     if isinstance(label, float) and label.is_integer():
         label = int(label)
-    if label is None or isinstance(label, str):
-        return label
-    if isinstance(label, bool | int):
+    if isinstance(label, str):
+        return label_of(label) or None
+    if isinstance(label, int):
         return None if label < 0 else int(label)
     raise UserError(f"a label is {label!r:.60}; expected a whole number, a class name or None")
 
 
 def _classes(
-    splits: Mapping[str, Any], labels: Mapping[str, list[Any] | None]
-) -> tuple[dict[Any, int], list[str]] | None:
-    """Return the number of each label, and the names of the classes; None without labels."""
-    used = {label for values in labels.values() for label in values or () if label is not None}
-    if not used:
+    stores: Mapping[str, DatasetStore], labels: Mapping[str, list[Any] | None], source: Source
+) -> tuple[dict[str, dict[Any, int]], list[str]] | None:
+    """Return the number of each label of each split, and the names of the classes; None without labels.
+
+    Raises:
+        UserError: splits name different `classes`, and a label is a number that its split does not name.
+    """
+    used = {split: {label for label in values or () if label is not None} for split, values in labels.items()}
+    every = set().union(*used.values())
+    if not every:
         return None
-    names = next((getattr(d, "classes", None) for d in splits.values() if getattr(d, "classes", None)), None)
-    if names is not None and all(isinstance(label, int) and label < len(names) for label in used):
-        return {k: k for k in range(len(names))}, [named(name) for name in names]
-    ordered = sorted(used, key=class_order)
-    return {label: k for k, label in enumerate(ordered)}, [named(label) for label in ordered]
+    lists = {split: names for split in used if (names := _listed(stores[split].dataset)) is not None}
+    for split in [split for split in lists if stores[split].transformed and used[split] != {*range(len(lists[split]))}]:
+        source.notes[f"'classes' of '{split}' not used, as they name its 'targets'"] += 1
+        del lists[split]
+    numeric = all(isinstance(label, int) for label in every)
+    if lists and numeric and len(set(map(tuple, lists.values()))) > 1:
+        for split in used:
+            if wrong := sorted(k for k in used[split] if k >= len(lists.get(split, ()))):
+                both = " and ".join(
+                    f"{', '.join(names[:8])}{', ...' * (len(names) > 8)} in '{name}'" for name, names in lists.items()
+                )
+                raise UserError(
+                    f"{source.spec}: splits have different classes, {shown(both)}, and label {wrong[0]} of '{split}' "
+                    "has no name; give every split a name for each of its labels in `classes`"
+                )
+        names = list(dict.fromkeys(name for names in lists.values() for name in names))
+        return {split: {k: names.index(name) for k, name in enumerate(lists.get(split, ()))} for split in used}, names
+    names = next(iter(lists.values()), [])
+    if names and numeric and max(every) < len(names):
+        numbers: dict[Any, int] = {k: k for k in range(len(names))}
+    else:
+        ordered = sorted(every, key=class_order)
+        numbers, names = {label: k for k, label in enumerate(ordered)}, [named(label) for label in ordered]
+    return dict.fromkeys(used, numbers), names
+
+
+def _listed(dataset: Any) -> list[str] | None:
+    """Return the names in a data set's `classes`; None if it has none."""
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, Sequence | np.ndarray) or isinstance(names, str) or not len(names):
+        return None
+    return [named(composed(str(name))) for name in names]
 
 
 def _numbers(labels: list[Any] | None, count: int, numbers: Mapping[Any, int]) -> np.ndarray:

@@ -28,7 +28,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import class_order, extension, named, shown
+from bigbigan.data.names import class_order, composed, extension, named, shown
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 
@@ -168,6 +168,23 @@ def _by_split(names: list[tuple[str, ...]], source: Source) -> tuple[list[str | 
 
     Both are empty lists if the folders are not splits.
     """
+    tops, inner, depth = _splits_on_top(names) or _splits_below(names) or ([], [], 0)
+    if outside := tops.count(None):
+        source.notes["ignored, outside the train, val and test folders"] += outside
+        places = Counter("/".join(p[:-1][:depth]) or "." for p, top in zip(names, tops, strict=True) if top is None)
+        remedy = "to use them, move them into one of those folders or give them as a source of their own"
+        _warn(
+            source,
+            f"{outside:,} images outside the train, val and test folders are skipped: {_list(places)}; {remedy}",
+        )
+    return tops, inner
+
+
+_Splits = tuple[list[str | None], list[tuple[str, ...]], int]  # as of `_by_split`; folders that name a place outside
+
+
+def _splits_on_top(names: list[tuple[str, ...]]) -> _Splits | None:
+    """Return the splits of train/cat/a.png, test/cat/b.png; None if the folders on top are not splits."""
     folders = {p[0] for p in names if len(p) > 1}
     splits = {f: s for f in folders if (s := split_of(f))}
     if "trainval" in map(str.lower, splits) and list(splits.values()).count("train") > 1:
@@ -180,20 +197,37 @@ def _by_split(names: list[tuple[str, ...]], source: Source) -> tuple[list[str | 
         has_splits = "train" in present
     else:
         has_splits = bool(present)
-    if has_splits:
-        tops = [splits.get(p[0]) if len(p) > 1 else None for p in names]
-        if outside := tops.count(None):
-            source.notes["ignored, outside the train, val and test folders"] += outside
-            places = Counter(p[0] if len(p) > 1 else "." for p, top in zip(names, tops, strict=True) if top is None)
-            remedy = "to use them, move them into one of those folders or give them as a source of their own"
-            _warn(
-                source,
-                f"{outside:,} images outside the train, val and test folders are skipped: {_list(places)}; {remedy}",
-            )
-        return tops, [p[1:] for p in names]
-    if all(len(p) > 2 and split_of(p[1]) for p in names) and any(split_of(p[1]) == "train" for p in names):
-        return [split_of(p[1]) for p in names], [(p[0], *p[2:]) for p in names]  # cat/train/a.png
-    return [], []
+    if not has_splits:
+        return None
+    return [splits.get(p[0]) if len(p) > 1 else None for p in names], [p[1:] for p in names], 1
+
+
+def _splits_below(names: list[tuple[str, ...]]) -> _Splits | None:
+    """Return the splits of cat/train/a.png, cat/test/b.png, data/train/cat/a.png; None if there are none.
+
+    Some images may be in no split folder: then a class must have both train and val or test, since one class may be
+    called "train" and another "test".
+    """
+    tops = [split_of(p[1]) if len(p) > 2 else None for p in names]
+    of_class: dict[str, set[str | None]] = {}
+    for p, top in zip(names, tops, strict=True):
+        of_class.setdefault(p[0], set()).add(top)
+    if "train" in tops and (None not in tops or any("train" in s and s & {"val", "test"} for s in of_class.values())):
+        return tops, [(p[0], *p[2:]) for p in names], 2
+    return _splits_next_to_strays(names)
+
+
+def _splits_next_to_strays(names: list[tuple[str, ...]]) -> _Splits | None:
+    """Return the splits of data/train/a.png, overview.png: a few images keep `_strip` from skipping the folder."""
+    inner = [p[1:] for p in names if len(p) > 1]
+    if len({p[0] for p in names if len(p) > 1}) != 1 or not len(names) > len(inner) > len(names) / 2:
+        return None
+    found = _splits_on_top(inner) or _splits_below(inner)
+    if found is None:
+        return None
+    below = iter(zip(found[0], found[1], strict=True))
+    pairs = [next(below) if len(p) > 1 else (None, p) for p in names]
+    return [top for top, _ in pairs], [p for _, p in pairs], found[2] + 1
 
 
 def _are_parts(paths: Iterable[tuple[str, str]]) -> bool:
@@ -313,17 +347,18 @@ def arrange(
 def _classes(rows: dict[str, list[int]], parts_of: dict[int, tuple[str, ...]], source: Source) -> dict[int, str]:
     """Return the class folder of each image that is in one. Classes are the folders of train.
 
-    If train has only one class, such as normal images, the further folders of other splits are classes as well.
+    If train has only one class, such as normal images, and another split has it too, the further folders of the other
+    splits are classes as well.
     """
     folders: dict[str, dict[int, str]] = {}
     for split, members in rows.items():
-        in_folders = {i: parts_of[i][0] for i in members if len(parts_of[i]) > 1}
+        in_folders = {i: composed(parts_of[i][0]) for i in members if len(parts_of[i]) > 1}
         folders[split] = in_folders if 2 * len(in_folders) > len(members) else {}  # else the folders are not classes
     train_classes = set(folders.get("train", {}).values())
+    shared = any(train_classes & set(in_folders.values()) for split, in_folders in folders.items() if split != "train")
     class_of: dict[int, str] = {}
     for split, in_folders in folders.items():
         unknown = set(in_folders.values()) - train_classes if train_classes else set()
-        shared = set(in_folders.values()) & train_classes
         if unknown and (len(train_classes) > 1 or not shared):
             unlabelled = sum(folder in unknown for folder in in_folders.values())
             in_folders = {i: folder for i, folder in in_folders.items() if folder not in unknown}

@@ -10,9 +10,10 @@ from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.io import parse_json, stamped, unstamped, warn_of_change, write_text
 
-__all__ = ["INDEX", "Shard", "is_index", "parse_index", "read_index", "write_index"]
+__all__ = ["INDEX", "PROGRESS", "Shard", "is_index", "parse_index", "read_index", "write_index"]
 
 INDEX = "index.json"
+PROGRESS = "progress.jsonl"  # of a folder without an index yet: a line with the settings, then one for each shard
 _FORMAT = "bigbigan shards 1"
 _HEAD = b'{"format": "bigbigan shards'
 _FILE = re.compile(r"(train|val|test)/shard-\d{6,9}\.tar")

@@ -3,21 +3,24 @@
 import itertools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.image_set import Source
-from bigbigan.data.names import NO_LABEL, class_order, extension, named, shown
+from bigbigan.data.image_set import ImageSet, Source
+from bigbigan.data.names import class_order, extension, label_of, named, shown
 from bigbigan.data.readers.archives import list_tar
+from bigbigan.data.readers.folders import Entry, Reader
 from bigbigan.data.shards.index import Shard
 from bigbigan.errors import UserError
 from bigbigan.io import parse_json
 from bigbigan.progress import Bar
 
-__all__ = ["expand", "is_pattern", "list_pattern", "number_labels", "set_name"]
+__all__ = ["expand", "is_label", "is_pattern", "label_by_members", "list_pattern", "number_labels", "set_name"]
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS, MAX_CLASSES = 1_000_000, 1_000_000
@@ -95,18 +98,17 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
         if file.read(2) == b"\x1f\x8b":
             raise UserError("gzipped: a compressed shard has no random access; gunzip it")
     listed = Source("", "", {})
-    entries, read = list_tar(path, listed, limits, also=lambda member: extension(member) in (".cls", ".json"))
+    entries, read = list_tar(path, listed, limits, also=is_label)
     source.notes.update(listed.notes)
     source.skipped += [(name if file == shown(path) else f"{name}/{file}", reason) for file, reason in listed.skipped]
     images: dict[str, tuple[str, Any]] = {}
-    labels: dict[str, Any] = {}
+    labels = _labels([entry for entry in entries if is_label(entry[0][-1])], read)
     for parts, handle in entries:
-        key = "/".join((*parts[:-1], parts[-1].partition(".")[0]))
+        key = _key(parts)
         member = f"{name}/{'/'.join(map(named, parts))}"
-        if extension(parts[-1]) in (".cls", ".json"):
-            label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
-            labels[key] = labels.get(key) if label is None else label
-        elif isinstance(handle, Unreadable):
+        if is_label(parts[-1]):
+            continue
+        if isinstance(handle, Unreadable):
             source.refuse(member, handle)
         elif key in images:
             if not source.notes["further images of one key in a shard, ignored"]:
@@ -117,6 +119,38 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
             images[key] = (member, handle)
     for i, (key, (member, (offset, size))) in enumerate(images.items()):
         shard.add(member, offset, size, labels.get(key), i)
+
+
+def is_label(member: str) -> bool:
+    """Return whether a member of a tar file may have the label of an image: KEY.cls, KEY.json."""
+    return extension(member) in (".cls", ".json")
+
+
+def _key(parts: Sequence[str]) -> str:
+    return "/".join((*parts[:-1], parts[-1].partition(".")[0]))
+
+
+def _labels(members: Iterable[Entry], read: Reader) -> dict[str, int | str | None]:
+    """Return the label of each key, by its .cls and .json members."""
+    labels: dict[str, int | str | None] = {}
+    for parts, handle in members:
+        label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
+        labels[_key(parts)] = labels.get(_key(parts)) if label is None else label
+    return labels
+
+
+def label_by_members(images: ImageSet, members: list[Entry], read: Reader, source: Source) -> bool:
+    """Set labels of a single shard's images by members KEY.cls or KEY.json; return whether they have two classes."""
+    labels, shard = _labels(members, read), Shard("")
+    for file in images.files:
+        shard.add(file, 0, 0, labels.get(_key(file.split("/"))), 0)
+    if (classes := number_labels([shard])) is None:
+        return False
+    images.labels = np.array([-1 if k is None else k for k in shard.labels], dtype=np.int64)
+    images.classes = classes
+    if unlabelled := int((images.labels < 0).sum()):
+        source.notes["without a label"] += unlabelled
+    return True
 
 
 def _label(data: bytes, ending: str) -> int | str | None:
@@ -132,8 +166,8 @@ def _label(data: bytes, ending: str) -> int | str | None:
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, str):
-        label = None if label.strip() in NO_LABEL else label
-        if label and re.fullmatch(r"-?\d{1,7}", label):
+        label = label_of(label)
+        if re.fullmatch(r"-?\d{1,7}", label):
             label = int(label)
     if isinstance(label, int) and not isinstance(label, bool):
         return label if 0 <= label < MAX_CLASSES else None

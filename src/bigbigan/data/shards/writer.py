@@ -15,6 +15,7 @@ import io
 import json
 import os
 import tarfile
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.data.frames import FrameStore
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import extension, shown
-from bigbigan.data.shards.index import INDEX, Shard, is_index, read_index, write_index
+from bigbigan.data.shards.index import INDEX, PROGRESS, Shard, is_index, read_index, write_index
+from bigbigan.data.shards.plan import is_plan, plan_of
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
 from bigbigan.io import checked, lock, read_lines, stamped, write_text
@@ -43,15 +45,16 @@ from bigbigan.progress import Bar
 __all__ = ["write_shards"]
 
 SEED = 0  # of the order of images
-PROGRESS = "progress.jsonl"  # a line with the settings, then one for each shard
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif", "DICOM": "dcm"}
 RECORD = {"split": str, "shard": {"file": str, "size": int}, "next": int, "skipped": [[str]]}  # the line of a shard
 END_MARK = bytes(1024)  # of a tar file
 
+_Prepared = tuple[bytes | Unreadable, tuple[str, ...]]  # what to store, and notes on its conversion
+
 
 def write_shards(
     source: Source,
-    out: Path,
+    out: str | Path,
     size_mib: float = 256,
     count: int | None = None,
     resolution: int | None = None,
@@ -64,25 +67,24 @@ def write_shards(
 
     Args:
         source: an opened source.
-        out: a folder that does not exist, or is empty, or has shards of the same source and settings.
+        out: a folder that does not exist, or is empty, or has shards of the same source, unchanged, and settings.
         size_mib: maximum size of a shard.
         count: images in a shard, instead of a maximum size.
-        resolution: R: images are cropped to their central square and resized to R×R, as in training, and stored as PNG.
+        resolution: R: images are cropped to their central square and resized to R×R, as in training, and stored as PNG
+            of 8 bits: by the window of the source, or else by the range of their format.
         progress: show images/s and time left on stderr.
 
     Returns:
-        {"splits": {"train": {"images": N, "shards": K, "bytes": B}}, "skipped": [[file, reason]]}
+        {"splits": {"train": {"images": N, "shards": K, "bytes": B}}, "skipped": [[file, reason]], "notes": {note: N}}
 
     Raises:
-        UserError: `out` contains something else, no image of a split can be read, or a PNG file cannot hold a frame.
+        UserError: an argument is wrong, `out` contains something else, no image of a split can be read, or a PNG file
+            cannot hold a frame.
         RunError: writing failed, for example because the disk is full. Complete shards are kept.
     """
-    plan = {
-        "size_mib": None if count else size_mib,
-        "images": count,
-        "resolution": resolution,
-        "source": _identity(source),
-    }
+    if not isinstance(out, str | os.PathLike):
+        raise UserError(f"out is {out!r}; expected the path of a folder")
+    out, plan = Path(out), plan_of(source, size_mib, count, resolution)
     try:
         _make(out)
         with _locked(out):
@@ -95,12 +97,18 @@ def write_shards(
             f"{e.filename or out}: {e.strerror}; complete shards are kept, run the same command again to continue"
         ) from e
     about, splits = read_index(out)
-    if about.get("plan") != plan:
+    if not is_plan(about.get("plan"), plan):
         raise UserError(f"--out {out} has shards of other images or settings; choose another folder")
     for shard in (shard for shards in splits.values() for shard in shards):
         path = out / shard.file
         if not path.is_file() or path.stat().st_size != shard.size:
             raise UserError(f"{path} is damaged or missing; remove {out}, and run the same command to write it again")
+    if resolution is not None and (deep := sum(n for note, n in source.notes.items() if note.endswith(" scaled to 8"))):
+        warnings.warn(
+            f"{source.spec}: of {deep:,} images of more than 8 bits the upper 8 bits are stored; to store a window of "
+            "values, open the source with one (--set data.window=[BLACK,WHITE])",
+            stacklevel=2,
+        )
     return {
         "splits": {
             split: {
@@ -111,19 +119,8 @@ def write_shards(
             for split, shards in splits.items()
         },
         "skipped": about["skipped"],
+        "notes": dict(sorted(source.notes.items())),
     }
-
-
-def _identity(source: Source) -> str:
-    """Return a digest that identifies a source, without reading any image."""
-    digest = hashlib.sha256()
-    for split, images in source.splits.items():
-        labels = None if images.labels is None else images.labels.tolist()
-        files = list(map(shown, images.files))
-        classes = None if images.classes is None else list(map(shown, images.classes))
-        groups = () if images.groups is None else (images.groups.tolist(),)
-        digest.update(json.dumps([split, files, labels, classes, *groups]).encode())
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -154,7 +151,7 @@ def _write_all(source: Source, out: Path, plan: dict[str, Any], progress: bool) 
     with open(out / PROGRESS, "a", encoding="utf-8", newline="\n") as records:
         for split, images in source.splits.items():
             done[split] = [line for line in recorded if line["split"] == split]
-            for line in _write_split(images, out, done[split], plan, progress):
+            for line in _write_split(source, images, out, done[split], plan, progress):
                 _record(records, line)
                 done[split].append(line)
     store = source.splits["train"].store
@@ -183,7 +180,7 @@ def _recorded(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     if not (out / PROGRESS).exists():
         return []
     lines, damaged = read_lines(out / PROGRESS, {str: Any})  # only the last line can be cut off
-    if not lines or lines[0] != plan:
+    if not lines or not is_plan(lines[0], plan):
         raise UserError(f"--out {out} has unfinished shards of other images or settings; choose another folder")
     complete, broken = [], set()
     for line in lines[1 : min(damaged) - 1 if damaged else None]:
@@ -200,7 +197,7 @@ def _recorded(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _write_split(
-    images: ImageSet, out: Path, done: list[dict[str, Any]], plan: dict[str, Any], progress: bool
+    source: Source, images: ImageSet, out: Path, done: list[dict[str, Any]], plan: dict[str, Any], progress: bool
 ) -> Iterator[dict[str, Any]]:
     """Write the shards that follow those done; yield the record of each."""
     split, start = images.name, done[-1]["next"] if done else 0
@@ -213,12 +210,13 @@ def _write_split(
     bar = Bar(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress,
                dynamic_ncols=True)  # fmt: skip
     try:
-        for at, data in enumerate(_prepared(images, order[start:], plan["resolution"]), start):
+        for at, (data, notes) in enumerate(_prepared(images, order[start:], plan["resolution"]), start):
             i, file = int(order[at]), images.files[order[at]]
             bar.update()
             if isinstance(data, Unreadable):
                 skipped.append([file, str(data)])
                 continue
+            source.record(file, notes)
             label = None if images.labels is None or images.labels[i] < 0 else int(images.labels[i])
             members = {f"{i:08d}.{ENDINGS[sniff(data) or '']}": data}
             members |= {} if label is None else {f"{i:08d}.cls": str(label).encode()}
@@ -256,26 +254,30 @@ def _order(images: ImageSet) -> np.ndarray:
     return order_by_shards(torch.from_numpy(images.shards), 16, generator).numpy()
 
 
-def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> Iterator[bytes | Unreadable]:
+def _prepared(images: ImageSet, order: np.ndarray, resolution: int | None) -> Iterator[_Prepared]:
     """Iterate over the bytes to store for each image, in this order; threads prepare them ahead."""
 
-    def prepare(i: int) -> bytes | Unreadable:
+    def prepare(i: int) -> _Prepared:
         try:
-            if resolution is not None:
-                return _png(resize_square(images.load(i), resolution, pad=images.store.pads))
-            if isinstance(images.store, FileStore):
-                at = int(images.index[i])
-                if isinstance(images.store, FrameStore) and not images.store.is_whole_file(at):
-                    return _frame_png(images.store, at, images.files[i])
-                data = images.store.raw(at)
-                decode(data, images.store.limits, extension(images.store.names[at]))
-                return data
-            return _png(images.load(i))
+            if resolution is None:
+                return stored(i), ()
+            pixels, notes = images.load_noted(i)
+            return _png(resize_square(pixels, resolution, pad=images.store.pads)), notes
         except Unreadable as e:
-            return e
+            return e, ()
+
+    def stored(i: int) -> bytes:
+        if isinstance(images.store, FileStore):
+            at = int(images.index[i])
+            if isinstance(images.store, FrameStore) and not images.store.is_whole_file(at):
+                return _frame_png(images.store, at, images.files[i])
+            data = images.store.raw(at)
+            decode(data, images.store.limits, extension(images.store.names[at]))
+            return data
+        return _png(images.load(i))
 
     threads = os.cpu_count() or 1
-    coming: deque[Future[bytes | Unreadable]] = deque()
+    coming: deque[Future[_Prepared]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="shard") as pool:
         try:
             for i in order.tolist():
