@@ -148,7 +148,7 @@ def test_a_higher_limit_allows_more_unreadable_images(folder, tmp_path, held):
     for i in (0, 2, 4):
         (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     settings = ("data.channels=3", f"data.memory_gib={held}", "training.steps=3")
-    with pytest.raises(UserError, match=r"such as --set data\.max_unreadable="):
+    with pytest.raises(UserError, match=r"--set data\.max_unreadable="):
         train(tiny_config(*settings), str(folder), tmp_path / "run", progress=False)
     more = tiny_config(*settings, "data.max_unreadable=0.2")
     assert train(more, str(folder), tmp_path / "run", progress=False) is None
