@@ -35,7 +35,7 @@ from bigbigan.evaluation.probes.calibration import calibration_error, fit_temper
 from bigbigan.evaluation.probes.logistic import (
     class_scores,
     cross_validated,
-    different,
+    distinct_trials,
     few_label_trials,
     fraction_trials,
     mean_over_trials,
@@ -73,9 +73,9 @@ class Labels:
         It is one trial if there is nothing to choose.
         """
         if self.per_class:
-            return different(few_label_trials(labels, self.per_class, trials))
+            return distinct_trials(few_label_trials(labels, self.per_class, trials))
         assert self.fraction is not None
-        return different(fraction_trials(labels, self.fraction, trials))
+        return distinct_trials(fraction_trials(labels, self.fraction, trials))
 
 
 def classify(

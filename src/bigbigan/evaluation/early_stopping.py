@@ -121,18 +121,18 @@ class ValidationMetric:
 
         Evaluation holds out of all images, also if the run is trained on a fraction of them.
         """
-        all_images, fraction = self.source.splits["train"], self.config.data.fraction
-        picks = fraction_indices(len(all_images), fraction)
-        seed, groups, labels = self.config.training.seed, self.groups, self.labels
+
+        def kept(labelled: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+            of_labelled = None if groups is None else groups[labelled]
+            size = max(1, len(labelled) // 5)
+            return labelled[hold_out(len(labelled), size, self.config.training.seed, of_labelled)[0]]
+
+        every, fraction = self.source.splits["train"], self.config.data.fraction
+        picks = fraction_indices(len(every), fraction)
         if fraction == 1 or len(picks) != len(self.batches.pixels):  # not known which of a fraction are unreadable
-            of_known = None if groups is None else groups[known]
-            return known[hold_out(len(known), max(1, len(known) // 5), seed, of_known)[0]]
-        labels, groups = all_images.labels, all_images.groups
-        assert labels is not None
-        all_known = np.flatnonzero(labels >= 0)
-        of_known = None if groups is None else groups[all_known]
-        kept, _ = hold_out(len(all_known), max(1, len(all_known) // 5), seed, of_known)
-        return known[np.isin(picks[known], all_known[kept])]
+            return kept(known, self.groups)
+        assert every.labels is not None
+        return known[np.isin(picks[known], kept(np.flatnonzero(every.labels >= 0), every.groups))]
 
     @property
     def possible(self) -> bool:

@@ -32,7 +32,7 @@ from bigbigan.evaluation.probes.linear_heads import (
 )
 from bigbigan.evaluation.probes.logistic import (
     class_scores,
-    different,
+    distinct_trials,
     few_label_trials,
     fit_each,
     fit_few,
@@ -188,7 +188,7 @@ def _labelled_images(labels: np.ndarray, metrics: list[Metric]) -> dict[tuple[in
     """Return, by (labels a class, percent) of the metrics, the indices of the labelled images of each trial."""
     amounts = sorted({(m.per_class, m.percent) for m in metrics if m.kind.startswith("few_")})
     return {
-        (per_class, percent): different(
+        (per_class, percent): distinct_trials(
             few_label_trials(labels, per_class) if per_class else fraction_trials(labels, percent / 100)
         )
         for per_class, percent in amounts

@@ -144,6 +144,11 @@ class FilledTable:
     notes: list[str]
     budgets: list[Budget | None] | None = None  # of our run of each row, in a table that shows budgets
 
+    @property
+    def has_values(self) -> bool:
+        """Whether any cell has a value of ours."""
+        return any(cell.values for _, _, cells in self.rows for cell in cells)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the table as JSON types."""
         return {

@@ -70,12 +70,12 @@ def evaluate(
         UserError: unknown metrics, no labels for a metric that needs them, no such run or encoder.
     """
     began = time.perf_counter()
-    if metrics:
-        for metric in parse_metrics(metrics):  # report a misspelt name before anything is read
-            if metric.function:
-                import_named(metric.function, OWN_METRIC)
+    named = parse_metrics(metrics or ())  # report a misspelt name before anything is read
+    for metric in named:
+        if metric.function:
+            import_named(metric.function, OWN_METRIC)
     target = open_target(str(spec), resolution, channels, checkpoint)
-    needs_labels = not metrics or any(m.kind not in IMAGE_KINDS for m in parse_metrics(metrics))
+    needs_labels = not named or any(m.kind not in IMAGE_KINDS for m in named)
     source = target.source(data, labels, f"evaluate {spec}", needs_labels)
     all_of_train = source.splits["train"]
     if max_images is not None:

@@ -313,7 +313,8 @@ def test_without_a_scale_the_table_shows_full_size_or_the_scale_with_most_result
     assert "ours at scale 16" in shown()
     assert "34.56" in shown()
     assert "12.34" in shown("--scale", "32")
-    assert "no results at scale 64; the most are at scale 16: --scale 16" in shown("--scale", "64")
+    assert "no results at scale 64; there are some with --scale 16" in shown("--scale", "64")
+    assert "no results at full size; there are some with --scale 16" in shown("--scale", "0")
     with file.open("a") as more:
         more.write(json.dumps(line("base", 56.78, scale=0)) + "\n")
     assert "56.78" in shown()

@@ -232,6 +232,7 @@ def test_report_and_compare_take_a_name_on_the_hub(exported, run, tmp_path, monk
     assert "on rows" in page
     assert "Not part of an exported model." in page
     assert "Not evaluated yet" not in page
+    assert "<dd>0 s</dd>" not in page  # the training time is not recorded
     assert main(["compare", "owner/name", str(run)]) == 0
     assert "no setting differs" in capsys.readouterr().out
 

@@ -113,12 +113,8 @@ def gather(
         warnings.warn(str(error), stacklevel=2)
         card = {}
     spec = data or card.get("spec")
-    source, model, no_source, no_model = (
-        None,
-        None,
-        "give --data SOURCE" if is_exported else "the run has no data.json",
-        "",
-    )
+    source, model, no_model = None, None, ""
+    no_source = "give --data SOURCE" if is_exported else "the run has no data.json"
     device = default_device()
     try:
         # The data card shows unreadable images: no number of them is an error here.

@@ -16,7 +16,7 @@ def header(run: Run) -> Html:
     facts = {
         "steps": f"{step:,} of {c.training.steps:,}",
         "images seen": f"{seen:,}" + (f" ({seen / count:,.1f} epochs)" if count else ""),
-        "training time": _duration(run.metrics),
+        "training time": _duration(run.metrics) if run.metrics else "not recorded",
         "device": read_environment(run.path).get("device", "not recorded"),
         "training images": f"{count:,}" if count else "not recorded",
         "sizes": ", ".join(

@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     fullest = fullest_scale(options.name, lines, options.dataset)
     scale = fullest if options.scale is None else options.scale
     table = fill(options.name, lines, scale, options.dataset)
-    if scale != fullest and not any(cell.values for _, _, cells in table.rows for cell in cells):
-        table.notes.insert(0, f"no results at scale {scale}; the most are at scale {fullest}: --scale {fullest}")
+    if not table.has_values and fill(options.name, lines, fullest, options.dataset).has_values:
+        size = f"scale {scale}" if scale else "full size"
+        table.notes.insert(0, f"no results at {size}; there are some with --scale {fullest}")
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))

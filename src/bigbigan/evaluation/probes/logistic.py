@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # scikit-learn takes a second to load; functions import it wh
 __all__ = [
     "class_scores",
     "cross_validated",
-    "different",
+    "distinct_trials",
     "few_label_trials",
     "fit_each",
     "fit_few",
@@ -211,7 +211,7 @@ def fraction_trials(labels: np.ndarray, fraction: float, trials: int = TRIALS) -
     return sets
 
 
-def different(trials: list[np.ndarray]) -> list[np.ndarray]:
+def distinct_trials(trials: list[np.ndarray]) -> list[np.ndarray]:
     """Return the trials, or the first alone if all have the same images, because there are no others to choose."""
     same = all(np.array_equal(np.sort(trials[0]), np.sort(picks)) for picks in trials)
     return trials[:1] if same else trials
