@@ -70,6 +70,10 @@ def _check_config(config: Config) -> None:
         _check_discriminator_fits(config)
     else:
         require(not config.discriminator.augment, f"discriminator.augment: {config.system} has no discriminator")
+    require(
+        not config.encoder.augment or (config.has_encoder and (config.system == "bigbigan" or config.is_own_system)),
+        "encoder.augment is for the encoder of system=bigbigan",
+    )
     if config.has_encoder:
         _check_encoder_fits(config)
     require(
@@ -159,10 +163,10 @@ def _check_pretext_fits(config: Config) -> None:
     require(config.data.labels != "single", "data.labels=single is for loss.s_x and the biggan networks")
     values, default = flat(config.to_dict()), flat(Config().to_dict())
     idle = ("latent.", "generator.", "discriminator.", "loss.", "training.d_steps", "optimizer.lr_d")
-    latents = ("encoder.head_layers", "encoder.stochastic", "encoder.stdev_bias")
+    of_bigbigan = ("encoder.head_layers", "encoder.stochastic", "encoder.stdev_bias", "encoder.augment")
     for name, value in values.items():
         require(
-            value == default[name] or not (name.startswith(idle) or name in latents),
+            value == default[name] or not (name.startswith(idle) or name in of_bigbigan),
             f"{name} does nothing with system=pretext, which has no generator, discriminator or latents",
         )
     c, e = config.pretext, config.encoder

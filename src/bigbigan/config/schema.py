@@ -173,6 +173,8 @@ class EncoderConfig(Settings):
     stochastic: bool = True  # true: z is sampled from N(mu, sigma²); false: z is the linear output
     stdev_bias: float = -3.0  # sigma = softplus(output + this); softplus(-3) = 0.05 (docs/deviations.md, 3)
     lr_multiplier: float = 1.0  # E's learning rate divided by G's (Table 1, column eta)
+    # Augmentation of the images that E is trained on, while D sees them unchanged (docs/deviations.md, 55).
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
     @property
     def blocks_per_stage(self) -> tuple[int, ...]:
@@ -354,6 +356,8 @@ class Config(Settings):
             found["loss.latent_regression"] = self.loss.latent_regression
         if d.augment:
             found["discriminator.augment"] = list(d.augment)
+        if e.augment:
+            found["encoder.augment"] = list(e.augment)
         return found
 
     def to_dict(self) -> dict[str, Any]:

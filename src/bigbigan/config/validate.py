@@ -157,6 +157,7 @@ def _check_encoder(encoder: EncoderConfig) -> None:
     check_choice("encoder.block", encoder.block, choices(EncoderConfig, "block"))
     _check_sizes("encoder", encoder)
     _check_finite("encoder", encoder)
+    require(len(set(encoder.augment)) == len(encoder.augment), "encoder.augment names something twice")
     require(encoder.resolution > 0, f"encoder.resolution must be positive, got {encoder.resolution}")
     require(len(encoder.widths) > 0 and min(encoder.widths) > 0, "encoder.widths must be positive")
     counts = encoder.blocks_per_stage

@@ -88,10 +88,12 @@ class System(ABC):
         """The updates of a training step, in order."""
 
     def sample_noise(self, count: int, generator: torch.Generator) -> Noise:
-        """Draw the random numbers of an update over `count` images: z, and the augmentation of D's two inputs."""
+        """Draw the random numbers of an update over `count` images: z, and the augmentation of D's and E's inputs."""
         noise = {"z": self.sample_prior(count, generator)}
         if self.config.discriminator.augment:
             noise |= {f"augmentation of {name}": augmentation(count, generator) for name in ("x", "x_hat")}
+        if self.config.encoder.augment:
+            noise["augmentation for e"] = augmentation(count, generator)
         return noise
 
     def d_input(self, x: Tensor, noise: Noise, name: str) -> Tensor:
@@ -105,6 +107,11 @@ class System(ABC):
         policy = self.config.discriminator.augment
         x = pool_to(x, self.resolution)
         return augmented(x, policy, noise[f"augmentation of {name}"]) if policy else x
+
+    def e_input(self, x: Tensor, noise: Noise) -> Tensor:
+        """Return images x [N, C, R_E, R_E] as E sees them in training: augmented with encoder.augment."""
+        policy = self.config.encoder.augment
+        return augmented(x, policy, noise["augmentation for e"]) if policy else x
 
     def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw z ~ P_z of this run's settings: [count, latent.dim]."""

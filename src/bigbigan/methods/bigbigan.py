@@ -3,6 +3,8 @@
     encoder pairs    (x, E(x))   x from the data
     generator pairs  (G(z), z)   z from P_z
 
+With `encoder.augment` E sees an augmented x, and D the pair of x itself and that latent (docs/theory.md).
+
 D scores both kinds; the losses are in `bigbigan.methods.losses`. A training step is `d_steps` updates of D, then one of
 G and E together. Without E the system is a GAN: BigGAN if G and D are conditioned on labels (`data.labels`), or the
 paper's "No E".
@@ -48,7 +50,7 @@ class BigBiGAN(System):
         z, y_hat = noise["z"], noise.get("y")
         with torch.no_grad():  # no gradient to G and E
             x_hat = generate(G, z, y_hat)
-            latents = None if E is None else torch.cat([E(x).sample(noise["eps"]), z])
+            latents = None if E is None else torch.cat([E(self.e_input(x, noise)).sample(noise["eps"]), z])
         labels = None if y is None or y_hat is None else torch.cat([y, y_hat])
         images = torch.cat([self.d_input(x, noise, "x"), self.d_input(x_hat, noise, "x_hat")])
         scores = D(images, latents, labels)  # no batch norm in D: one pass equals two
@@ -65,7 +67,7 @@ class BigBiGAN(System):
         G, D, E = self.networks.generator, self.networks.discriminator, self.networks.E
         z, y_hat = noise["z"], noise.get("y")
         if E is not None:
-            q = E(x)
+            q = E(self.e_input(x, noise))
             with frozen(D):
                 enc = D(self.d_input(x, noise, "x"), q.sample(noise["eps"]))
             yield Outcome({"eg": encoder_generator_loss(enc, {})}, enc, posterior=q)

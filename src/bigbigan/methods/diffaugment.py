@@ -1,8 +1,8 @@
 """Apply the same random, differentiable transforms to D's real and generated inputs: DiffAugment (Zhao et al. 2020).
 
 They keep D from memorising a small set of images. As generated images are augmented too, and the gradient passes
-through the transforms, G does not learn to produce augmented images. Strengths are the published ones; empty pixels
-are filled with 0, the middle of [-1, 1].
+through the transforms, G does not learn to produce augmented images. Strengths are the published ones; empty pixels are
+filled with 0, the middle of [-1, 1]. E's inputs can have the same transforms (`encoder.augment`).
 """
 
 from __future__ import annotations

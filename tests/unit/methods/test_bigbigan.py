@@ -1,4 +1,5 @@
-"""BigBiGAN's additions to the paper: latent regression on generated pairs, two joint maps, the projection term."""
+"""BigBiGAN's additions to the paper: latent regression on generated pairs, two joint maps, the projection term,
+augmented images for E."""
 
 import math
 
@@ -8,6 +9,7 @@ from torch.nn.functional import layer_norm
 
 from bigbigan.errors import UserError
 from bigbigan.methods import make_system
+from bigbigan.methods.diffaugment import augmented
 from bigbigan.methods.losses import posterior_error
 from bigbigan.models import Posterior, build
 from bigbigan.models.batch_norm import batch_norms
@@ -116,9 +118,25 @@ def test_second_joint_map_keeps_positions():
     assert not torch.allclose(regions[..., 0, 0], regions[..., 1, 1])
 
 
+def test_e_sees_augmented_images_and_d_the_images_themselves():
+    system = system_with("encoder.augment=[cutout]", "encoder.stochastic=false")
+    seen = {"E": [], "D": []}
+    for name, network in (("E", system.networks.E), ("D", system.networks.D)):
+        network.register_forward_pre_hook(lambda module, inputs, name=name: seen[name].append(inputs[0].detach()))
+    x, generator = torch.ones(16, 1, 8, 8), torch.Generator().manual_seed(0)
+    for update in (system.discriminator_update, system.encoder_generator_update):
+        noise = system.sample_noise(16, generator)
+        run_update(system, update, x, noise)
+        assert torch.equal(seen["E"][-1], augmented(x, ["cutout"], noise["augmentation for e"]))
+        assert (seen["E"][-1] == 0).flatten(1).any(1).all()  # each image has a hidden part
+    assert len(seen["E"]) == 2  # latents of the pairs are those of augmented images
+    real = [seen["D"][0][:16], seen["D"][1]]  # the first updates D, on both kinds of images in one pass
+    assert all(torch.equal(images, x) for images in real)
+
+
 def test_additions_are_off_by_default_and_named():
     plain, added = tiny_config(), tiny_config(*ADDITIONS)
-    names = {"discriminator.joint_maps", "discriminator.projection", "loss.latent_regression"}
+    names = {"discriminator.joint_maps", "discriminator.projection", "loss.latent_regression", "encoder.augment"}
     assert not names & plain.additions.keys()
     assert names <= added.additions.keys()
 
@@ -132,6 +150,9 @@ def test_additions_are_off_by_default_and_named():
         (["loss.latent_regression=1", "loss.s_xz=false", "loss.s_z=false"], "loss.latent_regression"),
         (["discriminator.joint_maps=2", "loss.s_xz=false", "loss.s_z=false"], "discriminator.joint_maps"),
         (["discriminator.projection=true", "loss.s_xz=false", "loss.s_z=false"], "discriminator.projection"),
+        (["encoder.augment=[cutout]", "loss.s_xz=false", "loss.s_z=false"], "encoder.augment"),
+        (["encoder.augment=[cutout]", "system=bigan", "encoder.stochastic=false"], "encoder.augment"),
+        (["encoder.augment=[cutout,cutout]"], "encoder.augment names something twice"),
         (
             ["loss.latent_regression=1", "loss.latent_regression_form=likelihood", "encoder.stochastic=false"],
             "likelihood",
