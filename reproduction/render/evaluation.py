@@ -114,7 +114,7 @@ def search_table(lines: list[Line]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (experiment, seed, settings, steps), found in sorted(trained.items(), key=lambda x: x[0][0], reverse=True):
-        changed = f"`{settings}`" if settings else "nothing"
+        changed = (f"`{settings}`" if settings else "nothing") + (f", seed {seed}" if seed else "")
         cells = [cell(found.get(few)), cell(found.get(every)), cell(untrained.get((experiment, seed, settings)))]
         out.append(
             f"| `{experiment}`, {steps:,} steps | {changed} | {' | '.join(cells)} | {cell(found.get(ratio), 3)} |"

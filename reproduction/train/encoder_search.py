@@ -61,6 +61,11 @@ VARIANTS: dict[str, list[str]] = {
     "both_rates_1e-3": [*BOTH, "optimizer.lr_g=0.001", "optimizer.lr_d=0.001"],
     "both_beta1": [*BOTH, "optimizer.betas=[0.5,0.999]"],
     "both_regression": [*BOTH, "loss.latent_regression=0.1"],
+    "both_e_color": [*BOTH, "encoder.augment=[color]"],
+    "both_e_translation": [*BOTH, "encoder.augment=[translation]"],
+    "both_e_cutout": [*BOTH, "encoder.augment=[cutout]"],
+    "both_e_translation_cutout": [*BOTH, "encoder.augment=[translation,cutout]"],
+    "both_e_all": [*BOTH, "encoder.augment=[color,translation,cutout]"],
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
 # Steps of variants of another length, over those of the others: as many images, or about the same time.
