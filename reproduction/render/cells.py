@@ -29,6 +29,7 @@ FIRST_RECIPE: dict[str, dict[str, Any]] = {
         "small/folder64": [16, 32, 64, 128, 256],
     }.items()
 }
+FIRST_RECIPE["small/folder64"]["encoder.augment"] = []
 
 
 def changes(line: Line) -> tuple[dict[str, Any], bool]:

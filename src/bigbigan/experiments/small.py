@@ -3,7 +3,7 @@
 All share one design: narrow BigGAN blocks that become narrower towards the image; a small ResNet-v2 encoder that learns
 faster than G (as in the paper's "up E LR" rows); learning rates several times those of the full-size networks, which
 narrow networks tolerate; and an F with a wide last block, because J separates pairs by what F(x) contains, and E learns
-only through J.
+only through J. folder32 and folder64, which see the images of a small set many times, hide a part of each from E.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def folder32() -> Config:
     return replace(
         config,
         data=replace(config.data, augment="flip"),
+        encoder=replace(config.encoder, augment=("cutout",)),
         training=replace(config.training, steps=3_000),
         log=LogConfig(every=50, pictures_every=250, checkpoint_every=250),
     )
@@ -115,14 +116,16 @@ def folder32() -> Config:
 def folder64() -> Config:
     """Train on any folder or archive of images, in colour at 64 px: two hours on two cores.
 
-    On Caltech-101 2,500 steps, half an hour, reach 82 % with 10 labels for each of ten classes, raw pixels 59 %.
+    On Caltech-101 2,500 steps, half an hour, reach 85 % with 10 labels for each of ten classes, raw pixels 59 %.
     """
     return Config(
         data=DataConfig(channels=3, augment="flip"),
         latent=LatentConfig(dim=80),
         generator=GeneratorConfig(channels=(64, 64, 64, 32, 16)),
         discriminator=DiscriminatorConfig(channels=(16, 32, 64, 64, 256), mlp_width=256, joint_maps=2, projection=True),
-        encoder=EncoderConfig(resolution=64, widths=(16, 32, 64, 128, 320), head_width=256, lr_multiplier=2),
+        encoder=EncoderConfig(
+            resolution=64, widths=(16, 32, 64, 128, 320), head_width=256, lr_multiplier=2, augment=("cutout",)
+        ),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
         training=TrainingConfig(steps=10_000, precision="auto"),
         log=LogConfig(every=50, pictures_every=500, checkpoint_every=500),
