@@ -3,7 +3,7 @@
 All share one design: narrow BigGAN blocks that become narrower towards the image; a small ResNet-v2 encoder that learns
 faster than G (as in the paper's "up E LR" rows); learning rates several times those of the full-size networks, which
 narrow networks tolerate; and an F with a wide last block, because J separates pairs by what F(x) contains, and E learns
-only through J. folder32 and folder64, which see the images of a small set many times, hide a part of each from E.
+only through J. folder64 hides a part of each image from E.
 """
 
 from __future__ import annotations
@@ -106,7 +106,6 @@ def folder32() -> Config:
     return replace(
         config,
         data=replace(config.data, augment="flip"),
-        encoder=replace(config.encoder, augment=("cutout",)),
         training=replace(config.training, steps=3_000),
         log=LogConfig(every=50, pictures_every=250, checkpoint_every=250),
     )

@@ -32,7 +32,8 @@ __all__ = [
 def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict[str, Tensor]:
     """Measure the spread of z over images x, mean sigma, and reconstruction errors; networks are not changed.
 
-    `q` is q(z|x) of these images, or None if E was not trained on them.
+    `q` is q(z|x) of these images, or None if E was not trained on them. With `encoder.augment` it is that of augmented
+    images, so these reconstruction errors are above those of evaluation.
     """
     E = state.networks.encoder
     if q is None:  # such as the E of a latent regressor, which is trained on generated images
