@@ -103,7 +103,7 @@ def search_table(lines: list[Line]) -> str:
     trained: dict[tuple[str, int, str, int], dict[str, Line]] = {}
     untrained: dict[tuple[str, int, str], Line] = {}
     for line in of_study(lines, "encoder_search"):
-        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in _changes(line).items())
+        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in _changes(line).items()).replace('"', "")
         key = (line["experiment"], line["seed"], settings)
         if line["subject"] == "trained":
             trained.setdefault((*key, line["steps"]), {})[line["metric"]] = line

@@ -93,7 +93,7 @@ class System(ABC):
         if self.config.discriminator.augment:
             noise |= {f"augmentation of {name}": augmentation(count, generator) for name in ("x", "x_hat")}
         if self.config.encoder.augment:
-            noise["augmentation for e"] = augmentation(count, generator)
+            noise["augmentation of x for E"] = augmentation(count, generator)
         return noise
 
     def d_input(self, x: Tensor, noise: Noise, name: str) -> Tensor:
@@ -111,7 +111,7 @@ class System(ABC):
     def e_input(self, x: Tensor, noise: Noise) -> Tensor:
         """Return images x [N, C, R_E, R_E] as E sees them in training: augmented with encoder.augment."""
         policy = self.config.encoder.augment
-        return augmented(x, policy, noise["augmentation for e"]) if policy else x
+        return augmented(x, policy, noise["augmentation of x for E"]) if policy else x
 
     def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw z ~ P_z of this run's settings: [count, latent.dim]."""

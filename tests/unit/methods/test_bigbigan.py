@@ -127,7 +127,7 @@ def test_e_sees_augmented_images_and_d_the_images_themselves():
     for update in (system.discriminator_update, system.encoder_generator_update):
         noise = system.sample_noise(16, generator)
         run_update(system, update, x, noise)
-        assert torch.equal(seen["E"][-1], augmented(x, ["cutout"], noise["augmentation for e"]))
+        assert torch.equal(seen["E"][-1], augmented(x, ["cutout"], noise["augmentation of x for E"]))
         assert (seen["E"][-1] == 0).flatten(1).any(1).all()  # each image has a hidden part
     assert len(seen["E"]) == 2  # latents of the pairs are those of augmented images
     real = [seen["D"][0][:16], seen["D"][1]]  # the first updates D, on both kinds of images in one pass
