@@ -8,7 +8,7 @@ folder is also read at the side that evaluation sees, and crops are cut from pix
 of small/cifar10 takes for an image is measured too. A step of table1/base takes too long on a CPU: its time is its
 counted FLOPs divided by the rate of this core's matrix product.
 
-One thread does all the work, and CPU time is counted, so rates are images a second of one core. Other work on the
+One thread does all the work, and CPU time is counted, so rates are images per second of one core. Other work on the
 machine still disturbs them; ratios are taken within a round.
 """
 
@@ -76,7 +76,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     rates["stored_over_viewed_side"] = [side**2 / viewed**2]
     for name in (SMALL, LARGE):
         rates[f"speed_of_folder_over_{name.replace('/', '_')}"] = [r[name] / r["folder"] for r in rounds]
-    # A device of 100 TFLOP/s consumes 100e12 / per_image images a second.
+    # A device of 100 TFLOP/s consumes 100e12 / per_image images per second.
     rates["cores_for_100_tflops_folder"] = [100e12 / per_image * r["folder"] for r in rounds]
     rates["cores_for_100_tflops_shards_Rpx"] = [100e12 / per_image * r[f"shards_{side}px"] for r in rounds]
     sizes = [source.splits["train"].load(i).shape for i in range(min(100, len(source.splits["train"])))]

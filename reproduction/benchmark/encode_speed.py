@@ -120,7 +120,7 @@ def make_run(archive: Path, folder: Path, settings: list[str]) -> Path:
 
 
 def compare_speed(run: Path, archive: Path, out: Path, pairs: int) -> tuple[list[float], list[float]]:
-    """Return images a second of `encode`, over the bare loop's and by themselves, in each round."""
+    """Return images per second of `encode`, over the bare loop's and by themselves, in each round."""
     model = load(run)
     c = model.config
     pixels, _ = load_view(open_source(str(archive)).splits["train"], c.encoder.resolution, c.data.channels, "none")

@@ -60,7 +60,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         config = settings(row, options)
         costs[row] = bench(config, options.steps)
         script.append(result_lines(config, costs[row], options.steps, script.command, script.study), show=False)
-        print(f"{ROWS[row][0]}: {costs[row].seconds:.2f} s a step, {costs[row].peak_memory_mib:,.0f} MiB", flush=True)
+        print(f"{ROWS[row][0]}: {costs[row].seconds:.2f} s per step, {costs[row].peak_memory_mib:,.0f} MiB", flush=True)
     with chart_style():
         draw(costs, {row: trunk_parameters(settings(row, options)) for row in costs}, options.out)
 
@@ -76,8 +76,8 @@ def draw(costs: dict[str, Cost], parameters: dict[str, int], out: Path) -> None:
     names = [ROWS[row][0] for row in costs]
     colours = [FIRST if name.startswith("ResNet") else SECOND for name in names]
     charts: dict[str, list[float]] = {
-        "seconds a step": [cost.seconds for cost in costs.values()],
-        "GFLOP a step": [cost.flops / 1e9 for cost in costs.values()],
+        "seconds per step": [cost.seconds for cost in costs.values()],
+        "GFLOP per step": [cost.flops / 1e9 for cost in costs.values()],
         "peak memory over start, MiB": [cost.peak_memory_mib - cost.before_mib for cost in costs.values()],
         "parameters of E's backbone, thousands": [parameters[row] / 1e3 for row in costs],
     }

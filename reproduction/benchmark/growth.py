@@ -57,7 +57,9 @@ class Axis:
 
 
 AXES = {
-    "batch": Axis("images a batch", {str(n): [*networks(), f"training.batch_size={n}"] for n in (8, 16, 32, 64, 128)}),
+    "batch": Axis(
+        "images per batch", {str(n): [*networks(), f"training.batch_size={n}"] for n in (8, 16, 32, 64, 128)}
+    ),
     "resolution": Axis("resolution, px", {str(4 * 2**b): networks(blocks=b) for b in (2, 3, 4, 5)}),
     "width": Axis("width, times", {str(w): networks(width=w) for w in (0.5, 1, 2, 4)}),
     "depth": Axis("blocks of E a stage", {str(d): networks(depth=d) for d in (1, 2, 4, 8)}),
@@ -87,7 +89,7 @@ class Recorded(NamedTuple):
 
 
 def draw(costs: Mapping[str, Mapping[str, Cost | Recorded]], path: Path) -> None:
-    """Draw seconds a step and peak memory over each varied setting, both axes logarithmic."""
+    """Draw seconds per step and peak memory over each varied setting, both axes logarithmic."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     panels = figure.subplots(2, len(costs), sharey="row", sharex="col")
     for column, (axis, found) in enumerate(costs.items()):
@@ -105,7 +107,7 @@ def draw(costs: Mapping[str, Mapping[str, Cost | Recorded]], path: Path) -> None
             ax.minorticks_off()
             ax.tick_params(axis="y", labelleft=column == 0)
         panels[1][column].set_xlabel(AXES[axis].label)
-    panels[0][0].set_ylabel("seconds a step")
+    panels[0][0].set_ylabel("seconds per step")
     panels[1][0].set_ylabel("peak memory, MiB")
     panels[1][0].set_ylim(256, 2560)  # a common power of two below and above all values
     figure.savefig(path, dpi=90)
@@ -131,7 +133,7 @@ def measure_all(script: Script, options: argparse.Namespace) -> None:
         for value, settings in varied.settings.items():
             config, cost = measure(axis, value, settings, options.steps)
             costs.setdefault(axis, {})[value] = cost
-            print(f"{axis} {value}: {cost.seconds:.3f} s a step, {cost.peak_memory_mib:,.0f} MiB, "
+            print(f"{axis} {value}: {cost.seconds:.3f} s per step, {cost.peak_memory_mib:,.0f} MiB, "
                   f"{cost.flops / 1e9:,.1f} GFLOP", flush=True)  # fmt: skip
             lines = result_lines(config, cost, options.steps, script.command, script.study)
             script.append(lines, show=False)

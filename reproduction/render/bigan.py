@@ -64,7 +64,7 @@ def bigan_more(lines: list[Line]) -> str:
     pixels = [("raw pixels", "bigan/mnist", "pixels"), ("PCA pixels", "bigan/mnist", "pca_pixels")]
     rows = [*pixels, *((r.title, str(r.experiment), r.feature) for r in BIGAN)]
     columns = ("knn1_euclidean_{}", "top1_sweep5k_{}", "top1_linear_{}_10perclass")
-    out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels a class |", "|---|---|---|---|---|"]
+    out = ["| data | features | 1-NN | linear, all labels | linear, 10 labels per class |", "|---|---|---|---|---|"]
     for dataset in ("mnist", "fashion-mnist"):
         for title, experiment, feature in rows:
             found = [without(x, BY_EPOCH) for x in lines if x["dataset"] == dataset and x["steps"] in (0, EPOCHS_15)]

@@ -12,7 +12,7 @@ def bench(lines: list[Line]) -> str:
     chosen = of_study(lines, "bench")
     parts = ("data", "discriminator_update", "encoder_generator_update", "update", "averages", "rest")
     names = ("data", "D", "G and E", "all networks", "averages", "other")
-    head = ("seconds a step", *names, "images/s", "GFLOP/s", "share of matrix product", "peak MiB")
+    head = ("seconds per step", *names, "images/s", "GFLOP/s", "share of matrix product", "peak MiB")
     out = [f"| experiment | device | {' | '.join(head)} |", "|---|---|" + "---|" * len(head)]
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for x in chosen:
@@ -48,10 +48,10 @@ def evaluation_time(lines: list[Line]) -> str:
 
 
 def bigan_speed(lines: list[Line]) -> str:
-    """Render steps a second of bigan/mnist and of a plain loop, by device."""
+    """Render steps per second of bigan/mnist and of a plain loop, by device."""
     chosen = of_study(lines, "bigan_speed")
     found = newest_by(chosen, "device", "metric")
-    head = ("device", "ours, steps a second", "plain", "ratio", "compiled", "over eager", "bf16", "over float32")
+    head = ("device", "ours, steps per second", "plain", "ratio", "compiled", "over eager", "bf16", "over float32")
     out = [f"| {' | '.join(head)} |", "|---" * 8 + "|"]
     for device in dict.fromkeys(x["device"] for x in chosen):
         metrics = ("ours", "plain", "over_plain", "compiled", "compiled_over_eager", "bf16", "bf16_over_float32")
@@ -112,7 +112,7 @@ def encode_speed(lines: list[Line]) -> str:
     out = ["| `bigbigan encode`, 32 px | |", "|---|---|"]
     for (metric, n), value in found.items():
         title = {
-            "encode_speed_over_bare_loop": f"images a second, over a bare loop of the same encoder ({n:,} images)",
+            "encode_speed_over_bare_loop": f"images per second, over a bare loop of the same encoder ({n:,} images)",
             "encode_peak_memory_mib": f"peak memory for {n:,} images, MiB",
             "encode_peak_memory_growth": f"the same, over the memory for {min(k for _, k in found):,} images",
         }.get(metric)
@@ -132,7 +132,7 @@ def demo_time(lines: list[Line]) -> str:
 
 
 def busy_machine(lines: list[Line]) -> str:
-    """Seconds a step next to busy processes, with OpenMP threads that spin or sleep."""
+    """Seconds per step next to busy processes, with OpenMP threads that spin or sleep."""
     chosen = of_study(lines, "busy_machine")
     head = ("experiment", "threads", "busy processes", "load", "spinning", "sleeping", "times as fast")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -159,7 +159,7 @@ def minimal_flops(lines: list[Line]) -> str:
     """Render the arithmetic of a step, and the minimum that its losses need."""
     chosen = of_study(lines, "minimal_flops")
     found = newest_by(chosen, "experiment", "metric")
-    out = ["| experiment | batch | TFLOP a step | minimum | ratio |", "|---|---|---|---|---|"]
+    out = ["| experiment | batch | TFLOP per step | minimum | ratio |", "|---|---|---|---|---|"]
     for name, batch in {x["experiment"]: x["n"] for x in chosen}.items():
         ours, minimum, ratio = (
             found[name, m] for m in ("flops_per_step", "minimal_flops_per_step", "flops_over_minimal")
@@ -176,7 +176,7 @@ def peers(lines: list[Line]) -> str:
         "inception": "torch-fidelity, features for FID",
     }
     chosen = of_study(lines, "peers")
-    head = ("seconds for 64 images", "peak memory, MiB", "GFLOP an image", "parameters (of G)")
+    head = ("seconds for 64 images", "peak memory, MiB", "GFLOP per image", "parameters (of G)")
     out = [f"| code | device | | {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
     for peer, device, precision in dict.fromkeys(map(_peer, chosen)):
         found = {x["metric"]: x for x in chosen if _peer(x) == (peer, device, precision)}

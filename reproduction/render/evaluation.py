@@ -24,7 +24,7 @@ def probe_table(lines: list[Line], experiments: dict[str, str]) -> str:
     if set(leads.values()) == {"–"}:  # lines without a record of each trial
         leads = {}
     out = [
-        "| experiment | features | linear, all labels | linear, 10 labels a class | 5-NN, 10 labels a class |",
+        "| experiment | features | linear, all labels | linear, 10 labels per class | 5-NN, 10 labels per class |",
         "|---|---|---|---|---|",
     ]
     if leads:
@@ -61,7 +61,7 @@ def lead(lines: list[Line], experiment: str, metric: str) -> str:
 
 
 def label_curve(lines: list[Line], study: str) -> str:
-    """Render the few-label curve of a study: linear accuracy over labels a class, and over a share of all labels."""
+    """Render the few-label curve of a study: linear accuracy over labels per class, and over a share of all labels."""
     columns, rows = curve_table(of_study(lines, study))
     out = [f"| features | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     out += [
@@ -89,7 +89,7 @@ def ablation_table(lines: list[Line]) -> str:
             settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in changes(line)[0].items()).replace('"', "")
             key = (title_of(line["experiment"], line), line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
-    out = ["| experiment | steps | changed | 10 labels a class | reconstruction ratio |", "|---|---|---|---|---|"]
+    out = ["| experiment | steps | changed | 10 labels per class | reconstruction ratio |", "|---|---|---|---|---|"]
     for (title, steps, settings), found in groups.items():
         changed = f"`{settings}`" if settings else "nothing"
         cells = f"{cell(found.get(few))} | {cell(found.get(ratio), 3)}"
@@ -110,7 +110,8 @@ def search_table(lines: list[Line]) -> str:
         elif line["metric"] == few:
             untrained[key] = line
     out = [
-        "| networks of | changed | 10 labels a class | all labels | E untrained, 10 a class | reconstruction ratio |",
+        "| networks of | changed | 10 labels per class | all labels "
+        "| E untrained, 10 per class | reconstruction ratio |",
         "|---|---|---|---|---|---|",
     ]
     for (experiment, seed, settings, steps), found in sorted(trained.items(), key=lambda x: x[0][0], reverse=True):
@@ -146,7 +147,7 @@ def classifiers(lines: list[Line], dataset: str) -> str:
         "**E trained without labels**, linear": ("frozen_bn_crelu", "trained"),
         "**E trained without labels**, fine-tuned": ("finetuned", "trained"),
     }
-    sizes = {"10perclass": "10 a class", "50perclass": "50 a class", "100percent": "all"}
+    sizes = {"10perclass": "10 per class", "50perclass": "50 per class", "100percent": "all"}
     out = [
         "| labels | classifier | accuracy | mean over classes | AUROC | lead over pixels in AUROC |",
         "|---|---|---|---|---|---|",
@@ -235,7 +236,7 @@ def frozen_table(lines: list[Line]) -> str:
         "Table 1's": "top1_table1_{}",
         "sweep, 5k": "top1_sweep5k_{}",
         "logistic": "top1_linear_{}",
-        "10 labels a class": "top1_linear_{}_10perclass",
+        "10 labels per class": "top1_linear_{}_10perclass",
         "1-NN": "knn1_l2_{}",
         "5-NN": "knn5_l2_{}",
         "25-NN, cosine": "knn25_cosine_{}",
@@ -314,7 +315,8 @@ def precisions(lines: list[Line]) -> str:
     metrics = {"top1_linear_bn_crelu": 1, "top1_linear_bn_crelu_10perclass": 1, "reconstruction_ratio": 3}
     found = {(x["seed"], x["settings"]["training.precision"], x["metric"]): x for x in chosen}
     out = [
-        "| seed | precision | linear, all labels | linear, 10 labels a class | reconstruction, matched / mismatched |",
+        "| seed | precision | linear, all labels | linear, 10 labels per class "
+        "| reconstruction, matched / mismatched |",
         "|---|---|---|---|---|",
     ]
     seeds = sorted({x["seed"] for x in chosen})

@@ -20,7 +20,7 @@ def table1(lines: list[Line]) -> str:
     found = newest_by([x for x in of_study(lines, "table1_costs") if not x["scale"]], "experiment", "metric")
     parts = ("G", "E", "D.F", "D.H", "D.J")
     out = [
-        f"| experiment | IS | FID | Cls. | {' | '.join(p.removeprefix('D.') for p in parts)} | TFLOP a step |",
+        f"| experiment | IS | FID | Cls. | {' | '.join(p.removeprefix('D.') for p in parts)} | TFLOP per step |",
         "|---|---|---|---|" + "---|" * (len(parts) + 1),
     ]
     for name, e in EXPERIMENTS.items():
@@ -50,7 +50,7 @@ def table1_plan(lines: list[Line]) -> str:
     rate = newest_by([x for x in of_study(lines, "bench") if not changes(x)[0]], "experiment", "metric").get(
         ("small/mnist", "tflops")
     )
-    out = ["| rows | GFLOP a step | seeds | core-hours |", "|---|---|---|---|"]
+    out = ["| rows | GFLOP per step | seeds | core-hours |", "|---|---|---|---|"]
     if rate is None or not counted:
         return "\n".join([*out, "| not counted | | | |"])
     groups: dict[tuple[float, int], list[str]] = {}
@@ -86,7 +86,7 @@ def table3_more(lines: list[Line]) -> str:
     """Render KID, precision and recall of the same samples; the few-label probe of E, and of the baselines."""
     few = "top1_linear_{}_10perclass"
     out = [
-        "| experiment | KID | precision | recall | E, 10 labels a class | untrained | raw pixels | PCA pixels |",
+        "| experiment | KID | precision | recall | E, 10 labels per class | untrained | raw pixels | PCA pixels |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in of_table3(lines).items():
@@ -150,7 +150,7 @@ def pretext_small(lines: list[Line]) -> str:
     chosen = of_study(lines, "table2")
     found = {(x["experiment"], x["metric"], x["subject"]): x for x in chosen}
     few = "top1_linear_{}_10perclass"
-    head = ("task", "accuracy", "chance", "10 labels a class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
+    head = ("task", "accuracy", "chance", "10 labels per class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
     out = [f"| experiment | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     for x in chosen:
         for title, feature in (("raw pixels", "pixels"), ("PCA pixels", "pca_pixels")):
@@ -170,7 +170,7 @@ def pretext_longer(lines: list[Line]) -> str:
     """Render tasks that take longer, on all images: accuracy on test images, and by chance."""
     ours = of_study(lines, "table2_longer")
     chosen = list({(x["experiment"], x["metric"], x["subject"]): x for x in ours}.values())  # the last of each
-    head = ("experiment", "images seen", "accuracy", "chance", "10 labels a class, AvePool", "untrained")
+    head = ("experiment", "images seen", "accuracy", "chance", "10 labels per class, AvePool", "untrained")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for x in chosen:
         if x["metric"].startswith("task_accuracy_"):

@@ -2,7 +2,7 @@
 
     python -m reproduction.render.reconstructions RUN RUN [--network NAME] [--data SOURCE] [--out PICTURE.png]
 
-Any two runs with G and E will do whose images have the same size and channels, such as BiGAN and BigBiGAN: the blog's
+The runs need G and E, and images of the same size and channels, such as BiGAN and BigBiGAN in the blog's
 Figure 7. The distance is between features of x and of G(E(x)), by the feature extractor that --network names (see
 `bigbigan feature-network`), or between pixels without one. It is given relative to mismatched pairs, x and the
 reconstruction of another image: 1 means that E has learned nothing.

@@ -69,7 +69,7 @@ def hinges(lines: list[Line]) -> str:
             ]
             rows.append([f"`{experiment}`", dataset, f"{steps:,}", str(seed), title, *cells])
     head = (
-        "experiment", "data", "steps", "seed", "hinge on", "10 labels a class", "E untrained", "reconstruction ratio",
+        "experiment", "data", "steps", "seed", "hinge on", "10 labels per class", "E untrained", "reconstruction ratio",
     )  # fmt: skip
     return _table(head, rows)
 
@@ -139,7 +139,7 @@ def encoders(lines: list[Line]) -> str:
                  cell(found["seconds_encoder_generator_update"], 2),
                  f"{found['flops_per_step']['value'] / 1e9:.1f}", f"{found['peak_memory_mib']['value']:,.0f}"]
             )  # fmt: skip
-    head = ("E", "experiment", "device", "seconds a step", "of it G and E", "GFLOP a step", "peak memory, MiB")
+    head = ("E", "experiment", "device", "seconds per step", "of it G and E", "GFLOP per step", "peak memory, MiB")
     return _table(head, rows)
 
 

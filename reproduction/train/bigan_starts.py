@@ -1,4 +1,4 @@
-"""Count how often a GAN of BiGAN's table collapses in its first epoch: train from several seeds, look at the samples.
+"""Measure how alike the samples of BiGAN's GANs are after one epoch, from several seeds, to find mode collapse.
 
     python -m reproduction.train.bigan_starts ROW ... --data SOURCE [--seeds N] [--set a.b=value ...] [--runs DIR]
 

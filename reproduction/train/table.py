@@ -14,7 +14,7 @@ those of BigBiGAN. Its step sees three batches, and E learns from one; a step of
 default they take three times as many steps and see as many images. With --equal updates all methods take as many steps,
 so that E is updated as often; these runs go to runs/table2-updates/. BiGAN's table is trained as published, in 400
 epochs of 469 steps. With --hold-out 10000 it is scored as in its authors' code by default, on held-out training images
-(391 steps an epoch).
+(391 steps per epoch).
 
 A feature extractor compares samples (bigbigan feature-network NETWORK --data SOURCE trains it); without --network the
 samples of Table 1 are not measured. BigGAN + Clustering in Table 3 needs a run whose features are clustered.
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="file of result lines (default: the table's own)",
     )
-    add("--quick", action="store_true", help="probe E only with 10 labels a class and Table 1's classifier")
+    add("--quick", action="store_true", help="probe E only with 10 labels per class and Table 1's classifier")
     add("--network", metavar="NAME", help="feature extractor that compares samples")
     add("--clusters-of", metavar="RUN", help="run whose features are clustered")
     return script.run(train_and_measure, arguments)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _let_waiting_threads_sleep() -> None:
     """Set OMP_WAIT_POLICY=passive if other programs compute, unless torch is loaded or the user has chosen a policy.
 
-    OpenMP's threads, by which torch computes on a CPU, otherwise spin at the end of each operation until all have
+    The OpenMP threads of torch on a CPU otherwise spin at the end of each operation until all have
     arrived. When another program needs a core, they spin for the milliseconds in which one of them does not run, and a
     step takes several times as long. On a machine of their own, threads that sleep take longer to wake than others
     spin, and a step of small networks takes twice as long (docs/notes/performance.md).
@@ -32,7 +32,7 @@ def _let_waiting_threads_sleep() -> None:
 
 
 def _others_compute(load: Path = Path("/proc/loadavg")) -> bool:
-    """Return whether other programs use the CPU at present; True where the system does not say so.
+    """Return whether other programs use the CPU now; True if the system does not report it.
 
     Linux counts what runs or waits for a core at this moment, this process included, as in "0.20 0.18 0.12 1/80 11206".
     """

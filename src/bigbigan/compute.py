@@ -1,4 +1,4 @@
-"""Keep what a command was asked about computing: the device, and how many images pass through a network at once.
+"""Hold the compute options of a command: the device, and the number of images in one pass through a network.
 
 The command line sets both before it runs a command (`computing`); `bigbigan.training.devices.default_device` and
 `images_per_pass` read them where networks are used. In Python, `bigbigan.load` and the others take a device instead.
@@ -92,7 +92,7 @@ def images_per_pass(default: int) -> int:
 def encoded_together(resolution: int, device_type: str) -> int:
     """Return how many images to pass through E at once: `--batch-size`, or else as many as are fast.
 
-    On a CPU they are those whose maps the caches hold: 128 at 32 px, 32 at 64 px. Other devices take 500.
+    On a CPU it is the number whose feature maps fit the caches: 128 at 32 px, 32 at 64 px. Elsewhere it is 500.
     """
     fast = max(8, min(128, 128 * 32**2 // resolution**2)) if device_type == "cpu" else 500
     return images_per_pass(fast)
@@ -102,7 +102,7 @@ def reuse_freed_memory() -> bool:
     """Let the C library keep freed memory for the next tensors; return whether it can (glibc, on Linux).
 
     By default glibc gives large blocks back to the system, which must then clear and map the same memory again for
-    every operation. A process that computes the same sizes over and over is faster without; its peak memory grows, by
+    every operation. Keeping it is faster if a process allocates the same sizes over and over; peak memory grows, by
     38 % in the step of biggan/32_pytorch (docs/notes/performance.md).
     Has no effect if the user has set a MALLOC_ variable of glibc's.
     """

@@ -132,7 +132,7 @@ def test_dry_run_tells_how_long_training_takes(data, capsys):
     assert found["hours"] == pytest.approx(2 * found["seconds_per_step"])
     assert 0 < found["least_hours"] < found["hours"]
     text = call(capsys, *command)[1]
-    assert "90 images: 2 steps an epoch; 7,200 steps are 3,600.0 epochs" in text
+    assert "90 images: 2 steps per epoch; 7,200 steps are 3,600.0 epochs" in text
     assert "one step here, measured: " in text
 
 
@@ -141,7 +141,7 @@ def test_dry_run_does_not_take_steps_that_are_too_large(capsys, monkeypatch):
     monkeypatch.setattr("bigbigan.apps.dry_run.seconds_per_step", lambda *a, **k: pytest.fail("a step was taken"))
     code, text, _ = call(capsys, "train", "small/folder64", "--dry-run")
     assert code == 0
-    assert "steps an epoch: unknown without --data SOURCE" in text
+    assert "steps per epoch: unknown without --data SOURCE" in text
     assert "a step is too large to measure here; at the rate of this machine's matrix product" in text
 
 

@@ -129,11 +129,11 @@ def test_evaluate_prints_one_small_table():
     text = results_table(lines, everything=False)
     assert text.splitlines() == [
         "top-1 accuracy, %                   linear            linear",
-        "                                all labels 10 labels a class",
+        "                                all labels 10 labels per class",
         "raw pixels                            80.0        41.0 ± 1.0",
         "untrained E, BN+CReLU                 75.0        36.0 ± 1.0",
         "trained E, BN+CReLU                   89.0        50.0 ± 1.0",
-        "with 10 labels a class, E is 9.3 ± 0.6 points above the better of the two kinds of pixels",
+        "with 10 labels per class, E is 9.3 ± 0.6 points above the better of the two kinds of pixels",
         "reconstruction error, matched / mismatched: 0.500 (1 = nothing learned)",
         "fid10k_train_encoder: 12.0",
         "4 more values: --json prints them, and bigbigan evaluate --list-metrics explains them",
@@ -151,7 +151,7 @@ def test_classify_prints_one_table_with_pixels():
                            f"auroc_{name}_20perclass": 0.75}, subject)  # fmt: skip
     lines[0].labels["without"] = 7
     assert classifiers_table(lines).splitlines() == [
-        "20 labels a class; 1,234 test images",
+        "20 labels per class; 1,234 test images",
         "classifier                        accuracy             AUROC",
         "                                         %            0 to 1",
         "raw pixels                      50.0 ± 1.5             0.750",

@@ -1,4 +1,4 @@
-"""Measure what a training step costs on this machine: time by part, images and FLOPs a second, memory.
+"""Measure what a training step costs on this machine: time by part, images and FLOPs per second, memory.
 
 Images are random and in memory at the size that E sees, so that nothing waits for a disk. Each measurement runs in a
 process of its own, for its peak of memory. The machine's own matrix product is timed too, because machines differ and
@@ -52,7 +52,7 @@ class Cost:
             `rest`, which is logging and the loop itself.
         images_per_second: real images that the networks see.
         flops: FLOPs of a step, counted; a multiply-add is 2.
-        tflops: TFLOPs a second; `matmul_tflops` is the machine's own matrix product, and `share` their ratio.
+        tflops: TFLOPs per second; `matmul_tflops` is the machine's own matrix product, and `share` their ratio.
         peak_memory_mib: of the device, or resident memory of the process on a CPU; of several ranks, of this one.
         before_mib: the same before the networks were built.
         ranks: processes that stepped together.
@@ -247,7 +247,7 @@ def result_lines(config: Config, cost: Cost, steps: int, command: str, study: st
 
 
 def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:
-    """Draw seconds by part, images a second and memory for each value of a setting, as a PNG."""
+    """Draw seconds by part, images per second and memory for each value of a setting, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -258,10 +258,10 @@ def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:
         heights = [cost.parts.get(part, 0.0) for cost in costs.values()]
         axes[0].bar(names, heights, bottom=bottom, label=part.replace("_", " "))
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
-    axes[0].set_ylabel("seconds a step")
+    axes[0].set_ylabel("seconds per step")
     axes[0].legend(fontsize=8)
     axes[1].plot(names, [cost.images_per_second for cost in costs.values()], "o-")
-    axes[1].set_ylabel("images a second")
+    axes[1].set_ylabel("images per second")
     axes[2].plot(names, [cost.peak_memory_mib for cost in costs.values()], "o-", label="peak")
     axes[2].set_ylabel("memory, MiB")
     for ax in axes:

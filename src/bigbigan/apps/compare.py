@@ -24,7 +24,7 @@ from bigbigan.training.run_folder import read_card, read_config, read_environmen
 __all__ = ["Compared", "Comparison", "comparable", "compare"]
 
 WIDTH, TITLE, CELL = 100, 44, 16  # columns of the table for the terminal, of its titles, and of its other cells
-LEFT_OUT = ("5-NN, 10 labels a class",)  # probes that are not among the main results
+LEFT_OUT = ("5-NN, 10 labels per class",)  # probes that are not among the main results
 # Settings that say nothing about what was learned.
 OMITTED = ("log.",)
 # The order of the results: these first, all others by name.

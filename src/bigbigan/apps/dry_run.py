@@ -80,10 +80,11 @@ def report(config: Config, found: dict[str, Any]) -> str:
     if found["steps_per_epoch"] is not None:
         epoch = found["steps_per_epoch"]
         lines.append(
-            f"{found['images']:,} images: {epoch:,} steps an epoch; {t.steps:,} steps are {t.steps / epoch:,.1f} epochs"
+            f"{found['images']:,} images: {epoch:,} steps per epoch; "
+            f"{t.steps:,} steps are {t.steps / epoch:,.1f} epochs"
         )
     else:
-        lines.append("steps an epoch: unknown without --data SOURCE")
+        lines.append("steps per epoch: unknown without --data SOURCE")
     if found["seconds_per_step"] is not None:
         lines.append(
             f"one step here, measured: {found['seconds_per_step']:.3g} s; {t.steps:,} steps take about "

@@ -53,7 +53,7 @@ __all__ = ["build_parser", "main"]
 
 EXAMPLES = "examples:"  # begins the examples of a verb
 
-# In order of use. None is the verb with verbs of its own.
+# In order of use. None marks the command that has subcommands.
 COMMANDS: dict[str, ModuleType | None] = {
     "list": list_experiments,
     "data": None,
@@ -104,7 +104,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         options, unknown = self.parse_known_args(args, namespace)
-        if unknown:  # the verb knows what it takes
+        if unknown:  # the command's own parser reports it
             self.of_module[options.module].error(f"unrecognized arguments: {' '.join(unknown)}")
         return options
 

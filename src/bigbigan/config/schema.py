@@ -82,8 +82,8 @@ class DataConfig(Settings):
     # all classes have the same number.
     class_sizes: tuple[int, ...] = ()
     fraction: float = 1.0  # share of the training images to train on; the same images for every seed
-    memory_gib: float = 8.0  # image sets that take more memory than this are decoded again for each batch
-    # Remote shards, streamed: number of shards shuffled together. Twice as many are cached on disk.
+    memory_gib: float = 8.0  # limit in GiB: larger image sets are decoded again for each batch
+    # Remote shards, streamed: number of shards shuffled together. Twice as many, and two more, are cached on disk.
     shuffle_shards: int = 16
     max_unreadable: float = 0.05  # training stops if a larger share of the files cannot be read
     # Images of more than 8 bits: the values that become black and white, such as [200,3900], in the units of the files;
@@ -93,7 +93,7 @@ class DataConfig(Settings):
     window_percentiles: tuple[float, ...] = ()
     # Which frames of a TIFF or DICOM file are read: the first, or all of them, each an image called FILE#FRAME.
     frames: Literal["first", "all"] = "first"
-    max_pixels: int = 25_000_000  # larger files are not read; JPEG files of up to 8 times as many are read reduced
+    max_pixels: int = 25_000_000  # maximum pixels of a file; JPEG files up to 8 times larger are read at a reduced size
 
     @property
     def classifier_augment(self) -> str:
@@ -231,8 +231,8 @@ class OptimizerConfig(Settings):
     lr_d: float = 2e-4  # learning rate of D
     betas: tuple[float, float] = (0.0, 0.999)  # Adam's decay rates
     eps: float = 1e-8  # Adam's epsilon
-    weight_decay: float = 0.0  # this share of each weight is added to its gradient; not for gains of batch norm
-    lr_final: float = 1.0  # share of the rates left at the end; they are constant for half the steps, then fall
+    weight_decay: float = 0.0  # L2 weight decay, added to the gradient; not for gains of batch norm
+    lr_final: float = 1.0  # final rate over the initial one; constant for half the steps, then exponential decay
     lr_by_epoch: bool = False  # rates fall from epoch to epoch (BiGAN) instead of from step to step
 
 
@@ -241,7 +241,7 @@ class TrainingConfig(Settings):
     """The training loop."""
 
     steps: int = 10_000  # training steps: joint updates of G and E, each after d_steps updates of D
-    # A budget of time: when training starts, a step is timed and `steps` becomes what fits. 0: use `steps` as given.
+    # Time budget: when training starts, a step is timed and `steps` becomes the number that fits. 0: use `steps`.
     minutes: float = 0.0
     batch_size: int = 64  # images of an update, over all chunks and devices
     d_steps: int = 2  # system=bigbigan: updates of D in a step; in other systems all networks step at once
@@ -259,7 +259,7 @@ class LogConfig(Settings):
     """What is logged while training, and how often in steps. None of it changes the weights."""
 
     every: int = 50  # steps between lines of metrics.jsonl and of the loggers
-    # What the metrics and pictures are sent to, besides metrics.jsonl and samples/: tensorboard, wandb, or a logger of
+    # Where metrics and pictures are sent, in addition to metrics.jsonl and samples/: tensorboard, wandb, or a logger of
     # your own, MODULE:NAME (docs/extending.md). --log NAME adds one.
     loggers: tuple[str, ...] = ("tensorboard",)
     pictures_every: int = 500  # steps between sample and reconstruction grids

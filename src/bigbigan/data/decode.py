@@ -38,7 +38,7 @@ class DecodeLimits:
     """Limits of one image, checked against its header before decoding; and what is read of deep images and stacks."""
 
     max_pixels: int = 25_000_000  # width x height; larger JPEG files are decoded at a half or a quarter
-    max_bytes: int = 0  # of the encoded file; 0: at least 64 MiB and 8 bytes a pixel, 2 GiB with `all_frames`
+    max_bytes: int = 0  # of the encoded file; 0: at least 64 MiB and 8 bytes per pixel, 2 GiB with `all_frames`
     max_aspect: float = 20.0  # longer side / shorter side
     window: ToBytes | None = None  # reduces values of more than 8 bits to 8; None: the range of their format
     all_frames: bool = False  # `open_source` makes an image of each frame of a TIFF or DICOM file
@@ -217,7 +217,7 @@ def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:
 
 
 def _check_depth(image: Image.Image, limits: DecodeLimits) -> None:
-    """Refuse an image that is not loaded yet, and of whose 16 bits Pillow will drop 8 that a window needs."""
+    """Refuse a 16-bit image, before it is loaded, if a window needs the 8 bits that Pillow will drop."""
     deep = any(re.search(";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ()))
     if limits.window is not None and deep and len(image.getbands()) > 1:
         raise Unreadable(f"{image.format}{DEEP_CHANNELS}")

@@ -81,12 +81,12 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: se
         )
     if any(reason.endswith(DEEP_CHANNELS) for reason in refused):
         found.append(
-            "of 16-bit colour in PNG files the upper 8 bits are kept, so images of 12 bits are nearly black. With a "
+            "PNG files of 16-bit colour keep only their upper 8 bits, so 12-bit images are nearly black. With a "
             "window such files are refused: to use one, save them as TIFF"
         )
     if DEEP_COLOUR in refused:
         found.append(
-            "of TIFF files of 16-bit colour the upper 8 bits are kept, so images of 12 bits are nearly black. To use a "
+            "TIFF files of 16-bit colour keep only their upper 8 bits, so 12-bit images are nearly black. To use a "
             f"window of values: {INSTALL}, and inspect them again"
         )
     if stacks := source.notes["first of several frames"]:

@@ -171,7 +171,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
 
 
 def _text(content: bytes, what: str) -> str:
-    """Return the text of a file in UTF-8, in UTF-16 with a byte order mark, or else in Windows-1252 (Latin-1).
+    """Return the text of a file in UTF-8, in UTF-16 with a byte order mark, or else in Windows-1252.
 
     Excel's plain "CSV" is Windows-1252 in Western Europe. A file that is neither is refused: bytes that Windows-1252
     does not define, or control characters.

@@ -146,7 +146,7 @@ def unreadable_reason(tags: Any) -> str | None:
 
 
 def has_deep_colour(tags: Any) -> bool:
-    """Return whether a page has colour of 16 bits, of which Pillow keeps the upper 8."""
+    """Return whether a page has 16-bit colour; Pillow would keep only its upper 8 bits."""
     return tags.get(262) == 2 and 16 in np.ravel(tags.get(258, 1))
 
 

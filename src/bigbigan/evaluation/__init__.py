@@ -8,6 +8,7 @@ runner            measures a target on a data set   early_stopping    measures t
 context           what its parts share             feature_probes    all probes of one encoder's features
 records           result lines                      published_tables  published tables, with our results
 table_formats     the same as text, Markdown, HTML  rank_correlation  whether rows have the published order
-label_curve       accuracy over the number of labels
-budgets           images seen and updates of E, for Table 2
+label_curve       accuracy over number of labels    metric_glossary   what each metric means
+budgets           images and updates, for Table 2   results_text      result lines as text
+verdict           whether training was worth it, in words
 """

@@ -117,7 +117,7 @@ class ValidationMetric:
         self.training_images = np.setdiff1d(known, self.validation_images)
 
     def _without_test_images(self, known: np.ndarray) -> np.ndarray:
-        """Return the labelled images `known` of the training images that evaluation will not test on.
+        """Return the labelled training images, of `known`, that evaluation will not test on.
 
         Evaluation holds out of all images, also if the run is trained on a fraction of them.
         """

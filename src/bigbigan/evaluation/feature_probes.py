@@ -185,7 +185,7 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
 
 
 def _labelled_images(labels: np.ndarray, metrics: list[Metric]) -> dict[tuple[int, int], list[np.ndarray]]:
-    """Return, by (labels a class, percent) of the metrics, the indices of the labelled images of each trial."""
+    """Return, by (labels per class, percent) of the metrics, the indices of the labelled images of each trial."""
     amounts = sorted({(m.per_class, m.percent) for m in metrics if m.kind.startswith("few_")})
     return {
         (per_class, percent): distinct_trials(

@@ -43,7 +43,7 @@ def is_point(metric: str) -> bool:
 
 
 def curve_table(lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], dict[str, list[Mapping[str, Any] | None]]]:
-    """Return the curve as a table: its columns ("10 a class", "1 %"), and the lines of each row, None if not measured.
+    """Return the curve as a table: its columns ("10 per class", "1 %"), and the lines of each row; None: not measured.
 
     Both are empty unless a line is of the curve only.
 
@@ -60,7 +60,7 @@ def curve_table(lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], dict[str
             found.setdefault((name[1], line["subject"]), {})[place] = line
     places = sorted({place for row in found.values() for place in row})
     rows = {title: found[row] for title, row in ROWS.items() if row in found}
-    columns = [f"{number} %" if of_all else f"{number} a class" for of_all, number in places]
+    columns = [f"{number} %" if of_all else f"{number} per class" for of_all, number in places]
     return columns, {title: [row.get(place) for place in places] for title, row in rows.items()}
 
 
@@ -77,7 +77,7 @@ def curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
         title: [
             Point(int(column.split()[0]), line["value"], line.get("std") or 0.0)
             for column, line in zip(columns, row, strict=True)
-            if line is not None and column.endswith("a class")
+            if line is not None and column.endswith("per class")
         ]
         for title, row in rows.items()
     }
@@ -90,8 +90,8 @@ def text(lines: Iterable[Mapping[str, Any]]) -> str:
     columns, rows = curve_table(lines)
     if not columns:
         return ""
-    names = [column.replace(" a class", "") for column in columns]
-    out = ["accuracy, %, over labels a class, and over a share of all labels"]
+    names = [column.replace(" per class", "") for column in columns]
+    out = ["accuracy, %, over labels per class, and over a share of all labels"]
     out.append(" " * 20 + "".join(name.rjust(7) for name in names))
     for title, row in rows.items():
         values = ("-" if line is None else f"{line['value']:.1f}" for line in row)
@@ -113,12 +113,12 @@ def _worth(points: Sequence[Point]) -> str:
         last -= 1
     if last == len(gains):
         return (
-            f"More labels are worth having: up to {points[-1].labels} a class, the most measured, doubling their "
+            f"More labels are worth having: up to {points[-1].labels} per class, the most measured, doubling their "
             f"number still adds {gains[-1]:.1f} points of accuracy."
         )
     enough = points[last]
     return (
-        f"Beyond {enough.labels} a class ({enough.accuracy:.1f} %), more labels are hardly worth having: up to "
+        f"Beyond {enough.labels} per class ({enough.accuracy:.1f} %), more labels are hardly worth having: up to "
         f"{points[-1].labels}, doubling their number adds less than {ENOUGH:g} point of accuracy."
     )
 
@@ -133,11 +133,11 @@ def _saved(ours: Sequence[Point], found: Mapping[str, Sequence[Point]]) -> list[
         reached = next((point for point in ours if point.accuracy >= best.accuracy), None)
         if reached is None:
             sentences.append(
-                f"The encoder does not reach the best of {title}: {best.accuracy:.1f} % from {best.labels} a class."
+                f"The encoder does not reach the best of {title}: {best.accuracy:.1f} % from {best.labels} per class."
             )
         else:
             sentences.append(
-                f"With {reached.labels} labels a class the encoder reaches {reached.accuracy:.1f} %; {title} reach "
+                f"With {reached.labels} labels per class the encoder reaches {reached.accuracy:.1f} %; {title} reach "
                 f"{best.accuracy:.1f} % with {best.labels}."
             )
     return sentences

@@ -66,11 +66,11 @@ GLOSSARY = (
     ),
     Entry(
         ("top1_linear_F_10perclass",),
-        "the same from 10 labels a class, strength by cross-validation; mean and standard deviation over 5 "
+        "the same from 10 labels per class, strength by cross-validation; mean and standard deviation over 5 "
         "choices of the labelled images",
         "higher",
     ),
-    Entry(("top1_linear_F_Nperclass",), "the same from N labels a class: 1, 2, 5, 20, 50, 100", "higher"),
+    Entry(("top1_linear_F_Nperclass",), "the same from N labels per class: 1, 2, 5, 20, 50, 100", "higher"),
     Entry(
         ("top1_linear_F_Ppercent",),
         "`top1_linear_F` from P percent of each class: 1, 10; mean and standard deviation over 5 choices",
@@ -112,7 +112,7 @@ GLOSSARY = (
     ),
     Entry(
         ("knn5_l2_F_10perclass",),
-        "5 nearest neighbours among 10 labelled images a class",
+        "5 nearest neighbours among 10 labelled images per class",
         "higher",
     ),
     Entry(
@@ -127,7 +127,7 @@ GLOSSARY = (
     ),
     Entry(
         ("reconstruction_ratio",),
-        "the first divided by the second; 1: E has learned nothing",
+        "`reconstruction_error` divided by `reconstruction_error_mismatched`; 1: E has learned nothing",
         "lower",
     ),
     Entry(
@@ -140,7 +140,7 @@ GLOSSARY = (
     ),
     Entry(
         ("kid10k_train_NET",),
-        "kernel distance; `test`, `50k` likewise",
+        "squared maximum mean discrepancy with a cubic kernel; also with `test` and `50k`",
         "lower",
     ),
     Entry(
@@ -148,18 +148,18 @@ GLOSSARY = (
             "precision10k_train_NET",
             "recall10k_train_NET",
         ),
-        "share of samples that are near real images, and of real images that are near samples, 0 to 1; `test`, "
-        "`50k` likewise",
+        "share of samples that are near real images, and of real images that are near samples, 0 to 1; also with "
+        "`test` and `50k`",
         "higher",
     ),
     Entry(
         ("is10k_NET",),
-        "Inception Score over 10 parts; `is50k_NET` likewise",
+        "Inception Score over 10 parts; also `is50k_NET`",
         "higher",
     ),
     Entry(
         ("task_accuracy_TASK",),
-        "correct answers to a [pretext task](notes/pretext.md) on test images; the line's protocol has chance",
+        "percentage of correct answers to a [pretext task](notes/pretext.md) on test images; `protocol` has chance",
         "higher",
     ),
 )

@@ -1,7 +1,7 @@
 """Name what can be measured. A name carries its protocol, so that no number is without one.
 
     top1_linear_F             logistic regression on all labels, L2 strength chosen   probes.logistic
-    top1_linear_F_10perclass  the same from 10 labelled images a class, 5 trials
+    top1_linear_F_10perclass  the same from 10 labelled images per class, 5 trials
     top1_linear_F_Nperclass, top1_linear_F_Ppercent    the same from N images of each class (1, 2, 5, 20, 50, 100), or
                               from P percent of each class (1, 10): the few-label curve, which `curve` names as a whole
                               for pixels, pca_pixels and bn_crelu   evaluation.label_curve

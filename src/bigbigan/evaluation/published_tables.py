@@ -75,7 +75,7 @@ TABLES = {
             Column("IS", _quality("is")),
             Column("FID", _quality("fid", "train")),
             Column("Cls.", ("top1_table1_avepool",)),
-            Column("10 labels a class", ("top1_linear_avepool_10perclass",)),
+            Column("10 labels per class", ("top1_linear_avepool_10perclass",)),
         ),
         (PublishedRow("Hinge of the sum", "table1/hinge_of_sum"),),
     ),

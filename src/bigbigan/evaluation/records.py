@@ -57,9 +57,9 @@ EXTERNAL_ROWS: dict[str, tuple[str, Subject]] = _PIXEL_ROWS | {
 }
 PROBE_COLUMNS = {
     "linear, all labels": "top1_linear_{}",
-    "linear, 10 labels a class": "top1_linear_{}_10perclass",
+    "linear, 10 labels per class": "top1_linear_{}_10perclass",
     "5-NN, all labels": "knn5_l2_{}",
-    "5-NN, 10 labels a class": "knn5_l2_{}_10perclass",
+    "5-NN, 10 labels per class": "knn5_l2_{}_10perclass",
 }
 
 

@@ -161,14 +161,14 @@ def head_text(lines: Sequence[ResultLine]) -> str:
 
 
 def _in_words(labels: str) -> str:
-    """Return the end of a metric's name in words: "20perclass" is "20 labels a class"."""
+    """Return the end of a metric's name in words: "20perclass" is "20 labels per class"."""
     if labels.endswith("perclass"):
-        return f"{labels.removesuffix('perclass')} labels a class"
+        return f"{labels.removesuffix('perclass')} labels per class"
     return f"{labels.removesuffix('percent')} % of the labels"
 
 
 def _lead(by_metric: dict[tuple[str, str], ResultLine]) -> list[str]:
-    """Return a line that says how far the encoder is above pixels with 10 labels a class; none if not measured."""
+    """Return a line that says how far the encoder is above pixels with 10 labels per class; none if not measured."""
 
     def line(feature: str, *subjects: str) -> dict[str, object] | None:
         found = (by_metric.get((f"top1_linear_{feature}_10perclass", subject)) for subject in subjects)
@@ -180,7 +180,7 @@ def _lead(by_metric: dict[tuple[str, str], ResultLine]) -> list[str]:
     if lead is None:
         return []
     difference = f"{abs(lead[0]):.1f} ± {lead[1]:.1f} points {'above' if lead[0] >= 0 else 'below'}"
-    return [f"with 10 labels a class, E is {difference} the better of the two kinds of pixels"]
+    return [f"with 10 labels per class, E is {difference} the better of the two kinds of pixels"]
 
 
 def _skipped(lines: Sequence[ResultLine]) -> list[str]:

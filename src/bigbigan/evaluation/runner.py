@@ -55,7 +55,7 @@ def evaluate(
         spec: a run folder, or see `bigbigan.evaluation.targets`.
         data: a labelled source; by default the run's own.
         metrics: names, see `bigbigan.evaluation.metric_names`; by default all that the target and the data allow,
-            except those that take hours.
+            except slow ones (`metric_names.default_metrics`).
         command: recorded in the lines.
         progress: show what is being measured.
         labels: a labels file (bigbigan.data.labels); by default the run's own.
@@ -122,7 +122,7 @@ def _subjects(metric: Metric, target: Target) -> tuple[Subject, ...]:
 def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     """Return the metrics to measure.
 
-    They are those asked for by name, and those of the others (matched by a `*`, or measured by default) that can be
+    They are the metrics asked for by name, and all others (matched by a `*`, or measured by default) that can be
     measured. By default the linear heads of Tables 1 and 2 are left out on raw pixels if they would take long on
     a CPU: large images of many classes.
 

@@ -187,7 +187,7 @@ class Target:
         return encoder
 
     def discriminator(self, subject: Subject, pixels: np.ndarray) -> nn.Module:
-        """Return the discriminator of a subject likewise, as an extractor of features of images alone."""
+        """Return the discriminator of a subject in evaluation mode, as a feature extractor of images."""
         assert self.model is not None
         trained = subject == "trained"
         networks = self.model.networks if trained else build(self.model.config, self.device)

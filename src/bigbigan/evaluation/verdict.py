@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
 
 def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
-    """Return the verdict on a run, from its probe on BN+CReLU with 10 labels a class; None if that was not measured.
+    """Return the verdict on a run, from its probe on BN+CReLU with 10 labels per class; None if that was not measured.
 
     Args:
         lines: result lines by metric and subject.
@@ -88,7 +88,7 @@ def _compare(ours: Line, base: Line | None, name: str) -> tuple[int, str]:
 def _sampling_error(ours: Line, base: Line) -> float:
     """Return the standard error of a difference of two accuracies in percent that the number of test images leaves.
 
-    It is that of independent test images; the same images for both make it smaller, by an amount that is not known.
+    It assumes independent test images; using the same images for both makes it smaller by an unknown amount.
     """
     n = ours.get("n") or math.inf
     shares = [line["value"] / 100 for line in (ours, base)]

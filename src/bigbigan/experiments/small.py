@@ -43,7 +43,7 @@ def digits() -> Config:
 
 
 def at_32_px(channels: Literal[1, 3]) -> Config:
-    """Return the networks for images of 32 px with the additions of docs/notes/encoder_search.md."""
+    """Return the settings for images of 32 px, with the additions of docs/notes/encoder_search.md."""
     return Config(
         data=DataConfig(channels=channels),
         latent=LatentConfig(dim=40),
@@ -58,13 +58,13 @@ def at_32_px(channels: Literal[1, 3]) -> Config:
 
 @register("small", data="mnist")
 def mnist() -> Config:
-    """Train on MNIST, zero-padded to 32 px: an hour on one core; 90 % with 10 labels a class."""
+    """Train on MNIST, zero-padded to 32 px: an hour on one core; 90 % with 10 labels per class."""
     return at_32_px(channels=1)
 
 
 @register("small", data="fashion-mnist")
 def fashion_mnist() -> Config:
-    """Train on Fashion-MNIST, zero-padded to 32 px: three hours on one core; 76 % with 10 labels a class."""
+    """Train on Fashion-MNIST, zero-padded to 32 px: three hours on one core; 76 % with 10 labels per class."""
     config = at_32_px(channels=1)
     return replace(config, training=replace(config.training, steps=12_000))
 
@@ -86,7 +86,7 @@ def cifar10() -> Config:
 
 @register("small", data="cifar10")
 def cifar10_16px() -> Config:
-    """Train on CIFAR-10 in colour at 16 px: two hours on one core; 38 % with 10 labels a class."""
+    """Train on CIFAR-10 in colour at 16 px: two hours on one core; 38 % with 10 labels per class."""
     return Config(
         data=DataConfig(channels=3, augment="flip"),
         latent=LatentConfig(dim=60),

@@ -66,7 +66,7 @@ class Preprocessing:
 
 @dataclass
 class Prediction:
-    """Hold what a head says of N images.
+    """Hold the predictions of a head for N images.
 
     Attributes:
         classes: the names of the K classes.

@@ -1,4 +1,4 @@
-"""Measure how long training takes; choose the number of steps that fits a budget of time, and the faster precision.
+"""Measure how long training takes; choose the number of steps that fits a time budget, and the faster precision.
 
 `training.minutes` is such a budget. The number of steps is chosen once, before the first step, by timing steps of
 networks that are then discarded. So a run of 10 minutes that had 2,310 steps equals the run of `training.steps=2310`,
@@ -40,7 +40,7 @@ MAX_SECONDS = 10.0  # of measuring, once there were enough steps
 
 
 def keep_chosen_steps(config: Config, run: Path) -> Config:
-    """Return `config` with the number of steps that was chosen when a run with a budget of time began.
+    """Return `config` with the number of steps that was chosen when a run with a time budget began.
 
     Raises:
         UserError: the run has a checkpoint and was given another budget, or none.

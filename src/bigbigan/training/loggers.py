@@ -4,8 +4,8 @@ A logger is an object with the methods of `Logger`. `log.loggers` names those of
 MODULE:NAME, where NAME is called as NAME(run, config, step) with the run folder, the settings, and the step that
 training continues from, 0 for a new run.
 
-`Loggers` passes everything on to all of them. A logger that fails is left out from then on, with one warning: no
-training ends because of it. After a crash, training continues from the last checkpoint and repeats some steps; these
+`Loggers` passes everything on to all of them. A logger that fails is disabled with one warning: it never stops
+training. After a crash, training continues from the last checkpoint and repeats some steps; these
 are not passed on a second time. TensorBoard gets them again instead, and hides the first ones.
 """
 
@@ -119,7 +119,7 @@ class Loggers:
         run: run folder.
         config: its settings.
         step: the step that training continues from, 0 for a new run.
-        logged, pictured: the last steps of which metrics and pictures were logged before training was continued, or -1.
+        logged, pictured: the last steps whose metrics and pictures were logged before training was continued, or -1.
     """
 
     def __init__(self, run: Path, config: Config, step: int, logged: int, pictured: int) -> None:

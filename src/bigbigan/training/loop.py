@@ -180,9 +180,9 @@ def measure_choices(
     started: float,
     progress: bool,
 ) -> Config:
-    """Return `config` with what depends on this machine's speed: the precision, and the steps of a budget of time.
+    """Return `config` with what depends on this machine's speed: the precision, and the steps of a time budget.
 
-    `training.precision=auto` becomes that of the faster step; the budget of `training.minutes` began at `started`.
+    `training.precision=auto` becomes the faster precision; the budget of `training.minutes` began at `started`.
     """
     prints = progress and distributed.is_first_rank()
     if config.training.precision == "auto":
@@ -277,7 +277,7 @@ def run_loop(state: TrainingState, run: Run, stop: Stop) -> int | None:
         run.monitor.advance()
         if run.progress and (seconds := speed.first_estimate(state)):
             run.monitor.message(
-                f"{seconds:.3g} s a step: {steps - state.step:,} more take about "
+                f"{seconds:.3g} s per step: {steps - state.step:,} more take about "
                 f"{duration(seconds * (steps - state.step))}, without pictures, checkpoints and validation"
             )
         with speed.paused():
@@ -337,7 +337,7 @@ class Speed:
         self._estimated, self._pauses = False, 0.0
 
     def first_estimate(self, state: TrainingState) -> float:
-        """Return seconds a step, once: after 10 steps, or after fewer if they take more than 10 seconds; otherwise 0.
+        """Return seconds per step, once: after 10 steps, or after fewer if they take more than 10 seconds; otherwise 0.
 
         The first step is not counted: in it memory is allocated and networks are compiled.
         """
@@ -352,7 +352,7 @@ class Speed:
         return seconds / count
 
     def since_last(self, state: TrainingState) -> float:
-        """Return the images a second since the last call, or since training began."""
+        """Return the images per second since the last call, or since training began."""
         now, images = time.perf_counter(), state.images_seen
         rate = (images - self._images) / (now - self._start)
         self._start, self._images = now, images

@@ -124,6 +124,6 @@ class SilentMonitor(Monitor):
 
 
 def _pictured(run: Path) -> int:
-    """Return the last step of which there are pictures in samples/, -1 if there are none."""
+    """Return the last step that has pictures in samples/, -1 if there are none."""
     steps = [path.stem.removeprefix("samples-") for path in run.glob("samples/samples-*.png")]
     return max((int(step) for step in steps if step.isdecimal()), default=-1)

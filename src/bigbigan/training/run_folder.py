@@ -4,7 +4,7 @@ config.json       complete, resolved settings        environment.json  versions,
 data.json         the data card: source, counts      metrics.jsonl     one line for each log step
 results.jsonl     result lines of evaluations        checkpoints/      see bigbigan.training.checkpoint
 samples/          grids by step                      tensorboard/      the same curves
-report.html       everything on one page
+report.html       everything on one page             train_val.json    images held out for validation
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     last = lines["top1_finetuned_8perclass" if finetune else "top1_frozen_bn_crelu_8perclass", 2]
     assert 100 * right == pytest.approx(last["draws"][0], abs=0.01)
     said = capsys.readouterr().out
-    assert "8 labels a class" in said
+    assert "8 labels per class" in said
     assert {"raw pixels", "untrained E", "trained E"} <= {line[:24].strip() for line in said.splitlines()}
 
 

@@ -108,7 +108,7 @@ def test_measuring_and_saving_in_one_command(run, tmp_path, capsys):
     assert ask("classify", run, *few, "--out", out, "--save", head, "--quiet") == 0
     assert out.exists()
     printed = capsys.readouterr().out
-    assert "5 labels a class" in printed
+    assert "5 labels per class" in printed
     assert f"{head}: 3 classes, 45 labelled images" in printed
 
 

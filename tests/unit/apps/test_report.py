@@ -99,7 +99,7 @@ def line(metric, value, std=None, steps=6, dataset="rows", split="test", n=600, 
 
 
 def few(trained, pixels, untrained):
-    """Result lines of the probe with 10 labels a class; each argument is a value and a deviation."""
+    """Result lines of the probe with 10 labels per class; each argument is a value and a deviation."""
     lines = (("bn_crelu", *trained, 6), ("pixels", *pixels, 0), ("bn_crelu", *untrained, 0))
     return [line(f"top1_linear_{name}_10perclass", v, std, steps) for name, v, std, steps in lines]
 

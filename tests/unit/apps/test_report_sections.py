@@ -180,8 +180,8 @@ def test_label_curve_is_drawn_with_its_advice(run, monkeypatch):
     assert "--metrics curve" in probe.probe(_with(run, few((80.2, 1), (80, 1), (70, 1))))
     lines = [line(f"top1_linear_bn_crelu_{n}perclass", v, 1.0) for n, v in ((1, 50), (5, 80), (20, 80.5))]
     text = words(probe.probe(_with(run, lines)))
-    assert "Beyond 5 a class (80.0 %), more labels are hardly worth having: up to 20" in text
-    assert "Accuracy over labels a class; last: trained E 80.5" in labels
+    assert "Beyond 5 per class (80.0 %), more labels are hardly worth having: up to 20" in text
+    assert "Accuracy over labels per class; last: trained E 80.5" in labels
     assert "top1_linear_bn_crelu_5perclass" not in text  # it is in the table of the curve
 
 

@@ -1125,7 +1125,7 @@ def test_npz_layouts(tmp_path):
     np.savez(path, train_images=x, train_labels=np.zeros((5, 14), np.uint8))
     source = open_source(str(path))
     assert source.splits["train"].labels is None
-    assert source.notes == {"several labels an image: read without labels": 1}
+    assert source.notes == {"several labels per image: read without labels": 1}
 
 
 @pytest.mark.parametrize("dash", ["-", "."])

@@ -66,10 +66,10 @@ def test_ten_labels_a_class_alone_are_no_curve():
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        (RISING, "More labels are worth having: up to 100 a class, the most measured, .* still adds 10.0 points"),
-        ((10, 20, 30, 40, 40.5, 41, 41.5), r"Beyond 10 a class \(40.0 %\), more .* up to 100, doubling"),
-        ((10, 20, 19, 40, 50, 50, 50), r"Beyond 20 a class \(50.0 %\), more labels are hardly worth"),
-        ((50, 50, 50, 50, 50, 50, 50), r"Beyond 1 a class"),
+        (RISING, "More labels are worth having: up to 100 per class, the most measured, .* still adds 10.0 points"),
+        ((10, 20, 30, 40, 40.5, 41, 41.5), r"Beyond 10 per class \(40.0 %\), more .* up to 100, doubling"),
+        ((10, 20, 19, 40, 50, 50, 50), r"Beyond 20 per class \(50.0 %\), more labels are hardly worth"),
+        ((50, 50, 50, 50, 50, 50, 50), r"Beyond 1 per class"),
     ],
 )
 def test_advice_follows_the_gain_of_doubling(accuracies, expected):
@@ -81,7 +81,7 @@ def test_advice_compares_with_pixels():
     ours = lines("bn_crelu", "trained", RISING)
     few = ours + lines("pixels", "pixels", (5, 10, 15, 20, 25, 30, 35))
     assert label_curve.advice(label_curve.curves(few))[1] == (
-        "With 10 labels a class the encoder reaches 40.0 %; raw pixels reach 35.0 % with 100."
+        "With 10 labels per class the encoder reaches 40.0 %; raw pixels reach 35.0 % with 100."
     )
     better = ours + lines("pca_pixels", "pca_pixels", [v + 5 for v in RISING])
     assert "does not reach the best of PCA-whitened pixels: 75.0 %" in label_curve.advice(label_curve.curves(better))[1]
@@ -103,7 +103,7 @@ def test_evaluate_measures_the_curve_as_far_as_there_are_labels(tmp_path, capsys
     assert len(found["top1_linear_bn_crelu_1perclass", "trained"]["draws"]) == 5
     # With all labels of each class there is nothing to choose, and one trial.
     assert found["top1_linear_pixels_20perclass", "pixels"]["std"] is None
-    assert "accuracy, %, over labels a class" in printed
+    assert "accuracy, %, over labels per class" in printed
     assert "trained E" in printed
     assert main(["evaluate", str(tmp_path / "run"), "--metrics", "top1_linear_pixels_50perclass", "--quiet"]) == 2
     assert "needs more labelled images of a class than" in capsys.readouterr().err

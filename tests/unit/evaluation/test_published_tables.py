@@ -77,7 +77,7 @@ def test_cls_of_table_1_is_by_the_paper_s_classifier_alone():
     lines = [line("base", 40.0 + i, metric, split="test") for i, metric in enumerate(others)]
     table = fill("1", lines, 32)
     assert ours(table, "Cls.")["table1/base"] == "not run"
-    assert ours(table, "10 labels a class")["table1/base"] == "40.00"
+    assert ours(table, "10 labels per class")["table1/base"] == "40.00"
     table = fill("1", [*lines, line("base", 50.0)], 32)
     assert ours(table, "Cls.")["table1/base"] == "50.00"
 

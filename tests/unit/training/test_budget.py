@@ -89,7 +89,7 @@ class Clock:
     ("seconds", "settings", "expected"),
     [
         (1000, [], 990),  # 4 measured steps, 4 of statistics, and the statistics after the last step
-        (1000, ["log.pictures_every=10"], 714),  # 1.4 seconds a step, for statistics that take 4
+        (1000, ["log.pictures_every=10"], 714),  # 1.4 seconds per step, for statistics that take 4
         (1000, ["log.validate_every=100"], 870),  # a validation of 5 seconds
         (3, [], 1),
     ],

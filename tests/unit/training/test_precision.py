@@ -184,7 +184,7 @@ def test_power_iteration_runs_once_an_update_for_any_chunks(monkeypatch):
 
 def test_batch_norm_counts_each_chunk():
     state, _ = trained(tiny_config("training.accumulate=4", "training.d_steps=1"), 1)
-    assert {int(n.num_batches_tracked) for n in batch_norms(state.networks.G)} == {8}  # 4 an update
+    assert {int(n.num_batches_tracked) for n in batch_norms(state.networks.G)} == {8}  # 4 per update
 
 
 # -- numbers that are not finite, seen late -----------------------------------------------------------------

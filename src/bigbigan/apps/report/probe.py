@@ -90,12 +90,12 @@ def _label_curve(run: Run) -> Html:
         axes.set_xscale("log")
         axes.set_xticks(places, [str(n) for n in places])
         axes.minorticks_off()
-        axes.set_xlabel("labels a class", color=MUTED)
+        axes.set_xlabel("labels per class", color=MUTED)
 
     last = {title: f"{found[title][-1].accuracy:.1f}" for title in order}
     keys = (tag("span", k, " ", tag("b", v), classes=f"key k{i}") for i, (k, v) in enumerate(last.items()))
     caption = tag("figcaption", tag("b", "Accuracy, %"), tag("div", *keys, classes="legend"))
-    label = "Accuracy over labels a class; last: " + ", ".join(f"{title} {value}" for title, value in last.items())
+    label = "Accuracy over labels per class; last: " + ", ".join(f"{title} {value}" for title, value in last.items())
     columns, rows = curve_table(lines)
     cells = ([title, *("–" if line is None else formatted(line) for line in row)] for title, row in rows.items())
     values = tag("details", tag("summary", "Values"), table(["", *columns], cells, "numbers"))

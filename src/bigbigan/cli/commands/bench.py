@@ -20,7 +20,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="such as small/mnist; see: bigbigan list")
-    parser.add_argument("--scale", type=int, default=0, metavar="S", help="as in train")
+    parser.add_argument("--scale", type=int, default=0, metavar="S", help="scale it down: S px in place of 128")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change settings")
     parser.add_argument(
         "--vary", metavar="a.b=V1,V2,...", help="measure for each value, such as training.batch_size=16,32,64"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Time training steps on random images: seconds by part, images and FLOPs a second, peak memory."""
+    """Time training steps on random images: seconds by part, images and FLOPs per second, peak memory."""
     from bigbigan.config import override
     from bigbigan.experiments import find
 
@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
         if not options.json:
             print(f"{name}={value}: " if value else "", end="")
             parts = ", ".join(f"{part.replace('_', ' ')} {seconds:.3f}" for part, seconds in cost.parts.items())
-            print(f"{cost.seconds:.3f} s a step ({parts}), {cost.images_per_second:,.0f} images/s, "
-                  f"{cost.flops / 1e9:,.1f} GFLOP a step, {cost.tflops:.3g} TFLOP/s, {cost.share:.0%} of a matrix "
+            print(f"{cost.seconds:.3f} s per step ({parts}), {cost.images_per_second:,.0f} images/s, "
+                  f"{cost.flops / 1e9:,.1f} GFLOP per step, {cost.tflops:.3g} TFLOP/s, {cost.share:.0%} of a matrix "
                   f"product's, {_memory(cost.peak_memory_mib)}", flush=True)  # fmt: skip
     if not distributed.is_first_rank():
         return

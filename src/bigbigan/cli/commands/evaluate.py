@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help="such as top1_linear_bn_crelu, top1_sweep5k_avepool, knn5_l1_avepool, fid10k_train_encoder; * matches any "
         "part of a name; curve: accuracy over the number of labels (default: all that the run and the data allow, "
-        "except those that take hours)",
+        "except slow ones)",
     )
     parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print the names of all metrics, and exit")
     parser.add_argument(

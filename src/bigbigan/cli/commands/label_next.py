@@ -15,7 +15,7 @@ EXAMPLES = ("label-next runs/photos --count 20 --out to_label.csv --sheet to_lab
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=RUN_OR_ENCODER)
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
-    parser.add_argument("--labels", **LABELS_FILE | {"help": "labels given so far; by default the source's own"})
+    parser.add_argument("--labels", **LABELS_FILE | {"help": "labels given so far (default: the source's own)"})
     parser.add_argument("--count", type=int, default=20, metavar="N", help="number of images to label (default 20)")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.csv", help="file of images to write, with a column to fill in"

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host",
         action="append",
         metavar="NAME",
-        help="address to listen on (default 127.0.0.1: this machine only); more --host add names of the server",
+        help="address to listen on (default 127.0.0.1: this machine only); further --host add names it answers to",
     )
     parser.add_argument(
         "--port", type=int, default=7860, metavar="N", help="port to listen on, 0 for any free one (default 7860)"

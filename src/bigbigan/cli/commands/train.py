@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         metavar="M",
-        help="train for a budget of time: the number of steps that fit is measured when training starts",
+        help="train for about M minutes: the number of steps that fit is measured when training starts",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the settings and the cost of a step, without training"

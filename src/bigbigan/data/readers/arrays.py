@@ -163,7 +163,7 @@ def _class_numbers(y: np.ndarray, where: str, notes: Counter[str]) -> np.ndarray
     """
     if y.ndim == 2 and y.shape[1] > 1:
         if y.dtype.kind not in "iubf" or not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
-            notes["several labels an image: read without labels"] += 1
+            notes["several labels per image: read without labels"] += 1
             return None
         notes["one-hot labels"] += 1
         return y.argmax(1).astype(np.int64)

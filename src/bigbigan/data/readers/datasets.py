@@ -134,8 +134,8 @@ def _checked(dataset: Any, name: str, source: Source, limits: DecodeLimits) -> D
         raise UserError(f"{source.spec}: '{name}': {error}") from error
     if first.shape != again.shape or (first != again).any():
         raise UserError(
-            f"{source.spec}: '{name}' gives another image each time it is asked for item 0; "
-            "leave out random augmentation, which the setting data.augment does"
+            f"{source.spec}: '{name}' gives a different image each time it is asked for item 0; "
+            "remove its random augmentation; the setting data.augment does that"
         )
     store.limits, store.channels = limits, first.shape[-1]
     return store

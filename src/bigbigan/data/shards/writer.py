@@ -105,7 +105,7 @@ def write_shards(
             raise UserError(f"{path} is damaged or missing; remove {out}, and run the same command to write it again")
     if resolution is not None and (deep := sum(n for note, n in source.notes.items() if note.endswith(" scaled to 8"))):
         warnings.warn(
-            f"{source.spec}: of {deep:,} images of more than 8 bits the upper 8 bits are stored; to store a window of "
+            f"{source.spec}: only the upper 8 bits of {deep:,} deeper images are stored; to store a window of "
             "values, open the source with one (--set data.window=[BLACK,WHITE])",
             stacklevel=2,
         )

@@ -2,8 +2,8 @@
 
 The protocol is part of each metric's name:
   top1_linear_F            multinomial logistic regression on all labels, solved to its optimum; L2 strength from 1e-3
-                           to 1e2, chosen on a tenth of the training set, which is held out (at most 10,000 images are
-                           used for the choice); with fewer than 100 images, by cross-validation as below,
+                           to 1e2, chosen on a held-out tenth of the training set, at most 2,000 (at most 10,000 images
+                           are used for the choice); with fewer than 100 images, by cross-validation as below,
                            and 1 if all images are of one group
   top1_linear_F_10perclass the same on 10 labelled images of each class; strength chosen by 3-fold cross-validation
                            on these images; mean and standard deviation over 5 trials; 1 to 100 likewise
