@@ -1,6 +1,6 @@
 """Measure the image quality that a generator can reach on a data set, and check that the metrics rank images sensibly.
 
-    bigbigan feature-network mnist-cnn --data mnist
+    bigbigan feature-extractor mnist-cnn --data mnist
     python -m reproduction.measure.reference_quality --data mnist --network mnist-cnn
 
 Writes FID, KID, precision and recall against the training images for three kinds of "samples": the test images (the
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.data import open_source
-from bigbigan.evaluation.image_quality.feature_networks import channels_of, open_extractor
+from bigbigan.evaluation.image_quality.feature_extractors import channels_of, open_extractor
 from bigbigan.evaluation.image_quality.sampling import compare, reference
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.training.devices import default_device

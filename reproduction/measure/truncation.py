@@ -19,7 +19,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bigbigan.evaluation.image_quality.feature_networks import open_extractor
+from bigbigan.evaluation.image_quality.feature_extractors import open_extractor
 from bigbigan.evaluation.image_quality.metrics import inception_score
 from bigbigan.evaluation.image_quality.sampling import compare, run_reference
 from bigbigan.evaluation.records import Measurement

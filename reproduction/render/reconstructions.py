@@ -4,7 +4,7 @@
 
 The runs need G and E, and images of the same size and channels, such as BiGAN and BigBiGAN in the blog's
 Figure 7. The distance is between features of x and of G(E(x)), by the feature extractor that --network names (see
-`bigbigan feature-network`), or between pixels without one. It is given relative to mismatched pairs, x and the
+`bigbigan feature-extractor`), or between pixels without one. It is given relative to mismatched pairs, x and the
 reconstruction of another image: 1 means that E has learned nothing.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from bigbigan.apps.visualize import shown_split
 from bigbigan.data import load_view, open_source
 from bigbigan.errors import UserError
-from bigbigan.evaluation.image_quality.feature_networks import open_extractor
+from bigbigan.evaluation.image_quality.feature_extractors import open_extractor
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, to_uint8

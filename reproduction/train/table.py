@@ -16,7 +16,7 @@ so that E is updated as often; these runs go to runs/table2-updates/. BiGAN's ta
 epochs of 469 steps. With --hold-out 10000 it is scored as in its authors' code by default, on held-out training images
 (391 steps per epoch).
 
-A feature extractor compares samples (bigbigan feature-network NETWORK --data SOURCE trains it); without --network the
+A feature extractor compares samples (bigbigan feature-extractor NETWORK --data SOURCE trains it); without --network the
 samples of Table 1 are not measured. BigGAN + Clustering in Table 3 needs a run whose features are clustered.
 """
 
@@ -33,7 +33,7 @@ import numpy as np
 from bigbigan.config import Config, override
 from bigbigan.data import load_pixels, open_source
 from bigbigan.errors import UserError
-from bigbigan.evaluation.image_quality.feature_networks import channels_of
+from bigbigan.evaluation.image_quality.feature_extractors import channels_of
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.io import writing

@@ -22,7 +22,7 @@ __all__ = [
     "check_device_name",
     "chosen_device",
     "computing",
-    "encoded_together",
+    "encoder_batch_size",
     "has_float64",
     "images_per_pass",
     "reuse_freed_memory",
@@ -89,7 +89,7 @@ def images_per_pass(default: int) -> int:
     return _chosen.batch_size or default
 
 
-def encoded_together(resolution: int, device_type: str) -> int:
+def encoder_batch_size(resolution: int, device_type: str) -> int:
     """Return how many images to pass through E at once: `--batch-size`, or else as many as are fast.
 
     On a CPU it is the number whose feature maps fit the caches: 128 at 32 px, 32 at 64 px. Elsewhere it is 500.

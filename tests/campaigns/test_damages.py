@@ -54,7 +54,7 @@ def world(tmp_path_factory):
         places = {"run": root / "run", "files": root / "files"}
         for command in (
             [*TRAIN, "4"],
-            ["feature-network", "mnist-cnn", "--data", "{files}", "--epochs", "1", "--quiet"],
+            ["feature-extractor", "mnist-cnn", "--data", "{files}", "--epochs", "1", "--quiet"],
             ["evaluate", "{run}", "--metrics", MEASURES, "--quiet"],
             ["evaluate", "{run}", "--metrics", "top1_table1_avepool,fid10k_train_mnist-cnn", "--quiet"],
             ["export", "{run}", "--out", str(root / "model")],

@@ -326,18 +326,18 @@ OPTIONS = {
     "cluster": "--data --labels --clusters --out --sheet",
     "export": "--out --checkpoint --head --onnx",
     "table": "--scale --dataset --results --format --json",
-    "feature-network": "--data --epochs",
+    "feature-extractor": "--data --epochs",
     "bench": "--steps --set",
     "serve": "--host --port",
     "data inspect": "--labels --out --json",
     "data shard": "--out --labels --size-mib --images --resolution",
 }  # fmt: skip
-AT_LENGTH = ("serve", "bench", "feature-network")  # would work for minutes if nothing were wrong
+AT_LENGTH = ("serve", "bench", "feature-extractor")  # would work for minutes if nothing were wrong
 
 
 def command_lines(world: Path) -> Try:
     run_folder, files = str(world / "run"), str(world / "files")
-    first = {"table": "1", "train": "small/digits", "feature-network": "mnist-cnn"}
+    first = {"table": "1", "train": "small/digits", "feature-extractor": "mnist-cnn"}
     first |= dict.fromkeys(("data inspect", "data shard"), files)
     usual = {
         "--data": files, "--labels": str(world / "labels.csv"), "--count": "2", "--metrics": "reconstruction_ratio",

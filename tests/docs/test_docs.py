@@ -35,7 +35,7 @@ from bigbigan.evaluation.metric_names import FEATURES, KNOWN, NAMED_FEATURES, NE
 from bigbigan.evaluation.published_tables import fill
 from bigbigan.evaluation.records import Subject
 from bigbigan.experiments import EXPERIMENTS, find
-from bigbigan.named import is_named
+from bigbigan.user_code import is_named
 from reproduction.render import tables
 from tiny import tiny_config
 

@@ -215,7 +215,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
     wanted = "*_10perclass,knn1_*,reconstruction_*"  # heads are trained along the way of "train base"
     return found | {
         "load": used(base),
-        "feature-network": verb("feature-network", "mnist-cnn", "--data", grey, "--epochs", 1, "--quiet"),
+        "feature-extractor": verb("feature-extractor", "mnist-cnn", "--data", grey, "--epochs", 1, "--quiet"),
         "evaluate": verb("evaluate", base, "--quiet", "--metrics", wanted),
         "evaluate samples": verb("evaluate", base, "--quiet", "--metrics", "*10k_*mnist-cnn"),
         "evaluate tasks": verb("evaluate", runs / "pretext/combination", "--quiet", "--metrics", "task_*"),

@@ -313,7 +313,7 @@ def broken_run(tmp_path, run, damage):
 
 
 MISTAKES = {
-    "unknown verb": lambda t, r: (["trian"], "there is no verb trian; did you mean train?"),
+    "unknown verb": lambda t, r: (["trian"], "there is no command trian; did you mean train?"),
     "unknown option": lambda t, r: (["evaluate", r, "--lables", "x.csv"], "there is no option --lables; did you mean --labels?; see: bigbigan evaluate --help"),
     "unknown experiment": lambda t, r: (["train", "small/mnits", "--out", t / "x"], "did you mean small/mnist?"),
     "no --out": lambda t, r: (["train", "small/digits"], "--out RUN is missing"),
@@ -495,7 +495,7 @@ def test_a_gan_trains_and_says_that_it_has_no_encoder(data, capsys, tmp_path):
         Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(folder / f"{i}.png")
     code, _, err = call(capsys, "evaluate", run, "--data", folder)
     assert code == 2
-    assert "train one: bigbigan feature-network" in err
+    assert "train one: bigbigan feature-extractor" in err
     assert call(capsys, "report", run)[0] == 0
     page = (run / "report.html").read_text()
     assert "it learns to generate images" in page

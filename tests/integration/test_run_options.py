@@ -13,7 +13,7 @@ import torch
 
 from bigbigan.cli import build_parser, main
 from bigbigan.cli.main import COMMANDS
-from bigbigan.compute import chosen_device, computing, encoded_together, images_per_pass
+from bigbigan.compute import chosen_device, computing, encoder_batch_size, images_per_pass
 from bigbigan.errors import UserError
 from bigbigan.evaluation import features
 from bigbigan.inference import model as inference
@@ -140,11 +140,11 @@ def test_choices_end_with_the_command():
     assert (chosen_device(), images_per_pass(64)) == ("auto", 64)
 
 
-def test_fewer_large_images_are_encoded_together():
-    assert [encoded_together(side, "cpu") for side in (8, 32, 64, 128, 256)] == [128, 128, 32, 8, 8]
-    assert encoded_together(128, "cuda") == 500
+def test_larger_images_get_a_smaller_encoder_batch_size():
+    assert [encoder_batch_size(side, "cpu") for side in (8, 32, 64, 128, 256)] == [128, 128, 32, 8, 8]
+    assert encoder_batch_size(128, "cuda") == 500
     with computing("cpu", 3):
-        assert encoded_together(32, "cpu") == 3
+        assert encoder_batch_size(32, "cpu") == 3
 
 
 def test_default_device_follows_the_choice(monkeypatch):

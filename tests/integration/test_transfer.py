@@ -50,7 +50,7 @@ def test_grey_images_and_their_colour_copies_give_equal_results(folder, tmp_path
         for data in (folder / "grey.npz", tmp_path / "grey.npz"):
             call = ["evaluate", str(folder / f"run {own}"), "--data", str(data), "--quiet", "--json"]
             assert main([*call, "--metrics", "top1_linear_bn_crelu_10perclass"]) == 0
-            found.append([x["draws"] for x in json.loads(capsys.readouterr().out)])
+            found.append([x["trials"] for x in json.loads(capsys.readouterr().out)])
         assert found[0] == found[1]
 
 

@@ -12,11 +12,11 @@ from bigbigan.config import Config
 from bigbigan.data import fraction_of, open_source
 from bigbigan.data.image_set import memory_free
 from bigbigan.data.readers.download import is_cached
-from bigbigan.training.budget import choose_precision, duration, seconds_per_step
 from bigbigan.training.devices import default_device
 from bigbigan.training.flops import step_cost
 from bigbigan.training.run_folder import limits_of
 from bigbigan.training.state import TrainingState
+from bigbigan.training.time_budget import choose_precision, duration, seconds_per_step
 
 __all__ = ["dry_run", "report"]
 

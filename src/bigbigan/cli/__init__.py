@@ -1,4 +1,4 @@
-"""Provide the command line: `bigbigan VERB ...`."""
+"""Provide the command line: `bigbigan COMMAND ...`."""
 
 from bigbigan.cli.main import build_parser, main
 

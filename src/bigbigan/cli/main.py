@@ -29,7 +29,7 @@ from bigbigan.cli.commands import (
     encode,
     evaluate,
     export,
-    feature_network,
+    feature_extractor,
     generate,
     interpolate,
     label_next,
@@ -47,11 +47,11 @@ from bigbigan.cli.terminal import plain_output
 from bigbigan.compute import AUTO, computing, reuse_freed_memory
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import DISK_FULL
-from bigbigan.named import trusting
+from bigbigan.user_code import trusting
 
 __all__ = ["build_parser", "main"]
 
-EXAMPLES = "examples:"  # begins the examples of a verb
+EXAMPLES = "examples:"  # begins the examples of a command
 
 # In order of use. None marks the command that has subcommands.
 COMMANDS: dict[str, ModuleType | None] = {
@@ -73,7 +73,7 @@ COMMANDS: dict[str, ModuleType | None] = {
     "serve": serve,
     "export": export,
     "table": table,
-    "feature-network": feature_network,
+    "feature-extractor": feature_extractor,
     "bench": bench,
 }
 DATA_COMMANDS: dict[str, ModuleType] = {"inspect": data_inspect, "shard": data_shard}
@@ -99,8 +99,8 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    verbs: Sequence[str] = ()  # that the parser chooses from
-    of_module: Mapping[ModuleType, _Parser] = {}  # the parsers of the verbs
+    commands: Sequence[str] = ()  # that the parser chooses from
+    of_module: Mapping[ModuleType, _Parser] = {}  # the parsers of the commands
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         options, unknown = self.parse_known_args(args, namespace)
@@ -109,12 +109,12 @@ class _Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        if self.verbs and message.endswith("arguments are required: VERB"):
+        if self.commands and message.endswith("arguments are required: COMMAND"):
             self.print_help(sys.stderr)
             self.exit(2)
-        if self.verbs and (wrong := re.match(r"argument VERB: invalid choice: '(.*?)' \(", message)):
-            near = difflib.get_close_matches(wrong[1], self.verbs, 1)
-            message = f"there is no verb {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
+        if self.commands and (wrong := re.match(r"argument COMMAND: invalid choice: '(.*?)' \(", message)):
+            near = difflib.get_close_matches(wrong[1], self.commands, 1)
+            message = f"there is no command {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
         if wrong := re.match(r"unrecognized arguments: (?:.* )?(--[\w-]+)", message):
             near = difflib.get_close_matches(wrong[1], self._option_string_actions, 1, 0.7)
             message = f"there is no option {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
@@ -199,10 +199,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bigbigan",
         description="Learn image features without labels by learning to generate images.",
-        epilog="Begin with: bigbigan train small/digits --out runs/digits. Examples of a verb: bigbigan VERB --help",
+        epilog="Begin with: bigbigan train small/digits --out runs/digits. Examples: bigbigan COMMAND --help",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
-    commands = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     of_module: dict[ModuleType, _Parser] = {}
     for name, module in COMMANDS.items():
         if module is not None:
@@ -210,11 +210,11 @@ def build_parser() -> argparse.ArgumentParser:
             continue
         summary = "Inspect a source of images, or write it as tar shards."
         data = commands.add_parser(name, help=summary, description=summary)
-        data_commands = data.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+        data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
         for data_name, data_module in DATA_COMMANDS.items():
             of_module[data_module] = _add_command(data_commands, data_name, data_module)
-        data.verbs = tuple(DATA_COMMANDS)
-    parser.verbs = tuple(COMMANDS)
+        data.commands = tuple(DATA_COMMANDS)
+    parser.commands = tuple(COMMANDS)
     parser.of_module = of_module
     return parser
 

@@ -13,8 +13,8 @@ from bigbigan.config import Config, config_from_dict, override
 from bigbigan.errors import UserError
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.io import read_json
-from bigbigan.named import check_module, is_named, refuse_untrusted
 from bigbigan.training.seal import refuse_foreign_code
+from bigbigan.user_code import check_module, is_named, refuse_untrusted
 
 __all__ = ["default_data", "settings_of"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bigbigan.io import write_json
-from bigbigan.named import is_named
+from bigbigan.user_code import is_named
 
 __all__ = [
     "CONVOLUTIONAL",

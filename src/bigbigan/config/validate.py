@@ -27,7 +27,7 @@ from bigbigan.config.schema import (
     TrainingConfig,
     validate,
 )
-from bigbigan.named import is_named
+from bigbigan.user_code import is_named
 
 __all__ = ["LOGGERS", "check_attention", "check_choice", "choices", "require"]
 

@@ -40,7 +40,7 @@ import numpy as np
 
 from bigbigan.data.csv_cells import text_of
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source
-from bigbigan.data.names import class_order, composed, label_of, named, shown
+from bigbigan.data.names import class_order, composed, label_of, shown, stored_name
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
@@ -90,7 +90,7 @@ def apply_labels(source: Source, path: Path) -> None:
     for split in source.splits.values():
         at = np.array([position[file] for file in split.files], dtype=np.int64)
         labelled = bool((labels[at] >= 0).any())
-        split.labels, split.classes = (labels[at], [named(name) for name in names]) if labelled else (None, None)
+        split.labels, split.classes = (labels[at], [stored_name(name) for name in names]) if labelled else (None, None)
         split.groups = None if groups is None else groups[at]
     source.labels = LabelsFile(str(path), hashlib.sha256(content).hexdigest())
     if unlabelled := int((labels < 0).sum()):

@@ -4,7 +4,7 @@ import math
 import os
 import unicodedata
 
-__all__ = ["NO_LABEL", "class_order", "composed", "extension", "label_of", "named", "shown"]
+__all__ = ["NO_LABEL", "class_order", "composed", "extension", "label_of", "shown", "stored_name"]
 
 NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
 
@@ -14,7 +14,7 @@ def extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def named(name: object) -> str:
+def stored_name(name: object) -> str:
     """Return a file's or class's name as it is stored and written to files.
 
     Undecodable bytes, control characters, line separators and marks that reverse the direction of text are escaped as

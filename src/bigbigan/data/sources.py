@@ -42,7 +42,7 @@ from bigbigan.data.shards.pattern import expand, is_label, is_pattern, label_by_
 from bigbigan.data.shards.reader import open_pattern, open_remote, open_shards
 from bigbigan.data.shards.remote import is_remote
 from bigbigan.errors import UserError
-from bigbigan.named import check_module, is_named
+from bigbigan.user_code import check_module, is_named
 
 __all__ = ["absolute_source", "is_known", "open_source", "parse_spec", "relative_source", "source_exists"]
 

@@ -9,6 +9,6 @@ context           what its parts share             feature_probes    all probes 
 records           result lines                      published_tables  published tables, with our results
 table_formats     the same as text, Markdown, HTML  rank_correlation  whether rows have the published order
 label_curve       accuracy over number of labels    metric_glossary   what each metric means
-budgets           images and updates, for Table 2   results_text      result lines as text
+training_budget   images and updates, for Table 2   results_text      result lines as text
 verdict           whether training was worth it, in words
 """

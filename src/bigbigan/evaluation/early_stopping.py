@@ -19,7 +19,7 @@ from bigbigan.data.image_set import fraction_indices
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
-from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
+from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_glossary import direction_of
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics

@@ -43,7 +43,7 @@ from bigbigan.evaluation.probes.logistic import (
 )
 from bigbigan.evaluation.records import Measurement, Subject
 from bigbigan.evaluation.splits import Split, stored_for_crops, train_val
-from bigbigan.named import import_named, in_one_line
+from bigbigan.user_code import import_named, in_one_line
 
 __all__ = ["OWN_METRIC", "measure_features"]
 

@@ -15,7 +15,7 @@ from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from bigbigan.compute import encoded_together
+from bigbigan.compute import encoder_batch_size
 from bigbigan.errors import UserError
 from bigbigan.image import to_float
 from bigbigan.models.batch_norm import standing_statistics
@@ -66,14 +66,14 @@ def encoder_features(
         encoder: an encoder with the methods that `outputs` calls.
         pixels: uint8 [N, C, R, R].
         names: features to compute.
-        batch_size: images in one pass (default: see `bigbigan.compute.encoded_together`).
+        batch_size: images in one pass (default: see `bigbigan.compute.encoder_batch_size`).
         mirrored: whether to mirror the images left to right first.
 
     Raises:
         UserError: features that are not finite.
     """
     device = encoder.device if hasattr(encoder, "device") else next(encoder.parameters()).device
-    batch_size = batch_size or encoded_together(pixels.shape[-1], torch.device(device).type)
+    batch_size = batch_size or encoder_batch_size(pixels.shape[-1], torch.device(device).type)
     parts: dict[str, list[Tensor]] = {}
     for chunk in torch.from_numpy(pixels).split(batch_size):
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)

@@ -185,7 +185,7 @@ FEATURE_MEANINGS = {
 }
 NETWORK_MEANINGS = {
     "inception": "the network of published numbers",
-    "mnist-cnn, cifar-resnet18": "a classifier of the same kind of images: bigbigan feature-network",
+    "mnist-cnn, cifar-resnet18": "a classifier of the same kind of images: bigbigan feature-extractor",
     "encoder": "the run's own encoder: for validation within one run, not for comparison",
 }
 

@@ -26,7 +26,7 @@
 
 F is pixels, pca_pixels, avepool or bn_crelu; or, only if named, z_mean, discriminator, conv1 .. conv5
 (bigbigan.evaluation.features). NET is the feature extractor that compares images: inception, encoder (the run's own),
-or an in-domain classifier (bigbigan.evaluation.image_quality.feature_networks).
+or an in-domain classifier (bigbigan.evaluation.image_quality.feature_extractors).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from typing import Literal, get_args
 
 from bigbigan.config import Task
 from bigbigan.errors import UserError
-from bigbigan.named import check_module, is_named
+from bigbigan.user_code import check_module, is_named
 
 __all__ = ["DISTANCES", "FEATURES", "NEIGHBOURS", "PIXELS", "Metric", "default_metrics", "parse_metrics"]
 

@@ -14,9 +14,9 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from bigbigan.errors import UserError
-from bigbigan.evaluation.budgets import Budget, budget, variants
 from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import chosen_settings, transferred
+from bigbigan.evaluation.training_budget import Budget, budget, variants
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
@@ -305,7 +305,7 @@ def _with_variants(
     lines: list[Line],
     kinds: list[tuple[str, tuple[str, ...]]],
 ) -> tuple[list[tuple[str, str | None, list[Cell]]], list[Budget | None]]:
-    """Return Table 2's rows, each followed by its variants (`budgets.variants`), and the budget of each row.
+    """Return Table 2's rows, each followed by its variants (`training_budget.variants`), and the budget of each row.
 
     A row has no budget if its columns are of different lengths, which the notes say. `kinds` are each column's metric
     and subjects.

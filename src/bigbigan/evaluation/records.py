@@ -72,7 +72,7 @@ class Measurement(NamedTuple):
 
     value: float
     std: float | None = None
-    draws: list[float] | None = None
+    trials: list[float] | None = None
     protocol: dict[str, Any] | None = None
 
 
@@ -81,16 +81,16 @@ class ResultLine:
     """Hold one number, with all that is needed to say what it is. `result_lines` makes these lines.
 
     Attributes:
-        study: the question that the line answers: evaluation, classification, clustering, feature_network and bench are
-            those of the commands; `bigbigan evaluate --study` names another; a script in reproduction/ writes its own
-            name.
+        study: the question that the line answers. Commands write evaluation, classification, clustering,
+            feature_extractor or bench; `bigbigan evaluate --study` names another; a script in reproduction/ writes its
+            own name.
         subject: what was measured, see `Subject`.
         experiment: the experiment, or the name of an external encoder.
         scale: 0 for an experiment at its own size; 16, 32 or 64 is the resolution that replaces the paper's 128 px.
         settings: the settings in which the run differs from the experiment as defined.
         table_row: the row of a published table that the experiment stands for.
         metric: its name carries the protocol (`bigbigan.evaluation.metric_names`).
-        std, draws: see `Measurement`.
+        std, trials: see `Measurement`.
         protocol: what the name of the metric does not say. Image quality: the digest of the feature extractor, and the
             number of references. Sweeps: the learning rate that was chosen. A network that was trained on other data
             than `dataset`: which ("trained_on").
@@ -110,7 +110,7 @@ class ResultLine:
     metric: str
     value: float
     std: float | None
-    draws: list[float] | None = None
+    trials: list[float] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
     n: int
@@ -176,7 +176,7 @@ def result_lines(
             metric=metric,
             value=rounded(m.value),
             std=None if m.std is None else rounded(m.std),
-            draws=None if m.draws is None else [rounded(value) for value in m.draws],
+            trials=None if m.trials is None else [rounded(value) for value in m.trials],
             protocol=dict(m.protocol or {}),
             labels=dict(labels or {}),
             n=n,
@@ -213,7 +213,7 @@ def paired_lead(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float, floa
 
     Trials are paired by their labelled images. Returns None if a line has no trials, or those of other images.
     """
-    a, b = ours.get("draws"), base.get("draws")
+    a, b = ours.get("trials"), base.get("trials")
     if not a or not b or len(a) != len(b) or len(a) < 2 or not same_images(ours, base):
         return None
     leads = [x - y for x, y in zip(a, b, strict=True)]
@@ -251,7 +251,7 @@ RESULT = {
     "metric": str,
     "value": float,
     "std?": (float, None),
-    "draws?": ([float], None),
+    "trials?": ([float], None),
     "protocol?": {"references?": float, str: Any},
     "labels?": {str: Any},
     "n?": int,

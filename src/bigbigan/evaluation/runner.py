@@ -12,7 +12,7 @@ import torch
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
-from bigbigan.evaluation.image_quality.feature_networks import available_extractors, warn_of_other_images
+from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
@@ -22,8 +22,8 @@ from bigbigan.evaluation.splits import subsample
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
-from bigbigan.named import import_named
 from bigbigan.progress import Bar
+from bigbigan.user_code import import_named
 
 __all__ = ["evaluate"]
 
@@ -182,7 +182,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     if not able:
         raise UserError(
             f"{e.target.experiment}: nothing can be measured without an encoder and without a feature extractor; "
-            "train one: bigbigan feature-network mnist-cnn --data SOURCE"
+            "train one: bigbigan feature-extractor mnist-cnn --data SOURCE"
         )
     return able
 

@@ -34,9 +34,9 @@ from bigbigan.inference.loading import ABOUT, EXPORTED, load, model_folder
 from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
-from bigbigan.named import import_named
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import changed_settings, open_data, read_card
+from bigbigan.user_code import import_named
 
 __all__ = ["Frozen", "Target", "open_target"]
 

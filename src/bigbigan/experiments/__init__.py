@@ -18,7 +18,7 @@ from bigbigan.experiments import small as small
 from bigbigan.experiments import table1 as table1
 from bigbigan.experiments import table3 as table3
 from bigbigan.experiments.registry import EXPERIMENTS, Experiment, experiment_of
-from bigbigan.named import import_named, is_named
+from bigbigan.user_code import import_named, is_named
 
 __all__ = ["ENTRY_POINTS", "EXPERIMENTS", "Experiment", "find", "installed"]
 

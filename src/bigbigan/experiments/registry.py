@@ -9,7 +9,7 @@ from typing import Any
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.experiments.published import PUBLISHED
-from bigbigan.named import in_one_line
+from bigbigan.user_code import in_one_line
 
 __all__ = ["EXPERIMENTS", "Experiment", "experiment_of", "register"]
 

@@ -42,7 +42,7 @@ def digits() -> Config:
     )
 
 
-def at_32_px(channels: Literal[1, 3]) -> Config:
+def config_32_px(channels: Literal[1, 3]) -> Config:
     """Return the settings for images of 32 px, with the additions of docs/notes/encoder_search.md."""
     return Config(
         data=DataConfig(channels=channels),
@@ -59,13 +59,13 @@ def at_32_px(channels: Literal[1, 3]) -> Config:
 @register("small", data="mnist")
 def mnist() -> Config:
     """Train on MNIST, zero-padded to 32 px: an hour on one core; 90 % with 10 labels per class."""
-    return at_32_px(channels=1)
+    return config_32_px(channels=1)
 
 
 @register("small", data="fashion-mnist")
 def fashion_mnist() -> Config:
     """Train on Fashion-MNIST, zero-padded to 32 px: three hours on one core; 76 % with 10 labels per class."""
-    config = at_32_px(channels=1)
+    config = config_32_px(channels=1)
     return replace(config, training=replace(config.training, steps=12_000))
 
 
@@ -102,7 +102,7 @@ def cifar10_16px() -> Config:
 @register("small")
 def folder32() -> Config:
     """Train on any folder or archive of images, in colour at 32 px, for a first answer: half an hour on one core."""
-    config = at_32_px(channels=3)
+    config = config_32_px(channels=3)
     return replace(
         config,
         data=replace(config.data, augment="flip"),

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.compute import encoded_together, images_per_pass
+from bigbigan.compute import encoder_batch_size, images_per_pass
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize
@@ -144,7 +144,7 @@ class Model:
             UserError: images that cannot be used, or features that are not finite.
         """
         x = self.prepare(images, value_range)
-        parts = x.split(encoded_together(x.shape[-1], x.device.type))
+        parts = x.split(encoder_batch_size(x.shape[-1], x.device.type))
         q, avepool, bn_crelu = joined([self.encoder.all_outputs(part) for part in parts])
         finite("E", avepool, bn_crelu, *(() if q is None else (q.mean, q.stdev)))
         if q is None:

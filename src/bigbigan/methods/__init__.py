@@ -9,7 +9,7 @@ from bigbigan.methods.bigan import Autoencoder, BiGAN, LatentRegressor
 from bigbigan.methods.bigbigan import BigBiGAN
 from bigbigan.methods.pretext import Pretext
 from bigbigan.models import Networks
-from bigbigan.named import import_named
+from bigbigan.user_code import import_named
 
 __all__ = [
     "SYSTEMS",

@@ -28,8 +28,8 @@ from bigbigan.models.layers import init_weights
 from bigbigan.models.pretext_heads import ColourHead, ContextHead, PretextEncoder, pair_head
 from bigbigan.models.resnet import BasicBlock, Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
-from bigbigan.named import import_named, in_one_line, is_named
 from bigbigan.randomness import keyed_generator
+from bigbigan.user_code import import_named, in_one_line, is_named
 
 __all__ = [
     "ColourHead",

@@ -24,7 +24,7 @@ from PIL import Image
 
 from bigbigan.config import Config
 from bigbigan.io import read_json, regular_bytes, write_json, write_text
-from bigbigan.named import import_named, in_one_line
+from bigbigan.user_code import import_named, in_one_line
 
 __all__ = ["Logger", "Loggers", "TensorBoard", "WandB"]
 

@@ -17,16 +17,8 @@ from bigbigan.config.files import as_yaml
 from bigbigan.data import fraction_of, open_source
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import write_json
-from bigbigan.named import import_named
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
-from bigbigan.training.budget import (
-    choose_precision,
-    choose_steps,
-    duration,
-    keep_chosen_precision,
-    keep_chosen_steps,
-)
 from bigbigan.training.devices import default_device
 from bigbigan.training.diagnostics import (
     sample_training_images,
@@ -45,8 +37,16 @@ from bigbigan.training.run_folder import (
 from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import check_finite, is_due, is_soon_due, training_step
+from bigbigan.training.time_budget import (
+    choose_precision,
+    choose_steps,
+    duration,
+    keep_chosen_precision,
+    keep_chosen_steps,
+)
 from bigbigan.training.training_data import TrainingData, load_training_data, refuse_other_data, resolve_config
 from bigbigan.training.validation import MakeValidation, Validation, validate, validation_is_missing
+from bigbigan.user_code import import_named
 
 __all__ = ["train"]
 

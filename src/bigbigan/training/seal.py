@@ -1,7 +1,7 @@
 """Seal the names in a run, to know whether its data.json was written here, by this user.
 
 A run folder may come from anybody. Its data.json names folders, files and addresses, and its config.json may name the
-user's own code (`bigbigan.named`), which data.json repeats. `train` seals these names with
+user's own code (`bigbigan.user_code`), which data.json repeats. `train` seals these names with
 a key that stays in this user's home. Names without the seal are opened only if the user gives them on the command line
 (`bigbigan.training.run_folder.source_and_labels`), and code without the seal is imported only if the user trusts it.
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, regular_bytes
-from bigbigan.named import refuse_untrusted
+from bigbigan.user_code import refuse_untrusted
 
 __all__ = ["is_sealed", "key_file", "refuse_foreign_code", "seal"]
 
@@ -55,7 +55,7 @@ def refuse_foreign_code(names: Sequence[str], file: Path, modules: Collection[st
     Args:
         names: the names of code in it, see `Config.own_code`.
         file: config.json; the data.json next to it has the seal.
-        modules: modules and packages that the user trusts, besides those of `bigbigan.named.trusting`.
+        modules: modules and packages that the user trusts, besides those of `bigbigan.user_code.trusting`.
     """
     if not names:
         return

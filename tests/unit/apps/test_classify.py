@@ -101,14 +101,14 @@ def test_predictions_name_each_image_that_was_not_labelled(run, tmp_path, finetu
     assert asked <= set(lines)
     assert lines["top1_frozen_pixels_8perclass", 0]["value"] > 95  # the bright row gives the class away
     assert lines["auroc_frozen_pixels_8perclass", 0]["value"] > 0.99
-    assert len(lines["top1_frozen_pixels_8perclass", 0]["draws"]) == 2
+    assert len(lines["top1_frozen_pixels_8perclass", 0]["trials"]) == 2
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 90 + 90 - 24
     assert len({r["file"] for r in rows}) == len(rows)
     assert all(0 < float(r["confidence"]) <= 1 and r["predicted"] in {"0", "1", "2"} for r in rows)
     right = np.mean([r["label"] == r["predicted"] for r in rows if r["split"] == "test"])
     last = lines["top1_finetuned_8perclass" if finetune else "top1_frozen_bn_crelu_8perclass", 2]
-    assert 100 * right == pytest.approx(last["draws"][0], abs=0.01)
+    assert 100 * right == pytest.approx(last["trials"][0], abs=0.01)
     said = capsys.readouterr().out
     assert "8 labels per class" in said
     assert {"raw pixels", "untrained E", "trained E"} <= {line[:24].strip() for line in said.splitlines()}

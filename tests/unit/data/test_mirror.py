@@ -18,7 +18,7 @@ from bigbigan.data.sources import _mirrorable
 from bigbigan.errors import UserError
 from bigbigan.evaluation import early_stopping as along
 from bigbigan.evaluation import feature_probes, runner
-from bigbigan.evaluation.image_quality import feature_networks as networks
+from bigbigan.evaluation.image_quality import feature_extractors as networks
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.records import chosen_settings
 from bigbigan.evaluation.targets import open_target
@@ -286,7 +286,7 @@ def test_fine_tuning_sees_what_training_saw(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_feature_networks_are_trained_like_their_data(channels, tmp_path, monkeypatch):
+def test_feature_extractors_are_trained_like_their_data(channels, tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(networks.CLASSIFIERS, "mnist-cnn", replace(networks.CLASSIFIERS["mnist-cnn"], augment=True))
     monkeypatch.setattr(networks, "augmented", spied_augmented := Augmented())

@@ -298,9 +298,7 @@ def test_shards_of_a_resolution_use_the_window(microscope, tmp_path, capsys):
 
 
 def test_shards_of_a_resolution_report_lost_bits(microscope, tmp_path):
-    with pytest.warns(
-        UserWarning, match="only the upper 8 bits of 3 deeper images are stored; to store a window"
-    ):
+    with pytest.warns(UserWarning, match="only the upper 8 bits of 3 deeper images are stored; to store a window"):
         written = write(microscope, tmp_path / "out", resolution=16)
     assert written["notes"]["16-bit scaled to 8"] == 3
 

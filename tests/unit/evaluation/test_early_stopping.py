@@ -15,7 +15,7 @@ from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation import early_stopping
 from bigbigan.evaluation.early_stopping import ValidationMetric
-from bigbigan.evaluation.image_quality.feature_networks import classifier_file
+from bigbigan.evaluation.image_quality.feature_extractors import classifier_file
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.splits import View, load_images
 from bigbigan.training import checkpoint as ck
@@ -191,7 +191,7 @@ def test_interrupted_validation_is_repeated(tmp_path, monkeypatch):
         assert ck.best_record(run)["step"] == 4
 
 
-def test_validation_needs_labels_or_a_feature_network(tmp_path, monkeypatch):
+def test_validation_needs_labels_or_a_feature_extractor(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
     validation, _ = make_validation(tmp_path, "top1_table1_avepool")
     validation.labels = None

@@ -66,7 +66,7 @@ def test_figures_over_draws_are_mean_and_sample_deviation():
     figure = p.mean_over_trials([10.0, 20.0, 30.0, 40.0, 50.0])
     assert figure.value == 30
     assert figure.std == pytest.approx(15.811, abs=1e-3)
-    assert figure.draws == [10, 20, 30, 40, 50]
+    assert figure.trials == [10, 20, 30, 40, 50]
     assert p.mean_over_trials([7.0]) == (7, None, None, None)
 
 
@@ -153,9 +153,9 @@ def test_linear_probe_is_fitted_to_images_of_one_group(count):
 
 
 def test_a_lead_is_taken_draw_by_draw():
-    ours, base = {"draws": [71.0, 73.0, 75.0]}, {"draws": [70.0, 71.0, 74.0]}
+    ours, base = {"trials": [71.0, 73.0, 75.0]}, {"trials": [70.0, 71.0, 74.0]}
     assert paired_lead(ours, base) == pytest.approx((4 / 3, 0.5774), abs=1e-4)
-    assert paired_lead(ours, {"draws": None}) is None
+    assert paired_lead(ours, {"trials": None}) is None
     assert paired_lead({}, base) is None
 
 
@@ -309,6 +309,6 @@ def test_few_labels_alone_are_measured_as_among_others(tmp_path):
     alone, among = (
         evaluate(run, None, metrics, "", progress=False) for metrics in (few, [*few, "top1_linear_avepool"])
     )
-    values = [{(x.metric, x.steps): x.draws for x in lines if x.metric in few} for lines in (alone, among)]
+    values = [{(x.metric, x.steps): x.trials for x in lines if x.metric in few} for lines in (alone, among)]
     assert values[0] == values[1]
     assert len(values[0]) == 4

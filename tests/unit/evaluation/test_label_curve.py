@@ -100,7 +100,7 @@ def test_evaluate_measures_the_curve_as_far_as_there_are_labels(tmp_path, capsys
     assert found["top1_linear_pixels_20perclass", "pixels"]["value"] > 95  # a bright row tells the class
     labels = {m: found[f"top1_linear_pixels_{m}", "pixels"]["protocol"]["labels"] for m in ("5perclass", "10percent")}
     assert labels == {"5perclass": 15, "10percent": 6}
-    assert len(found["top1_linear_bn_crelu_1perclass", "trained"]["draws"]) == 5
+    assert len(found["top1_linear_bn_crelu_1perclass", "trained"]["trials"]) == 5
     # With all labels of each class there is nothing to choose, and one trial.
     assert found["top1_linear_pixels_20perclass", "pixels"]["std"] is None
     assert "accuracy, %, over labels per class" in printed

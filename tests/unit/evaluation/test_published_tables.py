@@ -10,9 +10,9 @@ from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
-from bigbigan.evaluation.budgets import budget
 from bigbigan.evaluation.published_tables import TABLES, fill
 from bigbigan.evaluation.table_formats import FORMATS
+from bigbigan.evaluation.training_budget import budget
 from bigbigan.experiments import find
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step

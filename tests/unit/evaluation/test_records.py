@@ -30,9 +30,9 @@ def lines_of(values, subject, **more):
 def test_result_lines_say_how_they_were_made():
     measured = {"b": 1.23456, "a": Measurement(2.0, 0.123456, [1.5, 2.5], {"references": 7})}
     first, second = lines_of(measured, "untrained")
-    assert (first.metric, first.value, first.std, first.draws) == ("a", 2.0, 0.1235, [1.5, 2.5])
+    assert (first.metric, first.value, first.std, first.trials) == ("a", 2.0, 0.1235, [1.5, 2.5])
     assert first.protocol == {"references": 7}
-    assert (second.metric, second.value, second.std, second.draws, second.protocol) == ("b", 1.2346, None, None, {})
+    assert (second.metric, second.value, second.std, second.trials, second.protocol) == ("b", 1.2346, None, None, {})
     for line in (first, second):
         assert (line.device, line.commit, line.command) == (device_name(), commit(), COMMON["command"])
         assert (line.steps, line.images_seen, line.subject) == (0, 0, "untrained")

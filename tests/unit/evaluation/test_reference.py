@@ -14,7 +14,7 @@ from bigbigan.data import open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.loading import load_pixels, stored_side
 from bigbigan.evaluation.image_quality import sampling as samples
-from bigbigan.evaluation.image_quality.feature_networks import FeatureExtractor
+from bigbigan.evaluation.image_quality.feature_extractors import FeatureExtractor
 from bigbigan.evaluation.image_quality.sampling import measure_quality, reference
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.splits import View

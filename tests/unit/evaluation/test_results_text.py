@@ -1,4 +1,4 @@
-"""Result lines as text; tests/integration/test_words.py has the whole tables."""
+"""Result lines as text; tests/integration/test_cli_output.py has the whole tables."""
 
 from bigbigan.evaluation.records import Measurement, result_lines
 from bigbigan.evaluation.results_text import head_text, results_table

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigbigan.compute import encoded_together
+from bigbigan.compute import encoder_batch_size
 from bigbigan.errors import UserError
 from bigbigan.image import resize_square
 from bigbigan.inference.model import Model
@@ -150,7 +150,7 @@ def test_scores_of_many_images_are_those_of_each(model):
 
 
 def test_many_images_are_encoded_in_batches(model):
-    x = torch.rand(2 * encoded_together(8, "cpu") + 3, 1, 8, 8) * 2 - 1
+    x = torch.rand(2 * encoder_batch_size(8, "cpu") + 3, 1, 8, 8) * 2 - 1
     found = model.encode(x)
     for name in ("z_mean", "z_stdev", "z_sample", "avepool_feat", "bn_crelu_feat"):
         assert len(getattr(found, name)) == len(x)

@@ -178,7 +178,7 @@ def test_one_damaged_line_of_metrics_loses_no_other(tmp_path, damaged):
     assert [(line["step"], line["loss_d"]) for line in read_metrics(tmp_path)] == [(1, 0.5), (2, 1.0), (3, 7.0)]
 
 
-@pytest.mark.parametrize("key", ["value", "steps", "metric", "settings", "draws", "protocol", "std", "n"])
+@pytest.mark.parametrize("key", ["value", "steps", "metric", "settings", "trials", "protocol", "std", "n"])
 @pytest.mark.parametrize("wrong", [[["x"]], {"x": [1]}, "x"], ids=["list", "object", "text"])
 def test_result_lines_of_another_form_are_left_out(tmp_path, key, wrong):
     changed = RESULT_LINE | {key: wrong}

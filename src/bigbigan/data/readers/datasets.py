@@ -23,10 +23,10 @@ from PIL import Image
 from bigbigan.data.decode import DecodeLimits, decode_pillow
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.names import class_order, composed, label_of, named, shown
+from bigbigan.data.names import class_order, composed, label_of, shown, stored_name
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
-from bigbigan.named import import_named, in_one_line
+from bigbigan.user_code import import_named, in_one_line
 
 __all__ = ["DatasetStore", "is_python", "open_datasets", "open_python"]
 
@@ -239,7 +239,7 @@ def _classes(
         numbers: dict[Any, int] = {k: k for k in range(len(names))}
     else:
         ordered = sorted(every, key=class_order)
-        numbers, names = {label: k for k, label in enumerate(ordered)}, [named(label) for label in ordered]
+        numbers, names = {label: k for k, label in enumerate(ordered)}, [stored_name(label) for label in ordered]
     return dict.fromkeys(used, numbers), names
 
 
@@ -248,7 +248,7 @@ def _listed(dataset: Any) -> list[str] | None:
     names = getattr(dataset, "classes", None)
     if not isinstance(names, Sequence | np.ndarray) or isinstance(names, str) or not len(names):
         return None
-    return [named(composed(str(name))) for name in names]
+    return [stored_name(composed(str(name))) for name in names]
 
 
 def _numbers(labels: list[Any] | None, count: int, numbers: Mapping[Any, int]) -> np.ndarray:

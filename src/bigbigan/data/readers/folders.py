@@ -28,7 +28,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import class_order, composed, extension, named, shown
+from bigbigan.data.names import class_order, composed, extension, shown, stored_name
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 
@@ -296,7 +296,7 @@ def arrange(
     if repeated := len(entries) - len(handles):
         source.notes["name twice in archive, last one read"] += repeated
     names = _without_annotations(sorted(handles), source)
-    files = ["/".join(map(named, parts)) for parts in names]
+    files = ["/".join(map(stored_name, parts)) for parts in names]
     store = FileStore(files, [handles[parts] for parts in names], read, limits)
     nested, stripped = _strip(names)
     parts_of = dict(enumerate(stripped))  # of each image, the folders that may be classes, and its name
@@ -338,7 +338,7 @@ def arrange(
             labels = np.array([number.get(class_of.get(i, ""), -1) for i in members], dtype=np.int64)
         if deeper := sum(len(parts_of[i]) > 2 for i in members):
             source.notes["in a deeper folder" + ", counted to the folder above" * bool(number)] += deeper
-        classes = [named(c) for c in names_of_classes] if labels is not None else None
+        classes = [stored_name(c) for c in names_of_classes] if labels is not None else None
         index = np.array(members, dtype=np.int64)
         splits[split] = ImageSet(split, [files[i] for i in members], labels, classes, store, index)
     return splits

@@ -16,7 +16,7 @@ import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import composed, named, shown
+from bigbigan.data.names import composed, shown, stored_name
 from bigbigan.data.readers.folders import split_of
 from bigbigan.data.readers.offline import offline_if_unreachable
 from bigbigan.errors import UserError
@@ -107,7 +107,7 @@ def _image_set(
     labels, classes = None, None
     if label is not None:
         labels = np.array([-1 if k is None else k for k in table[label]], dtype=np.int64)
-        classes = [named(composed(c)) for c in features[label].names]
+        classes = [stored_name(composed(c)) for c in features[label].names]
         if not (labels >= 0).any():  # the labels of a test split may be withheld
             labels, classes = None, None
     rows = np.arange(len(table))

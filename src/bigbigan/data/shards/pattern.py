@@ -12,7 +12,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.names import class_order, extension, label_of, named, shown
+from bigbigan.data.names import class_order, extension, label_of, shown, stored_name
 from bigbigan.data.readers.archives import list_tar
 from bigbigan.data.readers.folders import Entry, Reader
 from bigbigan.data.shards.index import Shard
@@ -20,7 +20,7 @@ from bigbigan.errors import UserError
 from bigbigan.io import parse_json
 from bigbigan.progress import Bar
 
-__all__ = ["expand", "is_label", "is_pattern", "label_by_members", "list_pattern", "number_labels", "set_name"]
+__all__ = ["expand", "is_label", "is_pattern", "label_by_members", "list_pattern", "name_of_set", "number_labels"]
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS, MAX_CLASSES = 1_000_000, 1_000_000
@@ -77,7 +77,7 @@ def _file_name(pattern: str) -> str:
     return re.findall(r"[^/\s'\"=]*\{\d+\.\.\d+\}[^/\s'\"]*", pattern)[-1].removesuffix(".tar")
 
 
-def set_name(pattern: str) -> str:
+def name_of_set(pattern: str) -> str:
     """Return the name of the image set in result lines, such as part."""
     return shown(_RANGE.sub("", _file_name(pattern)).strip("-_.") or "shards")
 
@@ -105,7 +105,7 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
     labels = _labels([entry for entry in entries if is_label(entry[0][-1])], read)
     for parts, handle in entries:
         key = _key(parts)
-        member = f"{name}/{'/'.join(map(named, parts))}"
+        member = f"{name}/{'/'.join(map(stored_name, parts))}"
         if is_label(parts[-1]):
             continue
         if isinstance(handle, Unreadable):
@@ -190,4 +190,4 @@ def number_labels(shards: list[Shard]) -> list[str] | None:
     number = {k: place[str(k)] for k in labels}
     for s in shards:
         s.labels = [number.get(k) for k in s.labels]
-    return list(map(named, names))
+    return list(map(stored_name, names))

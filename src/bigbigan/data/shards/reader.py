@@ -22,10 +22,10 @@ import numpy as np
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import named, shown
+from bigbigan.data.names import shown, stored_name
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.shards.index import INDEX, Shard, is_index, parse_index, read_index, write_index
-from bigbigan.data.shards.pattern import expand, is_pattern, list_pattern, number_labels, set_name
+from bigbigan.data.shards.pattern import expand, is_pattern, list_pattern, name_of_set, number_labels
 from bigbigan.data.shards.remote import RemoteShards, read_location
 from bigbigan.errors import UserError
 
@@ -62,7 +62,7 @@ def open_pattern(pattern: str, source: Source, limits: DecodeLimits) -> dict[str
         raise UserError(f"{shown(pattern)}: {some}; correct the range")
     shards = list_pattern(pattern, lambda number: paths[number], source, limits)
     classes = number_labels(shards)
-    source.name = set_name(pattern)
+    source.name = name_of_set(pattern)
     return _splits({"train": shards}, classes, _opener(paths), limits)
 
 
@@ -82,7 +82,7 @@ def open_remote(spec: str, source: Source, limits: DecodeLimits) -> dict[str, Im
         UserError: nothing can be fetched, or it is not an index or shards.
     """
     if is_pattern(spec):
-        locations, source.name = expand(spec), set_name(spec)
+        locations, source.name = expand(spec), name_of_set(spec)
         listed = cache_folder() / "shards" / hashlib.sha256(spec.encode()).hexdigest()[:32]
         if is_index(listed):
             about, splits = read_index(listed)
@@ -165,7 +165,7 @@ def _splits(
 
     numbers = np.repeat(np.arange(len(shards)), [len(s.names) for s in shards])
     offsets, sizes = [n for s in shards for n in s.offsets], [n for s in shards for n in s.sizes]
-    names = [named(n) for s in shards for n in s.names]
+    names = [stored_name(n) for s in shards for n in s.names]
     crcs = [n for s in shards for n in s.crcs or [-1] * len(s.names)]
     handles = np.stack([numbers, *(np.array(column, dtype=np.int64) for column in (offsets, sizes, crcs))], axis=1)
     # Names may not match the stored format; without names the store does not compare them.

@@ -20,7 +20,7 @@ from bigbigan.data import Source, fingerprint
 from bigbigan.data.loading import stream_view
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.errors import UserError
-from bigbigan.evaluation.image_quality.feature_networks import FeatureExtractor, open_extractor
+from bigbigan.evaluation.image_quality.feature_extractors import FeatureExtractor, open_extractor
 from bigbigan.evaluation.image_quality.metrics import (
     Moments,
     frechet_distance,

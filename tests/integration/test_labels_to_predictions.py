@@ -1,4 +1,4 @@
-"""A biologist's path: a folder of images and a CSV from a spreadsheet, to a classifier of next week's images."""
+"""From labels to predictions: images and a CSV from a spreadsheet, to a classifier of next week's images."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def test_help_lists_verbs_in_order_of_use(capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["trian"], "bigbigan: there is no verb trian; did you mean train?; see: bigbigan --help\n"),
-        (["data", "inspekt"], "there is no verb inspekt; did you mean inspect?; see: bigbigan data --help\n"),
-        (["zzz"], "bigbigan: there is no verb zzz; see: bigbigan --help\n"),
+        (["trian"], "bigbigan: there is no command trian; did you mean train?; see: bigbigan --help\n"),
+        (["data", "inspekt"], "there is no command inspekt; did you mean inspect?; see: bigbigan data --help\n"),
+        (["zzz"], "bigbigan: there is no command zzz; see: bigbigan --help\n"),
     ],
 )
 def test_a_verb_that_is_misspelt_is_suggested(words, expected, capsys):

@@ -1,4 +1,4 @@
-"""A researcher's path: settings in YAML, a loss and a data set of one's own, W&B offline, two runs compared."""
+"""Research by Python: settings in YAML, a loss and a data set of one's own, W&B offline, two runs compared."""
 
 import os
 import shutil

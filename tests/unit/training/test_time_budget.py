@@ -12,10 +12,10 @@ from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.errors import UserError
-from bigbigan.training import budget, loop
-from bigbigan.training.budget import choose_steps, duration, keep_chosen_steps, seconds_per_step
+from bigbigan.training import loop, time_budget
 from bigbigan.training.run_folder import changed_settings, read_config
 from bigbigan.training.state import TrainingState
+from bigbigan.training.time_budget import choose_steps, duration, keep_chosen_steps, seconds_per_step
 from tiny import tiny_config, write_npz
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(budget.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time_budget.time, "perf_counter", lambda: self.now)
 
     def takes(self, seconds):
         def work(*arguments):
@@ -96,7 +96,7 @@ class Clock:
 )
 def test_steps_fit_the_budget(seconds, settings, expected, monkeypatch):
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(budget, "training_step", clock.takes(1.0))
+    monkeypatch.setattr(time_budget, "training_step", clock.takes(1.0))
     monkeypatch.setattr(TrainingState, "fill_standing_statistics", clock.takes(4.0))
     config = tiny_config("log.checkpoint_every=1000000", "log.pictures_every=1000000", *settings)
     validate = clock.takes(5.0) if "log.validate_every=100" in settings else None
@@ -117,7 +117,7 @@ def test_a_step_is_measured_until_it_is_known(monkeypatch):
         taken.append(next(lengths))
         clock.now += taken[-1]
 
-    monkeypatch.setattr(budget, "training_step", step)
+    monkeypatch.setattr(time_budget, "training_step", step)
     state = TrainingState(tiny_config(), CPU)
     assert seconds_per_step(state, None, max_seconds=1.0) == 1.0  # the median of 1, 3 and 1
     assert len(taken) == 4
@@ -126,8 +126,10 @@ def test_a_step_is_measured_until_it_is_known(monkeypatch):
 @pytest.mark.parametrize("faster", ["float32", "bf16"])
 def test_auto_precision_is_that_of_the_faster_step(faster, data, tmp_path, monkeypatch, capsys):
     seconds = {"float32": 2.0, "bf16": 2.0} | {faster: 1.0}
-    monkeypatch.setattr(budget, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(budget, "seconds_per_step", lambda state, *a, **k: seconds[state.config.training.precision])
+    monkeypatch.setattr(time_budget, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(
+        time_budget, "seconds_per_step", lambda state, *a, **k: seconds[state.config.training.precision]
+    )
     train(tiny_config("training.precision=auto", "training.steps=2"), data, tmp_path / "run")
     assert f"training.precision=auto: {faster} on this machine" in capsys.readouterr().err
     assert read_config(tmp_path / "run").training.precision == faster
@@ -137,7 +139,7 @@ def test_auto_precision_is_that_of_the_faster_step(faster, data, tmp_path, monke
 
 def test_a_resumed_run_keeps_its_precision(data, tmp_path, monkeypatch):
     auto = "training.precision=auto"
-    monkeypatch.setattr(budget, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(time_budget, "has_bfloat16", lambda device: False)
     train(tiny_config(auto, "training.steps=2"), data, tmp_path / "run", progress=False)
     monkeypatch.setattr(loop, "choose_precision", lambda *a: pytest.fail("chosen again"))
     monkeypatch.setattr(loop, "measure_choices", lambda *a: pytest.fail("measured again"))
@@ -149,7 +151,7 @@ def test_a_resumed_run_keeps_its_precision(data, tmp_path, monkeypatch):
 
 def test_a_run_killed_before_a_checkpoint_keeps_its_precision(data, tmp_path, monkeypatch):
     auto = "training.precision=auto"
-    monkeypatch.setattr(budget, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(time_budget, "has_bfloat16", lambda device: False)
     train(tiny_config(auto, "training.steps=2"), data, tmp_path / "run", progress=False)
     shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if killed before the first
     train(tiny_config(auto, "training.steps=2"), data, tmp_path / "run", progress=False)

@@ -1,4 +1,4 @@
-"""`bigbigan feature-network`."""
+"""`bigbigan feature-extractor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, device_option
 from bigbigan.errors import UserError
 
-EXAMPLES = ("feature-network mnist-cnn --data mnist",)
+EXAMPLES = ("feature-extractor mnist-cnn --data mnist",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train a small classifier as a feature extractor, for FID of images that Inception does not suit."""
     from bigbigan.data import open_source
-    from bigbigan.evaluation.image_quality.feature_networks import train_classifier
+    from bigbigan.evaluation.image_quality.feature_extractors import train_classifier
     from bigbigan.evaluation.records import append_results
     from bigbigan.training.devices import default_device
 

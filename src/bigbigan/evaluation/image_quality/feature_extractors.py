@@ -2,7 +2,7 @@
 
 inception        the reference network of published values (bigbigan.evaluation.image_quality.inception)
 encoder          the run's own averaged encoder, AvePool
-mnist-cnn        small in-domain classifiers, trained by `bigbigan feature-network NAME --data SOURCE` and kept in the
+mnist-cnn        small in-domain classifiers, trained by `bigbigan feature-extractor NAME --data SOURCE` and kept in the
 cifar-resnet18   cache; for images that Inception was not trained for, and for machines without its weights
 
 Values by different extractors do not compare: the extractor is part of a metric's name, and the digest of its weights
@@ -131,7 +131,7 @@ def train_classifier(
         UserError: no such classifier, no labels, too few images, or no test split.
     """
     if name not in CLASSIFIERS:
-        raise UserError(f"feature-network {name}: unknown; expected one of {', '.join(CLASSIFIERS)}")
+        raise UserError(f"feature-extractor {name}: unknown; expected one of {', '.join(CLASSIFIERS)}")
     recipe = CLASSIFIERS[name]
     images = source.splits["train"]
     if images.labels is None or "test" not in source.splits or source.splits["test"].labels is None:
@@ -180,9 +180,9 @@ def train_classifier(
     save_tensors(path, network.state_dict(), {"bigbigan": json.dumps(facts)}, digest=True)
     (line,) = result_lines(
         {"top1": Measurement(top1, protocol={"network": digest(network)[:12], "epochs": epochs})},
-        study="feature_network",
+        study="feature_extractor",
         subject="trained",
-        experiment=f"feature-network/{name}",
+        experiment=f"feature-extractor/{name}",
         dataset=source.name,
         split="test",
         n=len(test),
@@ -247,7 +247,7 @@ def warn_of_other_images(name: str, source: Source, train: ImageSet) -> None:
             warnings.warn(
                 f"{name} was trained on other images than the training images of {source.spec}: of another source "
                 f"called {source.name}, or before they changed; to train it on these: "
-                f"bigbigan feature-network {name} --data {source.spec}",
+                f"bigbigan feature-extractor {name} --data {source.spec}",
                 stacklevel=2,
             )
 
@@ -278,7 +278,7 @@ def open_extractor(
         )
     path = classifier_file(name, dataset)
     if not path.exists():
-        raise UserError(f"{name} is not trained for {dataset} yet: bigbigan feature-network {name} --data {dataset}")
+        raise UserError(f"{name} is not trained for {dataset} yet: bigbigan feature-extractor {name} --data {dataset}")
     try:
         tensors, metadata = read_tensors(path)
         facts = checked(parse_json(metadata["bigbigan"]), {"channels": int, "classes": int})

@@ -18,7 +18,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation.early_stopping import ValidationMetric
 from bigbigan.evaluation.image_quality import sampling as samples
-from bigbigan.evaluation.image_quality.feature_networks import (
+from bigbigan.evaluation.image_quality.feature_extractors import (
     CLASSIFIERS,
     FeatureExtractor,
     augmented,
@@ -56,11 +56,11 @@ def data(tmp_path):
 def test_a_trained_classifier_is_kept_and_found_again(cache, data, capsys, tmp_path):
     out = tmp_path / "r.jsonl"
     assert "mnist-cnn" not in available_extractors("rows", own_encoder=False)
-    call = ["feature-network", "mnist-cnn", "--data", data, "--epochs", "30", "--quiet", "--results", str(out)]
+    call = ["feature-extractor", "mnist-cnn", "--data", data, "--epochs", "30", "--quiet", "--results", str(out)]
     assert main(call) == 0
     (line,) = read_results(out)
     assert line["value"] > 90  # the bright row gives the class away
-    assert (line["experiment"], line["metric"], line["n"]) == ("feature-network/mnist-cnn", "top1", 240)
+    assert (line["experiment"], line["metric"], line["n"]) == ("feature-extractor/mnist-cnn", "top1", 240)
     assert f"{line['value']:.1f} %" in capsys.readouterr().out
     assert available_extractors("rows", own_encoder=True) == ["mnist-cnn", "encoder"]
     network = open_extractor("mnist-cnn", "rows", None, 8, CPU)
@@ -158,7 +158,7 @@ def test_augmentation_shifts_and_mirrors_each_image_on_its_own():
 
 
 def test_what_is_missing_or_damaged_is_refused_in_one_line(cache, data):
-    with pytest.raises(UserError, match="not trained for rows yet: bigbigan feature-network mnist-cnn --data rows"):
+    with pytest.raises(UserError, match="not trained for rows yet: bigbigan feature-extractor mnist-cnn --data rows"):
         open_extractor("mnist-cnn", "rows", None, 8, CPU)
     path = classifier_file("mnist-cnn", "rows")
     path.parent.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_images_without_a_label_are_left_out(cache, data, tmp_path):
 def test_mistakes(cache, data, arguments, message, capsys, tmp_path):
     unlabelled = tmp_path / "u.npz"
     np.savez(unlabelled, images=np.zeros((20, 8, 8), dtype=np.uint8))
-    assert main(["feature-network", *(a.format(d=data, u=unlabelled) for a in arguments), "--quiet"]) == 2
+    assert main(["feature-extractor", *(a.format(d=data, u=unlabelled) for a in arguments), "--quiet"]) == 2
     assert message in capsys.readouterr().err
     assert not cache.exists()
 
