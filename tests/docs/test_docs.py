@@ -377,6 +377,29 @@ def test_settings_on_the_pages_are_read(tmp_path):
     assert file.config(find(file.experiment).config()).training.steps == 2000
 
 
+FILES = [b for b in blocks("docs/extending.md", "python") if b.code.startswith("# my_module.py")]
+
+
+@pytest.mark.parametrize("block", FILES, ids=lambda block: str(block.line))
+def test_a_file_on_the_page_can_be_imported_alone(block):
+    """Names that it uses are its own: an import of an earlier block does not count."""
+    with patch.dict(EXPERIMENTS):
+        exec(compile(block.code, "my_module.py", "exec"), names := {"__name__": "my_module"})
+    used = {name for code in functions(names) for name in code.co_names}
+    missing = {name for name in used & {"np", "torch", "nn", "find", "override", "Path"} if name not in names}
+    assert missing == set()
+
+
+def functions(names):
+    """Yield the code of all functions and methods that a module defines."""
+    for value in names.values():
+        if getattr(value, "__module__", "") != "my_module":
+            continue
+        for found in [value, *vars(value).values()] if isinstance(value, type) else [value]:
+            if code := getattr(found, "__code__", None):
+                yield code
+
+
 def test_few_blocks_are_not_run_and_each_says_why():
     left_out = [(page, b.line, b.not_run) for page in PAGES for b in blocks(page, "python") if b.not_run]
     assert len(left_out) <= 3, left_out

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,14 @@ def test_the_end_comes_unless_there_is_a_reason():
     said = [found[1] for now in range(0, 200, 5) if (found := looks(beats, now))]
     assert said[0] == ("rank 0 (measuring fid) of 2 has kept the others waiting for 60 s", False)
     assert not any(end for _, end in said)
+
+
+def test_the_thread_has_ended_when_a_heartbeat_has_stopped(monkeypatch):
+    monkeypatch.setattr(distributed, "EVERY", 0.001)
+    (beat,) = heartbeats(1)
+    beat.start()
+    beat.stop()
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ from bigbigan.evaluation.probes.logistic import (
 )
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.evaluation.records import ResultLine, Subject, append_results
-from bigbigan.evaluation.splits import Images, Split, hold_out, load_images
+from bigbigan.evaluation.splits import Images, Split, hold_out, lacks_classes, load_images
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import to_float
 from bigbigan.progress import Bar
@@ -123,8 +123,10 @@ def classify(
     source = target.source(data, labels_file, f"classify {run}")
     images = load_images(source, target.view, target.seed, everything=True, progress=progress)
     train, test = images.train, images.test
-    if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
-        raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
+    if reason := lacks_classes(source, train, test):
+        raise UserError(reason)
+    assert train.labels is not None
+    assert test.labels is not None
     names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
     classes, counts = np.unique(train.labels, return_counts=True)
     if labels.per_class and labels.per_class > counts.min():

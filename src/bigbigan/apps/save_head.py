@@ -14,6 +14,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.saved_head import fit_head, quality
 from bigbigan.evaluation.records import Measurement, ResultLine, append_results
+from bigbigan.evaluation.splits import lacks_classes
 from bigbigan.evaluation.targets import open_target
 from bigbigan.inference.head import Head, Preprocessing
 from bigbigan.inference.model import Model
@@ -58,10 +59,11 @@ def save_head(
         raise UserError(f"--save: {run} is an external encoder; expected a run (train --out) or an exported model")
     source, model = target.source(data, labels_file, f"classify {run}"), target.model
     train = _labelled(source.splits["train"])
-    if train is None or train.labels is None or len(np.unique(train.labels)) < 2:
-        raise UserError(f"{source.spec} has no labels of two or more classes to learn from")
     given = [source.splits[name] for name in ("test", "val") if name in source.splits]
     test = next((labelled for images in given if (labelled := _labelled(images)) is not None), None)
+    if reason := lacks_classes(source, train or source.splits["train"], test):
+        raise UserError(reason)
+    assert train is not None
     start = time.perf_counter()
     view = target.view
     preprocessing = Preprocessing(view.resolution, view.channels, view.augment, train.store.pads)

@@ -125,7 +125,7 @@ def decode(
     except Exception as e:
         # Decoders raise OSError, ValueError, SyntaxError, struct.error, ZeroDivisionError, MemoryError and more for
         # damaged data. All of them mean the same here.
-        if kind == "TIFF" and (reason := tiff.unreadable_reason(tags)):
+        if kind == "TIFF" and (reason := tiff.unreadable_reason(tags, limits.window is not None)):
             if read := _by_tifffile(data, frame, tags, limits):
                 return read[0], (*read[1], *more)
             raise Unreadable(reason) from e

@@ -126,18 +126,25 @@ def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
     return start + data[8:] + bytes(len(data) % 2) + directory + bytes(4) + values
 
 
-def unreadable_reason(tags: Any) -> str | None:
-    """Return why a page with these tags cannot be read without `tifffile`, or None if Pillow should read it."""
+def unreadable_reason(tags: Any, has_window: bool = False) -> str | None:
+    """Return why a page with these tags cannot be read without `tifffile`, or None if Pillow should read it.
+
+    Args:
+        tags: the values of the page, by number.
+        has_window: whether `data.window` or `data.window_percentiles` is set.
+    """
     for tag in (258, 259, 262, 277, 339):  # bits, compression, colours, samples, format
         if np.ravel(tags.get(tag, 1)).dtype.kind not in "iu":
             return f"damaged TIFF (tag {tag} is not a whole number)"
     bits, samples = np.ravel(tags.get(258, 1)).tolist(), tags.get(277, 1)
     if name := _COMPRESSIONS_NOT_READ.get(tags.get(259, 1)):
         return f"TIFF compressed as {name} ({INSTALL}, or save it uncompressed, or with LZW or Deflate)"
-    if 3 in np.ravel(tags.get(339, 1)):
-        return "float pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
-    if max(bits, default=1) > 16 or 2 in np.ravel(tags.get(339, 1)):
-        return "32-bit or signed pixels (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
+    floats = 3 in np.ravel(tags.get(339, 1))
+    if floats or max(bits, default=1) > 16 or 2 in np.ravel(tags.get(339, 1)):
+        kind = "float pixels" if floats else "32-bit or signed pixels"
+        if has_window:
+            return f"{kind} that Pillow does not read ({INSTALL}, or save as 8 or 16 bits)"
+        return f"{kind} (no fixed range to scale from; set data.window, or save as 8 or 16 bits)"
     if samples not in (1, 3, 4) or (samples != 1 and tags.get(262) in (0, 1)):
         return f"TIFF of {samples} channels (save it as grey or RGB)"
     if not set(bits) <= {1, 2, 4, 8, 16}:

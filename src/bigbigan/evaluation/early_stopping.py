@@ -122,17 +122,18 @@ class ValidationMetric:
         Evaluation holds out of all images, also if the run is trained on a fraction of them.
         """
 
-        def kept(labelled: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+        def kept(labelled: np.ndarray, groups: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
             of_labelled = None if groups is None else groups[labelled]
-            size = max(1, len(labelled) // 5)
-            return labelled[hold_out(len(labelled), size, self.config.training.seed, of_labelled)[0]]
+            size, seed = max(1, len(labelled) // 5), self.config.training.seed
+            return labelled[hold_out(len(labelled), size, seed, of_labelled, labels[labelled])[0]]
 
         every, fraction = self.source.splits["train"], self.config.data.fraction
         picks = fraction_indices(len(every), fraction)
         if fraction == 1 or len(picks) != len(self.batches.pixels):  # not known which of a fraction are unreadable
-            return kept(known, self.groups)
+            assert self.labels is not None
+            return kept(known, self.groups, self.labels)
         assert every.labels is not None
-        return known[np.isin(picks[known], kept(np.flatnonzero(every.labels >= 0), every.groups))]
+        return known[np.isin(picks[known], kept(np.flatnonzero(every.labels >= 0), every.groups, every.labels))]
 
     @property
     def possible(self) -> bool:

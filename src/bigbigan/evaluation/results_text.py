@@ -12,7 +12,7 @@ from bigbigan.evaluation.records import EXTERNAL_ROWS, PROBE_COLUMNS, PROBE_ROWS
 __all__ = ["classifiers_table", "head_text", "other_titles", "results_table"]
 
 TITLE = 24  # width of the column of row titles
-CELL = 18  # width of the others: five columns fit in 100 characters
+CELL = 18  # width of the others: four columns fit in 100 characters
 
 # Printed after the name of a metric, for lines outside the table of probes.
 _SUBJECT_NOTES = {"pixels": " (raw pixels)", "pca_pixels": " (PCA-whitened pixels)", "untrained": " (untrained)"}
@@ -55,7 +55,8 @@ def results_table(lines: Sequence[ResultLine], everything: bool = True) -> str:
     in_table = {(pattern.format(name), subject) for pattern in columns.values() for name, subject in rows.values()}
     out = []
     if columns:
-        first, second = zip(*(title.split(", ") for title in columns), strict=True)
+        short = (title.replace("labels per class", "per class") for title in columns)
+        first, second = zip(*(title.split(", ") for title in short), strict=True)
         out += ["top-1 accuracy, %".ljust(TITLE) + _cells(first), " " * TITLE + _cells(second)]
     for title, (name, subject) in rows.items():
         cells = [by_metric.get((pattern.format(name), subject)) for pattern in columns.values()]

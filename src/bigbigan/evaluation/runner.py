@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_m
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
-from bigbigan.evaluation.splits import subsample
+from bigbigan.evaluation.splits import lacks_classes, subsample
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
@@ -140,6 +141,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     def needs_encoder(m: Metric) -> bool:
         return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
 
+    lacking_labels = lacks_classes(e.source, e.train, e.test)
     needs: dict[str, Callable[[Metric], bool]] = {
         f"an encoder; {e.target.experiment} is a GAN, or only a generator": lambda m: (
             has_encoder or not needs_encoder(m)
@@ -149,8 +151,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),
         "a generator; an encoder by itself has none": lambda m: has_generator or m.kind not in IMAGE_KINDS,
         "a run that was trained by this task": lambda m: not m.task or m.task in tasks,
-        f"labels; {e.source.spec} has no labels of two or more classes": lambda m: (
-            m.kind in IMAGE_KINDS or m.task not in ("", "supervised") or e.labelled
+        f"labels; {lacking_labels}": lambda m: (
+            m.kind in IMAGE_KINDS or m.task not in ("", "supervised") or lacking_labels is None
         ),
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
@@ -172,6 +174,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
         if e.labelled and head_flops(e.train.pixels[0].size, classes_of(e.train)) > MAX_PIXEL_HEAD_FLOPS:
             found = [m for m in found if m.kind != "heads" or m.feature != "pixels"]
+        if lacking_labels and any(images.labels is not None for images in e.source.splits.values()):
+            warnings.warn(f"no accuracy is measured: {lacking_labels}", stacklevel=2)
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]

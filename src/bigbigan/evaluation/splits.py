@@ -14,6 +14,7 @@ from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_MEMORY
 from bigbigan.data.loading import center_crop, stored_side, viewed_side
+from bigbigan.data.names import shown
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, write_json
@@ -24,6 +25,7 @@ __all__ = [
     "StreamedView",
     "View",
     "hold_out",
+    "lacks_classes",
     "load_images",
     "load_labelled",
     "split_by_label",
@@ -157,7 +159,8 @@ def load_images(
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
-    becomes the test split, one image at least: drawn by `seed`, and in whole groups (see `hold_out`).
+    becomes the test split, one image at least: drawn by `seed`, in whole groups, and so that no class is missing on
+    either side if it can be helped (see `hold_out`).
 
     Args:
         source: the images.
@@ -182,7 +185,8 @@ def load_images(
                 f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
                 "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
             )
-        kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups)
+        kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups, train.labels)
+        _warn_of_untested_classes(source, train, held_out)
         return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
     test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
@@ -210,7 +214,53 @@ def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Spl
     return images.train, images.test
 
 
-def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray) -> None:
+    if train.labels is None:
+        return
+    untested = np.setdiff1d(train.labels, train.labels[held_out])
+    if 0 < len(untested) < len(np.unique(train.labels)):
+        names = train.images.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
+        listed = ", ".join(shown(names[k]) for k in untested[:5].tolist())
+        more = f" and {len(untested) - 5:,} more" if len(untested) > 5 else ""
+        warnings.warn(
+            f"{source.spec}: the held-out fifth has no image of {listed}{more}: too few labelled images, or groups; "
+            "accuracies say nothing about these classes",
+            stacklevel=3,
+        )
+
+
+def lacks_classes(source: Source, train: Split | ImageSet, test: Split | ImageSet | None) -> str | None:
+    """Return why no classifier can be trained on these labels and tested, or None if one can.
+
+    Args:
+        source: named in the reason.
+        train: images to train on.
+        test: images to test on, or None if there are none and need be none.
+    """
+    classes = np.arange(0) if train.labels is None else np.unique(train.labels[train.labels >= 0])
+    if not len(classes) or (test is not None and test.labels is None):
+        return f"{source.spec} has no labels of two or more classes"
+    if len(classes) > 1:
+        return None
+    names = (train.images if isinstance(train, Split) else train).classes
+    only = shown(names[classes[0]] if names else str(classes[0]))
+    tested = np.arange(0) if test is None or test.labels is None else test.labels[test.labels >= 0]
+    if np.isin(tested, classes).all():
+        return f"{source.spec} has no labels of two or more classes: all labelled images are of {only}"
+    if test is not None and test.name == "held_out":
+        return (
+            f"{source.spec} has too few labelled images, or groups of them: without the fifth that is held out for "
+            f"testing, all are of {only}; label more, or give a test split (--labels, column split)"
+        )
+    return (
+        f"{source.spec} has training images of one class only, {only}; to find images unlike them: "
+        "bigbigan encode RUN --features anomaly_score"
+    )
+
+
+def hold_out(
+    count: int, size: int, seed: int, groups: np.ndarray | None = None, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return shuffled indices of 0 .. count - 1 in two parts, kept and held out.
 
     Args:
@@ -218,6 +268,8 @@ def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None)
         size: how many are held out; if there are groups, about as many, since groups are not divided.
         seed: draws the images.
         groups: int64 [count], or None. A single group has to be divided, with a warning.
+        labels: int64 [count], or None. Images, or whole groups, are moved between the parts until every class is in
+            the first, and in the second if it can be in both.
     """
     rng = np.random.default_rng(seed)
     if groups is not None and len(np.unique(groups)) < 2:
@@ -229,12 +281,41 @@ def hold_out(count: int, size: int, seed: int, groups: np.ndarray | None = None)
         groups = None
     if groups is None:
         order = rng.permutation(count)
-        return order[size:], order[:size]
-    from sklearn.model_selection import GroupShuffleSplit  # here: scikit-learn takes a second to load
+        kept, held_out = order[size:], order[:size]
+    else:
+        from sklearn.model_selection import GroupShuffleSplit  # here: scikit-learn takes a second to load
 
-    splitter = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
-    kept, held_out = next(splitter.split(groups, groups=groups))
-    return rng.permutation(kept), rng.permutation(held_out)
+        splitter = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
+        kept, held_out = (rng.permutation(part) for part in next(splitter.split(groups, groups=groups)))
+    return (kept, held_out) if labels is None else _with_every_class(kept, held_out, labels, groups)
+
+
+def _with_every_class(
+    kept: np.ndarray, held_out: np.ndarray, labels: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move images, or whole groups, so that every class is in `kept`, and in `held_out` if it can be in both."""
+    units = np.arange(len(labels)) if groups is None else groups
+    tested = np.isin(np.arange(len(labels)), held_out)
+
+    def train_on_every_class() -> None:
+        for c in np.setdiff1d(labels, labels[~tested]):
+            unit = units == units[held_out[labels[held_out] == c][0]]
+            if (tested & ~unit).any():  # something must be held out
+                tested[unit] = False
+
+    train_on_every_class()
+    for c in np.setdiff1d(labels, labels[tested]):
+        for number in dict.fromkeys(units[kept[labels[kept] == c]].tolist()):
+            unit = units == number
+            if np.isin(labels[unit], labels[~tested & ~unit]).all():
+                tested[unit] = True
+                break
+    train_on_every_class()  # a class that was the only one held out is no longer
+    first, second = (
+        np.concatenate([mine[tested[mine] == side], other[tested[other] == side]])
+        for mine, other, side in ((kept, held_out, False), (held_out, kept, True))
+    )
+    return first, second
 
 
 def train_val(

@@ -42,6 +42,7 @@ __all__ = [
 TIMEOUT = timedelta(hours=12)
 REPORT_AFTER = 60.0  # seconds of waiting after which a line names the rank that the others wait for
 EVERY = 5.0  # seconds between two checks of the other ranks
+STOP_WITHIN = 10.0  # seconds that a process waits at its end for a check in progress
 
 
 def is_first_rank() -> bool:
@@ -103,17 +104,20 @@ class Heartbeat:
         self.store, self.rank, self.size, self.patience = store, rank, size, patience
         self.count, self.doing = 0, ""  # exchanges reached; what this rank may take long for
         self._beats, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
         self._waiting_at, self._since, self._report_at = -1, 0.0, REPORT_AFTER
         self._alive: dict[int, tuple[str, float]] = {}  # the last beat of each rank, and its time
         self._publish()
 
     def start(self) -> None:
         """Start the thread."""
-        threading.Thread(target=self._run, daemon=True, name="heartbeat").start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and wait for it: in the store's C++ code when Python ends, it would abort the process."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_WITHIN)
 
     def _run(self) -> None:
         while not self._ended.wait(EVERY):

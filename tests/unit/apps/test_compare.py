@@ -64,7 +64,7 @@ def test_command_prints_a_table_and_json(runs, capsys):
     assert lines[0] == ["a", "b", "c", "a,", "2", "seeds"]
     assert ["training.batch_size", "16", "16", "20"] in lines
     assert ["reconstruction,", "matched", "/", "mismatched", "0.5", "-", "0.75", "-"] in lines
-    assert ["linear,", "10", "labels", "a", "class,", "%"] in lines
+    assert ["linear,", "10", "labels", "per", "class,", "%"] in lines
     assert [
         "trained",
         "E,",

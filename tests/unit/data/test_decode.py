@@ -529,3 +529,11 @@ def test_resize_square():
 def test_tiff_tags_that_are_no_whole_numbers_are_named(tag, value):
     assert tiff_tags.unreadable_reason({258: 8, tag: value}) == f"damaged TIFF (tag {tag} is not a whole number)"
     assert tiff_tags.unreadable_reason({258: (8, 8, 8), 277: 3}) is None
+
+
+@pytest.mark.parametrize(("tags", "kind"), [({258: 32}, "32-bit or signed"), ({258: 32, 339: 3}, "float")])
+def test_a_window_that_is_set_is_not_recommended(tags, kind):
+    assert "set data.window" in tiff_tags.unreadable_reason(tags)
+    assert tiff_tags.unreadable_reason(tags, has_window=True).startswith(
+        f"{kind} pixels that Pillow does not read (pip install"
+    )

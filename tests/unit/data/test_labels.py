@@ -20,7 +20,7 @@ from bigbigan.data.image_set import FileStore
 from bigbigan.data.labels import apply_labels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
-from bigbigan.evaluation.splits import View, hold_out, load_images, train_val
+from bigbigan.evaluation.splits import View, hold_out, lacks_classes, load_images, train_val
 from tiny import TINY, write_npz
 
 CLASSES = ("benign", "unclear", "malign")
@@ -35,7 +35,7 @@ def picture(path, brightness, seed):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Sixty images in two folders that are no classes; of what class an image is, its bright row tells."""
+    """Sixty images in two folders that are not classes; the place of a bright row shows an image's class."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(60):
         picture(folder / ("left" if i % 2 else "right") / f"{i:03d}.png", i % 3, i)
@@ -470,6 +470,69 @@ def test_no_group_is_on_both_sides_of_a_split_made_here(members, seed):
     assert not set(groups[kept]) & set(groups[held])
     chosen = train_val(len(groups), groups=groups)
     assert not set(groups[chosen]) & set(np.delete(groups, chosen))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=4, max_size=60),
+    st.booleans(),
+    st.integers(0, 5),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_class_is_trained_on_and_tested_if_it_can_be(members, grouped, seed):
+    labels, groups = (np.array(x) for x in zip(*members, strict=True))
+    given = groups if grouped and len(set(groups.tolist())) > 1 else None
+    units = np.arange(len(labels)) if given is None else given
+    size = max(1, len(labels) // 5)
+    kept, held = hold_out(len(labels), size, seed, given, labels)
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert not set(units[kept].tolist()) & set(units[held].tolist())
+    assert len(held)
+    lost = set(labels.tolist()) - set(labels[kept].tolist())
+    assert not lost or len(set(units[held].tolist())) == 1  # the last unit to test on is not taken
+    if not lost and given is None:
+        counts = np.bincount(labels)
+        assert set(np.flatnonzero(counts > 1).tolist()) <= set(labels[held].tolist())
+    before = hold_out(len(labels), size, seed, given)
+    if not any(set(labels.tolist()) - set(labels[part].tolist()) for part in before):
+        assert all(np.array_equal(a, b) for a, b in zip(before, (kept, held), strict=True))
+
+
+def rare(folder, **counts):
+    """Return a source of as many images of each class."""
+    for k, (name, count) in enumerate(counts.items()):
+        for i in range(count):
+            picture(folder / name / f"{i}.png", k, 100 * k + i)
+    return open_source(str(folder))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_class_with_one_image_is_trained_on_and_reported(tmp_path, seed):
+    source = rare(tmp_path / "cells", common=20, rare=1, few=2)
+    with pytest.warns(UserWarning, match="the held-out fifth has no image of rare: too few labelled images, or groups"):
+        images = load_images(source, View(8, 1, "none"), seed)
+    assert np.bincount(images.train.labels).min() >= 1
+    assert np.bincount(images.test.labels, minlength=3).tolist()[1:] == [1, 0]
+
+
+def test_why_no_classifier_can_be_trained_is_said(tmp_path):
+    view = View(8, 1, "none")
+
+    def reason(source):
+        images = load_images(source, view)
+        return lacks_classes(source, images.train, images.test)
+
+    assert reason(rare(tmp_path / "both", a=6, b=6)) is None
+    pair = rare(tmp_path / "pair", a=1, b=1)
+    assert "too few labelled images, or groups of them: without the fifth that is held out" in reason(pair)
+    for name, classes in (("train", ("good",)), ("test", ("good", "broken"))):
+        rare(tmp_path / "parts" / name, **dict.fromkeys(classes, 3))
+    assert "training images of one class only, good; to find images unlike" in reason(
+        open_source(str(tmp_path / "parts"))
+    )
+    with (tmp_path / "labels.csv").open("w") as file:
+        file.writelines(["file,label\n", *(f"a/{i}.png,sick\n" for i in range(5))])
+    one = open_source(str(tmp_path / "both"), labels=tmp_path / "labels.csv")
+    assert reason(one).endswith("has no labels of two or more classes: all labelled images are of sick")
 
 
 def test_groups_stay_together_and_other_images_are_alone(photos, tmp_path):

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from bigbigan.errors import UserError
 from bigbigan.evaluation.probes import logistic as choice
 from bigbigan.evaluation.probes import solver as logistic
-from bigbigan.evaluation.probes.logistic import STRENGTHS, cross_validated, fit_each, fit_few, folds
+from bigbigan.evaluation.probes.logistic import STRENGTHS, cross_validated, fit_each, fit_few, folds, scores
 from bigbigan.evaluation.probes.solver import logistic_path, shortened
 
 
@@ -211,3 +211,20 @@ def test_shortened_rows_have_the_same_optimum(d):
     np.testing.assert_allclose(found.coef_, expected.coef_, atol=1e-5 * abs(expected.coef_).max())
     np.testing.assert_allclose(found.decision_function(x), expected.decision_function(x), atol=1e-3)
     assert found.n_features_in_ == d
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_auroc_does_not_depend_on_the_number_of_a_class_without_training_images(temperature):
+    rng = np.random.default_rng(0)
+    truth, known = rng.integers(0, 3, 300), rng.normal(size=(300, 2))
+    known[np.arange(300), np.minimum(truth, 1)] += 1
+    areas = []
+    for unseen in range(3):  # its place among the class numbers; the others keep their order
+        others = [c for c in range(3) if c != unseen]
+        logits = np.full((300, 3), -1e9)
+        logits[:, others] = known
+        renumbered = np.array([*others, unseen])[truth]
+        areas.append(scores(logits / temperature, renumbered)["auroc"])
+    assert areas[0] == areas[1] == areas[2]
+    at_the_end = scores(known / temperature, truth)["auroc"]
+    assert at_the_end == areas[0]

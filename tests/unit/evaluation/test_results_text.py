@@ -52,3 +52,12 @@ def test_results_table_of_an_external_encoder_has_its_own_rows():
     lines = lines_of({"top1_linear_pixels": 10.0}, "pixels") + lines_of({"top1_linear_avepool": 20.0}, "external")
     rows = {row[:24].strip(): row.split()[-1] for row in results_table(lines).splitlines()[2:]}
     assert rows == {"raw pixels": "10.0", "AvePool": "20.0"}
+
+
+def test_titles_of_columns_stand_apart():
+    names = ["top1_linear_{}", "top1_linear_{}_10perclass", "knn5_l2_{}", "knn5_l2_{}_10perclass"]
+    lines = [line for name in names for line in lines_of({name.format("bn_crelu"): 20.0}, "trained")]
+    first, second, *_ = results_table(lines).splitlines()
+    assert first.split() == ["top-1", "accuracy,", "%", "linear", "linear", "5-NN", "5-NN"]
+    assert second.split() == ["all", "labels", "10", "per", "class"] * 2
+    assert max(map(len, (first, second))) <= 100

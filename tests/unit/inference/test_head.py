@@ -13,7 +13,7 @@ from scipy.special import softmax
 from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.evaluation.probes.calibration import calibration_error
-from bigbigan.evaluation.probes.saved_head import fit_head
+from bigbigan.evaluation.probes.saved_head import fit_head, references
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.inference.head import Head, Preprocessing, distances, mean_of_nearest
 from bigbigan.inference.model import Model
@@ -220,3 +220,14 @@ def test_a_model_predicts_by_its_own_head_alone(model, tmp_path):
         next(other.encoder.parameters()).add_(0.1)
     with pytest.raises(UserError, match=r"does not belong to the encoder .* after 7 steps"):
         other.predict(images, head)
+
+
+@pytest.mark.parametrize(("labelled", "share"), [(10, 1 / 11), (20, 1 / 21), (100, 0.01), (400, 0.01)])
+def test_how_many_ordinary_images_are_marked_as_unlike(labelled, share):
+    """Images of one distribution are marked as rarely as docs/your_data.md says."""
+    marked = []
+    for seed in range(60):
+        x = torch.randn(labelled + 200, 16, generator=torch.Generator().manual_seed(seed)) + 3
+        kept, limit = references(x[:labelled], None)
+        marked.append((mean_of_nearest(distances(x[labelled:], kept.float())) > limit).float().mean().item())
+    assert np.mean(marked) == pytest.approx(share, abs=max(0.004, 4 * np.std(marked) / 60**0.5))

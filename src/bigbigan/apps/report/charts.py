@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,9 @@ def svg(draw: Callable[[Any], None], label: str, height: float) -> Html:
         draw(figure.add_subplot())
         out = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser draws text in its own fonts
+            figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     opening, text = out.getvalue().partition("<svg")[2].split(">", 1)
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'(?<=<g) id="[^"]*"', "", text)  # these ids are the same in every chart, and not used

@@ -19,7 +19,7 @@ import re
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,21 @@ def _are_parts(paths: Iterable[tuple[str, str]]) -> bool:
     return hexadecimal and all(re.fullmatch(f"{f}[0-9a-f]{{6,}}", s) for f, each in stems.items() for s in each)
 
 
-_PART = re.compile(r"(part|batch|chunk|piece|shard|disc|disk|volume|vol|zip|archive|dir|folder|subset)[-_ ]?\d+")
+_PART = re.compile(r"(part|batch|chunk|piece|shard|disc|disk|volume|vol|zip|archive|dir|folder|subset|fold)[-_ ]?\d+")
+
+
+def _shared_below(paths: Collection[tuple[str, ...]]) -> list[str]:
+    """Return the names of the folders that most folders on top have in common, if nearly all images are in them."""
+    below: dict[str, set[str]] = {}
+    for path in paths:
+        below.setdefault(path[0], set()).update(path[1:2] if len(path) > 2 else ())
+    names = sorted(set().union(*below.values()))
+    named = not any(name.isdecimal() or _PART.fullmatch(name.lower()) for name in names)
+    deep = sum(len(path) > 2 for path in paths)
+    common = sum(map(len, below.values())) > 0.6 * len(names) * len(below)
+    return names if len(names) > 1 and named and common and deep > 0.9 * len(paths) else []
+
+
 _LIKE_SPLIT = re.compile(r"(?i:train|test|valid|val|dev)([A-Z\d_\W].*)?")
 
 
@@ -316,9 +330,17 @@ def arrange(
 
     class_of = _classes(rows, parts_of, source) if classed else {}
     names_of_classes = sorted(set(class_of.values()), key=class_order)
+    below = _shared_below([parts_of[i] for i in class_of]) if len(names_of_classes) > 1 else []
     if len(names_of_classes) > 1 and _are_parts((parts_of[i][0], parts_of[i][-1]) for i in class_of):
-        source.notes["folders that are parts of one set: read without labels"] += len(names_of_classes)
-        class_of, names_of_classes = {}, []
+        what = "classes are the folders in them" if below else "read without labels"
+        source.notes[f"folders that are parts of one set: {what}"] += len(names_of_classes)
+        if below:
+            parts_of |= {i: parts_of[i][1:] for i in class_of}
+        class_of = _classes(rows, parts_of, source) if below else {}
+        names_of_classes = sorted(set(class_of.values()), key=class_order)
+    elif below:
+        text = f"classes are {_list(names_of_classes)}, and each has folders {_list(below)}"
+        _warn(source, f"{text}; if those are the classes, give --labels, or make them the folders on top")
     number = {c: k for k, c in enumerate(names_of_classes)} if len(names_of_classes) > 1 else {}
     if number and nested:
         source.notes[f"classes found further down, in '{'/'.join(map(shown, nested))}'"] += 1

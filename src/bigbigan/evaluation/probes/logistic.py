@@ -47,6 +47,7 @@ __all__ = [
     "scores",
 ]
 
+UNSEEN = -1e9  # logit of a class without training images
 STRENGTHS = [10.0**k for k in range(-3, 3)]
 CHOICE = 1e-4  # tolerance of the fits that only choose a strength: closer to the optimum, the choice stays the same
 TRIALS = 5
@@ -111,7 +112,7 @@ def cross_validated(
     unseen: list[np.ndarray] = []
     accuracies: list[float] = []
     for classifiers in zip(*paths, strict=True):
-        logits = np.full((len(labels), int(labels.max()) + 1), -1e9)
+        logits = np.full((len(labels), int(labels.max()) + 1), UNSEEN)
         for (_, held_out), classifier in zip(cv, classifiers, strict=True):
             logits[held_out] = class_scores(classifier, train[held_out])
         unseen.append(logits)
@@ -150,12 +151,12 @@ def folds(
 def class_scores(classifier: LogisticRegression, features: np.ndarray) -> np.ndarray:
     """Return logits, float64 [N, K], with a column for each class number.
 
-    With two classes, the first has logit 0. Class numbers that the classifier was not trained on have logit -1e9.
+    With two classes, the first has logit 0. Class numbers that the classifier was not trained on have logit `UNSEEN`.
     """
     decision, classes = classifier.decision_function(features), classifier.classes_
     if decision.ndim == 1:
         decision = np.stack([np.zeros_like(decision), decision], axis=1)
-    out = np.full((len(decision), int(classes[-1]) + 1), -1e9)
+    out = np.full((len(decision), int(classes[-1]) + 1), UNSEEN)
     out[:, classes] = decision
     return out
 
@@ -164,12 +165,13 @@ def scores(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Score logits [N, K] against labels [N]: top1 and balanced in percent, auroc from 0 to 1 (NaN with one class).
 
     auroc is that of each class against the others by its odds, averaged over the classes in `truth`; with two classes
-    this is the usual AUROC.
+    this is the usual AUROC. It is 0.5 for a class without training images, whose logits are `UNSEEN` or missing.
     """
     predicted, classes, odds = logits.argmax(1), np.unique(truth), _odds(logits.astype(np.float64))
     recalls = [float((predicted[truth == c] == c).mean()) for c in classes]
-    unseen = np.zeros(len(logits))  # of a class that is only in the test split
-    areas = [_area(odds[:, c] if c < odds.shape[1] else unseen, truth == c) for c in classes]
+    trained = [c < logits.shape[1] and logits[:, c].max() > UNSEEN / 1e3 for c in classes]  # of any temperature
+    constant = np.zeros(len(logits))
+    areas = [_area(odds[:, c] if seen else constant, truth == c) for c, seen in zip(classes, trained, strict=True)]
     top1 = 100 * float((predicted == truth).mean())
     return {"top1": top1, "balanced": 100 * float(np.mean(recalls)), "auroc": float(np.mean(areas))}
 

@@ -7,6 +7,7 @@ classifier itself is then trained on all labelled images, to its optimum.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ __all__ = ["fit_head", "quality", "references"]
 
 MAX_IMAGES = 10_000  # of the choice of strength, of the temperature and of the distances
 MAX_REFERENCES = 2_000
-QUANTILE = 0.99  # of the labelled images that are less far from the others than `max_distance`
+QUANTILE = 0.99  # share of images like the labelled ones that are nearer to them than `max_distance`
 CHUNK = 1_000  # images whose distances are computed at a time
 
 
@@ -95,9 +96,10 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, float | None]:
     """Return references and the limit of distances, from AvePool features [N, d].
 
-    The references are float16 [n, d]. The limit is the 99th percentile of the distances of labelled images to the
-    others: an image is not compared with itself, nor with images of its group. It is None if no image has enough
-    others.
+    The references are float16 [n, d]. The limit comes from the distances of labelled images to the others: an image is
+    not compared with itself, nor with images of its group. It is chosen so that a new image of the same kind is farther
+    with a probability of 1 %, or of 1 / (n + 1) for n < 99 labelled images: the ceil(0.99 (n + 1))-th smallest
+    distance, or the largest (the rank that conformal prediction uses). It is None if no image has enough others.
     """
     kept = F.normalize(features[:MAX_REFERENCES], dim=1).half()
     own = torch.arange(len(features)) if groups is None else torch.from_numpy(groups)
@@ -107,5 +109,6 @@ def references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, flo
         same = own[rows, None] == own[: len(kept)]
         parts.append(mean_of_nearest(distances(features[rows], kept.float()).masked_fill(same, torch.inf)))
     found = torch.cat(parts)
-    found = found[found.isfinite()]
-    return kept, torch.quantile(found, QUANTILE).item() if len(found) else None
+    found = found[found.isfinite()].sort().values
+    n = len(found)
+    return kept, found[min(n, math.ceil(QUANTILE * (n + 1))) - 1].item() if n else None
