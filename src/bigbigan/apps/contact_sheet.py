@@ -1,4 +1,4 @@
-"""Draw random images of a source as a sheet, as a model sees them: `data inspect --out`, and the report."""
+"""Draw random images of a source as a sheet: `data inspect --out`, and the report."""
 
 from __future__ import annotations
 

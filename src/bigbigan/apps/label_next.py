@@ -116,7 +116,7 @@ def _encode(
     numbers = []
     with Bar(total=len(images), desc="label-next", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
         for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
-            features.append(encoder_features(encoder, pixels, [FEATURE], batch_size=len(pixels))[FEATURE])
+            features.append(encoder_features(encoder, pixels, [FEATURE])[FEATURE])
             numbers.append(kept)
     return np.concatenate(numbers)
 

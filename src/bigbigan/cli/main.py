@@ -183,8 +183,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _report_out_of_memory(error: BaseException) -> int:
     reason = " ".join(str(error).split())[:160]
     print(
-        f"bigbigan: out of memory{f' ({reason})' if reason else ''}; use fewer or smaller images (--count, "
-        "--max-images, --resolution), stop other programs, or use a machine with more memory",
+        f"bigbigan: out of memory{f' ({reason})' if reason else ''}; use fewer or smaller images (--batch-size, "
+        "--count, --max-images, --resolution), stop other programs, or use a machine with more memory",
         file=sys.stderr,
     )
     return 1

@@ -36,7 +36,7 @@ def settings_of(options: argparse.Namespace) -> Config:
         base, origin = _of_run(options.out), options.out / "config.json" if options.out else None
     if options.scale and options.experiment is None:
         raise UserError(f"--scale {options.scale} goes with EXPERIMENT, which is missing")
-    settings = [*options.set, *_length(options, base), *_loggers(options, base)]
+    settings = [*options.set, *_length(options), *_loggers(options, base)]
     config = override(base, settings)
     if origin is not None and not options.print_config:
         typed = re.findall(r"[\w.:]+", " ".join([*options.set, *options.log]))  # whole names only
@@ -81,7 +81,7 @@ def _of_run(out: Path | None) -> Config:
     return config_from_dict(read_json(out / "config.json", warn=False), str(out / "config.json"))
 
 
-def _length(options: argparse.Namespace, base: Config) -> list[str]:
+def _length(options: argparse.Namespace) -> list[str]:
     """Return the settings that --steps and --minutes stand for."""
     if options.minutes is not None:
         if not 0 < options.minutes < math.inf:
@@ -89,7 +89,7 @@ def _length(options: argparse.Namespace, base: Config) -> list[str]:
         return [f"training.minutes={options.minutes}"]
     if options.steps is None:
         return []
-    return [f"training.steps={options.steps}", *(["training.minutes=0"] if base.training.minutes else [])]
+    return [f"training.steps={options.steps}", "training.minutes=0"]
 
 
 def _loggers(options: argparse.Namespace, base: Config) -> list[str]:

@@ -63,7 +63,8 @@ class Batches:
         self._epoch, self._group = self._total, 0  # images of an epoch, and of the shards that are shuffled together
         self._world = 1
         if isinstance(pixels, StreamedPixels) and pixels.shards is not None:
-            self._world = pixels.world if batch_size % pixels.world == 0 else 1  # else rows cannot be split evenly
+            even = batch_size % pixels.world == 0 and batch_size <= self._total  # else rows cannot be split evenly
+            self._world = pixels.world if even else 1
             if self._world > 1:  # whole batches, so that each process has the same rows of all of them
                 self._epoch = self._total // batch_size * batch_size
             each = self._total // len(pixels.shards.unique())

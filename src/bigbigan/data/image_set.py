@@ -129,7 +129,7 @@ class ImageSet:
     """One split: N images, decoded one at a time on `load`."""
 
     name: str  # "train", "val" or "test"
-    files: list[str]  # one name an image; "train/00042" for rows of an array
+    files: list[str]  # one name per image; "train/00042" for rows of an array
     labels: np.ndarray | None  # int64 [N], -1 for an image without a label; None if no image has one
     classes: list[str] | None  # the name of each class; shared by all splits of a source
     store: "ArrayStore | FileStore | DatasetStore" = field(repr=False)

@@ -34,7 +34,7 @@ from bigbigan.evaluation.probes.linear_heads import (
     train_heads,
 )
 from bigbigan.evaluation.probes.logistic import class_scores, few_label_trials, fit_few, scores
-from bigbigan.evaluation.splits import hold_out, train_val
+from bigbigan.evaluation.splits import has_labels, hold_out, train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.training.state import TrainingState
 
@@ -98,7 +98,7 @@ class ValidationMetric:
             )
         warn_of_other_images(m.network, source, source.splits["train"])
         known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
-        without_test = all(source.splits[s].labels is None for s in ("val", "test") if s in source.splits)
+        without_test = not any(has_labels(source.splits[s]) for s in ("val", "test") if s in source.splits)
         parts = 3 if labels is not None and without_test else 2  # training, train_val and perhaps test
         count = parts if groups is None else len(np.unique(groups[known]))
         if count < parts:

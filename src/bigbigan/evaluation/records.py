@@ -66,7 +66,7 @@ PROBE_COLUMNS = {
 class Measurement(NamedTuple):
     """Hold a measured value.
 
-    If it was measured in several trials, `std` is their standard deviation and `draws` lists their values. Trial k uses
+    If it was measured in several trials, `std` is their standard deviation and `trials` has their values. Trial k uses
     the same labelled images for all features, so that features can be compared trial by trial.
     """
 

@@ -15,7 +15,7 @@ from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
 from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
-from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.metric_names import CURVE, FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
@@ -141,7 +141,9 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     def needs_encoder(m: Metric) -> bool:
         return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
 
-    lacking_labels = lacks_classes(e.source, e.train, e.test)
+    # Reading all images is left to metrics that need them: image quality does not.
+    asks_labels = asked is None or any(m.kind not in IMAGE_KINDS for m in parse_metrics(asked))
+    lacking_labels = lacks_classes(e.source, e.train, e.test) if asks_labels else None
     needs: dict[str, Callable[[Metric], bool]] = {
         f"an encoder; {e.target.experiment} is a GAN, or only a generator": lambda m: (
             has_encoder or not needs_encoder(m)
@@ -179,9 +181,11 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]
+    by_name = [name for name in asked or () if "*" not in name and name != CURVE]
+    explicit = {m.name for m in parse_metrics(by_name)} if by_name else set()
     for what, fits in needs.items():
         lacking = [m.name for m in found if not fits(m)]
-        if asked is not None and lacking and (set(lacking) & set(asked) or not able):
+        if asked is not None and lacking and (set(lacking) & explicit or not able):
             raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}")
     if not able:
         raise UserError(

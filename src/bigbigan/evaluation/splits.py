@@ -24,6 +24,7 @@ __all__ = [
     "Split",
     "StreamedView",
     "View",
+    "has_labels",
     "hold_out",
     "lacks_classes",
     "load_images",
@@ -174,8 +175,8 @@ def load_images(
     """
     train = read_split(source, source.splits["train"], view, progress)
     given = [source.splits[n] for n in ("test", "val") if n in source.splits]
-    given.sort(key=lambda images: images.labels is None)  # stable: test before val
-    chosen = next((i for i in given if i.labels is not None or train.labels is None), None)
+    given.sort(key=lambda images: not has_labels(images))  # stable: test before val
+    chosen = next((i for i in given if has_labels(i) or train.labels is None), None)
     others = [read_split(source, i, view, progress) for i in given if i is not chosen] if everything else []
     train, unlabelled = split_by_label(train)
     others += [unlabelled] if len(unlabelled) else []
@@ -192,8 +193,13 @@ def load_images(
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
 
 
+def has_labels(images: ImageSet) -> bool:
+    """Return whether any of the images has a label."""
+    return images.labels is not None and bool((images.labels >= 0).any())
+
+
 def split_by_label(split: Split) -> tuple[Split, Split]:
-    """Return the images with a label, and those without; if no image has one, all images and none."""
+    """Return the images with a label, and those without; if `labels` is None, all images and none."""
     if split.labels is None:
         return split, split.pick(np.arange(0), split.name)
     known = split.labels >= 0

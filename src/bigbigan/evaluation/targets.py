@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbigan.data import Source, open_source
+from bigbigan.compute import images_per_pass
+from bigbigan.data import DecodeLimits, Source, open_source
 from bigbigan.data.readers.offline import offline_if_unreachable
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import Pixels, fill_statistics
@@ -35,7 +36,7 @@ from bigbigan.inference.model import Model
 from bigbigan.io import read_json
 from bigbigan.models import build
 from bigbigan.training.devices import default_device
-from bigbigan.training.run_folder import changed_settings, open_data, read_card
+from bigbigan.training.run_folder import changed_settings, limits_of, open_data, read_card
 from bigbigan.user_code import import_named
 
 __all__ = ["Frozen", "Target", "open_target"]
@@ -93,7 +94,8 @@ class Frozen(nn.Module):
     def fit(self, pixels: Pixels) -> None:
         """Compute the statistics of BN+CReLU from at most 4,096 of the training images, uint8 [N, C, R, R]."""
         picks = np.random.default_rng(0).permutation(len(pixels))[:4096]
-        chunks = (torch.from_numpy(pixels[part]) for part in np.split(picks, range(256, len(picks), 256)))
+        size = images_per_pass(256)
+        chunks = (torch.from_numpy(pixels[part]) for part in np.split(picks, range(size, len(picks), size)))
         features = torch.cat([self.features(to_float(chunk.to(self.device))) for chunk in chunks])
         self.feature_mean, self.feature_stdev = features.mean(0), features.std(0)
 
@@ -143,12 +145,16 @@ class Target:
         Raises:
             UserError: there is none.
         """
+        config = None if self.model is None else self.model.config
         if self.run is not None:
-            config = None if self.model is None else self.model.config
             return open_data(self.run, data, labels, config, self.max_unreadable, needs_labels)
         if data is None:
             raise UserError(f"{verb}: --data SOURCE is missing: images, at least some of them labelled")
-        return open_source(data, labels=labels, max_unreadable=self.max_unreadable)
+        limits = limits_of(config) if config else DecodeLimits()
+        source = open_source(data, labels=labels, max_unreadable=self.max_unreadable, limits=limits)
+        if config is not None:  # of an exported model
+            source.set_padding(config.data.pad)
+        return source
 
     def mirrors(self, source: Source) -> bool:
         """Return whether classifiers are trained on mirrored images of a source too.

@@ -6,5 +6,6 @@ The crops are in `bigbigan.image.crops`; these numbers are apart so that images 
 __all__ = ["CENTRAL", "STORED"]
 
 CENTRAL = 0.875  # share of the side that evaluation sees; training crops come from the whole image (tpu/resnet)
-# Side of stored photographs, in multiples of R: with 2.5, 14 % of resnet_crop's crops are enlarged; the others never.
-STORED = {"resnet_crop": 2.5, "square_crop": 2**0.5, "random_crop": 1 / CENTRAL}
+# Side of stored photographs, in multiples of R: with 2.5, 14 % of resnet_crop's crops are enlarged, and at most as many
+# of the pretext tasks'; the others never.
+STORED = {"resnet_crop": 2.5, "task_crop": 2.5, "square_crop": 2**0.5, "random_crop": 1 / CENTRAL}

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigbigan.config import Config
+from bigbigan.data.loading import center_crop
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize, to_float, to_grey
+from bigbigan.image.crop_sizes import CENTRAL
 from bigbigan.inference.arguments import as_tensor, check_range
 from bigbigan.inference.inputs import as_numbers, load_rows
 
@@ -67,7 +69,9 @@ class ImageInput:
         if padded and fit((small, small), side, pad=True) == "padded":
             before, after = (side - small) // 2, side - small - (side - small) // 2
             return F.pad(x, (before, after, before, after), value=-1.0)
-        return resize(x, side).clamp(-1, 1)
+        crops = self.config.data.augment.endswith("_crop") and not padded
+        seen = round(side / CENTRAL) if crops else side  # as `viewed_side` says for files
+        return center_crop(resize(x, seen).clamp(-1, 1), side)
 
     def _from_integers(self, images: Tensor, value_range: tuple[float, float] | None) -> Tensor:
         """Return integers of more than 8 bits as uint8 by the window of the run, or as float if a range is given."""

@@ -84,7 +84,7 @@ def load(
 
     model = ck.read_checkpoint(run, checkpoint, read)
     if model is None:
-        raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train {config.experiment} --out {run}")
+        raise UserError(f"{run} has no checkpoint yet; train it first: bigbigan train --out {run}")
     return model.to(device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,7 +58,10 @@ def validate(validation: Validation, state: TrainingState, monitor: Monitor, run
     elif best["step"] in kept and best["metric"] == metric:
         earlier = [(best["step"], best["value"])]
     sign = -1 if validation.lower_is_better else 1
-    step, value = max([*earlier, (state.step, value)], key=lambda pair: sign * pair[1])  # the first of equals
+    known = [(step, v) for step, v in [*earlier, (state.step, value)] if not math.isnan(v)]
+    if not known:
+        return
+    step, value = max(known, key=lambda pair: sign * pair[1])  # the first of equals
     if best != {"step": step, "metric": metric, "value": value}:
         ck.save_best(run, step, metric, value)
 

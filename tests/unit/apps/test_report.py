@@ -325,7 +325,7 @@ def test_just_begun(run, no_charts):
     page = Page(write_report(run))
     assert "Not evaluated yet" in page.text()
     for section in ("Samples over time", "Reconstructions", "Curves", "Settings"):
-        assert re.search(f"bigbigan train small/digits --set .*training.batch_size=16 --out {run}", page.text(section))
+        assert f"bigbigan train --out {run}" in page.text(section)
     assert "has no checkpoint yet" in page.text("Nearest neighbours")
     assert "the run has no data.json" in page.text("Data")
 
@@ -345,7 +345,7 @@ def move_data(run):
     [
         (lambda run: (run / "metrics.jsonl").unlink(), "Curves", "None yet; .* every 1 steps: bigbigan train"),
         (lambda run: (run / "metrics.jsonl").write_text("torn"), "Curves", "None yet"),
-        (lambda run: shutil.rmtree(run / "samples"), "Samples over time", "None yet.* --data .*rows.npz"),
+        (lambda run: shutil.rmtree(run / "samples"), "Samples over time", "None yet.* train --out .*run"),
         (lambda run: (run / "samples" / "data.png").unlink(), "Samples over time", "step 6"),
         (
             lambda run: shutil.rmtree(run / "checkpoints"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,9 @@ from bigbigan.apps.report.interpolations import interpolations
 from bigbigan.apps.report.markup import Html
 from bigbigan.apps.train import train
 from bigbigan.cli import main
+from bigbigan.data.image_set import fraction_of
 from bigbigan.evaluation.records import append_results
+from bigbigan.evaluation.splits import View
 from bigbigan.image import to_float
 from tiny import tiny_config, write_npz
 
@@ -212,3 +215,15 @@ def test_few_points_are_too_early_for_curves(run):
 def _with(run, lines):
     append_results(run / "results.jsonl", lines)
     return gather(run, None)
+
+
+def test_images_that_a_fraction_left_out_are_not_shown_as_training_images(run):
+    gathered = gather(run, None)
+    whole = gathered.source.splits["train"]
+    gathered.config = replace(gathered.config, data=replace(gathered.config.data, fraction=0.1))
+    trained_on = set(fraction_of(whole, 0.1).files)
+    shown = shown_images.shown_images(gathered.source, View.from_config(gathered.config), None, gathered.fraction)
+    assert set(shown.known.files) <= trained_on
+    assert shown.total == len(trained_on) < len(whole)
+    other = gather(run, str(run.parent / "other.npz"))
+    assert other.fraction == 1

@@ -12,6 +12,7 @@ from scipy.stats import ks_2samp
 from bigbigan.data import load_pixels, load_view, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.loading import stored_side, viewed_side
+from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import crops
 from bigbigan.image.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
 
@@ -194,3 +195,13 @@ def test_augmentation_is_a_function_of_seed_and_position(augment):
     assert x.min() >= -1
     assert x.max() <= 1
     assert not torch.equal(x, a.images(a.indices(2)))
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if EXPERIMENTS[name].config().data.augment != "none"])
+def test_photographs_are_stored_for_the_crops_of_every_experiment(name, tmp_path):
+    for i in range(2):
+        Image.new("RGB", (700, 600), (i * 90, 80, 70)).save(tmp_path / f"{i}.png")
+    data, R = EXPERIMENTS[name].config().data, 32
+    side = stored_side(open_source(str(tmp_path)).splits["train"], R, data.augment)
+    assert R <= side <= 600
+    assert (side > R) == data.augment.endswith("_crop")

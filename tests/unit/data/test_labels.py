@@ -573,3 +573,16 @@ def test_a_recorded_train_val_that_splits_groups_is_replaced(tmp_path):
     assert not np.array_equal(alone, held)
     assert not set(groups[held]) & set(np.delete(groups, held))
     assert np.array_equal(train_val(40, tmp_path), alone)
+
+
+def test_a_test_split_without_a_label_is_no_test_split(tmp_path):
+    source = rare(tmp_path / "cells", a=10, b=10)
+    unlabelled = ImageSet("test", *vars_of(source.splits["train"].subset(np.arange(4))))
+    source.splits["test"] = unlabelled
+    images = load_images(source, View(8, 1, "none"))
+    assert (images.test.name, len(images.test)) == ("held_out", 4)
+
+
+def vars_of(images):
+    """Return the arguments of an image set of the same images, none of which has a label."""
+    return images.files, np.full(len(images), -1), images.classes, images.store, images.index

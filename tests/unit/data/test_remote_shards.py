@@ -429,3 +429,15 @@ def test_temporary_copies_are_removed_even_after_a_kill(shards, tmp_path):
     del source
     gc.collect()
     assert not list(held.rglob("*"))
+
+
+def test_a_batch_larger_than_the_set_is_not_shared_out_by_shards(shards):
+    batches = Batches(streamed(f"pipe:cat {shards}/index.json", world=2), 64, 0)  # 60 images
+    assert batches.steps_per_epoch() == 1
+    assert sorted(torch.cat([batches.indices(i) for i in range(15)]).bincount().tolist()) == [16] * 60
+
+
+def test_a_command_that_does_not_end_is_reported(monkeypatch, shards):
+    monkeypatch.setattr(remote, "TIMEOUT", 0.5)
+    with pytest.raises(UserError, match="the command does not end after its output"):
+        open_source(f"pipe:sh -c 'cat {shards}/index.json; exec >&-; sleep 60' index.json")

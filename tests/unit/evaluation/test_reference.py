@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from bigbigan.config import Config
-from bigbigan.data import open_source
+from bigbigan.data import DecodeLimits, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.loading import load_pixels, stored_side
+from bigbigan.data.window import Window
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.image_quality.feature_extractors import FeatureExtractor
 from bigbigan.evaluation.image_quality.sampling import measure_quality, reference
@@ -131,3 +132,24 @@ def test_samples_of_other_forms_have_references_of_their_own(photographs, tmp_pa
         for _ in range(2):
             reference(photographs, "train", view, network, side)
     assert len(list((tmp_path / "statistics").iterdir())) == 4
+
+
+def test_images_that_are_read_differently_have_references_of_their_own(arrays, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path))
+    means = []
+    for pad in ("auto", "always", "never"):
+        arrays.set_padding(pad)
+        means.append(reference(arrays, "train", View(32, 1), random_convolution()).moments.mean)
+    assert np.array_equal(means[0], means[1])  # arrays are padded by default: the file in the cache is that one
+    assert not np.allclose(means[0], means[2])
+    arrays.set_padding("always")
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 4096, (32, 32), dtype=np.uint16)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    found = []
+    for window in (None, Window(0, 4095), Window(0, 1000)):
+        source = open_source(str(folder), limits=DecodeLimits(window=window))
+        found.append(reference(source, "train", View(32, 1), random_convolution()).moments.mean)
+    assert len({tuple(mean) for mean in found}) == 3

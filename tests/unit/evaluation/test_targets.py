@@ -7,12 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from bigbigan.cli import main
+from bigbigan.data import load_pixels
 from bigbigan.errors import UserError
+from bigbigan.evaluation import context, runner
 from bigbigan.evaluation.targets import Frozen, open_target
-from tiny import write_npz
+from bigbigan.inference.model import Model
+from bigbigan.integrations.export import write_folder
+from bigbigan.models import build
+from tiny import tiny_config, write_npz
 
 MODULE = """
 import torch
@@ -144,3 +150,46 @@ def test_a_timm_model_brings_its_own_size_and_normalisation(monkeypatch):
 def test_a_model_by_name_knows_what_it_was_trained_on():
     target = open_target("small/fashion_mnist")
     assert (target.trained_on, target.steps, target.run) == ("fashion-mnist", 12_000, None)
+
+
+def test_images_are_read_as_an_exported_model_was_trained(tmp_path):
+    config = tiny_config("data.pad=always", "data.window=[0,1000]", "encoder.resolution=8")
+    model = Model(config, build(config, torch.device("cpu")), step=1, images_seen=9)
+    write_folder(model, tmp_path / "model", {"name": "deep", "images": 3})
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        pixels = np.full((7, 7), 100 * (i + 1), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    target = open_target(str(tmp_path / "model"))
+    source = target.source(str(tmp_path / "images"), None, "evaluate")
+    pixels, _ = load_pixels(source.splits["train"], 8, 1, source)
+    assert pixels[:, 0, 4, 4].tolist() == [26, 51, 76]  # 255 · value / 1000
+    assert (pixels[:, 0, 7] == 0).all()  # padded
+
+
+def test_image_quality_by_name_reads_no_image_into_memory(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(context, "load_images", refuse)
+    monkeypatch.setattr(runner, "enough_references", lambda metric, source: True)
+    target = open_target("small/fashion_mnist")
+    source = target.source(str(write_npz(tmp_path / "rows.npz")), None, "evaluate")
+    e = context.Evaluation(target, source, "evaluation", "", False)
+    assert [m.name for m in runner._allowed(e, ["fid10k_train_inception"])] == ["fid10k_train_inception"]
+    with pytest.raises(AssertionError, match="images are read"):
+        runner._allowed(e, ["top1_linear_avepool"])
+
+
+@pytest.mark.parametrize("also", ["fid10k_test_inception", "math:fsum"])
+def test_a_metric_asked_for_by_name_is_not_dropped(also, tmp_path):
+    data = write_npz(tmp_path / "rows.npz", count=30)
+    with np.load(data) as arrays:
+        bare = {name: arrays[name] for name in arrays.files if name.startswith("train") and "math" not in also}
+        bare |= {"images": arrays["train_images"]} if "math" in also else {}
+    np.savez(tmp_path / "bare.npz", **bare)
+    target = open_target("small/fashion_mnist")
+    source = target.source(str(tmp_path / "bare.npz"), None, "evaluate")
+    e = context.Evaluation(target, source, "evaluation", "", False)
+    with pytest.raises(UserError, match="needs"):
+        runner._allowed(e, ["reconstruction_ratio", also])

@@ -195,3 +195,15 @@ def test_a_model_describes_itself(model):
     )
     assert text.endswith(" parameters; cpu)")
     assert "window 200 to 3900" in repr(untrained("data.window=[200,3900]"))
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "random_crop", "resnet_crop"])
+def test_float_and_byte_images_are_cropped_alike(augment):
+    """A model trained on crops sees the central 87.5 % of an image, whatever its type."""
+    model = untrained(f"data.augment={augment}", "data.pad=never", "data.channels=3")
+    smooth = torch.nn.functional.interpolate(torch.rand(2, 3, 5, 7), (40, 60), mode="bicubic").clamp(0, 1)
+    whole = (255 * smooth).round().byte()
+    paths = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in whole]
+    ours = model.prepare(whole.float() / 127.5 - 1)
+    for same in (whole, paths):
+        assert (model.prepare(same) - ours).abs().max() < 0.02

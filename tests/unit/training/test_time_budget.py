@@ -16,7 +16,7 @@ from bigbigan.training import loop, time_budget
 from bigbigan.training.run_folder import changed_settings, read_config
 from bigbigan.training.state import TrainingState
 from bigbigan.training.time_budget import choose_steps, duration, keep_chosen_steps, seconds_per_step
-from tiny import tiny_config, write_npz
+from tiny import TINY, tiny_config, write_npz
 
 CPU = torch.device("cpu")
 
@@ -179,7 +179,7 @@ def test_minutes_end_to_end(data, tmp_path, capsys):
 
 def test_the_time_left_is_printed_after_the_first_steps(data, tmp_path, capsys):
     train(tiny_config("training.steps=30", "log.pictures_every=100"), data, tmp_path / "run")
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "s a step:" in line)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "s per step:" in line)
     assert line.split(":")[1].startswith(" 19 more take about ")
 
 
@@ -199,3 +199,11 @@ def test_the_first_look_comes_soon(data, tmp_path):
 )
 def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
+
+
+def test_steps_on_the_command_line_replace_a_time_budget(data, tmp_path):
+    tiny = [*TINY, "training.minutes=5"]
+    run = tmp_path / "run"
+    command = ["train", "small/digits", "--data", data, "--out", str(run), "--quiet", "--steps", "2", "--set", *tiny]
+    assert main(command) == 0
+    assert (read_config(run).training.steps, read_config(run).training.minutes) == (2, 0.0)

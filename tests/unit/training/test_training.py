@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from bigbigan.image.grid import grid, pairs_grid
 from bigbigan.methods.bigbigan import frozen
 from bigbigan.models.batch_norm import batch_statistics, standing_statistics
 from bigbigan.randomness import keyed_generator
+from bigbigan.training import validation
 from bigbigan.training.diagnostics import reconstruction_errors
 from bigbigan.training.ema import update_average
 from bigbigan.training.monitor import Monitor, read_metrics
@@ -276,3 +278,29 @@ def test_frozen_discriminator_thaws_after_an_error():
         raise RuntimeError
     assert D.training
     assert D.weight.requires_grad
+
+
+class Scripted:
+    """A validation whose values are given."""
+
+    lower_is_better = False
+    possible = True
+    metric = SimpleNamespace(name="auroc_linear_avepool_10perclass")
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def __call__(self, state):
+        return next(self.values)
+
+
+def test_a_value_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
+    best = []
+    monkeypatch.setattr(validation.ck, "best_record", lambda run: best[-1] if best else None)
+    monkeypatch.setattr(validation.ck, "checkpoints", lambda run: [SimpleNamespace(step=step) for step in (1, 2, 3)])
+    save = lambda run, step, metric, value: best.append({"step": step, "metric": metric, "value": value})  # noqa: E731
+    monkeypatch.setattr(validation.ck, "save_best", save)
+    script = Scripted([math.nan, 0.8, 0.9, math.nan])
+    for step in range(1, 5):
+        validation.validate(script, SimpleNamespace(step=step), SimpleNamespace(log=lambda *a: None), tmp_path)
+    assert [record["step"] for record in best] == [2, 3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from bigbigan.inference.model import Model
 from bigbigan.io import read_json, read_lines
 from bigbigan.training.devices import default_device
 from bigbigan.training.monitor import read_metrics
-from bigbigan.training.run_folder import changed_settings, open_data, read_card, read_config
+from bigbigan.training.run_folder import open_data, read_card, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
@@ -55,7 +54,13 @@ class Run:
         assert self.source is not None
         assert self.model is not None
         E = self.model.networks.E
-        return shown_images(self.source, View.from_config(self.config), None if E is None else self.model.encoder)
+        encoder = None if E is None else self.model.encoder
+        return shown_images(self.source, View.from_config(self.config), encoder, self.fraction)
+
+    @property
+    def fraction(self) -> float:
+        """The share of the training images of `source` that the run was trained on: 1 if they are not its own."""
+        return self.config.data.fraction if self.spec == self.card.get("spec") else 1.0
 
     @property
     def no_images(self) -> Html | None:
@@ -72,18 +77,7 @@ class Run:
         """Say why there is nothing to show, with the command that continues training."""
         if self.is_exported:
             return missing("Not part of an exported model.")
-        c = self.config
-        data = ["--data", self.card["spec"]] if "spec" in self.card else []
-        data += ["--labels", self.card["labels"]["path"]] if self.card.get("labels") else []
-        scale = ["--scale", str(c.scale)] if c.scale else []
-        settings = changed_settings(c)
-        if "data.augment" not in settings:  # otherwise it may imply whether images are mirrored
-            settings.pop("data.mirror", None)  # the run keeps its own
-        changed = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-        resume = command(
-            "train", c.experiment, *data, *scale, *(["--set", *changed] if changed else []), "--out", self.path
-        )
-        return missing(reason, resume)
+        return missing(reason, command("train", "--out", self.path))
 
     @property
     def evaluate(self) -> Html:

@@ -9,6 +9,8 @@ from bigbigan.apps.contact_sheet import class_sheet, contact_sheet
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
 from bigbigan.data import Source, fingerprint, inspect
+from bigbigan.data.image_set import fraction_of
+from bigbigan.data.streaming import FINGERPRINTED
 
 MAX_INSPECTED = 100_000  # a source with more images is described without reading them all
 
@@ -42,13 +44,11 @@ def data_card(run: Run) -> Html:
         )
     else:
         facts = inspect(source)
-        train, notes, skipped, total = (
-            facts["splits"]["train"], facts["notes"], facts["skipped"], facts["skipped_count"]
-        )  # fmt: skip
+        notes, skipped, total = facts["notes"], facts["skipped"], facts["skipped_count"]
         rows += [(f"{name} split", _describe(split)) for name, split in facts["splits"].items()]
         rows += [(f"in both {pair}", tag("mark", f"{n:,} images")) for pair, n in facts["shared"].items()]
         parts.append(_classes(facts["splits"]))
-        if card.get("fingerprint") not in (None, _fingerprint(source, train)):
+        if card.get("fingerprint") not in (None, *_fingerprints(source, run.fraction)):
             parts.append(paragraph("These are not the images the run was trained on.", classes="warn"))
     if skipped:
         summary = tag("summary", f"{total:,} files were skipped; the first of them:")
@@ -61,12 +61,11 @@ def data_card(run: Run) -> Html:
     return join(paragraph(labels), table([], [*rows, *((kind, f"{n:,}") for kind, n in notes.items())]), *parts)
 
 
-def _fingerprint(source: Source, train: dict[str, Any]) -> str:
-    """Return the fingerprint of the readable training images, as a run records it."""
-    images, bad = source.splits["train"], {file for file, _ in source.skipped}
-    if not train["unreadable"]:
-        return train["fingerprint"]
-    return fingerprint(images.subset([i for i, file in enumerate(images.files) if file not in bad]))
+def _fingerprints(source: Source, fraction: float) -> set[str]:
+    """Return the fingerprints that a run on these images records: in memory of the readable ones, streamed of some."""
+    images, bad = fraction_of(source.splits["train"], fraction), {file for file, _ in source.skipped}
+    readable = images.subset([i for i, file in enumerate(images.files) if file not in bad])
+    return {fingerprint(readable), fingerprint(images, FINGERPRINTED)}
 
 
 def _describe(split: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from bigbigan.data import ImageSet, Source, load_view
+from bigbigan.data.image_set import fraction_of
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.splits import View, hold_out
 
@@ -47,15 +48,21 @@ class ShownImages:
         return unseen, known
 
 
-def shown_images(source: Source, view: View, encoder: nn.Module | None) -> ShownImages:
+def shown_images(source: Source, view: View, encoder: nn.Module | None, fraction: float = 1.0) -> ShownImages:
     """Draw the images by a fixed seed. Unseen images are of the test or val split, or else held-out training images.
+
+    Args:
+        source: the images.
+        view: the form in which they are loaded.
+        encoder: finds neighbours, if there is one.
+        fraction: the share of the training images that was trained on (`data.fraction`); the others are not shown.
 
     Raises:
         UserError: no image can be read.
     """
     # Read through a source of its own, so that the data card counts each image once.
     source = Source(source.spec, source.name, source.splits, max_unreadable=1.0)
-    train = source.splits["train"]
+    train = fraction_of(source.splits["train"], fraction)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(train))
     split = next((name for name in ("test", "val") if name in source.splits), None)

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.max_images is not None:
         at_least(2, max_images=options.max_images)
-    metrics = options.metrics.split(",") if options.metrics else None
+    metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics else None
     if metrics:
         parse_metrics(metrics)
     from bigbigan.evaluation.label_curve import is_point, text

@@ -80,7 +80,10 @@ def _from_command(command: str) -> Generator[bytes, None, None]:
         try:
             while chunk := watch.read():
                 yield chunk
-            process.wait(TIMEOUT)
+            try:
+                process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(errno.ETIMEDOUT, "the command does not end after its output") from None
         finally:
             watch.end()
             if process.poll() is None:
@@ -197,7 +200,7 @@ class RemoteShards:
             for delay in (*RETRY_DELAYS, None):
                 try:
                     self._download(number, target)
-                except (OSError, ValueError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
+                except (OSError, ValueError, http.client.HTTPException) as error:
                     target.unlink(missing_ok=True)
                     if delay is None or _is_permanent(error):
                         reason = " ".join(str(getattr(error, "strerror", None) or error).split())

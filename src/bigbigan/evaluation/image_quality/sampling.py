@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
 from bigbigan.data import Source, fingerprint
+from bigbigan.data.image_set import ArrayStore
 from bigbigan.data.loading import stream_view
 from bigbigan.data.readers.download import cache_folder
+from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_extractors import FeatureExtractor, open_extractor
 from bigbigan.evaluation.image_quality.metrics import (
@@ -110,6 +112,11 @@ def reference(
         form += f"-from-{view.resolution}px"
     if view.augment != "none":
         form += f"-{view.augment}"
+    store = images.store
+    if store.pads != isinstance(store, ArrayStore):  # not the default of the kind of source
+        form += "-padded" if store.pads else "-unpadded"
+    if not isinstance(store, ArrayStore) and isinstance(window := store.limits.window, Window):
+        form += f"-window{window.black:g}to{window.white:g}"
     name = f"{fingerprint(images)[:16]}-{form}-{network.name}-{network.digest}.safetensors"
     path = cache_folder() / "statistics" / name
     lasting = network.name != "encoder"  # a run's own encoder changes with each step
