@@ -23,6 +23,11 @@ def not_a_run(run: object) -> UserError:
     return UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
 
 
+def one_line(error: BaseException) -> str:
+    """Return the type and the message of an error on one line, the message cut to 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that there was not enough memory, on the host or on a GPU."""
     if isinstance(error, OSError):

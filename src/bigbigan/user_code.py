@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bigbigan.errors import UserError
+from bigbigan.errors import UserError, one_line
 
 __all__ = ["check_module", "import_named", "in_one_line", "is_named", "refuse_untrusted", "trusting"]
 
@@ -84,7 +84,7 @@ def in_one_line(error: BaseException) -> str:
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
+    return f"{one_line(error)}{place}"
 
 
 @contextmanager

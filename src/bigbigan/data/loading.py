@@ -50,13 +50,12 @@ def load_pixels(
     source: Source | None = None,
     progress: bool = False,
     *,
-    crop: str = "center",
     max_bytes: int = MAX_MEMORY,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode a whole split into memory: (pixels uint8 [N', C, R, R], kept int64 [N']).
 
     Args:
-        images, resolution, channels, source, crop: see `stream_pixels`.
+        images, resolution, channels, source: see `stream_pixels`.
         progress: show images/s and time left on stderr.
         max_bytes: the most that the pixels may take in memory.
 
@@ -74,7 +73,7 @@ def load_pixels(
     kept = np.empty(n, dtype=np.int64)
     count = 0
     with Bar(total=n, desc=f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
-        for pixels, numbers in stream_pixels(images, resolution, channels, source, crop=crop, batch_size=64):
+        for pixels, numbers in stream_pixels(images, resolution, channels, source, batch_size=64):
             rows = slice(count, count + len(numbers))
             out[rows], kept[rows] = pixels, numbers
             count = rows.stop
@@ -89,7 +88,6 @@ def stream_pixels(
     channels: int,
     source: Source | None = None,
     *,
-    crop: str = "center",
     batch_size: int = 500,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Decode a split in order and yield batches: (pixels uint8 [n, C, R, R], kept int64 [n]).
@@ -109,7 +107,6 @@ def stream_pixels(
         resolution: R, in pixels.
         channels: 1 (grey) or 3 (colour).
         source: records skipped images and notes, and gives `max_unreadable` (0.05 if None).
-        crop: "center" or "stretch", see `resize_square`.
         batch_size: images in a batch.
 
     Raises:
@@ -131,8 +128,8 @@ def stream_pixels(
             except Unreadable as error:
                 found.append(error)
                 continue
-            way = fit(array.shape, resolution, crop, pad)
-            square = to_channels(resize_square(array, resolution, crop, pad), channels)
+            way = fit(array.shape, resolution, pad)
+            square = to_channels(resize_square(array, resolution, pad), channels)
             found.append((square.transpose(2, 0, 1), (*notes, _FITTED[way]) if way in _FITTED else notes))
         return found
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from bigbigan.errors import UserError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,37 +35,30 @@ def pool_to(x: Tensor, resolution: int) -> Tensor:
     return resize(x, resolution).clamp(-1, 1)
 
 
-def fit(shape: tuple[int, ...], resolution: int, crop: str = "center", pad: bool = False) -> str:
+def fit(shape: tuple[int, ...], resolution: int, pad: bool = False) -> str:
     """Return how `resize_square` resizes an array of this shape [H, W, C]: "exact", "padded", "enlarged", "reduced"."""
-    height, width = shape[:2] if crop == "stretch" else (min(shape[:2]),) * 2
-    if height == width == resolution:
+    side = min(shape[:2])
+    if side == resolution:
         return "exact"
-    if pad and height == width and 0.8 * resolution < height < resolution:
+    if pad and 0.8 * resolution < side < resolution:
         return "padded"
-    return "enlarged" if min(height, width) < resolution else "reduced"
+    return "enlarged" if side < resolution else "reduced"
 
 
-def resize_square(array: np.ndarray, resolution: int, crop: str = "center", pad: bool = False) -> np.ndarray:
-    """Resize a whole image, uint8 [H, W, C], to uint8 [R, R, C].
+def resize_square(array: np.ndarray, resolution: int, pad: bool = False) -> np.ndarray:
+    """Crop an image, uint8 [H, W, C], to its largest central square and resize it to uint8 [R, R, C].
 
-    `crop="center"` first crops the largest central square; `crop="stretch"` keeps the whole image and changes the
-    aspect ratio. Resizing is Pillow's bicubic: its kernel widens when reducing, so it does not alias (torch's plain
-    interpolation does).
+    Resizing is Pillow's bicubic: its kernel widens when reducing, so it does not alias (torch's plain interpolation
+    does).
 
     With `pad`, squares a little smaller than R (more than 0.8 of it) are padded with zeros instead, which keeps
     their pixels exact: 28 -> 32, as is usual for MNIST. `load_pixels` pads arrays, not image files.
-
-    Raises:
-        UserError: unknown `crop`.
     """
-    if crop not in ("center", "stretch"):
-        raise UserError(f"crop must be 'center' or 'stretch', not {crop!r}")
-    way = fit(array.shape, resolution, crop, pad)
+    way = fit(array.shape, resolution, pad)
     height, width, channels = array.shape
-    if crop == "center":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        array = array[top : top + side, left : left + side]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    array = array[top : top + side, left : left + side]
     if way == "exact":
         return array
     if way == "padded":

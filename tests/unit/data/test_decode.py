@@ -513,15 +513,12 @@ def test_resize_square():
     ways = [fit((side, side, 1), 32, pad=True) for side in (25, 26, 31, 32, 33)]  # 25 is 0.78 of 32
     assert ways == ["enlarged", "padded", "padded", "exact", "reduced"]
     assert fit((28, 28, 1), 32) == "enlarged"
-    assert [fit((28, 27, 1), 32, crop, pad=True) for crop in ("center", "stretch")] == ["padded", "enlarged"]
+    assert fit((28, 27, 1), 32, pad=True) == "padded"
     np.testing.assert_array_equal(resize_square(RGB, 6), RGB[:, 1:7])  # the centre square, untouched
-    assert resize_square(RGB, 6, crop="stretch").shape == (6, 6, 3)
     assert resize_square(GREY1, 24).shape == (24, 24, 1)
     # A checkerboard finer than the result becomes grey: reduction does not alias.
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
     assert np.abs(resize_square(board, 16).astype(int) - 127)[2:-2, 2:-2].max() < 4
-    with pytest.raises(UserError, match="crop"):
-        resize_square(RGB, 6, crop="left")
 
 
 @pytest.mark.parametrize("tag", [258, 259, 262, 277, 339])
