@@ -129,7 +129,7 @@ def test_evaluate_prints_one_small_table():
     text = results_table(lines, everything=False)
     assert text.splitlines() == [
         "top-1 accuracy, %                   linear            linear",
-        "                                all labels 10 labels per class",
+        "                                all labels      10 per class",
         "raw pixels                            80.0        41.0 ± 1.0",
         "untrained E, BN+CReLU                 75.0        36.0 ± 1.0",
         "trained E, BN+CReLU                   89.0        50.0 ± 1.0",

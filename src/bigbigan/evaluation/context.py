@@ -13,7 +13,7 @@ import numpy as np
 from bigbigan.data import Source
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject
-from bigbigan.evaluation.splits import Images, Split, load_images
+from bigbigan.evaluation.splits import Images, Split, lacks_classes, load_images
 from bigbigan.evaluation.targets import Target
 from bigbigan.progress import Bar
 
@@ -74,7 +74,12 @@ class Evaluation:
     @property
     def labelled(self) -> bool:
         """Whether there are labels of two classes or more to train on, and labels to test on."""
-        return classes_of(self.train) > 1 and self.test.labels is not None
+        return self.lacking is None
+
+    @cached_property
+    def lacking(self) -> str | None:
+        """Why the labels do not suffice, or None."""
+        return lacks_classes(self.source, self.train, self.test)
 
     def note(
         self, start: float, subject: Subject, split: str, measured: dict[str, Measurement], n: int | None = None

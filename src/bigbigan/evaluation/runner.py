@@ -19,7 +19,7 @@ from bigbigan.evaluation.metric_names import CURVE, FEATURES, PIXELS, Metric, de
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
-from bigbigan.evaluation.splits import lacks_classes, subsample
+from bigbigan.evaluation.splits import has_labels, subsample
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
@@ -141,9 +141,6 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     def needs_encoder(m: Metric) -> bool:
         return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
 
-    # Reading all images is left to metrics that need them: image quality does not.
-    asks_labels = asked is None or any(m.kind not in IMAGE_KINDS for m in parse_metrics(asked))
-    lacking_labels = lacks_classes(e.source, e.train, e.test) if asks_labels else None
     needs: dict[str, Callable[[Metric], bool]] = {
         f"an encoder; {e.target.experiment} is a GAN, or only a generator": lambda m: (
             has_encoder or not needs_encoder(m)
@@ -153,9 +150,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         "the layers of an AlexNet encoder, as in bigan/imagenet": lambda m: layers or not m.feature.startswith("conv"),
         "a generator; an encoder by itself has none": lambda m: has_generator or m.kind not in IMAGE_KINDS,
         "a run that was trained by this task": lambda m: not m.task or m.task in tasks,
-        f"labels; {lacking_labels}": lambda m: (
-            m.kind in IMAGE_KINDS or m.task not in ("", "supervised") or lacking_labels is None
-        ),
+        "labels": lambda m: m.kind in IMAGE_KINDS or m.task not in ("", "supervised") or e.labelled,
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
         ),
@@ -176,8 +171,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
         if e.labelled and head_flops(e.train.pixels[0].size, classes_of(e.train)) > MAX_PIXEL_HEAD_FLOPS:
             found = [m for m in found if m.kind != "heads" or m.feature != "pixels"]
-        if lacking_labels and any(images.labels is not None for images in e.source.splits.values()):
-            warnings.warn(f"no accuracy is measured: {lacking_labels}", stacklevel=2)
+        if e.lacking and any(map(has_labels, e.source.splits.values())):
+            warnings.warn(f"no accuracy is measured: {e.lacking}", stacklevel=2)
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]
@@ -186,7 +181,8 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     for what, fits in needs.items():
         lacking = [m.name for m in found if not fits(m)]
         if asked is not None and lacking and (set(lacking) & explicit or not able):
-            raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}")
+            reason = f"; {e.lacking}" if what == "labels" else ""
+            raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}{reason}")
     if not able:
         raise UserError(
             f"{e.target.experiment}: nothing can be measured without an encoder and without a feature extractor; "

@@ -171,7 +171,7 @@ def _fail(a, i):
         (Rows(lambda a, i: (a, 1, 2)), "item has 3 parts; expected an image, or (image, label)"),
         (Rows(lambda a, i: (a, [1, 2])), "a label is [1, 2]; expected a whole number, a class name or None"),
         (Rows(_fail), "KeyError: 'item 0'"),
-        (Rows(lambda a, i: torch.randint(256, (3, 8, 8), dtype=torch.uint8)), "another image each time"),
+        (Rows(lambda a, i: torch.randint(256, (3, 8, 8), dtype=torch.uint8)), "a different image each time"),
         (lambda: 1 / 0, "ZeroDivisionError"),
     ],
 )
