@@ -28,7 +28,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest as weights_digest
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.image import to_nearest_uint8
-from bigbigan.inference.inputs import items_of, load_items, load_rows
+from bigbigan.inference.inputs import items_of, load_items
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.training.devices import default_device
@@ -184,7 +184,6 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
 
     def _read(self, X: Any) -> np.ndarray | list[str]:
         """Return X as a list, if all of it are paths, or else as the input of the encoder: uint8 [N, C, R, R]."""
-        c = self.model_.config
         if isinstance(X, np.ndarray) and X.dtype.kind in "iu" and X.dtype != np.uint8 and X.ndim == 3:
             X = X[:, None]
         if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind in "fiu" and X.dtype != np.uint8):
@@ -195,7 +194,8 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
                 raise UserError(
                     f"an array of shape {list(X.shape)}; expected uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
                 )
-            return load_rows(X if X.ndim == 4 else X[..., None], c, "X")
+            x = self.model_.prepare(np.moveaxis(X if X.ndim == 4 else X[..., None], 3, 1)).cpu()
+            return to_nearest_uint8(x).numpy()
         items = items_of(X, "X")
         if all(isinstance(item, str | PathLike) for item in items):
             return [str(item) for item in items]

@@ -536,7 +536,7 @@ def test_a_row_of_table_1_at_scale_16_end_to_end(capsys, tmp_path, monkeypatch):
     assert trained["settings"] == {"data.mirror": "always", "training.batch_size": 8}
     shutil.rmtree(run / "checkpoints")  # the page then says how to train on
     assert call(capsys, "report", run)[0] == 0
-    assert "--scale 16 --set training.batch_size=8 --out" in (run / "report.html").read_text()
+    assert "bigbigan train --out" in (run / "report.html").read_text()
 
 
 def test_photographs_are_cropped_from_a_larger_copy(capsys, tmp_path):
@@ -966,3 +966,28 @@ def test_help_says_what_a_run_may_be_and_breaks_no_word(capsys):
     assert "cc-by-4.0 (" in " ".join(call(capsys, "export", "--help")[1].split())
     assert ".gif" in call(capsys, "interpolate", "--help")[1].rpartition("examples:")[2]
     assert "TensorBoard" in call(capsys, "train", "--help")[1]
+
+
+def test_a_file_that_the_run_was_trained_on_is_not_replaced(of_photos, capsys):
+    """The labels file that a run records is one of its inputs, also where no option names it."""
+    labels = of_photos / "here" / "own.csv"
+    before = labels.read_bytes()
+    run = of_photos / "labelled"
+    for command in (["classify", run, "--labels-per-class", 2], ["encode", run, "--features", "z_mean"]):
+        code, _, err = call(capsys, *command, "--out", labels, "--quiet")
+        assert (code, "is a file that" in err) == (2, True)
+    assert labels.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "classify"])
+def test_lines_are_written_once_to_the_results_of_a_run(of_photos, capsys, tmp_path, command):
+    run = shutil.copytree(of_photos / "run", tmp_path / "run")
+    (run / "results.jsonl").unlink(missing_ok=True)
+    more = {
+        "evaluate": ["--metrics", "knn1_l2_avepool"],
+        "classify": ["--labels-per-class", 2, "--out", tmp_path / "p.csv"],
+    }
+    words = [command, run, "--data", of_photos / "here" / "photos", *more[command], "--quiet"]
+    assert call(capsys, *words, "--results", run / "results.jsonl")[0] == 0
+    lines = (run / "results.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) > 0

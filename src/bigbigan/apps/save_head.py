@@ -12,7 +12,7 @@ from bigbigan.data import ImageSet, Source
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.probes.saved_head import fit_head, quality
+from bigbigan.evaluation.probes.saved_head import MAX_IMAGES, fit_head, quality
 from bigbigan.evaluation.records import Measurement, ResultLine, append_results
 from bigbigan.evaluation.splits import lacks_classes
 from bigbigan.evaluation.targets import open_target
@@ -81,7 +81,7 @@ def save_head(
         model.config,
         model.step,
     )
-    split, n = "folds", len(train)
+    split, n = "folds", min(len(train), MAX_IMAGES)
     if test is not None:
         found, test = _features(model, source, test, preprocessing, progress)
         measured, split, n = _measured(head, found, test, names), test.name, len(test)

@@ -15,6 +15,7 @@ from bigbigan.apps.contact_sheet import class_name
 from bigbigan.apps.sheet import Tile, sheet, tiles_of
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
+from bigbigan.data.image_set import fraction_of
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import nearest
@@ -166,6 +167,8 @@ def neighbours(
         The picture; and for each image its file, and the files and similarities of its neighbours, nearest first.
     """
     model, source = _open(run, data, labels, checkpoint)
+    if data is None:  # of its own images, those that the run was trained on
+        source.splits["train"] = fraction_of(source.splits["train"], model.config.data.fraction)
     split = shown_split(source)
     x, queries = spread(model, source, split, count)
     train = source.splits["train"]

@@ -173,3 +173,13 @@ def writable(path: Path, remedy: str = "choose another path") -> None:
 def named_settings(settings: dict[str, Any]) -> str:
     """Return settings as text: a.b=value, ..."""
     return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+
+
+def is_own_results(results: Path, run: str | Path, out: Path | None = None) -> bool:
+    """Return whether a command has written to `results` already: its lines go to the run folder, or to `out`.
+
+    Exported models and external encoders have no such file.
+    """
+    folder = out or Path(run)
+    is_run = (Path(run) / "config.json").is_file() and not (Path(run) / "model.json").exists()
+    return (out is not None or is_run) and results.resolve() == (folder / "results.jsonl").resolve()

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -247,11 +248,23 @@ class _Version(argparse.Action):
 
 
 def _refuse_to_overwrite(name: str, out: Path, options: argparse.Namespace) -> None:
-    """Raise UserError if a file to write is one that the command reads."""
+    """Raise UserError if a file to write is one that the command reads, or that the run was trained on."""
+    if not out.is_file():
+        return
     for read in ("labels", "head", "data", "source", "config"):
         path = getattr(options, read, None)
-        if path is not None and Path(path).is_file() and out.exists() and out.samefile(path):
+        if path is not None and Path(path).is_file() and out.samefile(path):
             raise UserError(f"{name} {out} is the file given by --{read}, which it would replace; choose another name")
+    run = getattr(options, "run", None)
+    if run is not None and (Path(run) / "data.json").is_file():
+        from bigbigan.training.run_folder import source_and_labels
+
+        recorded: tuple[str | None, ...] = ()
+        with suppress(UserError):  # what a run of somebody else names is not looked for
+            recorded = source_and_labels(Path(run), None, None)
+        for path in recorded:
+            if path is not None and Path(path).is_file() and out.samefile(path):
+                raise UserError(f"{name} {out} is a file that {run} was trained on; choose another name")
 
 
 def _check_targets(options: argparse.Namespace) -> None:

@@ -18,7 +18,6 @@ from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import extension
 from bigbigan.data.window import ToBytes
-from bigbigan.errors import UserError
 
 __all__ = ["FrameStore", "expand_frames"]
 
@@ -75,13 +74,13 @@ class FrameStore(FileStore):
 def expand_frames(source: Source) -> None:
     """Replace files of several frames by their frames, in place, and give the images groups if there are any.
 
-    Raises:
-        UserError: a source without files, such as shards or arrays.
+    Rows of arrays, items of data sets and images of shards are single frames: they are left as they are, with a note.
     """
     stores = {id(images.store): images.store for images in source.splits.values()}
     store = next(iter(stores.values()))
     if len(stores) != 1 or not isinstance(store, FileStore) or not store.names[0]:
-        raise UserError(f"{source.spec}: data.frames=all is for folders and archives of image files")
+        source.notes["data.frames=all has no effect: no image files"] += 1
+        return
     frames_of = [_frames(store, file, name) for file, name in enumerate(store.names)]
     counts = np.array([len(frames) for frames in frames_of])
     if counts.max() == 1:

@@ -93,8 +93,9 @@ def apply_labels(source: Source, path: Path) -> None:
         split.labels, split.classes = (labels[at], [stored_name(name) for name in names]) if labelled else (None, None)
         split.groups = None if groups is None else groups[at]
     source.labels = LabelsFile(str(path), hashlib.sha256(content).hexdigest())
+    source.notes.pop("without a label", None)  # those of the source's own labels
     if unlabelled := int((labels < 0).sum()):
-        source.notes["without a label"] += unlabelled
+        source.notes["without a label"] = unlabelled
     _warn_of_shared_groups(source)
 
 

@@ -210,12 +210,15 @@ def source_exists(spec: str) -> bool:
 
 
 def relative_source(spec: str, folder: Path) -> str | None:
-    """Return a SOURCE with its path made relative to a folder; None if it names no path on this machine."""
+    """Return a SOURCE with its path made relative to a folder; None if it names no path, or one on another drive."""
     part = _file_part(spec)
     if part is None:
         return None
     before, path, after = part
-    path = os.path.relpath(os.path.abspath(os.path.expanduser(path)), os.path.realpath(folder))
+    try:
+        path = os.path.relpath(os.path.abspath(os.path.expanduser(path)), os.path.realpath(folder))
+    except ValueError:  # another drive of Windows
+        return None
     if before == "hf:" and not path.startswith("."):
         path = f"./{path}"  # or else it would be a name on the Hub
     return before + path + after

@@ -15,7 +15,7 @@ from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
 from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
-from bigbigan.evaluation.metric_names import CURVE, FEATURES, PIXELS, Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
@@ -151,6 +151,9 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
         "a generator; an encoder by itself has none": lambda m: has_generator or m.kind not in IMAGE_KINDS,
         "a run that was trained by this task": lambda m: not m.task or m.task in tasks,
         "labels": lambda m: m.kind in IMAGE_KINDS or m.task not in ("", "supervised") or e.labelled,
+        f"the classes that the run was trained on; {e.source.spec} has others, or in another order": lambda m: (
+            m.task != "supervised" or e.target.trained_classes in (None, e.source.splits["train"].classes)
+        ),
         f"test images of two or more classes; {e.source.spec} has none": lambda m: (
             m.score != "auroc" or classes_of(e.test) > 1
         ),
@@ -176,8 +179,11 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]
-    by_name = [name for name in asked or () if "*" not in name and name != CURVE]
-    explicit = {m.name for m in parse_metrics(by_name)} if by_name else set()
+    explicit: set[str] = set()  # of names that stand for several metrics, one at least must be measured
+    for name in asked or ():
+        meant = {m.name for m in parse_metrics([name])}
+        if not (len(meant) > 1 and meant & {m.name for m in able}):
+            explicit |= meant
     for what, fits in needs.items():
         lacking = [m.name for m in found if not fits(m)]
         if asked is not None and lacking and (set(lacking) & explicit or not able):

@@ -156,6 +156,14 @@ class Target:
             source.set_padding(config.data.pad)
         return source
 
+    @property
+    def trained_classes(self) -> list[str] | None:
+        """The names of the classes of the run's own images, by number; None if they are not recorded."""
+        try:
+            return None if self.run is None else read_card(self.run).get("classes")
+        except UserError:
+            return None
+
     def mirrors(self, source: Source) -> bool:
         """Return whether classifiers are trained on mirrored images of a source too.
 

@@ -5,6 +5,7 @@ Weights are safetensors and settings JSON; no other file of a repository is fetc
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def is_hub_name(run: str | Path) -> bool:
 
     The last condition is for runs/typo: a path with a typing error is not looked up on the Hub.
     """
-    return bool(NAME.fullmatch(str(run))) and not Path(run).exists() and not Path(run).parent.exists()
+    return (
+        bool(NAME.fullmatch(str(run).replace(os.sep, "/"))) and not Path(run).exists() and not Path(run).parent.exists()
+    )
 
 
 def download(name: str) -> Path:

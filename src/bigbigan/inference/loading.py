@@ -92,7 +92,7 @@ def model_folder(run: str | Path) -> Path:
     """Return the folder of what `load` takes; a model on the Hub is downloaded, if it was not before."""
     if (shipped := pretrained_folder(run)) is not None:
         return shipped
-    return download(str(run)) if is_hub_name(run) else Path(run)
+    return download(str(run).replace(os.sep, "/")) if is_hub_name(run) else Path(run)
 
 
 def _load_exported(folder: Path, checkpoint: str | int, trust: Collection[str]) -> Model:

@@ -36,10 +36,10 @@ def pretrained_folder(name: str | Path) -> Path | None:
     Raises:
         UserError: the weights cannot be fetched; the message says why and what to do.
     """
-    if str(name) not in pretrained_names() or Path(name).exists():
+    if Path(name).exists() or (known := str(name).replace(os.sep, "/")) not in pretrained_names():
         return None
-    folder = FOLDER / name
-    return folder if (folder / WEIGHTS).exists() else _fetched(str(name))
+    folder = FOLDER / known
+    return folder if (folder / WEIGHTS).exists() else _fetched(known)
 
 
 def _fetched(name: str) -> Path:

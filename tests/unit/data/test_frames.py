@@ -184,9 +184,13 @@ def test_pages_in_a_circle_end(frames):
     assert list_frames(bytes(data)) == [0, 1]
 
 
-def test_frames_of_arrays_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"data\.frames=all is for folders and archives of image files"):
-        open_source(str(write_npz(tmp_path / "a.npz")), limits=ALL)
+def test_rows_of_arrays_and_images_of_shards_are_single_frames(folder, tmp_path):
+    arrays = open_source(str(write_npz(tmp_path / "a.npz")), limits=ALL)
+    assert (len(arrays.splits["train"]), arrays.notes["data.frames=all has no effect: no image files"]) == (60, 1)
+    files = open_source(str(folder), limits=ALL)
+    write_shards(files, tmp_path / "shards")
+    shards = open_source(str(tmp_path / "shards"), limits=ALL)
+    assert len(shards.splits["train"]) == len(files.splits["train"])
 
 
 def test_a_frame_is_named_by_its_file_and_number(folder, frames):

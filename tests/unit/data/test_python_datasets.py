@@ -229,3 +229,10 @@ def test_training_on_a_data_set_in_python(tmp_path, monkeypatch):
             bigbigan.train(tiny_config(), run=run, **given)
     with pytest.raises(UserError, match="run is missing"):
         bigbigan.train(tiny_config(), dataset=dataset)
+
+
+def test_a_split_without_a_label_has_no_labels():
+    splits = {"train": Rows(lambda x, i: (x, i % 2)), "test": Rows(lambda x, i: (x, None))}
+    source = opened(splits)
+    assert source.splits["train"].labels is not None
+    assert source.splits["test"].labels is None

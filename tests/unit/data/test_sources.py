@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import ntpath
 import os
 import pickle
 import socket
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from bigbigan.data import DecodeLimits, Unreadable, fingerprint, image_set, load_pixels, open_source
-from bigbigan.data.readers import archives, arrays, folders
+from bigbigan.data.readers import archives, arrays, folders, huggingface
 from bigbigan.data.sources import absolute_source, relative_source, source_exists
 from bigbigan.errors import UserError
 
@@ -1202,3 +1203,19 @@ def test_digits():
     assert fingerprint(train)[:16] == "7f524a03538d14c9"
     assert fingerprint(test)[:16] == "a3bb4727d12bea77"
     assert len(kept) == 1438
+
+
+def test_a_path_on_another_drive_of_windows_is_not_made_relative(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "relpath", lambda *a: ntpath.relpath("D:\\photos", "C:\\runs"))
+    assert relative_source("photos", tmp_path) is None
+
+
+def test_classes_of_hugging_face_splits_have_one_order():
+    store = image_set.ArrayStore(np.zeros((3, 4, 4, 1), dtype=np.uint8))
+    splits = {
+        name: image_set.ImageSet(name, ["0", "1", "2"], np.array(labels), classes, store, np.arange(3))
+        for name, labels, classes in (("train", [0, 1, 1], ["cat", "dog"]), ("test", [0, -1, 1], ["dog", "cat"]))
+    }
+    huggingface._number_classes_alike(splits)
+    assert splits["test"].classes == splits["train"].classes == ["cat", "dog"]
+    assert splits["test"].labels.tolist() == [1, -1, 0]

@@ -18,7 +18,7 @@ from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.inference.hub import is_hub_name
 from bigbigan.inference.pretrained import FOLDER, pretrained_names
-from bigbigan.integrations.export import _without_places, export
+from bigbigan.integrations.export import _without_folder, _without_places, export
 from bigbigan.models import build
 from tiny import tiny_config, write_npz
 
@@ -341,3 +341,17 @@ def test_nothing_is_overwritten(run, exported, tmp_path, capsys):
     empty.mkdir()
     assert main(["export", str(run), "--out", str(empty)]) == 0
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".writing")]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("C:\\Users\\me\\photos", "photos"),
+        ("--data=C:\\Users\\me\\photos", "--data=photos"),
+        ("/home/me/photos", "photos"),
+        ("--data=/home/me/photos", "--data=photos"),
+        ("training.steps=5", "training.steps=5"),
+    ],
+)
+def test_commands_of_exported_results_name_no_folder(word, expected):
+    assert _without_folder(word) == expected

@@ -19,6 +19,9 @@ from bigbigan import sklearn as wrapper
 from bigbigan.apps.train import train
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
+from bigbigan.inference.model import Model
+from bigbigan.integrations.export import write_folder
+from bigbigan.models import build
 from bigbigan.sklearn import CACHE, BigBiGANFeatures
 from tiny import tiny_config, write_npz
 
@@ -279,3 +282,14 @@ def test_cache_forgets_what_was_not_used_for_longest(run, rows, monkeypatch, enc
     assert encoded == [1, 2, 1]
     features.transform(images[1:2])
     assert encoded == [1, 2, 1, 1]
+
+
+def test_arrays_are_cropped_as_the_model_itself_does(tmp_path):
+    config = tiny_config("data.augment=random_crop", "data.pad=never", "encoder.resolution=8")
+    model = Model(config, build(config, torch.device("cpu")), step=1, images_seen=9)
+    write_folder(model, tmp_path / "model", {"name": "rows", "images": 3})
+    for side in (8, 20):
+        images = np.random.default_rng(0).integers(0, 256, (3, side, side), dtype=np.uint8)
+        ours = BigBiGANFeatures(tmp_path / "model").transform(images)
+        theirs = model.encode(torch.from_numpy(images)[:, None]).bn_crelu_feat
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)

@@ -13,8 +13,9 @@ from bigbigan.apps.report.markup import Html, command, missing
 from bigbigan.apps.report.shown_images import ShownImages, shown_images
 from bigbigan.config import Config
 from bigbigan.data import Source
+from bigbigan.data.sources import relative_source
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import RESULT
+from bigbigan.evaluation.records import RESULT, same_images
 from bigbigan.evaluation.splits import View
 from bigbigan.inference.loading import ABOUT, EXPORTED, load
 from bigbigan.inference.model import Model
@@ -60,7 +61,12 @@ class Run:
     @property
     def fraction(self) -> float:
         """The share of the training images of `source` that the run was trained on: 1 if they are not its own."""
-        return self.config.data.fraction if self.spec == self.card.get("spec") else 1.0
+        if self.spec is None:
+            return 1.0
+        is_own = self.spec == self.card.get("spec") or (
+            self.card.get("from_run") is not None and relative_source(self.spec, self.path) == self.card["from_run"]
+        )
+        return self.config.data.fraction if is_own else 1.0
 
     @property
     def no_images(self) -> Html | None:
@@ -154,7 +160,9 @@ def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[L
             results = groups.pop(place) | results
     results |= groups.pop(own) if own else {}
     others = [line for group in groups.values() for line in group.values()]
-    return results, others, [line for (*place, _, _), line in external.items() if tuple(place) == own]
+    measured = next((line for line in results.values() if (line["dataset"], line["split"]) == own), None)
+    comparable = [line for line in external.values() if measured is not None and same_images(measured, line)]
+    return results, others, comparable
 
 
 def formatted(line: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.image_set import fraction_of
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.splits import View, hold_out
+from bigbigan.evaluation.splits import View, has_labels, hold_out
 
 __all__ = ["ShownImages", "shown_images"]
 
@@ -65,7 +65,9 @@ def shown_images(source: Source, view: View, encoder: nn.Module | None, fraction
     train = fraction_of(source.splits["train"], fraction)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(train))
-    split = next((name for name in ("test", "val") if name in source.splits), None)
+    there = [name for name in ("test", "val") if name in source.splits]
+    there.sort(key=lambda name: not has_labels(source.splits[name]))  # stable: as evaluation chooses
+    split = next(iter(there), None)
     if split:
         title = f"Images of the {split} split"
         unseen = source.splits[split].subset(rng.permutation(len(source.splits[split]))[:UNSEEN])

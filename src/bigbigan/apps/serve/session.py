@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bigbigan.apps.visualize import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.data import DecodeLimits, ImageSet, Unreadable
-from bigbigan.data.image_set import FileStore
+from bigbigan.data.image_set import FileStore, fraction_of
 from bigbigan.data.loading import center_crop, read_pixels, viewed_side
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
@@ -92,6 +92,8 @@ class ServedModel:
                 raise
             self.missing = str(error)
             return
+        if data is None:  # of its own images, those that the run was trained on
+            source.splits["train"] = fraction_of(source.splits["train"], c.data.fraction)
         train = source.splits["train"]
         self._pads = train.store.pads
         self.examples, _ = spread(self.model, source, shown_split(source), EXAMPLES)

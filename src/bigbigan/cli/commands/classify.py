@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RESULTS, run_and_data, run_options
+from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RESULTS, is_own_results, run_and_data, run_options
 from bigbigan.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
         lines += of_head
         about = f"{options.save}: {len(head.classes)} classes, {head.images:,} labelled images"
         text += [head_text(of_head), about] if of_head else [about]
-    if options.results:
+    if options.results and not is_own_results(options.results, options.run):
         append_results(options.results, lines)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2))

@@ -7,7 +7,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RESULTS, RUN_OR_ENCODER, at_least, run_options
+from bigbigan.cli.common import (
+    LABELS_FILE,
+    OWN_DATA,
+    RAW_CELLS,
+    RESULTS,
+    RUN_OR_ENCODER,
+    at_least,
+    is_own_results,
+    run_options,
+)
 from bigbigan.errors import UserError
 
 EXAMPLES = ("cluster runs/photos --clusters 20 --out clusters.csv --sheet clusters.png",)
@@ -55,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
         checkpoint=options.checkpoint,
     )
-    if options.results:
+    if options.results and not is_own_results(options.results, options.run):
         append_results(options.results, lines)
     if options.json:
         print(json.dumps({**found, "results": [asdict(line) for line in lines]}, indent=2))

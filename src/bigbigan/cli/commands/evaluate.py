@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RESULTS, RUN_OR_ENCODER, at_least, run_options
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RESULTS, RUN_OR_ENCODER, at_least, is_own_results, run_options
 
 EXAMPLES = (
     "evaluate runs/digits",
@@ -84,8 +84,7 @@ def run(options: argparse.Namespace) -> None:
         out=options.out,
         study=options.study,
     )
-    own = (options.out or Path(options.run)) / "results.jsonl"
-    if options.results and options.results.resolve() != own.resolve():  # evaluate() has written that one
+    if options.results and not is_own_results(options.results, options.run, options.out):
         append_results(options.results, lines)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2))

@@ -108,17 +108,20 @@ def open_datasets(found: Any, source: Source, limits: DecodeLimits) -> dict[str,
     classes = _classes(values, labels, source)
     if unlabelled := sum(label is None for found in labels.values() for label in found or ()):
         source.notes["without a label"] += unlabelled
-    return {
-        name: ImageSet(
+    found_splits = {}
+    for name, store in values.items():
+        count = len(splits[name])
+        numbers = None if classes is None else _numbers(labels[name], count, classes[0][name])
+        labelled = numbers is not None and bool((numbers >= 0).any())
+        found_splits[name] = ImageSet(
             name,
-            [f"{name}/{i:05d}" for i in range(len(splits[name]))],
-            None if classes is None else _numbers(labels[name], len(splits[name]), classes[0][name]),
-            None if classes is None else classes[1],
+            [f"{name}/{i:05d}" for i in range(count)],
+            numbers if labelled else None,
+            classes[1] if labelled and classes is not None else None,
             store,
-            np.arange(len(splits[name])),
+            np.arange(count),
         )
-        for name, store in values.items()
-    }
+    return found_splits
 
 
 def _checked(dataset: Any, name: str, source: Source, limits: DecodeLimits) -> DatasetStore:

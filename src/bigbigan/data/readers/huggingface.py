@@ -58,10 +58,21 @@ def open_huggingface(spec: str, source: Source, limits: DecodeLimits) -> dict[st
         if unused := [s for s in loaded if s not in chosen.values()]:
             source.notes[f"splits not used: {', '.join(map(shown, unused))}"] += 1
     source.name = shown(name.rstrip("/").rpartition("/")[2])
-    return {
+    splits = {
         our_name: _image_set(loaded[their_name], our_name, their_name, spec, datasets, limits, source)
         for our_name, their_name in chosen.items()
     }
+    _number_classes_alike(splits)
+    return splits
+
+
+def _number_classes_alike(splits: dict[str, ImageSet]) -> None:
+    """Give the classes of all splits the numbers of the first split's; each split may have an order of its own."""
+    names = list(dict.fromkeys(name for images in splits.values() for name in images.classes or ()))
+    for images in splits.values():
+        if images.labels is not None and images.classes is not None:
+            number = np.array([names.index(name) for name in images.classes], dtype=np.int64)
+            images.labels, images.classes = np.where(images.labels < 0, -1, number[images.labels]), names
 
 
 def _load(datasets: Any, name: str) -> dict[str, Any]:

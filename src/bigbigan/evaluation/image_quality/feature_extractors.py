@@ -33,7 +33,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
 from bigbigan.evaluation.records import Measurement, ResultLine, result_lines
-from bigbigan.evaluation.splits import View, read_split, split_by_label
+from bigbigan.evaluation.splits import View, has_labels, read_split, split_by_label
 from bigbigan.image import resize, to_float
 from bigbigan.io import checked, parse_json
 from bigbigan.io.tensors import check_tensors, read_tensors, save_tensors
@@ -134,7 +134,7 @@ def train_classifier(
         raise UserError(f"feature-extractor {name}: unknown; expected one of {', '.join(CLASSIFIERS)}")
     recipe = CLASSIFIERS[name]
     images = source.splits["train"]
-    if images.labels is None or "test" not in source.splits or source.splits["test"].labels is None:
+    if not all(name in source.splits and has_labels(source.splits[name]) for name in ("train", "test")):
         raise UserError(f"{source.spec} has no labelled train and test split; {name} is trained on labels")
     start = time.perf_counter()
     channels = channels_of(source)

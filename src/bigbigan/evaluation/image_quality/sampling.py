@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
-from bigbigan.data import Source, fingerprint
+from bigbigan.data import DecodeLimits, Source, fingerprint
 from bigbigan.data.image_set import ArrayStore
 from bigbigan.data.loading import stream_view
 from bigbigan.data.readers.download import cache_folder
@@ -115,8 +115,11 @@ def reference(
     store = images.store
     if store.pads != isinstance(store, ArrayStore):  # not the default of the kind of source
         form += "-padded" if store.pads else "-unpadded"
-    if not isinstance(store, ArrayStore) and isinstance(window := store.limits.window, Window):
-        form += f"-window{window.black:g}to{window.white:g}"
+    if not isinstance(store, ArrayStore):
+        if isinstance(window := store.limits.window, Window):
+            form += f"-window{window.black:g}to{window.white:g}"
+        if store.limits.max_pixels != DecodeLimits().max_pixels:  # other images are read
+            form += f"-max{store.limits.max_pixels}"
     name = f"{fingerprint(images)[:16]}-{form}-{network.name}-{network.digest}.safetensors"
     path = cache_folder() / "statistics" / name
     lasting = network.name != "encoder"  # a run's own encoder changes with each step
