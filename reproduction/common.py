@@ -29,6 +29,7 @@ from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation import records
+from bigbigan.evaluation.metric_names import PIXELS, parse_metrics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results, read_results
 from bigbigan.evaluation.targets import Target
 from bigbigan.training.run_folder import changed_settings
@@ -155,8 +156,11 @@ def bigbigan(*arguments: str) -> None:
         sys.exit(code)
 
 
-def is_finished(run: Path, config: Config, steps: int, dataset: str) -> bool:
-    """Return whether a run of these settings was trained on a data set for at least `steps` steps and measured."""
+def is_finished(run: Path, config: Config, steps: int, dataset: str, metrics: Sequence[str] = ()) -> bool:
+    """Return whether a run of these settings was trained on a data set for at least `steps` steps and measured.
+
+    Of `metrics`, all that name one metric of the trained run must have been measured; by default any.
+    """
     wanted = changed_settings(config)
     ignored = BY_DATA - wanted.keys()
     if config.training.precision == "auto":  # a run records which precision it took
@@ -165,13 +169,17 @@ def is_finished(run: Path, config: Config, steps: int, dataset: str) -> bool:
     def chosen(settings: Mapping[str, Any]) -> str:
         return json.dumps({name: value for name, value in settings.items() if name not in ignored}, sort_keys=True)
 
-    return any(
-        line["subject"] == "trained"
+    found = {
+        line["metric"]
+        for line in read_results(run / "results.jsonl")
+        if line["subject"] == "trained"
         and line["dataset"] == dataset
         and line["steps"] >= steps
         and chosen(line["settings"]) == chosen(wanted)
-        for line in read_results(run / "results.jsonl")
-    )
+    }
+    named = [name for names in metrics for name in names.split(",") if "*" not in name]
+    needed = {m.name for m in parse_metrics(named) if m.feature not in PIXELS}
+    return bool(found) and needed <= found
 
 
 def measured(values: Sequence[float], protocol: dict[str, Any] | None = None) -> Measurement:

@@ -24,14 +24,13 @@ from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from bigbigan.data import Source, load_view, open_source
+from bigbigan.data import Source, load_view
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.probes.knn import nearest
 from bigbigan.evaluation.records import Measurement, Subject
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.inference.model import Model
 from bigbigan.randomness import keyed_generator
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 
 NEAREST = 5  # training images whose distances are averaged
@@ -54,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
-    source = open_source(options.data or source_of(options.run))
+    source = target.source(options.data, None, "anomaly", needs_labels=False)
     normal = pixels_of(target, source, "test", options.count)
     others = {name: change(normal) for name, change in CHANGES.items()}
     for spec in options.anomalies:
-        other = open_source(spec)
+        other = target.source(spec, None, "anomaly", needs_labels=False)
         others[other.name] = pixels_of(target, other, "test", options.count)
     for name, (subject, score) in scores(target, pixels_of(target, source, "train")).items():
         start, normal_scores = time.perf_counter(), score(normal)

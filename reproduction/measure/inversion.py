@@ -26,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bigbigan.data import load_pixels, load_view, open_source
+from bigbigan.data import DecodeLimits, load_pixels, load_view, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import Measurement
 from bigbigan.image import pool_to, to_float
@@ -36,7 +36,7 @@ from bigbigan.inference.latents import refine
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.methods import sample_prior
-from bigbigan.training.run_folder import changed_settings
+from bigbigan.training.run_folder import changed_settings, limits_of
 from reproduction.common import Script
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
@@ -84,7 +84,10 @@ def open_generator(spec: str, dim: int | None) -> Given:
     def sample(count: int, generator: torch.Generator) -> Tensor:
         return sample_prior(count, c.latent.dim, c.latent.prior, generator)
 
-    fields = {"settings": changed_settings(c), "scale": c.scale, "steps": model.step, "images_seen": model.images_seen}
+    fields = {
+        "settings": changed_settings(c), "scale": c.scale, "seed": c.training.seed, "steps": model.step,
+        "images_seen": model.images_seen,
+    }  # fmt: skip
     return Given(c.experiment, model.generator, sample, c.latent.prior == "uniform", model, fields)
 
 
@@ -159,7 +162,10 @@ def images_to_invert(given: Given, options: argparse.Namespace) -> tuple[Tensor,
         x = given.G(z)
     if not options.data:
         return x, "samples of the generator", "none"
-    source = open_source(options.data)
+    limits = DecodeLimits() if given.model is None else limits_of(given.model.config)
+    source = open_source(options.data, limits=limits)
+    if given.model is not None:
+        source.set_padding(given.model.config.data.pad)
     split = source.splits.get("test", source.splits["train"])
     images = split.subset(np.linspace(0, len(split) - 1, options.count).round().astype(np.int64))
     if given.model is None:

@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bigbigan.data import load_view, open_source
+from bigbigan.data import load_view
 from bigbigan.evaluation.targets import open_target
 from bigbigan.image import pool_to, reconstruction_distances
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 
 
@@ -39,7 +38,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         target = open_target(str(run))
         model = target.model
         assert model is not None
-        source, c = open_source(options.data or source_of(run)), model.config
+        source, c = target.source(options.data, None, "latent_shift", needs_labels=False), model.config
         split = source.splits.get("test", source.splits["train"])
         images = split.subset(range(min(options.count, len(split))))
         pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)

@@ -20,14 +20,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from bigbigan.data import open_source
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import knn_accuracies
 from bigbigan.evaluation.probes.linear_heads import PROTOCOLS, TABLE2_RATES, cached_batches, top_accuracy, train_heads
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.splits import load_labelled, train_val
 from bigbigan.evaluation.targets import open_target
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 
 NAMES = ("avepool", "bn_crelu")
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
-    source = open_source(options.data or source_of(options.run))
+    source = target.source(options.data, None, "probe_agreement")
     train, test = load_labelled(source, target.view, target.seed)
     assert train.labels is not None
     assert test.labels is not None

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from bigbigan.data import load_view, open_source
+from bigbigan.data import load_view
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import open_target
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
@@ -40,7 +39,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
     model = target.model
     assert model is not None
-    source, c = open_source(options.data or source_of(options.run)), model.config
+    source, c = target.source(options.data, None, "refinement", needs_labels=False), model.config
     split = source.splits.get("test", source.splits["train"])
     picks = np.linspace(0, len(split) - 1, options.count).round().astype(np.int64)
     pixels, _ = load_view(split.subset(picks), c.encoder.resolution, c.data.channels, c.data.augment)

@@ -21,13 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bigbigan.data import open_source
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.probes.saved_head import references
 from bigbigan.evaluation.records import Measurement, Subject
 from bigbigan.evaluation.targets import open_target
 from bigbigan.inference.head import distances, mean_of_nearest
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 from reproduction.measure.anomaly import CHANGES, Score, pixels_of
 
@@ -44,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
-    source = open_source(options.data or source_of(options.run))
+    source = target.source(options.data, None, "unlike", needs_labels=False)
     test = pixels_of(target, source, "test", options.count)
     train = pixels_of(target, source, "train", options.labelled)
     kinds = {"test": test, "noise": np.random.default_rng(0).integers(0, 256, test.shape, dtype=np.uint8)}
     kinds |= {name: change(test) for name, change in CHANGES.items()}
     for spec in options.others:
-        other = open_source(spec)
+        other = target.source(spec, None, "unlike", needs_labels=False)
         kinds[other.name] = pixels_of(target, other, "test", options.count)
     encoder = target.encoder("trained", train)
     features: dict[str, tuple[Subject, Score]] = {

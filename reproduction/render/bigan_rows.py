@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from bigbigan.apps.sheet import tiles_of
-from bigbigan.data import load_view, open_source
+from bigbigan.data import load_view
 from bigbigan.image import pool_to
 from bigbigan.image.grid import save_image
 from bigbigan.inference.loading import load
-from bigbigan.training.run_folder import source_of
+from bigbigan.training.run_folder import open_data
 from reproduction.common import Script
 from reproduction.render.label_grid import labelled
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def draw(script: Script, options: argparse.Namespace) -> None:
     model = load(options.run)
     c = model.config
-    source = open_source(options.data or source_of(options.run))
+    source = open_data(options.run, options.data, None, model.config)
     images = source.splits.get("test", source.splits["train"])
     n = min(options.columns, len(images))
     pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)

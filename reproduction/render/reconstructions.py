@@ -22,14 +22,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bigbigan.apps.visualize import shown_split
-from bigbigan.data import load_view, open_source
+from bigbigan.data import load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_extractors import open_extractor
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, to_uint8
 from bigbigan.image.grid import grid
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script
 
 Features = Callable[[Tensor], Tensor]  # of images [N, C, R, R] in [-1, 1]: [N, d]
@@ -55,7 +54,7 @@ def compare(script: Script, options: argparse.Namespace) -> None:
             f"{options.runs[0]} has images of {_in_words(forms[0])}, {options.runs[1]} of {_in_words(forms[1])}; "
             "expected runs of the same size and channels"
         )
-    source = open_source(options.data or source_of(options.runs[0]))
+    source = targets[0].source(options.data, None, "reconstructions", needs_labels=False)
     split = shown_split(source)
     picks = np.linspace(0, len(split) - 1, min(options.count, len(split))).round().astype(np.int64)
     side, channels = forms[0]

@@ -24,7 +24,6 @@ from bigbigan.evaluation.targets import open_target
 from bigbigan.experiments import find
 from bigbigan.image.grid import grid
 from bigbigan.models import build
-from bigbigan.training.run_folder import source_of
 from reproduction.common import Script, bigbigan, is_finished
 
 EXPERIMENT, SCALE = "table1/base", 32
@@ -74,7 +73,7 @@ def train_and_draw(script: Script, options: argparse.Namespace) -> None:
 
 def record(script: Script, target: Any, run: Path, start: float, filters: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Append the result lines of a run to its own results.jsonl and to the file of --results."""
-    source = open_source(source_of(run))
+    source = target.source(None, None, "filters", needs_labels=False)
     for subject, (before, after) in filters.items():
         measured = {"filter_roughness": roughness(after)}
         if subject == "trained":

@@ -121,8 +121,8 @@ def _batches(config: Config) -> int:
     return config.training.d_steps + 1 if config.system == "bigbigan" else 1
 
 
-def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out: int | None) -> str:
-    """Return a file of random images of a source at E's resolution.
+def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None, hold_out: int | None) -> str:
+    """Return a file of random images of a source at `side` px: the largest resolution of E in the table.
 
     It has `images` images to train on and 0.4·`images` test images; or with `hold_out`, that number of training images
     as test images, and the others to train on.
@@ -135,7 +135,7 @@ def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out:
     if not 0 < (count := hold_out or images or 0) < len(train) + (hold_out is None):
         option = "--images" if hold_out is None else "--hold-out"
         raise UserError(f"{option} {count}: {spec} has {len(train):,} training images; give fewer")
-    path = folder / f"{source.name}{'-held-out' * (hold_out is not None)}-{count}.npz"
+    path = folder / f"{side}px" / f"{source.name}{'-held-out' * (hold_out is not None)}-{count}.npz"
     if path.exists():
         return str(path)
     order = np.random.default_rng(0).permutation(len(train))
@@ -148,7 +148,7 @@ def drawn(spec: str, config: Config, folder: Path, images: int | None, hold_out:
     arrays: dict[str, np.ndarray] = {}
     channels = min(config.data.channels, channels_of(source))  # grey stays grey, as grey images must not be mirrored
     for split, images_of_split in picked.items():
-        pixels, kept = load_pixels(images_of_split, config.encoder.resolution, channels, source)
+        pixels, kept = load_pixels(images_of_split, side, channels, source)
         arrays[f"{split}_images"] = pixels.transpose(0, 2, 3, 1)
         if images_of_split.labels is not None:
             arrays[f"{split}_labels"] = images_of_split.labels[kept][:, None]
@@ -214,7 +214,9 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     base = find(plan.rows[0]).config(scale)
     data = options.data
     if options.images is not None or options.hold_out is not None:
-        data = drawn(data, base, folder, options.images, options.hold_out)
+        rows = (find(row) for row in plan.rows)
+        side = max(row.config(scale if row.scales else 0).encoder.resolution for row in rows)
+        data = drawn(data, base, side, folder, options.images, options.hold_out)
     dataset = open_source(data).name
     for seed in range(options.seeds):
         for name in options.rows or named:
@@ -223,15 +225,15 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             config = find(row).config(size)
             steps = options.steps * steps_of_one(config, base, options.equal)
             run = folder / f"{name}{f'_{size}' * bool(size)}{f'-seed{seed}' * bool(seed)}"
-            if is_finished(run, override(config, options.set), steps, dataset):
+            wanted = metrics(options.table, row, config, options)
+            if is_finished(run, override(config, options.set), steps, dataset, wanted):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
             train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
             train += ["--scale", str(size), "--steps", str(steps), "--quiet"]
             bigbigan(*train, "--set", "log.validate_every=0", f"training.seed={seed}", *options.set)
-            wanted = ",".join(metrics(options.table, row, config, options))
             bigbigan(
-                "evaluate", str(run), "--quiet", "--metrics", wanted, "--study", study,
+                "evaluate", str(run), "--quiet", "--metrics", ",".join(wanted), "--study", study,
                 "--results", str(options.results),
             )  # fmt: skip
 

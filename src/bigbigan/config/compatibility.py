@@ -115,6 +115,10 @@ def _check_discriminator_fits(config: Config) -> None:
     require(d.network != "biggan" or not d.bias, "discriminator.bias is for networks mlp and conv; biggan has its own")
     if d.network != "biggan":
         require(
+            len(d.channels) > 1 or "xz" not in scores,
+            f"discriminator.network={d.network} needs two discriminator.channels or more: z enters at the second layer",
+        )
+        require(
             scores in (("x",), ("xz",)),
             f"discriminator.network={d.network} has one score: loss.s_xz alone (BiGAN), or loss.s_x alone (a GAN)",
         )

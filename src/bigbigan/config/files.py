@@ -76,9 +76,8 @@ class SettingsFile:
         follow_augment(tree, self.values)
         for name, value in self.values.items():
             *group, leaf = name.split(".")
-            (tree[group[0]] if group else tree)[leaf] = value
-        if "experiment" not in self.values:
-            tree["experiment"] = base.experiment
+            if name not in ("experiment", "scale"):  # those of `base`
+                (tree[group[0]] if group else tree)[leaf] = value
         return resolve(tree, [], str(self.path), self.lines)
 
 

@@ -354,7 +354,10 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
         if x["metric"] in column.metrics:
-            settings = json.dumps(chosen_settings(x), sort_keys=True)
+            chosen = chosen_settings(x)
+            if x["subject"] == "untrained":  # by how it would be trained two of them do not differ
+                chosen = {name: value for name, value in chosen.items() if _shapes_networks(name)}
+            settings = json.dumps(chosen, sort_keys=True)
             references = x["protocol"]["references"] if _has_references(x) else None
             extractor = x.get("protocol", {}).get("network")
             key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references, extractor)
@@ -368,7 +371,14 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
         return []
     key, found = max(reversed(groups.items()), key=rank)  # of equals the newest
     # How many images an external encoder saw is unknown (0): it joins whatever is shown for its metric and data.
-    return found + [x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more]
+    others = (x for k, more in groups.items() if k[:3] == key[:3] and not k[3] and k != key for x in more)
+    return found + [x for x in others if x["subject"] == "external"]
+
+
+def _shapes_networks(name: str) -> bool:
+    """Return whether a setting can change an untrained network or its images."""
+    groups = ("data.", "latent.", "generator.", "discriminator.", "encoder.")
+    return name.startswith(groups) and name not in ("encoder.lr_multiplier", "encoder.augment")
 
 
 def _by_row(lines: Iterable[Line]) -> dict[str, list[float]]:

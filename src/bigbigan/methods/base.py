@@ -133,7 +133,8 @@ class System(ABC):
         """Add the gradient of each loss to the parameters of its player, and to no others."""
         last = list(losses)[-1]
         for player, loss in losses.items():
-            parameters = [p for network in self.networks_of(player).values() for p in network.parameters()]
+            networks = self.networks_of(player).values()
+            parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
             loss.backward(inputs=parameters, retain_graph=player != last)
 
     def trained_networks(self) -> Iterator[tuple[str, str, nn.Module]]:

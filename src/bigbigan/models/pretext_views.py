@@ -69,10 +69,10 @@ def overlapping_grid(x: Tensor) -> Tensor:
 
 def crops(x: Tensor, boxes: Boxes, side: int) -> Tensor:
     """Crop each image to its boxes, whose fields are [N, P], and resize the crops (bicubic): S = `side`."""
-    count = boxes.top.shape[1]
-    pixels = (x.repeat_interleave(count, 0) + 1) * 127.5
-    cut = resize_boxes(pixels, Boxes(*(field.flatten() for field in boxes)), side)
-    return (cut / 127.5 - 1).unflatten(0, (len(x), count))
+    pixels = (x + 1) * 127.5
+    # One crop of each image at a time: stored images are much larger than crops, and would be copied for each.
+    cut = [resize_boxes(pixels, Boxes(*(field[:, p] for field in boxes)), side) for p in range(boxes.top.shape[1])]
+    return torch.stack(cut, dim=1) / 127.5 - 1
 
 
 # -- removing cues --------------------------------------------------------------------------------------------------

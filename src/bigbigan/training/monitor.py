@@ -48,11 +48,11 @@ class Monitor:
         kept = [line for line in lines if line["step"] <= step]
         if step and not kept:
             warnings.warn(f"{self._path} has no lines of the {step:,} earlier steps", stacklevel=2)
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._loggers: Loggers | None = None
-        if config is not None:
+        if config is not None:  # before the lines are cut: the last of them is what was passed to the loggers
             logged = max((line["step"] for line in lines), default=-1)
             self._loggers = Loggers(run, config, step, logged, _pictured(run))
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:

@@ -286,7 +286,8 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
 
 def has_trained(run: Path) -> bool:
     """Return whether a run has begun to train. If its first start failed, other settings and data are fine."""
-    begun = any((run / "checkpoints").glob("*")) or (run / "metrics.jsonl").exists()
+    log = run / "metrics.jsonl"
+    begun = any((run / "checkpoints").glob("*")) or (log.exists() and log.stat().st_size > 0)
     return begun and (run / "config.json").exists()
 
 
@@ -344,10 +345,11 @@ def changed_settings(config: Config) -> dict[str, Any]:
     Steps and seed are omitted, since a result line has fields for them, and `log`, which changes no weight. A budget of
     time is included.
     """
-    if config.experiment not in EXPERIMENTS:
-        return {}
-    defined, ours = flat(EXPERIMENTS[config.experiment].config(config.scale).to_dict()), flat(config.to_dict())
-    omitted = (*CHANGEABLE, "training.seed", "data.class_sizes")  # the last follows from the data and the labels
+    known = EXPERIMENTS.get(config.experiment)  # settings of experiments of your own are compared with the defaults
+    base = Config() if known is None else known.config(config.scale)
+    defined, ours = flat(base.to_dict()), flat(config.to_dict())
+    # Class sizes follow from the data and the labels.
+    omitted = (*CHANGEABLE, "training.seed", "data.class_sizes", "experiment", "scale")
     return {
         k: v for k, v in ours.items() if defined.get(k) != v and (k == "training.minutes" or not k.startswith(omitted))
     }

@@ -39,7 +39,7 @@ def rate_factor(step: int, steps: int, final: float, epoch: int | None = None) -
     epochs = -(-steps // epoch)
     constant = max(1, epochs // 2)
     falls = step // epoch - constant + 1
-    return final ** (falls / (epochs - constant)) if falls > 0 else 1.0
+    return final ** (falls / max(1, epochs - constant)) if falls > 0 else 1.0
 
 
 class TrainingState:
@@ -142,8 +142,12 @@ class TrainingState:
         return {f"{m}.{n}": t for m, module in self.modules().items() for n, t in module.state_dict().items()}
 
     def moments(self) -> dict[str, Tensor]:
-        """Return Adam's state by parameter name, for example "D.head_x.weight.exp_avg"."""
-        return {f"{name}.{key}": value for name, slot in self._slots() for key, value in slot.items()}
+        """Return Adam's state by parameter name, for example "D.head_x.weight.exp_avg"; empty before the first step.
+
+        It is zero for parameters that are never updated.
+        """
+        found = {f"{name}.{key}": value for name, slot in self._slots() for key, value in slot.items()}
+        return self.empty_moments() | found if found else {}
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
         """Set Adam's state from tensors named as in `moments`."""

@@ -80,6 +80,7 @@ def choose_precision(config: Config, batches: Batches, device: torch.device) -> 
         state = TrainingState(with_precision(config, precision), device)
         state.broadcast()
         seconds[precision] = seconds_per_step(state, batches, max_seconds=2.0)
+        del state  # before the next one is built: two may not fit in memory
     faster = distributed.maximum(seconds["bf16"] < seconds["float32"] and distributed.is_first_rank())
     return with_precision(config, "bf16" if faster else "float32")
 

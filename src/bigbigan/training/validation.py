@@ -46,24 +46,23 @@ MakeValidation = Callable[[Config, Batches, "np.ndarray | None", Source, Path, "
 
 
 def validate(validation: Validation, state: TrainingState, monitor: Monitor, run: Path) -> None:
-    """Measure and log the validation metric, and record the step in best.json if it is the best so far."""
+    """Measure and log the validation metric, and record the step in best.json if it is the best of those kept.
+
+    The value is logged last: if the run is killed before that, the validation is repeated (`validation_is_missing`).
+    """
     metric = validation.metric.name
     with distributed.busy(f"measuring {metric}"):
         value = validation(state)
-    monitor.log(state.step, {metric: value})
-    best, kept = ck.best_record(run), [c.step for c in ck.checkpoints(run)]
-    earlier: list[tuple[int, float]] = []
-    if best is None:  # the first validation of a run, or best.json is damaged
-        earlier = [(x["step"], x[metric]) for x in read_metrics(run) if x["step"] in kept[:-1] and metric in x]
-    elif best["step"] in kept and best["metric"] == metric:
-        earlier = [(best["step"], best["value"])]
+    best, kept = ck.best_record(run), {c.step for c in ck.checkpoints(run)} - {state.step}
+    values = [(x["step"], x[metric]) for x in read_metrics(run) if x["step"] in kept and metric in x]
+    if best is not None and best["step"] in kept and best["metric"] == metric:
+        values.append((best["step"], best["value"]))
     sign = -1 if validation.lower_is_better else 1
-    known = [(step, v) for step, v in [*earlier, (state.step, value)] if not math.isnan(v)]
-    if not known:
-        return
-    step, value = max(known, key=lambda pair: sign * pair[1])  # the first of equals
-    if best != {"step": step, "metric": metric, "value": value}:
-        ck.save_best(run, step, metric, value)
+    if known := [(step, v) for step, v in [*values, (state.step, value)] if not math.isnan(v)]:
+        step, highest = max(known, key=lambda pair: sign * pair[1])  # the first of equals
+        if best != {"step": step, "metric": metric, "value": highest}:
+            ck.save_best(run, step, metric, highest)
+    monitor.log(state.step, {metric: value})
 
 
 def validation_is_missing(validation: Validation, state: TrainingState, run: Path) -> bool:

@@ -13,6 +13,11 @@ DETERMINISTIC = "encoder.stochastic=false"
 @pytest.mark.parametrize(
     ("experiment", "settings", "message"),
     [
+        (
+            "bigan/mnist",
+            ["discriminator.channels=[16]"],
+            "needs two discriminator.channels or more: z enters",
+        ),
         ("small/digits", ["encoder.resolution=0"], "encoder.resolution must be positive, got 0"),
         ("pretext/rotation", ["encoder.resolution=-32"], "encoder.resolution must be positive, got -32"),
         ("small/digits", ["training.batch_size=100000000000000000000"], "training.batch_size must not be above"),

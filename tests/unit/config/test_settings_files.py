@@ -136,3 +136,13 @@ def test_settings_come_from_one_place(file, tmp_path, capsys):
         assert main(["train", *map(str, words)]) == 2
         assert message in capsys.readouterr().err
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
+
+
+def test_the_experiment_on_the_command_line_is_the_one_that_is_recorded(tmp_path, capsys):
+    """A file's own `experiment` and `scale` say where its settings come from, if the command line does not."""
+    (tmp_path / "mine.yaml").write_text("experiment: table1/base\nscale: 16\ntraining.steps: 7\n")
+    words = ["train", "table1/revnet", "--scale", "32", "--config", str(tmp_path / "mine.yaml"), "--print-config"]
+    assert main(words) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["experiment"], printed["scale"], printed["training"]["steps"]) == ("table1/revnet", 32, 7)
+    assert printed["encoder"]["block"] == "reversible"

@@ -191,6 +191,28 @@ def test_interrupted_validation_is_repeated(tmp_path, monkeypatch):
         assert ck.best_record(run)["step"] == 4
 
 
+def test_a_kill_while_the_best_is_saved_loses_no_better_step(tmp_path, monkeypatch):
+    name = "top1_linear_avepool_10perclass"
+    data, run = str(write_npz(tmp_path / "d.npz")), tmp_path / "run"
+    settings = ["log.validate_every=2", "log.checkpoint_every=2", "log.keep_checkpoints=1"]
+    config = tiny_config("training.steps=6", *settings, f"log.validation_metric={name}")
+    monkeypatch.setattr(ValidationMetric, "__call__", lambda self, state: {2: 50.0, 4: 70.0, 6: 60.0}[state.step])
+    save = ck.save_best
+
+    def killed(run, step, metric, value):
+        if step == 4:
+            raise KeyboardInterrupt
+        save(run, step, metric, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ck, "save_best", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, data, run, progress=False)
+    train(config, data, run, progress=False)
+    assert (ck.best_record(run)["step"], ck.best_record(run)["value"]) == (4, 70.0)
+    assert 4 in [checkpoint.step for checkpoint in ck.checkpoints(run)]
+
+
 def test_validation_needs_labels_or_a_feature_extractor(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "cache"))
     validation, _ = make_validation(tmp_path, "top1_table1_avepool")

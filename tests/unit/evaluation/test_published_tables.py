@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
+from bigbigan.evaluation import published_tables as published
 from bigbigan.evaluation.published_tables import TABLES, fill
 from bigbigan.evaluation.table_formats import FORMATS
 from bigbigan.evaluation.training_budget import budget
@@ -346,3 +348,19 @@ def test_bigan_table_scores_d_of_the_gan_and_the_untrained():
     assert "D: measured on discriminator instead of avepool" in table.notes
     assert ours(fill("bigan", lines, dataset="fashion-mnist"), "1-NN")["bigan/mnist"] == "88.00"
     assert [row[0] for row in table.rows] == ["BiGAN", "D", "LR", "JLR", "AE (l2)", "AE (l1)"]
+
+
+def test_untrained_networks_of_other_sizes_do_not_share_a_column():
+    common = {
+        "subject": "untrained", "dataset": "rows", "split": "test", "metric": "top1_linear_avepool", "protocol": {},
+        "length": 0, "row": "Base",
+    }  # fmt: skip
+    same, trained_otherwise, other = (
+        common | {"value": value, "settings": settings}
+        for value, settings in (
+            (80.0, {}), (81.0, {"optimizer.lr_g": 0.1, "encoder.lr_multiplier": 5.0}), (50.0, {"encoder.widths": [16]})
+        )
+    )  # fmt: skip
+    column = SimpleNamespace(metrics=["top1_linear_avepool"])
+    found = published._fullest(column, [other, same, trained_otherwise])
+    assert sorted(line["value"] for line in found) == [80.0, 81.0]

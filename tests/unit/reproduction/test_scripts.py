@@ -222,11 +222,12 @@ def test_one_command_trains_and_measures_one_row(words, experiment, run, tmp_pat
 
 def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, commands):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(table, "metrics", lambda *arguments: ["top1_linear_avepool"])
     run = tmp_path / "runs" / "table1" / "base_32"
     run.mkdir(parents=True)
     line = {
         "study": "table1", "subject": "trained", "experiment": "table1/base", "dataset": "digits", "split": "test",
-        "metric": "x", "value": 1.0, "seed": 0, "steps": 5, "images_seen": 9,
+        "metric": "top1_linear_avepool", "value": 1.0, "seed": 0, "steps": 5, "images_seen": 9,
         "settings": {"data.classes": 10, "data.mirror": "never", "training.batch_size": 4},
     }  # fmt: skip
     (run / "results.jsonl").write_text(json.dumps(line) + "\n")
@@ -259,3 +260,22 @@ def test_label_grid_cuts_and_names_rows(tmp_path):
     assert label_grid.main([*words, "--rows", "x", "G(E(x))", "--title", "pairs"]) == 0
     assert Image.open(out).height > 4 * 64  # two groups of two rows
     assert label_grid.main([words[0], str(out), "--side", "9"]) == 2
+
+
+def test_a_run_is_finished_when_all_its_metrics_are_measured(tmp_path):
+    line = {
+        "study": "table1", "subject": "trained", "experiment": "small/mnist", "dataset": "mnist", "split": "test",
+        "metric": "top1_linear_avepool", "value": 1.0, "seed": 0, "steps": 600, "images_seen": 9,
+        "settings": {"data.mirror": "never"},
+    }  # fmt: skip
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    config = find("small/mnist").config()
+    measured = ["top1_linear_avepool", "top1_linear_pixels", "reconstruction_*"]
+    assert is_finished(tmp_path, config, 600, "mnist", measured)
+    assert not is_finished(tmp_path, config, 600, "mnist", [*measured, "fid10k_train_mnist-cnn"])
+
+
+def test_drawn_images_of_each_size_have_a_file_of_their_own(tmp_path):
+    source = str(write_npz(tmp_path / "rows.npz", side=32))
+    files = [table.drawn(source, find("small/mnist").config(), side, tmp_path, 20, None) for side in (16, 32, 16)]
+    assert [np.load(file)["train_images"].shape[1] for file in files] == [16, 32, 16]

@@ -2,18 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from bigbigan.apps.train import train
-from bigbigan.config import Config, config_from_dict
+from bigbigan.config import Config, config_from_dict, override
 from bigbigan.data.batches import Batches
-from bigbigan.errors import UserError
+from bigbigan.errors import RunError, UserError
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import pool_to, to_float, to_uint8
 from bigbigan.image.grid import grid, pairs_grid
@@ -24,7 +27,8 @@ from bigbigan.training import validation
 from bigbigan.training.diagnostics import reconstruction_errors
 from bigbigan.training.ema import update_average
 from bigbigan.training.monitor import Monitor, read_metrics
-from bigbigan.training.state import TrainingState
+from bigbigan.training.run_folder import changed_settings
+from bigbigan.training.state import TrainingState, rate_factor
 from bigbigan.training.step import training_step
 from tiny import tiny_config, write_npz
 
@@ -304,3 +308,49 @@ def test_a_value_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
     for step in range(1, 5):
         validation.validate(script, SimpleNamespace(step=step), SimpleNamespace(log=lambda *a: None), tmp_path)
     assert [record["step"] for record in best] == [2, 3]
+
+
+class Partly(nn.Module):
+    """A backbone with a parameter that nothing uses and a frozen one, as pretrained backbones have."""
+
+    def __init__(self, channels, encoder):
+        super().__init__()
+        self.num_features = 8
+        self.convolution = nn.Conv2d(channels, 8, 3, padding=1)
+        self.frozen = nn.Conv2d(8, 8, 1).requires_grad_(False)
+        self.unused = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.frozen(self.convolution(x)).mean((2, 3))
+
+
+def test_backbones_with_unused_and_frozen_parameters_train_and_continue(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    data = str(write_npz(tmp_path / "rows.npz"))
+    config = tiny_config("encoder.block=test_training:Partly", "log.checkpoint_every=2")
+    for steps in (2, 4):
+        longer = replace(config, training=replace(config.training, steps=steps))
+        train(longer, data, tmp_path / "parts", progress=False)
+    train(longer, data, tmp_path / "whole", progress=False)
+    ends = [load_file(tmp_path / run / "checkpoints/step-00000004/weights.safetensors") for run in ("parts", "whole")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_rates_by_epoch_are_defined_for_short_runs(steps):
+    factors = [rate_factor(step, steps, 0.01, 4) for step in range(steps + 2)]
+    assert all(0 < factor <= 1 for factor in factors)
+
+
+def test_a_run_that_failed_before_its_first_line_may_have_other_settings(tmp_path):
+    data = str(write_npz(tmp_path / "rows.npz"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigbigan.training.loop.training_step", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises((MemoryError, RunError)):
+            train(tiny_config("training.steps=2"), data, tmp_path / "run", progress=False)
+    train(tiny_config("training.steps=2", "training.batch_size=8"), data, tmp_path / "run", progress=False)
+
+
+def test_settings_of_own_experiments_are_recorded():
+    config = override(Config(), ["optimizer.lr_g=0.5", "encoder.widths=[8,8]"])
+    assert changed_settings(config) == {"optimizer.lr_g": 0.5, "encoder.widths": [8, 8]}
