@@ -42,7 +42,9 @@ SMALLER = {
 PLAIN = ["discriminator.joint_maps=1", "discriminator.projection=false"]
 TWO_MAPS = ["discriminator.joint_maps=2"]
 BOTH = [*TWO_MAPS, "discriminator.projection=true"]
-# {wide} is replaced by the widths of the encoder, the last one four times as large.
+CUTOUT = [*BOTH, "encoder.augment=[cutout]"]
+# {wide} and {wider} are replaced by the widths of the encoder, the last one four times or twice as large, {bottleneck}
+# by four times all widths, of which bottleneck blocks have a quarter inside.
 VARIANTS: dict[str, list[str]] = {
     "base": [],
     "two_maps": TWO_MAPS,
@@ -63,9 +65,18 @@ VARIANTS: dict[str, list[str]] = {
     "both_regression": [*BOTH, "loss.latent_regression=0.1"],
     "both_e_color": [*BOTH, "encoder.augment=[color]"],
     "both_e_translation": [*BOTH, "encoder.augment=[translation]"],
-    "both_e_cutout": [*BOTH, "encoder.augment=[cutout]"],
+    "both_e_cutout": CUTOUT,
     "both_e_translation_cutout": [*BOTH, "encoder.augment=[translation,cutout]"],
     "both_e_all": [*BOTH, "encoder.augment=[color,translation,cutout]"],
+    "cutout_wider_e": [*CUTOUT, "encoder.widths={wider}"],
+    "cutout_bottleneck": [*CUTOUT, "encoder.block=bottleneck", "encoder.widths={bottleneck}"],
+    "cutout_bottleneck_2": [
+        *CUTOUT, "encoder.block=bottleneck", "encoder.widths={bottleneck}", "encoder.blocks=2",
+    ],
+    "cutout_latents_120": [*CUTOUT, "latent.dim=120"],
+    "cutout_deterministic": [*CUTOUT, "encoder.stochastic=false"],
+    "cutout_no_head": [*CUTOUT, "encoder.head_layers=0"],
+    "cutout_deep_head": [*CUTOUT, "encoder.head_layers=8"],
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
 # Steps of variants of another length, over those of the others: as many images, or about the same time.
@@ -90,8 +101,9 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     experiment, steps, networks, widths = SMALLER[name]
     for variant in options.variants or VARIANTS:
         run = Path("runs/encoder_search") / name / f"{variant}-{options.seed}"
-        wide = [*widths[:-1], 4 * widths[-1]]
-        changes = [setting.format(wide=wide) for setting in VARIANTS[variant]]
+        wide, wider = ([*widths[:-1], times * widths[-1]] for times in (4, 2))
+        bottleneck = [4 * width for width in widths]
+        changes = [s.format(wide=wide, wider=wider, bottleneck=bottleneck) for s in VARIANTS[variant]]
         length = round(steps * LENGTHS.get(variant, 1))
         quiet = ["log.validate_every=0", f"log.pictures_every={length}", f"log.checkpoint_every={length}"]
         settings = ["training.precision=bf16", *networks, *PLAIN, f"encoder.widths={widths}", *changes]
