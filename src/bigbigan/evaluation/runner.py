@@ -15,7 +15,7 @@ from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
 from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
-from bigbigan.evaluation.metric_names import FEATURES, PIXELS, Metric, default_metrics, parse_metrics
+from bigbigan.evaluation.metric_names import CURVE, FEATURES, PIXELS, Metric, default_metrics, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
@@ -24,7 +24,7 @@ from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
 from bigbigan.progress import Bar
-from bigbigan.user_code import import_named
+from bigbigan.user_code import import_named, is_named
 
 __all__ = ["evaluate"]
 
@@ -179,10 +179,10 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     else:
         found = parse_metrics(asked)
     able = [m for m in found if all(fits(m) for fits in needs.values())]
-    explicit: set[str] = set()  # of names that stand for several metrics, one at least must be measured
+    explicit: set[str] = set()  # of a function of your own, one metric at least must be measured
     for name in asked or ():
         meant = {m.name for m in parse_metrics([name])}
-        if not (len(meant) > 1 and meant & {m.name for m in able}):
+        if "*" not in name and name != CURVE and not (is_named(name) and meant & {m.name for m in able}):
             explicit |= meant
     for what, fits in needs.items():
         lacking = [m.name for m in found if not fits(m)]

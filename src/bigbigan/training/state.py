@@ -146,8 +146,14 @@ class TrainingState:
 
         It is zero for parameters that are never updated.
         """
-        found = {f"{name}.{key}": value for name, slot in self._slots() for key, value in slot.items()}
-        return self.empty_moments() | found if found else {}
+        slots = [(name, parameter, optimizer.state.get(parameter)) for name, optimizer, parameter in self._parameters()]
+        if not any(slot for _, _, slot in slots):
+            return {}
+        return {
+            f"{name}.{key}": value
+            for name, parameter, slot in slots
+            for key, value in (slot or _no_moments(parameter)).items()
+        }
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
         """Set Adam's state from tensors named as in `moments`."""
@@ -161,13 +167,11 @@ class TrainingState:
 
     def empty_moments(self, device: str | torch.device | None = None) -> dict[str, Tensor]:
         """Return `moments` as after a step, filled with zeros, on `device` or the parameters' devices."""
-        moments = {}
-        for name, _, parameter in self._parameters():
-            target = device or parameter.device
-            moments[f"{name}.step"] = torch.zeros((), device=target, dtype=torch.float32)
-            for key in ("exp_avg", "exp_avg_sq"):
-                moments[f"{name}.{key}"] = torch.zeros_like(parameter, device=target)
-        return moments
+        return {
+            f"{name}.{key}": value
+            for name, _, parameter in self._parameters()
+            for key, value in _no_moments(parameter, device).items()
+        }
 
     def broadcast(self) -> None:
         """Copy the state of rank 0, as it was initialised or loaded there, to all ranks."""
@@ -185,6 +189,11 @@ class TrainingState:
             for name, parameter in network.named_parameters():
                 yield f"{letter}.{name}", self.optimizers[player], parameter
 
-    def _slots(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        for name, optimizer, parameter in self._parameters():
-            yield name, optimizer.state.get(parameter, {})
+
+def _no_moments(parameter: nn.Parameter, device: str | torch.device | None = None) -> dict[str, Tensor]:
+    """Return Adam's state of a parameter that was never updated."""
+    target = device or parameter.device
+    averages = {
+        key: torch.zeros_like(parameter, device=target, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")
+    }
+    return {"step": torch.zeros((), device=target, dtype=torch.float32), **averages}

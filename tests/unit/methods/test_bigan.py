@@ -321,9 +321,9 @@ def test_images_left_out_are_scored_on_and_not_trained_on(tmp_path):
     """reproduction/train/table.py --hold-out: as the authors' code does by default."""
     drawn = table.drawn
     source = write_npz(tmp_path / "mnist.npz", side=28)
-    made = np.load(drawn(str(source), small("mnist"), tmp_path / "out", None, 20))
+    made = np.load(drawn(str(source), small("mnist"), 28, tmp_path / "out", None, 20))
     with pytest.raises(UserError, match=r"--hold-out 60: .* has 60 training images"):
-        drawn(str(source), small("mnist"), tmp_path / "out", None, 60)
+        drawn(str(source), small("mnist"), 28, tmp_path / "out", None, 60)
     given = np.load(source)
 
     def pairs(arrays, split):
