@@ -92,7 +92,7 @@ def images_per_pass(default: int) -> int:
 def encoder_batch_size(resolution: int, device_type: str) -> int:
     """Return how many images to pass through E at once: `--batch-size`, or else as many as are fast.
 
-    On a CPU it is the number whose feature maps fit the caches: 128 at 32 px, 32 at 64 px. Elsewhere it is 500.
+    On a CPU the feature maps must fit into the caches: 128 images at 32 px, 32 at 64 px. Other devices take 500.
     """
     fast = max(8, min(128, 128 * 32**2 // resolution**2)) if device_type == "cpu" else 500
     return images_per_pass(fast)

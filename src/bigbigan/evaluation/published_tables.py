@@ -355,7 +355,7 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     for x in lines:
         if x["metric"] in column.metrics:
             chosen = chosen_settings(x)
-            if x["subject"] == "untrained":  # by how it would be trained two of them do not differ
+            if x["subject"] == "untrained":  # settings of training have not changed it
                 chosen = {name: value for name, value in chosen.items() if _shapes_networks(name)}
             settings = json.dumps(chosen, sort_keys=True)
             references = x["protocol"]["references"] if _has_references(x) else None

@@ -239,8 +239,8 @@ def _without_folder(word: str) -> str:
 
     It may stand behind an option or a kind, as in --data=/home/me/photos or hub:/home/me/repository:encoder.
     """
-    if re.match(r"(--[\w-]+=)?([A-Za-z]:)?\\", word):  # a path of Windows
-        return word.partition("=")[0] * word.startswith("--") + "=" * word.startswith("--") + word.rpartition("\\")[2]
+    if windows := re.fullmatch(r"(--[\w-]+=)?(?:[A-Za-z]:)?\\.*?([^\\]*)\\?", word):
+        return (windows[1] or "") + windows[2]
     before, sign, value = re.fullmatch(r"(--[\w-]+|[\w.-]+)?([=:])?(.*)", word, flags=re.DOTALL).groups("")  # type: ignore[union-attr]
     if sign == ":" and "/" in value and not value.startswith("//"):
         return before + sign + ":".join(os.path.basename(part.rstrip("/")) for part in value.split(":"))

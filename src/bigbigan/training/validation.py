@@ -59,9 +59,9 @@ def validate(validation: Validation, state: TrainingState, monitor: Monitor, run
         values.append((best["step"], best["value"]))
     sign = -1 if validation.lower_is_better else 1
     if known := [(step, v) for step, v in [*values, (state.step, value)] if not math.isnan(v)]:
-        step, highest = max(known, key=lambda pair: sign * pair[1])  # the first of equals
-        if best != {"step": step, "metric": metric, "value": highest}:
-            ck.save_best(run, step, metric, highest)
+        step, top = max(known, key=lambda pair: sign * pair[1])  # the first of equals
+        if best != {"step": step, "metric": metric, "value": top}:
+            ck.save_best(run, step, metric, top)
     monitor.log(state.step, {metric: value})
 
 
