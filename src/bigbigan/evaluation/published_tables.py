@@ -145,9 +145,9 @@ class FilledTable:
     budgets: list[Budget | None] | None = None  # of our run of each row, in a table that shows budgets
 
     @property
-    def has_values(self) -> bool:
-        """Whether any cell has a value of ours."""
-        return any(cell.values for _, _, cells in self.rows for cell in cells)
+    def filled_cells(self) -> int:
+        """The number of cells that have a value of ours."""
+        return sum(bool(cell.values) for _, _, cells in self.rows for cell in cells)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the table as JSON types."""
@@ -251,10 +251,8 @@ def fullest_scale(name: str, lines: Sequence[Line], dataset: str | None = None) 
         UserError: no such table.
     """
     trained = [x for x in lines if x["subject"] == "trained" and _has_scales(x["experiment"])]
-    filled = {}
-    for scale in sorted({x.get("scale", 0) for x in trained}):
-        table = fill(name, trained, scale, dataset)
-        filled[scale] = sum(bool(cell.values) for _, _, cells in table.rows for cell in cells)
+    scales = sorted({x.get("scale", 0) for x in trained})
+    filled = {scale: fill(name, trained, scale, dataset).filled_cells for scale in scales}
     return 0 if filled.get(0) or not any(filled.values()) else max(filled, key=filled.__getitem__)
 
 

@@ -314,9 +314,10 @@ def test_without_a_scale_the_table_shows_full_size_or_the_scale_with_most_result
     file.write_text("".join(json.dumps(x) + "\n" for x in [*scaled, line("timm:vit", 45.67, scale=0)]))
     assert "ours at scale 16" in shown()
     assert "34.56" in shown()
+    assert "few results at scale 32; more with --scale 16" in shown("--scale", "32")
     assert "12.34" in shown("--scale", "32")
-    assert "no results at scale 64; there are some with --scale 16" in shown("--scale", "64")
-    assert "no results at full size; there are some with --scale 16" in shown("--scale", "0")
+    assert "no results at scale 64; more with --scale 16" in shown("--scale", "64")
+    assert "no results at full size; more with --scale 16" in shown("--scale", "0")
     with file.open("a") as more:
         more.write(json.dumps(line("base", 56.78, scale=0)) + "\n")
     assert "56.78" in shown()

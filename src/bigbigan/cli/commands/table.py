@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     fullest = fullest_scale(options.name, lines, options.dataset)
     scale = fullest if options.scale is None else options.scale
     table = fill(options.name, lines, scale, options.dataset)
-    if not table.has_values and fill(options.name, lines, fullest, options.dataset).has_values:
+    if table.filled_cells < fill(options.name, lines, fullest, options.dataset).filled_cells:
         size = f"scale {scale}" if scale else "full size"
-        table.notes.insert(0, f"no results at {size}; there are some with --scale {fullest}")
+        table.notes.insert(0, f"{'few' if table.filled_cells else 'no'} results at {size}; more with --scale {fullest}")
     print(json.dumps(table.as_dict(), indent=2) if options.json else FORMATS[options.format](table))
