@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
+from bigbigan.methods import Noise, Outcome, Update
+from bigbigan.methods.bigbigan import BigBiGAN
 from reproduction.common import Script, bigbigan, is_finished
 
 # Networks of a quarter of the work of small/fashion_mnist and small/cifar10, for images pooled to 16 px.
@@ -77,11 +81,26 @@ VARIANTS: dict[str, list[str]] = {
     "cutout_deterministic": [*CUTOUT, "encoder.stochastic=false"],
     "cutout_no_head": [*CUTOUT, "encoder.head_layers=0"],
     "cutout_deep_head": [*CUTOUT, "encoder.head_layers=8"],
+    "cutout_batch_256": [*CUTOUT, "training.batch_size=256"],
+    "cutout_e_twice": [*CUTOUT, "system=reproduction.train.encoder_search:EncoderTwice"],
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
 # Steps of variants of another length, over those of the others: as many images, or about the same time.
-LENGTHS = {"both_one_d_update_longer": 1.4, "both_batch_32": 2.0, "both_batch_128": 0.5}
+LENGTHS = {"both_one_d_update_longer": 1.4, "both_batch_32": 2.0, "both_batch_128": 0.5, "cutout_batch_256": 0.25}
 METRICS = "top1_linear_bn_crelu_10perclass,top1_linear_bn_crelu,reconstruction_ratio"
+
+
+class EncoderTwice(BigBiGAN):
+    """Update E alone once more in each step, on a batch of its own, before E and G are updated together."""
+
+    @property
+    def updates(self) -> Sequence[Update]:
+        *first, last = super().updates
+        return [*first, self.encoder_update, last]
+
+    def encoder_update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
+        """Return E's part of L_EG; see `encoder_generator_update`."""
+        yield next(self.encoder_generator_update(x, noise, y))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
