@@ -83,24 +83,43 @@ VARIANTS: dict[str, list[str]] = {
     "cutout_deep_head": [*CUTOUT, "encoder.head_layers=8"],
     "cutout_batch_256": [*CUTOUT, "training.batch_size=256"],
     "cutout_e_twice": [*CUTOUT, "system=reproduction.train.encoder_search:EncoderTwice"],
+    "cutout_e_four_times": [*CUTOUT, "system=reproduction.train.encoder_search:EncoderFourTimes"],
+    "cutout_e_twice_one_d_update": [
+        *CUTOUT, "system=reproduction.train.encoder_search:EncoderTwice", "training.d_steps=1",
+    ],
+    "cutout_longer": CUTOUT,
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
 # Steps of variants of another length, over those of the others: as many images, or about the same time.
-LENGTHS = {"both_one_d_update_longer": 1.4, "both_batch_32": 2.0, "both_batch_128": 0.5, "cutout_batch_256": 0.25}
+LENGTHS = {
+    "both_one_d_update_longer": 1.4,
+    "both_batch_32": 2.0,
+    "both_batch_128": 0.5,
+    "cutout_batch_256": 0.25,
+    "cutout_longer": 1.3,
+}
 METRICS = "top1_linear_bn_crelu_10perclass,top1_linear_bn_crelu,reconstruction_ratio"
 
 
 class EncoderTwice(BigBiGAN):
     """Update E alone once more in each step, on a batch of its own, before E and G are updated together."""
 
+    more = 1  # updates of E alone
+
     @property
     def updates(self) -> Sequence[Update]:
         *first, last = super().updates
-        return [*first, self.encoder_update, last]
+        return [*first, *[self.encoder_update] * self.more, last]
 
     def encoder_update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
         """Return E's part of L_EG; see `encoder_generator_update`."""
         yield next(self.encoder_generator_update(x, noise, y))
+
+
+class EncoderFourTimes(EncoderTwice):
+    """Update E alone three times more in each step."""
+
+    more = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

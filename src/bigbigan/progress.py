@@ -22,7 +22,7 @@ class Bar(tqdm):
         file = settings.get("file") or sys.stderr
         if not _is_terminal(file):
             settings |= {"mininterval": SECONDS, "maxinterval": SECONDS}
-        super().__init__(*args, **settings)
+        super().__init__(*args, dynamic_ncols=True, **settings)
         self._task = "" if self.disable else (self.desc or "").removesuffix(": ")
 
     def part(self, name: str) -> None:

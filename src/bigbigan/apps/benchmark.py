@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bigbigan.compute import AUTO, chosen_device, computing
+from bigbigan.compute import AUTO, chosen_device, computing, reuse_freed_memory
 from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.evaluation import records
@@ -76,7 +76,8 @@ class Cost:
 
 def bench(config: Config, steps: int = 5) -> Cost:
     """Measure `steps` training steps, after two steps of warm-up, in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=reuse_freed_memory) as other:
         return other.submit(measure, config, steps, next(_measurements), chosen_device()).result()
 
 

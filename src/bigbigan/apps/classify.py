@@ -140,7 +140,7 @@ def classify(
     lines: list[ResultLine] = []
     chosen = labels.sample(train.labels, trials)
     total = len(methods) * len(chosen)
-    with Bar(total=total, desc="classify", unit="classifier", disable=not progress, dynamic_ncols=True) as bar:
+    with Bar(total=total, desc="classify", unit="classifier", disable=not progress) as bar:
         for metric, subject, method in methods:
             bar.part(metric)
             start = time.perf_counter()

@@ -98,7 +98,7 @@ def cluster(
         features = {subject: stack.enter_context(closing(RowsOnDisk(out.parent))) for subject in subjects}
         spent = dict.fromkeys(subjects, 0.0)
         numbers: list[np.ndarray] = []
-        with Bar(total=len(images), desc="cluster", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
+        with Bar(total=len(images), desc="cluster", unit=" images", disable=not progress) as bar:
             size = images_per_pass(500)
             for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, size, bar):
                 for subject, encoder in encoders.items():
@@ -109,7 +109,7 @@ def cluster(
         images = images.subset(np.concatenate(numbers))
         _check_count(len(images), clusters)
         truth = _true_labels(images)
-        for subject in Bar(subjects, desc="cluster: k-means", unit="part", disable=not progress, dynamic_ncols=True):
+        for subject in Bar(subjects, desc="cluster: k-means", unit="part", disable=not progress):
             start = time.perf_counter() - spent[subject]
             found = k_means(features[subject].array(), clusters, target.seed)
             if truth is not None:

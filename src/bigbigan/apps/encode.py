@@ -21,7 +21,7 @@ from bigbigan.progress import Bar
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import open_data
 
-__all__ = ["FEATURES", "encode"]
+__all__ = ["encode"]
 
 
 def encode(
@@ -58,13 +58,12 @@ def encode(
     if lacking := sorted((set(features or ()) - set(known)) & set(FEATURES)):
         raise UserError(f"--features {','.join(lacking)}: this encoder was trained on pretext tasks and has no latents")
     features = features or known
-    if set(features) & set(FEATURES):
-        _ = model.encoder  # raises UserError for a GAN
+    _ = model.encoder  # raises UserError for a GAN: its D has no scores of pairs (x, E(x)) either
     _check_scores(model, [feature for feature in features if feature in SCORES])
     source = open_data(run, data, labels, model.config)
     count, total = 0, sum(map(len, source.splits.values()))
     with (
-        Bar(total=total, desc="encode", unit=" images", disable=not progress, dynamic_ncols=True) as bar,
+        Bar(total=total, desc="encode", unit=" images", disable=not progress) as bar,
         writing_features(out, raw_cells) as write,
     ):
         for images in source.splits.values():

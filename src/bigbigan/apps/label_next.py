@@ -114,7 +114,7 @@ def _encode(
 ) -> np.ndarray:
     """Encode the images batch by batch into `features`, and return the indices of the readable ones."""
     numbers = []
-    with Bar(total=len(images), desc="label-next", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
+    with Bar(total=len(images), desc="label-next", unit=" images", disable=not progress) as bar:
         for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
             features.append(encoder_features(encoder, pixels, [FEATURE])[FEATURE])
             numbers.append(kept)

@@ -69,7 +69,7 @@ def predict(
     images_read = unlike = 0
     total = sum(map(len, source.splits.values()))
     with (
-        Bar(total=total, desc="predict", unit=" images", disable=not progress, dynamic_ncols=True) as bar,
+        Bar(total=total, desc="predict", unit=" images", disable=not progress) as bar,
         writing_csv(out, raw_cells) as write,
     ):
         more = [f"probability_{name}" for name in kept_head.classes] if probabilities else []

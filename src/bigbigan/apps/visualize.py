@@ -68,9 +68,7 @@ def reconstructions(
     if not refine:
         return _rows_of_columns({"x": x, "G(E(x))": x_hat}, title), errors
     parts = pixels.split(images_per_pass(len(pixels)))  # images are independent
-    with Bar(
-        total=len(parts) * refine, desc="reconstruct", unit="step", disable=not progress, dynamic_ncols=True
-    ) as bar:
+    with Bar(total=len(parts) * refine, desc="reconstruct", unit="step", disable=not progress) as bar:
         z = torch.cat([model.refine(part, refine, after_step=lambda _: bar.update()).z for part in parts])
     refined = model.generate(z)
     errors[f"after {refine} steps"] = pixel_error(x, refined)
@@ -147,7 +145,7 @@ def latent_interpolations(
     model = load(run, checkpoint, default_device())
     a, b = model.sample_prior(2 * count, seed=seed).chunk(2)
     latents, classes = interpolate(a, b, steps, model.config.latent.prior), model.config.data.classes
-    bar = Bar(latents, desc="interpolate", unit="row", disable=not progress, dynamic_ncols=True)
+    bar = Bar(latents, desc="interpolate", unit="row", disable=not progress)
     rows = [model.generate(z, label=i % classes if classes > 1 else None) for i, z in enumerate(bar)]
     return Interpolations(torch.stack(rows))
 

@@ -117,11 +117,18 @@ def open_to_read(options: argparse.Namespace) -> Source:
     return source
 
 
-def at_least(minimum: int, **given: int) -> None:
-    """Raise UserError if an option is below the minimum."""
+def at_least(minimum: int, **given: int | None) -> None:
+    """Raise UserError if an option is given and below the minimum."""
     for name, value in given.items():
-        if value < minimum:
+        if value is not None and value < minimum:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {minimum}")
+
+
+def check_ending(options: argparse.Namespace, name: str, *endings: str) -> None:
+    """Raise UserError if the file that an option names, if any, has none of the endings."""
+    path: Path | None = getattr(options, name)
+    if path is not None and path.suffix.lower() not in endings:
+        raise UserError(f"--{name} {path}: expected a name ending in {' or '.join(endings)}")
 
 
 def check_run(run: object) -> None:
@@ -135,27 +142,6 @@ def check_run(run: object) -> None:
 
         if not is_hub_name(str(run)):
             raise not_a_run(run)
-
-
-def check_source(spec: str) -> None:
-    """Raise UserError if a SOURCE names a path that does not exist, before torch is loaded."""
-    from bigbigan.data.sources import parse_spec
-
-    parse_spec(spec)
-
-
-def check_picture(options: argparse.Namespace, *endings: str) -> None:
-    """Raise UserError if --count or --out (.png unless other endings are given) cannot be used for a picture."""
-    at_least(1, count=options.count)
-    if options.out.suffix.lower() not in (endings := endings or (".png",)):
-        raise UserError(f"--out {options.out}: expected a name ending in {' or '.join(endings)}")
-
-
-def save_picture(picture: Any, options: argparse.Namespace) -> None:
-    """Write a picture to --out."""
-    from bigbigan.image.grid import save_image
-
-    save_image(picture, options.out)
 
 
 def writable(path: Path, remedy: str = "choose another path") -> None:

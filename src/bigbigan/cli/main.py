@@ -43,7 +43,7 @@ from bigbigan.cli.commands import (
     table,
     train,
 )
-from bigbigan.cli.common import TRUST, check_run, check_source, writable
+from bigbigan.cli.common import TRUST, check_run, writable
 from bigbigan.cli.terminal import plain_output
 from bigbigan.compute import AUTO, computing, reuse_freed_memory
 from bigbigan.errors import RunError, UserError, out_of_memory
@@ -145,7 +145,7 @@ def _main(arguments: Sequence[str] | None) -> int:
                 trusting(getattr(options, "trust", ())),
             ):
                 _check_targets(options)
-                if options.module in (train, evaluate, bench):
+                if options.module in (train, evaluate):
                     reuse_freed_memory()
                 code = options.module.run(options) or 0
             sys.stdout.flush()
@@ -281,7 +281,9 @@ def _check_targets(options: argparse.Namespace) -> None:
             raise UserError(f"--out is required for {options.run}, a model on the Hugging Face Hub")
     for name in ("data", "source"):
         if isinstance(spec := getattr(options, name, None), str):
-            check_source(spec)
+            from bigbigan.data.sources import parse_spec  # needs numpy
+
+            parse_spec(spec)
     for name in ("out", "results", "sheet", "picture", "save"):
         path = getattr(options, name, None)
         if path is not None and (options.module, name) not in FOLDERS:
@@ -292,5 +294,5 @@ def _check_targets(options: argparse.Namespace) -> None:
         writable(options.out / "results.jsonl")
     elif options.module is evaluate and (Path(options.run) / "checkpoints").is_dir():
         writable(Path(options.run) / "results.jsonl", "give a folder for the results: --out DIR")
-    elif options.module is report and options.out is None and options.run.is_dir():
+    elif options.module is report and options.out is None:
         writable(options.run / "report.html", "give another place: --out FILE.html")

@@ -72,7 +72,7 @@ def load_pixels(
     out = np.empty((n, channels, resolution, resolution), dtype=np.uint8)
     kept = np.empty(n, dtype=np.int64)
     count = 0
-    with Bar(total=n, desc=f"reading {images.name}", unit=" images", disable=not progress, dynamic_ncols=True) as bar:
+    with Bar(total=n, desc=f"reading {images.name}", unit=" images", disable=not progress) as bar:
         for pixels, numbers in stream_pixels(images, resolution, channels, source, batch_size=64):
             rows = slice(count, count + len(numbers))
             out[rows], kept[rows] = pixels, numbers

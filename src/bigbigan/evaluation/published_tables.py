@@ -75,6 +75,7 @@ TABLES = {
             Column("IS", _quality("is")),
             Column("FID", _quality("fid", "train")),
             Column("Cls.", ("top1_table1_avepool",)),
+            Column("untrained Cls.", ("top1_table1_avepool",), untrained=True),
             Column("10 labels per class", ("top1_linear_avepool_10perclass",)),
         ),
         (PublishedRow("Hinge of the sum", "table1/hinge_of_sum"),),
@@ -240,6 +241,8 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
                 f"{column.title}: rank correlation of published and ours over {found.rows} rows {found.rho:.2f}, "
                 f"p = {found.p:.2g}"
             )
+    if any(len(cell.values) > 1 for _, _, cells in filled for cell in cells):
+        notes.append("Ours: the median over seeds, in brackets mean ± standard deviation; one number is one seed")
     title = table.title + (f"; ours at scale {scale}" if scale else "")
     return FilledTable(title, [c.title for c in table.columns], filled, [*notes, *table.published.notes], budgets)
 
@@ -284,7 +287,8 @@ def _protocol(group: Sequence[Line]) -> str:
     usual = [x for x in group if x["row"].title not in longer] or group
     x = usual[0]
     epochs = _epochs(x)
-    changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in x["settings"].items())
+    kept = {k: v for k, v in x["settings"].items() if x["subject"] != "untrained" or _shapes_networks(k)}
+    changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in kept.items())
     steps = {y["steps"] for y in usual if y["subject"] != "external"}
     length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
     length += f" ({epochs:g} epochs)" if epochs else ""

@@ -92,7 +92,7 @@ def evaluate(
         for of_d in (False, True)
     ]
     images = [m for m in wanted if m.kind in IMAGE_KINDS]
-    with Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part", dynamic_ncols=True) as e.bar:
+    with Bar(total=len(parts) + 1, disable=not progress, desc="evaluate", unit="part") as e.bar:
         for subject, part in parts:
             if part:
                 measure_features(e, subject, part)

@@ -172,7 +172,7 @@ def write_folder(
     }
     with (
         writing_folder(out) as temporary,
-        Bar(total=3 + onnx, desc="export", unit="part", disable=not progress, dynamic_ncols=True) as bar,
+        Bar(total=3 + onnx, desc="export", unit="part", disable=not progress) as bar,
     ):
         bar.part("weights")
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})

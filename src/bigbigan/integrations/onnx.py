@@ -113,6 +113,7 @@ class _AllOutputs(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.window:
             black, white = self.window
+            images = torch.where(images.isnan(), black, images)
             images = ((images - black) * (255 / (white - black))).clamp(0, 255).round() / 127.5 - 1
         q, avepool, bn_crelu = self.E.all_outputs(images)
         return (avepool, bn_crelu) if q is None else (q.mean, q.stdev, avepool, bn_crelu)

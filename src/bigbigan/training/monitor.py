@@ -53,7 +53,7 @@ class Monitor:
             logged = max((line["step"] for line in lines), default=-1)
             self._loggers = Loggers(run, config, step, logged, _pictured(run))
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step", dynamic_ncols=True)
+        self.bar = Bar(total=steps, initial=step, disable=not progress, unit="step")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Write a line of metrics.jsonl, pass the values to the loggers, and show the main ones in the progress bar.

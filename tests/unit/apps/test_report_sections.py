@@ -52,12 +52,6 @@ def words(html):
 # -- classes and mistakes -----------------------------------------------------------------------------------
 
 
-def test_confusion_counts_true_by_predicted():
-    truth, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0])
-    found = classes.Predictions(truth, predicted, np.ones(4), np.arange(4), 9)
-    assert found.confusion(3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-
-
 def test_classes_that_features_tell_apart_are_not_confused(run, brightness):
     text = words(classes.classes(gather(run, None)))
     assert "60 labelled training images, tried on 60 others: 100.0 % are right" in text

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import softmax
+from sklearn.metrics import confusion_matrix
 
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, table, tag, tile
@@ -26,12 +27,6 @@ class Predictions:
     places: np.ndarray  # of the images among the unseen ones
     labelled: int  # images the classifier was trained on
 
-    def confusion(self, classes: int) -> np.ndarray:
-        """Return the number of images by true and by predicted class, int64 [classes, classes]."""
-        counts = np.zeros((classes, classes), dtype=np.int64)
-        np.add.at(counts, (self.truth, self.predicted), 1)
-        return counts
-
 
 def classes(run: Run) -> Html:
     """Return the section."""
@@ -42,7 +37,7 @@ def classes(run: Run) -> Html:
         labels = command("report", run.path, "--labels", "FILE.csv")
         return missing("Not available: the images have no labels of two or more classes. With labels: ", labels)
     names = class_names(run)
-    confusion = found.confusion(len(names))
+    confusion = confusion_matrix(found.truth, found.predicted, labels=range(len(names)))
     right = found.truth == found.predicted
     text = (
         f"A linear classifier on BN+CReLU features of {found.labelled:,} labelled training images, tried on "
@@ -72,12 +67,9 @@ def predictions(run: Run) -> Predictions | None:
 
 
 def class_names(run: Run) -> list[str]:
-    """Return the names of the classes of the images; their numbers if they have none."""
-    images = run.images
-    if images.known.classes is not None:
-        return list(images.known.classes)
-    found = (labels.max() for labels in (images.known.labels, images.unseen.labels) if labels is not None)
-    return [str(k) for k in range(int(max(found)) + 1)]
+    """Return the names of the classes of the images, of which one split at least has labels."""
+    splits = (run.images.known, run.images.unseen)
+    return next(list(images.classes) for images in splits if images.classes is not None)
 
 
 def _most_confused(confusion: np.ndarray, names: list[str], most: int = 3) -> Html:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, join, paragraph, tag, tile
 from bigbigan.evaluation.features import pixel_features
+from bigbigan.evaluation.probes.knn import nearest
+
+QUERIES, NEIGHBOURS = 8, 8
 
 
-def neighbours(run: Run, queries: int = 8, nearest: int = 8) -> Html:
-    """Return the section, with `nearest` neighbours of each of `queries` images."""
+def neighbours(run: Run) -> Html:
+    """Return the section."""
     if run.no_images is not None:
         return run.no_images
     images = run.images
     split, known, y = images.split, images.known, images.y
-    x, asked = images.x[:queries], images.unseen.subset(np.arange(min(queries, len(images.unseen))))
+    x, asked = images.x[:QUERIES], images.unseen.subset(np.arange(min(QUERIES, len(images.unseen))))
     features = images.features
 
     def closest(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
-        cosine = normalize(torch.from_numpy(queries)) @ normalize(torch.from_numpy(references)).t()
-        return cosine.topk(min(nearest, len(references))).indices.numpy()
+        _, indices = nearest(torch.from_numpy(queries), torch.from_numpy(references), NEIGHBOURS, "cosine")
+        return indices.numpy()
 
-    found = closest(features[0][:queries], features[1])
+    found = closest(features[0][:QUERIES], features[1])
     text = (
         f"{images.title} on the left, and the nearest to each among {len(y):,} {'' if split else 'other '}training "
         "images, by the angle between BN+CReLU features. Look for the same kind of object, not only the same "

@@ -73,7 +73,7 @@ def write_report(
     run = model_folder(run)
     contents = gather(run, data, labels, checkpoint, umap)
     links, sections = [], []
-    bar = Bar(SECTIONS.items(), desc="report", unit="section", disable=not progress, dynamic_ncols=True)
+    bar = Bar(SECTIONS.items(), desc="report", unit="section", disable=not progress)
     for number, (title, section) in enumerate(bar):
         if title in NEEDS and not NEEDS[title](contents.config):
             continue

@@ -130,8 +130,9 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
-    except OSError as error:
-        message = f"--host {host}: {error.strerror}; expected an address of this machine, such as 127.0.0.1"
+    except (OSError, UnicodeError) as error:  # UnicodeError: such as a..b
+        reason = getattr(error, "strerror", None) or error
+        message = f"--host {host}: {reason}; expected an address of this machine, such as 127.0.0.1"
         raise UserError(message) from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RESULTS, is_own_results, run_and_data, run_options
+from bigbigan.cli.common import (
+    OWN_DATA,
+    RAW_CELLS,
+    RESULTS,
+    at_least,
+    check_ending,
+    is_own_results,
+    run_and_data,
+    run_options,
+)
 from bigbigan.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,12 +115,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace, few: bool) -> None:
     """Raise UserError if options are missing, contradict each other, or have impossible values."""
-    if options.labels_per_class is not None and options.labels_per_class < 1:
-        raise UserError(f"--labels-per-class {options.labels_per_class}: expected at least 1")
+    at_least(1, labels_per_class=options.labels_per_class, trials=options.trials)
     if options.label_fraction is not None and not 0 < options.label_fraction <= 1:
         raise UserError(f"--label-fraction {options.label_fraction}: expected a number above 0 and up to 1")
-    if options.trials is not None and options.trials < 1:
-        raise UserError(f"--trials {options.trials}: expected at least 1")
     if not few and options.save is None:
         raise UserError(
             "nothing to do: --labels-per-class N or --label-fraction P measures a classifier, --save HEAD.safetensors "
@@ -124,5 +130,4 @@ def _check(options: argparse.Namespace, few: bool) -> None:
             raise UserError(
                 f"--{name} needs --labels-per-class N or --label-fraction P; --save alone keeps a classifier"
             )
-    if options.save is not None and options.save.suffix.lower() != ".safetensors":
-        raise UserError(f"--save {options.save}: expected a name ending in .safetensors")
+    check_ending(options, "save", ".safetensors")

@@ -14,10 +14,10 @@ from bigbigan.cli.common import (
     RESULTS,
     RUN_OR_ENCODER,
     at_least,
+    check_ending,
     is_own_results,
     run_options,
 )
-from bigbigan.errors import UserError
 
 EXAMPLES = ("cluster runs/photos --clusters 20 --out clusters.csv --sheet clusters.png",)
 
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Cluster images by an encoder's features, and write the clusters as labels for a conditional BigGAN."""
     at_least(2, clusters=options.clusters)
-    if options.sheet is not None and options.sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet {options.sheet}: expected a name ending in .png")
+    check_ending(options, "out", ".csv")
+    check_ending(options, "sheet", ".png")
     from bigbigan.apps.cluster import cluster
     from bigbigan.evaluation.records import append_results
     from bigbigan.evaluation.results_text import results_table

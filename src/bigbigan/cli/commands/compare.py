@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, check_run
+from bigbigan.cli.common import AS_JSON, check_ending, check_run
 from bigbigan.errors import UserError
 
 EXAMPLES = ("compare runs/digits-0 runs/digits-1 --out comparison.html",)
@@ -24,8 +24,7 @@ def run(options: argparse.Namespace) -> None:
     """Compare runs: settings that differ, results side by side, and a page with their curves and samples."""
     if len(options.runs) < 2:
         raise UserError(f"one run is given ({options.runs[0]}); expected two or more")
-    if options.out is not None and options.out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {options.out}: expected a name ending in .html")
+    check_ending(options, "out", ".html", ".htm")
     for path in options.runs:
         check_run(path)
     from bigbigan.apps.compare import compare

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, READING, SOURCES, open_to_read
-from bigbigan.errors import UserError
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, READING, SOURCES, check_ending, open_to_read
 
 EXAMPLES = (
     "data inspect photos/ --out sheet.png",
@@ -26,12 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Count the images, sizes and labels of a source, list unreadable files, and draw a contact sheet."""
+    check_ending(options, "out", ".png")
     from bigbigan.apps.contact_sheet import contact_sheet
     from bigbigan.data import inspect
     from bigbigan.image.grid import save_image
 
-    if options.out and options.out.suffix.lower() != ".png":
-        raise UserError(f"--out {options.out}: expected a name ending in .png")
     source = open_to_read(options)
     facts = inspect(source)
     if options.json and options.out:

@@ -38,8 +38,7 @@ def run(options: argparse.Namespace) -> None:
 
     if not 0 < options.size_mib < math.inf:
         raise UserError(f"--size-mib {options.size_mib}: expected a number above 0")
-    given = {"images": options.images, "resolution": options.resolution}
-    at_least(1, **{name: value for name, value in given.items() if value is not None})
+    at_least(1, images=options.images, resolution=options.resolution)
     written = write_shards(
         open_to_read(options),
         options.out,

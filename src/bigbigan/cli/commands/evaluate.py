@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure a run or a frozen encoder with its baselines, pixels and the untrained encoder; write result lines."""
     from bigbigan.evaluation.metric_names import parse_metrics
 
-    if options.max_images is not None:
-        at_least(2, max_images=options.max_images)
+    at_least(2, max_images=options.max_images)
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics else None
     if metrics:
         parse_metrics(metrics)

@@ -7,8 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, device_option
-from bigbigan.errors import UserError
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, at_least, device_option
 
 EXAMPLES = ("feature-extractor mnist-cnn --data mnist",)
 
@@ -36,8 +35,7 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.evaluation.records import append_results
     from bigbigan.training.devices import default_device
 
-    if options.epochs is not None and options.epochs < 1:
-        raise UserError(f"--epochs {options.epochs}: expected at least 1")
+    at_least(1, epochs=options.epochs)
     device = default_device()
     source = open_source(options.data, labels=options.labels)
     path, line = train_classifier(

@@ -83,7 +83,7 @@ def _with_progress(batches: Iterator[Tensor], count: int, quiet: bool) -> Iterat
 
     bar = None
     for batch in batches:
-        bar = bar or Bar(total=count, desc="generate", unit=" images", disable=quiet, dynamic_ncols=True)
+        bar = bar or Bar(total=count, desc="generate", unit=" images", disable=quiet)
         bar.update(len(batch))
         yield batch
     if bar is not None:

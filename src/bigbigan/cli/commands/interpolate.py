@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
+from bigbigan.cli.common import OWN_DATA, at_least, check_ending, run_and_data, run_options
 from bigbigan.errors import UserError
 
 EXAMPLES = (
@@ -27,13 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw interpolations between the encodings of images, or between random latents."""
     at_least(2, steps=options.steps)
-    check_picture(options, ".png", ".gif")
+    at_least(1, count=options.count)
+    check_ending(options, "out", ".png", ".gif")
     for name in ("data", "labels") if options.latents else ():
         if (given := getattr(options, name)) is not None:
             raise UserError(f"--{name} {given}: --latents needs no images; remove --{name} or --latents")
     if options.seed is not None and not options.latents:
         raise UserError(f"--seed {options.seed}: only latents are drawn; remove --seed or add --latents")
     from bigbigan.apps.visualize import interpolations, latent_interpolations
+    from bigbigan.image.grid import save_animation, save_image
 
     if options.latents:
         found = latent_interpolations(
@@ -50,9 +52,7 @@ def run(options: argparse.Namespace) -> None:
             not options.quiet,
         )
     if options.out.suffix.lower() == ".gif":
-        from bigbigan.image.grid import save_animation
-
         save_animation(found.frames(), options.out)
     else:
-        save_picture(found.picture(), options)
+        save_image(found.picture(), options.out)
     print(json.dumps({"grid": str(options.out)}) if options.json else options.out)

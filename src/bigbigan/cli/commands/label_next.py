@@ -6,8 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RUN_OR_ENCODER, at_least, run_options
-from bigbigan.errors import UserError
+from bigbigan.cli.common import LABELS_FILE, OWN_DATA, RAW_CELLS, RUN_OR_ENCODER, at_least, check_ending, run_options
 
 EXAMPLES = ("label-next runs/photos --count 20 --out to_label.csv --sheet to_label.png",)
 
@@ -28,9 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Choose the images to label next: typical images of the clusters that have no labels yet."""
     at_least(1, count=options.count)
-    for path, ending, name in ((options.out, ".csv", "out"), (options.sheet, ".png", "sheet")):
-        if path is not None and path.suffix.lower() != ending:
-            raise UserError(f"--{name} {path}: expected a name ending in {ending}")
+    check_ending(options, "out", ".csv")
+    check_ending(options, "sheet", ".png")
     from bigbigan.apps.label_next import label_next
 
     rows, labelled = label_next(

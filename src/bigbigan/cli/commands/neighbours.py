@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
+from bigbigan.cli.common import OWN_DATA, at_least, check_ending, run_and_data, run_options
 
 EXAMPLES = ("neighbours runs/photos --out neighbours.png",)
 
@@ -21,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw images together with the training images nearest to them in feature space."""
-    at_least(1, neighbours=options.neighbours)
-    check_picture(options)
+    at_least(1, count=options.count, neighbours=options.neighbours)
+    check_ending(options, "out", ".png")
     from bigbigan.apps.visualize import neighbours
+    from bigbigan.image.grid import save_image
 
     picture, found = neighbours(
         options.run,
@@ -34,5 +35,5 @@ def run(options: argparse.Namespace) -> None:
         options.checkpoint,
         not options.quiet,
     )
-    save_picture(picture, options)
+    save_image(picture, options.out)
     print(json.dumps(found, indent=2) if options.json else options.out)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RUN, run_options
+from bigbigan.cli.common import OWN_DATA, RAW_CELLS, RUN, check_ending, run_options
 from bigbigan.errors import UserError
 
 EXAMPLES = (
@@ -26,9 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Classify images by a saved head: class names, confidence, and which images are unlike the training images."""
-    if options.out.suffix.lower() != ".csv":
-        raise UserError(f"--out {options.out}: expected a name ending in .csv")
+    """Classify images by a saved head: class names, confidence, and which images are unlike the labelled ones."""
+    check_ending(options, "out", ".csv")
     if options.head is not None and not options.head.is_file():
         raise UserError(f"--head {options.head}: no such file; write one: bigbigan classify {options.run} --save HEAD")
     from bigbigan.apps.predict import predict, summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bigbigan.cli.common import OWN_DATA, at_least, check_picture, run_and_data, run_options, save_picture
+from bigbigan.cli.common import OWN_DATA, at_least, check_ending, run_and_data, run_options
 
 EXAMPLES = (
     "reconstruct runs/digits --out reconstructions.png",
@@ -25,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw images x above their reconstructions G(E(x)); with --refine, also G(z) with z optimised from E(x)."""
     at_least(0, refine=options.refine)
-    check_picture(options)
+    at_least(1, count=options.count)
+    check_ending(options, "out", ".png")
     from bigbigan.apps.visualize import reconstructions
+    from bigbigan.image.grid import save_image
 
     picture, errors = reconstructions(
         options.run,
@@ -37,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
         options.checkpoint,
         not options.quiet,
     )
-    save_picture(picture, options)
+    save_image(picture, options.out)
     if options.json:
         print(json.dumps({"grid": str(options.out), "error": errors}))
     else:

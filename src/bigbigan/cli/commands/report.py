@@ -7,7 +7,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from bigbigan.cli.common import OWN_DATA, run_and_data, run_options
+from bigbigan.cli.common import OWN_DATA, check_ending, run_and_data, run_options
 from bigbigan.errors import UserError
 
 EXAMPLES = (
@@ -29,8 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Write a page about a run: curves, samples, reconstructions, neighbours, probes, settings, data."""
     from bigbigan.apps.report import write_report
 
-    if options.out is not None and options.out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {options.out}: expected a name ending in .html")
+    check_ending(options, "out", ".html", ".htm")
     if options.umap and importlib.util.find_spec("umap") is None:
         raise UserError("--umap needs umap-learn, which is not installed; pip install 'bigbigan[umap]'")
     page = write_report(

@@ -64,8 +64,8 @@ def cached(name: str) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    """Return whether all files of a known data set are in the cache."""
-    return all((cache_folder() / name / file).exists() for file in REMOTE[name][1])
+    """Return whether all files of a known data set are in the cache; False for any other source."""
+    return name in REMOTE and all((cache_folder() / name / file).exists() for file in REMOTE[name][1])
 
 
 def fetch_file(url: str, target: Path, digest: str, instead: str = "") -> Path:
@@ -128,7 +128,6 @@ def _download(url: str, target: Path, wanted: str) -> None:
             unit_scale=True,
             unit_divisor=1024,
             delay=1,  # a small file needs no bar
-            dynamic_ncols=True,
         ) as bar,
     ):
         for chunk in _chunks(response):

@@ -58,7 +58,7 @@ def list_pattern(pattern: str, path_of: Callable[[int], Path], source: Source, l
     """
     names = _names(pattern)
     shards = []
-    for number, name in enumerate(Bar(names, "listing shards", unit=" shards", disable=None, dynamic_ncols=True)):
+    for number, name in enumerate(Bar(names, "listing shards", unit=" shards", disable=None)):
         shard = Shard(f"train/shard-{number:06d}.tar")
         try:
             _list_shard(path_of(number), name, shard, source, limits)

@@ -207,8 +207,7 @@ def _write_split(
     limit = 2**62 if plan["size_mib"] is None else int(plan["size_mib"] * 2**20)
     tar: _Tar | None = None
     number, skipped = len(done), []
-    bar = Bar(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress,
-               dynamic_ncols=True)  # fmt: skip
+    bar = Bar(total=len(images), initial=start, desc=f"sharding {split}", unit=" images", disable=not progress)
     try:
         for at, (data, notes) in enumerate(_prepared(images, order[start:], plan["resolution"]), start):
             i, file = int(order[at]), images.files[order[at]]
