@@ -150,3 +150,41 @@ def test_16_bit_colour_is_windowed_by_tifffile(planar):
     )
     pixels, _ = decode(file.getvalue(), DecodeLimits(window=Window(0, 4095)))
     assert (pixels == Window(0, 4095)(colour)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_the_same_with_and_without_a_window(orientation):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    file = io.BytesIO()
+    colour = np.stack([VALUES * 16] * 3, axis=2)
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(file, colour, photometric="rgb", extratags=[tag])
+    plain, noted = decode(file.getvalue())
+    windowed, notes = decode(file.getvalue(), DecodeLimits(window=Window(0, 65535)))
+    assert windowed.shape == plain.shape
+    assert np.abs(windowed.astype(int) - plain).max() <= 1  # rounded in place of cut
+    assert ("EXIF rotated" in notes) == ("EXIF rotated" in noted) == (orientation > 1)
+
+
+def test_alpha_is_composited_on_white_with_and_without_a_window():
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    colour = np.stack([VALUES * 16, VALUES * 8, VALUES * 4, np.full_like(VALUES, 65535)], axis=2)
+    colour[:4, :, 3] = 0
+    file = io.BytesIO()
+    tifffile.imwrite(file, colour, photometric="rgb", extrasamples=["unassalpha"])
+    for window in (None, Window(0, 65535)):
+        pixels, notes = decode(file.getvalue(), DecodeLimits(window=window))
+        assert (pixels[:4] == 255).all()
+        assert np.abs(pixels[4:] - colour[4:, :, :3] / 257).max() < 1
+        assert "alpha composited on white" in notes
+
+
+def test_dicom_of_float_pixels_is_named():
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
+    file = pydicom.dcmread(io.BytesIO(dicom(VALUES, 16)))
+    del file.PixelData
+    file.FloatPixelData = VALUES.astype(np.float32).tobytes()
+    written = io.BytesIO()
+    file.save_as(written, enforce_file_format=True)
+    with pytest.raises(Unreadable, match="float pixels"):
+        decode(written.getvalue())

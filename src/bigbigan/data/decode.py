@@ -10,7 +10,6 @@ content can raise here.
 
 import io
 import re
-import threading
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ __all__ = ["DEEP_CHANNELS", "DecodeLimits", "decode", "decode_pillow", "list_fra
 
 DEEP_CHANNELS = " of 16 bits in several channels, with data.window (save it as grey or RGB in a TIFF file)"
 
+_QUIET = ("ignore", None, Warning, re.compile(r"(PIL|pydicom|tifffile|imagecodecs)\b"), 0)  # a filter of `warnings`
 MAX_STACK_BYTES = 2 * 2**30  # of a file with several frames
 MIN_FILE_BYTES, BYTES_OF_PIXEL = 64 * 2**20, 8  # RGBA of 16 bits, not compressed
 
@@ -84,40 +84,17 @@ def decode(
         raise Unreadable(other_format(data, ending) or "not an image")
     tags: Any = {}
     more: tuple[str, ...] = ()
+    _quiet_decoders()
     try:
-        with _without_warnings:  # Pillow warns of damaged EXIF, and of 89 to 179 megapixels
-            if kind == "DICOM":
-                alone = not limits.all_frames
-                return read_dicom(data, frame, limits.window, alone, lambda size: _check_header(size, limits))
-            if kind == "TIFF":
-                tags = tiff.read_tags(data, frame)
-                more = ("first of several frames",) if tags.next and not limits.all_frames else ()
-                if tiff.has_planes(tags):
-                    _check_header((tags[256], tags[257]), limits)
-                    array, notes = tiff.read_planes(tags, data, limits.window)
-                    return array, (*notes, *more)
-                if limits.window is not None and tiff.has_deep_colour(tags):
-                    _check_header((tags[256], tags[257]), limits)
-                    if read := tiff.read_by_tifffile(data, frame, tags, limits.window):
-                        return read[0], (*read[1], *more)
-                    raise Unreadable(tiff.DEEP_COLOUR)
-            profile = None
-            if kind == "PNG":
-                data, profile = _without_decoration(data)
-            with Image.open(io.BytesIO(data), formats=[kind]) as image:
-                if frame:
-                    image.seek(frame)
-                reduced = kind == "JPEG" and _reduce(image, limits)
-                _check_header(image.size, limits)
-                _check_depth(image, limits)
-                if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
-                    Image.open(io.BytesIO(data)).verify()
-                array, notes = pillow_pixels(image, data, limits.window)
-                if not limits.all_frames and _is_first_of_several(image):
-                    notes = (*notes, "first of several frames")
-            if _has_other_colours(profile or image.info.get("icc_profile")):
-                notes = (*notes, "colour profile other than sRGB, not applied")
-            return array, (*notes, "large JPEG, decoded at a reduced size") if reduced else notes
+        if kind == "DICOM":
+            alone = not limits.all_frames
+            return read_dicom(data, frame, limits.window, alone, lambda size: _check_header(size, limits))
+        if kind == "TIFF":
+            tags = tiff.read_tags(data, frame)
+            more = ("first of several frames",) if tags.next and not limits.all_frames else ()
+            if read := _misread_tiff(data, frame, tags, limits):
+                return read[0], (*read[1], *more)
+        return _by_pillow(data, kind, frame, limits)
     except Unreadable:
         raise
     except Image.DecompressionBombError as e:  # Pillow refuses before we see the size
@@ -133,17 +110,53 @@ def decode(
         raise Unreadable(f"{'truncated' if cut else 'damaged'} {kind}") from e
 
 
+def _misread_tiff(
+    data: bytes, frame: int, tags: Any, limits: DecodeLimits
+) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return a page that Pillow would misread, and notes; None if Pillow reads it right."""
+    planes = tiff.has_planes(tags)
+    if not planes and (limits.window is None or not tiff.has_deep_colour(tags)):
+        return None
+    _check_header((tags[256], tags[257]), limits)
+    if planes:
+        return tiff.read_planes(tags, data, limits.window)
+    if (read := tiff.read_by_tifffile(data, frame, tags, limits.window)) is None:
+        raise Unreadable(tiff.DEEP_COLOUR)
+    return read
+
+
+def _by_pillow(data: bytes, kind: str, frame: int, limits: DecodeLimits) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the pixels of a file that Pillow reads, and notes."""
+    profile = None
+    if kind == "PNG":
+        data, profile = _without_decoration(data)
+    with Image.open(io.BytesIO(data), formats=[kind]) as image:
+        if frame:
+            image.seek(frame)
+        reduced = kind == "JPEG" and _reduce(image, limits)
+        _check_header(image.size, limits)
+        _check_depth(image, limits)
+        if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
+            Image.open(io.BytesIO(data)).verify()
+        array, notes = pillow_pixels(image, data, limits.window)
+        if not limits.all_frames and _is_first_of_several(image):
+            notes = (*notes, "first of several frames")
+    if _has_other_colours(profile or image.info.get("icc_profile")):
+        notes = (*notes, "colour profile other than sRGB, not applied")
+    return array, (*notes, "large JPEG, decoded at a reduced size") if reduced else notes
+
+
 def decode_pillow(image: Image.Image, limits: DecodeLimits = DecodeLimits()) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode the current frame of an image that was opened or made with Pillow, like `decode`.
 
     Raises:
         Unreadable: as `decode`; also if loading the image fails.
     """
+    _quiet_decoders()
     try:
-        with _without_warnings:
-            _check_header(image.size, limits)
-            _check_depth(image, limits)
-            return pillow_pixels(image, None, limits.window)
+        _check_header(image.size, limits)
+        _check_depth(image, limits)
+        return pillow_pixels(image, None, limits.window)
     except Unreadable:
         raise
     except Exception as e:  # whatever loading a file that was opened lazily raises
@@ -154,8 +167,7 @@ def _by_tifffile(data: bytes, frame: int, tags: Any, limits: DecodeLimits) -> tu
     """Return a page that Pillow cannot read, and notes; None if tifffile is missing or cannot read it either."""
     try:
         _check_header((tags[256], tags[257]), limits)
-        with _without_warnings:
-            return tiff.read_by_tifffile(data, frame, tags, limits.window)
+        return tiff.read_by_tifffile(data, frame, tags, limits.window)
     except Unreadable:
         raise
     except Exception:  # as above; a codec of `imagecodecs` may be missing too
@@ -169,12 +181,12 @@ def list_frames(data: bytes) -> list[int]:
         Unreadable: a DICOM file, and `pydicom` is not installed.
     """
     kind = sniff(data)
+    _quiet_decoders()
     try:
-        with _without_warnings:
-            if kind == "TIFF":
-                return tiff.list_pages(data) or [0]
-            if kind == "DICOM":
-                return list(range(count_frames(data)))
+        if kind == "TIFF":
+            return tiff.list_pages(data) or [0]
+        if kind == "DICOM":
+            return list(range(count_frames(data)))
     except Unreadable:
         raise
     except Exception:  # `decode` says what is wrong
@@ -182,28 +194,13 @@ def list_frames(data: bytes) -> list[int]:
     return [0]
 
 
-class _WithoutWarnings:
-    """`warnings.catch_warnings` for threads: the first to enter changes the filters, the last to exit restores them."""
+def _quiet_decoders() -> None:
+    """Ignore warnings of the decoding libraries: Pillow warns of damaged EXIF, and of 89 to 179 megapixels.
 
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.inside:
-                self.caught = warnings.catch_warnings()
-                self.caught.__enter__()
-                warnings.simplefilter("ignore")
-            self.inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                self.caught.__exit__(None, None, None)
-
-
-_without_warnings = _WithoutWarnings()
+    All threads share the filters, so these are not changed for a while but for good, and for these modules alone.
+    """
+    if warnings.filters[:1] != [_QUIET]:
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
 
 
 def _check_header(size: tuple[int, int], limits: DecodeLimits) -> None:

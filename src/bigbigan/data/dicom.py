@@ -51,7 +51,8 @@ def read_dicom(
     """
     file = _open(data)
     if "PixelData" not in file:
-        raise Unreadable("DICOM without pixels")
+        floats = "FloatPixelData" in file or "DoubleFloatPixelData" in file
+        raise Unreadable("DICOM of float pixels (save it with whole numbers)" if floats else "DICOM without pixels")
     check((int(file.Columns), int(file.Rows)))
     from pydicom.pixels import apply_color_lut, pixel_array
 
@@ -72,8 +73,6 @@ def read_dicom(
         notes += ["16-bit scaled to 8"] if bits == 16 else []
         return np.ascontiguousarray((values >> (bits - 8)).astype(np.uint8)[:, :, :3]), tuple(notes)
     slope, intercept = _rescaling(file, frame)
-    if values.dtype.kind == "f":  # Float Pixel Data
-        raise Unreadable("DICOM of float pixels")
     bits = int(file.BitsStored)
     signed = bool(file.PixelRepresentation)
     if bits <= 8 or window is None:

@@ -12,14 +12,11 @@ from PIL import Image
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.window import ToBytes
 
-__all__ = ["ORIENTATION", "deep_to_8_bits", "pillow_pixels"]
+__all__ = ["ORIENTATION", "deep_to_8_bits", "is_turned", "on_white", "pillow_pixels", "turned"]
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
-_TRANSPOSE = {  # orientation: the operation that turns the image upright
-    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
-    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
-    **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
-}
+_QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}  # by orientation, anticlockwise, to turn an image upright
+_MIRRORED = (2, 4, 5, 7)  # orientations
 _CONVERTED = {
     **{"1": "1-bit", "P": "palette", "PA": "palette"},
     "CMYK": "CMYK converted",  # Pillow already corrects Adobe's inverted JPEGs and YCCK
@@ -42,7 +39,7 @@ def pillow_pixels(image: Any, data: bytes | None, window: ToBytes | None = None)
     tags = getattr(image, "tag_v2", None) or {}  # TIFF only; read now, as loading removes the orientation
     bits, min_is_white = np.ravel(tags.get(258, 0))[0], tags.get(262) == 0
     unsigned = bool(tags) and np.ravel(tags.get(339, 1))[0] == 1
-    tiff_turned = tags.get(ORIENTATION) in _TRANSPOSE
+    tiff_turned = is_turned(tags.get(ORIENTATION))  # Pillow turns a TIFF when it loads it
     colour_type = None
     if image.format == "PNG" and data is not None:
         bits, colour_type = data[24], data[25]
@@ -55,13 +52,10 @@ def pillow_pixels(image: Any, data: bytes | None, window: ToBytes | None = None)
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF does not affect the pixels
         notes.append("EXIF unreadable")
-    transpose = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    if tiff_turned or transpose is not None:  # Pillow turns a TIFF when it loads it
+    if tiff_turned or is_turned(orientation):
         notes.append("EXIF rotated")
-    upright = image.transpose(transpose) if transpose is not None else image
-    upright.info = image.info
-    if upright.mode.startswith("I") or upright.mode == "F":
-        values = np.asarray(upright)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
         if bits == 32 and unsigned and values.dtype == np.int32:  # Pillow has no unsigned type of 32 bits
             values = values.view(np.uint32)
         array = deep_to_8_bits(values, bits, window, notes)
@@ -69,10 +63,41 @@ def pillow_pixels(image: Any, data: bytes | None, window: ToBytes | None = None)
         if "transparency" in image.info:
             notes.append("transparency ignored")
     else:
-        array = _from_8bit(upright, bits, notes)
+        array = _from_8bit(image, bits, notes)
         if colour_type == 4:  # grey + alpha, which Pillow reads as RGBA at 16 bits
             array = array[:, :, :1]
-    return np.ascontiguousarray(array), tuple(notes)
+    return turned(array, orientation), tuple(notes)
+
+
+def is_turned(orientation: object) -> bool:
+    """Return whether an image with this EXIF or TIFF orientation is stored turned or mirrored."""
+    return orientation in _QUARTER_TURNS or orientation in _MIRRORED
+
+
+def turned(array: np.ndarray, orientation: Any) -> np.ndarray:
+    """Return an image [H, W, C] of this EXIF or TIFF orientation upright; as it is if the number means nothing."""
+    if not is_turned(orientation):
+        return np.ascontiguousarray(array)
+    array = np.rot90(array, _QUARTER_TURNS.get(orientation, 0))
+    return np.ascontiguousarray(array[:, ::-1] if orientation in _MIRRORED else array)
+
+
+def on_white(array: np.ndarray, alpha: np.ndarray, notes: list[str], multiplied: bool = False) -> np.ndarray:
+    """Return uint8 pixels [H, W, C] composited on white.
+
+    Args:
+        array: the pixels.
+        alpha: their opacity, uint8 [H, W, 1].
+        notes: a note is added if any pixel is transparent.
+        multiplied: whether the pixels were already multiplied by their opacity.
+    """
+    alpha = alpha.astype(np.uint16)
+    if alpha.min() == 255:
+        return array
+    notes.append("alpha composited on white" if alpha.max() > 0 else "wholly transparent: all white")
+    seen = array.astype(np.uint16) if multiplied else (array * alpha + 127) // 255
+    composited: np.ndarray = np.minimum(seen + (255 - alpha), 255).astype(np.uint8)
+    return composited
 
 
 def deep_to_8_bits(values: np.ndarray, bits: int, window: ToBytes | None, notes: list[str]) -> np.ndarray:
@@ -108,10 +133,7 @@ def _from_8bit(image: Image.Image, bits: int, notes: list[str]) -> np.ndarray:
         notes.append(_CONVERTED[mode])
     if image.has_transparency_data:
         array = np.asarray(image.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA"))
-        array, alpha = array[:, :, :-1], array[:, :, -1:].astype(np.uint16)
-        if alpha.min() < 255:
-            notes.append("alpha composited on white" if alpha.max() > 0 else "wholly transparent: all white")
-            array = ((array * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        array = on_white(array[:, :, :-1], array[:, :, -1:], notes)
     elif mode in ("1", "L"):
         array = np.asarray(image.convert("L"))[:, :, None]
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from bigbigan.data.formats import Unreadable
-from bigbigan.data.pillow_pixels import ORIENTATION, deep_to_8_bits, pillow_pixels
+from bigbigan.data.pillow_pixels import ORIENTATION, deep_to_8_bits, is_turned, on_white, pillow_pixels, turned
 from bigbigan.data.window import ToBytes
 
 __all__ = [
@@ -87,17 +87,14 @@ def read_planes(tags: Any, data: bytes, window: ToBytes | None = None) -> tuple[
     for k in range(colours + alpha):
         plane = _plane(tags, data, k, samples)
         with Image.open(io.BytesIO(plane), formats=["TIFF"]) as image:
-            pixels, plane_notes = pillow_pixels(image, plane, window)
+            pixels, plane_notes = pillow_pixels(image, plane, window if k < colours else None)
         planes.append(pixels)
-        notes += [note for note in plane_notes if note not in notes]
+        notes += [note for note in plane_notes if k < colours and note not in notes]
     array = np.concatenate(planes[:colours], axis=2)
     if tags[262] == 0:
         array = 255 - array
     if alpha:
-        opacity = planes[-1].astype(np.uint16)
-        premultiplied = array.astype(np.uint16) if kinds[0] == 1 else (array * opacity + 127) // 255
-        array = np.minimum(premultiplied + (255 - opacity), 255).astype(np.uint8)
-        notes += ["alpha composited on white"] if opacity.min() < 255 else []
+        array = on_white(array, planes[-1], notes, multiplied=kinds[0] == 1)
     notes += ["further channels ignored"] if samples > colours + alpha else []
     return array, tuple(notes)
 
@@ -176,12 +173,20 @@ def read_by_tifffile(
     values = values[:, :, None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         raise Unreadable(f"TIFF of {values.shape[-1]} channels (save it as grey or RGB)")
-    notes = ["read by tifffile"]
+    notes, alpha = ["read by tifffile"], None
+    bits, kind = int(np.max(tags.get(258, 1))), np.ravel(tags.get(338, 0))[0]  # of the fourth channel: 1, 2 are alpha
     if values.shape[2] == 4:
+        if kind in (1, 2) and values.dtype in (np.uint8, np.uint16):
+            alpha = values[:, :, 3:] if values.dtype == np.uint8 else deep_to_8_bits(values[:, :, 3], bits, None, [])
+        else:
+            notes.append("further channels ignored")
         values = values[:, :, :3]
-        notes.append("further channels ignored")
     if values.dtype != np.uint8:
-        bits = int(np.max(tags.get(258, 1)))
         planes = [deep_to_8_bits(values[:, :, k], bits, window, notes) for k in range(values.shape[2])]
         values = np.concatenate(planes, axis=2)
-    return np.ascontiguousarray(255 - values if tags.get(262) == 0 else values), tuple(dict.fromkeys(notes))
+    values = 255 - values if tags.get(262) == 0 else values
+    if alpha is not None:
+        values = on_white(values, alpha, notes, multiplied=kind == 1)
+    orientation = tags.get(ORIENTATION, 1)
+    notes += ["EXIF rotated"] if is_turned(orientation) else []
+    return turned(values, orientation), tuple(dict.fromkeys(notes))

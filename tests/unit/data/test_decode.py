@@ -2,14 +2,17 @@
 
 import io
 import struct
+import threading
 import time
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from bigbigan.config import Config, override
 from bigbigan.data import tiff as tiff_tags
@@ -284,6 +287,29 @@ def test_the_ending_tells_formats_without_a_signature():
         decode(bytes(50), ending=".tga")
     with pytest.raises(Unreadable, match="raw format"):
         decode(save(RGB, "TIFF"), ending=".dng")  # what Pillow would give is a preview
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_are_turned_as_pillow_turns_them(orientation):
+    data = save(RGB, "PNG", exif=turned(orientation))
+    np.testing.assert_array_equal(decode(data)[0], np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+
+
+def test_other_warnings_are_shown_while_threads_decode():
+    data, done = save(SMOOTH, "JPEG", quality=95), threading.Event()
+
+    def work():
+        while not done.is_set():
+            decode(data)
+
+    with warnings.catch_warnings(record=True) as shown, ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("always")
+        for _ in range(4):
+            pool.submit(work)
+        for _ in range(100):
+            warnings.warn("of the program", stacklevel=1)
+        done.set()
+    assert [str(w.message) for w in shown] == ["of the program"] * 100
 
 
 def test_jpeg_kinds_come_near():

@@ -45,7 +45,7 @@ def test_table_1_has_all_rows_and_says_what_was_not_run():
     assert ours_of.pop("table1/no_encoder") == ["not run", "not run", "–", "–", "–"]  # without E there is no accuracy
     assert {text for texts in ours_of.values() for text in texts} == {"not run"}
     for form in FORMATS.values():
-        assert form(table).count("not run") == 4 * 19 - 2
+        assert form(table).count("not run") == 5 * 19 - 3
 
 
 def test_values_that_a_row_cannot_have_are_dashes():
