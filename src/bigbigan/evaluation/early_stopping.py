@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from bigbigan.config import Config
-from bigbigan.data import Source
+from bigbigan.data import ImageSet, Source
 from bigbigan.data.batches import Batches
-from bigbigan.data.image_set import fraction_indices
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, unchanged
@@ -34,7 +33,7 @@ from bigbigan.evaluation.probes.linear_heads import (
     train_heads,
 )
 from bigbigan.evaluation.probes.logistic import class_scores, few_label_trials, fit_few, scores
-from bigbigan.evaluation.splits import has_labels, hold_out, train_val
+from bigbigan.evaluation.splits import has_labels, places_of, test_fifth, train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.training.state import TrainingState
 
@@ -66,26 +65,18 @@ class ValidationMetric:
     Args:
         config: settings of the run; `log.validation_metric` is a few-label or Table 1 accuracy, or image quality.
         batches: batches of the training images.
-        labels: labels of the training images, int64 [N], -1 if an image has none; or None.
+        images: these training images.
         source: the source of the images.
         run: the run folder.
-        groups: groups of the training images, int64 [N] (`ImageSet.groups`), or None.
 
     Raises:
         UserError: the metric is not known, or cannot choose a step.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        batches: Batches,
-        labels: np.ndarray | None,
-        source: Source,
-        run: Path,
-        groups: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, config: Config, batches: Batches, images: ImageSet, source: Source, run: Path) -> None:
         self.metric = m = _one_metric(config.log.validation_metric)
-        self.config, self.batches, self.labels, self.source, self.groups = config, batches, labels, source, groups
+        self.config, self.batches, self.source = config, batches, source
+        self.labels, self.groups = labels, groups = images.labels, images.groups
         if m.kind == "quality":
             if m.reference == "test":
                 raise UserError(
@@ -97,7 +88,7 @@ class ValidationMetric:
                 "fid10k_train_NETWORK"
             )
         warn_of_other_images(m.network, source, source.splits["train"])
-        known = np.arange(len(batches.pixels)) if labels is None else np.flatnonzero(labels >= 0)
+        known = np.arange(len(images)) if labels is None else np.flatnonzero(labels >= 0)
         without_test = not any(has_labels(source.splits[s]) for s in ("val", "test") if s in source.splits)
         parts = 3 if labels is not None and without_test else 2  # training, train_val and perhaps test
         count = parts if groups is None else len(np.unique(groups[known]))
@@ -111,29 +102,10 @@ class ValidationMetric:
             known = known[:0]
         elif parts == 3:
             # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
-            known = self._without_test_images(known)
+            known = places_of(test_fifth(source.splits["train"], config.training.seed)[0], images)
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)
-
-    def _without_test_images(self, known: np.ndarray) -> np.ndarray:
-        """Return the labelled training images, of `known`, that evaluation will not test on.
-
-        Evaluation holds out of all images, also if the run is trained on a fraction of them.
-        """
-
-        def kept(labelled: np.ndarray, groups: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
-            of_labelled = None if groups is None else groups[labelled]
-            size, seed = max(1, len(labelled) // 5), self.config.training.seed
-            return labelled[hold_out(len(labelled), size, seed, of_labelled, labels[labelled])[0]]
-
-        every, fraction = self.source.splits["train"], self.config.data.fraction
-        picks = fraction_indices(len(every), fraction)
-        if fraction == 1 or len(picks) != len(self.batches.pixels):  # not known which of a fraction are unreadable
-            assert self.labels is not None
-            return kept(known, self.groups, self.labels)
-        assert every.labels is not None
-        return known[np.isin(picks[known], kept(np.flatnonzero(every.labels >= 0), every.groups, every.labels))]
 
     @property
     def possible(self) -> bool:

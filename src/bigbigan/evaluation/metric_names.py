@@ -135,7 +135,10 @@ def parse_metrics(names: Iterable[str]) -> list[Metric]:
     found: dict[str, Metric] = {}
     for name in names:
         if is_named(name.strip()):
-            found |= _own(name.strip())
+            own = _own(name.strip())
+            if taken := [n for n, metric in own.items() if n in KNOWN or found.get(n, metric) != metric]:
+                raise UserError(f"--metrics {name}: {taken[0]} is the name of another metric; rename the function")
+            found |= own
             continue
         pattern = re.compile(re.escape(name.strip()).replace(r"\*", ".*"))
         matching = (

@@ -29,9 +29,11 @@ __all__ = [
     "lacks_classes",
     "load_images",
     "load_labelled",
+    "places_of",
     "split_by_label",
     "stored_for_crops",
     "subsample",
+    "test_fifth",
     "train_val",
 ]
 
@@ -160,8 +162,7 @@ def load_images(
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
-    becomes the test split, one image at least: drawn by `seed`, in whole groups, and so that no class is missing on
-    either side if it can be helped (see `hold_out`).
+    becomes the test split (`test_fifth`).
 
     Args:
         source: the images.
@@ -186,11 +187,36 @@ def load_images(
                 f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
                 "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
             )
-        kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups, train.labels)
+        kept, held_out = (places_of(part, train.images) for part in test_fifth(source.splits["train"], seed))
+        if not len(kept) or not len(held_out):  # all images of a part are unreadable
+            kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups, train.labels)
         _warn_of_untested_classes(source, train, held_out)
         return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
     test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
     return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
+
+
+def test_fifth(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a fifth of the (labelled) images, one at least, as a test split; return it after the other images.
+
+    Whole groups are drawn, and so that no class is missing on either side if it can be helped (see `hold_out`).
+    Unreadable images are drawn too: training may not know yet which images are unreadable, and must not validate on
+    this fifth.
+
+    Returns:
+        Positions of the images in their store (`ImageSet.index`), int64 [N].
+    """
+    listed = np.arange(len(images)) if images.labels is None else np.flatnonzero(images.labels >= 0)
+    groups, labels = (None if v is None else v[listed] for v in (images.groups, images.labels))
+    parts = hold_out(len(listed), max(1, len(listed) // 5), seed, groups, labels)
+    kept, held_out = (images.index[listed[part]] for part in parts)
+    return kept, held_out
+
+
+def places_of(positions: np.ndarray, images: ImageSet) -> np.ndarray:
+    """Return the places among `images` of those at `positions` of the store, in this order; others are left out."""
+    place = {position: i for i, position in enumerate(images.index.tolist())}
+    return np.array([place[p] for p in positions.tolist() if p in place], dtype=np.int64)
 
 
 def has_labels(images: ImageSet) -> bool:

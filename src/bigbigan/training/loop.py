@@ -155,7 +155,7 @@ def _train(
         data = load_training_data(config, source, images, spec, folder, device, progress)
         validation = None
         if config.log.validate_every and first and make_validation is not None:
-            validation = make_validation(config, data.batches, data.labels, source, folder, data.groups)
+            validation = make_validation(config, data.batches, data.images, source, folder)
         if not distributed.maximum(len(ck.checkpoints(folder))):
             given, config = config, measure_choices(config, data, device, validation, started, progress)
             if first and config != given:

@@ -33,18 +33,15 @@ class TrainingData:
 
     Attributes:
         source: the source of the images.
-        images: the training split, or the fraction of it that is trained on.
-        batches: batches of the readable images.
-        labels: labels of these images, int64 [N], -1 if an image has none; or None.
-        groups: groups of these images, int64 [N] (`ImageSet.groups`), or None.
+        images: the images that are trained on: of the training split, or of a fraction of it, those that are readable,
+            as far as that is known before training.
+        batches: batches of these images.
         card: the data card, as written to data.json.
     """
 
     source: Source
     images: ImageSet
     batches: Batches
-    labels: np.ndarray | None
-    groups: np.ndarray | None
     card: dict[str, Any]
 
     def close(self) -> None:
@@ -139,20 +136,20 @@ def load_training_data(
             f"--data {spec}: log.validate_every={config.log.validate_every} needs images of the whole set and would "
             "fetch every shard each time; set log.validate_every=0, or raise data.memory_gib until all fit in memory"
         )
-    labels, groups = (None if values is None else values[kept] for values in (images.labels, images.groups))
+    readable = images.subset(kept)
     batches = Batches(
         pixels,
         config.training.batch_size,
         config.training.seed,
         d.augment,
         config.encoder.resolution,
-        labels=torch.as_tensor(labels, device=device) if d.labels == "classes" else None,
+        labels=torch.as_tensor(readable.labels, device=device) if d.labels == "classes" else None,
         mirror=d.mirrors,
     )
     card = _data_card(config, spec, source, images, run, len(pixels), side, fingerprint)
     if not distributed.same_on_all_ranks(fingerprint):
         raise UserError(f"--data {spec}: the processes of torchrun find different images there; copy them again")
-    return TrainingData(source, images, batches, labels, groups, card)
+    return TrainingData(source, readable, batches, card)
 
 
 def _recorded_side(run: Path) -> int:

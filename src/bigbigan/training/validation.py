@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from bigbigan.config import Config
-from bigbigan.data import Source
+from bigbigan.data import ImageSet, Source
 from bigbigan.data.batches import Batches
 from bigbigan.training import checkpoint as ck
 from bigbigan.training import distributed
@@ -41,8 +39,8 @@ class Validation(Protocol):
     def __call__(self, state: TrainingState) -> float: ...
 
 
-# Makes a Validation of: settings, batches, labels, source, run folder, groups. See `bigbigan.apps.train`.
-MakeValidation = Callable[[Config, Batches, "np.ndarray | None", Source, Path, "np.ndarray | None"], Validation]
+# Makes a Validation of: settings, batches, the images they are made of, source, run folder. See `bigbigan.apps.train`.
+MakeValidation = Callable[[Config, Batches, ImageSet, Source, Path], Validation]
 
 
 def validate(validation: Validation, state: TrainingState, monitor: Monitor, run: Path) -> None:

@@ -255,7 +255,7 @@ def test_linear_heads_see_what_training_saw(run, monkeypatch):
     images = source.splits["train"]
     pixels = torch.from_numpy(np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))]))
     config = replace(config, log=replace(config.log, validation_metric="top1_table1_avepool"))
-    validation = along.ValidationMetric(config, Batches(pixels, 16, 0), images.labels, source, folder)
+    validation = along.ValidationMetric(config, Batches(pixels, 16, 0), images, source, folder)
     validation(SimpleNamespace(G_ema=None, E_ema=build(config).encoder.eval()))
     assert (True in asked) == mirror
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.splits import View, load_images
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.state import TrainingState
+from bigbigan.training.training_data import load_training_data
 from tiny import tiny_config, write_npz
 
 
@@ -31,7 +33,7 @@ def make_validation(tmp_path, metric, *settings):
     batches = Batches(torch.from_numpy(stored), 16, 0, config.data.augment, 8)
     state = TrainingState(config, torch.device("cpu"))
     state.fill_standing_statistics(batches)
-    return ValidationMetric(config, batches, images.labels, source, tmp_path), state
+    return ValidationMetric(config, batches, images, source, tmp_path), state
 
 
 def test_validation_leaves_out_what_evaluation_tests_on(tmp_path):
@@ -41,12 +43,35 @@ def test_validation_leaves_out_what_evaluation_tests_on(tmp_path):
     config = tiny_config("training.seed=3")
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
-    validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
+    validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images, source, tmp_path)
     evaluated = load_images(source, View.from_config(config), 3)
     assert len(evaluated.test) == 24
     assert {images.files[i] for i in [*validation.validation_images, *validation.training_images]} == set(
         evaluated.train.files
     )
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0])
+def test_unreadable_images_do_not_move_test_images_into_validation(tmp_path, memory_gib):
+    """Training that decodes images as needed does not know which are unreadable; evaluation does."""
+    rng = np.random.default_rng(0)
+    for i in range(120):
+        path = tmp_path / "photos" / f"{i % 3}" / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    (tmp_path / "photos" / "0" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    config = tiny_config(f"data.memory_gib={memory_gib}")
+    source = open_source(str(tmp_path / "photos"))
+    images = source.splits["train"]
+    data = load_training_data(config, source, images, "photos", tmp_path, torch.device("cpu"), False)
+    assert isinstance(data.batches.pixels, StreamedPixels) == (memory_gib == 0)
+    validation = ValidationMetric(config, data.batches, data.images, source, tmp_path)
+    used = {data.images.files[i] for i in [*validation.validation_images, *validation.training_images]}
+    tested = load_images(source, View.from_config(config), config.training.seed).test.files
+    assert len(tested) in (23, 24)
+    assert len(used) in (95, 96)
+    assert not used & set(tested)
+    data.close()
 
 
 def test_validation_of_a_fraction_leaves_out_test_images_too(tmp_path):
@@ -55,7 +80,7 @@ def test_validation_of_a_fraction_leaves_out_test_images_too(tmp_path):
     config = tiny_config("data.fraction=0.5")
     images = fraction_of(source.splits["train"], 0.5)
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
-    validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images.labels, source, tmp_path)
+    validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images, source, tmp_path)
     used = {images.files[i] for i in [*validation.validation_images, *validation.training_images]}
     evaluated = load_images(source, View.from_config(config), config.training.seed)
     assert len(used) > 60
@@ -71,15 +96,18 @@ def test_validation_needs_three_groups(tmp_path):
     batches = Batches(torch.from_numpy(stored), 16, 0)
     config = tiny_config()
     for count in (1, 2):
+        grouped = replace(images, groups=np.arange(120) % count)
         with pytest.warns(
             UserWarning, match=f"120 labelled training images are of {count} groups?; expected 3 or more"
         ):
-            validation = ValidationMetric(config, batches, images.labels, source, tmp_path, np.arange(120) % count)
+            validation = ValidationMetric(config, batches, grouped, source, tmp_path)
         assert not validation.possible
-    assert ValidationMetric(config, batches, images.labels, source, tmp_path, np.arange(120) % 12).possible
+    grouped = replace(images, groups=np.arange(120) % 12)
+    assert ValidationMetric(config, batches, grouped, source, tmp_path).possible
     with warnings.catch_warnings():  # images without labels are not validated on anyway
         warnings.simplefilter("error")
-        assert not ValidationMetric(config, batches, None, source, tmp_path, np.zeros(120, int)).possible
+        grouped = replace(images, labels=None, groups=np.zeros(120, int))
+        assert not ValidationMetric(config, batches, grouped, source, tmp_path).possible
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "resnet_crop"])
@@ -117,7 +145,7 @@ def test_validation_skips_unreadable_images(tmp_path, monkeypatch, metric):
         source = open_source(str(tmp_path / "photos"), max_unreadable=1.0)
         images = source.splits["train"]
         streamed = StreamedPixels(images, 8, 1, source, torch.device("cpu"))
-        return ValidationMetric(config, Batches(streamed, 16, 0), images.labels, source, tmp_path), images.files
+        return ValidationMetric(config, Batches(streamed, 16, 0), images, source, tmp_path), images.files
 
     whole, files = validation()
     state.fill_standing_statistics(whole.batches)

@@ -17,6 +17,7 @@ from bigbigan.data import open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation import features as f
 from bigbigan.evaluation.features import encoder_features, fill_statistics, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.probes import logistic as p
 from bigbigan.evaluation.records import paired_lead
 from bigbigan.evaluation.runner import evaluate, reconstruction_errors
@@ -312,3 +313,15 @@ def test_few_labels_alone_are_measured_as_among_others(tmp_path):
     values = [{(x.metric, x.steps): x.trials for x in lines if x.metric in few} for lines in (alone, among)]
     assert values[0] == values[1]
     assert len(values[0]) == 4
+
+
+def test_own_metric_cannot_take_the_name_of_another(tmp_path, monkeypatch):
+    for module in ("first_scores", "second_scores"):
+        (tmp_path / f"{module}.py").write_text("def score(x, y, x_test, y_test): ...\ndef top1_linear(*data): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(parse_metrics(["first_scores:score", "first_scores:score"])) == len(
+        parse_metrics(["first_scores:score"])
+    )
+    for names in (["first_scores:score", "second_scores:score"], ["first_scores:top1_linear"]):
+        with pytest.raises(UserError, match="is the name of another metric; rename the function"):
+            parse_metrics(names)

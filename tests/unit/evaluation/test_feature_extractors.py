@@ -118,7 +118,7 @@ def test_a_classifier_of_another_folder_of_that_name_is_reported(cache, tmp_path
         batches = Batches(torch.zeros(60, 1, 8, 8, dtype=torch.uint8), 16, 0)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            ValidationMetric(config, batches, None, source, run)
+            ValidationMetric(config, batches, source.splits["train"], source, run)
         assert len(caught) == other
 
 
@@ -205,6 +205,13 @@ def test_measures_order_what_they_should():
         assert values == sorted(values), measure
         assert values[0] < values[2], measure
     assert found[0]["fid"].protocol == {"references": 600}
+    assert found[0]["kid"].protocol["size"] == 600
+
+
+def test_classifier_file_stays_in_the_cache():
+    """The index of a set of shards names it."""
+    for name in ("../../../evil", "a/b", "..\\evil"):
+        assert classifier_file("mnist-cnn", name).parent == classifier_file("mnist-cnn", "digits").parent
 
 
 def test_reference_statistics_are_kept_by_data_and_network(cache, data, monkeypatch):

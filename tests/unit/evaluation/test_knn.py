@@ -46,6 +46,13 @@ def test_a_tie_goes_to_the_nearest():
     assert knn(train, np.array([2, 0, 0, 2]), np.array([[1, 0]], dtype=np.float32), np.array([2]), k=4) == 100
 
 
+def test_a_tie_of_many_votes_goes_to_the_nearest():
+    train = np.arange(28, dtype=np.float32)[:, None]
+    labels = np.where((train[:, 0] == 0) | (train[:, 0] >= 15), 1, 0)
+    query, truth = np.zeros((1, 1), dtype=np.float32), np.array([1])
+    assert knn_accuracies(train, labels, query, truth, [(28, "euclidean")])[28, "euclidean"] == 100
+
+
 def test_cosine_votes_are_weighted_by_similarity():
     """One neighbour at similarity 1 outweighs three at 0.8: exp(0.2 / 0.07) is 17."""
     near, far = [[1, 0]], [[0.8, 0.6]] * 3

@@ -12,6 +12,7 @@ is part of the result line.
 from __future__ import annotations
 
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -116,6 +117,7 @@ CLASSIFIERS = {
 
 def classifier_file(name: str, dataset: str) -> Path:
     """Return the path of a classifier trained on a data set, in the cache."""
+    dataset = re.sub(r"[/\\]", "_", dataset)  # the index of shards names it, and may come from anybody
     return cache_folder() / "networks" / f"{name}-{dataset}.safetensors"
 
 
@@ -134,7 +136,7 @@ def train_classifier(
         raise UserError(f"feature-extractor {name}: unknown; expected one of {', '.join(CLASSIFIERS)}")
     recipe = CLASSIFIERS[name]
     images = source.splits["train"]
-    if not all(name in source.splits and has_labels(source.splits[name]) for name in ("train", "test")):
+    if not all(split in source.splits and has_labels(source.splits[split]) for split in ("train", "test")):
         raise UserError(f"{source.spec} has no labelled train and test split; {name} is trained on labels")
     start = time.perf_counter()
     channels = channels_of(source)

@@ -175,8 +175,9 @@ def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Meas
         found["fid"] = Measurement(frechet_distance(real.moments, moments), protocol=protocol)
     if "kid" in measures:
         value, std = kernel_distance(real.features, fake)
+        size = min(1000, len(real.features), len(fake))
         found["kid"] = Measurement(
-            value, std, protocol={"references": len(real.features), "subsets": 100, "size": 1000}
+            value, std, protocol={"references": len(real.features), "subsets": 100, "size": size}
         )
     if measures & {"precision", "recall"}:
         picks = torch.randperm(len(real.features), generator=torch.Generator().manual_seed(0))[: len(fake)]

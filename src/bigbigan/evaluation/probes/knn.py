@@ -102,15 +102,16 @@ def knn_accuracies(
             continue
         queries, references = torch.from_numpy(test).to(device), torch.from_numpy(train)
         close, indices = nearest(queries, references, ours[-1][0], ours[0][1])
-        votes_for = torch.from_numpy(labels).to(device)[indices]
-        # A vote counts 1, plus a little that halves with each rank: in a tie the nearest outweighs all others.
-        plain = (1 + 1e-3 * 0.5 ** torch.arange(close.shape[1], device=device)).expand_as(close)
+        classes = torch.from_numpy(labels).to(device)[indices]
         for k, distance in ours:
-            # relative to the nearest one's weight, which avoids overflow
-            votes = ((close - close[:, :1]) / TEMPERATURE).exp() if distance == "cosine" else plain
+            nearest_classes, votes = classes[:, :k], torch.ones_like(close[:, :k])
+            if distance == "cosine":  # relative to the nearest one's weight, which avoids overflow
+                votes = ((close[:, :k] - close[:, :1]) / TEMPERATURE).exp()
             tally = torch.zeros(len(truth), int(labels.max()) + 1, device=device)
-            tally.scatter_add_(1, votes_for[:, :k], votes[:, :k].to(tally.dtype))
-            out[k, distance] = 100 * (int((tally.argmax(1) == truth).sum()) / len(truth))
+            tally.scatter_add_(1, nearest_classes, votes.to(tally.dtype))
+            first = tally.gather(1, nearest_classes).argmax(1, keepdim=True)  # of classes with equal votes, the nearest
+            predicted = nearest_classes.gather(1, first)[:, 0]
+            out[k, distance] = 100 * (int((predicted == truth).sum()) / len(truth))
     return out
 
 
