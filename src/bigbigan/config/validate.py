@@ -59,6 +59,13 @@ def check_choice(setting: str, value: str, known: Sequence[str]) -> None:
     )
 
 
+def _refuse_idle(group: str, settings: Any, names: Sequence[str], where: str) -> None:
+    """Refuse settings that are changed and would do nothing."""
+    for name in names:
+        usual = type(settings).__dataclass_fields__[name].default
+        require(getattr(settings, name) == usual, f"{group}.{name} does nothing with {where}")
+
+
 @functools.cache
 def choices(group: type, name: str) -> tuple[str, ...]:
     """Return the values that a setting has without the user's own code."""
@@ -130,6 +137,7 @@ def _check_generator(generator: GeneratorConfig) -> None:
     else:
         require(not generator.side, "generator.side is for generator.network=mlp; others make 4·2^n px, n blocks")
     if generator.network != "biggan":
+        _refuse_idle("generator", generator, ("skip_z", "shared_dim"), f"generator.network={generator.network}")
         return
     require(len(generator.channels) >= 2, "generator.channels needs the seed's width and one for each block")
     require(min(generator.channels) > 0 and generator.shared_dim > 0, "generator widths must be positive")
@@ -150,6 +158,9 @@ def _check_discriminator(discriminator: DiscriminatorConfig) -> None:
         discriminator.mlp_layers >= 2 and discriminator.mlp_layers % 2 == 0,
         "discriminator.mlp_layers must be even, 2 or more",
     )
+    if discriminator.network != "biggan":
+        idle = ("final_size", "attention", "mlp_width", "mlp_layers", "pair_norm")
+        _refuse_idle("discriminator", discriminator, idle, f"discriminator.network={discriminator.network}")
 
 
 @validate.register
@@ -181,6 +192,8 @@ def _check_encoder(encoder: EncoderConfig) -> None:
         encoder.head_layers >= 0 and encoder.head_layers % 2 == 0, "encoder.head_layers must be even, or 0 for none"
     )
     require(encoder.lr_multiplier > 0, "encoder.lr_multiplier must be positive")
+    if encoder.block in ("mlp", "alexnet"):
+        _refuse_idle("encoder", encoder, ("stem", "blocks"), f"encoder.block={encoder.block}")
     if encoder.block == "alexnet":
         fits = len(encoder.widths) == 5 and all(w % 2 == 0 for w in encoder.widths)
         require(fits, "encoder.widths of alexnet must be five even numbers, as in its two groups")
@@ -231,6 +244,8 @@ def _check_pretext(pretext: PretextConfig) -> None:
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
     _check_finite("optimizer", optimizer)
     require(0 < optimizer.lr_final <= 1, "optimizer.lr_final must lie in (0, 1]")
+    falls = optimizer.lr_final < 1
+    require(falls or not optimizer.lr_by_epoch, "optimizer.lr_by_epoch needs optimizer.lr_final below 1")
     require(optimizer.lr_g > 0 and optimizer.lr_d > 0, "optimizer.lr_g and optimizer.lr_d must be positive")
     require(all(0 <= b < 1 for b in optimizer.betas), "optimizer.betas must lie in [0, 1)")
     require(optimizer.eps > 0, "optimizer.eps must be positive")

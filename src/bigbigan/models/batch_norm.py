@@ -43,10 +43,11 @@ def standing_statistics(average: nn.Module, network: nn.Module, passes: Iterator
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Within the block, batch norms in training mode do not update their running statistics."""
     norms = batch_norms(network)
+    before = [m.track_running_stats for m in norms]
     for m in norms:
         m.track_running_stats = False
     try:
         yield
     finally:
-        for m in norms:
-            m.track_running_stats = True
+        for m, tracked in zip(norms, before, strict=True):
+            m.track_running_stats = tracked

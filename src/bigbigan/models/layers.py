@@ -254,7 +254,6 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, in_features: int, width: int, layers: int, spectral_norm: bool) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, width
         widths = [in_features] + [width] * (layers // 2)
         self.blocks = nn.ModuleList(
             ResidualMLPBlock(a, b, first=i == 0, spectral_norm=spectral_norm)

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.checkpoint import get_device_states, set_device_states
 
 from bigbigan.compute import has_float64
 from bigbigan.models.batch_norm import batch_statistics
@@ -32,20 +31,24 @@ __all__ = ["BottleneckBranch", "RevNet", "ReversibleStage"]
 class ReversibleStage(nn.Module):
     """Reversible blocks of equal width: [N, C, H, W] -> [N, C, H, W], C even.
 
-    Gradients equal those of plain autograd; batch norm statistics are updated once a step; dropout uses the same
-    random numbers in the recomputation. Parameters are arguments of the autograd function, so that data-parallel
-    wrappers see their gradients. `torch.compile` does not compile a stage, but compiles around it.
+    Gradients equal those of plain autograd; batch norm statistics are updated once a step. Parameters are arguments of
+    the autograd function, so that data-parallel wrappers see their gradients. `torch.compile` does not compile a stage,
+    but compiles around it.
 
     Args:
         branches: f of each block, a module from [N, C/2, H, W] to the same shape.
         recompute: False saves activations as ordinary autograd does, with the same arithmetic.
+
+    Raises:
+        ValueError: a branch has dropout, which would draw other numbers in the recomputation.
     """
 
     def __init__(self, branches: Sequence[nn.Module], recompute: bool = True) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.recompute = recompute
-        self.has_dropout = any(isinstance(m, _DropoutNd) for m in self.modules())
+        if any(isinstance(m, _DropoutNd) for m in self.modules()):
+            raise ValueError("a branch has dropout, which would draw other numbers in the recomputation")
 
     def forward(self, x: Tensor) -> Tensor:
         parameters = tuple(self.parameters())
@@ -77,10 +80,8 @@ class _Recompute(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, stage: ReversibleStage, *parameters: nn.Parameter) -> Tensor:
         ctx.stage, ctx.dtype = stage, x.dtype
         ctx.autocast = _autocast_settings(x.device.type)
-        ctx.random = []
         a, b = stream(x)
         for f in stage.branches:
-            ctx.random.append(_RandomState(x) if stage.has_dropout else None)
             a, b = b, a.add_(f(b.to(x.dtype)))
         ctx.save_for_backward(a, b)
         return torch.cat([a, b], dim=1).to(x.dtype)
@@ -94,10 +95,10 @@ class _Recompute(torch.autograd.Function):
         a, b = (t.clone() for t in ctx.saved_tensors)
         grad_a, grad_b = (g.to(torch.promote_types(dtype, torch.float32), copy=True) for g in grad.chunk(2, dim=1))
         gradients = {p: torch.zeros_like(p) for p in stage.parameters() if p.requires_grad}
-        for f, random in zip(reversed(stage.branches), reversed(ctx.random), strict=True):
+        for f in reversed(stage.branches):
             parameters = [p for p in f.parameters() if p.requires_grad]
             x2 = a.to(dtype).detach().requires_grad_()
-            with torch.enable_grad(), batch_statistics(f), _autocast(ctx.autocast), random or nullcontext():
+            with torch.enable_grad(), batch_statistics(f), _autocast(ctx.autocast):
                 fx2 = f(x2)
             # (a, b) = (x2, x1 + f(x2)): the gradient of f is that of b; the gradient of x2 is that of a plus f's part.
             a, b = b.sub_(fx2.detach()), a
@@ -109,22 +110,6 @@ class _Recompute(torch.autograd.Function):
             del fx2, x2, g2, grads
         grad_x = torch.cat([grad_a, grad_b], dim=1).to(dtype) if ctx.needs_input_grad[0] else None
         return grad_x, None, *(gradients.get(p) for p in stage.parameters())
-
-
-class _RandomState:
-    """The random state (CPU and device) of a block, used again in recomputation; restores the current one on exit."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.cpu, self.devices = torch.get_rng_state(), get_device_states(x)
-
-    def __enter__(self) -> None:
-        self.fork = torch.random.fork_rng(devices=self.devices[0])
-        self.fork.__enter__()
-        torch.set_rng_state(self.cpu)
-        set_device_states(*self.devices)
-
-    def __exit__(self, *exception: Any) -> None:
-        self.fork.__exit__(*exception)
 
 
 def _autocast_settings(device: str) -> dict[str, Any]:

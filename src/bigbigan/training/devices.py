@@ -8,7 +8,7 @@ from torch.distributed import is_torchelastic_launched
 from bigbigan.compute import AUTO, DEVICES, chosen_device
 from bigbigan.errors import UserError
 
-__all__ = ["default_device", "device_name", "peak_memory", "synchronize", "usable_device", "uses_cuda"]
+__all__ = ["default_device", "device_name", "peak_memory", "synchronize", "usable_device"]
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -43,11 +43,6 @@ def default_device() -> torch.device:
     except UserError as error:
         reason = str(error).removeprefix(f"device is {name}: ").rpartition("; ")[0]
         raise UserError(f"--device {name}: {reason}; expected another of {DEVICES}") from None
-
-
-def uses_cuda() -> bool:
-    """Return whether the default device is an NVIDIA or AMD GPU; torch calls both "cuda"."""
-    return default_device().type == "cuda"
 
 
 def device_name(device: torch.device | None = None) -> str:

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bigbigan.training.devices import uses_cuda
+from bigbigan.training.devices import default_device
 
 __all__ = [
     "Heartbeat",
@@ -68,7 +68,7 @@ def process_group(name: str = "", patience: float = 0) -> Iterator[None]:
         yield
         return
     backend = "gloo"
-    if uses_cuda():
+    if default_device().type == "cuda":  # an NVIDIA or AMD GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(dist.rendezvous("env://"))

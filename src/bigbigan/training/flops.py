@@ -22,11 +22,11 @@ __all__ = ["count_flops", "step_cost"]
 def step_cost(config: Config) -> dict[str, Any]:
     """Return the parameters of each network, and FLOPs and estimated peak memory of a step at the config's batch size.
 
-    The losses and their gradients are traced with fake tensors, for a batch of two, and scaled. FLOPs are 2 a
-    multiply-add, of matrix products and convolutions. Memory is the sum of weights, gradients, Adam's moments and
-    averages, and of what autograd stores for the costliest backward pass; the framework's overhead comes on top.
+    The losses and their gradients are traced with fake tensors, for one chunk of a batch. FLOPs are 2 a multiply-add,
+    of matrix products and convolutions. Memory is the sum of weights, gradients, Adam's moments and averages, and of
+    what autograd stores for the costliest backward pass; the framework's overhead comes on top.
     """
-    small = 2
+    chunk = config.training.batch_size // config.training.accumulate
     stored: dict[int, int] = {}
     weights: set[int] = set()  # stored anyway, and views of them cost nothing
     peak = 0
@@ -48,12 +48,12 @@ def step_cost(config: Config) -> dict[str, Any]:
         weights |= {p.untyped_storage()._cdata for n in filter(None, networks) for p in n.parameters()}
         system, generator = make_system(config, networks), torch.Generator()
         r, c = config.encoder.resolution, config.data.channels
-        x = torch.zeros(small, c, r, r).contiguous(memory_format=torch.channels_last)
-        labels = {"y": torch.zeros(small, dtype=torch.long)} if config.data.classes > 1 else {}
+        x = torch.zeros(chunk, c, r, r).contiguous(memory_format=torch.channels_last)
+        labels = {"y": torch.zeros(chunk, dtype=torch.long)} if config.data.classes > 1 else {}
         flops: dict[Update, int] = {}  # of each kind of update
         for update in dict.fromkeys(system.updates):
             with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, use):
-                for outcome in update(x, system.sample_noise(small, generator), **labels):
+                for outcome in update(x, system.sample_noise(chunk, generator), **labels):
                     system.backward(outcome.losses)
             flops[update] = counter.total
     parameters = {name: _count(network) for name, network in networks.present().items()}
@@ -61,13 +61,11 @@ def step_cost(config: Config) -> dict[str, Any]:
         parameters |= {f"D.{name}": _count(part) for name, part in networks.D.named_children()}
     averaged = sum(parameters.get(name, 0) for name in "GE")
     fixed = 4 * (4 * sum(parameters.get(name, 0) for name in "GED") + averaged)
-    scale = config.training.batch_size / small
-    chunk = scale / config.training.accumulate
     return {
         "parameters": parameters,
-        "flops_per_step": int(sum(flops[update] for update in system.updates) * scale),
+        "flops_per_step": sum(flops[update] for update in system.updates) * config.training.accumulate,
         "images_per_step": config.training.batch_size * len(system.updates),
-        "memory_bytes": int(fixed + peak * chunk),
+        "memory_bytes": fixed + peak,
     }
 
 

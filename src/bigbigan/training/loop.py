@@ -36,7 +36,7 @@ from bigbigan.training.run_folder import (
 )
 from bigbigan.training.signals import Stop, Stopped
 from bigbigan.training.state import TrainingState
-from bigbigan.training.step import check_finite, is_due, is_soon_due, training_step
+from bigbigan.training.step import check_finite, is_due, is_due_or_first, training_step
 from bigbigan.training.time_budget import (
     choose_precision,
     choose_steps,
@@ -142,6 +142,7 @@ def _train(
 ) -> int | None:
     started = time.perf_counter()
     first, device = distributed.is_first_rank(), default_device()
+    config = keep_chosen_precision(config, folder)
     check_devices(config, device)
     for name in config.own_code:
         import_named(name, "the code that the settings name")  # report a mistake in it before data are read
@@ -149,7 +150,6 @@ def _train(
     source = open_source(spec, labels=labels, max_unreadable=share, limits=limits, dataset=dataset)
     images = fraction_of(source.splits["train"], config.data.fraction)
     config = keep_chosen_steps(resolve_config(config, source, images, spec, folder), folder)
-    config = keep_chosen_precision(config, folder)
     _refuse_fewer_steps(config, folder)
     with open_for_training(folder, config) if first else nullcontext():
         data = load_training_data(config, source, images, spec, folder, device, progress)
@@ -163,7 +163,7 @@ def _train(
         state, resumed = init_or_resume(config, data, folder, device)
         monitor = Monitor(folder, state.step, config.training.steps, progress, config) if first else SilentMonitor()
         run = Run(folder, data, monitor, progress, validation, resumed)
-        announce(state, run, progress)
+        announce(state, run)
         stop.nothing_to_save = False
         try:
             return run_loop(state, run, stop)
@@ -235,13 +235,13 @@ def init_or_resume(
     return state, newest is not None
 
 
-def announce(state: TrainingState, run: Run, progress: bool) -> None:
+def announce(state: TrainingState, run: Run) -> None:
     """Print what will be trained, and write pictures of the data of a new run."""
     config, first = state.config, distributed.is_first_rank()
     if run.resumed:
         run.monitor.message(f"continuing from step {state.step}")
         return
-    if progress:
+    if run.progress:
         labels = f"{config.data.classes} classes" if config.data.classes > 1 else "labels are not used"
         mirrored = "" if config.data.mirror == "always" else "not "
         mirroring = f"; {mirrored}mirrored at random" if config.can_mirror else ""
@@ -270,7 +270,7 @@ def run_loop(state: TrainingState, run: Run, stop: Stop) -> int | None:
         run.validate(state)
     while state.step < steps and not (signal := distributed.maximum(stop.signal or 0)):
         metrics = training_step(state, run.data.batches)
-        if is_soon_due(state.config.log.every, state.step, steps):
+        if is_due_or_first(state.config.log.every, state.step, steps):
             logged = {name: float(value) for name, value in metrics.items()}
             logged |= {"images_seen": state.images_seen, "images_per_second": speed.since_last(state)}
             run.monitor.log(state.step, logged)
@@ -292,7 +292,7 @@ def run_loop(state: TrainingState, run: Run, stop: Stop) -> int | None:
 def after_step(state: TrainingState, run: Run, validates: bool) -> None:
     """Write pictures, save a checkpoint and measure the validation metric, whichever is due after this step."""
     log, steps = state.config.log, state.config.training.steps
-    pictures_due = is_soon_due(log.pictures_every, state.step, steps)
+    pictures_due = is_due_or_first(log.pictures_every, state.step, steps)
     validation_due = validates and is_due(log.validate_every, state.step, steps)
     save_due = validation_due or is_due(log.checkpoint_every, state.step, steps)
     if pictures_due or save_due:

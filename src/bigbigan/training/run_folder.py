@@ -48,7 +48,6 @@ __all__ = [
     "read_config",
     "read_environment",
     "source_and_labels",
-    "source_of",
     "warn_of_other_settings",
 ]
 
@@ -103,15 +102,6 @@ def read_config(run: Path) -> Config:
         raise not_a_run(run)
     # Its errors come first; a change since it was written is reported after use (`warn_of_other_settings`).
     return config_from_dict(read_json(run / "config.json", warn=False), str(run / "config.json"))
-
-
-def source_of(run: Path) -> str:
-    """Return the source a run was trained on.
-
-    Raises:
-        UserError: the run does not record it.
-    """
-    return source_and_labels(run, None, None)[0]
 
 
 def source_and_labels(run: Path, data: str | None, labels: str | None) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from bigbigan.training import distributed
 from bigbigan.training.diagnostics import encoder_health
 from bigbigan.training.state import TrainingState
 
-__all__ = ["check_finite", "is_due", "is_soon_due", "training_step"]
+__all__ = ["check_finite", "is_due", "is_due_or_first", "training_step"]
 
 FIRST_LOG = 10  # the step of the first log line and the first pictures, unless they are due earlier
 
@@ -25,7 +25,7 @@ FIRST_LOG = 10  # the step of the first log line and the first pictures, unless 
 def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
     """Run every update of the system once, each on a fresh batch, then update the moving averages.
 
-    Returns the metrics to log, by name. Every player that any term of an update gave a loss for takes a step.
+    Returns the metrics to log, by name. Each player that got a loss takes one step per update.
 
     Raises:
         RunError: a loss or gradient is not finite; the update was skipped.
@@ -47,7 +47,7 @@ def training_step(state: TrainingState, batches: Batches) -> dict[str, Tensor]:
         last_images = images if last_images is None or images.posterior is not None else last_images
     state.step += 1
     state.update_averages()
-    logs = is_soon_due(config.log.every, state.step, config.training.steps)
+    logs = is_due_or_first(config.log.every, state.step, config.training.steps)
     if logs or state.device.type == "cpu":  # on a GPU reading a value forces a device sync
         check_finite(state)
     if logs and last_images is not None and config.has_encoder and config.has_generator:
@@ -61,8 +61,8 @@ def is_due(every: int, step: int, steps: int) -> bool:
     return every > 0 and (step == steps or step % every == 0)
 
 
-def is_soon_due(every: int, step: int, steps: int) -> bool:
-    """Return whether something is due that is also done once soon after the start, so that first results come early."""
+def is_due_or_first(every: int, step: int, steps: int) -> bool:
+    """Return whether something is due, or done for the first time, early in the run so that results come soon."""
     return is_due(every, step, steps) or step == FIRST_LOG < every
 
 

@@ -99,7 +99,8 @@ def choose_steps(
 ) -> int:
     """Return how many training steps fit into a number of seconds: at least one, the same on all ranks.
 
-    The time of checkpoints, pictures and validation is included, and so is the time of this measurement.
+    The time of validation and of the batch norm statistics that checkpoints, pictures and validation need is included,
+    and so is the time of this measurement.
 
     Args:
         config: resolved settings; their number of steps is ignored.
@@ -122,8 +123,9 @@ def choose_steps(
             validate(state)
             validation = _now(device) - start
     log = config.log
-    each = step + averages / log.pictures_every + averages / log.checkpoint_every
-    each += (averages + validation) / log.validate_every if log.validate_every else 0.0
+    intervals = [log.pictures_every, log.checkpoint_every, *([log.validate_every] if log.validate_every else [])]
+    each = step + averages / min(intervals)  # filled once if several are due
+    each += validation / log.validate_every if log.validate_every else 0.0
     left = end - time.perf_counter() - averages - validation  # all of it is due after the last step
     return int(distributed.maximum(max(1, int(left / each)) if distributed.is_first_rank() else 0))
 

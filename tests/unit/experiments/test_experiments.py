@@ -327,7 +327,19 @@ def test_cost_of_a_full_size_step_is_found_without_doing_it():
     cost = step_cost(find("table1/base").config())
     assert cost["parameters"]["G"] == 70_306_116
     assert 5e14 < cost["flops_per_step"] < 1e15
-    assert cost["memory_bytes"] > 100 * 2**30
+    assert 200 * 2**30 < cost["memory_bytes"] < 300 * 2**30
+
+
+def test_cost_of_what_is_done_once_for_a_chunk_does_not_grow_with_the_batch():
+    """Orthogonal regularisation, and dividing weights by their spectral norm."""
+    small, large = (step_cost(override(find("biggan/64").config(), [f"training.batch_size={n}"])) for n in (8, 16))
+    plain = [
+        step_cost(override(find("biggan/64").config(), [f"training.batch_size={n}", "loss.orthogonal=0"]))
+        for n in (8, 16)
+    ]
+    penalty = [cost["flops_per_step"] - p["flops_per_step"] for cost, p in zip((small, large), plain, strict=True)]
+    assert penalty[0] == penalty[1] > 0
+    assert large["memory_bytes"] < 2 * small["memory_bytes"]
 
 
 @pytest.mark.slow

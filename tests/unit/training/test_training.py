@@ -123,6 +123,15 @@ def test_batch_statistics_leave_no_trace():
     assert not torch.equal(norm.running_mean, before["running_mean"])
 
 
+def test_batch_statistics_restore_what_was():
+    norms = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    with batch_statistics(norms):
+        with batch_statistics(norms[0]):
+            pass
+        assert not norms[0].track_running_stats
+    assert [m.track_running_stats for m in norms] == [True, False]
+
+
 # -- the step -----------------------------------------------------------------------------------------------
 
 
