@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
-from bigbigan.methods import Noise, Outcome, Update
-from bigbigan.methods.bigbigan import BigBiGAN
 from reproduction.common import Script, bigbigan, is_finished
 
 # Networks of a quarter of the work of small/fashion_mnist and small/cifar10, for images pooled to 16 px.
@@ -82,10 +78,10 @@ VARIANTS: dict[str, list[str]] = {
     "cutout_no_head": [*CUTOUT, "encoder.head_layers=0"],
     "cutout_deep_head": [*CUTOUT, "encoder.head_layers=8"],
     "cutout_batch_256": [*CUTOUT, "training.batch_size=256"],
-    "cutout_e_twice": [*CUTOUT, "system=reproduction.train.encoder_search:EncoderTwice"],
-    "cutout_e_four_times": [*CUTOUT, "system=reproduction.train.encoder_search:EncoderFourTimes"],
+    "cutout_e_twice": [*CUTOUT, "training.e_steps=2"],
+    "cutout_e_four_times": [*CUTOUT, "training.e_steps=4"],
     "cutout_e_twice_one_d_update": [
-        *CUTOUT, "system=reproduction.train.encoder_search:EncoderTwice", "training.d_steps=1",
+        *CUTOUT, "training.e_steps=2", "training.d_steps=1",
     ],
     "cutout_longer": CUTOUT,
     "regression_1": ["loss.latent_regression=1"],
@@ -99,27 +95,6 @@ LENGTHS = {
     "cutout_longer": 1.3,
 }
 METRICS = "top1_linear_bn_crelu_10perclass,top1_linear_bn_crelu,reconstruction_ratio"
-
-
-class EncoderTwice(BigBiGAN):
-    """Update E alone once more in each step, on a batch of its own, before E and G are updated together."""
-
-    more = 1  # updates of E alone
-
-    @property
-    def updates(self) -> Sequence[Update]:
-        *first, last = super().updates
-        return [*first, *[self.encoder_update] * self.more, last]
-
-    def encoder_update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
-        """Return E's part of L_EG; see `encoder_generator_update`."""
-        yield next(self.encoder_generator_update(x, noise, y))
-
-
-class EncoderFourTimes(EncoderTwice):
-    """Update E alone three times more in each step."""
-
-    more = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ TINY = [
 ADDITIONS = [
     "discriminator.joint_maps=2", "discriminator.projection=true", "loss.latent_regression=0.5",
     "loss.latent_regression_final=0.1", "loss.latent_regression_form=likelihood", "loss.latent_regression_in_g=true",
-    "encoder.augment=[color,translation,cutout]",
+    "encoder.augment=[color,translation,cutout]", "training.e_steps=2",
 ]  # fmt: skip
 
 RESULT_LINE = {

@@ -66,6 +66,10 @@ def _check_config(config: Config) -> None:
         config.training.d_steps == TrainingConfig.d_steps or config.system == "bigbigan" or config.is_own_system,
         f"training.d_steps is for system=bigbigan; with system={config.system} all networks step at once",
     )
+    require(
+        config.training.e_steps == 1 or (config.has_encoder and (config.system == "bigbigan" or config.is_own_system)),
+        "training.e_steps is for the encoder of system=bigbigan",
+    )
     if config.has_discriminator:
         _check_discriminator_fits(config)
     else:
@@ -166,8 +170,9 @@ def _check_pretext_fits(config: Config) -> None:
     require(not config.training.compile, "training.compile is not for system=pretext")
     require(config.data.labels != "single", "data.labels=single is for loss.s_x and the biggan networks")
     values, default = flat(config.to_dict()), flat(Config().to_dict())
-    idle = ("latent.", "generator.", "discriminator.", "loss.", "training.d_steps", "optimizer.lr_d")
-    of_bigbigan = ("encoder.head_layers", "encoder.stochastic", "encoder.stdev_bias", "encoder.augment")
+    idle = ("latent.", "generator.", "discriminator.", "loss.")
+    of_bigbigan = {"encoder.head_layers", "encoder.stochastic", "encoder.stdev_bias", "encoder.augment"}
+    of_bigbigan |= {"training.d_steps", "training.e_steps", "optimizer.lr_d"}
     for name, value in values.items():
         require(
             value == default[name] or not (name.startswith(idle) or name in of_bigbigan),

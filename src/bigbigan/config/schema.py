@@ -245,6 +245,7 @@ class TrainingConfig(Settings):
     minutes: float = 0.0
     batch_size: int = 64  # images of an update, over all chunks and devices
     d_steps: int = 2  # system=bigbigan: updates of D in a step; in other systems all networks step at once
+    e_steps: int = 1  # system=bigbigan: updates of E in a step; the last is the one of G, the others are of E alone
     ema_decay: float = 0.999  # decay of the moving averages of G's and E's weights; 0: no averages
     seed: int = 0  # seed of weights, batches and noise
     accumulate: int = 1  # number of chunks that a batch is computed in, to save memory; batch norm is over a chunk
@@ -358,6 +359,8 @@ class Config(Settings):
             found["discriminator.augment"] = list(d.augment)
         if e.augment:
             found["encoder.augment"] = list(e.augment)
+        if self.training.e_steps > 1:
+            found["training.e_steps"] = self.training.e_steps
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -259,6 +259,7 @@ def _check_training(training: TrainingConfig) -> None:
     require(training.batch_size > 1, "training.batch_size must be at least 2: batch norm needs a batch")
     require(training.batch_size <= MAX_BATCH, f"training.batch_size must not be above {MAX_BATCH:,}")
     require(training.d_steps > 0, "training.d_steps must be positive")
+    require(training.e_steps > 0, "training.e_steps must be positive")
     require(0 <= training.ema_decay < 1, "training.ema_decay must lie in [0, 1)")
     require(training.seed >= 0, "training.seed must not be negative")
     require(

@@ -6,8 +6,8 @@
 With `encoder.augment` E sees an augmented x, and D the pair of x itself and that latent (docs/theory.md).
 
 D scores both kinds; the losses are in `bigbigan.methods.losses`. A training step is `d_steps` updates of D, then one of
-G and E together. Without E the system is a GAN: BigGAN if G and D are conditioned on labels (`data.labels`), or the
-paper's "No E".
+G and E together. With `e_steps` above 1, which the paper does not have, updates of E alone precede it. Without E the
+system is a GAN: BigGAN if G and D are conditioned on labels (`data.labels`), or the paper's "No E".
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class BigBiGAN(System):
 
     @property
     def updates(self) -> Sequence[Update]:
-        return [self.discriminator_update] * self.config.training.d_steps + [self.encoder_generator_update]
+        t = self.config.training
+        of_d, of_e = [self.discriminator_update] * t.d_steps, [self.encoder_update] * (t.e_steps - 1)
+        return [*of_d, *of_e, self.encoder_generator_update]
 
     def sample_noise(self, count: int, generator: torch.Generator) -> Noise:
         """Draw z ~ P_z and eps ~ N(0, I) of q(z|x); without E, classes y for G if there are several."""
@@ -58,6 +60,13 @@ class BigBiGAN(System):
         gen = {name: s[len(x) :] for name, s in scores.items()}
         yield Outcome({"d": discriminator_loss(enc, gen, self.config.loss.hinge == "sum")}, enc, gen)
 
+    def encoder_update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
+        """Return E's term of L_EG of one batch; E alone is updated. D is frozen."""
+        q = self.networks.encoder(self.e_input(x, noise))
+        with frozen(self.networks.discriminator):
+            enc = self.networks.discriminator(self.d_input(x, noise, "x"), q.sample(noise["eps"]))
+        yield Outcome({"eg": encoder_generator_loss(enc, {})}, enc, posterior=q)
+
     def encoder_generator_update(self, x: Tensor, noise: Noise, y: Tensor | None = None) -> Iterator[Outcome]:
         """Return L_EG of one batch, E's term and then G's. D is frozen.
 
@@ -67,10 +76,7 @@ class BigBiGAN(System):
         G, D, E = self.networks.generator, self.networks.discriminator, self.networks.E
         z, y_hat = noise["z"], noise.get("y")
         if E is not None:
-            q = E(self.e_input(x, noise))
-            with frozen(D):
-                enc = D(self.d_input(x, noise, "x"), q.sample(noise["eps"]))
-            yield Outcome({"eg": encoder_generator_loss(enc, {})}, enc, posterior=q)
+            yield from self.encoder_update(x, noise)
         x_hat = generate(G, z, y_hat)
         with frozen(D):
             gen = D(self.d_input(x_hat, noise, "x_hat"), None if E is None else z, y_hat)

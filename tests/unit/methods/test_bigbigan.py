@@ -134,9 +134,24 @@ def test_e_sees_augmented_images_and_d_the_images_themselves():
     assert all(torch.equal(images, x) for images in real)
 
 
+def test_further_updates_of_e_train_e_alone():
+    system = system_with("training.e_steps=3")
+    assert [update.__name__ for update in system.updates] == [
+        "discriminator_update", "discriminator_update", "encoder_update", "encoder_update", "encoder_generator_update",
+    ]  # fmt: skip
+    x, noise = torch.rand(8, 1, 8, 8) * 2 - 1, system.sample_noise(8, torch.Generator().manual_seed(0))
+    trained = []
+    for update in system.updates[3:]:
+        run_update(system, update, x, noise)
+        players = system.networks_of("eg").items()
+        trained.append({letter for letter, network in players if any(p.grad is not None for p in network.parameters())})
+    assert trained == [{"E"}, {"E", "G"}]
+
+
 def test_additions_are_off_by_default_and_named():
     plain, added = tiny_config(), tiny_config(*ADDITIONS)
-    names = {"discriminator.joint_maps", "discriminator.projection", "loss.latent_regression", "encoder.augment"}
+    names = {"discriminator.joint_maps", "discriminator.projection", "loss.latent_regression"}
+    names |= {"encoder.augment", "training.e_steps"}
     assert not names & plain.additions.keys()
     assert names <= added.additions.keys()
 
@@ -152,6 +167,8 @@ def test_additions_are_off_by_default_and_named():
         (["discriminator.projection=true", "loss.s_xz=false", "loss.s_z=false"], "discriminator.projection"),
         (["encoder.augment=[cutout]", "loss.s_xz=false", "loss.s_z=false"], "encoder.augment"),
         (["encoder.augment=[cutout]", "system=bigan", "encoder.stochastic=false"], "encoder.augment"),
+        (["training.e_steps=2", "system=bigan", "encoder.stochastic=false"], "training.e_steps"),
+        (["training.e_steps=2", "loss.s_xz=false", "loss.s_z=false"], "training.e_steps"),
         (["encoder.augment=[cutout,cutout]"], "encoder.augment names something twice"),
         (
             ["loss.latent_regression=1", "loss.latent_regression_form=likelihood", "encoder.stochastic=false"],
