@@ -26,6 +26,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from bigbigan.evaluation.image_quality.feature_extractors import channels_of
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.io import writing
-from reproduction.common import Script, bigbigan, is_finished
+from reproduction.common import Script, bigbigan, split_of, train_and_evaluate
 
 BUDGET = ("training.batch_size", "training.d_steps", "training.e_steps")  # settings of the images that a step sees
 FEATURES = ("avepool", "bn_crelu")
@@ -133,7 +134,7 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
         UserError: there are not enough training images.
     """
     source = open_source(spec)
-    train = source.splits["train"]
+    train = split_of(source, "train")
     if not 0 < (count := hold_out or images or 0) < len(train) + (hold_out is None):
         option = "--images" if hold_out is None else "--hold-out"
         raise UserError(f"{option} {count}: {spec} has {len(train):,} training images; give fewer")
@@ -142,7 +143,7 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
         return str(path)
     order = np.random.default_rng(0).permutation(len(train))
     if hold_out is None:
-        test = source.splits["test"]
+        test = split_of(source, "test")
         test_order = np.random.default_rng(0).permutation(len(test))[: 2 * count // 5]
         picked = {"train": train.subset(order[:count]), "test": test.subset(test_order)}
     else:
@@ -159,17 +160,18 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
     return str(path)
 
 
-def labels_of(row: str, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
-    """Return arguments of `train` with the clusters that a row uses as labels; make them unless they exist."""
+def train_words(row: str, scale: int, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Return arguments of `train`, with the clusters that a row uses as labels; make them unless they exist."""
+    words = ["--data", data, "--scale", str(scale)]
     if not row.endswith("_clustering"):
-        return []
+        return words
     clusters = folder / "clusters.csv"
     if not clusters.exists():
         if not options.clusters_of:
             raise UserError(f"{row}: needs --clusters-of RUN, a run whose features are clustered")
         make = ["cluster", options.clusters_of, "--data", data, "--out", str(clusters)]
         bigbigan(*make, "--sheet", str(folder / "clusters.png"), "--results", str(options.results))
-    return ["--labels", str(clusters)]
+    return [*words, "--labels", str(clusters)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,17 +230,18 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             config = override(find(row).config(size), options.set)
             steps = steps_of(config, base, options.steps, options.equal)
             run = folder / f"{name}{f'_{size}' * bool(size)}{f'-seed{seed}' * bool(seed)}"
-            wanted = metrics(options.table, row, config, options)
-            if is_finished(run, config, steps, dataset, wanted):
-                print(f"{run}: finished, skipped", flush=True)
-                continue
-            train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
-            train += ["--scale", str(size), "--steps", str(steps), "--quiet"]
-            bigbigan(*train, "--set", "log.validate_every=0", f"training.seed={seed}", *options.set)
-            bigbigan(
-                "evaluate", str(run), "--quiet", "--metrics", ",".join(wanted), "--study", study,
-                "--results", str(options.results),
-            )  # fmt: skip
+            train_and_evaluate(
+                row,
+                config,
+                run,
+                steps=steps,
+                dataset=dataset,
+                metrics=metrics(options.table, row, config, options),
+                study=study,
+                results=options.results,
+                settings=["log.validate_every=0", f"training.seed={seed}", *options.set],
+                train=partial(train_words, row, size, data, folder, options),
+            )
 
 
 if __name__ == "__main__":

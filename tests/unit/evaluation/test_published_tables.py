@@ -18,6 +18,7 @@ from bigbigan.evaluation.training_budget import budget
 from bigbigan.experiments import find
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction import common
 from reproduction.train import table as train_table
 
 
@@ -244,7 +245,7 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
     """reproduction/train/table.py 2 --equal"""
     monkeypatch.chdir(tmp_path)
     commands = []
-    monkeypatch.setattr(train_table, "bigbigan", lambda *words: commands.append(words))
+    monkeypatch.setattr(common, "bigbigan", lambda *words: commands.append(words))
     steps = {}
     for equal in ("images", "updates"):
         arguments = ["2", "base", "rotation", "imagenet", "--data", "digits", "--steps", "200", "--equal", equal]
@@ -276,7 +277,7 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
 def test_rows_of_table_2_see_equally_many_images(scale, settings, steps, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     commands = []
-    monkeypatch.setattr(train_table, "bigbigan", lambda *words: commands.append(words))
+    monkeypatch.setattr(common, "bigbigan", lambda *words: commands.append(words))
     words = ["2", "base", *steps, "--data", "digits", "--steps", "100", "--scale", str(scale)]
     assert train_table.main([*words, *(["--set", *settings] if settings else [])]) == 0
     trains = [c for c in commands if c[0] == "train"]
