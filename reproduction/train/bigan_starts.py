@@ -18,12 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bigbigan.data import load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import append_results, read_results
 from bigbigan.evaluation.targets import open_target
-from bigbigan.image import pool_to
-from reproduction.common import Script, bigbigan
+from reproduction.common import Script, as_seen, bigbigan
 
 STEPS, COUNT = 469, 500  # an epoch of MNIST
 
@@ -60,13 +58,11 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             target = open_target(str(run))
             model = target.model
             assert model is not None
-            source, c = target.source(None, None, "samples"), model.config
-            train_images = source.splits["train"]
-            images = train_images.subset(range(min(COUNT, len(train_images))))
-            pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)
-            real = pool_to(model.prepare(torch.from_numpy(pixels)), c.generator.resolution)
-            measured = {"sample_spread": spread(model.generate(len(images))) / spread(real)}
-            lines = script.target_lines(target, measured, source=source, split="train", n=len(images), start=start)
+            source = target.source(None, None, "samples")
+            images = source.splits["train"]
+            _, real = as_seen(model, source, images.subset(range(min(COUNT, len(images)))))
+            measured = {"sample_spread": spread(model.generate(len(real))) / spread(real)}
+            lines = script.target_lines(target, measured, source=source, split="train", n=len(real), start=start)
             script.append(lines)
             append_results(run / "results.jsonl", lines)
 
