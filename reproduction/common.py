@@ -24,17 +24,32 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bigbigan.cli import main
 from bigbigan.config import Config
-from bigbigan.data import Source
+from bigbigan.data import ImageSet, Source
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation import records
 from bigbigan.evaluation.metric_names import PIXELS, parse_metrics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results, read_results
 from bigbigan.evaluation.targets import Target
+from bigbigan.image import pool_to
+from bigbigan.inference.model import Model
 from bigbigan.training.run_folder import changed_settings
 
-__all__ = ["ROOT", "Script", "bigbigan", "is_finished", "measured", "serving"]
+__all__ = [
+    "ROOT",
+    "Script",
+    "as_seen",
+    "bigbigan",
+    "is_finished",
+    "measured",
+    "serving",
+    "split_of",
+    "train_and_evaluate",
+]
 
 ROOT = Path(__file__).parents[1]
 BY_DATA = {"data.classes", "data.mirror", "data.pad", "data.window"}  # settings that training resolves from the data
@@ -180,6 +195,66 @@ def is_finished(run: Path, config: Config, steps: int, dataset: str, metrics: Se
     named = [name for names in metrics for name in names.split(",") if "*" not in name]
     needed = {m.name for m in parse_metrics(named) if m.feature not in PIXELS}
     return bool(found) and needed <= found
+
+
+def train_and_evaluate(
+    experiment: str,
+    config: Config,
+    run: Path,
+    *,
+    steps: int,
+    dataset: str,
+    metrics: Sequence[str],
+    study: str,
+    results: Path | None,
+    settings: Sequence[str],
+    train: Callable[[], Sequence[str]] = tuple,
+    evaluate: Sequence[str] = (),
+) -> None:
+    """Train a run and measure it, unless it is finished; an unfinished one continues.
+
+    Args:
+        experiment: the name of the experiment.
+        config: what the run is trained with, to know whether it is finished.
+        run: its folder.
+        steps: the number of training steps.
+        dataset: the name of the data set, as result lines have it.
+        metrics: what to measure.
+        study: recorded in the result lines.
+        results: the file of the result lines, apart from that of the run.
+        settings: of --set of `train`.
+        train: gives further arguments of `train`, and may make what they name.
+        evaluate: further arguments of `evaluate`.
+    """
+    if is_finished(run, config, steps, dataset, metrics):
+        print(f"{run}: finished, skipped", flush=True)
+        return
+    words = ["train", experiment, "--out", str(run), "--quiet", "--steps", str(steps), *train()]
+    bigbigan(*words, "--set", *settings)
+    words = ["evaluate", str(run), "--quiet", "--metrics", ",".join(metrics), *evaluate]
+    bigbigan(*words, "--study", study, "--results", str(results))
+
+
+def split_of(source: Source, name: str) -> ImageSet:
+    """Return a split of a source.
+
+    Raises:
+        UserError: it has none of this name.
+    """
+    if name not in source.splits:
+        raise UserError(f"{source.spec} has no {name} images; give a source that has")
+    return source.splits[name]
+
+
+def as_seen(model: Model, source: Source, images: ImageSet, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return images as E sees them, uint8 [N, C, R_E, R_E], and pooled to G, float [N, C, R_G, R_G] in [-1, 1].
+
+    They are all images of a split, or `count` images spread evenly over it. Unreadable ones are replaced by others.
+    """
+    from bigbigan.apps.visualize import spread  # imports matplotlib, which would count as memory of benchmarks
+
+    pixels = torch.from_numpy(spread(model, source, images, len(images) if count is None else count)[0])
+    return pixels, pool_to(model.prepare(pixels), model.config.generator.resolution)
 
 
 def measured(values: Sequence[float], protocol: dict[str, Any] | None = None) -> Measurement:

@@ -24,7 +24,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.experiments import find
 from bigbigan.image import to_float
 from bigbigan.models import build
-from bigbigan.training.devices import default_device
+from bigbigan.training.devices import default_device, synchronize
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
 from reproduction.common import Script, measured
@@ -69,8 +69,7 @@ def rate(step: Callable[[], object], steps: int, device: torch.device) -> float:
     start = time.perf_counter()
     for _ in range(steps):
         step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return steps / (time.perf_counter() - start)
 
 

@@ -14,16 +14,14 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from statistics import median
 
 import torch  # before bigbigan, which then does not change OpenMP's policy
 
 from bigbigan.apps.benchmark import random_batches
 from bigbigan.experiments import find
 from bigbigan.training.state import TrainingState
-from bigbigan.training.step import training_step
+from bigbigan.training.time_budget import seconds_per_step
 from reproduction.common import Script, measured
 
 POLICIES = {"spinning": None, "sleeping": "passive"}
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=5.0,
         metavar="S",
-        help="duration of a measurement, at least 3 steps (default 5)",
+        help="duration of a measurement, at least 3 steps, at most 10 seconds (default 5)",
     )
     script.parser.add_argument("--steps-alone", action="store_true", help=argparse.SUPPRESS)
     return script.run(measure, arguments)
@@ -51,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     if options.steps_alone:
         torch.set_num_threads(options.threads)
-        print(seconds_per_step(options.experiment, options.seconds))
+        config, device = find(options.experiment).config(), torch.device("cpu")
+        print(seconds_per_step(TrainingState(config, device), random_batches(config, device), options.seconds))
         return
     asked = ["--experiment", options.experiment, "--threads", str(options.threads), "--seconds", str(options.seconds)]
     seconds: dict[str, list[float]] = {kind: [] for kind in POLICIES}
@@ -79,20 +78,6 @@ def measure(script: Script, options: argparse.Namespace) -> None:
             digits=4,
         )
     )
-
-
-def seconds_per_step(experiment: str, max_seconds: float) -> float:
-    """Return the median duration of the steps that begin within `max_seconds`, at least three."""
-    config, device = find(experiment).config(), torch.device("cpu")
-    state, batches = TrainingState(config, device), random_batches(config, device)
-    training_step(state, batches)
-    durations: list[float] = []
-    end = time.perf_counter() + max_seconds
-    while len(durations) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        training_step(state, batches)
-        durations.append(time.perf_counter() - start)
-    return median(durations)
 
 
 @contextlib.contextmanager

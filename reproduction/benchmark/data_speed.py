@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     large, source = find(LARGE).config(), open_source(options.data)
-    per_image = step_cost(large)["flops_per_step"] / images_of(large.training.batch_size, large.training.d_steps)
+    cost = step_cost(large)
+    per_image = cost["flops_per_step"] / cost["images_per_step"]
     with tempfile.TemporaryDirectory() as folder:
         sets, side = layouts(source.splits["train"], Path(folder), options.images)
         viewed = viewed_side(sets["folder"], 128, CROP)
@@ -132,11 +133,7 @@ def small_step() -> tuple[Callable[[], object], int]:
     config = override(find(SMALL).config(), ["log.every=1000000"])
     pixels = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
     state, batches = TrainingState(config, torch.device("cpu")), Batches(pixels, config.training.batch_size, 0)
-    return lambda: training_step(state, batches), images_of(config.training.batch_size, config.training.d_steps)
-
-
-def images_of(batch: int, d_steps: int) -> int:
-    return batch * (d_steps + 1)
+    return lambda: training_step(state, batches), config.training.batch_size * len(state.system.updates)
 
 
 def matmul_flops() -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from bigbigan.apps.benchmark import peak_memory_mib
 from bigbigan.config import override
 from bigbigan.data import load_pixels, open_source
 from bigbigan.data.batches import Batches
@@ -56,14 +56,9 @@ def measure(script: Script, name: str, data: str) -> None:
     seconds = time.perf_counter() - start
     if not all(map(math.isfinite, values.values())):
         raise RunError(f"{name}: not finite: {values}")
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     script.append(
         script.result_lines(
-            {"seconds_per_step": seconds, "peak_memory_mib": peak / 2**20, **values},
+            {"seconds_per_step": seconds, "peak_memory_mib": peak_memory_mib(device), **values},
             subject="program",
             experiment=name,
             dataset=source.name,

@@ -36,14 +36,13 @@ from typing import Any
 
 import torch
 
-from bigbigan.apps.benchmark import peak_memory_mib
+from bigbigan.apps.benchmark import peak_memory_mib, random_batches
 from bigbigan.compute import reuse_freed_memory
 from bigbigan.config import Config, override
-from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.inception import Inception
 from bigbigan.experiments import find
-from bigbigan.training.devices import default_device
+from bigbigan.training.devices import default_device, synchronize
 from bigbigan.training.flops import count_flops
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
@@ -84,11 +83,7 @@ def ours(peer: str, device: torch.device, precision: str) -> tuple[Step, Step, d
         network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return features_of(network.to(device), device)
     config = settings(peer, precision)
-    state = TrainingState(config, device)
-    side = config.encoder.resolution
-    pixels = torch.randint(0, 256, (4 * BATCH, 3, side, side), dtype=torch.uint8, device=device)
-    labels = torch.randint(10, (4 * BATCH,), device=device) if config.data.classes > 1 else None
-    batches = Batches(pixels, BATCH, 0, labels=labels)
+    state, batches = TrainingState(config, device), random_batches(config, device)
 
     def step() -> object:
         return training_step(state, batches)
@@ -244,8 +239,7 @@ def worker(side: str, peer: str, checkout: Path, steps: int, flops: bool, precis
             start = time.perf_counter()
             with casts:
                 step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             times.append(time.perf_counter() - start)
         found["seconds"] = min(times[1:])
         found["memory_mib"] = peak_memory_mib(device)

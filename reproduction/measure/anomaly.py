@@ -31,7 +31,7 @@ from bigbigan.evaluation.records import Measurement, Subject
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.inference.model import Model
 from bigbigan.randomness import keyed_generator
-from reproduction.common import Script
+from reproduction.common import Script, split_of
 
 NEAREST = 5  # training images whose distances are averaged
 NOISE = 0.1  # standard deviation, pixels in [0, 1]
@@ -75,8 +75,12 @@ def measure(script: Script, options: argparse.Namespace) -> None:
 
 
 def pixels_of(target: Target, source: Source, split: str, count: int | None = None) -> np.ndarray:
-    """Return a split as E sees it, or `count` images spread evenly over it: uint8 [N, C, R, R]."""
-    view, images = target.view, source.splits[split]
+    """Return a split as E sees it, or `count` images spread evenly over it: uint8 [N, C, R, R].
+
+    Raises:
+        UserError: there is no such split.
+    """
+    view, images = target.view, split_of(source, split)
     picks = np.linspace(0, len(images) - 1, min(count or len(images), len(images))).round().astype(np.int64)
     return load_view(images.subset(picks), view.resolution, view.channels, view.augment, source)[0]
 

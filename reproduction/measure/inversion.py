@@ -13,7 +13,6 @@ error that E(x) has before the first step.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,18 +25,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bigbigan.data import DecodeLimits, load_pixels, load_view, open_source
+from bigbigan.apps.visualize import shown_split
+from bigbigan.data import DecodeLimits, load_pixels, open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import Measurement
-from bigbigan.image import pool_to, to_float
+from bigbigan.image import to_float
 from bigbigan.image.grid import grid
-from bigbigan.inference.inversion import LatentSampler, mean_latent, train_inverter
+from bigbigan.inference.inversion import LatentSampler, latent_sampler, mean_latent, train_inverter
 from bigbigan.inference.latents import refine
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.methods import sample_prior
 from bigbigan.training.run_folder import changed_settings, limits_of
-from reproduction.common import Script
+from bigbigan.user_code import import_named
+from reproduction.common import Script, as_seen
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
 TRIALS = 3  # random starts of each image
@@ -51,7 +52,7 @@ class Given:
 
     name: str
     G: Callable[[Tensor], Tensor]
-    latents: int | LatentSampler
+    latents: LatentSampler
     bounded: bool = False  # latents lie in [-1, 1]
     model: Model | None = None  # of a run
     fields: dict[str, Any] = field(default_factory=dict)
@@ -63,17 +64,12 @@ def open_generator(spec: str, dim: int | None) -> Given:
     Raises:
         UserError: there is none, or the length of its latents is unknown.
     """
-    kind, _, name = spec.partition(":")
-    if kind == "python":
-        module, _, attribute = name.partition(":")
-        try:
-            G = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a module that the user named may raise anything
-            raise UserError(f"{spec} cannot be loaded: {type(error).__name__}: {error}") from error
+    if spec.startswith("python:"):
+        G = import_named(spec, "a generator")
         latents = getattr(G, "sample_latents", None) or dim or getattr(G, "z_dim", None) or getattr(G, "dim_z", None)
         if latents is None:
             raise UserError(f"{spec} does not say how long its latents are: give --dim N")
-        return Given(spec, G, latents)
+        return Given(spec, G, latent_sampler(latents))
     if dim is not None:
         raise UserError(f"--dim {dim}: {spec} is a run, which has its own")
     model = load(spec)
@@ -154,25 +150,20 @@ def steps_to(curve: Tensor, error: float) -> tuple[float, bool]:
 def images_to_invert(given: Given, options: argparse.Namespace) -> tuple[Tensor, str, str]:
     """Return images [N, C, R, R] in [-1, 1] at G's size, and the names of their data set and split."""
     generator = torch.Generator().manual_seed(options.seed + 12345)  # not the latents that E was trained on
-    if callable(given.latents):
-        z = given.latents(options.count, generator)
-    else:
-        z = torch.randn(options.count, given.latents, generator=generator)
     with torch.no_grad():
-        x = given.G(z)
+        x = given.G(given.latents(options.count, generator))
     if not options.data:
         return x, "samples of the generator", "none"
     limits = DecodeLimits() if given.model is None else limits_of(given.model.config)
     source = open_source(options.data, limits=limits)
     if given.model is not None:
         source.set_padding(given.model.config.data.pad)
-    split = source.splits.get("test", source.splits["train"])
-    images = split.subset(np.linspace(0, len(split) - 1, options.count).round().astype(np.int64))
+    split = shown_split(source)
     if given.model is None:
-        return to_float(torch.from_numpy(load_pixels(images, x.shape[-1], x.shape[1])[0])), source.name, split.name
-    c = given.model.config
-    pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)
-    return pool_to(given.model.prepare(torch.from_numpy(pixels)), c.generator.resolution), source.name, split.name
+        picks = np.linspace(0, len(split) - 1, min(options.count, len(split))).round().astype(np.int64)
+        pixels, _ = load_pixels(split.subset(picks), x.shape[-1], x.shape[1], source)
+        return to_float(torch.from_numpy(pixels)), source.name, split.name
+    return as_seen(given.model, source, split, options.count)[1], source.name, split.name
 
 
 def from_all_starts(
@@ -195,14 +186,9 @@ def from_all_starts(
         if side == x.shape[-1]:
             starts["own"] = given.model.encode(x).z_mean  # type: ignore[assignment]
     done = {name: run(start) for name, start in starts.items()}
-    sample: LatentSampler = given.latents if callable(given.latents) else _normal(given.latents)
-    trials = [run(sample(len(x), torch.Generator().manual_seed(seed))) for seed in range(TRIALS)]
+    trials = [run(given.latents(len(x), torch.Generator().manual_seed(seed))) for seed in range(TRIALS)]
     done["random"] = torch.stack([curve for curve, _ in trials]).mean(0), trials[0][1]
     return {k: curve for k, (curve, _) in done.items()}, {k: both for k, (_, both) in done.items()}
-
-
-def _normal(dim: int) -> LatentSampler:
-    return lambda count, generator: torch.randn(count, dim, generator=generator)
 
 
 def draw(

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bigbigan.data import load_view
+from bigbigan.apps.visualize import shown_split
 from bigbigan.evaluation.targets import open_target
-from bigbigan.image import pool_to, reconstruction_distances
-from reproduction.common import Script
+from bigbigan.image import reconstruction_distances
+from reproduction.common import Script, as_seen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +38,10 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         target = open_target(str(run))
         model = target.model
         assert model is not None
-        source, c = target.source(options.data, None, "latent_shift", needs_labels=False), model.config
-        split = source.splits.get("test", source.splits["train"])
-        images = split.subset(range(min(options.count, len(split))))
-        pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)
-        x = pool_to(model.prepare(torch.from_numpy(pixels)), c.generator.resolution)
-        z = model.encode(torch.from_numpy(pixels)).z_mean
+        source = target.source(options.data, None, "latent_shift", needs_labels=False)
+        split = shown_split(source)
+        pixels, x = as_seen(model, source, split.subset(range(min(options.count, len(split)))))
+        z = model.encode(pixels).z_mean
         assert z is not None
 
         def ratio(latents: Tensor, x: Tensor = x, G: torch.nn.Module = model.generator) -> float:

@@ -23,7 +23,7 @@ from bigbigan.evaluation.image_quality.feature_extractors import channels_of, op
 from bigbigan.evaluation.image_quality.sampling import compare, reference
 from bigbigan.evaluation.splits import View, read_split
 from bigbigan.training.devices import default_device
-from reproduction.common import Script
+from reproduction.common import Script, split_of
 
 MEASURES = ("fid", "kid", "precision", "recall")
 
@@ -49,10 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     device = default_device()
     source = open_source(options.data)
+    test_split = split_of(source, "test")
     view = View(options.resolution, channels_of(source))
     network = open_extractor(options.network, source.name, None, options.resolution, device)
     real = reference(source, "train", view, network)
-    test = torch.from_numpy(read_split(source, source.splits["test"], view).pixels)[:10_000]
+    test = torch.from_numpy(read_split(source, test_split, view).pixels)[:10_000]
     noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for name, pixels in (("test_images", test), ("blurred_test_images", blurred(test)), ("noise", noise)):
         start = time.perf_counter()

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from bigbigan.data import load_view
+from bigbigan.apps.visualize import shown_split
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import open_target
-from reproduction.common import Script
+from reproduction.common import Script, as_seen
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
 STARTS = 3  # random starts
@@ -39,11 +39,9 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
     model = target.model
     assert model is not None
-    source, c = target.source(options.data, None, "refinement", needs_labels=False), model.config
-    split = source.splits.get("test", source.splits["train"])
-    picks = np.linspace(0, len(split) - 1, options.count).round().astype(np.int64)
-    pixels, _ = load_view(split.subset(picks), c.encoder.resolution, c.data.channels, c.data.augment)
-    x = torch.from_numpy(pixels)
+    source = target.source(options.data, None, "refinement", needs_labels=False)
+    split = shown_split(source)
+    x, _ = as_seen(model, source, split, options.count)
     encoder = model.refine(x, options.steps).errors.mean(1)
     starts = [model.sample_prior(len(x), seed=seed) for seed in range(STARTS)]
     random = torch.stack([model.refine(x, options.steps, z=z).errors.mean(1) for z in starts])

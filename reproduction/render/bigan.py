@@ -138,7 +138,7 @@ def bigan_left_out(lines: list[Line]) -> str:
             out.append(f"| {title} | {published} | {epochs} | {' | '.join(cells)} |")
 
     rows("raw pixels", "", "bigan/mnist", "knn1_euclidean_pixels", "pixels")
-    rows("untrained E", "", "bigan/mnist", "knn1_euclidean_avepool", "untrained")
+    rows("E untrained", "", "bigan/mnist", "knn1_euclidean_avepool", "untrained")
     for r in BIGAN:
         metric = f"knn1_euclidean_{r.feature}"
         rows(r.title, r.numbers[0], r.experiment, metric, "trained")

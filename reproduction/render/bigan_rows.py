@@ -10,15 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from bigbigan.apps.sheet import tiles_of
-from bigbigan.data import load_view
-from bigbigan.image import pool_to
+from bigbigan.apps.visualize import shown_split
 from bigbigan.image.grid import save_image
 from bigbigan.inference.loading import load
 from bigbigan.training.run_folder import open_data
-from reproduction.common import Script
+from reproduction.common import Script, as_seen
 from reproduction.render.label_grid import labelled
 
 
@@ -35,11 +32,9 @@ def draw(script: Script, options: argparse.Namespace) -> None:
     model = load(options.run)
     c = model.config
     source = open_data(options.run, options.data, None, model.config)
-    images = source.splits.get("test", source.splits["train"])
-    n = min(options.columns, len(images))
-    pixels, _ = load_view(images.subset(range(n)), c.encoder.resolution, c.data.channels, c.data.augment)
-    x = torch.from_numpy(pixels)
-    rows = [model.generate(n), pool_to(model.prepare(x), c.generator.resolution), model.reconstruct(x)]
+    images = shown_split(source)
+    pixels, x = as_seen(model, source, images.subset(range(min(options.columns, len(images)))))
+    rows = [model.generate(len(x)), x, model.reconstruct(pixels)]
     title = f"{c.experiment} after {model.step:,} steps: samples, {images.name} images, reconstructions"
     tiles = [tiles_of(row) for row in rows]
     save_image(labelled(tiles, ("G(z)", "x", "G(E(x))"), title, columns=10, enlarge=84), options.out)

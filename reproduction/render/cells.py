@@ -12,6 +12,11 @@ from bigbigan.experiments import EXPERIMENTS
 Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
 
 
+def readable(line: Line) -> Line:
+    """Return a line with its device as a table shows it: "1 thread"."""
+    return line | {"device": line["device"].replace(" 1 threads", " 1 thread")} if "device" in line else line
+
+
 def of_study(lines: list[Line], *studies: str) -> list[Line]:
     """Return the lines of these studies."""
     return [x for x in lines if x["study"] in studies]

@@ -60,12 +60,17 @@ def lead(lines: list[Line], experiment: str, metric: str) -> str:
     return f"{found[0]:+.1f} ± {found[1]:.1f}" if found else "–"
 
 
+# Rows of the few-label curve as `evaluate` prints them: their names in these tables.
+CURVE_TITLES = {"PCA-whitened pixels": "PCA pixels", "untrained E": "E untrained", "trained E": "**E trained**"}
+
+
 def label_curve(lines: list[Line], study: str) -> str:
     """Render the few-label curve of a study: linear accuracy over labels per class, and over a share of all labels."""
     columns, rows = curve_table(of_study(lines, study))
     out = [f"| features | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     out += [
-        f"| {title} | {' | '.join(cell(None if line is None else dict(line)) for line in row)} |"
+        f"| {CURVE_TITLES.get(title, title)} "
+        f"| {' | '.join(cell(None if line is None else dict(line)) for line in row)} |"
         for title, row in rows.items()
     ]
     return "\n".join(out)
@@ -222,8 +227,10 @@ def transfer(lines: list[Line], pattern: str) -> str:
         elif x["subject"] == "pca_pixels":
             rows.setdefault(f"PCA pixels, {form}", {})[x["dataset"]] = x
         else:
-            state = f"**trained**, {x['steps']:,} steps" if x["subject"] == "trained" else x["subject"]
-            rows.setdefault(f"{row}: {state}", {})[x["dataset"]] = x
+            untrained = rows.setdefault(f"{row}: E untrained", {})  # its row is before that of E trained
+            trained = x["subject"] == "trained"
+            found = rows.setdefault(f"{row}: **E trained**, {x['steps']:,} steps", {}) if trained else untrained
+            found[x["dataset"]] = x
     for row in sorted(rows, key=lambda title: "pixels, " not in title):
         out.append(f"| {row} | {' | '.join(cell(rows[row].get(name)) for name in datasets)} |")
     return "\n".join(out if chosen else [*out, "| not run | |"])

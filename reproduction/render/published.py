@@ -86,7 +86,7 @@ def table3_more(lines: list[Line]) -> str:
     """Render KID, precision and recall of the same samples; the few-label probe of E, and of the baselines."""
     few = "top1_linear_{}_10perclass"
     out = [
-        "| experiment | KID | precision | recall | E, 10 labels per class | untrained | raw pixels | PCA pixels |",
+        "| experiment | KID | precision | recall | E, 10 labels per class | E untrained | raw pixels | PCA pixels |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in of_table3(lines).items():
@@ -150,7 +150,15 @@ def pretext_small(lines: list[Line]) -> str:
     chosen = of_study(lines, "table2")
     found = {(x["experiment"], x["metric"], x["subject"]): x for x in chosen}
     few = "top1_linear_{}_10perclass"
-    head = ("task", "accuracy", "chance", "10 labels per class, AvePool", "BN+CReLU", "untrained, AvePool", "BN+CReLU")
+    head = (
+        "task",
+        "accuracy",
+        "chance",
+        "10 labels per class, AvePool",
+        "BN+CReLU",
+        "E untrained, AvePool",
+        "BN+CReLU",
+    )
     out = [f"| experiment | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     for x in chosen:
         for title, feature in (("raw pixels", "pixels"), ("PCA pixels", "pca_pixels")):
@@ -170,7 +178,7 @@ def pretext_longer(lines: list[Line]) -> str:
     """Render tasks that take longer, on all images: accuracy on test images, and by chance."""
     ours = of_study(lines, "table2_longer")
     chosen = list({(x["experiment"], x["metric"], x["subject"]): x for x in ours}.values())  # the last of each
-    head = ("experiment", "images seen", "accuracy", "chance", "10 labels per class, AvePool", "untrained")
+    head = ("experiment", "images seen", "accuracy", "chance", "10 labels per class, AvePool", "E untrained")
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for x in chosen:
         if x["metric"].startswith("task_accuracy_"):

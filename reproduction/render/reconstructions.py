@@ -14,7 +14,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bigbigan.apps.visualize import shown_split
-from bigbigan.data import load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_extractors import open_extractor
 from bigbigan.evaluation.records import Measurement
 from bigbigan.evaluation.targets import Target, open_target
-from bigbigan.image import pool_to, to_uint8
+from bigbigan.image import to_uint8
 from bigbigan.image.grid import grid
-from reproduction.common import Script
+from reproduction.common import Script, as_seen
 
 Features = Callable[[Tensor], Tensor]  # of images [N, C, R, R] in [-1, 1]: [N, d]
 
@@ -56,16 +54,12 @@ def compare(script: Script, options: argparse.Namespace) -> None:
         )
     source = targets[0].source(options.data, None, "reconstructions", needs_labels=False)
     split = shown_split(source)
-    picks = np.linspace(0, len(split) - 1, min(options.count, len(split))).round().astype(np.int64)
-    side, channels = forms[0]
-    name, features = features_of(options.network, source.name, side)
+    name, features = features_of(options.network, source.name, forms[0][0])
     drawn: list[tuple[str, Tensor, Tensor]] = []
     for target in targets:
-        c = target.model.config  # type: ignore[union-attr]
-        pixels, _ = load_view(split.subset(picks), c.encoder.resolution, channels, c.data.augment)
-        model: Any = target.model
-        x = pool_to(model.prepare(torch.from_numpy(pixels)), side)
-        x_hat = model.reconstruct(torch.from_numpy(pixels))
+        assert target.model is not None
+        pixels, x = as_seen(target.model, source, split, options.count)
+        x_hat = target.model.reconstruct(pixels)
         matched, mismatched = distances(features(x), features(x_hat))
         protocol = {"network": name, "mismatched": round(mismatched, 4), "distance": round(matched, 4)}
         measured = {f"reconstruction_ratio_{name}": Measurement(matched / mismatched, protocol=protocol)}

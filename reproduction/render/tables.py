@@ -19,7 +19,7 @@ from bigbigan.evaluation import metric_glossary
 from bigbigan.evaluation.records import read_results
 from reproduction.common import ROOT, Script
 from reproduction.render import bigan, costs, evaluation, published, robustness, settings, sources
-from reproduction.render.cells import Line
+from reproduction.render.cells import Line, readable
 from reproduction.render.table1_claims import claims
 
 FILES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(script: Script, options: argparse.Namespace) -> None:
-    lines = [line for path in sorted((ROOT / "results").glob("*.jsonl")) for line in read_results(path)]
+    lines = [readable(line) for path in sorted((ROOT / "results").glob("*.jsonl")) for line in read_results(path)]
     stale = []
     for name in FILES:
         path = ROOT / name

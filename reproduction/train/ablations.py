@@ -15,7 +15,7 @@ from pathlib import Path
 from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
-from reproduction.common import Script, bigbigan, is_finished
+from reproduction.common import Script, train_and_evaluate
 
 EXPERIMENT, STEPS = "small/digits", 600
 VARIANTS: dict[str, list[str]] = {
@@ -31,7 +31,7 @@ VARIANTS: dict[str, list[str]] = {
     "deterministic_e": ["encoder.stochastic=false"],
     "joint_score_only": ["loss.s_x=false", "loss.s_z=false"],
 }
-METRICS = "top1_linear_bn_crelu_10perclass,reconstruction_ratio"
+METRICS = ("top1_linear_bn_crelu_10perclass", "reconstruction_ratio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,17 +44,18 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     if unknown := [name for name in options.variants if name not in VARIANTS]:
         raise UserError(f"{', '.join(unknown)}: no such variant; expected some of {', '.join(VARIANTS)}")
     for name in options.variants or VARIANTS:
-        run = Path("runs/ablations") / name
-        if is_finished(run, override(find(EXPERIMENT).config(), VARIANTS[name]), STEPS, "digits"):
-            print(f"{run}: finished, skipped", flush=True)
-            continue
         quiet = ["log.validate_every=0", f"log.pictures_every={STEPS}", f"log.checkpoint_every={STEPS}"]
-        train = ["train", EXPERIMENT, "--out", str(run), "--quiet", "--steps", str(STEPS)]
-        bigbigan(*train, "--set", *quiet, *VARIANTS[name])
-        bigbigan(
-            "evaluate", str(run), "--quiet", "--metrics", METRICS, "--study", script.study,
-            "--results", str(script.results),
-        )  # fmt: skip
+        train_and_evaluate(
+            EXPERIMENT,
+            override(find(EXPERIMENT).config(), VARIANTS[name]),
+            Path("runs/ablations") / name,
+            steps=STEPS,
+            dataset="digits",
+            metrics=METRICS,
+            study=script.study,
+            results=script.results,
+            settings=[*quiet, *VARIANTS[name]],
+        )
 
 
 if __name__ == "__main__":

@@ -18,12 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bigbigan.data import load_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import append_results, read_results
 from bigbigan.evaluation.targets import open_target
-from bigbigan.image import pool_to
-from reproduction.common import Script, bigbigan
+from reproduction.common import Script, as_seen, bigbigan
 
 STEPS, COUNT = 469, 500  # an epoch of MNIST
 
@@ -53,19 +51,18 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             if read_results(run / "results.jsonl"):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
-            settings = [*options.set, f"training.seed={seed}", "optimizer.lr_final=1", "log.standing_batches=100"]
+            constant = ["optimizer.lr_final=1", "optimizer.lr_by_epoch=false"]
+            settings = [*options.set, f"training.seed={seed}", *constant, "log.standing_batches=100"]
             train = ["train", f"bigan/{row}", "--data", options.data, "--out", str(run), "--steps", str(STEPS)]
             bigbigan(*train, "--quiet", "--set", *settings)
             target = open_target(str(run))
             model = target.model
             assert model is not None
-            source, c = target.source(None, None, "samples"), model.config
-            train_images = source.splits["train"]
-            images = train_images.subset(range(min(COUNT, len(train_images))))
-            pixels, _ = load_view(images, c.encoder.resolution, c.data.channels, c.data.augment)
-            real = pool_to(model.prepare(torch.from_numpy(pixels)), c.generator.resolution)
-            measured = {"sample_spread": spread(model.generate(len(images))) / spread(real)}
-            lines = script.target_lines(target, measured, source=source, split="train", n=len(images), start=start)
+            source = target.source(None, None, "samples")
+            images = source.splits["train"]
+            _, real = as_seen(model, source, images.subset(range(min(COUNT, len(images)))))
+            measured = {"sample_spread": spread(model.generate(len(real))) / spread(real)}
+            lines = script.target_lines(target, measured, source=source, split="train", n=len(real), start=start)
             script.append(lines)
             append_results(run / "results.jsonl", lines)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from bigbigan.config import override
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
-from reproduction.common import Script, bigbigan, is_finished
+from reproduction.common import Script, train_and_evaluate
 
 # Networks of a quarter of the work of small/fashion_mnist and small/cifar10, for images pooled to 16 px.
 SMALLER = {
@@ -94,7 +94,7 @@ LENGTHS = {
     "cutout_batch_256": 0.25,
     "cutout_longer": 1.3,
 }
-METRICS = "top1_linear_bn_crelu_10perclass,top1_linear_bn_crelu,reconstruction_ratio"
+METRICS = ("top1_linear_bn_crelu_10perclass", "top1_linear_bn_crelu", "reconstruction_ratio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,24 +113,25 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
         raise UserError(f"{', '.join(unknown)}: no such variant; expected some of {', '.join(VARIANTS)}")
     experiment, steps, networks, widths = SMALLER[name]
     for variant in options.variants or VARIANTS:
-        run = Path("runs/encoder_search") / name / f"{variant}-{options.seed}"
         wide, wider = ([*widths[:-1], times * widths[-1]] for times in (4, 2))
         bottleneck = [4 * width for width in widths]
         changes = [s.format(wide=wide, wider=wider, bottleneck=bottleneck) for s in VARIANTS[variant]]
         length = round(steps * LENGTHS.get(variant, 1))
         quiet = ["log.validate_every=0", f"log.pictures_every={length}", f"log.checkpoint_every={length}"]
         settings = ["training.precision=bf16", *networks, *PLAIN, f"encoder.widths={widths}", *changes]
-        if is_finished(run, override(find(experiment).config(), settings), length, name):
-            print(f"{run}: finished, skipped", flush=True)
-            continue
-        bigbigan(
-            "train", experiment, "--data", options.data, "--out", str(run), "--quiet", "--steps", str(length),
-            "--set", f"training.seed={options.seed}", *quiet, *settings,
-        )  # fmt: skip
-        bigbigan(
-            "evaluate", str(run), "--quiet", "--metrics", METRICS, "--max-images", "5000", "--study", script.study,
-            "--results", str(script.results),
-        )  # fmt: skip
+        train_and_evaluate(
+            experiment,
+            override(find(experiment).config(), settings),
+            Path("runs/encoder_search") / name / f"{variant}-{options.seed}",
+            steps=length,
+            dataset=name,
+            metrics=METRICS,
+            study=script.study,
+            results=script.results,
+            settings=[f"training.seed={options.seed}", *quiet, *settings],
+            train=lambda: ["--data", options.data],
+            evaluate=["--max-images", "5000"],
+        )
 
 
 if __name__ == "__main__":

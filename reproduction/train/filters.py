@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bigbigan.config import override
 from bigbigan.data import open_source
+from bigbigan.evaluation.records import append_results
 from bigbigan.evaluation.targets import open_target
 from bigbigan.experiments import find
 from bigbigan.image.grid import grid
@@ -82,9 +83,7 @@ def record(script: Script, target: Any, run: Path, start: float, filters: Mappin
             target, measured, source=source, split="none", n=len(after), subject=subject, start=start  # type: ignore[arg-type]
         )  # fmt: skip
         script.append(lines)
-        script.results, kept = run / "results.jsonl", script.results
-        script.append(lines, show=False)
-        script.results = kept
+        append_results(run / "results.jsonl", lines)
 
 
 def first_filters(network: nn.Module) -> Tensor:

@@ -9,7 +9,6 @@ Runs go to runs/hinges/: each-SEED and sum-SEED. Finished ones are skipped, unfi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +22,14 @@ from bigbigan.data import open_source
 from bigbigan.experiments import find
 from bigbigan.image.grid import grid
 from bigbigan.inference.loading import load
-from reproduction.common import Script, bigbigan, is_finished
+from bigbigan.training.monitor import read_metrics
+from reproduction.common import Script, train_and_evaluate
 from reproduction.render.chart_style import FIRST, GREY, SECOND, chart_style
 
 HINGES = {"each": "a hinge for each score", "sum": "one hinge on the sum"}
 COLOURS = {"each": FIRST, "sum": SECOND}
 SCORES = {"s_x": FIRST, "s_z": SECOND, "s_xz": "#157f3b"}
-METRICS = ["top1_linear_bn_crelu_10perclass", "reconstruction_ratio"]
+METRICS = ("top1_linear_bn_crelu_10perclass", "reconstruction_ratio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,34 +50,32 @@ def train_and_draw(script: Script, options: argparse.Namespace) -> None:
     base = find(options.experiment).config(options.scale)
     quiet = ["log.validate_every=0", f"log.pictures_every={options.steps}", "log.every=20"]
     dataset = open_source(options.data or str(find(options.experiment).data)).name
+    words = ["--scale", str(options.scale), *(["--data", options.data] if options.data else [])]
     runs: dict[str, list[Path]] = {hinge: [] for hinge in HINGES}
     for seed in range(options.seeds):
         for hinge in HINGES:
             settings = [f"loss.hinge={hinge}", *options.set]
             run = options.runs / f"{hinge}-{seed}"
             runs[hinge].append(run)
-            if is_finished(run, override(base, settings), options.steps, dataset):
-                print(f"{run}: finished, skipped", flush=True)
-                continue
-            train = ["train", options.experiment, "--scale", str(options.scale), "--out", str(run), "--quiet"]
-            train += ["--data", options.data] if options.data else []
-            bigbigan(*train, "--steps", str(options.steps), "--set", f"training.seed={seed}", *quiet, *settings)
-            bigbigan(
-                "evaluate", str(run), "--quiet", "--metrics", ",".join(METRICS), "--study", script.study,
-                "--results", str(script.results),
-            )  # fmt: skip
+            train_and_evaluate(
+                options.experiment,
+                override(base, settings),
+                run,
+                steps=options.steps,
+                dataset=dataset,
+                metrics=METRICS,
+                study=script.study,
+                results=script.results,
+                settings=[f"training.seed={seed}", *quiet, *settings],
+                train=lambda: words,
+            )
     with chart_style():
         draw(runs, options.out)
 
 
-def logged(run: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def margins(run: Path) -> dict[str, list[float]]:
     """Return, for each score, how far encoder pairs are above generator pairs, over the logged steps."""
-    lines = logged(run)
+    lines = read_metrics(run)
     names = [key.removesuffix("_enc") for key in lines[0] if key.endswith("_enc")]
     return {name: [line[f"{name}_enc"] - line[f"{name}_gen"] for line in lines] for name in names}
 
@@ -87,7 +85,7 @@ def draw(runs: dict[str, list[Path]], out: Path) -> None:
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     panels = figure.subplot_mosaic([["scores each", "scores sum", "ratio"], ["each", "sum", "ratio"]])
     for hinge, title in HINGES.items():
-        steps = [line["step"] for line in logged(runs[hinge][0])]
+        steps = [line["step"] for line in read_metrics(runs[hinge][0])]
         axes = panels[f"scores {hinge}"]
         for name, values in margins(runs[hinge][0]).items():
             axes.plot(steps, values, color=SCORES[name], label=f"${name.replace('_', '_{')}}}$")
@@ -97,7 +95,7 @@ def draw(runs: dict[str, list[Path]], out: Path) -> None:
         panels[hinge].imshow(np.asarray(grid(load(runs[hinge][0]).generate(40), 10)))
         panels[hinge].set_title(f"samples, {title}")
         panels[hinge].axis("off")
-        ratios = [[line["reconstruction_ratio"] for line in logged(run)] for run in runs[hinge]]
+        ratios = [[line["reconstruction_ratio"] for line in read_metrics(run)] for run in runs[hinge]]
         panels["ratio"].plot(steps, [mean(r) for r in zip(*ratios, strict=True)], color=COLOURS[hinge], label=title)
     low, high = zip(*(panels[f"scores {hinge}"].get_ylim() for hinge in HINGES), strict=True)
     for hinge in HINGES:

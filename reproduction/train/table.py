@@ -11,10 +11,10 @@ results/, and the table's page in docs/ shows them next to the published numbers
 
 Tables 1, 2 and 3 are trained scaled down, except for BiGAN's AlexNet, which has one size only. In table 2, --steps are
 those of BigBiGAN. Its step sees three batches, and E learns from one; a step of the other methods is one batch. By
-default they take three times as many steps and see as many images. With --equal updates all methods take as many steps,
-so that E is updated as often; these runs go to runs/table2-updates/. BiGAN's table is trained as published, in 400
-epochs of 469 steps. With --hold-out 10000 it is scored as in its authors' code by default, on held-out training images
-(391 steps per epoch).
+default they take more steps, so that they see as many images: three times as many if batches are equally large. With
+--equal updates all methods take as many steps, so that E is updated as often; these runs go to runs/table2-updates/.
+BiGAN's table is trained as published, in 400 epochs of 469 steps. With --hold-out 10000 it is scored as in its authors'
+code by default, on held-out training images (391 steps per epoch).
 
 A feature extractor compares samples (bigbigan feature-extractor NETWORK --data SOURCE trains it); without --network the
 samples of Table 1 are not measured. BigGAN + Clustering in Table 3 needs a run whose features are clustered.
@@ -26,6 +26,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,9 @@ from bigbigan.evaluation.image_quality.feature_extractors import channels_of
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.io import writing
-from reproduction.common import Script, bigbigan, is_finished
+from reproduction.common import Script, bigbigan, split_of, train_and_evaluate
 
+BUDGET = ("training.batch_size", "training.d_steps", "training.e_steps")  # settings of the images that a step sees
 FEATURES = ("avepool", "bn_crelu")
 TABLE1 = "top1_table1_avepool"  # the column Cls. of Table 1
 FEW_LABELS = [f"top1_linear_{feature}_10perclass" for feature in FEATURES]
@@ -108,17 +110,18 @@ def metrics(table: str, row: str, config: Config, options: argparse.Namespace) -
     return [*names, *([plan.quality.format(options.network)] if plan.quality and options.network else [])]
 
 
-def steps_of_one(config: Config, base: Config, equal: str) -> int:
-    """Return how many steps of a row correspond to a step of BigBiGAN.
+def steps_of(config: Config, base: Config, steps: int, equal: str) -> int:
+    """Return how many steps of a row correspond to `steps` of BigBiGAN, the row `base`.
 
-    They see equally many images; or with `equal` updates it is one, which updates E as often.
+    They see equally many images; or with `equal` updates they are as many, which updates E as often.
     """
-    return _batches(base) // _batches(config) if equal == "images" else 1
+    return steps * _images(base) // _images(config) if equal == "images" else steps
 
 
-def _batches(config: Config) -> int:
-    """Return how many batches a step sees."""
-    return config.training.d_steps + 1 if config.system == "bigbigan" else 1
+def _images(config: Config) -> int:
+    """Return how many images a step sees."""
+    t = config.training
+    return t.batch_size * (t.d_steps + t.e_steps if config.system == "bigbigan" else 1)
 
 
 def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None, hold_out: int | None) -> str:
@@ -131,7 +134,7 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
         UserError: there are not enough training images.
     """
     source = open_source(spec)
-    train = source.splits["train"]
+    train = split_of(source, "train")
     if not 0 < (count := hold_out or images or 0) < len(train) + (hold_out is None):
         option = "--images" if hold_out is None else "--hold-out"
         raise UserError(f"{option} {count}: {spec} has {len(train):,} training images; give fewer")
@@ -140,7 +143,7 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
         return str(path)
     order = np.random.default_rng(0).permutation(len(train))
     if hold_out is None:
-        test = source.splits["test"]
+        test = split_of(source, "test")
         test_order = np.random.default_rng(0).permutation(len(test))[: 2 * count // 5]
         picked = {"train": train.subset(order[:count]), "test": test.subset(test_order)}
     else:
@@ -157,17 +160,18 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
     return str(path)
 
 
-def labels_of(row: str, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
-    """Return arguments of `train` with the clusters that a row uses as labels; make them unless they exist."""
+def train_words(row: str, scale: int, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Return arguments of `train`, with the clusters that a row uses as labels; make them unless they exist."""
+    words = ["--data", data, "--scale", str(scale)]
     if not row.endswith("_clustering"):
-        return []
+        return words
     clusters = folder / "clusters.csv"
     if not clusters.exists():
         if not options.clusters_of:
             raise UserError(f"{row}: needs --clusters-of RUN, a run whose features are clustered")
         make = ["cluster", options.clusters_of, "--data", data, "--out", str(clusters)]
         bigbigan(*make, "--sheet", str(folder / "clusters.png"), "--results", str(options.results))
-    return ["--labels", str(clusters)]
+    return [*words, "--labels", str(clusters)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,7 +215,8 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     named = {row.split("/")[1]: row for row in plan.rows}
     if unknown := [row for row in options.rows if row not in named]:
         raise UserError(f"{', '.join(unknown)}: no row of table {options.table}; expected some of {', '.join(named)}")
-    base = find(plan.rows[0]).config(scale)
+    budget = [setting for setting in options.set if setting.partition("=")[0] in BUDGET]
+    base = override(find(plan.rows[0]).config(scale), budget)
     data = options.data
     if options.images is not None or options.hold_out is not None:
         rows = (find(row) for row in plan.rows)
@@ -222,20 +227,21 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
         for name in options.rows or named:
             row = named[name]
             size = scale if find(row).scales else 0
-            config = find(row).config(size)
-            steps = options.steps * steps_of_one(config, base, options.equal)
+            config = override(find(row).config(size), options.set)
+            steps = steps_of(config, base, options.steps, options.equal)
             run = folder / f"{name}{f'_{size}' * bool(size)}{f'-seed{seed}' * bool(seed)}"
-            wanted = metrics(options.table, row, config, options)
-            if is_finished(run, override(config, options.set), steps, dataset, wanted):
-                print(f"{run}: finished, skipped", flush=True)
-                continue
-            train = ["train", row, "--data", data, *labels_of(row, data, folder, options), "--out", str(run)]
-            train += ["--scale", str(size), "--steps", str(steps), "--quiet"]
-            bigbigan(*train, "--set", "log.validate_every=0", f"training.seed={seed}", *options.set)
-            bigbigan(
-                "evaluate", str(run), "--quiet", "--metrics", ",".join(wanted), "--study", study,
-                "--results", str(options.results),
-            )  # fmt: skip
+            train_and_evaluate(
+                row,
+                config,
+                run,
+                steps=steps,
+                dataset=dataset,
+                metrics=metrics(options.table, row, config, options),
+                study=study,
+                results=options.results,
+                settings=["log.validate_every=0", f"training.seed={seed}", *options.set],
+                train=partial(train_words, row, size, data, folder, options),
+            )
 
 
 if __name__ == "__main__":

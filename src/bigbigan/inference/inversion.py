@@ -23,7 +23,7 @@ from bigbigan.models.layers import init_weights
 from bigbigan.models.resnet import ResNetV2
 from bigbigan.randomness import keyed_generator
 
-__all__ = ["LatentSampler", "mean_latent", "train_inverter"]
+__all__ = ["LatentSampler", "latent_sampler", "mean_latent", "train_inverter"]
 
 LatentSampler = Callable[[int, torch.Generator], Tensor]  # of a count: latents [count, dim]
 SAMPLES = 4096  # latents whose mean and spread are computed
@@ -64,7 +64,7 @@ def train_inverter(
     if not rate > 0 or not pixel_weight >= 0:
         raise UserError(f"rate is {rate}, pixel_weight {pixel_weight}; expected a rate above 0, a weight of 0 or more")
     device = _device(G)
-    sample = _sampler(latents)
+    sample = latent_sampler(latents)
     generator = keyed_generator(seed, "inversion", 0, str(device))
     known = sample(SAMPLES, keyed_generator(seed, "inversion/mean", 0, str(device))).float()
     mean, variance = known.mean(0), known.var(0).mean()
@@ -101,10 +101,15 @@ def train_inverter(
 @torch.no_grad()
 def mean_latent(latents: int | LatentSampler, seed: int = 0, device: str = "cpu") -> Tensor:
     """Return the mean of drawn latents, [dim]: the usual start of latent optimisation without an encoder."""
-    return _sampler(latents)(SAMPLES, keyed_generator(seed, "inversion/mean", 0, device)).float().mean(0)
+    return latent_sampler(latents)(SAMPLES, keyed_generator(seed, "inversion/mean", 0, device)).float().mean(0)
 
 
-def _sampler(latents: int | LatentSampler) -> LatentSampler:
+def latent_sampler(latents: int | LatentSampler) -> LatentSampler:
+    """Return a function that draws latents, of the length of z ~ N(0, I) or as given; what it draws is checked.
+
+    Raises:
+        UserError: the length is below 1; and from the function, if it does not draw finite latents [count, dim].
+    """
     if callable(latents):
         drawn = latents
 

@@ -18,6 +18,7 @@ from bigbigan.evaluation.training_budget import budget
 from bigbigan.experiments import find
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
+from reproduction import common
 from reproduction.train import table as train_table
 
 
@@ -244,7 +245,7 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
     """reproduction/train/table.py 2 --equal"""
     monkeypatch.chdir(tmp_path)
     commands = []
-    monkeypatch.setattr(train_table, "bigbigan", lambda *words: commands.append(words))
+    monkeypatch.setattr(common, "bigbigan", lambda *words: commands.append(words))
     steps = {}
     for equal in ("images", "updates"):
         arguments = ["2", "base", "rotation", "imagenet", "--data", "digits", "--steps", "200", "--equal", equal]
@@ -261,6 +262,27 @@ def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
         "updates": {"base_32": "200", "rotation_32": "200", "imagenet": "200"},
     }
     assert train_table.main(["1", "--data", "x", "--steps", "2", "--equal", "updates"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("scale", "settings", "steps"),
+    [
+        (16, [], {"imagenet": 150}),  # 3 · 64 images a step, over 128
+        (32, [], {"rotation": 300, "imagenet": 300}),  # 3 · 128 over 128
+        (64, [], {"rotation": 300, "imagenet": 600}),  # 3 · 256 over 256 and over 128
+        (64, ["training.batch_size=64"], {"rotation": 300, "imagenet": 300}),
+        (32, ["training.e_steps=2"], {"resnet_up_encoder_lr": 100}),
+    ],
+)
+def test_rows_of_table_2_see_equally_many_images(scale, settings, steps, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(common, "bigbigan", lambda *words: commands.append(words))
+    words = ["2", "base", *steps, "--data", "digits", "--steps", "100", "--scale", str(scale)]
+    assert train_table.main([*words, *(["--set", *settings] if settings else [])]) == 0
+    trains = [c for c in commands if c[0] == "train"]
+    found = {c[1].split("/")[1]: int(c[c.index("--steps") + 1]) for c in trains}
+    assert found == {"base": 100} | steps
 
 
 def test_1nn_of_other_numbers_of_references_is_not_mixed():

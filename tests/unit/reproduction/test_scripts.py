@@ -14,6 +14,7 @@ from bigbigan.evaluation.records import read_results
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.experiments.published import PUBLISHED
 from bigbigan.image.grid import grid, save_image
+from reproduction import common
 from reproduction.common import Script, _portable, is_finished, measured, serving
 from reproduction.render import label_grid, table2_chart, tables
 from reproduction.render.cells import cell_of_seeds
@@ -94,8 +95,7 @@ def test_table_check_names_the_page_that_is_out_of_date(tmp_path, monkeypatch, c
 def commands(monkeypatch):
     """The commands that the scripts would run, without running them."""
     given = []
-    for module in (table, ablations):
-        monkeypatch.setattr(module, "bigbigan", lambda *words: given.append(words))
+    monkeypatch.setattr(common, "bigbigan", lambda *words: given.append(words))
     return given
 
 
@@ -110,10 +110,11 @@ def test_ablations_skip_what_is_finished(tmp_path, monkeypatch, commands, capsys
     run.mkdir(parents=True)
     line = {
         "study": "ablations", "subject": "trained", "experiment": "small/digits", "dataset": "digits", "split": "test",
-        "metric": "x", "value": 1.0, "seed": 0, "steps": 600, "images_seen": 9,
+        "value": 1.0, "seed": 0, "steps": 600, "images_seen": 9,
         "settings": {"encoder.widths": [16, 32, 64], "data.mirror": "never"},
     }  # fmt: skip
-    (run / "results.jsonl").write_text(json.dumps(line) + "\n")
+    lines = [json.dumps(line | {"metric": metric}) + "\n" for metric in ablations.METRICS]
+    (run / "results.jsonl").write_text("".join(lines))
     assert ablations.main(["narrow_e", "wide_f"]) == 0
     assert {words[words.index("--out") + 1] for words in commands if words[0] == "train"} == {"runs/ablations/wide_f"}
     assert "runs/ablations/narrow_e: finished, skipped" in capsys.readouterr().out
@@ -152,6 +153,7 @@ NARROW = [
     "training.batch_size=8",
     "log.standing_batches=1",
     "optimizer.lr_final=1",
+    "optimizer.lr_by_epoch=false",
 ]
 
 

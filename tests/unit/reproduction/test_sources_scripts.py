@@ -2,18 +2,23 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from bigbigan.apps.benchmark import Cost
 from bigbigan.apps.train import train
 from bigbigan.config import Config
+from bigbigan.data import open_source
 from bigbigan.evaluation.records import read_results
 from bigbigan.inference.latents import refine
+from bigbigan.inference.loading import load
 from reproduction.benchmark import encoders
-from reproduction.measure import inversion
-from reproduction.render import reconstructions, sources
-from reproduction.train import filters, hinges
+from reproduction.common import as_seen
+from reproduction.measure import anomaly, inversion, latent_shift, reference_quality, refinement, unlike
+from reproduction.render import bigan_rows, reconstructions
+from reproduction.render import sources as tables
+from reproduction.train import filters, hinges, table
 from tiny import TINY, tiny_config, write_npz
 
 
@@ -59,8 +64,8 @@ def test_two_runs_are_compared_on_the_same_images(runs, tmp_path):
     assert trained["value"] < 0.8 < untrained["value"] < 1.1
     assert (untrained["n"], untrained["steps"], trained["steps"]) == (60, 1, 60)
     assert trained["protocol"]["distance"] < untrained["protocol"]["distance"]
-    table = sources.reconstructions(read_results(results)).splitlines()
-    assert len(table) == 3  # runs that differ in settings alone fill one row, the newest
+    rows = tables.reconstructions(read_results(results)).splitlines()
+    assert len(rows) == 3  # runs that differ in settings alone fill one row, the newest
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,59 @@ def test_mismatched_distances_are_of_other_images():
     assert reconstructions.distances(f, f) == (0, pytest.approx(2**0.5))
 
 
+# -- splits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sources(runs):
+    """Images to validate on but none to test on; training images only."""
+    arrays = dict(np.load(runs / "rows.npz"))
+    train = {name: array for name, array in arrays.items() if name.startswith("train")}
+    np.savez(runs / "only_train.npz", **train)
+    held_out = {name.replace("test", "val"): array[:20] for name, array in arrays.items() if name.startswith("test")}
+    np.savez(runs / "no_test.npz", **train, **held_out)
+    return {name: str(runs / f"{name}.npz") for name in ("only_train", "no_test")}
+
+
+@pytest.mark.parametrize(("source", "split"), [("no_test", "val"), ("only_train", "train")])
+def test_images_that_were_not_trained_on_are_measured_first(runs, sources, source, split, tmp_path):
+    run, results = str(runs / "bigbigan"), str(tmp_path / "lines.jsonl")
+    given, out = ["--data", sources[source], "--results", results], ["--out", str(tmp_path / "p.png")]
+    assert refinement.main([run, *given, *out, "--count", "30", "--steps", "2"]) == 0
+    assert latent_shift.main([run, *given, "--count", "8"]) == 0
+    assert inversion.main([run, *given, *out, "--count", "30", "--steps", "2", "--refine", "2"]) == 0
+    lines = read_results(tmp_path / "lines.jsonl")
+    assert {x["split"] for x in lines} == {split}
+    assert {x["study"]: x["n"] for x in lines} == {
+        "refinement": min(30, 20 if split == "val" else 60),
+        "latent_shift": 8,
+        "inversion": min(30, 20 if split == "val" else 60),
+    }
+    assert bigan_rows.main([run, str(tmp_path / "rows.png"), "--data", sources[source], "--columns", "4"]) == 0
+    assert (tmp_path / "rows.png").stat().st_size > 1000
+
+
+def test_scripts_that_need_test_images_say_so(runs, sources, tmp_path, capsys):
+    run, data = str(runs / "bigbigan"), ["--data", sources["only_train"]]
+    network = ["--network", "mnist-cnn"]
+    for script, words in (
+        (anomaly, [run, *data]),
+        (unlike, [run, *data]),
+        (reference_quality, [*data, *network]),
+        (table, ["1", "base", *data, "--steps", "1", "--images", "20", "--runs", str(tmp_path)]),
+    ):
+        assert script.main([*words, "--results", str(tmp_path / "x.jsonl")]) == 2
+        assert f"{sources['only_train']} has no test images; give a source that has" in capsys.readouterr().err
+
+
+def test_images_are_shown_as_e_and_g_see_them(runs):
+    model, source = load(runs / "large"), open_source(str(runs / "rows.npz"))
+    pixels, x = as_seen(model, source, source.splits["test"], 5)
+    assert (pixels.shape, pixels.dtype) == ((5, 1, 16, 16), torch.uint8)
+    assert x.shape == (5, 1, model.config.generator.resolution, model.config.generator.resolution)
+    assert len(as_seen(model, source, source.splits["test"])[0]) == 60
+
+
 # -- inversion ------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +154,7 @@ def test_a_foreign_generator_is_inverted_and_measured(name, tmp_path):
     saved = {f"inversion_steps_saved_{start}" for start in ("mean", "random")}
     assert set(found) == {(m, "external") for m in ends | saved | {"inversion_latent_error"}}
     assert out.stat().st_size > 1000
-    assert "not run" not in sources.inversion(read_results(results))
+    assert "not run" not in tables.inversion(read_results(results))
 
 
 def test_a_run_is_inverted_next_to_its_own_encoder(runs, tmp_path):
@@ -110,7 +168,7 @@ def test_a_run_is_inverted_next_to_its_own_encoder(runs, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["python:no.such:thing"], "python:no.such:thing cannot be loaded: ModuleNotFoundError"),
+        (["python:no.such:thing"], "python:no.such:thing: "),
         (["python:torch:relu"], "does not say how long its latents are: give --dim N"),
         (["python:torch:relu", "--dim", "4"], "expected square images"),
     ],
@@ -144,7 +202,7 @@ def test_both_hinges_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsy
     gaps = hinges.margins(tmp_path / "runs/hinges/sum-0")
     assert list(gaps) == ["s_x", "s_z", "s_xz"]
     assert (tmp_path / "p.png").stat().st_size > 1000
-    assert sources.hinges(lines).count("rows | 4 | 0 |") == 2
+    assert tables.hinges(lines).count("rows | 4 | 0 |") == 2
     capsys.readouterr()
     assert hinges.main(call) == 0
     assert capsys.readouterr().out.splitlines() == [f"runs/hinges/{h}-0: finished, skipped" for h in hinges.HINGES]
@@ -169,7 +227,7 @@ def test_filters_move_further_at_the_higher_rate(tmp_path, monkeypatch, capsys):
     }
     assert 3 * change[1] < change[10.0] < 30 * change[1]
     assert (tmp_path / "p.png").stat().st_size > 1000
-    rows = sources.filters(read_results(tmp_path / "lines.jsonl")).splitlines()[2:]
+    rows = tables.filters(read_results(tmp_path / "lines.jsonl")).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 10"]
     capsys.readouterr()
     assert filters.main(call) == 0
@@ -204,8 +262,8 @@ def test_encoders_are_timed_on_rows_that_differ_in_e_alone(tmp_path, monkeypatch
     resnet, revnet, revnet_x2 = (encoders.trunk_parameters(config) for config in measured[:3])
     assert revnet < revnet_x2 / 3 < revnet_x2 < 1.2 * resnet  # the fair match has twice the width
     assert out.stat().st_size > 1000
-    table = sources.encoders(read_results(results)).splitlines()[2:]
-    assert [row.split(" | ")[0].removeprefix("| ") for row in table] == [title for title, _ in encoders.ROWS.values()]
-    assert all("| 2.00 | 1.50 | 1.0 | 900 |" in row for row in table)
+    rows = tables.encoders(read_results(results)).splitlines()[2:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == [title for title, _ in encoders.ROWS.values()]
+    assert all("| 2.00 | 1.50 | 1.0 | 900 |" in row for row in rows)
     assert encoders.main(["resnet", *words]) == 2
     assert "no such row" in capsys.readouterr().err
