@@ -10,7 +10,7 @@ conditional.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,6 +207,7 @@ class Source:
     mirrorable: bool = True  # whether mirror images are as natural as the images; False for digits and letters
     frames: dict[str, list[str]] = field(default_factory=dict)  # the frames of each file that has several
     _counted: set[str] = field(default_factory=set, repr=False)
+    _to_read_again: Counter[str] = field(default_factory=Counter, repr=False)  # notes of `remember`, see `record`
 
     def set_window(self, window: ToBytes | None) -> None:
         """Set how images of more than 8 bits are reduced to 8; those of arrays have 8."""
@@ -221,10 +222,17 @@ class Source:
                 images.store.pads = pad == "always"
 
     def record(self, file: str, notes: Iterable[str]) -> None:
-        """Count the conversions of one image that was read."""
+        """Count the conversions of one image that was read, unless it was counted before.
+
+        It is not known which images earlier processes counted. So a conversion of a kind that they recorded is taken
+        for one of theirs, until as many have been read again.
+        """
         if file not in self._counted:
             self._counted.add(file)
-            self.notes.update(notes)
+            found = Counter(notes)
+            again = found & self._to_read_again
+            self._to_read_again -= again
+            self.notes.update(found - again)
 
     def refuse(self, file: str, error: Unreadable) -> None:
         """Add one file that could not be read to `skipped`, and count the reason."""
@@ -233,9 +241,11 @@ class Source:
             self.skipped.append((file, str(error)))
             self.notes[error.kind] += 1
 
-    def remember(self, skipped: Iterable[tuple[str, str]]) -> None:
-        """Add the files that earlier processes of the same run could not read to `skipped`."""
+    def remember(self, skipped: Iterable[tuple[str, str]], notes: Mapping[str, int]) -> None:
+        """Add the files that earlier processes of the same run could not read to `skipped`, and their notes."""
+        listed = {file for file, _ in self.skipped}  # when the source was opened, too
         for file, reason in skipped:
-            if file not in self._counted:
-                self._counted.add(file)
-                self.skipped.append((file, reason))
+            if file not in listed:
+                self.refuse(file, Unreadable(reason))
+        self._to_read_again = Counter(notes) - self.notes
+        self.notes.update(self._to_read_again)

@@ -27,6 +27,7 @@ __all__ = [
     "load_view",
     "measure_window",
     "quick_fingerprint",
+    "read_noted",
     "read_pixels",
     "stored_side",
     "stream_pixels",
@@ -112,7 +113,7 @@ def stream_pixels(
     Raises:
         UserError: more than `max_unreadable` of the split cannot be read, or none of it can.
     """
-    n, pad = len(images), images.store.pads
+    n = len(images)
     limit = source.max_unreadable if source is not None else Source.max_unreadable
     refused: list[str] = []
     seen = 0
@@ -124,13 +125,9 @@ def stream_pixels(
             if stopped.is_set():
                 break
             try:
-                array, notes = images.load_noted(i)
+                found.append(read_noted(images, i, resolution, channels))
             except Unreadable as error:
                 found.append(error)
-                continue
-            way = fit(array.shape, resolution, pad)
-            square = to_channels(resize_square(array, resolution, pad), channels)
-            found.append((square.transpose(2, 0, 1), (*notes, _FITTED[way]) if way in _FITTED else notes))
         return found
 
     out = np.empty((batch_size, channels, resolution, resolution), dtype=np.uint8)
@@ -312,8 +309,16 @@ def center_crop(pixels: Pixels, resolution: int) -> Pixels:
 
 def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarray:
     """Decode one image as `load_pixels` does: uint8 [C, R, R]. Raises Unreadable."""
-    array = resize_square(images.load(i), side, pad=images.store.pads)
-    return np.ascontiguousarray(to_channels(array, channels).transpose(2, 0, 1))
+    return read_noted(images, i, side, channels)[0]
+
+
+def read_noted(images: ImageSet, i: int, side: int, channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the pixels of `read_pixels`, and notes on what was converted. Raises Unreadable."""
+    array, notes = images.load_noted(i)
+    way = fit(array.shape, side, images.store.pads)
+    square = to_channels(resize_square(array, side, images.store.pads), channels)
+    pixels = np.ascontiguousarray(square.transpose(2, 0, 1))
+    return pixels, (*notes, _FITTED[way]) if way in _FITTED else notes
 
 
 def fingerprint(images: ImageSet, max_contents: int | None = None) -> str:
