@@ -16,7 +16,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import NAMES, Evaluation
-from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features
 from bigbigan.evaluation.metric_names import Metric
 from bigbigan.evaluation.probes.knn import bigan_references, knn, knn_accuracies
 from bigbigan.evaluation.probes.linear_heads import (
@@ -163,8 +163,7 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
             if pca is not None:
                 known["pca_pixels"] = pca
             return {name: known[name](split.pixels, mirrored) for name in names}
-        with unchanged(encoder):
-            return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
+        return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
 
     known, new = features(train), features(test)
     e.spent["features"] += time.perf_counter() - start
