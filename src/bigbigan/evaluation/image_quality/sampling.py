@@ -236,16 +236,16 @@ def measure_quality(
             "bigbigan generate"
         )
     out: dict[str, Measurement] = {}
-    for samples in {m.samples for m in metrics}:
-        for split in dict.fromkeys(m.reference for m in metrics):
-            ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
-            if split:
-                real = run_reference(source, split, config, network, progress)
+    for split in dict.fromkeys(m.reference for m in metrics):
+        of_split = [m for m in metrics if m.reference == split]
+        real = run_reference(source, split, config, network, progress) if split else None
+        for samples in dict.fromkeys(m.samples for m in of_split):
+            ours = {m.measure: m.name for m in of_split if m.samples == samples}
+            found: dict[str, Measurement] = {}
+            if real is not None:
                 found = compare(real, features[:samples], set(ours))
-            elif ours and logits is not None:
-                found = {"is": Measurement(*inception_score(logits[:samples]))}
-            else:
-                continue
+            elif logits is not None:
+                found["is"] = Measurement(*inception_score(logits[:samples]))
             for measure, m in found.items():
                 protocol = {"network": network.digest, **(m.protocol or {})}
                 out[ours[measure]] = m._replace(protocol=protocol)
