@@ -117,11 +117,15 @@ class FileStore:
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the pixels of image i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
-        data = self.raw(i)
-        array, notes = decode(data, self.limits, extension(self.names[i]))
-        if EXTENSIONS.get(extension(self.names[i]), sniff(data)) != sniff(data):
+        data, ending = self.raw(i), extension(self.names[i])
+        array, notes = decode(data, self.limits, ending, self.frame(i))
+        if EXTENSIONS.get(ending, sniff(data)) != sniff(data):
             notes = (*notes, "extension does not match the format")
         return array, notes
+
+    def frame(self, i: int) -> int:
+        """Return which frame of its file image i is, from 0."""
+        return 0
 
 
 @dataclass

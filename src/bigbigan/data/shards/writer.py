@@ -297,6 +297,7 @@ def _frame_png(store: FrameStore, at: int, file: str) -> bytes:
         UserError: a PNG file cannot hold its values.
     """
     store.get(at)
+    raw, ending, frame = store.raw(at), extension(store.names[at]), store.frame(at)
     deep: list[np.ndarray] = []
 
     def keep(values: np.ndarray) -> np.ndarray:
@@ -304,8 +305,8 @@ def _frame_png(store: FrameStore, at: int, file: str) -> bytes:
         return np.zeros(values.shape, dtype=np.uint8)
 
     with suppress(Unreadable):  # without a window, or with one
-        plain, _ = store.decoded(at, None)
-        store.decoded(at, keep)
+        plain, _ = decode(raw, replace(store.limits, window=None), ending, frame)
+        decode(raw, replace(store.limits, window=keep), ending, frame)
         values = deep[0].clip(0, 2**16 - 1).astype(np.uint16)[:, :, None] if deep else plain
         data = _png(values)
         same = not deep or (len(deep) == 1 and np.array_equal(values[:, :, 0], deep[0]))
