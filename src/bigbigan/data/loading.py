@@ -133,9 +133,11 @@ def stream_pixels(
     out = np.empty((batch_size, channels, resolution, resolution), dtype=np.uint8)
     kept: list[int] = []
     starts = range(0, n, DECODED_TOGETHER)
-    results = _in_threads(decoded, starts, images.fetch_ahead, stopped)
+    results: Iterator[tuple[np.ndarray, tuple[str, ...]] | Unreadable]
     if isinstance(images.store, ArrayStore):  # there is nothing to decode
         results = (one for start in starts for one in decoded(start))
+    else:
+        results = _in_threads(decoded, starts, images.fetch_ahead, stopped)
     for one in results:
         seen += 1
         file = images.files[seen - 1]
@@ -162,7 +164,7 @@ def stream_pixels(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
-    if refused and len(refused) < n and len(refused) <= limit * n:
+    if refused:
         more = f" and {len(refused) - 5:,} more" if len(refused) > 5 else ""
         skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"
         warnings.warn(f"{skipped}: {first}{more}", stacklevel=2)
