@@ -29,6 +29,7 @@ __all__ = [
     "quick_fingerprint",
     "read_noted",
     "read_pixels",
+    "sample_values",
     "stored_side",
     "stream_pixels",
     "stream_view",
@@ -241,22 +242,8 @@ def measure_window(source: Source, images: ImageSet, percentages: tuple[float, .
     """
     order = images.in_first_shard(np.arange(len(images)))
     order = order[:: max(1, -(-len(order) // WINDOW_IMAGES))]
-    sampler = Sampler(min(2**16, max(64, 2**23 // len(order))))
-    source.set_window(sampler)
-    stopped, refused = threading.Event(), list[str]()
-
-    def load(i: int) -> list[None]:
-        try:
-            images.load(int(order[i]))
-        except Unreadable as error:  # counted when the pixels are read
-            refused.append(str(error))
-        return []
-
-    try:
-        for _ in _in_threads(load, range(len(order)), lambda i: images.fetch_ahead(int(order[i])), stopped):
-            pass
-    finally:
-        source.set_window(None)
+    picks = [(images, i) for i in order.tolist()]
+    sampler, refused = sample_values(source, picks, min(2**16, max(64, 2**23 // len(order))))
     window, name = sampler.percentiles(percentages), f"data.window_percentiles=[{percentages[0]:g},{percentages[1]:g}]"
     if window is None:
         why = f" ({len(refused):,} cannot be read, such as: {min(refused)})" if refused else ""
@@ -266,6 +253,40 @@ def measure_window(source: Source, images: ImageSet, percentages: tuple[float, .
     if window[0] == window[1]:
         raise UserError(f"{name}: both are {window[0]:g} in {source.spec}; take percentiles further apart")
     return window[0], window[1]
+
+
+def sample_values(source: Source, picks: list[tuple[ImageSet, int]], per_image: int) -> tuple[Sampler, list[str]]:
+    """Sample the values of images that have more than 8 bits. The source has no window afterwards.
+
+    Args:
+        source: the source of the images.
+        picks: the image set and the number of each image.
+        per_image: number of values of each image.
+
+    Returns:
+        The sample; and why images are not in it, for each that cannot be read.
+    """
+    sampler, stopped, refused = Sampler(per_image), threading.Event(), list[str]()
+
+    def load(at: int) -> list[None]:
+        images, i = picks[at]
+        try:
+            images.load(i)
+        except Unreadable as error:  # counted when the pixels are read
+            refused.append(str(error))
+        return []
+
+    def fetch(at: int) -> None:
+        images, i = picks[at]
+        images.fetch_ahead(i)
+
+    source.set_window(sampler)
+    try:
+        for _ in _in_threads(load, range(len(picks)), fetch, stopped):
+            pass
+    finally:
+        source.set_window(None)
+    return sampler, refused
 
 
 def load_view(
