@@ -13,7 +13,7 @@ import numpy as np
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, Source
-from bigbigan.data.names import shown
+from bigbigan.data.names import listed, shown
 from bigbigan.data.window import Sampler
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
@@ -166,9 +166,8 @@ def stream_pixels(
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
     if refused:
-        more = f" and {len(refused) - 5:,} more" if len(refused) > 5 else ""
         skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"
-        warnings.warn(f"{skipped}: {first}{more}", stacklevel=2)
+        warnings.warn(f"{skipped}: {listed(refused)}", stacklevel=2)
     if kept:
         yield out[: len(kept)], np.array(kept, dtype=np.int64)
 

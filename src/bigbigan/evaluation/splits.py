@@ -14,7 +14,7 @@ from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_MEMORY
 from bigbigan.data.loading import center_crop, stored_side, viewed_side
-from bigbigan.data.names import shown
+from bigbigan.data.names import listed, shown
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, write_json
@@ -252,10 +252,9 @@ def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray
     untested = np.setdiff1d(train.labels, train.labels[held_out])
     if 0 < len(untested) < len(np.unique(train.labels)):
         names = train.images.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
-        listed = ", ".join(shown(names[k]) for k in untested[:5].tolist())
-        more = f" and {len(untested) - 5:,} more" if len(untested) > 5 else ""
+        classes = listed([names[k] for k in untested.tolist()])
         warnings.warn(
-            f"{source.spec}: the held-out fifth has no image of {listed}{more}: too few labelled images, or groups; "
+            f"{source.spec}: the held-out fifth has no image of {classes}: too few labelled images, or groups; "
             "accuracies say nothing about these classes",
             stacklevel=3,
         )
