@@ -34,6 +34,7 @@ __all__ = [
     "ImageSet",
     "LabelsFile",
     "Source",
+    "fixed_picks",
     "fraction_of",
     "memory_free",
 ]
@@ -188,13 +189,12 @@ class LabelsFile:
 
 def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
     """Return a random share of an image set, at least one image, always the same and in the order of the set."""
-    return images if fraction == 1 else images.subset(fraction_indices(len(images), fraction))
+    return images if fraction == 1 else images.subset(fixed_picks(len(images), max(1, round(fraction * len(images)))))
 
 
-def fraction_indices(count: int, fraction: float) -> np.ndarray:
-    """Return the sorted indices of the images that `fraction_of` picks out of `count`."""
-    picks = np.random.default_rng(0).permutation(count)[: max(1, round(fraction * count))]
-    return np.sort(picks)
+def fixed_picks(count: int, size: int) -> np.ndarray:
+    """Draw at most `size` of `count` images, always the same ones; return their sorted indices, int64."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
-from bigbigan.data.image_set import MAX_MEMORY
+from bigbigan.data.image_set import MAX_MEMORY, fixed_picks
 from bigbigan.data.loading import center_crop, stored_side, viewed_side
 from bigbigan.data.names import listed, shown
 from bigbigan.data.streaming import StreamedPixels
@@ -235,9 +235,8 @@ def split_by_label(split: Split) -> tuple[Split, Split]:
 
 
 def subsample(images: ImageSet, max_images: int) -> ImageSet:
-    """Return at most `max_images` of the images, drawn by the same seed for all runs."""
-    picks = np.random.default_rng(SEED).permutation(len(images))[:max_images]
-    return images.subset(np.sort(picks))
+    """Return at most `max_images` of the images, the same for all runs."""
+    return images.subset(fixed_picks(len(images), max_images))
 
 
 def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Split]:

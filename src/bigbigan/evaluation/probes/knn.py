@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigbigan.data.image_set import fixed_picks
+
 __all__ = ["bigan_references", "knn", "knn_accuracies", "nearest"]
 
 TEMPERATURE = 0.07
@@ -71,7 +73,7 @@ def bigan_references(train: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     """
     if len(train) <= BIGAN_REFERENCES:
         return train, labels
-    picks = np.sort(np.random.default_rng(0).permutation(len(train))[:BIGAN_REFERENCES])
+    picks = fixed_picks(len(train), BIGAN_REFERENCES)
     return train[picks], labels[picks]
 
 
