@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 MAX_MEMORY = 16 * 2**30  # bytes of a source that may be kept in memory
+AHEAD = 3  # remote shards that are cached or fetched while images are read in order
 
 
 def _available() -> int | None:
@@ -164,11 +165,11 @@ class ImageSet:
         shards = self.shards
         return order if shards is None else order[shards[order] == shards.min()]
 
-    def fetch_ahead(self, i: int, ahead: int = 3) -> None:
+    def fetch_ahead(self, i: int) -> None:
         """Begin to fetch image i's shard and the next ones, if the shards are remote and read in order."""
         if self.store.remote is not None and self.shards is not None:
             first, last = self.shards[[i, -1]].tolist()
-            self.store.remote.fetch(range(first, min(first + ahead, last + 1)))
+            self.store.remote.fetch(range(first, min(first + AHEAD, last + 1)))
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
         """Return the images at `indices`, in that order; they share this set's store."""

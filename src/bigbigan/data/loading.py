@@ -40,6 +40,7 @@ T = TypeVar("T")
 Pixels = TypeVar("Pixels", bound=Any)  # an array or a tensor
 
 WINDOW_IMAGES = 10_000  # maximum number of images that a window is measured on
+TYPICAL_IMAGES = 50  # maximum number of images that `typical_side` reads
 DECODED_TOGETHER = 16  # images that a thread decodes in one call
 REMEDY = "repair or remove them; train allows a larger share: --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
@@ -215,14 +216,14 @@ def viewed_side(images: ImageSet, resolution: int, augment: str) -> int:
     return round(resolution / CENTRAL) if augment.endswith("_crop") and not images.store.pads else resolution
 
 
-def typical_side(images: ImageSet, max_images: int = 50) -> int:
-    """Return the median of the shorter sides, in pixels, of up to `max_images` images; 0 if none can be read.
+def typical_side(images: ImageSet) -> int:
+    """Return the median of the shorter sides, in pixels, of up to `TYPICAL_IMAGES` images; 0 if none can be read.
 
     The images are spread over the set or, if its shards are remote, over the first shard.
     """
     order = images.in_first_shard(np.arange(len(images)))
     sides = []
-    for i in order[:: max(1, -(-len(order) // max_images))]:
+    for i in order[:: max(1, -(-len(order) // TYPICAL_IMAGES))]:
         try:
             sides.append(min(images.load(int(i)).shape[:2]))
         except Unreadable:

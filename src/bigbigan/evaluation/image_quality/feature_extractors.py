@@ -68,9 +68,9 @@ class FeatureExtractor:
     outputs: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, batch_size: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features [N, d] and logits [N, K] of any number of images, on the CPU."""
-        parts = [self.outputs(chunk) for chunk in pixels.split(batch_size or images_per_pass(250))]
+        parts = [self.outputs(chunk) for chunk in pixels.split(images_per_pass(250))]
         logits = [second.cpu() for _, second in parts if second is not None]
         return torch.cat([first.cpu() for first, _ in parts]), torch.cat(logits) if logits else None
 
