@@ -28,7 +28,6 @@ __all__ = [
     "hold_out",
     "lacks_classes",
     "load_images",
-    "load_labelled",
     "places_of",
     "split_by_label",
     "stored_for_crops",
@@ -237,12 +236,6 @@ def split_by_label(split: Split) -> tuple[Split, Split]:
 def subsample(images: ImageSet, max_images: int) -> ImageSet:
     """Return at most `max_images` of the images, the same for all runs."""
     return images.subset(fixed_picks(len(images), max_images))
-
-
-def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Split]:
-    """Return the training and test splits of `load_images`."""
-    images = load_images(source, view, seed)
-    return images.train, images.test
 
 
 def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bigbigan.data.image_set import fixed_picks
 
-__all__ = ["bigan_references", "knn", "knn_accuracies", "nearest"]
+__all__ = ["bigan_references", "knn_accuracies", "nearest"]
 
 TEMPERATURE = 0.07
 QUERIES, REFERENCES = 1_000, 20_000  # at a time: 80 MB of distances
@@ -115,8 +115,3 @@ def knn_accuracies(
             predicted = nearest_classes.gather(1, first)[:, 0]
             out[k, distance] = 100 * (int((predicted == truth).sum()) / len(truth))
     return out
-
-
-def knn(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 5) -> float:
-    """Return the accuracy of k nearest neighbours by l2; see `knn_accuracies`."""
-    return knn_accuracies(train, labels, test, test_labels, [(k, "l2")])[k, "l2"]
