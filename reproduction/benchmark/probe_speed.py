@@ -24,7 +24,7 @@ from bigbigan.data import open_source
 from bigbigan.evaluation.features import pixel_features
 from bigbigan.evaluation.probes.logistic import STRENGTHS, few_label_trials
 from bigbigan.evaluation.probes.solver import logistic_path
-from bigbigan.evaluation.splits import View, load_labelled
+from bigbigan.evaluation.splits import View, load_images
 from reproduction.common import Script
 
 
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(script: Script, options: argparse.Namespace) -> None:
     source = open_source(options.data)
-    train, test = load_labelled(source, View(options.side, options.channels), 0)
+    images = load_images(source, View(options.side, options.channels))
+    train, test = images.train, images.test
     assert train.labels is not None
     assert test.labels is not None
     some = np.flatnonzero(train.labels < options.classes)

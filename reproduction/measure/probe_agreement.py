@@ -24,7 +24,7 @@ from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import knn_accuracies
 from bigbigan.evaluation.probes.linear_heads import PROTOCOLS, TABLE2_RATES, cached_batches, top_accuracy, train_heads
 from bigbigan.evaluation.records import Measurement
-from bigbigan.evaluation.splits import load_labelled, train_val
+from bigbigan.evaluation.splits import load_images, train_val
 from bigbigan.evaluation.targets import open_target
 from reproduction.common import Script
 
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
     source = target.source(options.data, None, "probe_agreement")
-    train, test = load_labelled(source, target.view, target.seed)
+    images = load_images(source, target.view, target.seed)
+    train, test = images.train, images.test
     assert train.labels is not None
     assert test.labels is not None
     encoder, device = target.encoder("trained", train.pixels), target.device

@@ -18,7 +18,7 @@ __all__ = ["settings_tables"]
 KINDS = {"int": "whole number", "float": "number", "bool": "`true`, `false`", "str": "text"}
 
 
-def settings_tables(_: object = None) -> str:
+def settings_tables() -> str:
     """Return a heading and a table for each group of settings, in Markdown."""
     out = _table("", Config, {f.name: f for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING})
     for group in dataclasses.fields(Config):

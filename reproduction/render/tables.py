@@ -32,9 +32,9 @@ SMALL = {
 }
 
 TABLES: dict[str, Callable[[list[Line]], str]] = {
-    "settings": settings.settings_tables,
-    "metrics": metric_glossary.glossary_table,
-    "metric_features": metric_glossary.feature_table,
+    "settings": lambda _: settings.settings_tables(),
+    "metrics": lambda _: metric_glossary.glossary_table(),
+    "metric_features": lambda _: metric_glossary.feature_table(),
     "data_speed": costs.data_speed,
     "probe_speed": costs.probe_speed,
     "probe": lambda lines: evaluation.probe_table(lines, SMALL),

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from bigbigan.compute import images_per_pass
 from bigbigan.data.csv_cells import writing_csv
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.probes.logistic import (
     class_scores,
@@ -202,8 +202,7 @@ def _methods(
     ]
     for subject in target.subjects[1:]:
         encoder = target.encoder(subject, images.training_pixels)
-        with unchanged(encoder):
-            features = encoder_features(encoder, pixels)["bn_crelu"]
+        features = encoder_features(encoder, pixels)["bn_crelu"]
         found.append(("frozen_bn_crelu", subject, frozen(features)))
     tuned: list[tuple[str, Subject, float]] = [("scratch", "untrained", 1e-3)] if scratch else []
     tuned += [("finetuned", "trained", 3e-4)] if finetune else []

@@ -27,7 +27,7 @@ from bigbigan.data import ImageSet, load_view
 from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.records import ResultLine, append_results
 from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
@@ -93,8 +93,6 @@ def cluster(
     lines: list[ResultLine] = []
     found = np.zeros(0, dtype=np.int64)
     with ExitStack() as stack:
-        for frozen in filter(None, encoders.values()):
-            stack.enter_context(unchanged(frozen))
         features = {subject: stack.enter_context(closing(RowsOnDisk(out.parent))) for subject in subjects}
         spent = dict.fromkeys(subjects, 0.0)
         numbers: list[np.ndarray] = []

@@ -25,7 +25,7 @@ from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.labels import Row, rows_of
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, unchanged
+from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.splits import StreamedView, View
 from bigbigan.evaluation.targets import open_target
 from bigbigan.image.grid import save_image
@@ -79,7 +79,7 @@ def label_next(
     with closing(StreamedView(source, images, view)) as seen:
         encoder = target.encoder(target.subjects[-1], seen)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with unchanged(encoder), closing(RowsOnDisk(out.parent)) as features:
+    with closing(RowsOnDisk(out.parent)) as features:
         kept = _encode(encoder, features, images, view, source, progress)
         images = images.subset(kept)
         known = np.zeros(len(images), bool) if images.labels is None else images.labels >= 0

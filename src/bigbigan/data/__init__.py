@@ -7,7 +7,6 @@ from bigbigan.data.inspect import inspect
 from bigbigan.data.loading import fingerprint, load_pixels, load_view, quick_fingerprint
 from bigbigan.data.shards.writer import write_shards
 from bigbigan.data.sources import open_source
-from bigbigan.image import resize_square, to_channels
 
 __all__ = [
     "DecodeLimits",
@@ -22,7 +21,5 @@ __all__ = [
     "load_view",
     "open_source",
     "quick_fingerprint",
-    "resize_square",
-    "to_channels",
     "write_shards",
 ]

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 
 import numpy as np
 
-from bigbigan.data.decode import decode, list_frames
+from bigbigan.data.decode import list_frames
 from bigbigan.data.formats import EXTENSIONS, Unreadable, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import extension
-from bigbigan.data.window import ToBytes
 
 __all__ = ["FrameStore", "expand_frames"]
 
@@ -53,18 +51,9 @@ class FrameStore(FileStore):
         """Return the bytes that identify frame i: the digest of its file, and its number."""
         return self._content(int(self.files[i]))[1] + f" {self.frames[i]}".encode()
 
-    def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return the pixels of frame i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
-        data, ending = self.raw(i), extension(self.names[i])
-        array, notes = self.decoded(i, self.limits.window)
-        if EXTENSIONS.get(ending, sniff(data)) != sniff(data):
-            notes = (*notes, "extension does not match the format")
-        return array, notes
-
-    def decoded(self, i: int, window: ToBytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return what `get` does, with another window than `limits.window`. Raises Unreadable."""
-        limits = replace(self.limits, window=window)
-        return decode(self.raw(i), limits, extension(self.names[i]), int(self.frames[i]))
+    def frame(self, i: int) -> int:
+        """Return which frame of its file image i is, from 0."""
+        return int(self.frames[i])
 
     def is_whole_file(self, i: int) -> bool:
         """Return whether frame i is what its file shows if only the first frame is read, and no other frame is used."""

@@ -10,7 +10,7 @@ conditional.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,11 +34,13 @@ __all__ = [
     "ImageSet",
     "LabelsFile",
     "Source",
+    "fixed_picks",
     "fraction_of",
     "memory_free",
 ]
 
 MAX_MEMORY = 16 * 2**30  # bytes of a source that may be kept in memory
+AHEAD = 3  # remote shards that are cached or fetched while images are read in order
 
 
 def _available() -> int | None:
@@ -117,11 +119,15 @@ class FileStore:
 
     def get(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the pixels of image i, uint8 [H, W, 1|3], and notes on their conversion. Raises Unreadable."""
-        data = self.raw(i)
-        array, notes = decode(data, self.limits, extension(self.names[i]))
-        if EXTENSIONS.get(extension(self.names[i]), sniff(data)) != sniff(data):
+        data, ending = self.raw(i), extension(self.names[i])
+        array, notes = decode(data, self.limits, ending, self.frame(i))
+        if EXTENSIONS.get(ending, sniff(data)) != sniff(data):
             notes = (*notes, "extension does not match the format")
         return array, notes
+
+    def frame(self, i: int) -> int:
+        """Return which frame of its file image i is, from 0."""
+        return 0
 
 
 @dataclass
@@ -159,11 +165,11 @@ class ImageSet:
         shards = self.shards
         return order if shards is None else order[shards[order] == shards.min()]
 
-    def fetch_ahead(self, i: int, ahead: int = 3) -> None:
+    def fetch_ahead(self, i: int) -> None:
         """Begin to fetch image i's shard and the next ones, if the shards are remote and read in order."""
         if self.store.remote is not None and self.shards is not None:
             first, last = self.shards[[i, -1]].tolist()
-            self.store.remote.fetch(range(first, min(first + ahead, last + 1)))
+            self.store.remote.fetch(range(first, min(first + AHEAD, last + 1)))
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
         """Return the images at `indices`, in that order; they share this set's store."""
@@ -184,13 +190,12 @@ class LabelsFile:
 
 def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
     """Return a random share of an image set, at least one image, always the same and in the order of the set."""
-    return images if fraction == 1 else images.subset(fraction_indices(len(images), fraction))
+    return images if fraction == 1 else images.subset(fixed_picks(len(images), max(1, round(fraction * len(images)))))
 
 
-def fraction_indices(count: int, fraction: float) -> np.ndarray:
-    """Return the sorted indices of the images that `fraction_of` picks out of `count`."""
-    picks = np.random.default_rng(0).permutation(count)[: max(1, round(fraction * count))]
-    return np.sort(picks)
+def fixed_picks(count: int, size: int) -> np.ndarray:
+    """Draw at most `size` of `count` images, always the same ones; return their sorted indices, int64."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
 @dataclass
@@ -207,6 +212,7 @@ class Source:
     mirrorable: bool = True  # whether mirror images are as natural as the images; False for digits and letters
     frames: dict[str, list[str]] = field(default_factory=dict)  # the frames of each file that has several
     _counted: set[str] = field(default_factory=set, repr=False)
+    _to_read_again: Counter[str] = field(default_factory=Counter, repr=False)  # notes of `remember`, see `record`
 
     def set_window(self, window: ToBytes | None) -> None:
         """Set how images of more than 8 bits are reduced to 8; those of arrays have 8."""
@@ -221,10 +227,17 @@ class Source:
                 images.store.pads = pad == "always"
 
     def record(self, file: str, notes: Iterable[str]) -> None:
-        """Count the conversions of one image that was read."""
+        """Count the conversions of one image that was read, unless it was counted before.
+
+        It is not known which images earlier processes counted. So a conversion of a kind that they recorded is taken
+        for one of theirs, until as many have been read again.
+        """
         if file not in self._counted:
             self._counted.add(file)
-            self.notes.update(notes)
+            found = Counter(notes)
+            again = found & self._to_read_again
+            self._to_read_again -= again
+            self.notes.update(found - again)
 
     def refuse(self, file: str, error: Unreadable) -> None:
         """Add one file that could not be read to `skipped`, and count the reason."""
@@ -233,9 +246,11 @@ class Source:
             self.skipped.append((file, str(error)))
             self.notes[error.kind] += 1
 
-    def remember(self, skipped: Iterable[tuple[str, str]]) -> None:
-        """Add the files that earlier processes of the same run could not read to `skipped`."""
+    def remember(self, skipped: Iterable[tuple[str, str]], notes: Mapping[str, int]) -> None:
+        """Add the files that earlier processes of the same run could not read to `skipped`, and their notes."""
+        listed = {file for file, _ in self.skipped}  # when the source was opened, too
         for file, reason in skipped:
-            if file not in self._counted:
-                self._counted.add(file)
-                self.skipped.append((file, reason))
+            if file not in listed:
+                self.refuse(file, Unreadable(reason))
+        self._to_read_again = Counter(notes) - self.notes
+        self.notes.update(self._to_read_again)

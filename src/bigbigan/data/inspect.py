@@ -10,7 +10,7 @@ import numpy as np
 from bigbigan.data.decode import DEEP_CHANNELS
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
-from bigbigan.data.loading import fingerprint
+from bigbigan.data.loading import fingerprint, sample_values
 from bigbigan.data.tiff import DEEP_COLOUR, INSTALL
 from bigbigan.data.window import Sampler
 
@@ -29,7 +29,7 @@ def inspect(source: Source) -> dict[str, Any]:
         `skipped` (the first 20, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
         are duplicates if all their pixels are equal.
     """
-    deep, refused = _sample_values(source)
+    deep, refused = _sample(source)
     splits: dict[str, Any] = {}
     hashes: dict[str, set[bytes]] = {}
     for name, images in source.splits.items():
@@ -47,29 +47,18 @@ def inspect(source: Source) -> dict[str, Any]:
     }
 
 
-def _sample_values(source: Source) -> tuple[Sampler, set[str]]:
-    """Return a sample of the values of the images that have more than 8 bits, while the source has no window.
-
-    Returns:
-        The sample; and why images are not in it.
-    """
-    sampler, refused = Sampler(VALUES), set[str]()
-    stores = {id(s.store): s.store for s in source.splits.values()}.values()
-    windows = [store.limits.window for store in stores if not isinstance(store, ArrayStore)]
-    if any(windows):
-        return sampler, refused  # nothing to advise
-    source.set_window(sampler)
+def _sample(source: Source) -> tuple[Sampler, list[str]]:
+    """Return `sample_values` of all splits; nothing if the source has a window, as then there is nothing to advise."""
+    stores = [images.store for images in source.splits.values()]
+    if any(store.limits.window for store in stores if not isinstance(store, ArrayStore)):
+        return Sampler(VALUES), []
+    picks = []
     for images in source.splits.values():
-        for i in range(0, len(images), max(1, -(-len(images) // SAMPLED))):
-            try:
-                images.load(i)
-            except Unreadable as error:
-                refused.add(str(error))
-    source.set_window(None)
-    return sampler, refused
+        picks += [(images, i) for i in range(0, len(images), max(1, -(-len(images) // SAMPLED)))]
+    return sample_values(source, picks, VALUES)
 
 
-def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: set[str]) -> list[str]:
+def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: list[str]) -> list[str]:
     """Return sentences that name the settings for deep images, stacks and images of several sizes."""
     found = []
     if values := deep.percentiles((0, 0.1, 50, 99.9, 100)):

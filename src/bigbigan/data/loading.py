@@ -13,7 +13,7 @@ import numpy as np
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, Source
-from bigbigan.data.names import shown
+from bigbigan.data.names import listed, shown
 from bigbigan.data.window import Sampler
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
@@ -27,7 +27,9 @@ __all__ = [
     "load_view",
     "measure_window",
     "quick_fingerprint",
+    "read_noted",
     "read_pixels",
+    "sample_values",
     "stored_side",
     "stream_pixels",
     "stream_view",
@@ -38,6 +40,7 @@ T = TypeVar("T")
 Pixels = TypeVar("Pixels", bound=Any)  # an array or a tensor
 
 WINDOW_IMAGES = 10_000  # maximum number of images that a window is measured on
+TYPICAL_IMAGES = 50  # maximum number of images that `typical_side` reads
 DECODED_TOGETHER = 16  # images that a thread decodes in one call
 REMEDY = "repair or remove them; train allows a larger share: --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
@@ -112,7 +115,7 @@ def stream_pixels(
     Raises:
         UserError: more than `max_unreadable` of the split cannot be read, or none of it can.
     """
-    n, pad = len(images), images.store.pads
+    n = len(images)
     limit = source.max_unreadable if source is not None else Source.max_unreadable
     refused: list[str] = []
     seen = 0
@@ -124,21 +127,19 @@ def stream_pixels(
             if stopped.is_set():
                 break
             try:
-                array, notes = images.load_noted(i)
+                found.append(read_noted(images, i, resolution, channels))
             except Unreadable as error:
                 found.append(error)
-                continue
-            way = fit(array.shape, resolution, pad)
-            square = to_channels(resize_square(array, resolution, pad), channels)
-            found.append((square.transpose(2, 0, 1), (*notes, _FITTED[way]) if way in _FITTED else notes))
         return found
 
     out = np.empty((batch_size, channels, resolution, resolution), dtype=np.uint8)
     kept: list[int] = []
     starts = range(0, n, DECODED_TOGETHER)
-    results = _in_threads(decoded, starts, images.fetch_ahead, stopped)
+    results: Iterator[tuple[np.ndarray, tuple[str, ...]] | Unreadable]
     if isinstance(images.store, ArrayStore):  # there is nothing to decode
         results = (one for start in starts for one in decoded(start))
+    else:
+        results = _in_threads(decoded, starts, images.fetch_ahead, stopped)
     for one in results:
         seen += 1
         file = images.files[seen - 1]
@@ -165,10 +166,9 @@ def stream_pixels(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
             f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
         )
-    if refused and len(refused) < n and len(refused) <= limit * n:
-        more = f" and {len(refused) - 5:,} more" if len(refused) > 5 else ""
+    if refused:
         skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"
-        warnings.warn(f"{skipped}: {first}{more}", stacklevel=2)
+        warnings.warn(f"{skipped}: {listed(refused)}", stacklevel=2)
     if kept:
         yield out[: len(kept)], np.array(kept, dtype=np.int64)
 
@@ -216,14 +216,14 @@ def viewed_side(images: ImageSet, resolution: int, augment: str) -> int:
     return round(resolution / CENTRAL) if augment.endswith("_crop") and not images.store.pads else resolution
 
 
-def typical_side(images: ImageSet, max_images: int = 50) -> int:
-    """Return the median of the shorter sides, in pixels, of up to `max_images` images; 0 if none can be read.
+def typical_side(images: ImageSet) -> int:
+    """Return the median of the shorter sides, in pixels, of up to `TYPICAL_IMAGES` images; 0 if none can be read.
 
     The images are spread over the set or, if its shards are remote, over the first shard.
     """
     order = images.in_first_shard(np.arange(len(images)))
     sides = []
-    for i in order[:: max(1, -(-len(order) // max_images))]:
+    for i in order[:: max(1, -(-len(order) // TYPICAL_IMAGES))]:
         try:
             sides.append(min(images.load(int(i)).shape[:2]))
         except Unreadable:
@@ -242,22 +242,8 @@ def measure_window(source: Source, images: ImageSet, percentages: tuple[float, .
     """
     order = images.in_first_shard(np.arange(len(images)))
     order = order[:: max(1, -(-len(order) // WINDOW_IMAGES))]
-    sampler = Sampler(min(2**16, max(64, 2**23 // len(order))))
-    source.set_window(sampler)
-    stopped, refused = threading.Event(), list[str]()
-
-    def load(i: int) -> list[None]:
-        try:
-            images.load(int(order[i]))
-        except Unreadable as error:  # counted when the pixels are read
-            refused.append(str(error))
-        return []
-
-    try:
-        for _ in _in_threads(load, range(len(order)), lambda i: images.fetch_ahead(int(order[i])), stopped):
-            pass
-    finally:
-        source.set_window(None)
+    picks = [(images, i) for i in order.tolist()]
+    sampler, refused = sample_values(source, picks, min(2**16, max(64, 2**23 // len(order))))
     window, name = sampler.percentiles(percentages), f"data.window_percentiles=[{percentages[0]:g},{percentages[1]:g}]"
     if window is None:
         why = f" ({len(refused):,} cannot be read, such as: {min(refused)})" if refused else ""
@@ -267,6 +253,40 @@ def measure_window(source: Source, images: ImageSet, percentages: tuple[float, .
     if window[0] == window[1]:
         raise UserError(f"{name}: both are {window[0]:g} in {source.spec}; take percentiles further apart")
     return window[0], window[1]
+
+
+def sample_values(source: Source, picks: list[tuple[ImageSet, int]], per_image: int) -> tuple[Sampler, list[str]]:
+    """Sample the values of images that have more than 8 bits. The source has no window afterwards.
+
+    Args:
+        source: the source of the images.
+        picks: the image set and the number of each image.
+        per_image: number of values of each image.
+
+    Returns:
+        The sample; and why images are not in it, for each that cannot be read.
+    """
+    sampler, stopped, refused = Sampler(per_image), threading.Event(), list[str]()
+
+    def load(at: int) -> list[None]:
+        images, i = picks[at]
+        try:
+            images.load(i)
+        except Unreadable as error:  # counted when the pixels are read
+            refused.append(str(error))
+        return []
+
+    def fetch(at: int) -> None:
+        images, i = picks[at]
+        images.fetch_ahead(i)
+
+    source.set_window(sampler)
+    try:
+        for _ in _in_threads(load, range(len(picks)), fetch, stopped):
+            pass
+    finally:
+        source.set_window(None)
+    return sampler, refused
 
 
 def load_view(
@@ -312,8 +332,16 @@ def center_crop(pixels: Pixels, resolution: int) -> Pixels:
 
 def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarray:
     """Decode one image as `load_pixels` does: uint8 [C, R, R]. Raises Unreadable."""
-    array = resize_square(images.load(i), side, pad=images.store.pads)
-    return np.ascontiguousarray(to_channels(array, channels).transpose(2, 0, 1))
+    return read_noted(images, i, side, channels)[0]
+
+
+def read_noted(images: ImageSet, i: int, side: int, channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the pixels of `read_pixels`, and notes on what was converted. Raises Unreadable."""
+    array, notes = images.load_noted(i)
+    way = fit(array.shape, side, images.store.pads)
+    square = to_channels(resize_square(array, side, images.store.pads), channels)
+    pixels = np.ascontiguousarray(square.transpose(2, 0, 1))
+    return pixels, (*notes, _FITTED[way]) if way in _FITTED else notes
 
 
 def fingerprint(images: ImageSet, max_contents: int | None = None) -> str:

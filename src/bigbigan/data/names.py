@@ -3,8 +3,9 @@
 import math
 import os
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["NO_LABEL", "class_order", "composed", "extension", "label_of", "shown", "stored_name"]
+__all__ = ["NO_LABEL", "class_order", "composed", "extension", "label_of", "listed", "shown", "stored_name"]
 
 NO_LABEL = {"", "-1", "-1.0", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null"}  # as tables are written
 
@@ -51,6 +52,12 @@ def class_order(name: object) -> tuple[int, float, str]:
     except ValueError:
         value = math.nan
     return (0, value, str(name)) if math.isfinite(value) else (1, 0.0, str(name))
+
+
+def listed(names: Sequence[object], limit: int = 5) -> str:
+    """Return the first of some names, fit to print, and how many others there are: "a, b and 3 more"."""
+    more = len(names) - limit
+    return ", ".join(map(shown, names[:limit])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def shown(name: object) -> str:

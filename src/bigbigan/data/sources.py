@@ -30,7 +30,7 @@ from bigbigan.data.formats import EXTENSIONS, Unreadable
 from bigbigan.data.frames import expand_frames
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.labels import apply_labels
-from bigbigan.data.names import extension, label_of, shown
+from bigbigan.data.names import extension, label_of, listed, shown
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
 from bigbigan.data.readers.datasets import DatasetStore, is_python, open_datasets, open_python
@@ -163,17 +163,17 @@ def _warn_of_empty_classes(source: Source) -> None:
     empty = [name for k, name in enumerate(train.classes) if k not in used]
     if empty and len(used) > 1:  # with one class, the normal images, the other splits add the anomalies
         source.notes["classes without a training image"] += len(empty)
-        listed = ", ".join(map(shown, empty[:5])) + (f" and {len(empty) - 5:,} more" if len(empty) > 5 else "")
-        warnings.warn(f"{source.spec}: of {len(train.classes):,} classes train has no image of {listed}", stacklevel=3)
+        text = f"of {len(train.classes):,} classes train has no image of {listed(empty)}"
+        warnings.warn(f"{source.spec}: {text}", stacklevel=3)
 
 
 def _warn_of_no_label(source: Source) -> None:
     """Warn of classes whose name means "no label" in a labels file, as that of a folder may."""
     classes = next((images.classes for images in source.splits.values() if images.classes), [])
     if lost := [name for name in classes if not label_of(name)]:
-        listed = ", ".join(repr(shown(name)) for name in lost)
+        names = ", ".join(repr(shown(name)) for name in lost)
         warnings.warn(
-            f"{source.spec}: {listed} is a class here, but means no label in a labels file; rename it before labels "
+            f"{source.spec}: {names} is a class here, but means no label in a labels file; rename it before labels "
             "are written to one (label-next, classify)",
             stacklevel=3,
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.loading import REMEDY, fingerprint, load_pixels, read_pixels
+from bigbigan.data.loading import REMEDY, fingerprint, load_pixels, read_noted
 from bigbigan.errors import UserError
 
 __all__ = ["StreamedPixels", "order_by_shards", "training_pixels"]
@@ -23,7 +23,8 @@ class StreamedPixels:
     """Pixels like a uint8 tensor [N, C, S, S], indexed by image number, but decoded on demand.
 
     Threads decode the images given to `prefetch` (Pillow releases the GIL while it decodes and resizes). An unreadable
-    image is recorded in `source` and replaced by the next readable one.
+    image is recorded in `source` and replaced by the next readable one. Conversions are recorded too, in the thread
+    that takes the pixels.
 
     If the images are in remote shards, an epoch takes them from a few shards at a time (`order_by_shards`).
 
@@ -31,7 +32,7 @@ class StreamedPixels:
         images: a split.
         side: S.
         channels: C.
-        source: records skipped images, and gives `max_unreadable`.
+        source: records skipped images and notes, and gives `max_unreadable`.
         device: of the batches.
         shuffle_shards: number of remote shards that are shuffled together; twice as many are cached.
         world: number of processes that share the batches; each reads its rows from its own remote shards.
@@ -55,7 +56,7 @@ class StreamedPixels:
             self.shards = torch.from_numpy(images.shards)
             images.store.remote.limit = 2 * shuffle_shards + 2  # and those that two ranks share
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
-        self._pending: dict[int, Future[np.ndarray]] = {}
+        self._pending: dict[int, Future[tuple[np.ndarray, tuple[str, ...]]]] = {}
         self._refused: set[int] = set()
 
     def __len__(self) -> int:
@@ -65,7 +66,7 @@ class StreamedPixels:
         """Begin to decode these images."""
         for i in indices.tolist():
             if i not in self._pending and i not in self._refused:
-                self._pending[i] = self._pool.submit(read_pixels, self.images, i, *self.shape[1:3])
+                self._pending[i] = self._pool.submit(read_noted, self.images, i, self.shape[2], self.shape[1])
 
     def fetch(self, indices: Tensor) -> None:
         """Begin to fetch the shards of these images, if they are remote."""
@@ -96,9 +97,13 @@ class StreamedPixels:
             i = self._readable(i)
             self.prefetch(torch.tensor([i]))
             try:
-                return self._pending.pop(i).result()
+                pixels, notes = self._pending.pop(i).result()
             except Unreadable as error:
                 self._refuse(i, error)
+                continue
+            if notes:  # few images have any, and `record` keeps the names that it is given
+                self.source.record(self.images.files[i], notes)
+            return pixels
 
     def _refuse(self, i: int, error: Unreadable) -> None:
         self._refused.add(i)

@@ -17,7 +17,7 @@ from bigbigan.data import ImageSet, Source
 from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import encoder_features, unchanged
+from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
 from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
 from bigbigan.evaluation.metric_glossary import direction_of
@@ -134,8 +134,7 @@ class ValidationMetric:
         E = state.E_ema
         assert E is not None
         assert self.labels is not None
-        with unchanged(E):
-            return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
+        return self._few(E, m, self.labels) if m.kind == "few_linear" else self._table1(E, m, self.labels)
 
     def _features(
         self, E: FeatureEncoder, indices: np.ndarray, mirrored: bool = False

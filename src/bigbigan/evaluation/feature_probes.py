@@ -16,9 +16,9 @@ from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import NAMES, Evaluation
-from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features, unchanged
+from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features
 from bigbigan.evaluation.metric_names import Metric
-from bigbigan.evaluation.probes.knn import bigan_references, knn, knn_accuracies
+from bigbigan.evaluation.probes.knn import bigan_references, knn_accuracies
 from bigbigan.evaluation.probes.linear_heads import (
     BATCH,
     PROTOCOLS,
@@ -97,8 +97,9 @@ class _Feature:
         """Measure nearest neighbours among few labelled images."""
         for m in metrics:
             start = time.perf_counter()
-            accuracies = [knn(x, y, self.test, self.truth) for x, y, _ in self._trials(picked)]
-            self._note(start, {m.name: mean_over_trials(accuracies)})
+            key = m.k, m.distance
+            found = [knn_accuracies(x, y, self.test, self.truth, [key])[key] for x, y, _ in self._trials(picked)]
+            self._note(start, {m.name: mean_over_trials(found)})
 
     def measure_own(self, metrics: list[Metric]) -> None:
         """Measure by functions of the user's own."""
@@ -163,8 +164,7 @@ def measure_features(e: Evaluation, subject: Subject, metrics: list[Metric]) -> 
             if pca is not None:
                 known["pca_pixels"] = pca
             return {name: known[name](split.pixels, mirrored) for name in names}
-        with unchanged(encoder):
-            return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
+        return encoder_features(encoder, split.pixels, names, mirrored=mirrored)
 
     known, new = features(train), features(test)
     e.spent["features"] += time.perf_counter() - start

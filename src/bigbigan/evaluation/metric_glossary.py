@@ -20,6 +20,8 @@ __all__ = [
     "glossary_text",
 ]
 
+WIDTH = 100  # columns of the glossary as text
+
 
 class Entry(NamedTuple):
     """Explain the metrics with these names.
@@ -205,30 +207,30 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"(?<=_)(F|NET|TASK)(?=_|$)", ".+", numbered))
 
 
-def glossary_text(width: int = 100) -> str:
-    """Return the names that `--metrics` takes and what they mean, as text of at most `width` columns."""
+def glossary_text() -> str:
+    """Return the names that `--metrics` takes and what they mean, as text of at most 100 columns."""
     about = (
         "Names for --metrics; * matches any part of a name; curve is the few-label curve. K is 1, 5, 25 or 50. "
         "Accuracies are in percent."
     )
-    lines = textwrap.wrap(about, width)
+    lines = textwrap.wrap(about, WIDTH)
     for entry in GLOSSARY:
         better = f" ({entry.better} is better)" if entry.better else ""
         meaning = re.sub(r"\[([^\]]*)\]\([^)]*\)|`", r"\1", entry.meaning)
-        lines += ["", *textwrap.wrap(", ".join(entry.names), width), *_indented(meaning + better, width)]
+        lines += ["", *textwrap.wrap(", ".join(entry.names), WIDTH), *_indented(meaning + better)]
     for title, meanings in (("F, a feature:", FEATURE_MEANINGS), ("NET, a feature extractor:", NETWORK_MEANINGS)):
-        lines += ["", title, *(line for name, text in meanings.items() for line in _indented(f"{name}: {text}", width))]
-    lines += ["", "TASK, a pretext task:", *_indented(", ".join(get_args(Task)), width)]
+        lines += ["", title, *(line for name, text in meanings.items() for line in _indented(f"{name}: {text}"))]
+    lines += ["", "TASK, a pretext task:", *_indented(", ".join(get_args(Task)))]
     return "\n".join(lines)
 
 
-def glossary_table(_: object = None) -> str:
+def glossary_table() -> str:
     """Return the glossary as a Markdown table."""
     rows = [f"| {', '.join(f'`{n}`' for n in e.names)} | {e.meaning} | {e.better} |" for e in GLOSSARY]
     return "\n".join(["| metric | what it is | better |", "|---|---|---|", *rows]).replace("|  |", "| |")
 
 
-def feature_table(_: object = None) -> str:
+def feature_table() -> str:
     """Return the features as a Markdown table."""
     rows = [f"| {_in_code(name)} | {meaning} |" for name, meaning in FEATURE_MEANINGS.items()]
     return "\n".join(["| F | what it is |", "|---|---|", *rows])
@@ -239,5 +241,5 @@ def _in_code(names: str) -> str:
     return re.sub(r"[\w-]+", r"`\g<0>`", names)
 
 
-def _indented(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ")
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
-from bigbigan.data.image_set import MAX_MEMORY
+from bigbigan.data.image_set import MAX_MEMORY, fixed_picks
 from bigbigan.data.loading import center_crop, stored_side, viewed_side
-from bigbigan.data.names import shown
+from bigbigan.data.names import listed, shown
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.io import read_json, write_json
@@ -28,7 +28,6 @@ __all__ = [
     "hold_out",
     "lacks_classes",
     "load_images",
-    "load_labelled",
     "places_of",
     "split_by_label",
     "stored_for_crops",
@@ -235,15 +234,8 @@ def split_by_label(split: Split) -> tuple[Split, Split]:
 
 
 def subsample(images: ImageSet, max_images: int) -> ImageSet:
-    """Return at most `max_images` of the images, drawn by the same seed for all runs."""
-    picks = np.random.default_rng(SEED).permutation(len(images))[:max_images]
-    return images.subset(np.sort(picks))
-
-
-def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Split]:
-    """Return the training and test splits of `load_images`."""
-    images = load_images(source, view, seed)
-    return images.train, images.test
+    """Return at most `max_images` of the images, the same for all runs."""
+    return images.subset(fixed_picks(len(images), max_images))
 
 
 def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray) -> None:
@@ -252,10 +244,9 @@ def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray
     untested = np.setdiff1d(train.labels, train.labels[held_out])
     if 0 < len(untested) < len(np.unique(train.labels)):
         names = train.images.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
-        listed = ", ".join(shown(names[k]) for k in untested[:5].tolist())
-        more = f" and {len(untested) - 5:,} more" if len(untested) > 5 else ""
+        classes = listed([names[k] for k in untested.tolist()])
         warnings.warn(
-            f"{source.spec}: the held-out fifth has no image of {listed}{more}: too few labelled images, or groups; "
+            f"{source.spec}: the held-out fifth has no image of {classes}: too few labelled images, or groups; "
             "accuracies say nothing about these classes",
             stacklevel=3,
         )

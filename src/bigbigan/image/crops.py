@@ -155,7 +155,8 @@ def _weights(start: Tensor, length: Tensor, side: int, resolution: int) -> Tenso
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def _cubic(t: Tensor, a: float = -0.5) -> Tensor:
+def _cubic(t: Tensor) -> Tensor:
+    a = -0.5  # as Pillow's bicubic
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     return torch.where(t < 1, near, torch.where(t < 2, far, 0))

@@ -44,11 +44,10 @@ def pairs_grid(above: Tensor, below: Tensor, columns: int = 16) -> Image.Image:
     return grid(torch.cat(rows), columns)
 
 
-def save_animation(frames: list[Image.Image], path: Path, seconds: float = 0.15) -> None:
-    """Write pictures of one size as an endless GIF, each shown for `seconds`; no incomplete file is ever at `path`."""
+def save_animation(frames: list[Image.Image], path: Path) -> None:
+    """Write pictures of one size as an endless GIF, each shown for 0.15 s; no incomplete file is ever at `path`."""
     with writing(path, durable=False) as temporary:
-        duration = round(1000 * seconds)
-        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=150, loop=0)  # ms
 
 
 def save_image(image: Image.Image, path: Path) -> None:

@@ -229,7 +229,8 @@ def init_or_resume(
             ck.load_state(state, newest)
             warn_of_other_settings(folder, newest.info().get("settings", {}), config)
             if (folder / "data.json").exists():
-                data.source.remember(read_card(folder).get("skipped", []))
+                card = read_card(folder)
+                data.source.remember(card.get("skipped", []), card.get("notes", {}))
         write_json(folder / "data.json", data.card, stamp=True)
     state.broadcast()
     return state, newest is not None
@@ -316,7 +317,7 @@ def prepare_averages(state: TrainingState, run: Run) -> None:
 
 
 def save(state: TrainingState, run: Run) -> None:
-    """Save a checkpoint of this step, and the data card, since streamed images may be found unreadable in training."""
+    """Save a checkpoint of this step, and the data card, which grows while streamed images are read."""
     if not distributed.is_first_rank():
         return
     write_json(run.folder / "data.json", run.data.card, stamp=True)

@@ -15,7 +15,7 @@ from bigbigan.config import override
 from bigbigan.data import open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation import runner
-from bigbigan.evaluation.features import unchanged
+from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import hold_out, load_images
@@ -120,8 +120,9 @@ def test_a_network_from_scratch_learns_from_few_images(run):
     images = load_images(open_source(read_json(run / "data.json")["spec"]), target.view)
     pixels, y = np.concatenate([images.train.pixels, images.test.pixels]), images.train.labels
     encoder = target.encoder("untrained", images.training_pixels)
-    with unchanged(encoder):
-        logits = c._tuner(encoder, pixels, y, None, target, 3e-3)(np.arange(60), 0, slice(90, None))
+    before = digest(encoder)
+    logits = c._tuner(encoder, pixels, y, None, target, 3e-3)(np.arange(60), 0, slice(90, None))
+    assert digest(encoder) == before
     assert (logits.argmax(1) == images.test.labels).mean() > 0.8
     tuned = c._Tuned(encoder, 3, False, 0, 1e-3)
     steps = []

@@ -90,3 +90,18 @@ def test_16_bit_colour_tiff_without_tifffile_has_a_remedy(tmp_path, monkeypatch)
     found = inspect(open_source(str(tmp_path)))
     assert found["notes"] == {"16-bit scaled to 8": 1}
     assert "pip install 'bigbigan[tiff]'" in found["remedies"][0]
+
+
+def test_an_interrupted_inspection_leaves_no_window(tmp_path, monkeypatch):
+    Image.fromarray(np.full((4, 4), 999, dtype=np.uint16)).save(tmp_path / "a.png")
+    source = open_source(str(tmp_path))
+    images = source.splits["train"]
+
+    def interrupted(i):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(images, "load", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            inspect(source)
+    assert images.store.limits.window is None

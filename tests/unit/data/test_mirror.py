@@ -1,6 +1,5 @@
 """Whether images are mirrored: digits and letters never by themselves, photographs where the augmentation says so."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -91,11 +90,6 @@ def test_shards_know_it_of_the_set_they_are_made_of(tmp_path):
             out = tmp_path / f"{number}-{resolution}"
             write_shards(open_source(spec), out, resolution=resolution)
             assert open_source(str(out)).mirrorable == bool(number)
-        index = tmp_path / f"{number}-None" / "index.json"
-        of_earlier_version = read_json(index)
-        del of_earlier_version["mirrorable"]
-        index.write_text(json.dumps(of_earlier_version))
-        assert open_source(str(index.parent)).mirrorable == bool(number)
 
 
 # -- the setting ----------------------------------------------------------------------------------------------

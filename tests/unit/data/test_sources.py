@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from bigbigan.data import DecodeLimits, Unreadable, fingerprint, image_set, load_pixels, open_source
+from bigbigan.data.names import listed
 from bigbigan.data.readers import archives, arrays, folders, huggingface
 from bigbigan.data.sources import absolute_source, relative_source, source_exists
 from bigbigan.errors import UserError
@@ -1005,7 +1006,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
 
 
 def test_packed_archives_of_too_many_bytes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_MEMORY", 100)
+    monkeypatch.setattr(archives, "memory_free", lambda: 100)
     files = {f"{i}.png": png() for i in range(5)}
     assert "unpack it to a folder" in user_error(str(pack(tmp_path / "a.tar.gz", files)))
     assert len(open_source(str(pack(tmp_path / "a.tar", files))).splits["train"]) == 5  # not held in memory
@@ -1219,3 +1220,10 @@ def test_classes_of_hugging_face_splits_have_one_order():
     huggingface._number_classes_alike(splits)
     assert splits["test"].classes == splits["train"].classes == ["cat", "dog"]
     assert splits["test"].labels.tolist() == [1, -1, 0]
+
+
+def test_listed_names_the_first_and_counts_the_others():
+    assert listed([]) == ""
+    assert listed(list("abcde")) == "a, b, c, d, e"
+    assert listed(["a\n", *range(6)]) == "a\\n, 0, 1, 2, 3 and 2 more"
+    assert listed(range(1_234), limit=1) == "0 and 1,233 more"

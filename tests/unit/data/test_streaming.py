@@ -5,6 +5,7 @@ import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,6 +135,65 @@ def test_unreadable_images_are_replaced_listed_and_written_down(folder, tmp_path
     assert json.loads((run / "data.json").read_text())["skipped"][0][0] == "class0/04.png"
 
 
+@pytest.fixture
+def converted(folder):
+    """The photographs; two are rotated by EXIF, three are PNG files of 16-bit grey, one cannot be read."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in (1, 3):
+        Image.new("RGB", (24, 20)).save(folder / "class1" / f"{i:02d}.png", exif=exif)
+    for i in (0, 2, 6):
+        Image.fromarray(np.full((20, 24), 999, dtype=np.uint16)).save(folder / "class0" / f"{i:02d}.png")
+    Image.new("RGB", (7, 7)).save(folder / "class0" / "08.png")
+    (folder / "class0" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return folder
+
+
+def test_streamed_images_are_noted_as_those_in_memory(converted):
+    noted = []
+    for memory in (1.0, 0.0):
+        source = open_source(str(converted))
+        pixels, _, _ = training_pixels(source.splits["train"], 12, 3, source, memory, CPU, progress=False)
+        for _ in range(3):
+            pixels[torch.arange(len(pixels))]
+        noted.append(dict(sorted(source.notes.items())))
+    assert noted[0] == noted[1]
+    assert noted[1]["EXIF rotated"] == 2
+    assert noted[1]["16-bit scaled to 8"] == 3
+    assert noted[1]["enlarged to the resolution"] == 1
+
+
+def test_a_continued_streamed_run_counts_conversions_once(converted, tmp_path):
+    def card(memory, steps):
+        run = tmp_path / f"run{memory}"
+        settings = ("data.channels=3", f"data.memory_gib={memory}", f"training.steps={steps}", "log.validate_every=0")
+        train(tiny_config(*settings), str(converted), run, progress=False)
+        found = json.loads((run / "data.json").read_text())
+        return found["notes"], found["skipped"]
+
+    whole = card(1, 1)
+    counts = [card(0, steps) for steps in (1, 2, 9, 10)]
+    for (notes, skipped), (later, more) in pairwise(counts):
+        assert all(later[note] >= count for note, count in notes.items())
+        assert len(more) >= len(skipped)
+    assert counts[-1] == whole
+
+
+def test_remembered_notes_are_not_counted_again(folder):
+    source = open_source(str(folder))
+    source.record("a", ["palette"])
+    source.remember([["b", "truncated JPEG (at 5)"]], {"palette": 3, "truncated JPEG": 1, "alpha": 2})
+    assert source.notes == {"palette": 3, "truncated JPEG": 1, "alpha": 2}
+    for file in "cdcd":  # two that the earlier process read, as far as anybody knows
+        source.record(file, ["palette"])
+    assert source.notes["palette"] == 3
+    source.record("e", ["palette", "alpha", "CMYK"])
+    assert source.notes == {"palette": 4, "truncated JPEG": 1, "alpha": 2, "CMYK": 1}
+    assert source.skipped == [("b", "truncated JPEG (at 5)")]
+    source.remember([["b", "truncated JPEG (at 5)"]], {})
+    assert len(source.skipped) == 1
+
+
 def test_too_many_unreadable_images_end_in_one_line(folder):
     for i in (0, 2, 4):
         (folder / "class0" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
@@ -185,6 +245,7 @@ def test_fingerprint_covers_all_names_and_some_contents(folder):
 
 def test_decoding_in_threads_leaves_the_warning_filters_alone(folder):
     data = next(folder.rglob("*.png")).read_bytes()
+    decode(data)  # adds a filter for good
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: decode(data), range(200)))

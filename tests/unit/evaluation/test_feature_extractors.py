@@ -305,7 +305,10 @@ def test_50k_and_10k_samples_have_separate_names(monkeypatch, cache, data):
     monkeypatch.setattr(
         samples, "draw_samples", lambda G, c, n, s: drawn.append(n) or torch.zeros(n // 100, 1, 8, 8).byte()
     )
-    metrics = parse_metrics(["fid10k_train_encoder", "fid50k_train_encoder"])
-    found = measure_quality(networks.G.eval(), networks.E.eval(), config, open_source(data), metrics)
+    monkeypatch.setattr(samples, "reference", lambda *a: computed.append(a[1]) or reference(*a))
+    computed = []
+    names = ["fid10k_train_encoder", "fid10k_test_encoder", "fid50k_train_encoder", "kid50k_train_encoder"]
+    found = measure_quality(networks.G.eval(), networks.E.eval(), config, open_source(data), parse_metrics(names))
     assert drawn == [50_000]
-    assert set(found) == {"fid10k_train_encoder", "fid50k_train_encoder"}
+    assert set(found) == set(names)
+    assert computed == ["train", "test"]  # each once

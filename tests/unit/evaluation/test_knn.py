@@ -9,7 +9,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from bigbigan.evaluation.probes import knn as module
-from bigbigan.evaluation.probes.knn import knn, knn_accuracies, nearest
+from bigbigan.evaluation.probes.knn import knn_accuracies, nearest
 from tiny import blobs
 
 
@@ -43,7 +43,8 @@ def test_accuracies_agree_with_scikit_learn(distance, order, metric):
 
 def test_a_tie_goes_to_the_nearest():
     train = np.array([[1, 0], [0.9, 0.1], [0.6, 0.5], [0, 1]], dtype=np.float32)
-    assert knn(train, np.array([2, 0, 0, 2]), np.array([[1, 0]], dtype=np.float32), np.array([2]), k=4) == 100
+    query, truth = np.array([[1, 0]], dtype=np.float32), np.array([2])
+    assert knn_accuracies(train, np.array([2, 0, 0, 2]), query, truth, [(4, "l2")]) == {(4, "l2"): 100}
 
 
 def test_a_tie_of_many_votes_goes_to_the_nearest():

@@ -55,13 +55,14 @@ def test_heads_agree_with_scikit_learn_on_hard_features():
 def test_a_head_trained_among_others_is_the_head_trained_alone():
     x, y = blobs(600, 1, 0)
     together, alone = trained(x, y, (1e-3, 1e-2), steps=40), trained(x, y, (1e-2,), steps=40)
-    torch.testing.assert_close(together.weights[1], alone.weights[0], rtol=1e-4, atol=1e-7)
-    assert not torch.allclose(together.weights[0], alone.weights[0], rtol=0.1, atol=0)
+    slow, fast = together.matrices["f"].chunk(2)
+    torch.testing.assert_close(fast, alone.matrices["f"], rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(slow, alone.matrices["f"], rtol=0.1, atol=0)
 
 
 def test_weights_are_averaged_from_zero_with_the_papers_decay():
     x, y = blobs(600, 1, 0)
-    after = [trained(x, y, (1e-2,), steps=n).weights[0] for n in (1, 2)]
+    after = [trained(x, y, (1e-2,), steps=n).matrices["f"] for n in (1, 2)]
     # Adam's first step has the length of the rate; the average takes 1e-4 of it
     torch.testing.assert_close(after[0].abs(), torch.full_like(after[0], 1e-6), rtol=1e-3, atol=0)
     assert after[1].abs().mean() > 1.5 * after[0].abs().mean()
@@ -69,7 +70,7 @@ def test_weights_are_averaged_from_zero_with_the_papers_decay():
 
 def test_top5_counts_the_five_best():
     heads = Heads({"f": 6}, 6, (1.0,), CPU)
-    heads.weights[0].copy_(torch.eye(6))
+    heads.matrices["f"].copy_(torch.eye(6))
     scores = np.array([[6, 5, 4, 3, 2, 1]], dtype=np.float32)
     hits = [[top_accuracy(heads, {"f": scores}, np.array([c]), k, CPU)["f", 1.0] for c in range(6)] for k in (1, 5)]
     assert hits == [[100, 0, 0, 0, 0, 0], [100, 100, 100, 100, 100, 0]]

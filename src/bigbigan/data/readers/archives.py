@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import HEAD, Unreadable
-from bigbigan.data.image_set import MAX_MEMORY, Source, memory_free
+from bigbigan.data.image_set import Source, memory_free
 from bigbigan.data.names import shown
 from bigbigan.data.readers.folders import Entry, Reader, is_candidate
 from bigbigan.errors import UserError
@@ -139,7 +139,7 @@ def list_tar(
 
     entries: list[Entry] = []
     count = total_bytes = 0
-    max_bytes = min(MAX_MEMORY, memory_free())
+    max_bytes = memory_free()
     with open(path, "rb") as file:
         stream = _Forward(file, path.stat().st_size, max(limits.max_bytes, 2**20) + 512)
         try:

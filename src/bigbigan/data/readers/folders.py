@@ -28,7 +28,7 @@ import numpy as np
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
-from bigbigan.data.names import class_order, composed, extension, shown, stored_name
+from bigbigan.data.names import class_order, composed, extension, listed, shown, stored_name
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 
@@ -159,7 +159,7 @@ def _without_annotations(names: list[tuple[str, ...]], source: Source) -> list[t
     skipped = Counter(filter(None, map(masks, names)))
     if skipped:
         source.notes["ignored, in a folder of annotations next to one of images"] += skipped.total()
-        _warn(source, f"{skipped.total():,} images are skipped as masks or annotations: {_list(skipped)}")
+        _warn(source, f"{skipped.total():,} images are skipped as masks or annotations: {listed(sorted(skipped))}")
     return [p for p in names if not masks(p)] if skipped else names
 
 
@@ -175,7 +175,8 @@ def _by_split(names: list[tuple[str, ...]], source: Source) -> tuple[list[str | 
         remedy = "to use them, move them into one of those folders or give them as a source of their own"
         _warn(
             source,
-            f"{outside:,} images outside the train, val and test folders are skipped: {_list(places)}; {remedy}",
+            f"{outside:,} images outside the train, val and test folders are skipped: {listed(sorted(places))}; "
+            f"{remedy}",
         )
     return tops, inner
 
@@ -275,15 +276,11 @@ def _warn_of_classes(classes: Iterable[str], source: Source) -> None:
     odd = [c for c in classes if split_of(c) or _LIKE_SPLIT.fullmatch(c) or c.lower() in suspects]
     if odd:
         others = [c for c in classes if c not in odd]
-        listed = f"the folders {_list(odd)} are read as classes"
-        text = f"{listed}, like {_list(others)}" if others else f"classes: {_list(odd)}"
+        text = f"classes: {listed(sorted(odd))}"
+        if others:
+            text = f"the folders {listed(sorted(odd))} are read as classes, like {listed(sorted(others))}"
         remedy = "if they are not, give the folder you mean, rename them train, val and test, or give --labels"
         _warn(source, f"{text}; {remedy}")
-
-
-def _list(names: Iterable[str], limit: int = 5) -> str:
-    names = sorted(names)
-    return ", ".join(map(shown, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _warn(source: Source, text: str) -> None:
@@ -339,7 +336,7 @@ def arrange(
         class_of = _classes(rows, parts_of, source) if below else {}
         names_of_classes = sorted(set(class_of.values()), key=class_order)
     elif below:
-        text = f"classes are {_list(names_of_classes)}, and each has folders {_list(below)}"
+        text = f"classes are {listed(sorted(names_of_classes))}, and each has folders {listed(sorted(below))}"
         _warn(source, f"{text}; if those are the classes, give --labels, or make them the folders on top")
     number = {c: k for k, c in enumerate(names_of_classes)} if len(names_of_classes) > 1 else {}
     if number and nested:
@@ -387,7 +384,8 @@ def _classes(rows: dict[str, list[int]], parts_of: dict[int, tuple[str, ...]], s
             source.notes[f"in folders of '{split}' that train does not have: read without labels"] += unlabelled
             _warn(
                 source,
-                f"{unlabelled:,} images of '{split}' are read without labels: train has no folder {_list(unknown)}",
+                f"{unlabelled:,} images of '{split}' are read without labels: train has no folder "
+                f"{listed(sorted(unknown))}",
             )
         class_of |= in_folders
     return class_of

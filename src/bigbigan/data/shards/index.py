@@ -43,17 +43,13 @@ class Shard:
         """Return the lists that have an entry for each image."""
         return self.names, self.offsets, self.sizes, self.labels, self.positions
 
-    def entry(self) -> dict[str, Any]:
-        """Return what the index has of this shard. Without groups it is that of versions that knew none."""
-        return {name: value for name, value in vars(self).items() if name != "groups" or value}
-
 
 def write_index(path: Path, about: dict[str, Any], splits: dict[str, list[Shard]]) -> None:
-    """Write index.json atomically. `about` has "name", "classes", "pads", and may have more, such as "mirrorable"."""
+    """Write index.json atomically. `about` has "name", "classes", "pads", "mirrorable", and may have more."""
     counted = {
         split: {
             "images": sum(len(s.names) for s in shards),
-            "shards": [{"images": len(s.names), **s.entry()} for s in shards],
+            "shards": [{"images": len(s.names), **vars(s)} for s in shards],
         }
         for split, shards in splits.items()
     }
@@ -96,8 +92,8 @@ def parse_index(text: bytes, where: str) -> tuple[dict[str, Any], dict[str, list
         classes = about["classes"]
         if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
             raise ValueError("classes")
-        if not isinstance(about["name"], str) or not isinstance(about["pads"], bool):
-            raise ValueError("name or pads")
+        if not isinstance(about["name"], str) or not all(type(about[key]) is bool for key in ("pads", "mirrorable")):
+            raise ValueError("name, pads or mirrorable")
         skipped = about.setdefault("skipped", [])
         if not isinstance(skipped, list) or not all(map(_is_pair, skipped)):
             raise ValueError("skipped")

@@ -161,7 +161,7 @@ def _label(data: bytes, ending: str) -> int | str | None:
             label = next((parsed[k] for k in _LABEL_KEYS if k in parsed), None) if isinstance(parsed, dict) else parsed
         else:
             label = data.decode().strip()
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     if isinstance(label, float) and label.is_integer():
         label = int(label)

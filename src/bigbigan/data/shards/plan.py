@@ -17,7 +17,7 @@ from bigbigan.data.names import shown
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 
-__all__ = ["is_plan", "plan_of"]
+__all__ = ["plan_of"]
 
 
 def plan_of(source: Source, size_mib: float, count: int | None, resolution: int | None) -> dict[str, Any]:
@@ -43,11 +43,6 @@ def plan_of(source: Source, size_mib: float, count: int | None, resolution: int 
     if resolution is not None and isinstance(window, Window):
         plan["window"] = [window.black, window.white]
     return plan
-
-
-def is_plan(recorded: Any, plan: dict[str, Any]) -> bool:
-    """Return whether a recorded plan is this one; earlier versions did not record "files"."""
-    return isinstance(recorded, dict) and {"files": plan["files"], **recorded} == plan
 
 
 def _names_of(source: Source) -> str:

@@ -34,11 +34,6 @@ __all__ = ["open_pattern", "open_remote", "open_shards"]
 MAX_BYTES = 2**30  # of an index; 80 MiB are a million images
 
 
-def _mirrorable(about: dict[str, Any]) -> bool:
-    """Return `Source.mirrorable` of an index; earlier versions did not record it, and it is derived from "pads"."""
-    return bool(about.get("mirrorable", about["name"] == "cifar10" or not about["pads"]))
-
-
 def open_shards(folder: Path, source: Source, limits: DecodeLimits) -> dict[str, ImageSet]:
     """Open the splits of a folder written by `bigbigan data shard`, in the order of the image set it was made from."""
     about, splits = read_index(folder)
@@ -46,8 +41,8 @@ def open_shards(folder: Path, source: Source, limits: DecodeLimits) -> dict[str,
     paths = [folder / s.file for shards in splits.values() for s in shards]
     images = _splits(splits, about["classes"], _opener(paths), limits, in_source_order=True)
     for split in images.values():
-        split.store.pads = bool(about["pads"])
-    source.mirrorable = _mirrorable(about)
+        split.store.pads = about["pads"]
+    source.mirrorable = about["mirrorable"]
     return images
 
 
@@ -105,9 +100,9 @@ def open_remote(spec: str, source: Source, limits: DecodeLimits) -> dict[str, Im
     copies = RemoteShards(locations, [s.size for s in every], [s.sha256 for s in every])
     images = _splits(splits, about["classes"], copies.open, limits)
     for split in images.values():
-        split.store.pads = bool(about["pads"])
+        split.store.pads = about["pads"]
         split.store.remote = copies
-    source.mirrorable = _mirrorable(about)
+    source.mirrorable = about["mirrorable"]
     return images
 
 
@@ -134,7 +129,8 @@ def _list_remote(
     shards = list_pattern(spec, path_of, source, limits)
     for number, shard in enumerate(shards):
         shard.size, shard.sha256 = copies.sizes[number], copies.digests[number]
-    about = {"name": source.name, "classes": number_labels(shards), "pads": False, "skipped": source.skipped}
+    about: dict[str, Any] = {"name": source.name, "classes": number_labels(shards), "skipped": source.skipped}
+    about |= {"pads": False, "mirrorable": True}
     splits = {"train": shards}
     if all(s.sha256 for s in shards):  # else some shard could not be fetched: list again next time
         listed.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from bigbigan.data.frames import FrameStore
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import extension, shown
 from bigbigan.data.shards.index import INDEX, PROGRESS, Shard, is_index, read_index, write_index
-from bigbigan.data.shards.plan import is_plan, plan_of
+from bigbigan.data.shards.plan import plan_of
 from bigbigan.errors import RunError, UserError
 from bigbigan.image import resize_square
 from bigbigan.io import checked, lock, read_lines, stamped, write_text
@@ -97,7 +97,7 @@ def write_shards(
             f"{e.filename or out}: {e.strerror}; complete shards are kept, run the same command again to continue"
         ) from e
     about, splits = read_index(out)
-    if not is_plan(about.get("plan"), plan):
+    if about.get("plan") != plan:
         raise UserError(f"--out {out} has shards of other images or settings; choose another folder")
     for shard in (shard for shards in splits.values() for shard in shards):
         path = out / shard.file
@@ -180,7 +180,7 @@ def _recorded(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
     if not (out / PROGRESS).exists():
         return []
     lines, damaged = read_lines(out / PROGRESS, {str: Any})  # only the last line can be cut off
-    if not lines or not is_plan(lines[0], plan):
+    if not lines or lines[0] != plan:
         raise UserError(f"--out {out} has unfinished shards of other images or settings; choose another folder")
     complete, broken = [], set()
     for line in lines[1 : min(damaged) - 1 if damaged else None]:
@@ -297,6 +297,7 @@ def _frame_png(store: FrameStore, at: int, file: str) -> bytes:
         UserError: a PNG file cannot hold its values.
     """
     store.get(at)
+    raw, ending, frame = store.raw(at), extension(store.names[at]), store.frame(at)
     deep: list[np.ndarray] = []
 
     def keep(values: np.ndarray) -> np.ndarray:
@@ -304,8 +305,8 @@ def _frame_png(store: FrameStore, at: int, file: str) -> bytes:
         return np.zeros(values.shape, dtype=np.uint8)
 
     with suppress(Unreadable):  # without a window, or with one
-        plain, _ = store.decoded(at, None)
-        store.decoded(at, keep)
+        plain, _ = decode(raw, replace(store.limits, window=None), ending, frame)
+        decode(raw, replace(store.limits, window=keep), ending, frame)
         values = deep[0].clip(0, 2**16 - 1).astype(np.uint16)[:, :, None] if deep else plain
         data = _png(values)
         same = not deep or (len(deep) == 1 and np.array_equal(values[:, :, 0], deep[0]))
@@ -360,7 +361,7 @@ class _Tar:
         self.file.close()
         os.replace(self.temporary, self.path)
         self.shard.sha256 = self.digest.hexdigest()
-        return self.shard.entry()
+        return vars(self.shard)
 
     def abandon(self) -> None:
         """Remove the temporary file."""

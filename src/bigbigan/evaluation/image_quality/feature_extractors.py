@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
-from bigbigan.data import ImageSet, Source, Unreadable, fingerprint, quick_fingerprint, to_channels
+from bigbigan.data import ImageSet, Source, Unreadable, fingerprint, quick_fingerprint
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.sources import is_known
 from bigbigan.errors import UserError
@@ -35,7 +35,7 @@ from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
 from bigbigan.evaluation.records import Measurement, ResultLine, result_lines
 from bigbigan.evaluation.splits import View, has_labels, read_split, split_by_label
-from bigbigan.image import resize, to_float
+from bigbigan.image import resize, to_channels, to_float
 from bigbigan.io import checked, parse_json
 from bigbigan.io.tensors import check_tensors, read_tensors, save_tensors
 from bigbigan.models.resnet import BasicBlock, ResNetV2
@@ -68,9 +68,9 @@ class FeatureExtractor:
     outputs: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, batch_size: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features [N, d] and logits [N, K] of any number of images, on the CPU."""
-        parts = [self.outputs(chunk) for chunk in pixels.split(batch_size or images_per_pass(250))]
+        parts = [self.outputs(chunk) for chunk in pixels.split(images_per_pass(250))]
         logits = [second.cpu() for _, second in parts if second is not None]
         return torch.cat([first.cpu() for first, _ in parts]), torch.cat(logits) if logits else None
 
@@ -150,30 +150,16 @@ def train_classifier(
             f"{source.spec} has {len(train):,} labelled training images of {classes:,} classes; {name} needs "
             f"{2 * classes:,} or more, two for each class"
         )
-    generator = keyed_generator(0, name)
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(0)
         network = Classifier(recipe.trunk(channels), recipe.features, classes).to(device)
-    x, y = torch.from_numpy(train.pixels).to(device), torch.from_numpy(train.labels).to(device)
     epochs = epochs or recipe.epochs
-    batch = min(128, len(x))
-    steps = epochs * (len(x) // batch)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(1, steps))
-    order = torch.empty(0, dtype=torch.long)
-    for _ in Bar(range(steps), f"training {name}", unit="step", disable=not progress):
-        if len(order) < batch:
-            order = torch.randperm(len(x), generator=generator)
-        picks, order = order[:batch].to(device), order[batch:]
-        images_now = augmented(x[picks], generator, source.mirrorable) if recipe.augment else x[picks]
-        loss = F.cross_entropy(network(to_float(images_now).contiguous(memory_format=torch.channels_last))[1], y[picks])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    outputs = _outputs(network.eval(), device)
+    x, y = torch.from_numpy(train.pixels).to(device), torch.from_numpy(train.labels).to(device)
+    steps, batch = _train(name, network, x, y, epochs, source.mirrorable, progress)
+    network.eval()
     chunks = torch.from_numpy(test.pixels).split(images_per_pass(500))
-    predicted = torch.cat([outputs(chunk)[1].argmax(1).cpu() for chunk in chunks])
+    with torch.no_grad():
+        predicted = torch.cat([_outputs(network, chunk)[1].argmax(1).cpu() for chunk in chunks])
     top1 = 100 * float((predicted.numpy() == test.labels).mean())
     facts = {"name": name, "dataset": source.name, "channels": channels, "classes": classes, "top1_test": top1}
     facts |= {"fingerprint": fingerprint(images), "quick_fingerprint": quick_fingerprint(images), "epochs": epochs}
@@ -194,6 +180,40 @@ def train_classifier(
         images_seen=steps * batch,
     )
     return path, line
+
+
+def _train(
+    name: str, network: Classifier, x: Tensor, y: Tensor, epochs: int, mirror: bool, progress: bool
+) -> tuple[int, int]:
+    """Train the classifier `name` on uint8 images [N, C, R, R] with labels [N], on one device.
+
+    Args:
+        name, network: the classifier.
+        x, y: images and labels.
+        epochs: how often each image is used.
+        mirror: whether augmentation mirrors images.
+        progress: show steps/s and time left.
+
+    Returns:
+        The number of steps, and of images in each.
+    """
+    generator, augment = keyed_generator(0, name), CLASSIFIERS[name].augment
+    batch = min(128, len(x))
+    steps = epochs * (len(x) // batch)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(1, steps))
+    order = torch.empty(0, dtype=torch.long)
+    for _ in Bar(range(steps), f"training {name}", unit="step", disable=not progress):
+        if len(order) < batch:
+            order = torch.randperm(len(x), generator=generator)
+        picks, order = order[:batch].to(x.device), order[batch:]
+        images = augmented(x[picks], generator, mirror) if augment else x[picks]
+        loss = F.cross_entropy(_outputs(network, images)[1], y[picks])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return steps, batch
 
 
 def augmented(x: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
@@ -275,9 +295,12 @@ def open_extractor(
         if encoder is None:
             raise UserError("a GAN has no encoder to compare images by; name another feature extractor")
         E: Any = encoder
-        return FeatureExtractor(
-            name, digest(E)[:12], lambda p: (E.features(_sized(to_float(p.to(device)), resolution)), None)
-        )
+
+        def features(pixels: Tensor) -> tuple[Tensor, None]:
+            x = to_float(pixels.to(device))
+            return E.features(x if x.shape[-1] == resolution else resize(x, resolution)), None
+
+        return FeatureExtractor(name, digest(E)[:12], features)
     path = classifier_file(name, dataset)
     if not path.exists():
         raise UserError(f"{name} is not trained for {dataset} yet: bigbigan feature-extractor {name} --data {dataset}")
@@ -292,18 +315,18 @@ def open_extractor(
         raise UserError(f"{error}; delete it and train {name} again") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and train {name} again") from None
-    outputs = _outputs(network.to(device).eval(), device)
+    network.to(device).eval()
     channels, resolution = facts["channels"], recipe.resolution
-    return FeatureExtractor(name, digest(network)[:12], lambda p: outputs(_as_trained(p, channels, resolution)))
+    return FeatureExtractor(
+        name, digest(network)[:12], lambda p: _outputs(network, _as_trained(p, channels, resolution))
+    )
 
 
-def _outputs(network: Classifier, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    @torch.no_grad()
-    def outputs(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = network(to_float(pixels.to(device)).contiguous(memory_format=torch.channels_last))
-        return features, logits
-
-    return outputs
+def _outputs(network: Classifier, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features and logits of images with values in [0, 255]."""
+    x = to_float(pixels.to(network.fc.weight.device))
+    features, logits = network(x.contiguous(memory_format=torch.channels_last))
+    return features, logits
 
 
 def _as_trained(pixels: Tensor, channels: int, resolution: int) -> Tensor:
@@ -311,11 +334,4 @@ def _as_trained(pixels: Tensor, channels: int, resolution: int) -> Tensor:
         pixels = torch.from_numpy(to_channels(pixels.permute(0, 2, 3, 1).numpy(), channels)).permute(0, 3, 1, 2)
     if pixels.shape[-1] == resolution:
         return pixels
-    x = _sized(pixels.float(), resolution)
-    return x.round().clamp(0, 255).to(torch.uint8)
-
-
-def _sized(x: Tensor, side: int | None) -> Tensor:
-    if side is None or x.shape[-1] == side:
-        return x
-    return resize(x, side)
+    return resize(pixels.float(), resolution).round().clamp(0, 255).to(torch.uint8)

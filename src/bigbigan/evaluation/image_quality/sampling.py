@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
 from bigbigan.config import Config
-from bigbigan.data import DecodeLimits, Source, fingerprint
+from bigbigan.data import DecodeLimits, ImageSet, Source, fingerprint
 from bigbigan.data.image_set import ArrayStore
 from bigbigan.data.loading import stream_view
 from bigbigan.data.readers.download import cache_folder
@@ -107,6 +108,25 @@ def reference(
         progress: show images/s and time left.
     """
     images, resolution = source.splits[split], resolution or view.resolution
+    if network.name == "encoder":  # a run's own encoder changes with each step
+        return _computed(source, split, view, network, resolution, progress)
+    name = f"{fingerprint(images)[:16]}-{_form(images, view, resolution)}-{network.name}-{network.digest}.safetensors"
+    path = cache_folder() / "statistics" / name
+    if (cached := _cached(path)) is not None:
+        return cached
+    found = _computed(source, split, view, network, resolution, progress)
+    tensors = {
+        "n": torch.tensor(found.moments.n),
+        "mean": torch.from_numpy(found.moments.mean),
+        "scatter": torch.from_numpy(found.moments.scatter),
+        "features": found.features,
+    }
+    save_tensors(path, tensors, digest=True)
+    return found
+
+
+def _form(images: ImageSet, view: View, resolution: int) -> str:
+    """Return the part of a file's name that says in which form the images are passed through the network."""
     form = f"{resolution}px{view.channels}"
     if resolution != view.resolution:
         form += f"-from-{view.resolution}px"
@@ -120,18 +140,27 @@ def reference(
             form += f"-window{window.black:g}to{window.white:g}"
         if store.limits.max_pixels != DecodeLimits().max_pixels:  # other images are read
             form += f"-max{store.limits.max_pixels}"
-    name = f"{fingerprint(images)[:16]}-{form}-{network.name}-{network.digest}.safetensors"
-    path = cache_folder() / "statistics" / name
-    lasting = network.name != "encoder"  # a run's own encoder changes with each step
+    return form
+
+
+def _cached(path: Path) -> Reference | None:
+    """Return the reference in a file of the cache; None if there is none or, with a warning, if it is damaged."""
+    if not path.exists():
+        return None
     try:
-        if not lasting:
-            raise FileNotFoundError
-        cached, _ = read_tensors(path, digest=True)
-        moments = Moments(int(cached["n"]), cached["mean"].numpy(), cached["scatter"].numpy())
-        return Reference(moments, cached["features"])
-    except (FileNotFoundError, UserError, KeyError) as error:
-        if lasting and path.exists():  # of an older version, or damaged
-            warnings.warn(f"statistics of real images are computed again: {error}", stacklevel=2)
+        tensors, _ = read_tensors(path, digest=True)
+        moments = Moments(int(tensors["n"]), tensors["mean"].numpy(), tensors["scatter"].numpy())
+        return Reference(moments, tensors["features"])
+    except (UserError, KeyError) as error:
+        warnings.warn(f"statistics of real images are computed again: {error}", stacklevel=3)
+        return None
+
+
+def _computed(
+    source: Source, split: str, view: View, network: FeatureExtractor, resolution: int, progress: bool
+) -> Reference:
+    """Return the reference of a split after passing its images through the network; see `reference`."""
+    images = source.splits[split]
     chosen = np.zeros(len(images), dtype=bool)
     chosen[np.random.default_rng(0).permutation(len(images))[:MAX_FEATURES]] = True
     moments, parts = Moments(), []
@@ -143,17 +172,7 @@ def reference(
             features = network(x)[0]
             moments.update(features)
             parts.append(features[torch.from_numpy(chosen[numbers])])
-    found = Reference(moments, torch.cat(parts))
-    if not lasting:
-        return found
-    tensors = {
-        "n": torch.tensor(moments.n),
-        "mean": torch.from_numpy(moments.mean),
-        "scatter": torch.from_numpy(moments.scatter),
-        "features": found.features,
-    }
-    save_tensors(path, tensors, digest=True)
-    return found
+    return Reference(moments, torch.cat(parts))
 
 
 def compare(real: Reference, fake: Tensor, measures: set[str]) -> dict[str, Measurement]:
@@ -217,16 +236,16 @@ def measure_quality(
             "bigbigan generate"
         )
     out: dict[str, Measurement] = {}
-    for samples in {m.samples for m in metrics}:
-        for split in dict.fromkeys(m.reference for m in metrics):
-            ours = {m.measure: m.name for m in metrics if (m.samples, m.reference) == (samples, split)}
-            if split:
-                real = run_reference(source, split, config, network, progress)
+    for split in dict.fromkeys(m.reference for m in metrics):
+        of_split = [m for m in metrics if m.reference == split]
+        real = run_reference(source, split, config, network, progress) if split else None
+        for samples in dict.fromkeys(m.samples for m in of_split):
+            ours = {m.measure: m.name for m in of_split if m.samples == samples}
+            found: dict[str, Measurement] = {}
+            if real is not None:
                 found = compare(real, features[:samples], set(ours))
-            elif ours and logits is not None:
-                found = {"is": Measurement(*inception_score(logits[:samples]))}
-            else:
-                continue
+            elif logits is not None:
+                found["is"] = Measurement(*inception_score(logits[:samples]))
             for measure, m in found.items():
                 protocol = {"network": network.digest, **(m.protocol or {})}
                 out[ours[measure]] = m._replace(protocol=protocol)

@@ -8,6 +8,8 @@ from scipy.special import log_softmax
 
 __all__ = ["calibration_error", "fit_temperature"]
 
+BINS = 15
+
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the T in [0.05, 20] for which softmax(logits / T) gives unseen labels the highest likelihood."""
@@ -18,11 +20,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
-def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap of confidence and accuracy over equal bins."""
+def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the expected calibration error in [0, 1]: the mean gap of confidence and accuracy over 15 equal bins."""
     probabilities = np.exp(log_softmax(logits, axis=1))
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [
         abs(confidence[bin_of == b].mean() - correct[bin_of == b].mean()) * (bin_of == b).sum()
         for b in np.unique(bin_of)

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bigan_references", "knn", "knn_accuracies", "nearest"]
+from bigbigan.data.image_set import fixed_picks
+
+__all__ = ["bigan_references", "knn_accuracies", "nearest"]
 
 TEMPERATURE = 0.07
 QUERIES, REFERENCES = 1_000, 20_000  # at a time: 80 MB of distances
@@ -71,7 +73,7 @@ def bigan_references(train: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     """
     if len(train) <= BIGAN_REFERENCES:
         return train, labels
-    picks = np.sort(np.random.default_rng(0).permutation(len(train))[:BIGAN_REFERENCES])
+    picks = fixed_picks(len(train), BIGAN_REFERENCES)
     return train[picks], labels[picks]
 
 
@@ -113,8 +115,3 @@ def knn_accuracies(
             predicted = nearest_classes.gather(1, first)[:, 0]
             out[k, distance] = 100 * (int((predicted == truth).sum()) / len(truth))
     return out
-
-
-def knn(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 5) -> float:
-    """Return the accuracy of k nearest neighbours by l2; see `knn_accuracies`."""
-    return knn_accuracies(train, labels, test, test_labels, [(k, "l2")])[k, "l2"]

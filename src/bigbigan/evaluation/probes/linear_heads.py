@@ -52,7 +52,6 @@ class Heads:
     """Hold linear classifiers by (feature, rate), initially zero.
 
     The classifiers of a feature are one matrix, [rates · classes, d], so that all rates are one matrix product.
-    `weights` [d, classes] and `biases` [classes] are views of it, one for each of `keys`.
     """
 
     def __init__(self, sizes: Mapping[str, int], classes: int, rates: tuple[float, ...], device: torch.device) -> None:
@@ -60,8 +59,6 @@ class Heads:
         self.keys = [(name, rate) for name in sizes for rate in rates]
         self.matrices = {name: torch.zeros(len(rates) * classes, d, device=device) for name, d in sizes.items()}
         self.offsets = {name: torch.zeros(len(rates) * classes, device=device) for name in sizes}
-        self.weights = [part.T for matrix in self.matrices.values() for part in matrix.split(classes)]
-        self.biases = [part for offset in self.offsets.values() for part in offset.split(classes)]
 
     def logits_of(self, name: str, features: Tensor) -> Tensor:
         """Return logits [N, rates, classes] of the heads on one feature, [N, d]."""

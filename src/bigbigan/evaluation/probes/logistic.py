@@ -51,6 +51,7 @@ UNSEEN = -1e9  # logit of a class without training images
 STRENGTHS = [10.0**k for k in range(-3, 3)]
 CHOICE = 1e-4  # tolerance of the fits that only choose a strength: closer to the optimum, the choice stays the same
 TRIALS = 5
+MAX_FOLDS = 3
 
 
 def fit_linear(
@@ -128,16 +129,14 @@ def _fell_twice(accuracies: list[float]) -> bool:
     return len(accuracies) > 2 and accuracies[-3] > accuracies[-2] > accuracies[-1]
 
 
-def folds(
-    labels: np.ndarray, groups: np.ndarray | None = None, max_folds: int = 3
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the (kept, held out) indices of up to `max_folds` folds of few labelled images.
+def folds(labels: np.ndarray, groups: np.ndarray | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the (kept, held out) indices of up to `MAX_FOLDS` folds of few labelled images.
 
     Groups are never divided. There are no folds if a class would have no training images.
     """
     classes = np.unique(labels)
     units = [(labels == c).sum() if groups is None else len(np.unique(groups[labels == c])) for c in classes]
-    count = min(max_folds, *map(int, units))
+    count = min(MAX_FOLDS, *map(int, units))
     if count < 2:
         return []
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
