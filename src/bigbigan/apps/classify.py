@@ -127,7 +127,8 @@ def classify(
         raise UserError(reason)
     assert train.labels is not None
     assert test.labels is not None
-    names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
+    names = source.splits["train"].classes
+    assert names is not None
     classes, counts = np.unique(train.labels, return_counts=True)
     if labels.per_class and labels.per_class > counts.min():
         fewest = int(classes[counts.argmin()])

@@ -147,8 +147,8 @@ def _sheet(images: ImageSet, found: np.ndarray, view: View, columns: int = 12, m
         names.append(f"{c}: {len(members):,} images")
         if truth is not None and (known := truth[members][truth[members] >= 0]).size:
             most = int(np.bincount(known).argmax())
-            name = images.classes[most] if images.classes is not None else str(most)
-            names[-1] += f", {100 * (known == most).mean():.0f} % {name}"
+            assert images.classes is not None
+            names[-1] += f", {100 * (known == most).mean():.0f} % {images.classes[most]}"
     return draw_sheet(rows, names, title="random images of each cluster, and its size")
 
 

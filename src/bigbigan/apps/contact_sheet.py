@@ -15,7 +15,7 @@ from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.image import resize_square, to_channels
 
-__all__ = ["class_name", "class_sheet", "contact_sheet"]
+__all__ = ["class_sheet", "contact_sheet"]
 
 
 def contact_sheet(
@@ -50,22 +50,15 @@ def class_sheet(
         order = rng.permutation(np.flatnonzero(images.labels == label))
         row = list(islice(_tiles(images, order, tile), columns))
         rows.append([Tile(t.pixels) for t in row] or [_grey(tile, "")])
-        names.append(class_name(images, int(order[0])))
+        names.append(images.class_name(int(order[0])))
     return sheet(rows, names, side=tile)
-
-
-def class_name(images: ImageSet, i: int) -> str:
-    """Return the name of the class of an image; "" if it has no label."""
-    if images.labels is None or images.labels[i] < 0:
-        return ""
-    return images.classes[images.labels[i]] if images.classes is not None else str(images.labels[i])
 
 
 def _tiles(images: ImageSet, order: np.ndarray, side: int) -> Iterator[Tile]:
     """Iterate over the readable images of `order`, as tiles of that side with the name of their class."""
     for i in order.tolist():
         with suppress(Unreadable):
-            yield Tile(to_channels(resize_square(images.load(i), side), 3).transpose(2, 0, 1), class_name(images, i))
+            yield Tile(to_channels(resize_square(images.load(i), side), 3).transpose(2, 0, 1), images.class_name(i))
 
 
 def _grey(side: int, caption: str) -> Tile:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bigbigan.apps.contact_sheet import class_name
 from bigbigan.apps.sheet import Tile, sheet, tiles_of
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
@@ -201,13 +200,13 @@ def neighbours(
     ]
     rows = []
     for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True)):
-        name = class_name(queries, i)
+        name = queries.class_name(i)
         row = [Tile(x[i], name)]
         for j, similarity in zip(places, near, strict=True):
-            other = class_name(known, j)
+            other = known.class_name(j)
             row.append(Tile(y[j], f"{similarity:.2f} {other}".strip(), bool(name) and name == other))
         rows.append(row)
-    framed = ", framed if of the same class" if any(class_name(queries, i) for i in range(len(x))) else ""
+    framed = ", framed if of the same class" if any(queries.class_name(i) for i in range(len(x))) else ""
     title = f"nearest training images, with the cosine of BN+CReLU features{framed}"
     names = [f"{split.name} image", *(str(k + 1) for k in range(found.shape[1]))]
     return sheet(rows, column_names=names, title=title, apart=1), listed

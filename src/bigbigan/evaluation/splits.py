@@ -249,9 +249,10 @@ def load_labelled(source: Source, view: View, seed: int = 0) -> tuple[Split, Spl
 def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray) -> None:
     if train.labels is None:
         return
+    names = train.images.classes
+    assert names is not None
     untested = np.setdiff1d(train.labels, train.labels[held_out])
     if 0 < len(untested) < len(np.unique(train.labels)):
-        names = train.images.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
         listed = ", ".join(shown(names[k]) for k in untested[:5].tolist())
         more = f" and {len(untested) - 5:,} more" if len(untested) > 5 else ""
         warnings.warn(
@@ -275,7 +276,8 @@ def lacks_classes(source: Source, train: Split | ImageSet, test: Split | ImageSe
     if len(classes) > 1:
         return None
     names = (train.images if isinstance(train, Split) else train).classes
-    only = shown(names[classes[0]] if names else str(classes[0]))
+    assert names is not None
+    only = shown(names[classes[0]])
     tested = np.arange(0) if test is None or test.labels is None else test.labels[test.labels >= 0]
     if np.isin(tested, classes).all():
         return f"{source.spec} has no labels of two or more classes: all labelled images are of {only}"

@@ -180,9 +180,7 @@ class ServedModel:
     def _name(self, i: int) -> str:
         known = self._known
         assert known is not None
-        if known.labels is not None and known.classes is not None and known.labels[i] >= 0:
-            return known.classes[known.labels[i]]
-        return shown(Path(known.files[i]).name)
+        return known.class_name(i) or shown(Path(known.files[i]).name)
 
     def _features_of(self, pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(encoder_features(self.model.encoder, pixels, ["bn_crelu"])["bn_crelu"])
