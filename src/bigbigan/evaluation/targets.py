@@ -31,9 +31,9 @@ from bigbigan.evaluation.features import Pixels, fill_statistics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
 from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float
-from bigbigan.inference.loading import ABOUT, EXPORTED, load, model_folder
+from bigbigan.inference.exported import EXPORTED
+from bigbigan.inference.loading import data_card, load, model_folder
 from bigbigan.inference.model import Model
-from bigbigan.io import read_json
 from bigbigan.models import build
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import changed_settings, limits_of, open_data, read_card
@@ -330,7 +330,6 @@ def _run_target(spec: str, which: str, device: torch.device) -> Target:
 def _training_data_name(run: Path) -> str | None:
     """Return the name of the data that a run or an exported model was trained on; None if it is not recorded."""
     try:
-        about = read_json(run / EXPORTED, ABOUT)["data"] if (run / EXPORTED).exists() else read_card(run)
-        return about.get("name")
-    except (UserError, KeyError):  # no such file, or not in our format
+        return data_card(run).get("name")
+    except UserError:  # no such file, or not in our format
         return None

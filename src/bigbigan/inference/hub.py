@@ -10,13 +10,14 @@ import re
 from pathlib import Path
 
 from bigbigan.errors import UserError
+from bigbigan.inference.exported import EXPORTED, HEAD, WEIGHTS
 
 __all__ = ["download", "is_hub_name"]
 
 PART = r"(?![-.])[\w.-]{1,96}"
 NAME = re.compile(rf"{PART}/{PART}(@[\w./-]+)?", re.ASCII)
-NEEDED = ("config.json", "model.json", "model.safetensors")
-OPTIONAL = ("README.md", "head.safetensors")
+NEEDED = ("config.json", EXPORTED, WEIGHTS)
+OPTIONAL = ("README.md", HEAD)
 TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable
 
 

@@ -31,8 +31,9 @@ from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.image.grid import grid, save_image
+from bigbigan.inference.exported import EXPORTED, HEAD, SCHEMA, WEIGHTS
 from bigbigan.inference.head import Head
-from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load, model_folder
+from bigbigan.inference.loading import ABOUT, load, model_folder
 from bigbigan.inference.model import Model
 from bigbigan.integrations.model_card import PICTURE, model_card
 from bigbigan.integrations.onnx import require_onnx, write_onnx
@@ -45,7 +46,6 @@ from bigbigan.training.run_folder import KNOWN, read_card
 
 __all__ = ["check_free", "export", "write_folder"]
 
-SCHEMA = 1
 UNKNOWN_LICENSE = "other"  # the Hub's word for a licence that it has no name for
 LICENSE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")  # it goes into the YAML of the card
 
@@ -175,7 +175,7 @@ def write_folder(
         Bar(total=3 + onnx, desc="export", unit="part", disable=not progress) as bar,
     ):
         bar.part("weights")
-        save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
+        save_tensors(temporary / WEIGHTS, weights, {"format": "pt"})
         model.config.save(temporary / "config.json")
         if model.head is not None:
             model.head.save(temporary / HEAD)
@@ -190,7 +190,7 @@ def write_folder(
             "weights_dtype": "float16" if compact else "float32",
             **{
                 f"{name}_sha256": hashlib.sha256((temporary / file).read_bytes()).hexdigest()
-                for name, file in (("weights", "model.safetensors"), ("config", "config.json"))
+                for name, file in (("weights", WEIGHTS), ("config", "config.json"))
             },
             "bigbigan": bigbigan.__version__,
         }

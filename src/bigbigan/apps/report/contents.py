@@ -17,12 +17,13 @@ from bigbigan.data.sources import relative_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import RESULT, same_images
 from bigbigan.evaluation.splits import View
-from bigbigan.inference.loading import ABOUT, EXPORTED, load
+from bigbigan.inference.exported import EXPORTED
+from bigbigan.inference.loading import data_card, load
 from bigbigan.inference.model import Model
-from bigbigan.io import read_json, read_lines
+from bigbigan.io import read_lines
 from bigbigan.training.devices import default_device
 from bigbigan.training.monitor import read_metrics
-from bigbigan.training.run_folder import open_data, read_card, read_config
+from bigbigan.training.run_folder import open_data, read_config
 
 Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
 Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
@@ -108,7 +109,7 @@ def gather(
     config = read_config(path)
     is_exported = (path / EXPORTED).exists()
     try:
-        card = read_json(path / EXPORTED, ABOUT).get("data", {}) if is_exported else read_card(path)
+        card = data_card(path)
     except UserError as error:
         warnings.warn(str(error), stacklevel=2)
         card = {}
