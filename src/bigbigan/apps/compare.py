@@ -10,11 +10,19 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.apps.report.contents import Line, formatted, newest_results
 from bigbigan.config import Config
 from bigbigan.config.schema import flat
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, RESULT, same_images
+from bigbigan.evaluation.records import (
+    PROBE_COLUMNS,
+    PROBE_ROWS,
+    RESULT,
+    Line,
+    Results,
+    formatted,
+    newest_results,
+    same_images,
+)
 from bigbigan.evaluation.results_text import other_titles
 from bigbigan.inference.loading import data_card, model_folder
 from bigbigan.io import read_lines
@@ -48,7 +56,7 @@ class Compared:
     data: str
     device: str
     metrics: list[Line]
-    results: dict[tuple[str, str], Line]
+    results: Results
 
     @property
     def settings(self) -> dict[str, Any]:

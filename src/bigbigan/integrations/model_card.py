@@ -8,7 +8,7 @@ from typing import Any
 
 from bigbigan.config import Config, flat
 from bigbigan.data.markdown import code, plain
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, with_std
 from bigbigan.evaluation.results_text import other_titles
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.inference.head import Head
@@ -174,7 +174,7 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
 
     def cell(pattern: str, feature: str, subject: str) -> str:
         line = found.get((pattern.format(feature), subject))
-        return "-" if line is None else _value(line, ".1f")
+        return "-" if line is None else with_std(line["value"], line.get("std"))
 
     rows = {title: [cell(p, *of) for p in PROBE_COLUMNS.values()] for title, of in PROBE_ROWS.items()}
     columns = [k for k in range(len(PROBE_COLUMNS)) if any(row[k] != "-" for row in rows.values())]
@@ -186,9 +186,10 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
             if any(row[k] != "-" for k in columns):
                 out.append(f"| {title} | " + " | ".join(row[k] for k in columns) + " |")
         out.append("")
-    words = {key: f"{plain(title)}: {_value(found[key], '.4g')}" for key, title in other_titles(found).items()}
-    words |= {key: f"{title}: {_value(found[key], '.3g')}" for key, title in HEAD_SCORES.items() if key in found}
-    out += [f"- {text}" for text in words.values()]
+    words = {key: (plain(title), ".4g") for key, title in other_titles(found).items()}
+    words |= {key: (title, ".3g") for key, title in HEAD_SCORES.items() if key in found}
+    for key, (title, form) in words.items():
+        out.append(f"- {title}: {with_std(found[key]['value'], found[key].get('std'), form)}")
     out += [""] if words else []
     if not out:
         return []
@@ -198,10 +199,6 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
     if place[1] == "folds":
         where = f"held-out folds of its {n:,} labelled images"
     return [f"On {dataset}, {where}:", "", *out]
-
-
-def _value(line: dict[str, Any], form: str) -> str:
-    return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)
 
 
 def _settings(config: Config) -> tuple[str, str]:

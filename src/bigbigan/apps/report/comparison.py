@@ -10,13 +10,13 @@ import numpy as np
 
 from bigbigan.apps.compare import Compared, Comparison, comparable, row_title, shown
 from bigbigan.apps.report.charts import MUTED, SERIES, svg
-from bigbigan.apps.report.contents import Line, formatted
 from bigbigan.apps.report.curves import CHARTS, DRAWABLE, MIN_POINTS, smooth
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
 from bigbigan.apps.report.page import whole_page
 from bigbigan.apps.report.samples import newest_grid
 from bigbigan.evaluation.label_curve import is_point
 from bigbigan.evaluation.metric_glossary import direction_of
+from bigbigan.evaluation.records import Line, formatted
 from bigbigan.io import write_text
 
 BEST = {"higher": max, "lower": min}

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigbigan.apps.report.charts import MUTED, SERIES, svg
-from bigbigan.apps.report.contents import Line, Run
+from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, join, paragraph, tag
+from bigbigan.evaluation.records import Line
 
 
 class Chart(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bigbigan.apps.report.charts import INK, MUTED, ON, SERIES, svg
-from bigbigan.apps.report.contents import Line, Results, Run, formatted
+from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, table, tag
 from bigbigan.evaluation.label_curve import OURS, advice, curve_table, curves, is_point
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, better
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, Line, Results, better, formatted
 
 
 def probe(run: Run) -> Html:
