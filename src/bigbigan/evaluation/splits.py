@@ -13,10 +13,11 @@ from torch import Tensor
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_MEMORY
-from bigbigan.data.loading import center_crop, stored_side, viewed_side
+from bigbigan.data.loading import center_crop, stored_side
 from bigbigan.data.names import shown
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.io import read_json, write_json
 
 __all__ = [
@@ -104,7 +105,7 @@ class StreamedView:
     """
 
     def __init__(self, source: Source, images: ImageSet, view: View) -> None:
-        side = viewed_side(images, view.resolution, view.augment)
+        side = viewed_side(view.resolution, view.augment, images.store.pads)
         self._pixels = StreamedPixels(images, side, view.channels, source, torch.device("cpu"))
         self._near = images.in_first_shard(np.arange(len(images)))
         self._resolution = view.resolution
