@@ -12,43 +12,36 @@ from PIL import Image
 from bigbigan.apps.sheet import Tile, sheet
 from bigbigan.data import ImageSet, Source, Unreadable
 from bigbigan.data.names import shown
-from bigbigan.errors import UserError
 from bigbigan.image import resize_square, to_channels
 
 __all__ = ["class_sheet", "contact_sheet"]
 
+COLUMNS = 12
+MAX_CLASSES = 100  # rows of a sheet of classes
 
-def contact_sheet(
-    source: Source, split: str = "train", rows: int = 8, cols: int = 12, tile: int = 64, seed: int = 0
-) -> Image.Image:
-    """Return a sheet of up to rows x cols images drawn at random from a split, each above the name of its class.
 
-    Images are drawn without replacement. Unreadable images are skipped.
+def contact_sheet(source: Source, rows: int = 8, columns: int = COLUMNS, tile: int = 64) -> Image.Image:
+    """Return a sheet of up to rows x columns training images drawn at random, each above the name of its class.
 
-    Raises:
-        UserError: the source does not have this split.
+    Images are drawn without replacement, always the same. Unreadable images are skipped.
     """
-    if split not in source.splits:
-        raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
-    images = source.splits[split]
-    order = images.in_first_shard(np.random.default_rng(seed).permutation(len(images)))
-    tiles = list(islice(_tiles(images, order, tile), rows * cols))
-    title = f"{shown(source.name)}: {len(tiles):,} of {len(images):,} {split} images, drawn at random"
+    images = source.splits["train"]
+    order = images.in_first_shard(np.random.default_rng(0).permutation(len(images)))
+    tiles = list(islice(_tiles(images, order, tile), rows * columns))
+    title = f"{shown(source.name)}: {len(tiles):,} of {len(images):,} train images, drawn at random"
     tiles = tiles or [_grey(tile, "none readable")]
-    lines = [tiles[i : i + cols] for i in range(0, len(tiles), cols)]
+    lines = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     return sheet(lines, title=title, side=tile)
 
 
-def class_sheet(
-    images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, max_classes: int = 100
-) -> Image.Image:
-    """Return a sheet with a row of random images for each class that has any; the first `max_classes` classes."""
+def class_sheet(images: ImageSet, tile: int = 32) -> Image.Image:
+    """Return a sheet with a row of random images for each class that has any; the first `MAX_CLASSES` classes."""
     assert images.labels is not None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows, names = [], []
-    for label in np.unique(images.labels[images.labels >= 0])[:max_classes]:
+    for label in np.unique(images.labels[images.labels >= 0])[:MAX_CLASSES]:
         order = rng.permutation(np.flatnonzero(images.labels == label))
-        row = list(islice(_tiles(images, order, tile), columns))
+        row = list(islice(_tiles(images, order, tile), COLUMNS))
         rows.append([Tile(t.pixels) for t in row] or [_grey(tile, "")])
         names.append(images.class_name(int(order[0])))
     return sheet(rows, names, side=tile)
