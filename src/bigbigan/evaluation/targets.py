@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bigbigan.compute import images_per_pass
 from bigbigan.data import DecodeLimits, Source, open_source
 from bigbigan.data.readers.offline import offline_if_unreachable
-from bigbigan.errors import UserError, one_line
+from bigbigan.errors import UserError, type_and_message
 from bigbigan.evaluation.features import Pixels, fill_statistics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
 from bigbigan.evaluation.splits import View
@@ -82,7 +82,7 @@ class Frozen(nn.Module):
             out = self.network(x)
         except Exception as error:  # an external network may raise anything on images that it does not accept
             raise UserError(
-                f"the encoder fails on images {list(x.shape)}: {one_line(error)}; "
+                f"the encoder fails on images {list(x.shape)}: {type_and_message(error)}; "
                 "--resolution and --channels set the shape of its images"
             ) from error
         if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != len(x):
@@ -299,7 +299,7 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
     except UserError:
         raise
     except Exception as error:  # a module that the user named may raise anything
-        raise UserError(f"{spec} cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"{spec} cannot be loaded: {type_and_message(error)}") from error
     channels = channels or 3
     if mean_std[0] is not None and channels != len(mean_std[0]):
         mean_std = (mean_std[0][:1] * channels, mean_std[1][:1] * channels)
