@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from bigbigan.apps.sheet import Tile, sheet
+from bigbigan.apps.sheet import Tile, in_rows, sheet
 from bigbigan.data import ImageSet, Source, Unreadable
 from bigbigan.data.names import shown
 from bigbigan.image import resize_square, to_channels
@@ -30,8 +30,7 @@ def contact_sheet(source: Source, rows: int = 8, columns: int = COLUMNS, tile: i
     tiles = list(islice(_tiles(images, order, tile), rows * columns))
     title = f"{shown(source.name)}: {len(tiles):,} of {len(images):,} train images, drawn at random"
     tiles = tiles or [_grey(tile, "none readable")]
-    lines = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    return sheet(lines, title=title, side=tile)
+    return sheet(in_rows(tiles, columns), title=title, side=tile)
 
 
 def class_sheet(images: ImageSet, tile: int = 32) -> Image.Image:
