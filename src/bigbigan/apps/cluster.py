@@ -45,6 +45,7 @@ def cluster(
     data: str | None,
     out: Path,
     command: str,
+    *,
     clusters: int = CLUSTERS,
     feature: str = "avepool",
     sheet: Path | None = None,

@@ -43,6 +43,7 @@ def label_next(
     data: str | None,
     count: int,
     out: Path,
+    *,
     sheet: Path | None = None,
     labels: str | None = None,
     checkpoint: str = "newest",

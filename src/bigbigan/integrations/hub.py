@@ -43,7 +43,7 @@ def push_to_hub(
     except ImportError:
         raise UserError("push_to_hub needs: pip install 'bigbigan[hub]'") from None
     with TemporaryDirectory(prefix="bigbigan-") as folder:
-        exported = export(Path(run), Path(folder) / "model", checkpoint, onnx, license=license)
+        exported = export(Path(run), Path(folder) / "model", checkpoint=checkpoint, onnx=onnx, license=license)
         api = HfApi(token=token)
         try:
             api.create_repo(name, private=private, exist_ok=True)
