@@ -28,9 +28,10 @@ from bigbigan.config import override
 from bigbigan.data import ImageSet, open_source, write_shards
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.loading import read_pixels, stored_side, viewed_side
+from bigbigan.data.loading import read_pixels, stored_side
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.training.flops import step_cost
 from bigbigan.training.state import TrainingState
 from bigbigan.training.step import training_step
@@ -55,7 +56,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     per_image = cost["flops_per_step"] / cost["images_per_step"]
     with tempfile.TemporaryDirectory() as folder:
         sets, side = layouts(source.splits["train"], Path(folder), options.images)
-        viewed = viewed_side(sets["folder"], 128, CROP)
+        viewed = viewed_side(128, CROP, sets["folder"].store.pads)
         step, taken = small_step()
         step()
         croppers = {"crops": cropper(side), "crops_of_viewed_side": cropper(viewed)}

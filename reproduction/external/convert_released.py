@@ -198,7 +198,7 @@ def write(G: Generator, config: Config, module: str, out: Path) -> None:
         f"Converted from the variables of deepmind/{module}/1, only the generator. The settings are the paper's for "
         "that row of Table 1, steps included: the module does not record them."
     )
-    write_folder(model, out, {"name": "ImageNet", "images": 1_281_167}, origin)
+    write_folder(model, out, {"name": "ImageNet", "images": 1_281_167}, origin=origin)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.evaluation.records import chosen_settings, transferred
+from bigbigan.evaluation.records import chosen_settings, transferred, with_std
 from bigbigan.experiments import EXPERIMENTS
 
 Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
@@ -78,9 +78,7 @@ def newest_by(lines: list[Line], *keys: str) -> dict[tuple[Any, ...], float]:
 
 def cell(line: Line | None, digits: int = 1) -> str:
     """Return the value of a line, with its standard deviation, as a cell of a table."""
-    if line is None:
-        return "not run"
-    return f"{line['value']:.{digits}f}" + (f" ± {line['std']:.{digits}f}" if line["std"] is not None else "")
+    return "not run" if line is None else with_std(line["value"], line["std"], f".{digits}f")
 
 
 def cell_of_seeds(lines: list[Line], digits: int = 1) -> str:
@@ -89,4 +87,4 @@ def cell_of_seeds(lines: list[Line], digits: int = 1) -> str:
     if len(by_seed) < 2:
         return cell(next(iter(by_seed.values()), None), digits)
     values = [x["value"] for x in by_seed.values()]
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+    return with_std(mean(values), stdev(values), f".{digits}f")

@@ -3,7 +3,13 @@
 import errno
 
 # torch raises a RuntimeError with one of these in its message.
-WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class UserError(Exception):
@@ -23,7 +29,7 @@ def not_a_run(run: object) -> UserError:
     return UserError(f"{run} is not a folder; expected a run, as made by: bigbigan train EXPERIMENT --out {run}")
 
 
-def one_line(error: BaseException) -> str:
+def type_and_message(error: BaseException) -> str:
     """Return the type and the message of an error on one line, the message cut to 300 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
@@ -33,5 +39,5 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
+        isinstance(error, RuntimeError) and any(word in str(error) for word in OUT_OF_MEMORY)
     )

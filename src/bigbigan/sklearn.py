@@ -9,13 +9,13 @@ model.fit(paths, labels)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
 from bigbigan.errors import UserError
-from bigbigan.evaluation.features import digest as weights_digest
-from bigbigan.evaluation.features import encoder_features
+from bigbigan.evaluation.features import digest, encoder_features
 from bigbigan.image import to_nearest_uint8
+from bigbigan.inference.arguments import check_at_least
 from bigbigan.inference.inputs import items_of, load_items
 from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
@@ -75,11 +75,6 @@ class _Cache:
 CACHE = _Cache()
 
 
-def digest(*parts: bytes) -> bytes:
-    """Return a digest of byte strings."""
-    return hashlib.blake2b(b"".join(hashlib.blake2b(part).digest() for part in parts), digest_size=20).digest()
-
-
 def _key(image: str | np.ndarray) -> bytes:
     """Return what identifies an image: its pixels; of a path, the path with the time and size of the file."""
     if isinstance(image, np.ndarray):
@@ -92,7 +87,7 @@ def _key(image: str | np.ndarray) -> bytes:
         except OSError:
             return image.encode("utf-8", "surrogateescape")
     name = os.path.abspath(image).encode("utf-8", "surrogateescape")
-    return digest(name, f"{status.st_mtime_ns} {status.st_size}".encode())
+    return name + f"\0{status.st_mtime_ns} {status.st_size}".encode()
 
 
 class BigBiGANFeatures(TransformerMixin, BaseEstimator):
@@ -141,8 +136,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         """Load the encoder. X and y are ignored."""
         if self.features not in FEATURES:
             raise UserError(f"features is {self.features}; expected one of {', '.join(FEATURES)}")
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}; expected a whole number, at least 1")
+        check_at_least(1, batch_size=self.batch_size)
         device = self.device or default_device()
         self.model_: Model = load(Path(self.run), self.checkpoint, device)
         if self.features == "z_mean" and not self.model_.config.has_generator:
@@ -150,7 +144,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         self.features_ = self.features
         c = self.model_.config
         view = [c.encoder.resolution, asdict(c.data), self.features, str(device)]
-        self._encoder_key = digest(weights_digest(self.model_.encoder).encode(), json.dumps(view).encode())
+        self._encoder_key = f"{digest(self.model_.encoder)} {json.dumps(view)}".encode()
         self.n_features_out_ = {
             "avepool_feat": self.model_.encoder.num_features,
             "bn_crelu_feat": 2 * self.model_.encoder.num_features,
@@ -165,7 +159,7 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
         given = self._read(X)
         if not len(given):
             return np.empty((0, self.n_features_out_), dtype=np.float32)
-        keys = [digest(self._encoder_key, key) for key in map(_key, given)]
+        keys = [blake2b(self._encoder_key + key, digest_size=20).digest() for key in map(_key, given)]
         rows = CACHE.get(keys)
         missing = list({key: i for i, key in enumerate(keys) if key not in rows}.values())
         if missing:
@@ -184,18 +178,16 @@ class BigBiGANFeatures(TransformerMixin, BaseEstimator):
 
     def _read(self, X: Any) -> np.ndarray | list[str]:
         """Return X as a list, if all of it are paths, or else as the input of the encoder: uint8 [N, C, R, R]."""
-        if isinstance(X, np.ndarray) and X.dtype.kind in "iu" and X.dtype != np.uint8 and X.ndim == 3:
-            X = X[:, None]
-        if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind in "fiu" and X.dtype != np.uint8):
-            x = self.model_.prepare(X, self.value_range).cpu()
-            return to_nearest_uint8(x).numpy()
         if isinstance(X, np.ndarray) and X.dtype == np.uint8:
             if X.ndim not in (3, 4) or (X.ndim == 4 and X.shape[3] not in (1, 3)):
                 raise UserError(
                     f"an array of shape {list(X.shape)}; expected uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
                 )
-            x = self.model_.prepare(np.moveaxis(X if X.ndim == 4 else X[..., None], 3, 1)).cpu()
-            return to_nearest_uint8(x).numpy()
+            X = np.moveaxis(X if X.ndim == 4 else X[..., None], 3, 1)
+        elif isinstance(X, np.ndarray) and X.dtype.kind in "iu" and X.ndim == 3:
+            X = X[:, None]
+        if isinstance(X, Tensor) or (isinstance(X, np.ndarray) and X.dtype.kind in "fiu"):
+            return to_nearest_uint8(self.model_.prepare(X, self.value_range).cpu()).numpy()
         items = items_of(X, "X")
         if all(isinstance(item, str | PathLike) for item in items):
             return [str(item) for item in items]

@@ -21,9 +21,9 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bigbigan.errors import UserError, one_line
+from bigbigan.errors import UserError, type_and_message
 
-__all__ = ["check_module", "import_named", "in_one_line", "is_named", "refuse_untrusted", "trusting"]
+__all__ = ["check_module", "import_named", "is_named", "message_and_place", "refuse_untrusted", "trusting"]
 
 WORD = r"[^\W\d]\w*"
 NAME = re.compile(rf"(?:python:)?(?!python:)({WORD}(?:\.{WORD})*):({WORD}(?:\.{WORD})*)")
@@ -54,7 +54,7 @@ def import_named(text: str, expected: str) -> Any:
             raise _no_module(text, error.name) from None
         raise UserError(f"{text}: {module_name} imports {error.name}, which is not installed") from error
     except Exception as error:  # a module may raise anything
-        raise UserError(f"{text}: {module_name} cannot be imported: {in_one_line(error)}") from error
+        raise UserError(f"{text}: {module_name} cannot be imported: {message_and_place(error)}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=1)
@@ -78,13 +78,13 @@ def check_module(text: str) -> None:
         raise _no_module(text, package)
 
 
-def in_one_line(error: BaseException) -> str:
+def message_and_place(error: BaseException) -> str:
     """Return an error of the user's code as one line, with the place where it was raised."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{one_line(error)}{place}"
+    return f"{type_and_message(error)}{place}"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import bigbigan
         ("bigbigan.methods.losses", ("bigbigan.data.readers", "bigbigan.training")),
         ("bigbigan.training.loop", ("bigbigan.evaluation", "sklearn", "scipy")),
         ("bigbigan.apps.train", ("sklearn", "torch._dynamo")),  # a second each
+        ("bigbigan.apps.compare", ("matplotlib", "sklearn")),
         ("bigbigan.data", ("torch",)),
         ("bigbigan.cli", ("torch", "numpy")),
     ],

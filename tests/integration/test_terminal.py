@@ -12,7 +12,7 @@ import pytest
 
 from bigbigan.apps.train import train
 from bigbigan.cli import main
-from bigbigan.cli.terminal import one_line, plain_output
+from bigbigan.cli.terminal import plain_output, without_control
 from bigbigan.data.markdown import code, plain
 from bigbigan.errors import UserError
 from tiny import tiny_config, write_npz
@@ -33,8 +33,8 @@ def terminal():
 
 
 def test_text_on_one_line_has_no_control_characters():
-    assert one_line(NASTY) == r"a\x1b]0;owned\x07\n\r\x9b31m\u202e\u2028\ud800\x7fb"
-    assert one_line("Größe ×\u00a0µ 猫") == "Größe ×\u00a0µ 猫"
+    assert without_control(NASTY) == r"a\x1b]0;owned\x07\n\r\x9b31m\u202e\u2028\ud800\x7fb"
+    assert without_control("Größe ×\u00a0µ 猫") == "Größe ×\u00a0µ 猫"
 
 
 def test_what_is_printed_is_made_plain():

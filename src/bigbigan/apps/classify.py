@@ -52,6 +52,7 @@ __all__ = ["Labels", "classify"]
 
 MAX_EPOCHS = 30  # of training a network
 MIN_STEPS = 5  # of an epoch, which passes over few labelled images several times
+BATCH = 32
 PATIENCE = 10  # epochs without improvement after which training stops
 
 
@@ -127,7 +128,8 @@ def classify(
         raise UserError(reason)
     assert train.labels is not None
     assert test.labels is not None
-    names = source.splits["train"].classes or [str(c) for c in range(int(train.labels.max()) + 1)]
+    names = source.splits["train"].classes
+    assert names is not None
     classes, counts = np.unique(train.labels, return_counts=True)
     if labels.per_class and labels.per_class > counts.min():
         fewest = int(classes[counts.argmin()])
@@ -280,13 +282,13 @@ class _Tuned(nn.Module):
         groups = [{"params": trunk, "lr": rate}, {"params": self.head.parameters(), "lr": 3e-3}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
 
-    def epoch(self, x: Tensor, y: Tensor, batch: int = 32) -> None:
+    def epoch(self, x: Tensor, y: Tensor) -> None:
         """Train on one pass over uint8 images [N, C, R, R] and labels [N], or on several passes over few images."""
         self.train()
         device = self.head.weight.device
-        passes = max(1, -(-MIN_STEPS * batch // len(x)))
+        passes = max(1, -(-MIN_STEPS * BATCH // len(x)))
         order = torch.cat([torch.randperm(len(x), generator=self.generator) for _ in range(passes)])
-        for picks in order.split(batch):
+        for picks in order.split(BATCH):
             if len(picks) < 2:  # batch norm needs two
                 continue
             images = to_float(x[picks].to(device))

@@ -37,6 +37,7 @@ from bigbigan.progress import Bar
 __all__ = ["CLUSTERS", "agreement", "cluster", "k_means"]
 
 CLUSTERS = 50  # Lucic et al. 2019
+COLUMNS, MAX_ROWS = 12, 100  # of the picture
 
 
 def cluster(
@@ -44,6 +45,7 @@ def cluster(
     data: str | None,
     out: Path,
     command: str,
+    *,
     clusters: int = CLUSTERS,
     feature: str = "avepool",
     sheet: Path | None = None,
@@ -132,21 +134,20 @@ def cluster(
     return lines, {"clusters": clusters, "sizes": np.bincount(found, minlength=clusters).tolist(), "file": str(out)}
 
 
-def _sheet(images: ImageSet, found: np.ndarray, view: View, columns: int = 12, max_rows: int = 100) -> Image.Image:
+def _sheet(images: ImageSet, found: np.ndarray, view: View) -> Image.Image:
     """Draw a row of random images for each cluster, the largest first; with true labels, its most frequent class."""
     rng, truth = np.random.default_rng(0), _true_labels(images)
     rows, names = [], []
-    for c in np.unique(found)[:max_rows]:
+    for c in np.unique(found)[:MAX_ROWS]:
         members = np.flatnonzero(found == c)
-        pixels, _ = load_view(
-            images.subset(rng.permutation(members)[:columns]), view.resolution, view.channels, view.augment
-        )
+        picked = images.subset(rng.permutation(members)[:COLUMNS])
+        pixels, _ = load_view(picked, view.resolution, view.channels, view.augment)
         rows.append([Tile(x) for x in pixels])
         names.append(f"{c}: {len(members):,} images")
         if truth is not None and (known := truth[members][truth[members] >= 0]).size:
             most = int(np.bincount(known).argmax())
-            name = images.classes[most] if images.classes is not None else str(most)
-            names[-1] += f", {100 * (known == most).mean():.0f} % {name}"
+            assert images.classes is not None
+            names[-1] += f", {100 * (known == most).mean():.0f} % {images.classes[most]}"
     return draw_sheet(rows, names, title="random images of each cluster, and its size")
 
 

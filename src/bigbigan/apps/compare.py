@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.apps.report.contents import Line, formatted, newest_results
 from bigbigan.config import Config
 from bigbigan.config.schema import flat
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, RESULT, same_images
+from bigbigan.evaluation.records import (
+    PROBE_COLUMNS,
+    PROBE_ROWS,
+    RESULT,
+    Line,
+    Results,
+    formatted,
+    newest_results,
+    same_images,
+)
 from bigbigan.evaluation.results_text import other_titles
-from bigbigan.inference.loading import ABOUT, EXPORTED, model_folder
-from bigbigan.io import read_json, read_lines
+from bigbigan.inference.loading import data_card, model_folder
+from bigbigan.io import read_lines
 from bigbigan.training.monitor import read_metrics
-from bigbigan.training.run_folder import read_card, read_config, read_environment
+from bigbigan.training.run_folder import read_config, read_environment
 
 __all__ = ["Compared", "Comparison", "comparable", "compare"]
 
@@ -48,7 +56,7 @@ class Compared:
     data: str
     device: str
     metrics: list[Line]
-    results: dict[tuple[str, str], Line]
+    results: Results
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -237,9 +245,8 @@ def compare(paths: Sequence[Path]) -> Comparison:
 
 def _read(path: Path, name: str) -> Compared:
     config = read_config(path)
-    exported = (path / EXPORTED).exists()
     try:
-        card: Mapping[str, Any] = read_json(path / EXPORTED, ABOUT).get("data", {}) if exported else read_card(path)
+        card = data_card(path)
     except UserError:
         card = {}
     data = card.get("name", "not recorded")

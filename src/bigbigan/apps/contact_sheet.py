@@ -9,63 +9,48 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from bigbigan.apps.sheet import Tile, sheet
+from bigbigan.apps.sheet import Tile, in_rows, sheet
 from bigbigan.data import ImageSet, Source, Unreadable
 from bigbigan.data.names import shown
-from bigbigan.errors import UserError
 from bigbigan.image import resize_square, to_channels
 
-__all__ = ["class_name", "class_sheet", "contact_sheet"]
+__all__ = ["class_sheet", "contact_sheet"]
+
+COLUMNS = 12
+MAX_CLASSES = 100  # rows of a sheet of classes
 
 
-def contact_sheet(
-    source: Source, split: str = "train", rows: int = 8, cols: int = 12, tile: int = 64, seed: int = 0
-) -> Image.Image:
-    """Return a sheet of up to rows x cols images drawn at random from a split, each above the name of its class.
+def contact_sheet(source: Source, rows: int = 8, columns: int = COLUMNS, tile: int = 64) -> Image.Image:
+    """Return a sheet of up to rows x columns training images drawn at random, each above the name of its class.
 
-    Images are drawn without replacement. Unreadable images are skipped.
-
-    Raises:
-        UserError: the source does not have this split.
+    Images are drawn without replacement, always the same. Unreadable images are skipped.
     """
-    if split not in source.splits:
-        raise UserError(f"{source.spec} has no split '{split}'; it has {', '.join(source.splits)}")
-    images = source.splits[split]
-    order = images.in_first_shard(np.random.default_rng(seed).permutation(len(images)))
-    tiles = list(islice(_tiles(images, order, tile), rows * cols))
-    title = f"{shown(source.name)}: {len(tiles):,} of {len(images):,} {split} images, drawn at random"
+    images = source.splits["train"]
+    order = images.in_first_shard(np.random.default_rng(0).permutation(len(images)))
+    tiles = list(islice(_tiles(images, order, tile), rows * columns))
+    title = f"{shown(source.name)}: {len(tiles):,} of {len(images):,} train images, drawn at random"
     tiles = tiles or [_grey(tile, "none readable")]
-    lines = [tiles[i : i + cols] for i in range(0, len(tiles), cols)]
-    return sheet(lines, title=title, side=tile)
+    return sheet(in_rows(tiles, columns), title=title, side=tile)
 
 
-def class_sheet(
-    images: ImageSet, columns: int = 12, tile: int = 32, seed: int = 0, max_classes: int = 100
-) -> Image.Image:
-    """Return a sheet with a row of random images for each class that has any; the first `max_classes` classes."""
+def class_sheet(images: ImageSet, tile: int = 32) -> Image.Image:
+    """Return a sheet with a row of random images for each class that has any; the first `MAX_CLASSES` classes."""
     assert images.labels is not None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows, names = [], []
-    for label in np.unique(images.labels[images.labels >= 0])[:max_classes]:
+    for label in np.unique(images.labels[images.labels >= 0])[:MAX_CLASSES]:
         order = rng.permutation(np.flatnonzero(images.labels == label))
-        row = list(islice(_tiles(images, order, tile), columns))
+        row = list(islice(_tiles(images, order, tile), COLUMNS))
         rows.append([Tile(t.pixels) for t in row] or [_grey(tile, "")])
-        names.append(class_name(images, int(order[0])))
+        names.append(images.class_name(int(order[0])))
     return sheet(rows, names, side=tile)
-
-
-def class_name(images: ImageSet, i: int) -> str:
-    """Return the name of the class of an image; "" if it has no label."""
-    if images.labels is None or images.labels[i] < 0:
-        return ""
-    return images.classes[images.labels[i]] if images.classes is not None else str(images.labels[i])
 
 
 def _tiles(images: ImageSet, order: np.ndarray, side: int) -> Iterator[Tile]:
     """Iterate over the readable images of `order`, as tiles of that side with the name of their class."""
     for i in order.tolist():
         with suppress(Unreadable):
-            yield Tile(to_channels(resize_square(images.load(i), side), 3).transpose(2, 0, 1), class_name(images, i))
+            yield Tile(to_channels(resize_square(images.load(i), side), 3).transpose(2, 0, 1), images.class_name(i))
 
 
 def _grey(side: int, caption: str) -> Tile:

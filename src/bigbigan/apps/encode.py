@@ -81,12 +81,11 @@ def _rows(model: Model, images: ImageSet, pixels: np.ndarray, kept: np.ndarray, 
     found = encoder_features(model.encoder, pixels, names) if names else {}
     found |= _scores(model, pixels, [feature for feature in features if feature in SCORES])
     labels = np.full(len(kept), -1) if images.labels is None else images.labels[kept]
-    classes = images.classes
     return Rows(
         files=[images.files[i] for i in kept],
         splits=[images.name] * len(kept),
         labels=labels,
-        classes=["" if k < 0 else classes[k] if classes else str(k) for k in labels.tolist()],
+        classes=[images.class_name(i) for i in kept.tolist()],
         features={feature: found[feature.removesuffix("_feat")] for feature in features},
     )
 

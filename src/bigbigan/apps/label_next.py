@@ -18,7 +18,7 @@ from torch import nn
 
 from bigbigan.apps.cluster import k_means
 from bigbigan.apps.rows_on_disk import RowsOnDisk
-from bigbigan.apps.sheet import Tile
+from bigbigan.apps.sheet import Tile, in_rows
 from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.csv_cells import writing_csv
@@ -43,6 +43,7 @@ def label_next(
     data: str | None,
     count: int,
     out: Path,
+    *,
     sheet: Path | None = None,
     labels: str | None = None,
     checkpoint: str = "newest",
@@ -94,7 +95,7 @@ def label_next(
         pixels, _ = load_view(images.subset(picks), view.resolution, view.channels, view.augment)
         tiles = [Tile(x, f"{k + 1}: {row['stands_for']}") for k, (x, row) in enumerate(zip(pixels, rows, strict=True))]
         title = "images to label, in the order of the file: number, and how many similar images it stands for"
-        save_image(draw_sheet([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)], title=title), sheet)
+        save_image(draw_sheet(in_rows(tiles, COLUMNS), title=title), sheet)
     return rows, sum(bool(row.label) for row in given.values())
 
 

@@ -69,12 +69,12 @@ def save_head(
     preprocessing = Preprocessing(view.resolution, view.channels, view.augment, train.store.pads)
     found, train = _features(model, source, train, preprocessing, progress)
     assert train.labels is not None
-    names = train.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
+    assert train.classes is not None
     head, measured = fit_head(
         found["bn_crelu"],
         found["avepool"],
         train.labels,
-        names,
+        train.classes,
         train.groups,
         preprocessing,
         model.encoder,
@@ -84,7 +84,7 @@ def save_head(
     split, n = "folds", min(len(train), MAX_IMAGES)
     if test is not None:
         found, test = _features(model, source, test, preprocessing, progress)
-        measured, split, n = _measured(head, found, test, names), test.name, len(test)
+        measured, split, n = _measured(head, found, test, train.classes), test.name, len(test)
     head.save(out)
     lines = target.result_lines(
         {f"{name}_head": Measurement(value, protocol={"head": head.digest}) for name, value in measured.items()},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bigbigan.image import to_uint8
 
-__all__ = ["SIDE", "Tile", "sheet", "tiles_of"]
+__all__ = ["SIDE", "Tile", "in_rows", "sheet", "tiles_of"]
 
 SIDE = 64  # images are enlarged by a whole factor to at least this many pixels
 GAP = 4
@@ -35,6 +35,11 @@ class Tile(NamedTuple):
 def tiles_of(images: Tensor) -> list[Tile]:
     """Return images, float [N, C, R, R] in [-1, 1], as tiles without captions."""
     return [Tile(pixels) for pixels in to_uint8(images.detach().cpu()).numpy()]
+
+
+def in_rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
+    """Return tiles in rows of `columns`; the last may be shorter."""
+    return [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
 
 
 def sheet(

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bigbigan.apps.contact_sheet import class_name
-from bigbigan.apps.sheet import Tile, sheet, tiles_of
+from bigbigan.apps.sheet import Tile, in_rows, sheet, tiles_of
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.image_set import fraction_of
@@ -109,12 +108,8 @@ class Interpolations:
     def frames(self) -> list[Image.Image]:
         """Return a picture for each step, of all rows at once: there and back again, for an animation."""
         columns = math.ceil(math.sqrt(len(self.between)))
-        there = [sheet(_split(tiles_of(images), columns)) for images in self.between.transpose(0, 1)]
+        there = [sheet(in_rows(tiles_of(images), columns)) for images in self.between.transpose(0, 1)]
         return there + there[-2:0:-1]
-
-
-def _split(tiles: list[Tile], columns: int) -> list[list[Tile]]:
-    return [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
 
 
 def interpolations(
@@ -190,24 +185,17 @@ def neighbours(
         itself = found == torch.tensor([place[file] for file in queries.files])[:, None]
         itself[~itself.any(1), -1] = True  # an identical image was found instead
         close, found = close[~itself].view(-1, k), found[~itself].view(-1, k)
-    listed: list[dict[str, object]] = [
-        {
-            "file": queries.files[i],
-            "neighbours": [
-                {"file": known.files[j], "similarity": round(float(s), 4)} for j, s in zip(places, near, strict=True)
-            ],
-        }
-        for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True))
-    ]
-    rows = []
+    rows, listed = [], list[dict[str, object]]()
     for i, (places, near) in enumerate(zip(found.tolist(), close.tolist(), strict=True)):
-        name = class_name(queries, i)
+        name, beside = queries.class_name(i), []
         row = [Tile(x[i], name)]
         for j, similarity in zip(places, near, strict=True):
-            other = class_name(known, j)
+            other = known.class_name(j)
             row.append(Tile(y[j], f"{similarity:.2f} {other}".strip(), bool(name) and name == other))
+            beside.append({"file": known.files[j], "similarity": round(similarity, 4)})
         rows.append(row)
-    framed = ", framed if of the same class" if any(class_name(queries, i) for i in range(len(x))) else ""
+        listed.append({"file": queries.files[i], "neighbours": beside})
+    framed = ", framed if of the same class" if any(queries.class_name(i) for i in range(len(x))) else ""
     title = f"nearest training images, with the cosine of BN+CReLU features{framed}"
     names = [f"{split.name} image", *(str(k + 1) for k in range(found.shape[1]))]
     return sheet(rows, column_names=names, title=title, apart=1), listed

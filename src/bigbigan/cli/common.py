@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigbigan.compute import AUTO, DEVICES
 from bigbigan.errors import UserError, not_a_run
+from bigbigan.inference.exported import EXPORTED
 
 if TYPE_CHECKING:
     from bigbigan.data import Source
@@ -167,5 +168,5 @@ def is_own_results(results: Path, run: str | Path, out: Path | None = None) -> b
     Exported models and external encoders have no such file.
     """
     folder = out or Path(run)
-    is_run = (Path(run) / "config.json").is_file() and not (Path(run) / "model.json").exists()
+    is_run = (Path(run) / "config.json").is_file() and not (Path(run) / EXPORTED).exists()
     return (out is not None or is_run) and results.resolve() == (folder / "results.jsonl").resolve()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
-__all__ = ["one_line", "plain_output"]
+__all__ = ["plain_output", "without_control"]
 
 MARKS = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 CONTROL = re.compile(f"[\x00-\x1f{MARKS}]")
@@ -20,7 +20,7 @@ IN_TEXT = re.compile(f"[\x00-\x08\x0b-\x1f{MARKS}]")  # all but tab and line fee
 MESSAGE = "bigbigan: "  # begins errors and warnings, which have one line each
 
 
-def one_line(text: object) -> str:
+def without_control(text: object) -> str:
     """Return `text` on one line, without control characters."""
     return CONTROL.sub(_escaped, str(text))
 
@@ -50,7 +50,7 @@ class _Plain:
     def write(self, text: str) -> int:
         if text.startswith(self._start):
             end = "\n" if text.endswith("\n") else ""
-            text = one_line(text.removesuffix(end)) + end if self._start else IN_TEXT.sub(_escaped, text)
+            text = without_control(text.removesuffix(end)) + end if self._start else IN_TEXT.sub(_escaped, text)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)

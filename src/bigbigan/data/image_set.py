@@ -137,7 +137,7 @@ class ImageSet:
     name: str  # "train", "val" or "test"
     files: list[str]  # one name per image; "train/00042" for rows of an array
     labels: np.ndarray | None  # int64 [N], -1 for an image without a label; None if no image has one
-    classes: list[str] | None  # the name of each class; shared by all splits of a source
+    classes: list[str] | None  # the name of each class, of all splits of a source; None exactly if `labels` is
     store: "ArrayStore | FileStore | DatasetStore" = field(repr=False)
     index: np.ndarray = field(repr=False)  # int64 [N]: each image's position in the store
     groups: np.ndarray | None = None  # int64 [N]: images of one group, such as a patient, belong in one split
@@ -170,6 +170,13 @@ class ImageSet:
         if self.store.remote is not None and self.shards is not None:
             first, last = self.shards[[i, -1]].tolist()
             self.store.remote.fetch(range(first, min(first + AHEAD, last + 1)))
+
+    def class_name(self, i: int) -> str:
+        """Return the name of the class of image i; "" if it has no label."""
+        if self.labels is None or self.labels[i] < 0:
+            return ""
+        assert self.classes is not None
+        return self.classes[self.labels[i]]
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "ImageSet":
         """Return the images at `indices`, in that order; they share this set's store."""

@@ -115,9 +115,8 @@ def rows_of(source: Source) -> dict[str, Row]:
     rows = {}
     for images in source.splits.values():
         labels = np.full(len(images), -1) if images.labels is None else images.labels
-        for i in np.flatnonzero(labels >= 0):
-            label = str(labels[i]) if images.classes is None else images.classes[labels[i]]
-            rows[images.files[i]] = Row(label, "" if images.groups is None else str(images.groups[i]))
+        for i in np.flatnonzero(labels >= 0).tolist():
+            rows[images.files[i]] = Row(images.class_name(i), "" if images.groups is None else str(images.groups[i]))
     return rows
 
 

@@ -17,7 +17,7 @@ from bigbigan.data.names import listed, shown
 from bigbigan.data.window import Sampler
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize_square, to_channels
-from bigbigan.image.crop_sizes import CENTRAL, STORED
+from bigbigan.image.crop_sizes import STORED, viewed_side
 from bigbigan.progress import Bar
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "stored_side",
     "stream_pixels",
     "stream_view",
-    "viewed_side",
 ]
 
 T = TypeVar("T")
@@ -203,17 +202,9 @@ def stored_side(images: ImageSet, resolution: int, augment: str) -> int:
     For crops of photographs it is `STORED` times R, so that few crops are enlarged (14 % of "resnet_crop"), but not
     more than the median side of the photographs' central squares. Rows of arrays are small and not cropped: S = R.
     """
-    minimum = viewed_side(images, resolution, augment)
+    minimum = viewed_side(resolution, augment, images.store.pads)
     wanted = round(STORED[augment] * resolution) if minimum > resolution else minimum
     return wanted if wanted <= minimum else max(minimum, min(wanted, typical_side(images)))
-
-
-def viewed_side(images: ImageSet, resolution: int, augment: str) -> int:
-    """Return the side, in pixels, that evaluation decodes images to before it takes the central R × R pixels.
-
-    After training on crops of photographs the centre is 87.5 % of the side, otherwise all of it.
-    """
-    return round(resolution / CENTRAL) if augment.endswith("_crop") and not images.store.pads else resolution
 
 
 def typical_side(images: ImageSet) -> int:
@@ -298,7 +289,8 @@ def load_view(
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode images as `load_pixels` does, but as evaluation sees them after training with `augment`."""
-    pixels, kept = load_pixels(images, viewed_side(images, resolution, augment), channels, source, progress)
+    side = viewed_side(resolution, augment, images.store.pads)
+    pixels, kept = load_pixels(images, side, channels, source, progress)
     return np.ascontiguousarray(center_crop(pixels, resolution)), kept
 
 
@@ -315,7 +307,7 @@ def stream_view(
 
     `bar` counts the images of each batch when the next one is asked for, with the unreadable ones.
     """
-    side, counted = viewed_side(images, resolution, augment), 0
+    side, counted = viewed_side(resolution, augment, images.store.pads), 0
     bar = Bar(disable=True) if bar is None else bar
     for pixels, kept in stream_pixels(images, side, channels, source, batch_size=batch_size):
         yield np.ascontiguousarray(center_crop(pixels, resolution)), kept

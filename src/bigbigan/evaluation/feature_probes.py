@@ -43,7 +43,7 @@ from bigbigan.evaluation.probes.logistic import (
 )
 from bigbigan.evaluation.records import Measurement, Subject
 from bigbigan.evaluation.splits import Split, stored_for_crops, train_val
-from bigbigan.user_code import import_named, in_one_line
+from bigbigan.user_code import import_named, message_and_place
 
 __all__ = ["OWN_METRIC", "measure_features"]
 
@@ -207,7 +207,7 @@ def own_metric(
     try:
         value = float(compute(train, train_labels, test, test_labels))
     except Exception as error:  # the user's code may raise anything
-        raise UserError(f"--metrics {function}: {in_one_line(error)}") from error
+        raise UserError(f"--metrics {function}: {message_and_place(error)}") from error
     if not math.isfinite(value):
         raise UserError(f"--metrics {function} returned {value}; expected a finite number")
     return value

@@ -15,14 +15,13 @@ from typing import Any
 
 from bigbigan.errors import UserError
 from bigbigan.evaluation.rank_correlation import rank_correlation
-from bigbigan.evaluation.records import chosen_settings, transferred
+from bigbigan.evaluation.records import Line, chosen_settings, transferred
 from bigbigan.evaluation.training_budget import Budget, budget, variants
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.experiments.published import PUBLISHED, PublishedRow, PublishedTable
 
 __all__ = ["TABLES", "Cell", "FilledTable", "fill", "fullest_scale", "pairs"]
 
-Line = dict[str, Any]
 NOT_RUN = "not run"
 
 

@@ -18,17 +18,22 @@ __all__ = [
     "EXTERNAL_ROWS",
     "PROBE_COLUMNS",
     "PROBE_ROWS",
+    "Line",
     "Measurement",
     "ResultLine",
+    "Results",
     "Subject",
     "append_results",
     "better",
     "chosen_settings",
+    "formatted",
+    "newest_results",
     "paired_lead",
     "read_results",
     "result_lines",
     "same_images",
     "transferred",
+    "with_std",
 ]
 
 # What a number was measured on:
@@ -61,6 +66,11 @@ PROBE_COLUMNS = {
     "5-NN, all labels": "knn5_l2_{}",
     "5-NN, 10 labels per class": "knn5_l2_{}_10perclass",
 }
+
+TESTED = ("test", "val", "held_out")  # splits that features are tested on
+
+Line = dict[str, Any]  # as read from results.jsonl or metrics.jsonl
+Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
 
 
 class Measurement(NamedTuple):
@@ -236,6 +246,46 @@ def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
     The better of raw and whitened pixels is the baseline to compare with.
     """
     return max((line for line in lines if line is not None), key=lambda line: line["value"], default=None)
+
+
+def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[Line], list[Line]]:
+    """Return the newest lines of each kind: of the run on data set `name`, on other data, and of other encoders.
+
+    Of data set `name`, lines of the test images measured last are returned, and those of images of other kinds, such as
+    clusters of training images, folds of cross-validation, or samples. Pixels that were measured for an external
+    encoder are at that encoder's resolution, and omitted.
+    """
+    groups: dict[tuple[str, str], Results] = {}
+    encoders = {line["experiment"] for line in lines if line["subject"] == "external"}
+    external: dict[tuple[str, str, str, str], Line] = {}
+    for line in lines:
+        place, key = (line["dataset"], line["split"]), (line["metric"], line["subject"])
+        if line["subject"] == "external":
+            external[(*place, line["experiment"], line["metric"])] = line
+        elif line["experiment"] not in encoders:
+            groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
+    ours = [place for place in reversed(groups) if place[0] == name]
+    own = next((place for place in ours if place[1] in TESTED), None) or next(iter(ours), None)
+    results: Results = {}
+    for place in ours:
+        if place != own and place[1] not in TESTED:
+            results = groups.pop(place) | results
+    results |= groups.pop(own) if own else {}
+    others = [line for group in groups.values() for line in group.values()]
+    measured = next((line for line in results.values() if (line["dataset"], line["split"]) == own), None)
+    comparable = [line for line in external.values() if measured is not None and same_images(measured, line)]
+    return results, others, comparable
+
+
+def with_std(value: float, std: float | None, form: str = ".1f") -> str:
+    """Return a value in a format, with its standard deviation if there is one: 71.3 ± 0.4."""
+    return f"{value:{form}}" if std is None else f"{value:{form}} ± {std:{form}}"
+
+
+def formatted(line: Mapping[str, Any]) -> str:
+    """Return value and standard deviation of a result line: percentages with one decimal, others with four digits."""
+    form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
+    return with_std(line["value"], line.get("std"), form)
 
 
 # The form of a line, see `bigbigan.io.checked`: what every reader relies on. Older lines lack some of the other fields.

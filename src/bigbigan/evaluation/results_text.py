@@ -7,7 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from bigbigan.evaluation.metric_names import PIXELS
-from bigbigan.evaluation.records import EXTERNAL_ROWS, PROBE_COLUMNS, PROBE_ROWS, ResultLine, better, paired_lead
+from bigbigan.evaluation.records import (
+    EXTERNAL_ROWS,
+    PROBE_COLUMNS,
+    PROBE_ROWS,
+    ResultLine,
+    better,
+    paired_lead,
+    with_std,
+)
 
 __all__ = ["classifiers_table", "head_text", "other_titles", "results_table"]
 
@@ -194,6 +202,4 @@ def _cells(texts: Sequence[str]) -> str:
 
 
 def _value(line: ResultLine | None, digits: int = 1) -> str:
-    if line is None:
-        return "-"
-    return f"{line.value:.{digits}f}" + ("" if line.std is None else f" ± {line.std:.{digits}f}")
+    return "-" if line is None else with_std(line.value, line.std, f".{digits}f")

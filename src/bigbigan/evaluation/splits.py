@@ -13,10 +13,11 @@ from torch import Tensor
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
 from bigbigan.data.image_set import MAX_MEMORY, fixed_picks
-from bigbigan.data.loading import center_crop, stored_side, viewed_side
+from bigbigan.data.loading import center_crop, stored_side
 from bigbigan.data.names import listed, shown
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.io import read_json, write_json
 
 __all__ = [
@@ -103,7 +104,7 @@ class StreamedView:
     """
 
     def __init__(self, source: Source, images: ImageSet, view: View) -> None:
-        side = viewed_side(images, view.resolution, view.augment)
+        side = viewed_side(view.resolution, view.augment, images.store.pads)
         self._pixels = StreamedPixels(images, side, view.channels, source, torch.device("cpu"))
         self._near = images.in_first_shard(np.arange(len(images)))
         self._resolution = view.resolution
@@ -241,9 +242,10 @@ def subsample(images: ImageSet, max_images: int) -> ImageSet:
 def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray) -> None:
     if train.labels is None:
         return
+    names = train.images.classes
+    assert names is not None
     untested = np.setdiff1d(train.labels, train.labels[held_out])
     if 0 < len(untested) < len(np.unique(train.labels)):
-        names = train.images.classes or [str(k) for k in range(int(train.labels.max()) + 1)]
         classes = listed([names[k] for k in untested.tolist()])
         warnings.warn(
             f"{source.spec}: the held-out fifth has no image of {classes}: too few labelled images, or groups; "
@@ -266,7 +268,8 @@ def lacks_classes(source: Source, train: Split | ImageSet, test: Split | ImageSe
     if len(classes) > 1:
         return None
     names = (train.images if isinstance(train, Split) else train).classes
-    only = shown(names[classes[0]] if names else str(classes[0]))
+    assert names is not None
+    only = shown(names[classes[0]])
     tested = np.arange(0) if test is None or test.labels is None else test.labels[test.labels >= 0]
     if np.isin(tested, classes).all():
         return f"{source.spec} has no labels of two or more classes: all labelled images are of {only}"

@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from bigbigan.compute import images_per_pass
 from bigbigan.data import DecodeLimits, Source, open_source
 from bigbigan.data.readers.offline import offline_if_unreachable
-from bigbigan.errors import UserError, one_line
+from bigbigan.errors import UserError, type_and_message
 from bigbigan.evaluation.features import Pixels, fill_statistics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, result_lines
 from bigbigan.evaluation.splits import View
 from bigbigan.image import pool_to, to_float
-from bigbigan.inference.loading import ABOUT, EXPORTED, load, model_folder
+from bigbigan.inference.exported import EXPORTED
+from bigbigan.inference.loading import data_card, load, model_folder
 from bigbigan.inference.model import Model
-from bigbigan.io import read_json
 from bigbigan.models import build
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import changed_settings, limits_of, open_data, read_card
@@ -82,7 +82,7 @@ class Frozen(nn.Module):
             out = self.network(x)
         except Exception as error:  # an external network may raise anything on images that it does not accept
             raise UserError(
-                f"the encoder fails on images {list(x.shape)}: {one_line(error)}; "
+                f"the encoder fails on images {list(x.shape)}: {type_and_message(error)}; "
                 "--resolution and --channels set the shape of its images"
             ) from error
         if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != len(x):
@@ -299,7 +299,7 @@ def open_target(spec: str, resolution: int | None = None, channels: int | None =
     except UserError:
         raise
     except Exception as error:  # a module that the user named may raise anything
-        raise UserError(f"{spec} cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"{spec} cannot be loaded: {type_and_message(error)}") from error
     channels = channels or 3
     if mean_std[0] is not None and channels != len(mean_std[0]):
         mean_std = (mean_std[0][:1] * channels, mean_std[1][:1] * channels)
@@ -330,7 +330,6 @@ def _run_target(spec: str, which: str, device: torch.device) -> Target:
 def _training_data_name(run: Path) -> str | None:
     """Return the name of the data that a run or an exported model was trained on; None if it is not recorded."""
     try:
-        about = read_json(run / EXPORTED, ABOUT)["data"] if (run / EXPORTED).exists() else read_card(run)
-        return about.get("name")
-    except (UserError, KeyError):  # no such file, or not in our format
+        return data_card(run).get("name")
+    except UserError:  # no such file, or not in our format
         return None

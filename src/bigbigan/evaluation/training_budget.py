@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bigbigan.evaluation.records import chosen_settings
+from bigbigan.evaluation.records import Line, chosen_settings
 from bigbigan.experiments import EXPERIMENTS
 
 __all__ = ["Budget", "Variant", "budget", "variants"]
-
-Line = dict[str, Any]  # a result line (bigbigan.evaluation.records)
 
 
 class Budget(NamedTuple):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from bigbigan.evaluation.records import better, paired_lead, same_images
+from bigbigan.evaluation.records import better, paired_lead, same_images, with_std
 
 __all__ = ["Verdict", "judge"]
 
@@ -52,11 +52,10 @@ def judge(lines: Mapping[tuple[str, str], dict[str, Any]]) -> Verdict | None:
         kind, lead = "bad", "The features are not better than the baselines yet."
     else:
         kind, lead = "unclear", "The features are not clearly better than the baselines so far."
-    accuracy = " ± ".join(f"{v:.1f}" for v in (few["value"], few.get("std")) if v is not None)
     images = "images held out with their labels" if few.get("split") == "held_out" else "unseen images"
     numbers = (
         "With up to 10 labels for each class, a linear classifier on the trained encoder's features has an accuracy of "
-        f"{accuracy} % on {few.get('n', 0):,} {images}: {of_pixels}; {of_untrained}."
+        f"{with_std(few['value'], few.get('std'))} % on {few.get('n', 0):,} {images}: {of_pixels}; {of_untrained}."
     )
     return Verdict(kind, lead, numbers)
 

@@ -9,7 +9,7 @@ from typing import Any
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.experiments.published import PUBLISHED
-from bigbigan.user_code import in_one_line
+from bigbigan.user_code import message_and_place
 
 __all__ = ["EXPERIMENTS", "Experiment", "experiment_of", "register"]
 
@@ -42,7 +42,7 @@ class Experiment:
         try:
             config = self.make(scale) if self.scales else self.make()
         except (TypeError, ValueError) as error:  # settings that do not go together, in a function of the user's own
-            raise UserError(f"{self.name}: {in_one_line(error)}") from error
+            raise UserError(f"{self.name}: {message_and_place(error)}") from error
         if not isinstance(config, Config):
             raise UserError(f"{self.name} returns a {type(config).__name__}; expected a bigbigan.config.Config")
         return replace(config, experiment=self.name)

@@ -54,7 +54,7 @@ class Preprocessing:
     Attributes:
         resolution: side R of the input, in pixels.
         channels: 1 (grey) or 3 (colour).
-        augment: augmentation of training, which says how much of the image is seen (`data.loading.viewed_side`).
+        augment: augmentation of training, which says how much of the image is seen (`image.crop_sizes.viewed_side`).
         pads: whether squares a little smaller than R are padded with zeros (`bigbigan.image.resize_square`).
     """
 

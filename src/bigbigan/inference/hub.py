@@ -9,14 +9,15 @@ import os
 import re
 from pathlib import Path
 
-from bigbigan.errors import UserError
+from bigbigan.errors import UserError, type_and_message
+from bigbigan.inference.exported import EXPORTED, HEAD, WEIGHTS
 
 __all__ = ["download", "is_hub_name"]
 
 PART = r"(?![-.])[\w.-]{1,96}"
 NAME = re.compile(rf"{PART}/{PART}(@[\w./-]+)?", re.ASCII)
-NEEDED = ("config.json", "model.json", "model.safetensors")
-OPTIONAL = ("README.md", "head.safetensors")
+NEEDED = ("config.json", EXPORTED, WEIGHTS)
+OPTIONAL = ("README.md", HEAD)
 TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable
 
 
@@ -75,9 +76,8 @@ def download(name: str) -> Path:
             local_files_only=unreached is not None,
         )
     except Exception as error:
-        why = " ".join(str(unreached or error).split())[:200]
         raise UserError(
             f"{name} is not a local folder, and cannot be fetched from the Hugging Face Hub "
-            f"({type(unreached or error).__name__}: {why})"
+            f"({type_and_message(unreached or error)})"
         ) from None
     return Path(folder)

@@ -16,7 +16,7 @@ from bigbigan.data.loading import center_crop
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.image import fit, resize, to_float, to_grey
-from bigbigan.image.crop_sizes import CENTRAL
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.inference.arguments import as_tensor, check_range
 from bigbigan.inference.inputs import as_numbers, load_rows
 
@@ -69,8 +69,7 @@ class ImageInput:
         if padded and fit((small, small), side, pad=True) == "padded":
             before, after = (side - small) // 2, side - small - (side - small) // 2
             return F.pad(x, (before, after, before, after), value=-1.0)
-        crops = self.config.data.augment.endswith("_crop") and not padded
-        seen = round(side / CENTRAL) if crops else side  # as `viewed_side` says for files
+        seen = viewed_side(side, self.config.data.augment, padded)
         return center_crop(resize(x, seen).clamp(-1, 1), side)
 
     def _from_integers(self, images: Tensor, value_range: tuple[float, float] | None) -> Tensor:

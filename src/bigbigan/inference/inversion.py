@@ -99,9 +99,9 @@ def train_inverter(
 
 
 @torch.no_grad()
-def mean_latent(latents: int | LatentSampler, seed: int = 0, device: str = "cpu") -> Tensor:
+def mean_latent(latents: int | LatentSampler, device: str = "cpu") -> Tensor:
     """Return the mean of drawn latents, [dim]: the usual start of latent optimisation without an encoder."""
-    return latent_sampler(latents)(SAMPLES, keyed_generator(seed, "inversion/mean", 0, device)).float().mean(0)
+    return latent_sampler(latents)(SAMPLES, keyed_generator(0, "inversion/mean", 0, device)).float().mean(0)
 
 
 def latent_sampler(latents: int | LatentSampler) -> LatentSampler:

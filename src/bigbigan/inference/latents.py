@@ -51,7 +51,6 @@ def refine(
     rate: float = 0.05,
     bounded: bool = False,
     features: Callable[[Tensor], Tensor] | None = None,
-    weight: float = 1.0,
     after_step: Callable[[int], object] | None = None,
 ) -> Refined:
     """Optimise z, each for its own image, so that G(z) comes close to x: Adam on the squared error of pixels.
@@ -63,8 +62,7 @@ def refine(
         steps: of Adam.
         rate: its learning rate.
         bounded: keep z in [-1, 1], for a uniform prior.
-        features: maps images to [N, d]; their squared distance over d is added, for an error that is less about pixels.
-        weight: of the features.
+        features: maps images to [N, d]; their squared distance over d is added, so that the error is less about pixels.
         after_step: called with the number of steps made, after each.
     """
     x, z = x.clone(), z.detach().clone().requires_grad_()  # copies: tensors made in inference mode have no gradient
@@ -76,7 +74,7 @@ def refine(
         squared = (x - x_hat).square().flatten(1)
         cost = squared.mean(1)
         if features is not None and target is not None:
-            cost = cost + weight * (features(x_hat) - target).square().mean(1)
+            cost = cost + (features(x_hat) - target).square().mean(1)
         errors.append(squared.detach().sum(1).sqrt() / 2)
         better = cost.detach() < lowest
         lowest = torch.where(better, cost.detach(), lowest)

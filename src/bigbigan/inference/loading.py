@@ -6,12 +6,14 @@ import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bigbigan.config import Config, config_from_dict
 from bigbigan.errors import UserError
+from bigbigan.inference.exported import EXPORTED, HEAD, SCHEMA, WEIGHTS
 from bigbigan.inference.head import Head
 from bigbigan.inference.hub import download, is_hub_name
 from bigbigan.inference.model import Model
@@ -21,13 +23,11 @@ from bigbigan.io.tensors import check_tensors, read_tensors
 from bigbigan.models import Networks, construct
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.devices import usable_device
-from bigbigan.training.run_folder import CARD, read_config, warn_of_other_settings
+from bigbigan.training.run_folder import CARD, read_card, read_config, warn_of_other_settings
 from bigbigan.training.seal import refuse_foreign_code
 
-__all__ = ["ABOUT", "EXPORTED", "HEAD", "load", "model_folder"]
+__all__ = ["ABOUT", "data_card", "load", "model_folder"]
 
-EXPORTED = "model.json"  # marks an exported folder
-HEAD = "head.safetensors"  # the saved classifier in an exported folder, if it has one
 PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # names of a model's weights in a checkpoint
 ABOUT = {  # form of model.json, see `bigbigan.io.checked`
     "schema": int,
@@ -95,9 +95,19 @@ def model_folder(run: str | Path) -> Path:
     return download(str(run).replace(os.sep, "/")) if is_hub_name(run) else Path(run)
 
 
+def data_card(folder: Path) -> dict[str, Any]:
+    """Return the record of the data that a run or an exported model was trained on, with the fields of `CARD`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    exported = folder / EXPORTED
+    return read_json(exported, ABOUT).get("data", {}) if exported.exists() else read_card(folder)
+
+
 def _load_exported(folder: Path, checkpoint: str | int, trust: Collection[str]) -> Model:
-    if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != 1:
-        raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads 1")
+    if (schema := read_json(folder / EXPORTED, {"schema": int})["schema"]) != SCHEMA:
+        raise UserError(f"{folder / EXPORTED} has schema {schema}, this version reads {SCHEMA}")
     about = read_json(folder / EXPORTED, ABOUT)
     if str(checkpoint) not in ("newest", str(about["step"])):
         raise UserError(
@@ -106,7 +116,7 @@ def _load_exported(folder: Path, checkpoint: str | int, trust: Collection[str]) 
         )
     config = config_from_dict(read_json(folder / "config.json", warn=False), str(folder / "config.json"))
     refuse_foreign_code(config.code_of_networks, folder / "config.json", trust)
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     try:
         if sha256_of(weights) != about["weights_sha256"]:
             raise UserError(f"{weights} is not the file that was exported (its SHA-256 differs); fetch it again")

@@ -14,18 +14,18 @@ from pathlib import Path
 
 from bigbigan.data.readers.download import cache_folder, fetch_file
 from bigbigan.errors import UserError
+from bigbigan.inference.exported import EXPORTED, WEIGHTS
 from bigbigan.io import read_json, sha256_of, writing
 
 __all__ = ["FOLDER", "pretrained_folder", "pretrained_names"]
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
-ABOUT, WEIGHTS = "model.json", "model.safetensors"
 ADDRESS = "BIGBIGAN_MODELS"  # environment variable: where the folder `pretrained` can be fetched from
 
 
 def pretrained_names() -> list[str]:
     """Return the names of all trained models in this package, such as "small/fashion_mnist"."""
-    return sorted(path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.rglob(ABOUT))
+    return sorted(path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.rglob(EXPORTED))
 
 
 def pretrained_folder(name: str | Path) -> Path | None:
@@ -44,7 +44,7 @@ def pretrained_folder(name: str | Path) -> Path | None:
 
 def _fetched(name: str) -> Path:
     """Return a folder in the cache with the model's files in this package and its weights, fetched if need be."""
-    digest = read_json(FOLDER / name / ABOUT, {"weights_sha256": str})["weights_sha256"]
+    digest = read_json(FOLDER / name / EXPORTED, {"weights_sha256": str})["weights_sha256"]
     folder = cache_folder() / "models" / name / digest[:12]  # weights of another version get another folder
     weights = folder / WEIGHTS
     if weights.exists() and sha256_of(weights) != digest:

@@ -15,7 +15,6 @@ The folder contains no path, host or user name of the machine it was trained on.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -31,12 +30,13 @@ from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.image.grid import grid, save_image
+from bigbigan.inference.exported import EXPORTED, HEAD, SCHEMA, WEIGHTS
 from bigbigan.inference.head import Head
-from bigbigan.inference.loading import ABOUT, EXPORTED, HEAD, load, model_folder
+from bigbigan.inference.loading import ABOUT, load, model_folder
 from bigbigan.inference.model import Model
 from bigbigan.integrations.model_card import PICTURE, model_card
 from bigbigan.integrations.onnx import require_onnx, write_onnx
-from bigbigan.io import append_lines, read_json, write_json, write_text, writing_folder
+from bigbigan.io import append_lines, read_json, sha256_of, write_json, write_text, writing_folder
 from bigbigan.io.tensors import save_tensors
 from bigbigan.models import Networks
 from bigbigan.progress import Bar
@@ -45,7 +45,6 @@ from bigbigan.training.run_folder import KNOWN, read_card
 
 __all__ = ["check_free", "export", "write_folder"]
 
-SCHEMA = 1
 UNKNOWN_LICENSE = "other"  # the Hub's word for a licence that it has no name for
 LICENSE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")  # it goes into the YAML of the card
 
@@ -53,6 +52,7 @@ LICENSE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")  # it goes into the YAML
 def export(
     run: Path,
     out: Path,
+    *,
     checkpoint: str = "newest",
     onnx: bool = False,
     progress: bool = False,
@@ -100,7 +100,16 @@ def export(
         data["classes"] = card["classes"]  # the name of each class
     is_public = card.get("name") in KNOWN or str(card.get("spec", "")).startswith("hf:")
     return write_folder(
-        model, out, data, exported.get("origin", ""), lines, onnx, progress, compact, license, is_public
+        model,
+        out,
+        data,
+        origin=exported.get("origin", ""),
+        lines=lines,
+        onnx=onnx,
+        progress=progress,
+        compact=compact,
+        license=license,
+        is_public=is_public,
     )
 
 
@@ -141,6 +150,7 @@ def write_folder(
     model: Model,
     out: Path,
     data: dict[str, Any],
+    *,
     origin: str = "",
     lines: Sequence[dict[str, Any]] = (),
     onnx: bool = False,
@@ -175,7 +185,7 @@ def write_folder(
         Bar(total=3 + onnx, desc="export", unit="part", disable=not progress) as bar,
     ):
         bar.part("weights")
-        save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
+        save_tensors(temporary / WEIGHTS, weights, {"format": "pt"})
         model.config.save(temporary / "config.json")
         if model.head is not None:
             model.head.save(temporary / HEAD)
@@ -189,8 +199,8 @@ def write_folder(
             "networks": list(model.networks.present()),
             "weights_dtype": "float16" if compact else "float32",
             **{
-                f"{name}_sha256": hashlib.sha256((temporary / file).read_bytes()).hexdigest()
-                for name, file in (("weights", "model.safetensors"), ("config", "config.json"))
+                f"{name}_sha256": sha256_of(temporary / file)
+                for name, file in (("weights", WEIGHTS), ("config", "config.json"))
             },
             "bigbigan": bigbigan.__version__,
         }
@@ -206,7 +216,16 @@ def write_folder(
         bar.part("model card")
         if lines:
             append_lines(temporary / "results.jsonl", map(_without_places, lines), stamp=True)
-        card = model_card(model, about, lines, len(weights), onnx, license, is_public, has_picture)
+        card = model_card(
+            model,
+            about,
+            lines,
+            tensors=len(weights),
+            onnx=onnx,
+            license=license,
+            is_public=is_public,
+            has_picture=has_picture,
+        )
         write_text(temporary / "README.md", card)
         bar.update()
     return out

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bigbigan.errors import UserError
+from bigbigan.errors import UserError, type_and_message
 from bigbigan.inference.hub import NAME
 from bigbigan.integrations.export import UNKNOWN_LICENSE, export
 
@@ -44,15 +43,14 @@ def push_to_hub(
     except ImportError:
         raise UserError("push_to_hub needs: pip install 'bigbigan[hub]'") from None
     with TemporaryDirectory(prefix="bigbigan-") as folder:
-        exported = export(Path(run), Path(folder) / "model", checkpoint, onnx, license=license)
+        exported = export(Path(run), Path(folder) / "model", checkpoint=checkpoint, onnx=onnx, license=license)
         api = HfApi(token=token)
         try:
             api.create_repo(name, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=name, folder_path=exported, commit_message="Upload a model of bigbigan")
         except Exception as error:  # versions of huggingface_hub use different HTTP libraries
-            why = re.sub(r"\s+", " ", str(error))[:200]
             raise UserError(
-                f"{name} cannot be uploaded to the Hugging Face Hub ({type(error).__name__}: {why}); "
+                f"{name} cannot be uploaded to the Hugging Face Hub ({type_and_message(error)}); "
                 "log in with: hf auth login"
             ) from error
     return str(commit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigbigan.config import Config, flat
 from bigbigan.data.markdown import code, plain
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, with_std
 from bigbigan.evaluation.results_text import other_titles
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.inference.head import Head
@@ -41,6 +41,7 @@ def model_card(
     model: Model,
     about: dict[str, Any],
     lines: Sequence[dict[str, Any]],
+    *,
     tensors: int,
     onnx: bool,
     license: str,
@@ -59,20 +60,60 @@ def model_card(
     """
     c, data = model.config, about["data"]
     name = plain(data.get("name", "not recorded")) if is_public else "own images"
-    experiment = EXPERIMENTS.get(c.experiment)
-    has_encoder, has_generator = model.networks.E is not None, model.networks.G is not None
     labels = "without labels" if c.data.labels == "none" else f"with labels of {c.data.classes} classes"
+    facts = _facts(model, about, f"{name}, {data.get('images', 0):,} images, {labels}", tensors)
+    results = _results([x if is_public else _without_name(x, data) for x in lines])
+    picture = [f"![Images that the generator made]({PICTURE})", ""] if has_picture else []
+    if model.networks.G is None:
+        what = "An image encoder"
+    else:
+        what = f"A generative model{'' if model.networks.E is None else ' and its encoder'}"
+    what += f", trained {labels}"
+    what += f". {plain(about['origin'])}" if about["origin"] else f" by bigbigan {about['bigbigan']}."
+    return "\n".join([
+        *_front_matter(model, license, onnx), "",
+        f"# {plain(c.experiment)} on {name if 'name' in data else 'its data'}", "", what, "", *picture,
+        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
+        "", "## Results", "", *results,
+        "", "## Use", "", "```python", "import bigbigan", "", *_use(model), "```", "",
+        *(_onnx_files(model) if onnx else []),
+        "Weights are safetensors and settings JSON: loading executes no code. Usage is subject to the licence of the "
+        "training data. Out-of-distribution behaviour is untested: evaluate the model on your own images before you "
+        "rely on it.", "",
+    ])  # fmt: skip
+
+
+def _front_matter(model: Model, license: str, onnx: bool) -> list[str]:
+    """Return the lines of YAML that the Hub reads."""
+    tags = ["BigBiGAN", "representation-learning", *["gan"] * (model.networks.G is not None), *["onnx"] * onnx]
+    task = "unconditional-image-generation" if model.networks.E is None else "image-feature-extraction"
+    return [
+        "---",
+        f"license: {license}",
+        "library_name: bigbigan",
+        f"pipeline_tag: {task}",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+
+
+def _facts(model: Model, about: dict[str, Any], trained_on: str, tensors: int) -> dict[str, str]:
+    """Return the rows of the card's first table, as Markdown by their titles."""
+    c, classes = model.config, about["data"].get("classes")
+    has_encoder, has_generator = model.networks.E is not None, model.networks.G is not None
+    experiment = EXPERIMENTS.get(c.experiment)
     latents = f"{c.latent.dim}, {'N(0, I)' if c.latent.prior == 'normal' else 'U(-1, 1)'}"
     counts = {
         letter: sum(p.numel() for p in network.parameters()) for letter, network in model.networks.present().items()
     }
     changed, decided = _settings(c)
-    facts = {
+    return {
         "experiment": code(c.experiment) + (f": {experiment.summary}" if experiment else ""),
         "changed settings": changed or "none",
         **({"settings that are auto in the experiment": decided} if decided else {}),
         "scaled down": f"{c.scale} px instead of the paper's 128" if c.scale else "no",
-        "trained on": f"{name}, {data.get('images', 0):,} images, {labels}",
+        "trained on": trained_on,
         "steps": f"{about['step']:,} ({about['images_seen']:,} images seen), batch {c.training.batch_size}",
         "images": f"{c.data.channels} channel{'s' * (c.data.channels > 1)}, "
         + ", ".join(
@@ -82,46 +123,25 @@ def model_card(
         **({"window": f"{c.data.window[0]:g} is black, {c.data.window[1]:g} white"} if c.data.window else {}),
         **({"latents": latents} if has_generator else {"tasks": ", ".join(c.pretext.tasks)}),
         "parameters": ", ".join(f"{letter} {count:,}" for letter, count in counts.items()),
-        **({"labels": ", ".join(map(plain, data["classes"]))} if data.get("classes") else {}),
+        **({"labels": ", ".join(map(plain, classes))} if classes else {}),
         **({} if model.head is None else {"classes": _classes(model.head)}),
         "weights": f"{tensors} tensors, {about['weights_dtype']}, SHA-256 `{about['weights_sha256']}`",
     }
-    results = _results([x if is_public else _without_name(x, data) for x in lines])
-    tags = ["BigBiGAN", "representation-learning", *["gan"] * has_generator, *["onnx"] * onnx]
-    task = "image-feature-extraction" if has_encoder else "unconditional-image-generation"
-    front = [
-        "---",
-        f"license: {license}",
-        "library_name: bigbigan",
-        f"pipeline_tag: {task}",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        "---",
-    ]
-    picture = [f"![Images that the generator made]({PICTURE})", ""] if has_picture else []
-    use = ['model = bigbigan.load("THIS FOLDER")']
+
+
+def _use(model: Model) -> list[str]:
+    """Return the lines of Python that use the model."""
+    lines = ['model = bigbigan.load("THIS FOLDER")']
+    has_encoder, has_generator = model.networks.E is not None, model.networks.G is not None
     if has_encoder:
-        use += ["out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8"]
+        lines.append("out = model.encode(images)  # [N, C, H, W] in [-1, 1] or uint8")
     if model.head is not None:
-        use += ["found = model.predict(images)  # .names .confidence .unlike_training .probabilities"]
+        lines.append("found = model.predict(images)  # .names .confidence .unlike_training .probabilities")
     if has_encoder and has_generator:
-        use += ["x_hat = model.reconstruct(images)"]
+        lines.append("x_hat = model.reconstruct(images)")
     if has_generator:
-        use += ["samples = model.generate(16)"]
-        what = f"A generative model{' and its encoder' if has_encoder else ''}"
-    else:
-        what = "An image encoder"
-    return "\n".join([
-        *front, "", f"# {plain(c.experiment)} on {name if 'name' in data else 'its data'}", "",
-        f"{what}, trained {labels}"
-        + (f". {plain(about['origin'])}" if about["origin"] else f" by bigbigan {about['bigbigan']}."),
-        "", *picture, "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()),
-        "", "## Results", "", *results,
-        "", "## Use", "", "```python", "import bigbigan", "", *use, "```", "", *(_onnx_files(model) if onnx else []),
-        "Weights are safetensors and settings JSON: loading executes no code. Usage is subject to the licence of the "
-        "training data. Out-of-distribution behaviour is untested: evaluate the model on your own images before you "
-        "rely on it.", "",
-    ])  # fmt: skip
+        lines.append("samples = model.generate(16)")
+    return lines
 
 
 def _classes(head: Head) -> str:
@@ -174,7 +194,7 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
 
     def cell(pattern: str, feature: str, subject: str) -> str:
         line = found.get((pattern.format(feature), subject))
-        return "-" if line is None else _value(line, ".1f")
+        return "-" if line is None else with_std(line["value"], line.get("std"))
 
     rows = {title: [cell(p, *of) for p in PROBE_COLUMNS.values()] for title, of in PROBE_ROWS.items()}
     columns = [k for k in range(len(PROBE_COLUMNS)) if any(row[k] != "-" for row in rows.values())]
@@ -186,9 +206,10 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
             if any(row[k] != "-" for k in columns):
                 out.append(f"| {title} | " + " | ".join(row[k] for k in columns) + " |")
         out.append("")
-    words = {key: f"{plain(title)}: {_value(found[key], '.4g')}" for key, title in other_titles(found).items()}
-    words |= {key: f"{title}: {_value(found[key], '.3g')}" for key, title in HEAD_SCORES.items() if key in found}
-    out += [f"- {text}" for text in words.values()]
+    words = {key: (plain(title), ".4g") for key, title in other_titles(found).items()}
+    words |= {key: (title, ".3g") for key, title in HEAD_SCORES.items() if key in found}
+    for key, (title, form) in words.items():
+        out.append(f"- {title}: {with_std(found[key]['value'], found[key].get('std'), form)}")
     out += [""] if words else []
     if not out:
         return []
@@ -198,10 +219,6 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
     if place[1] == "folds":
         where = f"held-out folds of its {n:,} labelled images"
     return [f"On {dataset}, {where}:", "", *out]
-
-
-def _value(line: dict[str, Any], form: str) -> str:
-    return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)
 
 
 def _settings(config: Config) -> tuple[str, str]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbigan.data.window import Window
-from bigbigan.errors import RunError, UserError, one_line
+from bigbigan.errors import RunError, UserError, type_and_message
 from bigbigan.inference.head import Head
 from bigbigan.inference.model import Model
 from bigbigan.integrations.onnx_classifier import OUTPUTS, Classifier, check_sizes, with_preprocessing
@@ -152,7 +152,7 @@ def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ..
     except RunError:
         raise
     except Exception as error:  # the exporter raises many kinds of errors
-        raise RunError(f"{path.name} cannot be written: {one_line(error)}") from error
+        raise RunError(f"{path.name} cannot be written: {type_and_message(error)}") from error
     _check(network, inputs, outputs, path)
 
 
@@ -178,7 +178,7 @@ def _check(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ..
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         results = [session.run(list(outputs), {k: x.cpu().numpy() for k, x in batch.items()}) for batch in batches]
     except Exception as error:  # the exceptions of onnxruntime have no common class
-        raise RunError(f"{path.name} does not run in onnxruntime: {one_line(error)}") from error
+        raise RunError(f"{path.name} does not run in onnxruntime: {type_and_message(error)}") from error
     for batch, onnx_results in zip(batches, results, strict=True):
         torch_results = network(*batch.values())
         torch_results = torch_results if isinstance(torch_results, tuple) else (torch_results,)

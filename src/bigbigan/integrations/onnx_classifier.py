@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bigbigan.data.window import Window
 from bigbigan.errors import RunError
 from bigbigan.image import resize_square, to_float
-from bigbigan.image.crop_sizes import CENTRAL
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.inference.head import Head, HeadNetwork
 from bigbigan.models import FeatureEncoder
 
@@ -92,8 +92,7 @@ class Classifier(nn.Module):
 def viewed(head: Head) -> tuple[int, int]:
     """Return the side S that images are resized to, and how many pixels of each edge are then cut off."""
     view = head.preprocessing
-    cropped = view.augment.endswith("_crop") and not view.pads
-    side = round(view.resolution / CENTRAL) if cropped else view.resolution
+    side = viewed_side(view.resolution, view.augment, view.pads)
     return side, (side - view.resolution) // 2
 
 

@@ -29,7 +29,7 @@ from bigbigan.models.pretext_heads import ColourHead, ContextHead, PretextEncode
 from bigbigan.models.resnet import BasicBlock, Bottleneck, ResNetV2
 from bigbigan.models.revnet import RevNet
 from bigbigan.randomness import keyed_generator
-from bigbigan.user_code import import_named, in_one_line, is_named
+from bigbigan.user_code import import_named, is_named, message_and_place
 
 __all__ = [
     "ColourHead",
@@ -192,7 +192,7 @@ def _own_trunk(e: EncoderConfig, image_channels: int) -> nn.Module:
     try:
         trunk = make(image_channels, e)
     except Exception as error:  # the user's code may raise anything
-        raise UserError(f"encoder.block={e.block}: {in_one_line(error)}") from error
+        raise UserError(f"encoder.block={e.block}: {message_and_place(error)}") from error
     if not isinstance(trunk, nn.Module) or not isinstance(getattr(trunk, "num_features", None), int):
         raise UserError(f"encoder.block={e.block} returns a {type(trunk).__name__}; expected {expected}")
     for module in trunk.modules():

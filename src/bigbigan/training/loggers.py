@@ -24,7 +24,7 @@ from PIL import Image
 
 from bigbigan.config import Config
 from bigbigan.io import read_json, regular_bytes, write_json, write_text
-from bigbigan.user_code import import_named, in_one_line
+from bigbigan.user_code import import_named, message_and_place
 
 __all__ = ["Logger", "Loggers", "TensorBoard", "WandB"]
 
@@ -174,7 +174,7 @@ class Loggers:
 
 def _warn(name: str, error: BaseException) -> None:
     warnings.warn(
-        f"the logger {name} failed and is disabled ({in_one_line(error)}); training continues, and "
+        f"the logger {name} failed and is disabled ({message_and_place(error)}); training continues, and "
         "metrics.jsonl has all metrics",
         stacklevel=3,
     )

@@ -89,7 +89,7 @@ def _padding(images: ImageSet, config: Config) -> Literal["auto", "always", "nev
 def _class_sizes(images: ImageSet, spec: str) -> tuple[int, ...]:
     """Return the number of training images of each class."""
     labels = np.empty(0, dtype=np.int64) if images.labels is None else images.labels
-    found = 0 if images.labels is None else len(images.classes or ()) or int(labels.max()) + 1
+    found = len(images.classes or ())
     if found < 2:
         raise UserError(f"--data {spec} has no labels of two or more classes; data.labels=classes needs them, or none")
     if without := int((labels < 0).sum()):

@@ -14,13 +14,13 @@ import torch
 from test_report import few, line
 
 from bigbigan.apps.report import classes, curves, feature_map, memorisation, probe, shown_images
-from bigbigan.apps.report.contents import gather, newest_results
+from bigbigan.apps.report.contents import gather
 from bigbigan.apps.report.interpolations import interpolations
 from bigbigan.apps.report.markup import Html
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.data.image_set import fraction_of
-from bigbigan.evaluation.records import append_results
+from bigbigan.evaluation.records import append_results, newest_results
 from bigbigan.evaluation.splits import View
 from bigbigan.image import to_float
 from tiny import tiny_config, write_npz

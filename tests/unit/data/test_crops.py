@@ -11,9 +11,10 @@ from scipy.stats import ks_2samp
 
 from bigbigan.data import load_pixels, load_view, open_source
 from bigbigan.data.batches import Batches
-from bigbigan.data.loading import stored_side, viewed_side
+from bigbigan.data.loading import stored_side
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.image import crops
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.image.crops import Boxes, resize_boxes, resnet_boxes, square_boxes
 
 
@@ -156,7 +157,7 @@ def test_photographs_are_stored_no_larger_than_they_are(tmp_path):
 def test_evaluation_sees_the_middle_at_the_networks_resolution(tmp_path):
     images = photographs(tmp_path, 375, 500)
     for augment in ("resnet_crop", "square_crop", "random_crop"):
-        assert viewed_side(images, 128, augment) == 146
+        assert viewed_side(128, augment, images.store.pads) == 146
         seen, _ = load_view(images, 128, 3, augment)
         once, _ = load_pixels(images, 146, 3)
         assert np.array_equal(seen, once[:, :, 9:137, 9:137])

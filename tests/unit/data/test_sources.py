@@ -127,6 +127,17 @@ def test_class_folders(make):
     assert source.notes == {}
 
 
+def test_class_name_is_empty_without_a_label(make):
+    files = {f"train/{c}/1.png": png() for c in "bd"} | {f"test/{c}/1.png": png() for c in "ab"}
+    with pytest.warns(UserWarning, match="read without labels"):
+        test = open_source(str(make(files))).splits["test"]
+    assert [test.class_name(i) for i in range(2)] == ["", "b"]
+    unlabelled = open_source(str(make(files)), labelled=False).splits["test"]
+    assert [unlabelled.class_name(i) for i in range(2)] == ["", ""]
+    for images in (test, test.subset([0]), unlabelled):
+        assert (images.labels is None) == (images.classes is None)
+
+
 def test_splits_share_one_class_order(make):
     files = {f"train/{c}/1.png": png() for c in "bd"} | {f"test/{c}/1.png": png() for c in "abc"}
     with pytest.warns(UserWarning, match="2 images of 'test' are read without labels: train has no folder a, c"):

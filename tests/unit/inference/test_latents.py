@@ -88,11 +88,11 @@ def test_the_best_latent_is_kept_and_bounds_hold():
 
 def test_features_pull_where_pixels_cannot():
     def features(x):
-        return x.flatten(1)[:, :1]
+        return 10**0.5 * x.flatten(1)[:, :1]  # with ten times the weight of the pixels
 
     x, z = torch.tensor([[[[1.0, -1.0]]]]), torch.zeros(1, 1)
     plain = refine(lambda z: z.expand(-1, 2).reshape(-1, 1, 1, 2), x, z, 200)
-    pulled = refine(lambda z: z.expand(-1, 2).reshape(-1, 1, 1, 2), x, z, 200, features=features, weight=10.0)
+    pulled = refine(lambda z: z.expand(-1, 2).reshape(-1, 1, 1, 2), x, z, 200, features=features)
     assert abs(plain.z.item()) < 0.05  # the two pixels want opposite things
     assert pulled.z.item() > 0.7
 

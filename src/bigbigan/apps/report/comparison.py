@@ -10,13 +10,13 @@ import numpy as np
 
 from bigbigan.apps.compare import Compared, Comparison, comparable, row_title, shown
 from bigbigan.apps.report.charts import MUTED, SERIES, svg
-from bigbigan.apps.report.contents import Line, formatted
-from bigbigan.apps.report.curves import CHARTS, DRAWABLE, MIN_POINTS, smooth
-from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, picture, table, tag
+from bigbigan.apps.report.curves import CHARTS, MIN_POINTS, points, smooth
+from bigbigan.apps.report.markup import Html, captioned, command, join, key, missing, paragraph, picture, table, tag
 from bigbigan.apps.report.page import whole_page
 from bigbigan.apps.report.samples import newest_grid
 from bigbigan.evaluation.label_curve import is_point
 from bigbigan.evaluation.metric_glossary import direction_of
+from bigbigan.evaluation.records import Line, formatted
 from bigbigan.io import write_text
 
 BEST = {"higher": max, "lower": min}
@@ -36,11 +36,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         tag("section", tag("h2", title), content, id=f"s{i}") for i, (title, content) in enumerate(sections.items())
     ]
     links = tag("nav", *(tag("a", title, href=f"#s{i}") for i, title in enumerate(sections)))
-    keys = tag(
-        "div",
-        *(tag("span", run.name, classes=f"key k{i % len(SERIES)}") for i, run in enumerate(runs)),
-        classes="legend",
-    )
+    keys = tag("div", *(key(i % len(SERIES), run.name) for i, run in enumerate(runs)), classes="legend")
     written = f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by bigbigan compare."
     title = f"Comparison of {len(runs)} runs"
     write_text(out, whole_page(title, join(tag("h1", title), keys, links, *parts, tag("footer", written))))
@@ -104,13 +100,15 @@ def _cell(line: Line | None, best: bool) -> object:
 def _curves(runs: list[Compared]) -> Html:
     """Return a chart for each logged metric, with a line for each run."""
     titles = {
-        key: f"{chart.title}: {name}" if name else chart.title for chart in CHARTS for key, name in chart.keys.items()
+        metric: f"{chart.title}: {name}" if name else chart.title
+        for chart in CHARTS
+        for metric, name in chart.keys.items()
     }
     titles.pop("log.validation_metric")
     titles |= {
         run.config.log.validation_metric: f"Validation metric: {run.config.log.validation_metric}" for run in runs
     }
-    charts = [_chart(runs, key, title) for key, title in titles.items()]
+    charts = [_chart(runs, metric, title) for metric, title in titles.items()]
     if not any(charts):
         return missing(f"Too early for curves: they need {MIN_POINTS} logged steps.")
     few = {run.name: len(run.metrics) for run in runs if len(run.metrics) < MIN_POINTS}
@@ -123,30 +121,25 @@ def _curves(runs: list[Compared]) -> Html:
     )
 
 
-def _chart(runs: list[Compared], key: str, title: str) -> Html:
-    lines: dict[int, np.ndarray] = {}
+def _chart(runs: list[Compared], metric: str, title: str) -> Html:
+    lines: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # steps and smoothed values by number of the run
     for i, run in enumerate(runs):
-        points = np.array([(m["step"], m[key]) for m in run.metrics if key in m], dtype=float).reshape(-1, 2)
-        points = points[np.abs(points[:, 1]) < DRAWABLE]
-        if len(points) >= MIN_POINTS:
-            lines[i] = points
+        steps, values = points(run.metrics, metric)
+        if len(steps) >= MIN_POINTS:
+            lines[i] = steps, smooth(values)
     if not lines:
         return Html()
 
     def draw(axes: Any) -> None:
-        for i, points in lines.items():
-            axes.plot(points[:, 0], smooth(points[:, 1]), color=SERIES[i % len(SERIES)], lw=1.6)
+        for i, (steps, smoothed) in lines.items():
+            axes.plot(steps, smoothed, color=SERIES[i % len(SERIES)], lw=1.6)
         axes.set_xlabel("step", color=MUTED)
         axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
 
-    last = {runs[i].name: f"{smooth(points[:, 1])[-1]:.3g}" for i, points in lines.items()}
-    keys = (
-        tag("span", k, " ", tag("b", v), classes=f"key k{i % len(SERIES)}")
-        for i, (k, v) in zip(lines, last.items(), strict=True)
-    )
-    label = f"{title}; last: " + ", ".join(f"{name} {value}" for name, value in last.items())
-    caption = tag("figcaption", tag("b", title), tag("div", *keys, classes="legend"))
-    return tag("figure", caption, svg(draw, label, 2.3))
+    last = {i: f"{smoothed[-1]:.3g}" for i, (_, smoothed) in lines.items()}
+    entries = (key(i % len(SERIES), runs[i].name, value) for i, value in last.items())
+    label = f"{title}; last: " + ", ".join(f"{runs[i].name} {value}" for i, value in last.items())
+    return captioned(title, entries, svg(draw, label, 2.3))
 
 
 def _pictures(runs: list[Compared], kind: str, alt: str) -> Html:

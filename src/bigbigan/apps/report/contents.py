@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +14,15 @@ from bigbigan.config import Config
 from bigbigan.data import Source
 from bigbigan.data.sources import relative_source
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import RESULT, same_images
+from bigbigan.evaluation.records import RESULT, Line, Results, newest_results
 from bigbigan.evaluation.splits import View
-from bigbigan.inference.loading import ABOUT, EXPORTED, load
+from bigbigan.inference.exported import EXPORTED
+from bigbigan.inference.loading import data_card, load
 from bigbigan.inference.model import Model
-from bigbigan.io import read_json, read_lines
+from bigbigan.io import read_lines
 from bigbigan.training.devices import default_device
 from bigbigan.training.monitor import read_metrics
-from bigbigan.training.run_folder import open_data, read_card, read_config
-
-Line = dict[str, Any]  # of results.jsonl or metrics.jsonl
-Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
-TESTED = ("test", "val", "held_out")  # splits that features are tested on
+from bigbigan.training.run_folder import open_data, read_config
 
 
 @dataclass
@@ -108,7 +104,7 @@ def gather(
     config = read_config(path)
     is_exported = (path / EXPORTED).exists()
     try:
-        card = read_json(path / EXPORTED, ABOUT).get("data", {}) if is_exported else read_card(path)
+        card = data_card(path)
     except UserError as error:
         warnings.warn(str(error), stacklevel=2)
         card = {}
@@ -134,38 +130,3 @@ def gather(
     return Run(
         path, config, card, metrics, *results, len(damaged), spec, source, no_source, model, no_model, umap, is_exported
     )
-
-
-def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[Line], list[Line]]:
-    """Return the newest lines of each kind: of the run on data set `name`, on other data, and of other encoders.
-
-    Of data set `name`, lines of the test images measured last are returned, and those of images of other kinds, such as
-    clusters of training images, folds of cross-validation, or samples. Pixels that were measured for an external
-    encoder are at that encoder's resolution, and omitted.
-    """
-    groups: dict[tuple[str, str], Results] = {}
-    encoders = {line["experiment"] for line in lines if line["subject"] == "external"}
-    external: dict[tuple[str, str, str, str], Line] = {}
-    for line in lines:
-        place, key = (line["dataset"], line["split"]), (line["metric"], line["subject"])
-        if line["subject"] == "external":
-            external[(*place, line["experiment"], line["metric"])] = line
-        elif line["experiment"] not in encoders:
-            groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
-    ours = [place for place in reversed(groups) if place[0] == name]
-    own = next((place for place in ours if place[1] in TESTED), None) or next(iter(ours), None)
-    results: Results = {}
-    for place in ours:
-        if place != own and place[1] not in TESTED:
-            results = groups.pop(place) | results
-    results |= groups.pop(own) if own else {}
-    others = [line for group in groups.values() for line in group.values()]
-    measured = next((line for line in results.values() if (line["dataset"], line["split"]) == own), None)
-    comparable = [line for line in external.values() if measured is not None and same_images(measured, line)]
-    return results, others, comparable
-
-
-def formatted(line: Mapping[str, Any]) -> str:
-    """Return value and standard deviation of a result line: percentages with one decimal, others with four digits."""
-    form = ".1f" if line["metric"].startswith(("top1", "top5", "knn")) else ".4g"
-    return " ± ".join(f"{v:{form}}" for v in (line["value"], line.get("std")) if v is not None)

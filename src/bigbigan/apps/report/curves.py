@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigbigan.apps.report.charts import MUTED, SERIES, svg
-from bigbigan.apps.report.contents import Line, Run
-from bigbigan.apps.report.markup import Html, join, paragraph, tag
+from bigbigan.apps.report.contents import Run
+from bigbigan.apps.report.markup import Html, captioned, join, key, paragraph, tag
+from bigbigan.evaluation.records import Line
 
 
 class Chart(NamedTuple):
@@ -112,17 +113,17 @@ def curves(run: Run) -> Html:
 
 def _curve(metrics: list[Line], chart: Chart) -> Html:
     series = {}
-    for key, name in chart.keys.items():
-        points = np.array([(m["step"], m[key]) for m in metrics if key in m], dtype=float).reshape(-1, 2)
-        if len(points := points[np.abs(points[:, 1]) < DRAWABLE]):
-            series[name] = points[:, 0], points[:, 1], smooth(points[:, 1])
+    for metric, name in chart.keys.items():
+        steps, values = points(metrics, metric)
+        if len(steps):
+            series[name] = steps, values, smooth(values)
     if not series:
         return Html()
 
     def draw(axes: Any) -> None:
-        for colour, (steps, values, smooth) in zip(SERIES, series.values(), strict=False):
+        for colour, (steps, values, smoothed) in zip(SERIES, series.values(), strict=False):
             axes.plot(steps, values, color=colour, lw=0.8, alpha=0.35)
-            axes.plot(steps, smooth, color=colour, lw=1.8, marker="o" if len(steps) < 12 else "", ms=3)
+            axes.plot(steps, smoothed, color=colour, lw=1.8, marker="o" if len(steps) < 12 else "", ms=3)
         for level in chart.dashed:
             axes.axhline(level, color=MUTED, lw=0.9, ls="--")
         if chart.scale == "log":
@@ -132,19 +133,25 @@ def _curve(metrics: list[Line], chart: Chart) -> Html:
         axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
         axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
 
-    last = {name: smooth[-1] for name, (_, _, smooth) in series.items()}
+    last = {name: smoothed[-1] for name, (_, _, smoothed) in series.items()}
     low, high, warning = chart.alarm
     alarmed = not low <= next(iter(last.values())) <= high
-    last = {name: f"{value:.3g}" for name, value in last.items()}
-    keys = (tag("span", k, " ", tag("b", v), classes=f"key k{i}") for i, (k, v) in enumerate(last.items()))
-    label = f"{chart.title}; last: " + ", ".join(f"{name} {value}" for name, value in last.items())
-    return tag(
-        "figure",
-        tag("figcaption", tag("b", chart.title), tag("div", *keys, classes="legend")),
+    entries = (key(i, name, f"{value:.3g}") for i, (name, value) in enumerate(last.items()))
+    label = f"{chart.title}; last: " + ", ".join(f"{name} {value:.3g}" for name, value in last.items())
+    return captioned(
+        chart.title,
+        entries,
         svg(draw, label, 2.3),
         paragraph(chart.how),
         paragraph(warning, classes="warn") if alarmed else "",
     )
+
+
+def points(metrics: list[Line], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and values, each float [N], of a metric that are logged and can be drawn."""
+    logged = np.array([(m["step"], m[metric]) for m in metrics if metric in m], dtype=float).reshape(-1, 2)
+    steps, values = logged[np.abs(logged[:, 1]) < DRAWABLE].T
+    return steps, values
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from bigbigan.apps.report.charts import INK, MUTED, SERIES, svg
 from bigbigan.apps.report.classes import class_names
 from bigbigan.apps.report.contents import Run
-from bigbigan.apps.report.markup import Html, escape, join, paragraph, tag
+from bigbigan.apps.report.markup import Html, captioned, join, key, paragraph, tag
 from bigbigan.errors import UserError
 
 POINTS = 800  # maximum number of images
@@ -81,8 +81,7 @@ def _scatter(title: str, places: np.ndarray, labels: np.ndarray, names: list[str
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
 
-    keys = [tag("span", names[c], classes=f"key k{i}") for i, c in enumerate(colours)]
+    entries: list[object] = [key(i, names[c]) for i, c in enumerate(colours)]
     if len(present) > len(largest):
-        keys.append(escape(f"grey: {len(present) - len(largest)} smaller classes"))
-    caption = tag("figcaption", tag("b", title), tag("div", *keys, classes="legend"))
-    return tag("figure", caption, svg(draw, f"Map of features by {title}", 4))
+        entries.append(f"grey: {len(present) - len(largest)} smaller classes")
+    return captioned(title, entries, svg(draw, f"Map of features by {title}", 4))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bigbigan.apps.report.contents import Line, Run
+from bigbigan.apps.report.contents import Run
 from bigbigan.apps.report.markup import Html, join, tag
 from bigbigan.apps.report.verdict import verdict
+from bigbigan.evaluation.records import Line
 from bigbigan.training.run_folder import read_environment
 
 

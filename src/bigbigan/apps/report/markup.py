@@ -76,6 +76,17 @@ def tile(pixels: np.ndarray, alt: str, classes: str = "", caption: str = "") -> 
     return tag("div", img(image, alt, 64), tag("span", caption) if caption else "", classes=f"tile {classes}".strip())
 
 
+def key(colour: int, name: str, value: str = "") -> Html:
+    """Return an entry of a legend: the colour, by its number, with a name and perhaps a value."""
+    return tag("span", name, *([" ", tag("b", value)] if value else []), classes=f"key k{colour}")
+
+
+def captioned(title: str, entries: Iterable[object], chart: Html, *more: object) -> Html:
+    """Return a chart below its title and its legend, whose entries are of `key`; and what follows it."""
+    caption = tag("figcaption", tag("b", title), tag("div", *entries, classes="legend"))
+    return tag("figure", caption, chart, *more)
+
+
 def picture(image: Image.Image, caption: str, alt: str, max_side: int = 900) -> Html:
     """Return a picture with a caption."""
     return tag("figure", img(image, alt, max_side), tag("figcaption", caption))

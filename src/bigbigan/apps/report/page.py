@@ -25,22 +25,20 @@ from bigbigan.inference.loading import model_folder
 from bigbigan.io import write_text
 from bigbigan.progress import Bar
 
-SECTIONS: dict[str, Callable[[Run], Html]] = {
-    "Samples over time": samples, "Reconstructions": reconstructions, "Interpolations": interpolations,
-    "Memorisation": memorisation, "Pretext tasks": tasks, "What the encoder learned": probe,
-    "Classes and mistakes": classes, "Map of features": feature_map, "Nearest neighbours": neighbours,
-    "Curves": curves, "Settings": settings, "Data": data_card,
-}  # fmt: skip
-NEEDS: dict[str, Callable[[Config], bool]] = {
-    "Samples over time": lambda c: c.has_generator,
-    "Reconstructions": lambda c: c.has_encoder and c.has_generator,
-    "Interpolations": lambda c: c.has_encoder and c.has_generator,
-    "Memorisation": lambda c: c.has_generator,
-    "Pretext tasks": lambda c: not c.has_generator,
-    "What the encoder learned": lambda c: c.has_encoder,
-    "Classes and mistakes": lambda c: c.has_encoder,
-    "Map of features": lambda c: c.has_encoder,
-    "Nearest neighbours": lambda c: c.has_encoder,
+# Of each section: what writes it, and whether a run with these settings has it.
+SECTIONS: dict[str, tuple[Callable[[Run], Html], Callable[[Config], bool]]] = {
+    "Samples over time": (samples, lambda c: c.has_generator),
+    "Reconstructions": (reconstructions, lambda c: c.has_encoder and c.has_generator),
+    "Interpolations": (interpolations, lambda c: c.has_encoder and c.has_generator),
+    "Memorisation": (memorisation, lambda c: c.has_generator),
+    "Pretext tasks": (tasks, lambda c: not c.has_generator),
+    "What the encoder learned": (probe, lambda c: c.has_encoder),
+    "Classes and mistakes": (classes, lambda c: c.has_encoder),
+    "Map of features": (feature_map, lambda c: c.has_encoder),
+    "Nearest neighbours": (neighbours, lambda c: c.has_encoder),
+    "Curves": (curves, lambda c: True),
+    "Settings": (settings, lambda c: True),
+    "Data": (data_card, lambda c: True),
 }
 
 
@@ -74,8 +72,8 @@ def write_report(
     contents = gather(run, data, labels, checkpoint, umap)
     links, sections = [], []
     bar = Bar(SECTIONS.items(), desc="report", unit="section", disable=not progress)
-    for number, (title, section) in enumerate(bar):
-        if title in NEEDS and not NEEDS[title](contents.config):
+    for number, (title, (section, is_part)) in enumerate(bar):
+        if not is_part(contents.config):
             continue
         try:
             content = section(contents)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bigbigan.apps.report.charts import INK, MUTED, ON, SERIES, svg
-from bigbigan.apps.report.contents import Line, Results, Run, formatted
-from bigbigan.apps.report.markup import Html, command, join, missing, paragraph, table, tag
+from bigbigan.apps.report.contents import Run
+from bigbigan.apps.report.markup import Html, captioned, command, join, key, missing, paragraph, table, tag
 from bigbigan.evaluation.label_curve import OURS, advice, curve_table, curves, is_point
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, better
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, Line, Results, better, formatted
 
 
 def probe(run: Run) -> Html:
@@ -93,14 +93,14 @@ def _label_curve(run: Run) -> Html:
         axes.set_xlabel("labels per class", color=MUTED)
 
     last = {title: f"{found[title][-1].accuracy:.1f}" for title in order}
-    keys = (tag("span", k, " ", tag("b", v), classes=f"key k{i}") for i, (k, v) in enumerate(last.items()))
-    caption = tag("figcaption", tag("b", "Accuracy, %"), tag("div", *keys, classes="legend"))
+    entries = (key(i, title, value) for i, (title, value) in enumerate(last.items()))
     label = "Accuracy over labels per class; last: " + ", ".join(f"{title} {value}" for title, value in last.items())
+    chart = captioned("Accuracy, %", entries, svg(draw, label, 2.6))
     columns, rows = curve_table(lines)
     cells = ([title, *("–" if line is None else formatted(line) for line in row)] for title, row in rows.items())
     values = tag("details", tag("summary", "Values"), table(["", *columns], cells, "numbers"))
     words = (paragraph(tag("b", sentence) if not i else sentence) for i, sentence in enumerate(advice(found)))
-    return join(*words, tag("div", tag("figure", caption, svg(draw, label, 2.6)), classes="charts"), values)
+    return join(*words, tag("div", chart, classes="charts"), values)
 
 
 def _probe_table(results: Results, external: list[Line]) -> Html:

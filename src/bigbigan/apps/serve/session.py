@@ -15,12 +15,13 @@ from torch import Tensor
 from bigbigan.apps.visualize import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.data import DecodeLimits, ImageSet, Unreadable
 from bigbigan.data.image_set import FileStore, fraction_of
-from bigbigan.data.loading import center_crop, read_pixels, viewed_side
+from bigbigan.data.loading import center_crop, read_pixels
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.knn import nearest
 from bigbigan.image import pool_to
+from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.image.grid import grid
 from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
@@ -126,7 +127,7 @@ class ServedModel:
         store = FileStore([path.name], [_content(path)], lambda content: content, limits)
         store.pads = self._pads  # so that MNIST's 28 px are padded as in training
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
-        side = viewed_side(images, c.encoder.resolution, c.data.augment)
+        side = viewed_side(c.encoder.resolution, c.data.augment, store.pads)
         try:
             return center_crop(read_pixels(images, 0, c.data.channels, side), c.encoder.resolution).copy()
         except Unreadable as error:
@@ -180,9 +181,7 @@ class ServedModel:
     def _name(self, i: int) -> str:
         known = self._known
         assert known is not None
-        if known.labels is not None and known.classes is not None and known.labels[i] >= 0:
-            return known.classes[known.labels[i]]
-        return shown(Path(known.files[i]).name)
+        return known.class_name(i) or shown(Path(known.files[i]).name)
 
     def _features_of(self, pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(encoder_features(self.model.encoder, pixels, ["bn_crelu"])["bn_crelu"])

@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> None:
     folder = export(
         options.run,
         options.out,
-        options.checkpoint,
-        options.onnx,
-        not options.quiet,
-        options.head,
-        options.compact,
-        options.license,
+        checkpoint=options.checkpoint,
+        onnx=options.onnx,
+        progress=not options.quiet,
+        head=options.head,
+        compact=options.compact,
+        license=options.license,
     )
     if options.json:
         print(json.dumps({"folder": str(folder)}))

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     """Generate images, as one grid (a name ending in .png) or as single files in a folder."""
     import torch
 
-    from bigbigan.apps.sheet import sheet, tiles_of
+    from bigbigan.apps.sheet import in_rows, sheet, tiles_of
     from bigbigan.data.formats import EXTENSIONS, NOT_READ
     from bigbigan.image.grid import grid, save_image
     from bigbigan.inference.loading import load
@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> None:
         columns = math.ceil(math.sqrt(len(tiles)))
         given = f"truncation {options.truncation:g}, seed {options.seed}"
         given += "" if options.label is None else f", class {options.label}"
-        rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-        save_image(sheet(rows, title=f"G(z): {given}"), options.out)
+        save_image(sheet(in_rows(tiles, columns), title=f"G(z): {given}"), options.out)
     else:
         for i, image in enumerate(image for batch in batches for image in batch):
             save_image(grid(image[None], min_side=1), options.out / f"{i:05d}.png")

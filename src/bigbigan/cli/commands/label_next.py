@@ -36,10 +36,10 @@ def run(options: argparse.Namespace) -> None:
         options.data,
         options.count,
         options.out,
-        options.sheet,
-        options.labels,
-        options.checkpoint,
-        options.raw_cells,
+        sheet=options.sheet,
+        labels=options.labels,
+        checkpoint=options.checkpoint,
+        raw_cells=options.raw_cells,
         progress=not options.quiet,
     )
     if options.json:

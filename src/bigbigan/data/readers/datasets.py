@@ -26,7 +26,7 @@ from bigbigan.data.image_set import ImageSet, Source
 from bigbigan.data.names import class_order, composed, label_of, shown, stored_name
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
-from bigbigan.user_code import import_named, in_one_line
+from bigbigan.user_code import import_named, message_and_place
 
 __all__ = ["DatasetStore", "is_python", "open_datasets", "open_python"]
 
@@ -53,7 +53,7 @@ class DatasetStore:
             with self._lock:
                 item = self.dataset[i]
         except Exception as error:  # the user's code may raise anything
-            raise Unreadable(f"item cannot be read ({in_one_line(error)})") from error
+            raise Unreadable(f"item cannot be read ({message_and_place(error)})") from error
         if isinstance(item, tuple | list):
             if len(item) != 2:
                 raise Unreadable(f"item has {len(item)} parts; expected an image, or (image, label)")
@@ -99,7 +99,7 @@ def open_datasets(found: Any, source: Source, limits: DecodeLimits) -> dict[str,
         try:
             found = found()
         except Exception as error:  # the user's code may raise anything
-            raise UserError(f"{source.spec}: {in_one_line(error)}") from error
+            raise UserError(f"{source.spec}: {message_and_place(error)}") from error
     splits: Mapping[str, Any] = found if isinstance(found, Mapping) else {"train": found}
     if unknown := [name for name in splits if name not in SPLITS]:
         raise UserError(f"{source.spec}: there is no split {unknown[0]}; expected {', '.join(SPLITS)}")
