@@ -244,8 +244,6 @@ def _check_pretext(pretext: PretextConfig) -> None:
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
     _check_finite("optimizer", optimizer)
     require(0 < optimizer.lr_final <= 1, "optimizer.lr_final must lie in (0, 1]")
-    falls = optimizer.lr_final < 1
-    require(falls or not optimizer.lr_by_epoch, "optimizer.lr_by_epoch needs optimizer.lr_final below 1")
     require(optimizer.lr_g > 0 and optimizer.lr_d > 0, "optimizer.lr_g and optimizer.lr_d must be positive")
     require(all(0 <= b < 1 for b in optimizer.betas), "optimizer.betas must lie in [0, 1)")
     require(optimizer.eps > 0, "optimizer.eps must be positive")

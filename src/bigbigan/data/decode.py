@@ -139,8 +139,8 @@ def _by_pillow(data: bytes, kind: str, frame: int, limits: DecodeLimits) -> tupl
         if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
             Image.open(io.BytesIO(data)).verify()
         array, notes = pillow_pixels(image, data, limits.window)
-        if not limits.all_frames and _is_first_of_several(image):
-            notes = (*notes, "first of several frames")
+        if _is_first_of_several(image):
+            notes = (*notes, "first picture of an animation or series")
     if _has_other_colours(profile or image.info.get("icc_profile")):
         notes = (*notes, "colour profile other than sRGB, not applied")
     return array, (*notes, "large JPEG, decoded at a reduced size") if reduced else notes

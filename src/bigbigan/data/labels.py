@@ -29,6 +29,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -40,7 +41,7 @@ import numpy as np
 
 from bigbigan.data.csv_cells import text_of
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source
-from bigbigan.data.names import class_order, composed, label_of, shown, stored_name
+from bigbigan.data.names import class_order, composed, label_of, listed, shown, stored_name
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
@@ -50,8 +51,10 @@ __all__ = ["Row", "apply_labels", "rows_of"]
 MAX_BYTES = 2**30  # of a labels file
 
 COLUMNS = ("file", "label", "group", "split")
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")  # the first that the file has is used
-LABEL_COLUMNS = ("label", "class")  # likewise
+# Spellings of two columns, in any case; the first that the file has is used.
+FILE_COLUMNS: tuple[str, ...] = ("file", "filename", "file_name", "path", "filepath", "file_path")
+FILE_COLUMNS += ("image", "image_path", "img", "image_id", "image_name", "id", "id_code")
+LABEL_COLUMNS = ("label", "class", "target", "category", "diagnosis", "dx", "species")
 SPLITS = ("train", "val", "test")
 
 
@@ -71,7 +74,9 @@ def apply_labels(source: Source, path: Path) -> None:
         UserError: the file cannot be read, or does not match the images.
     """
     content = _content(path)
-    read = _read(content, path)
+    read, unused = _read(content, path)
+    if unused:
+        source.notes[f"columns of the labels file that are not used: {listed(unused)}"] += 1
     if spelled := Counter(row.label for _, row in read if row.label and not label_of(row.label)):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
     read = [(file, replace(row, label=label_of(row.label))) for file, row in read]
@@ -109,7 +114,7 @@ def rows_of(source: Source) -> dict[str, Row]:
     """
     if source.labels is not None:
         path = Path(source.labels.path)
-        read = _read(_content(path), path)
+        read, _ = _read(_content(path), path)
         rows = _matched(read, source, path)
         return {file: replace(row, label=label_of(row.label)) for file, row in rows.items()}
     rows = {}
@@ -127,10 +132,13 @@ def _content(path: Path) -> bytes:
         raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
-    """Return the rows of a CSV file with commas, semicolons or tabs: (file, row)."""
+def _read(content: bytes, path: Path) -> tuple[list[tuple[str, Row]], list[str]]:
+    """Return the rows of a CSV file with commas, semicolons or tabs, (file, row), and the columns that are not used.
+
+    A first line "sep=;", as Excel writes it, and lines before the header that begin with # are skipped.
+    """
     what = f"--labels {shown(path)}"
-    text = _text(content, what)
+    text = re.sub(r"\A(?:(?:sep=.|#.*)\r?\n)+", "", _text(content, what))
     head = text.partition("\n")[0]
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True))
@@ -138,13 +146,15 @@ def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
         raise UserError(f"{what} is not a readable CSV file: {error}") from None
     if not lines:
         raise UserError(f"{what} is empty; expected a header line with file,label and a line for each image")
-    header = [name.strip() for name in lines[0]]
+    columns = [name.strip() for name in lines[0]]
+    header = [name.lower() for name in columns]
     for column, spellings in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
         if used := next((name for name in spellings if name in header), None):
             header = [column if name == used else name for name in header]
     if missing := [name for name in ("file", "label") if name not in header]:
-        have = shown(", ".join(header))
+        have = listed([name[:40] for name in columns], 8)
         raise UserError(f"{what} has no column '{missing[0]}' but {have}; expected a header line with file,label")
+    unused = [name for name, known in zip(columns, header, strict=True) if name and known not in COLUMNS]
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise UserError(f"{what} has two columns '{twice[0]}'")
     rows = []
@@ -167,7 +177,7 @@ def _read(content: bytes, path: Path) -> list[tuple[str, Row]]:
         rows.append((file, Row(**{name: composed(text) for name, text in cell.items()})))
     if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
-    return rows
+    return rows, unused
 
 
 def _text(content: bytes, what: str) -> str:
@@ -210,10 +220,11 @@ def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[st
         elif matched.setdefault(matches[0], row) != row:
             raise UserError(f"{what}: {matches[0]} has two rows, with different labels, groups or splits")
     if unmatched:
-        raise UserError(
-            f"{what}: {len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, "
-            f"the first is {shown(unmatched[0])}; an image there is called {shown(files[0])}"
-        )
+        text = f"{len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, the first is"
+        text += f" {shown(unmatched[0])}"
+        if 2 * len(unmatched) > len(rows):
+            raise UserError(f"{what}: {text}; an image there is called {shown(files[0])}")
+        warnings.warn(f"{what}: {text}; these rows are ignored", stacklevel=4)
     of_frames = {frame: matched[file] for file in source.frames if file in matched for frame in source.frames[file]}
     return of_frames | {file: row for file, row in matched.items() if file not in source.frames}
 

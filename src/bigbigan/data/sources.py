@@ -56,7 +56,7 @@ _INNER = {  # paths within NAME's PATH that may contain the files
     "cifar10": ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar10-jpeg.tar.gz"),
 }
 # Data sets of digits, letters and garments, in any format.
-_NOT_MIRRORED = ("digits", "mnist", "fashion-mnist", "emnist", "kmnist", "qmnist", "svhn", "usps", "omniglot")
+_NOT_MIRRORED = {"digits", "mnist", "emnist", "kmnist", "qmnist", "svhn", "usps", "omniglot"}
 _LIMITS = DecodeLimits()
 
 
@@ -136,6 +136,7 @@ def open_source(
         source.notes[f"the folder ./{name} is not used"] += 1
         warnings.warn(f"{name} is the known data set; for the folder of that name write ./{name}", stacklevel=2)
     _warn_of_empty_classes(source)
+    _warn_of_similar_classes(source)
     _warn_of_no_label(source)
     return source
 
@@ -146,12 +147,23 @@ def _mirrorable(source: Source) -> bool:
     True for files and colour arrays. False for grey arrays, which are mostly digits, letters or X-rays, and for data
     sets known to be digits, letters or garments.
     """
-    if source.name.lower().replace("_", "-") in _NOT_MIRRORED:
+    if _NOT_MIRRORED & set(re.split(r"[\W_]+", source.name.lower())):
         return False
     store = source.splits["train"].store
     if isinstance(store, DatasetStore):
         return store.channels == 3
     return not (isinstance(store, ArrayStore) and store.pixels.shape[-1] == 1)
+
+
+def _warn_of_similar_classes(source: Source) -> None:
+    """Warn of classes whose names differ only in case, in spaces, or in how a number is written."""
+    by_meaning: dict[str | float, list[str]] = {}
+    for name in source.splits["train"].classes or ():
+        plain = " ".join(name.casefold().split())
+        by_meaning.setdefault(float(plain) if re.fullmatch(r"-?\d+(\.\d+)?", plain) else plain, []).append(name)
+    if similar := [names for names in by_meaning.values() if len(names) > 1]:
+        pairs = listed([" and ".join(map(repr, names)) for names in similar])
+        warnings.warn(f"{source.spec}: classes of nearly the same name are kept apart: {pairs}", stacklevel=3)
 
 
 def _warn_of_empty_classes(source: Source) -> None:

@@ -190,10 +190,13 @@ def load_images(
         kept, held_out = (places_of(part, train.images) for part in test_fifth(source.splits["train"], seed))
         if not len(kept) or not len(held_out):  # all images of a part are unreadable
             kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups, train.labels)
-        _warn_of_untested_classes(source, train, held_out)
-        return Images(train.pick(kept, "train"), train.pick(held_out, "held_out"), others)
-    test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
-    return Images(train, test, others + ([unlabelled] if len(unlabelled) else []))
+        _warn_of_missing_classes(source, train, kept, held_out)
+        train, test = train.pick(kept, "train"), train.pick(held_out, "held_out")
+    else:
+        test, unlabelled = split_by_label(read_split(source, chosen, view, progress))
+        others += [unlabelled] if len(unlabelled) else []
+    _warn_of_copies(source, train, test)
+    return Images(train, test, others)
 
 
 def test_fifth(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,17 +242,39 @@ def subsample(images: ImageSet, max_images: int) -> ImageSet:
     return images.subset(fixed_picks(len(images), max_images))
 
 
-def _warn_of_untested_classes(source: Source, train: Split, held_out: np.ndarray) -> None:
+def _warn_of_missing_classes(source: Source, train: Split, kept: np.ndarray, held_out: np.ndarray) -> None:
+    """Warn of classes that have all their images on one side of the split.
+
+    Raises:
+        UserError: no class is both trained on and tested.
+    """
     if train.labels is None:
         return
     names = train.images.classes
     assert names is not None
-    untested = np.setdiff1d(train.labels, train.labels[held_out])
-    if 0 < len(untested) < len(np.unique(train.labels)):
-        classes = listed([names[k] for k in untested.tolist()])
+    trained, tested = set(train.labels[kept].tolist()), set(train.labels[held_out].tolist())
+    if not trained & tested:
+        raise UserError(
+            f"{source.spec} has too few labelled images, or groups of them: no class of the fifth that is held out for "
+            "testing is left to train on; label more, or give a test split (--labels, column split)"
+        )
+    for missing, what in (
+        (trained - tested, "the held-out fifth has no image of {}: {}; accuracies say nothing about these classes"),
+        (tested - trained, "all images of {} are in the held-out fifth: {}; they cannot be classified correctly"),
+    ):
+        if missing:
+            classes = listed([names[k] for k in sorted(missing)])
+            said = what.format(classes, "too few labelled images, or groups")
+            warnings.warn(f"{source.spec}: {said}", stacklevel=3)
+
+
+def _warn_of_copies(source: Source, train: Split, test: Split) -> None:
+    """Warn if more than one in a hundred test images are training images too, pixel by pixel."""
+    known = {image.tobytes() for image in train.pixels} if len(test) else set()
+    copies = sum(image.tobytes() in known for image in test.pixels)
+    if copies > len(test) / 100:
         warnings.warn(
-            f"{source.spec}: the held-out fifth has no image of {classes}: too few labelled images, or groups; "
-            "accuracies say nothing about these classes",
+            f"{source.spec}: {copies:,} of {len(test):,} test images are also training images: accuracies are too good",
             stacklevel=3,
         )
 

@@ -42,7 +42,6 @@ DETERMINISTIC = "encoder.stochastic=false"
         ("bigan/mnist", ["discriminator.attention=[8]"], "discriminator.attention does nothing with"),
         ("bigan/mnist", ["generator.skip_z=false"], "generator.skip_z does nothing with generator.network=mlp"),
         ("bigan/mnist", ["encoder.stem=imagenet"], "encoder.stem does nothing with encoder.block=mlp"),
-        ("small/digits", ["optimizer.lr_by_epoch=true"], "optimizer.lr_by_epoch needs optimizer.lr_final below 1"),
         ("bigan/mnist", ["system=bigbigan"], "discriminator.network=mlp is for system=bigan"),
         ("small/digits", ["system=bigan"], "system=bigan draws no z from E.x.: set encoder.stochastic=false"),
         ("small/digits", ["system=autoencoder"], "set encoder.stochastic=false"),

@@ -28,10 +28,11 @@ def memorisation(run: Run) -> Html:
     near, which = nearest_images(samples, known)
     usual, _ = nearest_images(unseen, known)
     share, ratio = suspicion(near, usual)
+    compared = f"ratio {ratio:.2f}" if usual.median() > 0 else "half of them or more are copies of training images"
     text = (
         f"Distance ‖x − y‖₂ of {len(samples)} samples of G to the nearest of {len(known):,} of {images.total:,} "
         f"training images, pixels in [0, 1]: median {near.median():.2f}; of {len(unseen):,} images that were not "
-        f"trained on: {usual.median():.2f} (ratio {ratio:.2f}). {100 * share:.0f} % of the samples are nearer than the "
+        f"trained on: {usual.median():.2f} ({compared}). {100 * share:.0f} % of the samples are nearer than the "
         f"nearest {100 * NEAREST:.0f} % of those images."
     )
     if images.split is None:

@@ -64,9 +64,15 @@ def digits() -> dict[str, ImageSet]:
 
 
 def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """Return the file train-images-idx3-ubyte in any of its spellings, plain before .gz; None if there is none."""
-    found = sorted(folder.glob(f"{part}-{what}[-.]idx?-ubyte")) + sorted(folder.glob(f"{part}-{what}[-.]idx?-ubyte.gz"))
-    return found[0] if found else None
+    """Return the file train-images-idx3-ubyte in any of its spellings; None if there is none.
+
+    Plain files come before .gz, and files of the folder before those of a folder in it, which may have the same name.
+    """
+    for place in (f"{part}-{what}", f"*/{part}-{what}"):
+        for ending in ("", ".gz"):
+            if found := sorted(path for path in folder.glob(f"{place}[-.]idx?-ubyte{ending}") if path.is_file()):
+                return found[0]
+    return None
 
 
 def open_idx(folder: Path) -> dict[str, ImageSet]:

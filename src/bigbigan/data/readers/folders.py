@@ -29,6 +29,13 @@ from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, HEAD, NOT_READ, Unreadable, other_format, sniff
 from bigbigan.data.image_set import FileStore, ImageSet, Source
 from bigbigan.data.names import class_order, composed, extension, listed, shown, stored_name
+from bigbigan.data.readers.annotations import (
+    ANNOTATION_FOLDERS,
+    IMAGE_FOLDERS,
+    warn_of_pairs,
+    without_annotations,
+    without_nested_copy,
+)
 
 __all__ = ["Entry", "Reader", "arrange", "is_candidate", "list_folder", "split_of"]
 
@@ -38,15 +45,8 @@ Reader = Callable[..., bytes]  # (handle, size) -> at most `size` bytes; by defa
 _JUNK = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found", "picasa.ini"}
 _JUNK |= {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "@recently-snapshot", "system volume information"}
 _JUNK_ENDINGS = (".part", ".crdownload", ".tmp", "~")
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "trainval": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
-_SPLITS |= {"dev": "val", "test": "test", "testing": "test"}
+_SPLITS = {"train": "train", "training": "train", "trainval": "train", "dev": "val"}
+_SPLITS |= {"val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 _FILLERS = {
     "",
     "set",
@@ -62,10 +62,8 @@ _FILLERS = {
     "seg",
     "part",
 }
-_FILLERS |= {"jpg", "jpeg", "png", "full", "folder", "x"}
-_IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb"}
-_ANNOTATION_FOLDERS = {"annotations", "annotation", "masks", "mask", "labels", "label", "trimaps", "groundtruth", "gt"}
-_ANNOTATION_FOLDERS |= {"segmentations", "segmentation", "segmentationclass", "segmentationobject"}
+_FILLERS |= {"part", "jpg", "jpeg", "png", "full", "folder", "stage", "x"}
+_RUN = {"config.json", "environment.json"}  # files of a training run
 
 
 def split_of(name: str) -> str | None:
@@ -73,11 +71,15 @@ def split_of(name: str) -> str | None:
 
     "train": Train, train2017, seg_train, training_set, train_images, trainval; "val": val, valid, validation, dev.
     """
-    words = [w.removesuffix("set") or w for w in re.split(r"[\W\d_]+", name.lower())]
+    words = _words(name)
     splits = [_SPLITS[w] for w in words if w in _SPLITS]
     if splits == ["train", "val"] and len(words) == 2:
         return "train"
     return splits[0] if len(splits) == 1 and all(w in _SPLITS or w in _FILLERS for w in words) else None
+
+
+def _words(name: str) -> list[str]:
+    return [w.removesuffix("set") or w for w in re.split(r"[\W\d_]+", name.lower())]
 
 
 def _is_junk(parts: Sequence[str], notes: Counter[str]) -> bool:
@@ -106,7 +108,10 @@ def is_candidate(parts: Sequence[str], notes: Counter[str], read: Reader, handle
 
 
 def list_folder(root: Path, source: Source, limits: DecodeLimits) -> tuple[list[Entry], Reader]:
-    """List the candidate images under a folder; links are followed, unless they lead back to a folder above."""
+    """List the candidate images under a folder, without those of training runs in it.
+
+    Links are followed, unless they lead back to a folder above.
+    """
 
     def read(path: Path, size: int = limits.max_bytes + 1) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would block
@@ -120,6 +125,10 @@ def list_folder(root: Path, source: Source, limits: DecodeLimits) -> tuple[list[
     entries: list[Entry] = []
     for top, folders, files in os.walk(root.absolute(), onerror=failed, followlinks=True):
         here, followed = Path(top), []
+        if here != root.absolute() and set(files) >= _RUN:
+            source.notes["folder ignored, a training run"] += 1
+            folders[:] = []
+            continue
         for name in folders:
             path = here / name
             if path.is_symlink() and path.resolve() in {p.resolve() for p in (here, *here.parents)}:
@@ -142,25 +151,6 @@ def _strip(names: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[st
             break
         depth += 1
     return names[0][:depth], [p[depth:] for p in names]
-
-
-def _without_annotations(names: list[tuple[str, ...]], source: Source) -> list[tuple[str, ...]]:
-    """Return the names without those in a folder of masks or the like next to a folder of images."""
-    parents = {p[:k] for p in names for k in range(len(p) - 1) if p[k].lower() in _IMAGE_FOLDERS}
-
-    def masks(p: tuple[str, ...]) -> str:
-        at = (
-            k
-            for k in range(len(p) - 1)
-            if p[:k] in parents and re.sub(r"\W|_", "", p[k].lower()) in _ANNOTATION_FOLDERS
-        )
-        return next((p[k] for k in at), "")
-
-    skipped = Counter(filter(None, map(masks, names)))
-    if skipped:
-        source.notes["ignored, in a folder of annotations next to one of images"] += skipped.total()
-        _warn(source, f"{skipped.total():,} images are skipped as masks or annotations: {listed(sorted(skipped))}")
-    return [p for p in names if not masks(p)] if skipped else names
 
 
 def _by_split(names: list[tuple[str, ...]], source: Source) -> tuple[list[str | None], list[tuple[str, ...]]]:
@@ -252,7 +242,9 @@ def _are_parts(paths: Iterable[tuple[str, str]]) -> bool:
     return hexadecimal and all(re.fullmatch(f"{f}[0-9a-f]{{6,}}", s) for f, each in stems.items() for s in each)
 
 
-_PART = re.compile(r"(part|batch|chunk|piece|shard|disc|disk|volume|vol|zip|archive|dir|folder|subset|fold)[-_ ]?\d+")
+_PART = re.compile(
+    r"((?:.*[-_ ])?(?:part|batch|chunk|piece|shard|disc|disk|volume|vol|zip|archive|dir|folder|subset|fold))[-_ ]?\d+"
+)
 
 
 def _shared_below(paths: Collection[tuple[str, ...]]) -> list[str]:
@@ -272,8 +264,12 @@ _LIKE_SPLIT = re.compile(r"(?i:train|test|valid|val|dev)([A-Z\d_\W].*)?")
 
 def _warn_of_classes(classes: Iterable[str], source: Source) -> None:
     """Warn of classes whose names look like splits, image folders or annotations."""
-    suspects = _IMAGE_FOLDERS | _ANNOTATION_FOLDERS
-    odd = [c for c in classes if split_of(c) or _LIKE_SPLIT.fullmatch(c) or c.lower() in suspects]
+    suspects = IMAGE_FOLDERS | ANNOTATION_FOLDERS
+
+    def like_split(name: str) -> bool:
+        return bool(_LIKE_SPLIT.fullmatch(name)) or any(word in _SPLITS for word in _words(name))
+
+    odd = [c for c in classes if like_split(c) or c.lower() in suspects]
     if odd:
         others = [c for c in classes if c not in odd]
         text = f"classes: {listed(sorted(odd))}"
@@ -306,7 +302,7 @@ def arrange(
     handles = dict(entries)
     if repeated := len(entries) - len(handles):
         source.notes["name twice in archive, last one read"] += repeated
-    names = _without_annotations(sorted(handles), source)
+    names = without_nested_copy(without_annotations(sorted(handles), source), source)
     files = ["/".join(map(stored_name, parts)) for parts in names]
     store = FileStore(files, [handles[parts] for parts in names], read, limits)
     nested, stripped = _strip(names)
@@ -344,6 +340,7 @@ def arrange(
     elif classed and not number and (names_of_classes or nested):
         source.notes[f"only one folder, '{shown((names_of_classes or nested)[-1])}': read without labels"] += 1
     _warn_of_classes(number, source)
+    warn_of_pairs(number, ((class_of[i], *parts_of[i][1:]) for i in class_of), source)
 
     splits = {}
     for split, members in rows.items():
