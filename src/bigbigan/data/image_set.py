@@ -71,11 +71,10 @@ class ArrayStore:
     """Images that are rows of one uint8 array [N, H, W, 1|3]."""
 
     pads = True  # `load_pixels` pads small squares with zeros; files are always resized
+    remote = None
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
-
-    remote = None
 
     def identity(self, i: int) -> bytes:
         """Return the bytes that identify image i."""

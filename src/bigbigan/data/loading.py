@@ -16,7 +16,7 @@ from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, Source
 from bigbigan.data.names import listed, shown
 from bigbigan.data.window import Sampler
 from bigbigan.errors import UserError
-from bigbigan.image import fit, resize_square, to_channels
+from bigbigan.image import resize_square, to_channels, way_to_resize
 from bigbigan.image.crop_sizes import STORED, viewed_side
 from bigbigan.progress import Bar
 
@@ -330,7 +330,7 @@ def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarra
 def read_noted(images: ImageSet, i: int, side: int, channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the pixels of `read_pixels`, and notes on what was converted. Raises Unreadable."""
     array, notes = images.load_noted(i)
-    way = fit(array.shape, side, images.store.pads)
+    way = way_to_resize(array.shape, side, images.store.pads)
     square = to_channels(resize_square(array, side, images.store.pads), channels)
     pixels = np.ascontiguousarray(square.transpose(2, 0, 1))
     return pixels, (*notes, _FITTED[way]) if way in _FITTED else notes

@@ -124,15 +124,46 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     """Return the metrics to measure.
 
     They are the metrics asked for by name, and all others (matched by a `*`, or measured by default) that can be
-    measured. By default the linear heads of Tables 1 and 2 are left out on raw pixels if they would take long on
-    a CPU: large images of many classes.
+    measured.
 
     Raises:
         UserError: a metric asked for by name cannot be measured, or none can.
     """
+    needs = _requirements(e)
+    found = _default(e) if asked is None else parse_metrics(asked)
+    able = [m for m in found if all(fits(m) for fits in needs.values())]
+    explicit: set[str] = set()  # of a function of your own, one metric at least must be measured
+    for name in asked or ():
+        meant = {m.name for m in parse_metrics([name])}
+        if "*" not in name and name != CURVE and not (is_named(name) and meant & {m.name for m in able}):
+            explicit |= meant
+    for what, fits in needs.items():
+        lacking = [m.name for m in found if not fits(m)]
+        if asked is not None and lacking and (set(lacking) & explicit or not able):
+            reason = f"; {e.lacking}" if what == "labels" else ""
+            raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}{reason}")
+    if not able:
+        raise UserError(
+            f"{e.target.experiment}: nothing can be measured without an encoder and without a feature extractor; "
+            "train one: bigbigan feature-extractor mnist-cnn --data SOURCE"
+        )
+    return able
+
+
+def _has_encoder(e: Evaluation) -> bool:
     model = e.target.model
-    has_encoder = model is None or model.networks.E is not None
-    has_generator = model is not None and model.networks.G is not None
+    return model is None or model.networks.E is not None
+
+
+def _has_generator(e: Evaluation) -> bool:
+    model = e.target.model
+    return model is not None and model.networks.G is not None
+
+
+def _requirements(e: Evaluation) -> dict[str, Callable[[Metric], bool]]:
+    """Return what metrics need, in words, each with a test of whether a metric can be measured."""
+    model = e.target.model
+    has_encoder, has_generator = _has_encoder(e), _has_generator(e)
     tasks = () if model is None else model.config.pretext.tasks
     D = None if model is None else model.networks.D
     layers = model is not None and model.networks.E is not None and hasattr(model.networks.E.trunk, "maps")
@@ -141,7 +172,7 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
     def needs_encoder(m: Metric) -> bool:
         return m.network == "encoder" or m.kind == "reconstruction" or m.feature in ("avepool", "bn_crelu", "z_mean")
 
-    needs: dict[str, Callable[[Metric], bool]] = {
+    return {
         f"an encoder; {e.target.experiment} is a GAN, or only a generator": lambda m: (
             has_encoder or not needs_encoder(m)
         ),
@@ -168,33 +199,22 @@ def _allowed(e: Evaluation, asked: list[str] | None) -> list[Metric]:
             lambda m: enough_references(m, e.source)
         ),
     }
-    if asked is None:
-        networks = available_extractors(e.source.name, has_encoder and has_generator)
-        features = FEATURES if has_encoder else (*PIXELS, "discriminator")
-        found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
-        if e.labelled and head_flops(e.train.pixels[0].size, classes_of(e.train)) > MAX_PIXEL_HEAD_FLOPS:
-            found = [m for m in found if m.kind != "heads" or m.feature != "pixels"]
-        if e.lacking and any(map(has_labels, e.source.splits.values())):
-            warnings.warn(f"no accuracy is measured: {e.lacking}", stacklevel=2)
-    else:
-        found = parse_metrics(asked)
-    able = [m for m in found if all(fits(m) for fits in needs.values())]
-    explicit: set[str] = set()  # of a function of your own, one metric at least must be measured
-    for name in asked or ():
-        meant = {m.name for m in parse_metrics([name])}
-        if "*" not in name and name != CURVE and not (is_named(name) and meant & {m.name for m in able}):
-            explicit |= meant
-    for what, fits in needs.items():
-        lacking = [m.name for m in found if not fits(m)]
-        if asked is not None and lacking and (set(lacking) & explicit or not able):
-            reason = f"; {e.lacking}" if what == "labels" else ""
-            raise UserError(f"--metrics {','.join(lacking[:3])}: needs {what}{reason}")
-    if not able:
-        raise UserError(
-            f"{e.target.experiment}: nothing can be measured without an encoder and without a feature extractor; "
-            "train one: bigbigan feature-extractor mnist-cnn --data SOURCE"
-        )
-    return able
+
+
+def _default(e: Evaluation) -> list[Metric]:
+    """Return the metrics to measure by default, whether they can be or not; warn if labels cannot be used.
+
+    The linear heads of Tables 1 and 2 are left out on raw pixels if they would take long on a CPU: large images of many
+    classes.
+    """
+    networks = available_extractors(e.source.name, _has_encoder(e) and _has_generator(e))
+    features = FEATURES if _has_encoder(e) else (*PIXELS, "discriminator")
+    found = default_metrics(networks, features, two_classes=classes_of(e.train) == 2)
+    if e.labelled and head_flops(e.train.pixels[0].size, classes_of(e.train)) > MAX_PIXEL_HEAD_FLOPS:
+        found = [m for m in found if m.kind != "heads" or m.feature != "pixels"]
+    if e.lacking and any(map(has_labels, e.source.splits.values())):
+        warnings.warn(f"no accuracy is measured: {e.lacking}", stacklevel=3)
+    return found
 
 
 def _largest_class(e: Evaluation) -> int:

@@ -6,10 +6,9 @@ are in `crops`, pictures of many images in `grid`.
 
 from bigbigan.image.convert import to_channels, to_float, to_grey, to_nearest_uint8, to_uint8
 from bigbigan.image.distances import image_distances, reconstruction_distances
-from bigbigan.image.resize import fit, pool_to, resize, resize_square
+from bigbigan.image.resize import pool_to, resize, resize_square, way_to_resize
 
 __all__ = [
-    "fit",
     "image_distances",
     "pool_to",
     "reconstruction_distances",
@@ -20,4 +19,5 @@ __all__ = [
     "to_grey",
     "to_nearest_uint8",
     "to_uint8",
+    "way_to_resize",
 ]

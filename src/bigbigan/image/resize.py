@@ -10,7 +10,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["fit", "pool_to", "resize", "resize_square"]
+__all__ = ["pool_to", "resize", "resize_square", "way_to_resize"]
 
 
 def resize(x: Tensor, side: int) -> Tensor:
@@ -35,7 +35,7 @@ def pool_to(x: Tensor, resolution: int) -> Tensor:
     return resize(x, resolution).clamp(-1, 1)
 
 
-def fit(shape: tuple[int, ...], resolution: int, pad: bool = False) -> str:
+def way_to_resize(shape: tuple[int, ...], resolution: int, pad: bool = False) -> str:
     """Return how `resize_square` resizes an array of this shape [H, W, C]: "exact", "padded", "enlarged", "reduced"."""
     side = min(shape[:2])
     if side == resolution:
@@ -54,7 +54,7 @@ def resize_square(array: np.ndarray, resolution: int, pad: bool = False) -> np.n
     With `pad`, squares a little smaller than R (more than 0.8 of it) are padded with zeros instead, which keeps
     their pixels exact: 28 -> 32, as is usual for MNIST. `load_pixels` pads arrays, not image files.
     """
-    way = fit(array.shape, resolution, pad)
+    way = way_to_resize(array.shape, resolution, pad)
     height, width, channels = array.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -15,7 +15,7 @@ from bigbigan.config import Config
 from bigbigan.data.loading import center_crop
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
-from bigbigan.image import fit, resize, to_float, to_grey
+from bigbigan.image import resize, to_float, to_grey, way_to_resize
 from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.inference.arguments import as_tensor, check_range
 from bigbigan.inference.inputs import as_numbers, load_rows
@@ -66,7 +66,7 @@ class ImageInput:
         top, left = (x.shape[2] - small) // 2, (x.shape[3] - small) // 2
         x = x[..., top : top + small, left : left + small]
         padded = self.config.data.pad != "never" if pads is None else pads
-        if padded and fit((small, small), side, pad=True) == "padded":
+        if padded and way_to_resize((small, small), side, pad=True) == "padded":
             before, after = (side - small) // 2, side - small - (side - small) // 2
             return F.pad(x, (before, after, before, after), value=-1.0)
         seen = viewed_side(side, self.config.data.augment, padded)

@@ -213,9 +213,7 @@ def regular_bytes(path: Path, max_bytes: int) -> bytes:
         ValueError: it is not a regular file, or larger than `max_bytes`.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
-            raise ValueError(f"file too large (over {max_bytes / 2**20:,g} MiB)")
         content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:  # it has grown since
+    if len(content) > max_bytes:
         raise ValueError(f"file too large (over {max_bytes / 2**20:,g} MiB)")
     return content

@@ -19,7 +19,7 @@ from bigbigan.data.sources import relative_source
 from bigbigan.data.streaming import StreamedPixels, training_pixels
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
-from bigbigan.image import fit
+from bigbigan.image import way_to_resize
 from bigbigan.training import distributed
 from bigbigan.training.run_folder import has_trained, read_card, read_config
 from bigbigan.training.seal import key_file, seal
@@ -81,7 +81,7 @@ def _padding(images: ImageSet, config: Config) -> Literal["auto", "always", "nev
     """Return what is done with squares a little smaller than R; "auto" if it makes no difference to these images."""
     if not config.data.augment.endswith("_crop"):  # crops: E sees the centre of files and all of the rows of an array
         side = typical_side(images)
-        if fit((side, side), config.encoder.resolution, pad=True) != "padded":
+        if way_to_resize((side, side), config.encoder.resolution, pad=True) != "padded":
             return "auto"
     return "always" if images.store.pads else "never"
 

@@ -19,7 +19,7 @@ from bigbigan.data import tiff as tiff_tags
 from bigbigan.data.decode import DecodeLimits, decode
 from bigbigan.data.formats import Unreadable, sniff
 from bigbigan.errors import UserError
-from bigbigan.image import fit, resize_square, to_channels
+from bigbigan.image import resize_square, to_channels, way_to_resize
 from bigbigan.training.run_folder import limits_of
 
 RNG = np.random.default_rng(0)
@@ -536,10 +536,10 @@ def test_resize_square():
     np.testing.assert_array_equal(padded[2:30, 2:30], digit)  # exact, and zeros around it
     assert padded.sum() == digit.sum(dtype=np.uint64)
     assert resize_square(digit, 32)[:2].mean() > 50  # enlarged
-    ways = [fit((side, side, 1), 32, pad=True) for side in (25, 26, 31, 32, 33)]  # 25 is 0.78 of 32
+    ways = [way_to_resize((side, side, 1), 32, pad=True) for side in (25, 26, 31, 32, 33)]  # 25 is 0.78 of 32
     assert ways == ["enlarged", "padded", "padded", "exact", "reduced"]
-    assert fit((28, 28, 1), 32) == "enlarged"
-    assert fit((28, 27, 1), 32, pad=True) == "padded"
+    assert way_to_resize((28, 28, 1), 32) == "enlarged"
+    assert way_to_resize((28, 27, 1), 32, pad=True) == "padded"
     np.testing.assert_array_equal(resize_square(RGB, 6), RGB[:, 1:7])  # the centre square, untouched
     assert resize_square(GREY1, 24).shape == (24, 24, 1)
     # A checkerboard finer than the result becomes grey: reduction does not alias.
