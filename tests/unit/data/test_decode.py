@@ -193,7 +193,7 @@ EXACT = {
     "animated gif": (
         save(Image.fromarray(GREY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
         GREY1,
-        ("palette", "first of several frames"),
+        ("palette", "first picture of an animation or series"),
     ),
     "tiff of two pages": (
         save(Image.fromarray(RGB), "TIFF", save_all=True, append_images=[Image.fromarray(GREY)]),

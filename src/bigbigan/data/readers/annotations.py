@@ -16,6 +16,10 @@ ANNOTATION_FOLDERS |= {"segmentations", "segmentation", "segmentationclass", "se
 
 _MASK = re.compile(r"(.+?)[-_ ]?(?:mask|seg|segmentation|gt|groundtruth|ground_truth)(?:[-_ ]?\d+)?", re.IGNORECASE)
 
+_MASK_WORDS = ANNOTATION_FOLDERS | {"seg", "semantic", "gts", "lbl", "lbls", "annotated", "target", "targets"}
+
+MIN_PAIRS = 10  # files of the same name
+
 Parts = tuple[str, ...]  # the folders and the name of a file
 
 
@@ -70,6 +74,8 @@ def without_nested_copy(names: list[Parts], source: Source) -> list[Parts]:
 def warn_of_pairs(classes: Collection[str], files: Iterable[Sequence[str]], source: Source) -> None:
     """Warn if both of two classes have files of the same names: one may be of masks, or of copies.
 
+    Names that only count, such as 1.jpg or img_001.png, say nothing, unless a class is called like masks.
+
     Args:
         classes: names of the classes.
         files: (class, ..., file name) of each image.
@@ -78,13 +84,14 @@ def warn_of_pairs(classes: Collection[str], files: Iterable[Sequence[str]], sour
     if len(classes) != 2:
         return
     stems: dict[str, set[str]] = {name: set() for name in classes}
-    total = 0
     for of_class, *_, file in files:
         stems[of_class].add(file.rpartition(".")[0])
-        total += 1
     first, second = stems.values()
-    generic = all(stem.isdecimal() and len(stem) < 4 for stem in first & second)  # 1.png, 2.png in each folder
-    if len(first & second) > 0.9 * max(len(first), len(second)) and total > 4 and not generic:
+    counted = len({re.sub(r"\d+", "", stem) for stem in first & second}) < 2
+    words = {word for name in classes for word in re.split(r"[\W\d_]+", name.lower())}
+    if counted and not words & _MASK_WORDS:
+        return
+    if len(first & second) >= max(MIN_PAIRS, 0.9 * max(len(first), len(second))):
         _warn(
             source,
             f"the classes {listed(sorted(classes))} have files of the same names; if one has masks or copies of the "
