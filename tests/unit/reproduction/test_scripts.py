@@ -153,6 +153,7 @@ NARROW = [
     "training.batch_size=8",
     "log.standing_batches=1",
     "optimizer.lr_final=1",
+    "optimizer.lr_by_epoch=false",
 ]
 
 
