@@ -51,8 +51,7 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             if read_results(run / "results.jsonl"):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
-            settings = [*options.set, f"training.seed={seed}", "log.standing_batches=100"]
-            settings += ["optimizer.lr_final=1", "optimizer.lr_by_epoch=false"]
+            settings = [*options.set, f"training.seed={seed}", "optimizer.lr_final=1", "log.standing_batches=100"]
             train = ["train", f"bigan/{row}", "--data", options.data, "--out", str(run), "--steps", str(STEPS)]
             bigbigan(*train, "--quiet", "--set", *settings)
             target = open_target(str(run))

@@ -181,8 +181,7 @@ def parts(folder: Path) -> dict[str, Callable[[], None]]:
     colour = str(write_npz(folder / "colour.npz", side=32, channels=3))
     runs = folder / "runs"
     every = ["log.every=1", "log.pictures_every=1", "log.checkpoint_every=1", "log.validate_every=0"]
-    quick = [*every, "log.standing_batches=1", "training.batch_size=8", "training.steps=2"]
-    quick += ["optimizer.lr_final=1", "optimizer.lr_by_epoch=false"]
+    quick = [*every, "log.standing_batches=1", "training.batch_size=8", "training.steps=2", "optimizer.lr_final=1"]
     names = ["bigan/mnist", "bigan/latent_regressor", "bigan/autoencoder_l1"]
 
     def of(name: str, scale: int = 0, *settings: str) -> Config:

@@ -139,8 +139,9 @@ def _by_pillow(data: bytes, kind: str, frame: int, limits: DecodeLimits) -> tupl
         if kind == "PNG":  # by its checksums: Pillow takes flipped bits for pixels
             Image.open(io.BytesIO(data)).verify()
         array, notes = pillow_pixels(image, data, limits.window)
-        if _is_first_of_several(image):
-            notes = (*notes, "first picture of an animation or series")
+        if _is_first_of_several(image) and not (kind == "TIFF" and limits.all_frames):
+            pages = "first of several frames"  # which data.frames=all makes images
+            notes = (*notes, pages if kind == "TIFF" else "first picture of an animation or series")
     if _has_other_colours(profile or image.info.get("icc_profile")):
         notes = (*notes, "colour profile other than sRGB, not applied")
     return array, (*notes, "large JPEG, decoded at a reduced size") if reduced else notes

@@ -222,7 +222,7 @@ def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[st
     if unmatched:
         text = f"{len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, the first is"
         text += f" {shown(unmatched[0])}"
-        if 2 * len(unmatched) > len(rows):
+        if 2 * len(unmatched) >= len(rows):
             raise UserError(f"{what}: {text}; an image there is called {shown(files[0])}")
         warnings.warn(f"{what}: {text}; these rows are ignored", stacklevel=4)
     of_frames = {frame: matched[file] for file in source.frames if file in matched for frame in source.frames[file]}

@@ -246,14 +246,14 @@ def _warn_of_missing_classes(source: Source, train: Split, kept: np.ndarray, hel
     """Warn of classes that have all their images on one side of the split.
 
     Raises:
-        UserError: no class is both trained on and tested.
+        UserError: classes are trained on, but none of them is tested.
     """
     if train.labels is None:
         return
     names = train.images.classes
     assert names is not None
     trained, tested = set(train.labels[kept].tolist()), set(train.labels[held_out].tolist())
-    if not trained & tested:
+    if len(trained) > 1 and not trained & tested:
         raise UserError(
             f"{source.spec} has too few labelled images, or groups of them: no class of the fifth that is held out for "
             "testing is left to train on; label more, or give a test split (--labels, column split)"

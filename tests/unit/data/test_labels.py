@@ -179,6 +179,32 @@ def test_a_name_without_its_ending_fits_one_image(photos, tmp_path, row):
     assert by_file(open_source(str(photos), labels=path))["left/001.png"] == ("train", "x")
 
 
+def test_common_headers_are_read_in_any_case(photos, tmp_path):
+    files = open_source(str(photos)).splits["train"].files[:2]
+    path = tmp_path / "l.csv"
+    for head in ("Image_ID,DX,age", "sep=;\nid_code;diagnosis;age", "# by hand\n# of 2020\nFile,Label,age"):
+        cells = [f"{file};{'ab'[k]};70" for k, file in enumerate(files)]
+        path.write_text("\n".join([head, *(c if ";" in head else c.replace(";", ",") for c in cells)]))
+        source = open_source(str(photos), labels=path)
+        assert [by_file(source)[file][1] for file in files] == ["a", "b"]
+        assert source.notes["columns of the labels file that are not used: age"] == 1
+
+
+def test_rows_of_absent_images_are_ignored_if_most_images_are_there(photos, tmp_path):
+    files = open_source(str(photos)).splits["train"].files[:4]
+    path = write_csv(tmp_path / "l.csv", [*((file, "ab"[k % 2]) for k, file in enumerate(files)), ("absent.png", "a")])
+    with pytest.warns(UserWarning, match="1 of 5 rows name no image of .*, the first is absent.png; these rows are"):
+        source = open_source(str(photos), labels=path)
+    assert sum(label is not None for _, label in by_file(source).values()) >= 4
+
+
+def test_a_file_that_is_no_table_is_not_printed_whole(photos, tmp_path):
+    (tmp_path / "big.json").write_text(json.dumps({f"image_{i}.png": "a" for i in range(10_000)}))
+    with pytest.raises(UserError) as error:
+        open_source(str(photos), labels=tmp_path / "big.json")
+    assert len(str(error.value)) < 1_000
+
+
 def test_a_name_without_its_ending_is_not_guessed(tmp_path):
     for ending in ("png", "gif"):
         picture(tmp_path / "photos" / f"a.{ending}", 0, 0)

@@ -205,6 +205,8 @@ LAYOUTS = {
         {"train": {"cats": 2, "dogs": 2}, "test": {"cats": 2, "dogs": 2}},
         None,
     ),
+    "ham10000": (["HAM10000_images_part_1=a,b", "HAM10000_images_part_2=c,d"], {"train": {None: 4}}, None),
+    "nuclei": (["stage1_train", "stage1_test"], {"train": {None: 2}, "test": {None: 2}}, None),
     "coco": (["train2017", "val2017", "test2017"], {s: {None: 2} for s in ("train", "val", "test")}, None),
     "train_images": (["train_images", "test_images"], {"train": {None: 2}, "test": {None: 2}}, None),
     "trainval": (
@@ -299,6 +301,60 @@ def test_layouts_of_public_data_sets(make, layout):
     expected = () if warning is None else (warning,) if isinstance(warning, str) else warning
     assert len(caught) == len(expected)
     assert all(part in str(w.message) for part, w in zip(expected, caught, strict=True))
+
+
+def test_training_runs_in_the_folder_are_not_images_of_it(tmp_path):
+    run = {"runs/a/config.json": b"{}", "runs/a/environment.json": b"{}", "runs/a/samples/step-10.png": png(7)}
+    write(tmp_path / "photos", TWO_CLASSES | run)
+    source = open_source(str(tmp_path / "photos"))
+    assert source.splits["train"].classes == ["cat", "dog"]
+    assert source.notes["folder ignored, a training run"] == 1
+
+
+def test_masks_of_images_are_skipped_by_their_names(make):
+    files = {f"{c}/{c} ({i}){m}.png": png(i) for c in ("benign", "normal") for i in range(3) for m in ("", "_mask")}
+    files["benign/benign (1)_mask_1.png"] = png(9)
+    files["normal/left_mask.png"] = png(8)  # of no image
+    with pytest.warns(UserWarning, match="7 images are skipped as masks of the images of the same names"):
+        images = open_source(str(make(files))).splits["train"]
+    assert len(images) == 7
+    assert [f.removeprefix("set/") for f in images.files if "mask" in f] == ["normal/left_mask.png"]
+
+
+def test_copy_of_the_classes_in_one_of_them_is_skipped(make):
+    files = {f"{top}{c}/{i}.png": png(i) for top in ("", "brain/") for c in ("no", "yes") for i in range(3)}
+    with pytest.warns(UserWarning, match="6 images are skipped: (set/)?brain has the folders next to it once more"):
+        images = open_source(str(make(files))).splits["train"]
+    assert images.classes == ["no", "yes"]
+    assert len(images) == 6
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "warned"),
+    [
+        (("raw", "outlined"), "P{}_slice", True),
+        (("img", "lbl"), "{}", True),
+        (("cat", "dog"), "{}", False),
+        (("cat", "dog"), "img_{}", False),
+    ],
+)
+def test_two_classes_of_the_same_file_names_are_reported(make, folders, names, warned):
+    stems = [names.format(i) if i % 2 else names.format(i).replace("slice", "scan") for i in range(12)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        open_source(str(make({f"{c}/{stem}.png": png(k) for k, c in enumerate(folders) for stem in stems})))
+    assert any("have files of the same names" in str(w.message) for w in caught) == warned
+
+
+def test_classes_of_nearly_the_same_name_are_reported(make):
+    files = {f"{c}/{i}.png": png(i) for c in ("Cat", "cat ", "dog") for i in range(3)}
+    with pytest.warns(UserWarning, match="nearly the same name are kept apart: 'Cat' and 'cat '"):
+        open_source(str(make(files)))
+
+
+def test_text_that_begins_with_bm_is_no_bitmap(make):
+    source = open_source(str(make(TWO_CLASSES | {"BMI.csv": b"BMI,age\n" * 20})))
+    assert source.notes["ignored, not an image (.csv)"] == 1
 
 
 def test_dicom_without_an_ending_is_reported(make):

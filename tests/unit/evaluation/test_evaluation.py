@@ -326,3 +326,21 @@ def test_own_metric_cannot_take_the_name_of_another(tmp_path, monkeypatch):
     for names in (["first_scores:score", "second_scores:score"], ["first_scores:top1_linear"]):
         with pytest.raises(UserError, match="is the name of another metric; rename the function"):
             parse_metrics(names)
+
+
+def test_test_images_that_are_training_images_are_reported(tmp_path):
+    path = write_npz(tmp_path / "d.npz", count=60)
+    arrays = dict(np.load(path))
+    arrays["test_images"][:6] = arrays["train_images"][:6]
+    np.savez(path, **arrays)
+    with pytest.warns(UserWarning, match="6 of 60 test images are also training images"):
+        load_images(open_source(str(path)), View(8, 1))
+
+
+def test_groups_that_are_the_classes_leave_nothing_to_test(tmp_path):
+    source = open_source(str(write_npz(tmp_path / "d.npz", count=60)))
+    train = source.splits["train"]
+    del source.splits["test"]
+    train.groups = train.labels.copy()
+    with pytest.raises(UserError, match="no class of the fifth that is held out for testing is left to train on"):
+        load_images(source, View(8, 1))

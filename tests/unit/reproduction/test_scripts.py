@@ -153,7 +153,6 @@ NARROW = [
     "training.batch_size=8",
     "log.standing_batches=1",
     "optimizer.lr_final=1",
-    "optimizer.lr_by_epoch=false",
 ]
 
 
