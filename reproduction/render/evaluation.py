@@ -120,12 +120,21 @@ def search_table(lines: list[Line]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (experiment, seed, settings, steps), found in sorted(trained.items(), key=lambda x: x[0][0], reverse=True):
-        changed = (f"`{settings}`" if settings else "nothing") + (f", seed {seed}" if seed else "")
+        changed = _shortened(settings) + (f", seed {seed}" if seed else "")
         cells = [cell(found.get(few)), cell(found.get(every)), cell(untrained.get((experiment, seed, settings)))]
         out.append(
             f"| `{experiment}`, {steps:,} steps | {changed} | {' | '.join(cells)} | {cell(found.get(ratio), 3)} |"
         )
     return "\n".join(out)
+
+
+def _shortened(settings: str) -> str:
+    """Return changed settings as Markdown; the two that most variants share are "both", which the page explains."""
+    changes = re.findall(r"[\w.]+=(?:\[[^]]*\]|[^,]+)", settings)
+    shared = ["discriminator.joint_maps=2", "discriminator.projection=true"]
+    both = set(shared) <= set(changes)
+    others = ", ".join(change for change in changes if not both or change not in shared)
+    return ", ".join(filter(None, ["both" * both, f"`{others}`" if others else ""])) or "nothing"
 
 
 def _changes(line: Line) -> dict[str, Any]:

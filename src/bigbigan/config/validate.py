@@ -63,7 +63,7 @@ def _refuse_idle(group: str, settings: Any, names: Sequence[str], where: str) ->
     """Refuse settings that are changed and would do nothing."""
     for name in names:
         usual = type(settings).__dataclass_fields__[name].default
-        require(getattr(settings, name) == usual, f"{group}.{name} does nothing with {where}")
+        require(getattr(settings, name) == usual, f"{group}.{name} does nothing with {where}; leave it at {usual}")
 
 
 @functools.cache

@@ -5,9 +5,10 @@
     cat/002.png,,P17,
     ...
 
-The columns `file` (or filename, file_name, path, image) and `label` (or class) are required. `group` (such as a
+The columns `file` and `label` are required (other spellings: `FILE_COLUMNS`, `LABEL_COLUMNS`). `group` (such as a
 patient: `ImageSet.groups`) and `split` (train, val or test, in the spellings of `split_of`) are optional; other columns
-are ignored. So the files of `predict`, `classify`, `cluster` and `encode` can be read as labels.
+are noted and ignored. So the files of `predict`, `classify`, `cluster` and `encode` can be read as labels. Rows that
+name no image are ignored if they are fewer than half.
 
 A name matches the image of the same name. Otherwise names match by suffix at folder boundaries: `photos/cat/001.png`
 and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` does not. If nothing matches, extensions
