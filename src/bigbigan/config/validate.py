@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
@@ -63,7 +64,10 @@ def _refuse_idle(group: str, settings: Any, names: Sequence[str], where: str) ->
     """Refuse settings that are changed and would do nothing."""
     for name in names:
         usual = type(settings).__dataclass_fields__[name].default
-        require(getattr(settings, name) == usual, f"{group}.{name} does nothing with {where}; leave it at {usual}")
+        require(
+            getattr(settings, name) == usual,
+            f"{group}.{name} does nothing with {where}; leave it at {json.dumps(usual)}",
+        )
 
 
 @functools.cache

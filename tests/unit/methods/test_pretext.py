@@ -647,7 +647,10 @@ MISTAKES = {
     "an embedding of no pair": ([*ROTATION, "pretext.embedding=8"], "is for the task relative_position, not rotation"),
     "an embedding below 0": ([*ROTATION, "pretext.embedding=-1"], "must not be negative"),
     "one view of an image": ([*ROTATION, "pretext.tasks=[exemplar]", "pretext.views=1"], "at least 2"),
-    "no trunk of maps": ([*ROTATION, "encoder.block=mlp", "encoder.stem=small", "encoder.blocks=1"], "system=pretext needs"),
+    "no trunk of maps": (
+        [*ROTATION, "encoder.block=mlp", "encoder.stem=small", "encoder.blocks=1"],
+        "system=pretext needs",
+    ),
     "norm of an mlp": (["train", "bigan/mnist", "--out", "x", "--set", "encoder.norm=layer"], "encoder.norm is for"),
 }  # fmt: skip
 
