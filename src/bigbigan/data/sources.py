@@ -57,6 +57,13 @@ _INNER = {  # paths within NAME's PATH that may contain the files
 }
 # Data sets of digits, letters and garments, in any format.
 _NOT_MIRRORED = {"digits", "mnist", "emnist", "kmnist", "qmnist", "svhn", "usps", "omniglot"}
+_REMEDIES = (  # for files that are not read: endings, and what to do
+    ((".7z", ".rar", ".xz", ".bz2", ".zst"), "unpack it"),
+    ((".mp4", ".avi", ".mov", ".mkv", ".webm"), "cut it into images: ffmpeg -i FILE images/%06d.png"),
+    ((".npy", ".mat", ".h5", ".hdf5", ".pt", ".pkl"), "save its images, uint8 [N, H, W, 3], by np.savez as images"),
+    ((".parquet", ".arrow"), "open it by datasets.load_dataset, save it by save_to_disk, and give hf:FOLDER"),
+    ((".csv", ".tsv", ".xlsx"), "labels go to --labels, and the folder of their images here"),
+)
 _LIMITS = DecodeLimits()
 
 
@@ -313,7 +320,8 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
             return open_cifar10({n: read(files[n]) for n in CIFAR10_FILES if n in files}, path)
     else:
         what = "is one image" if ending in EXTENSIONS else "is not a source"
-        raise UserError(f"{shown(path)} {what}; expected a folder, .tar, .tar.gz, .tgz, .zip or .npz")
+        hint = next((f"; {remedy}" for endings, remedy in _REMEDIES if ending in endings), "")
+        raise UserError(f"{shown(path)} {what}; expected a folder, .tar, .tar.gz, .tgz, .zip or .npz{hint}")
     if not entries:
         raise UserError(_nothing_in(path, name, names, source))
     splits = arrange(entries, read, source, limits, packed=not folder, classed=classed)
