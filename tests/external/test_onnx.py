@@ -76,6 +76,11 @@ def test_window_is_part_of_the_encoder(tmp_path):
     values = np.random.default_rng(0).integers(0, 4096, (3, 1, 8, 8), dtype=np.uint16)
     found = run_onnx(out / "encoder.onnx", values=torch.from_numpy(values.astype(np.float32)))
     agree(found["bn_crelu_feat"], load(run).encode(values).bn_crelu_feat)
+    unknown = values.astype(np.float32)
+    unknown[0, 0, 2] = np.nan  # black, as in `Window`
+    values[0, 0, 2] = 0
+    found = run_onnx(out / "encoder.onnx", values=torch.from_numpy(unknown))
+    agree(found["bn_crelu_feat"], load(run).encode(values).bn_crelu_feat)
     assert "`values` float32 [N, 1, 8, 8] in the units of the files" in (out / "README.md").read_text()
 
 
