@@ -326,8 +326,9 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
         raise UserError(_nothing_in(path, name, names, source))
     splits = arrange(entries, read, source, limits, packed=not folder, classed=classed)
     alone = classed and list(splits) == ["train"] and splits["train"].labels is None  # no classes or splits by folder
-    if not (alone and label_by_members(splits["train"], labels, read, source)):
-        source.notes.update(f"ignored, not an image ({extension(parts[-1])})" for parts, _ in labels)
+    if alone and labels and (labelled := label_by_members(splits["train"], labels, read, source)) is not None:
+        return {"train": labelled}
+    source.notes.update(f"ignored, not an image ({extension(parts[-1])})" for parts, _ in labels)
     return splits
 
 

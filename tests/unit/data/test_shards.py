@@ -593,6 +593,21 @@ def test_two_images_of_one_key_are_reported(tmp_path):
     assert source.splits["train"].files == ["part-0/scan.1.png", "part-0/b.png"]
 
 
+def test_one_shard_by_its_name_reads_one_image_of_a_key_too(tmp_path):
+    members = [
+        (f"{i}.{e}", d)
+        for i in range(4)
+        for e, d in (("jpg", encoded(i)), ("seg.png", encoded(9)), ("cls", b"01"[i % 2 :][:1]))
+    ]
+    path = str(pack(tmp_path / "part-0.tar", members))
+    with pytest.warns(UserWarning, match="have the same key"):
+        one = open_source(path)
+    with pytest.warns(UserWarning, match="have the same key"):
+        in_pattern = open_source(path.replace("-0", "-{0..0}"))
+    assert one.splits["train"].files == [f"{i}.jpg" for i in range(4)]
+    assert one.splits["train"].labels.tolist() == in_pattern.splits["train"].labels.tolist() == [0, 1, 0, 1]
+
+
 def test_a_damaged_list_of_progress_is_taken_up_to_the_damage(photos, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -111,10 +111,7 @@ def _list_shard(path: Path, name: str, shard: Shard, source: Source, limits: Dec
         if isinstance(handle, Unreadable):
             source.refuse(member, handle)
         elif key in images:
-            if not source.notes["further images of one key in a shard, ignored"]:
-                both = f"{images[key][0]} and {member} have the same key, the name up to its first dot"
-                warnings.warn(f"{both}: only the first image of a key is read", stacklevel=2)
-            source.notes["further images of one key in a shard, ignored"] += 1
+            _note_second_image(images[key][0], member, source)
         else:
             images[key] = (member, handle)
     for i, (key, (member, (offset, size))) in enumerate(images.items()):
@@ -139,18 +136,37 @@ def _labels(members: Iterable[Entry], read: Reader) -> dict[str, int | str | Non
     return labels
 
 
-def label_by_members(images: ImageSet, members: list[Entry], read: Reader, source: Source) -> bool:
-    """Set labels of a single shard's images by members KEY.cls or KEY.json; return whether they have two classes."""
+def label_by_members(images: ImageSet, members: list[Entry], read: Reader, source: Source) -> ImageSet | None:
+    """Return a single shard's images with labels by its members KEY.cls or KEY.json; None if they have no two classes.
+
+    Of several images of one key only the first is kept, as in a pattern.
+    """
+    keys = [_key(file.split("/")) for file in images.files]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
     labels, shard = _labels(members, read), Shard("")
-    for file in images.files:
-        shard.add(file, 0, 0, labels.get(_key(file.split("/"))), 0)
+    picks = sorted(first.values())
+    for i in picks:
+        shard.add(keys[i], 0, 0, labels.get(keys[i]), 0)
     if (classes := number_labels([shard])) is None:
-        return False
-    images.labels = np.array([-1 if k is None else k for k in shard.labels], dtype=np.int64)
-    images.classes = classes
-    if unlabelled := int((images.labels < 0).sum()):
+        return None
+    for i, key in enumerate(keys):
+        if first[key] != i:
+            _note_second_image(images.files[first[key]], images.files[i], source)
+    kept = images.subset(np.array(picks))
+    kept.labels = np.array([-1 if k is None else k for k in shard.labels], dtype=np.int64)
+    kept.classes = classes
+    if unlabelled := int((kept.labels < 0).sum()):
         source.notes["without a label"] += unlabelled
-    return True
+    return kept
+
+
+def _note_second_image(first: str, second: str, source: Source) -> None:
+    """Count a further image of a key, and warn of the first one."""
+    note = "further images of one key in a shard, ignored"
+    if not source.notes[note]:
+        both = f"{first} and {second} have the same key, the name up to its first dot"
+        warnings.warn(f"{both}: only the first image of a key is read", stacklevel=3)
+    source.notes[note] += 1
 
 
 def _label(data: bytes, ending: str) -> int | str | None:
