@@ -33,7 +33,7 @@ from bigbigan.evaluation.probes.linear_heads import (
     train_heads,
 )
 from bigbigan.evaluation.probes.logistic import class_scores, few_label_trials, fit_few, scores
-from bigbigan.evaluation.splits import has_labels, places_of, test_fifth, train_val
+from bigbigan.evaluation.splits import has_labels, held_out_fifth, places_of, train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.training.state import TrainingState
 
@@ -102,7 +102,7 @@ class ValidationMetric:
             known = known[:0]
         elif parts == 3:
             # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
-            known = places_of(test_fifth(source.splits["train"], config.training.seed)[0], images)
+            known = places_of(held_out_fifth(source.splits["train"], config.training.seed)[0], images)
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)

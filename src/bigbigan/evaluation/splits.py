@@ -26,6 +26,7 @@ __all__ = [
     "StreamedView",
     "View",
     "has_labels",
+    "held_out_fifth",
     "hold_out",
     "lacks_classes",
     "load_images",
@@ -33,7 +34,6 @@ __all__ = [
     "split_by_label",
     "stored_for_crops",
     "subsample",
-    "test_fifth",
     "train_val",
 ]
 
@@ -162,7 +162,7 @@ def load_images(
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
-    becomes the test split (`test_fifth`).
+    becomes the test split (`held_out_fifth`).
 
     Args:
         source: the images.
@@ -187,7 +187,7 @@ def load_images(
                 f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
                 "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
             )
-        kept, held_out = (places_of(part, train.images) for part in test_fifth(source.splits["train"], seed))
+        kept, held_out = (places_of(part, train.images) for part in held_out_fifth(source.splits["train"], seed))
         if not len(kept) or not len(held_out):  # all images of a part are unreadable
             kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups, train.labels)
         _warn_of_missing_classes(source, train, kept, held_out)
@@ -199,7 +199,7 @@ def load_images(
     return Images(train, test, others)
 
 
-def test_fifth(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def held_out_fifth(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw a fifth of the (labelled) images, one at least, as a test split; return it after the other images.
 
     Whole groups are drawn, and so that no class is missing on either side if it can be helped (see `hold_out`).
@@ -209,10 +209,10 @@ def test_fifth(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Positions of the images in their store (`ImageSet.index`), int64 [N].
     """
-    listed = np.arange(len(images)) if images.labels is None else np.flatnonzero(images.labels >= 0)
-    groups, labels = (None if v is None else v[listed] for v in (images.groups, images.labels))
-    parts = hold_out(len(listed), max(1, len(listed) // 5), seed, groups, labels)
-    kept, held_out = (images.index[listed[part]] for part in parts)
+    picks = np.arange(len(images)) if images.labels is None else np.flatnonzero(images.labels >= 0)
+    groups, labels = (None if v is None else v[picks] for v in (images.groups, images.labels))
+    parts = hold_out(len(picks), max(1, len(picks) // 5), seed, groups, labels)
+    kept, held_out = (images.index[picks[part]] for part in parts)
     return kept, held_out
 
 
