@@ -22,7 +22,8 @@ from bigbigan.apps.sheet import Tile, in_rows
 from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.csv_cells import writing_csv
-from bigbigan.data.labels import Row, rows_of
+from bigbigan.data.labels import rows_of
+from bigbigan.data.labels_table import Row
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features

@@ -27,7 +27,7 @@ RUN_OR_ENCODER = f"{RUN}; or a frozen encoder: timm:NAME, hub:REPO:ENTRY, python
 OWN_DATA = f"images (default: the run's own): {SOURCES}"
 LABELS_FILE: dict[str, Any] = {
     "metavar": "FILE.csv",
-    "help": "labels to use instead of the source's own: columns file and label, optionally group and split",
+    "help": "CSV file of labels (instead of the source's own), groups and splits: columns file, label, group, split",
 }
 RESULTS: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "append the result lines to this file too"}
 QUIET: dict[str, Any] = {"action": "store_true", "help": "show no progress bar"}

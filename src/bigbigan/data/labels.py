@@ -5,10 +5,8 @@
     cat/002.png,,P17,
     ...
 
-The columns `file` and `label` are required (other spellings: `FILE_COLUMNS`, `LABEL_COLUMNS`). `group` (such as a
-patient: `ImageSet.groups`) and `split` (train, val or test, in the spellings of `split_of`) are optional; other columns
-are noted and ignored. So the files of `predict`, `classify`, `cluster` and `encode` can be read as labels. Rows that
-name no image are ignored if they are fewer than half.
+`labels_table` reads the file; columns that are not used are noted. Rows that name no image are ignored if they are
+fewer than half.
 
 A name matches the image of the same name. Otherwise names match by suffix at folder boundaries: `photos/cat/001.png`
 and `001.png` both match `cat/001.png` if it is the only match; `dog/001.png` does not. If nothing matches, extensions
@@ -18,23 +16,17 @@ A name with spaces around it that matches nothing is compared without them. A na
 (`data.frames=all`) is for all of its frames, except those with a row of their own.
 A group given to one frame is for all frames of the file to which no other group is given.
 
-Text is UTF-8, or else Windows-1252, as Excel saves it; separated by commas, semicolons or tabs. Cells are unescaped by
-`bigbigan.data.csv_cells.text_of`: '=x, which spreadsheets save, is =x.
-
-The file replaces the source's own labels. An image without a row, or whose cell is empty or one of `NO_LABEL`, has no
-label (-1). Without a group it stays in the group that the source gives it, if any, or else is a group of its own. If it
-has no split it stays in the source's split.
+A file with a column `label` replaces the source's own labels: an image without a row, or whose cell is empty or one of
+`NO_LABEL`, has no label (-1). Without the column, the source keeps its labels. An image without a group stays in the
+group (such as a patient: `ImageSet.groups`) that the source gives it, if any, or else is a group of its own. If it has
+no split it stays in the source's split.
 """
 
-import csv
-import hashlib
-import io
 import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -42,30 +34,11 @@ import numpy as np
 
 from bigbigan.data.csv_cells import text_of
 from bigbigan.data.image_set import ImageSet, LabelsFile, Source
+from bigbigan.data.labels_table import SPLITS, Row, Table, read_table
 from bigbigan.data.names import class_order, composed, label_of, listed, shown, stored_name
-from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
-from bigbigan.io import regular_bytes
 
-__all__ = ["Row", "apply_labels", "rows_of"]
-
-MAX_BYTES = 2**30  # of a labels file
-
-COLUMNS = ("file", "label", "group", "split")
-# Spellings of two columns, in any case; the first that the file has is used.
-FILE_COLUMNS: tuple[str, ...] = ("file", "filename", "file_name", "path", "filepath", "file_path")
-FILE_COLUMNS += ("image", "image_path", "img", "image_id", "image_name", "id", "id_code")
-LABEL_COLUMNS = ("label", "class", "target", "category", "diagnosis", "dx", "species")
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Hold what a labels file says of an image; "" is none."""
-
-    label: str = ""
-    group: str = ""
-    split: str = ""
+__all__ = ["apply_labels", "rows_of"]
 
 
 def apply_labels(source: Source, path: Path) -> None:
@@ -74,31 +47,36 @@ def apply_labels(source: Source, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, or does not match the images.
     """
-    content = _content(path)
-    read, unused = _read(content, path)
-    if unused:
-        source.notes[f"columns of the labels file that are not used: {listed(unused)}"] += 1
-    if spelled := Counter(row.label for _, row in read if row.label and not label_of(row.label)):
+    table = read_table(path)
+    if table.unused:
+        source.notes[f"columns of the labels file that are not used: {listed(table.unused)}"] += 1
+    if spelled := Counter(row.label for _, row in table.rows if row.label and not label_of(row.label)):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
-    read = [(file, replace(row, label=label_of(row.label))) for file, row in read]
-    rows = _matched(read, source, path)
+    rows = _matched(table, source, path)
     images = [file for s in source.splits.values() for file in s.files]
     row_of = [rows.get(file, Row()) for file in images]
-    names = sorted({row.label for row in row_of if row.label}, key=class_order)
-    if not names:
-        hint = "; to use predictions as labels, call their column label" if b"predicted" in content[:1000] else ""
-        raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty{hint}")
-    number = {name: k for k, name in enumerate(names)}
-    labels = np.array([number.get(row.label, -1) for row in row_of], dtype=np.int64)
+    if table.labelled:
+        names = sorted({row.label for row in row_of if row.label}, key=class_order)
+        if not names:
+            hint = "; to use predictions as labels, call their column label" if "predicted" in table.unused else ""
+            raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty{hint}")
+        number = {name: k for k, name in enumerate(names)}
+        labels = np.array([number.get(row.label, -1) for row in row_of], dtype=np.int64)
+        classes: list[str] | None = [stored_name(name) for name in names]
+    else:
+        labels, classes = _source_labels(source)
+        if classes is None:
+            text = f"--labels {shown(path)} has no column 'label', and {source.spec} has no labels of its own"
+            warnings.warn(f"{text}: no image has a label", stacklevel=3)
     groups = _groups([row.group for row in row_of], _source_groups(source))
     source.splits = _arranged(source, [row.split for row in row_of], path)
     position = {file: i for i, file in enumerate(images)}
     for split in source.splits.values():
         at = np.array([position[file] for file in split.files], dtype=np.int64)
         labelled = bool((labels[at] >= 0).any())
-        split.labels, split.classes = (labels[at], [stored_name(name) for name in names]) if labelled else (None, None)
+        split.labels, split.classes = (labels[at], classes) if labelled else (None, None)
         split.groups = None if groups is None else groups[at]
-    source.labels = LabelsFile(str(path), hashlib.sha256(content).hexdigest())
+    source.labels = LabelsFile(str(path), table.sha256)
     source.notes.pop("without a label", None)  # those of the source's own labels
     if unlabelled := int((labels < 0).sum()):
         source.notes["without a label"] = unlabelled
@@ -108,101 +86,30 @@ def apply_labels(source: Source, path: Path) -> None:
 def rows_of(source: Source) -> dict[str, Row]:
     """Return the rows of a labels file that gives a source the labels, groups and splits it has, by image.
 
-    They are those of the labels file that was applied, or else made from the source's own labels.
+    They are those of the labels file that was applied, if there is one. Labels that it does not give are the source's
+    own.
 
     Raises:
         UserError: the labels file can no longer be read.
     """
+    rows: dict[str, Row] = {}
+    labelled = False
     if source.labels is not None:
         path = Path(source.labels.path)
-        read, _ = _read(_content(path), path)
-        rows = _matched(read, source, path)
-        return {file: replace(row, label=label_of(row.label)) for file, row in rows.items()}
-    rows = {}
+        table = read_table(path)
+        rows, labelled = _matched(table, source, path), table.labelled
+    if labelled:
+        return rows
     for images in source.splits.values():
         labels = np.full(len(images), -1) if images.labels is None else images.labels
         for i in np.flatnonzero(labels >= 0).tolist():
-            rows[images.files[i]] = Row(images.class_name(i), "" if images.groups is None else str(images.groups[i]))
+            own = Row(group="" if images.groups is None or source.labels is not None else str(images.groups[i]))
+            rows[images.files[i]] = replace(rows.get(images.files[i], own), label=images.class_name(i))
     return rows
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return regular_bytes(path, MAX_BYTES)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--labels {shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _read(content: bytes, path: Path) -> tuple[list[tuple[str, Row]], list[str]]:
-    """Return the rows of a CSV file with commas, semicolons or tabs, (file, row), and the columns that are not used.
-
-    A first line "sep=;", as Excel writes it, and lines before the header that begin with # are skipped.
-    """
-    what = f"--labels {shown(path)}"
-    text = re.sub(r"\A(?:(?:sep=.|#.*)\r?\n)+", "", _text(content, what))
-    head = text.partition("\n")[0]
-    try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True))
-    except csv.Error as error:
-        raise UserError(f"{what} is not a readable CSV file: {error}") from None
-    if not lines:
-        raise UserError(f"{what} is empty; expected a header line with file,label and a line for each image")
-    columns = [name.strip() for name in lines[0]]
-    header = [name.lower() for name in columns]
-    for column, spellings in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
-        if used := next((name for name in spellings if name in header), None):
-            header = [column if name == used else name for name in header]
-    if missing := [name for name in ("file", "label") if name not in header]:
-        have = listed([name[:40] for name in columns], 8)
-        raise UserError(f"{what} has no column '{missing[0]}' but {have}; expected a header line with file,label")
-    unused = [name for name, known in zip(columns, header, strict=True) if name and known not in COLUMNS]
-    if twice := [name for name in COLUMNS if header.count(name) > 1]:
-        raise UserError(f"{what} has two columns '{twice[0]}'")
-    rows = []
-    for number, cells in enumerate(lines[1:], 2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise UserError(f"{what}: row {number:,} has {len(cells)} cells, the header {len(header)}")
-        cell = {name: value for name, value in zip(header, cells, strict=True) if name in COLUMNS}
-        file = text_of(cell.pop("file"))
-        cell = {name: text_of(value.strip()) for name, value in cell.items()}
-        if not file.strip():
-            raise UserError(f"{what}: row {number:,} names no file")
-        if cell.get("split") == "held_out":  # `classify` writes it for a part of train
-            cell["split"] = ""
-        if spelling := cell.get("split"):
-            if (split := split_of(spelling)) is None:
-                raise UserError(f"{what}: row {number:,}: split is {shown(spelling)}; expected {', '.join(SPLITS)}")
-            cell["split"] = split
-        rows.append((file, Row(**{name: composed(text) for name, text in cell.items()})))
-    if not rows:
-        raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
-    return rows, unused
-
-
-def _text(content: bytes, what: str) -> str:
-    """Return the text of a file in UTF-8, in UTF-16 with a byte order mark, or else in Windows-1252.
-
-    Excel's plain "CSV" is Windows-1252 in Western Europe. A file that is neither is refused: bytes that Windows-1252
-    does not define, or control characters.
-    """
-    try:
-        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return content.decode("utf-16")
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        try:
-            text = content.decode("cp1252")
-            if any(c < " " and c not in "\t\r\n" for c in text):
-                raise ValueError
-        except ValueError:
-            raise UserError(f"{what} is not text (byte {error.start:,}); save it as CSV UTF-8") from None
-        return text
-
-
-def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[str, Row]:
-    """Return the rows by the image they name."""
+def _matched(table: Table, source: Source, path: Path) -> dict[str, Row]:
+    """Return the rows by the image they name, with "" for labels that mean none."""
     what = f"--labels {shown(path)}"
     files = [file for split in source.splits.values() for file in split.files]
     frames = {frame for of_file in source.frames.values() for frame in of_file}
@@ -211,7 +118,8 @@ def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[st
     indices = [_Index([*files, *source.frames]), _Index(whole, loose=True), _Index(sorted(frames), loose=True)]
     matched: dict[str, Row] = {}
     unmatched = []
-    for name, row in rows:
+    for name, written in table.rows:
+        row = replace(written, label=label_of(written.label))
         spellings = dict.fromkeys((name, text_of(name.strip())))  # a file's name may begin or end with a space
         matches = next(filter(None, (index.find(spelled) for spelled in spellings for index in indices)), [])
         if len(matches) > 1:
@@ -221,9 +129,9 @@ def _matched(rows: list[tuple[str, Row]], source: Source, path: Path) -> dict[st
         elif matched.setdefault(matches[0], row) != row:
             raise UserError(f"{what}: {matches[0]} has two rows, with different labels, groups or splits")
     if unmatched:
-        text = f"{len(unmatched):,} of {len(rows):,} rows name no image of {source.spec}, the first is"
+        text = f"{len(unmatched):,} of {len(table.rows):,} rows name no image of {source.spec}, the first is"
         text += f" {shown(unmatched[0])}"
-        if 2 * len(unmatched) >= len(rows):
+        if 2 * len(unmatched) >= len(table.rows):
             raise UserError(f"{what}: {text}; an image there is called {shown(files[0])}")
         warnings.warn(f"{what}: {text}; these rows are ignored", stacklevel=4)
     of_frames = {frame: matched[file] for file in source.frames if file in matched for frame in source.frames[file]}
@@ -287,6 +195,13 @@ def _add(index: dict[str, list[str]], name: str, file: str) -> None:
     files = index.setdefault(name, [])
     if len(files) < 2 and file not in files:
         files.append(file)
+
+
+def _source_labels(source: Source) -> tuple[np.ndarray, list[str] | None]:
+    """Return the label of each image of all splits, int64 [N], -1 is none, and the names of the classes, if any."""
+    splits = source.splits.values()
+    labels = [np.full(len(split), -1, np.int64) if split.labels is None else split.labels for split in splits]
+    return np.concatenate(labels), next((split.classes for split in splits if split.classes), None)
 
 
 def _source_groups(source: Source) -> np.ndarray | None:

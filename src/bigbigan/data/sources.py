@@ -30,6 +30,7 @@ from bigbigan.data.formats import EXTENSIONS, Unreadable
 from bigbigan.data.frames import expand_frames
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.labels import apply_labels
+from bigbigan.data.labels_table import has_label_column
 from bigbigan.data.names import extension, label_of, listed, shown
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
@@ -99,7 +100,7 @@ def open_source(
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
         # Folders are classes unless the labels come from a file.
-        classed = labelled and (bool(name) or labels is None)
+        classed = labelled and (bool(name) or labels is None or not has_label_column(Path(labels)))
         if dataset is not None or is_python(spec):
             source.name = shown(re.split("[:.]", spec)[-1])
             splits = open_python(spec, source, limits) if dataset is None else open_datasets(dataset, source, limits)

@@ -17,7 +17,8 @@ from PIL import Image
 from bigbigan.cli import main
 from bigbigan.data import ImageSet, Source, inspect, open_source
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.labels import apply_labels
+from bigbigan.data.labels import apply_labels, rows_of
+from bigbigan.data.labels_table import Row
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import View, hold_out, lacks_classes, load_images, train_val
@@ -274,6 +275,45 @@ def test_a_split_column_rearranges_the_images(photos, tmp_path):
             number = int(file[-7:-4])
             assert split.labels[i] == number % 2
             assert split.load(i)[number % 3 * 2].mean() > 150  # the pixels went along
+
+
+def test_class_folders_keep_their_classes_if_the_file_gives_only_groups_and_splits(tmp_path):
+    for i in range(12):
+        picture(tmp_path / "photos" / CLASSES[2 - i % 3] / f"{i:03d}.png", i % 3, i)
+    rows = [(f"{i:03d}.png", f"P{i // 4}", "test" if i >= 8 else "") for i in range(11)]
+    path = write_csv(tmp_path / "l.csv", rows, ("file", "group", "split"))
+    source = open_source(str(tmp_path / "photos"), labels=path)
+    found = by_file(source)
+    assert len(found) == 12
+    for file, (split, name) in found.items():
+        assert name == file.split("/")[0]
+        assert split == ("test" if 8 <= int(file[-7:-4]) < 11 else "train")
+    train = source.splits["train"]
+    group_of = {int(file[-7:-4]): group for file, group in zip(train.files, train.groups.tolist(), strict=True)}
+    assert len({group_of[i] for i in range(4)}) == len({group_of[i] for i in range(4, 8)}) == 1
+    assert len(set(group_of.values())) == 3  # the image without a row is alone
+    known = rows_of(source)
+    assert known["malign/000.png"] == Row("malign", "P0", "")
+    assert known["benign/011.png"] == Row("benign", "", "")
+
+
+def test_arrays_keep_their_labels_if_the_file_gives_only_splits(tmp_path):
+    data = write_npz(tmp_path / "d.npz", count=6)
+    before = by_file(open_source(str(data)))
+    rows = [(f"train/{i:05d}", f"P{i // 2}") for i in range(6)]
+    source = open_source(str(data), labels=write_csv(tmp_path / "l.csv", rows, ("file", "group")))
+    assert by_file(source) == before
+    assert source.splits["train"].groups.tolist()[:4] == [0, 0, 1, 1]
+
+
+def test_a_file_without_labels_for_images_without_labels_gives_a_warning(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "photos" / f"{i:03d}.png", 0, i)
+    path = write_csv(tmp_path / "l.csv", [("000.png", "test")], ("file", "split"))
+    with pytest.warns(UserWarning, match="has no column 'label', and .* no labels of its own: no image has a label"):
+        source = open_source(str(tmp_path / "photos"), labels=path)
+    assert {name: len(split) for name, split in source.splits.items()} == {"train": 3, "test": 1}
+    assert source.splits["train"].labels is None
 
 
 # -- what a file may get wrong ------------------------------------------------------------------------------
