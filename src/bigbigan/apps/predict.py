@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bigbigan.compute import images_per_pass
 from bigbigan.data.csv_cells import writing_csv
+from bigbigan.data.image_set import Source
 from bigbigan.data.loading import stream_view
-from bigbigan.data.names import shown
+from bigbigan.data.names import listed, shown
 from bigbigan.errors import UserError
+from bigbigan.evaluation.probes.saved_head import quality_by_name
 from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
 from bigbigan.progress import Bar
@@ -28,12 +31,14 @@ def predict(
     data: str | None,
     out: Path,
     *,
+    labels_file: str | None = None,
+    score: bool = False,
     probabilities: bool = False,
     checkpoint: str = "newest",
     raw_cells: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write a row for each image: file, class, confidence, unlike_training.
+    """Write a row for each image: file, class, confidence, unlike_training; with `score` also its label.
 
     Images are decoded by threads, classified and written batch by batch, so memory does not grow with their number.
 
@@ -42,6 +47,8 @@ def predict(
         head: a file that `classify --save` wrote; by default the head in the exported model.
         data: a source; by default the run's own.
         out: the CSV file.
+        labels_file: a file of labels (bigbigan.data.labels) to compare the predictions with.
+        score: compare the predictions with the labels of the source, or of that file.
         probabilities: write the probability of each class too, in columns called probability_CLASS.
         checkpoint: of a run, "newest", "best" or a step.
         raw_cells: write names as they are, even if a spreadsheet would take them for formulas
@@ -50,13 +57,18 @@ def predict(
 
     Returns:
         The `file`; the numbers of `images`, of images `unlike_training`, and of `unreadable` images, which have no row;
-        and the number of images of each class in `classes`.
+        and the number of images of each class in `classes`. With `score`, `scores` has `n`, the number of labelled
+        images, those `of_other_classes` than the head's, and the `quality` of the predictions for all n.
 
     Raises:
-        UserError: no head, a head of another encoder, or a source that cannot be used. No incomplete file is left.
+        UserError: no head, a head of another encoder, a source that cannot be used, or no label to compare with. No
+            incomplete file is left.
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name ending in .csv")
+    score = score or labels_file is not None
+    if score and data is None:
+        raise UserError("--score: give --data too: labelled images that the head was not trained on")
     model = load(run, checkpoint, default_device())
     kept_head = model.head if head is None else Head.load(head)
     if kept_head is None:
@@ -64,7 +76,11 @@ def predict(
             f"{run} has no saved head; give one: --head HEAD (bigbigan classify {run} --save HEAD writes it)"
         )
     kept_head.check(model.encoder, run, head or "the saved head")
-    source, view = open_data(run, data, None, model.config), kept_head.preprocessing
+    source, view = open_data(run, data, labels_file, model.config), kept_head.preprocessing
+    if score:
+        _check_labels(source, kept_head)
+    labels: list[str] = []
+    labelled: list[Tensor] = []  # the probabilities of images with a label
     counts = dict.fromkeys(kept_head.classes, 0)
     images_read = unlike = 0
     total = sum(map(len, source.splits.values()))
@@ -72,7 +88,8 @@ def predict(
         Bar(total=total, desc="predict", unit=" images", disable=not progress) as bar,
         writing_csv(out, raw_cells) as write,
     ):
-        more = [f"probability_{name}" for name in kept_head.classes] if probabilities else []
+        more = ["label"] if score else []
+        more += [f"probability_{name}" for name in kept_head.classes] if probabilities else []
         write("file", "class", "confidence", "unlike_training", *more)
         for images in source.splits.values():
             images.store.pads = view.pads  # as the images that the head was trained on
@@ -81,23 +98,56 @@ def predict(
                 found = model.predict(torch.from_numpy(pixels), kept_head)
                 names, flags = found.names, found.unlike_training.tolist()
                 for row, i in enumerate(kept.tolist()):
-                    each = [f"{p:.4f}" for p in found.probabilities[row].tolist()] if probabilities else []
+                    each = [images.class_name(i)] if score else []
+                    each += [f"{p:.4f}" for p in found.probabilities[row].tolist()] if probabilities else []
                     sure = f"{found.confidence[row]:.4f}"
                     write(images.files[i], names[row], sure, str(flags[row]).lower(), *each)
+                if score:
+                    named = [(row, name) for row, i in enumerate(kept.tolist()) if (name := images.class_name(i))]
+                    labelled.append(found.probabilities[[row for row, _ in named]].cpu())
+                    labels += [name for _, name in named]
                 for name, count in Counter(names).items():
                     counts[name] += count
                 images_read, unlike = images_read + len(kept), unlike + sum(flags)
-    return {
+        if score and not labels:
+            raise UserError("--score: none of the labelled images can be read")
+    result: dict[str, Any] = {
         "file": str(out),
         "images": images_read,
         "unlike_training": unlike,
         "unreadable": total - images_read,
         "classes": counts,
     }
+    if score:
+        others = sum(name not in counts for name in labels)
+        measured = quality_by_name(torch.cat(labelled), kept_head.classes, labels)
+        result["scores"] = {"n": len(labels), "of_other_classes": others, **measured}
+    return result
+
+
+def _check_labels(source: Source, head: Head) -> None:
+    """Raise UserError unless an image of the source has one of the head's classes as its label."""
+    found = sorted({images.class_name(i) for images in source.splits.values() for i in range(len(images))} - {""})
+    if not found:
+        raise UserError(f"--score: {source.spec} has no labels; give --labels FILE.csv, or a folder for each class")
+    if not set(found) & set(head.classes):
+        raise UserError(
+            f"--score: no label in {source.spec} is a class of the head: the labels are {listed(found)}, the classes "
+            f"{listed(head.classes)}"
+        )
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Return what `predict` returned as a line for people."""
+    """Return what `predict` returned as text for people: a line, and one more for the scores."""
     counts = ", ".join(f"{shown(name)} {count:,}" for name, count in found["classes"].items() if count)
     unlike = f"; {found['unlike_training']:,} unlike the training images" if found["unlike_training"] else ""
-    return f"{found['file']}: {found['images']:,} images: {counts}{unlike}"
+    lines = [f"{found['file']}: {found['images']:,} images: {counts}{unlike}"]
+    if scores := found.get("scores"):
+        lacking = scores["of_other_classes"]
+        others = f" ({lacking:,} of classes that the head lacks)" if lacking else ""
+        auroc = f", AUROC {scores['auroc']:.3f}" if "auroc" in scores else ""
+        lines.append(
+            f"{scores['n']:,} labelled images{others}: accuracy {scores['top1']:.1f} %, balanced "
+            f"{scores['balanced']:.1f} %{auroc}, calibration error {scores['ece']:.1f} %"
+        )
+    return "\n".join(lines)

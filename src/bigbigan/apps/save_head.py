@@ -12,7 +12,7 @@ from bigbigan.data import ImageSet, Source
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.probes.saved_head import MAX_IMAGES, fit_head, quality
+from bigbigan.evaluation.probes.saved_head import MAX_IMAGES, fit_head, quality_by_name
 from bigbigan.evaluation.records import Measurement, ResultLine, append_results
 from bigbigan.evaluation.splits import lacks_classes
 from bigbigan.evaluation.targets import open_target
@@ -84,7 +84,7 @@ def save_head(
     split, n = "folds", min(len(train), MAX_IMAGES)
     if test is not None:
         found, test = _features(model, source, test, preprocessing, progress)
-        measured, split, n = _measured(head, found, test, train.classes), test.name, len(test)
+        measured, split, n = _measured(head, found, test), test.name, len(test)
     head.save(out)
     lines = target.result_lines(
         {f"{name}_head": Measurement(value, protocol={"head": head.digest}) for name, value in measured.items()},
@@ -120,11 +120,9 @@ def _features(
     return features, images.subset(np.concatenate(numbers))
 
 
-def _measured(head: Head, features: dict[str, np.ndarray], images: ImageSet, names: list[str]) -> dict[str, float]:
+def _measured(head: Head, features: dict[str, np.ndarray], images: ImageSet) -> dict[str, float]:
     """Return the `quality` of a head on images it was not trained on, and the percentage of unlike images."""
     found = head.predict(*(torch.from_numpy(features[name]) for name in ("bn_crelu", "avepool")))
-    number = {name: k for k, name in enumerate([*head.classes, *(n for n in names if n not in head.classes)])}
-    assert images.labels is not None
-    labels = np.array([number[names[k]] for k in images.labels])  # classes that the head lacks count as errors
-    logits = np.log(np.maximum(found.probabilities.double().numpy(), 1e-300))
-    return quality(logits, labels) | {"unlike": 100 * found.unlike_training.float().mean().item()}
+    labels = [images.class_name(i) for i in range(len(images))]
+    measured = quality_by_name(found.probabilities, head.classes, labels)
+    return measured | {"unlike": 100 * found.unlike_training.float().mean().item()}

@@ -26,7 +26,7 @@ from bigbigan.training.devices import usable_device
 from bigbigan.training.run_folder import CARD, read_card, read_config, warn_of_other_settings
 from bigbigan.training.seal import refuse_foreign_code
 
-__all__ = ["ABOUT", "data_card", "load", "model_folder"]
+__all__ = ["ABOUT", "class_names", "data_card", "load", "model_folder"]
 
 PREFIXES = {"G": "G_ema.", "E": "E_ema.", "D": "D."}  # names of a model's weights in a checkpoint
 ABOUT = {  # form of model.json, see `bigbigan.io.checked`
@@ -103,6 +103,14 @@ def data_card(folder: Path) -> dict[str, Any]:
     """
     exported = folder / EXPORTED
     return read_json(exported, ABOUT).get("data", {}) if exported.exists() else read_card(folder)
+
+
+def class_names(run: str | Path) -> list[str]:
+    """Return the names of the classes of the data that a model was trained on, by number; empty if not recorded."""
+    try:
+        return data_card(model_folder(run)).get("classes") or []
+    except UserError:
+        return []
 
 
 def _load_exported(folder: Path, checkpoint: str | int, trust: Collection[str]) -> Model:

@@ -159,6 +159,62 @@ def test_each_image_has_a_row_with_its_class(run, head, photos, tmp_path, capsys
     assert f"60 images: =1+1 {said['classes']['=1+1']}, apple" in summary(said)
 
 
+def test_predictions_are_compared_with_labels(run, head, photos, tmp_path, capsys):
+    """The labels of the last ten images: two are wrong, one is of a class that the head lacks."""
+    names = {i: CLASSES[i % 3] for i in range(50, 60)} | {50: "apple", 51: "pear", 52: "plum"}
+    labels, out = tmp_path / "new.csv", tmp_path / "p.csv"
+    labels.write_text("file,label\n" + "".join(f"{i}.png,{name}\n" for i, name in names.items()))
+    words = ["predict", run, "--head", head, "--data", photos, "--labels", labels, "--out", out, "--quiet"]
+    assert ask(*words, "--json") == 0
+    said = json.loads(capsys.readouterr().out)["scores"]
+    found = [row for row in rows(out) if row["label"]]
+    assert [row["label"] for row in found] == ["'=1+1" if name == "=1+1" else name for name in names.values()]
+    right = np.array([row["class"] == row["label"] for row in found])
+    assert (said["n"], said["of_other_classes"]) == (10, 1)
+    assert said["top1"] == pytest.approx(100 * right.mean())
+    recalls = [right[[row["label"] == name for row in found]].mean() for name in {row["label"] for row in found}]
+    assert said["balanced"] == pytest.approx(100 * np.mean(recalls))
+    assert 0 <= said["auroc"] <= 1
+    assert ask(*words) == 0
+    line = f"10 labelled images (1 of classes that the head lacks): accuracy {said['top1']:.1f} %, balanced"
+    assert line in capsys.readouterr().out
+
+
+def test_class_folders_are_compared_with_if_asked_for(run, head, photos, tmp_path, capsys):
+    for i in range(12):
+        (tmp_path / "new" / CLASSES[i % 3]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / f"{i:02d}.png", tmp_path / "new" / CLASSES[i % 3])
+    words = ["predict", run, "--head", head, "--data", tmp_path / "new", "--out", tmp_path / "p.csv", "--quiet"]
+    assert ask(*words, "--json") == 0
+    assert "scores" not in json.loads(capsys.readouterr().out)
+    assert ask(*words, "--score", "--json") == 0
+    said = json.loads(capsys.readouterr().out)["scores"]
+    right = np.mean([row["class"] == row["label"] for row in rows(tmp_path / "p.csv")])
+    assert (said["n"], said["of_other_classes"]) == (12, 0)
+    assert said["top1"] == pytest.approx(100 * right)
+
+
+NO_SCORE = {
+    "no labels": (["--data", "{photos}", "--score"], "has no labels; give --labels FILE.csv"),
+    "other classes": (["--data", "{photos}", "--labels", "other.csv"], "the labels are plum, the classes =1+1, apple"),
+    "no data": (["--score"], "--score: give --data too"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SCORE)
+def test_what_cannot_be_compared_is_refused(kind, run, head, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    new = shutil.copytree(photos, tmp_path / "new")
+    (tmp_path / "other.csv").write_text("file,label\n50.png,plum\n")
+    words, message = NO_SCORE[kind]
+    words = [word.format(photos=new) for word in words]
+    assert ask("predict", run, "--head", head, "--out", "p.csv", "--quiet", *words) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_names_are_no_formulas_unless_asked_for(run, head, photos, tmp_path):
     words = ["predict", run, "--head", head, "--data", photos, "--quiet", "--out"]
     assert ask(*words, tmp_path / "safe.csv") == 0

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bigbigan import load
 from bigbigan.apps import visualize
@@ -18,6 +19,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.image import to_uint8
+from bigbigan.inference.loading import class_names
 from bigbigan.methods import make_system
 from bigbigan.methods.losses import orthogonal_penalty
 from bigbigan.models import build, construct
@@ -178,17 +180,35 @@ def test_a_resumed_conditional_run_equals_an_uninterrupted_one(data, tmp_path):
     assert all(torch.equal(whole[k], again[k]) for k in whole)
 
 
+def test_a_class_is_named_or_numbered(tmp_path, capsys):
+    """A conditional run on class folders: 1 is the name of the first class."""
+    for name, k in (("1", 0), ("cat", 1)):
+        for i in range(8):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), 200 * k + i, np.uint8)).save(tmp_path / "photos" / name / f"{i}.png")
+    run = tmp_path / "run"
+    train(tiny_config("training.steps=2", *GAN, "data.labels=classes"), str(tmp_path / "photos"), run, progress=False)
+    for given, k in {"1": 0, "cat": 1, "0": 0}.items():
+        assert main(["generate", str(run), "--count", "2", "--label", given, "--out", str(tmp_path / given)]) == 0
+        expected = to_uint8(load(run).generate(2, label=k)).numpy()
+        for i in range(2):
+            with Image.open(tmp_path / given / f"{i:05d}.png") as image:
+                assert np.array_equal(np.asarray(image.convert("L")), expected[i, 0])
+
+
 def test_verbs_on_a_conditional_run(run, tmp_path, capsys):
     out = tmp_path / "two.png"
     assert main(["generate", str(run), "--count", "4", "--label", "2", "--truncation", "0.5", "--out", str(out)]) == 0
-    assert out.is_file()
     for arguments, message in [
         (["--label", "3"], "label is 3; expected 0 to 2"),
         (["--label", "-1"], "label is -1; expected 0 to 2"),
     ]:
         assert main(["generate", str(run), "--out", str(out), *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert main(["generate", str(run), "--out", str(out), "--label", "cat"]) == 2
+    assert "--label cat: no class of this name; expected 0, 1, 2, or a number" in capsys.readouterr().err
     assert main(["export", str(run), "--out", str(tmp_path / "model")]) == 0
+    assert class_names(run) == class_names(tmp_path / "model") == ["0", "1", "2"]
     assert torch.equal(load(tmp_path / "model").generate(4, label=1), load(run).generate(4, label=1))
     assert main(["evaluate", str(run), "--quiet", "--json", "--metrics", "knn1_l2_discriminator"]) == 0
 

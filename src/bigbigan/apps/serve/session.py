@@ -24,7 +24,7 @@ from bigbigan.image import pool_to
 from bigbigan.image.crop_sizes import viewed_side
 from bigbigan.image.grid import grid
 from bigbigan.inference.head import Head
-from bigbigan.inference.loading import load
+from bigbigan.inference.loading import class_names, load
 from bigbigan.io import regular_bytes
 from bigbigan.training.devices import default_device
 from bigbigan.training.run_folder import limits_of, open_data
@@ -79,6 +79,8 @@ class ServedModel:
             self.model.head.check(self.model.encoder, run, head)
         _ = self.model.generator  # the page shows images of G: raises if there is none
         c = self.model.config
+        names = class_names(run) if c.data.classes > 1 else []
+        self.classes = names or [str(k) for k in range(c.data.classes)]
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)
         self.missing, self._known = "", None
         self._pads = c.data.pad == "always" or (self.model.head is not None and self.model.head.preprocessing.pads)

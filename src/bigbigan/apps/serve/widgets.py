@@ -108,14 +108,13 @@ def _gallery(gr: Any, title: str, images: Any, columns: int) -> Any:
 
 
 def _sample_tab(gr: Any, served: ServedModel, blocks: Any) -> None:
-    labels = range(served.model.config.data.classes)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             count = gr.Slider(1, MAX_SAMPLES, 16, step=1, label="Images")
             truncation = gr.Slider(0.1, 1, 1, step=0.05, label="Truncation", info="below 1: more typical, less varied")
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed draws the same images")
-            choices = [("all", -1), *((str(k), k) for k in labels)]
-            label = gr.Dropdown(choices, value=-1, label="Class", visible=len(labels) > 1)
+            choices = [("all", -1), *((name, k) for k, name in enumerate(served.classes))]
+            label = gr.Dropdown(choices, value=-1, label="Class", visible=len(served.classes) > 1)
             button = gr.Button("Generate", variant="primary")
         with gr.Column(scale=3):
             picture = _picture(gr, "**G(z)**: images made from random numbers z")

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truncation", type=float, default=1.0, metavar="T", help="scale of z, above 0 to 1 (default 1)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the latents (default 0)")
-    parser.add_argument("--label", type=int, metavar="K", help="class of all images, for a model trained with labels")
+    parser.add_argument(
+        "--label", metavar="CLASS", help="name or number of the class of all images, for a model trained with labels"
+    )
     run_options(parser)
 
 
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from bigbigan.apps.sheet import in_rows, sheet, tiles_of
     from bigbigan.data.formats import EXTENSIONS, NOT_READ
     from bigbigan.image.grid import grid, save_image
-    from bigbigan.inference.loading import load
+    from bigbigan.inference.loading import class_names, load
     from bigbigan.training.devices import default_device
 
     at_least(1, count=options.count)
@@ -52,7 +54,8 @@ def run(options: argparse.Namespace) -> None:
     if not one:
         _refuse_earlier_images(options.out, options.count)
     model = load(options.run, options.checkpoint, default_device())
-    made = model.generate_batches(options.count, options.truncation, options.seed, options.label)
+    label = None if options.label is None else _class_number(options.label, class_names(options.run))
+    made = model.generate_batches(options.count, options.truncation, options.seed, label)
     batches = _with_progress(made, options.count, options.quiet)
     if one:
         tiles = tiles_of(torch.cat([batch.cpu() for batch in batches]))
@@ -64,6 +67,19 @@ def run(options: argparse.Namespace) -> None:
         for i, image in enumerate(image for batch in batches for image in batch):
             save_image(grid(image[None], min_side=1), options.out / f"{i:05d}.png")
     print(json.dumps({"out": str(options.out), "images": options.count}) if options.json else options.out)
+
+
+def _class_number(given: str, names: list[str]) -> int:
+    """Return the number of the class of that name, or else the given number."""
+    from bigbigan.data.names import listed, shown
+
+    if given in names:
+        return names.index(given)
+    try:
+        return int(given)
+    except ValueError:
+        known = f"{listed(names)}, or a number" if names else "a number"
+        raise UserError(f"--label {shown(given)}: no class of this name; expected {known}") from None
 
 
 def _refuse_earlier_images(folder: Path, count: int) -> None:

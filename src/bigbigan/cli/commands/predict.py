@@ -12,6 +12,7 @@ from bigbigan.errors import UserError
 EXAMPLES = (
     "predict runs/photos --head head.safetensors --data new_photos/ --out predictions.csv",
     "predict photos_model --data new_photos/ --probabilities --out predictions.csv",
+    "predict photos_model --data next_batch/ --labels next_batch.csv --out predictions.csv",
 )
 
 
@@ -20,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", type=Path, metavar="HEAD", help="saved head (default: the one in the exported model)")
     parser.add_argument("--data", metavar="SOURCE", help=OWN_DATA)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file of predictions to write")
+    parser.add_argument(
+        "--score",
+        action="store_true",
+        help="compare with the labels of the images, such as their folders, and print the accuracy",
+    )
+    parser.add_argument("--labels", metavar="FILE.csv", help="labels to compare with: columns file and label")
     parser.add_argument("--probabilities", action="store_true", help="write the probability of each class too")
     parser.add_argument("--raw-cells", **RAW_CELLS)
     run_options(parser)
@@ -37,6 +44,8 @@ def run(options: argparse.Namespace) -> None:
         options.head,
         options.data,
         options.out,
+        labels_file=options.labels,
+        score=options.score,
         probabilities=options.probabilities,
         checkpoint=options.checkpoint,
         raw_cells=options.raw_cells,

@@ -23,7 +23,7 @@ from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.inference.head import Head, Preprocessing, distances, mean_of_nearest
 from bigbigan.io.tensors import digest_of
 
-__all__ = ["fit_head", "quality", "references"]
+__all__ = ["fit_head", "quality", "quality_by_name", "references"]
 
 MAX_IMAGES = 10_000  # of the choice of strength, of the temperature and of the distances
 MAX_REFERENCES = 2_000
@@ -91,6 +91,16 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Score calibrated logits [N, K]: top1, balanced and ece in percent, auroc from 0 to 1 if there are two classes."""
     found = scores(logits, labels) | {"ece": 100 * calibration_error(logits, labels)}
     return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def quality_by_name(probabilities: Tensor, classes: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """Return the `quality` of probabilities [N, K] of named classes against N labels, which are names.
+
+    Images of classes that are not among the K count as errors.
+    """
+    number = {name: k for k, name in enumerate(dict.fromkeys([*classes, *labels]))}
+    logits = np.log(np.maximum(probabilities.double().cpu().numpy(), 1e-300))
+    return quality(logits, np.array([number[name] for name in labels]))
 
 
 def references(features: Tensor, groups: np.ndarray | None) -> tuple[Tensor, float | None]:
