@@ -43,6 +43,7 @@ PLAIN = ["discriminator.joint_maps=1", "discriminator.projection=false"]
 TWO_MAPS = ["discriminator.joint_maps=2"]
 BOTH = [*TWO_MAPS, "discriminator.projection=true"]
 CUTOUT = [*BOTH, "encoder.augment=[cutout]"]
+TWICE = [*CUTOUT, "training.e_steps=2"]
 # {wide} and {wider} are replaced by the widths of the encoder, the last one four times or twice as large, {bottleneck}
 # by four times all widths, of which bottleneck blocks have a quarter inside.
 VARIANTS: dict[str, list[str]] = {
@@ -78,11 +79,13 @@ VARIANTS: dict[str, list[str]] = {
     "cutout_no_head": [*CUTOUT, "encoder.head_layers=0"],
     "cutout_deep_head": [*CUTOUT, "encoder.head_layers=8"],
     "cutout_batch_256": [*CUTOUT, "training.batch_size=256"],
-    "cutout_e_twice": [*CUTOUT, "training.e_steps=2"],
+    "cutout_e_twice": TWICE,
     "cutout_e_four_times": [*CUTOUT, "training.e_steps=4"],
-    "cutout_e_twice_one_d_update": [
-        *CUTOUT, "training.e_steps=2", "training.d_steps=1",
-    ],
+    "cutout_e_twice_one_d_update": [*TWICE, "training.d_steps=1"],
+    "e_twice_resnet_crop": [*TWICE, "data.augment=resnet_crop"],
+    "e_twice_square_crop": [*TWICE, "data.augment=square_crop"],
+    "e_twice_random_crop": [*TWICE, "data.augment=random_crop"],
+    "e_twice_latents_30": [*TWICE, "latent.dim=30"],
     "cutout_longer": CUTOUT,
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
