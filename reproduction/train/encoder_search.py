@@ -86,6 +86,9 @@ VARIANTS: dict[str, list[str]] = {
     "e_twice_square_crop": [*TWICE, "data.augment=square_crop"],
     "e_twice_random_crop": [*TWICE, "data.augment=random_crop"],
     "e_twice_latents_30": [*TWICE, "latent.dim=30"],
+    "e_twice_no_s_z": [*TWICE, "loss.s_z=false"],
+    "e_twice_sigma_from_0.7": [*TWICE, "encoder.stdev_bias=0"],
+    "e_twice_two_blocks": [*TWICE, "encoder.blocks=2"],
     "cutout_longer": CUTOUT,
     "regression_1": ["loss.latent_regression=1"],
 }  # fmt: skip
