@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(script: Script, options: argparse.Namespace) -> None:
     target = open_target(str(options.run))
     source = target.source(options.data, None, "probe_agreement")
-    images = load_images(source, target.view, target.seed)
+    images = load_images(source, target.view)
     train, test = images.train, images.test
     assert train.labels is not None
     assert test.labels is not None

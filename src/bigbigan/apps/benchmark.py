@@ -150,6 +150,7 @@ class Parts:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds, self.part = device, defaultdict[str, float](float), ""
+        self.running = False
 
     def now(self) -> float:
         """Return the time in seconds, once the device is idle; see `now`."""
@@ -159,11 +160,14 @@ class Parts:
         """Return `work` timed as part `part`, or as the part that was entered last."""
 
         def run(*args: Any, **kwargs: Any) -> T:
-            self.part = part or self.part
+            if self.running:  # as a part of another
+                return work(*args, **kwargs)
+            self.running, self.part = True, part or self.part
             start = self.now()
             try:
                 return work(*args, **kwargs)
             finally:
+                self.running = False
                 self.seconds[self.part] += self.now() - start
 
         return run

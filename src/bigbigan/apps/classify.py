@@ -122,7 +122,7 @@ def classify(
     if (finetune or scratch) and target.model is None:
         raise UserError(f"{run}: only the encoder of a run can be trained here, with --finetune or --scratch")
     source = target.source(data, labels_file, f"classify {run}")
-    images = load_images(source, target.view, target.seed, everything=True, progress=progress)
+    images = load_images(source, target.view, everything=True, progress=progress)
     train, test = images.train, images.test
     if reason := lacks_classes(source, train, test):
         raise UserError(reason)

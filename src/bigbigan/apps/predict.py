@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bigbigan.inference.head import Head
 from bigbigan.inference.loading import load
 from bigbigan.progress import Bar
 from bigbigan.training.devices import default_device
-from bigbigan.training.run_folder import open_data
+from bigbigan.training.run_folder import is_own_data, open_data
 
 __all__ = ["predict", "summary"]
 
@@ -38,9 +39,10 @@ def predict(
     raw_cells: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write a row for each image: file, class, confidence, unlike_training; with `score` also its label.
+    """Write a row for each image: file, class, confidence, unlike_training; with `score` also its truth: its label.
 
-    Images are decoded by threads, classified and written batch by batch, so memory does not grow with their number.
+    Images are decoded by threads, classified and written batch by batch, so memory does not grow with their number; but
+    with `score` the probabilities of labelled images are kept.
 
     Args:
         run: a run folder or an exported model.
@@ -68,7 +70,7 @@ def predict(
         raise UserError(f"--out {out}: expected a name ending in .csv")
     score = score or labels_file is not None
     if score and data is None:
-        raise UserError("--score: give --data too: labelled images that the head was not trained on")
+        raise UserError("--score and --labels need --data SOURCE: labelled images that the head was not trained on")
     model = load(run, checkpoint, default_device())
     kept_head = model.head if head is None else Head.load(head)
     if kept_head is None:
@@ -79,6 +81,11 @@ def predict(
     source, view = open_data(run, data, labels_file, model.config), kept_head.preprocessing
     if score:
         _check_labels(source, kept_head)
+        if is_own_data(run, source):
+            warnings.warn(
+                f"{source.spec} has the images of {run}: if the head was trained on them, the accuracy is too good",
+                stacklevel=2,
+            )
     labels: list[str] = []
     labelled: list[Tensor] = []  # the probabilities of images with a label
     counts = dict.fromkeys(kept_head.classes, 0)
@@ -88,7 +95,7 @@ def predict(
         Bar(total=total, desc="predict", unit=" images", disable=not progress) as bar,
         writing_csv(out, raw_cells) as write,
     ):
-        more = ["label"] if score else []
+        more = ["truth"] if score else []
         more += [f"probability_{name}" for name in kept_head.classes] if probabilities else []
         write("file", "class", "confidence", "unlike_training", *more)
         for images in source.splits.values():
@@ -97,15 +104,15 @@ def predict(
             for pixels, kept in stream_view(images, *seen, source, images_per_pass(500), bar):
                 found = model.predict(torch.from_numpy(pixels), kept_head)
                 names, flags = found.names, found.unlike_training.tolist()
+                truth = [images.class_name(i) for i in kept.tolist()] if score else []
                 for row, i in enumerate(kept.tolist()):
-                    each = [images.class_name(i)] if score else []
+                    each = truth[row : row + 1]
                     each += [f"{p:.4f}" for p in found.probabilities[row].tolist()] if probabilities else []
                     sure = f"{found.confidence[row]:.4f}"
                     write(images.files[i], names[row], sure, str(flags[row]).lower(), *each)
-                if score:
-                    named = [(row, name) for row, i in enumerate(kept.tolist()) if (name := images.class_name(i))]
-                    labelled.append(found.probabilities[[row for row, _ in named]].cpu())
-                    labels += [name for _, name in named]
+                known = [row for row, name in enumerate(truth) if name]
+                labelled.append(found.probabilities[known].cpu())
+                labels += [truth[row] for row in known]
                 for name, count in Counter(names).items():
                     counts[name] += count
                 images_read, unlike = images_read + len(kept), unlike + sum(flags)
@@ -129,7 +136,10 @@ def _check_labels(source: Source, head: Head) -> None:
     """Raise UserError unless an image of the source has one of the head's classes as its label."""
     found = sorted({images.class_name(i) for images in source.splits.values() for i in range(len(images))} - {""})
     if not found:
-        raise UserError(f"--score: {source.spec} has no labels; give --labels FILE.csv, or a folder for each class")
+        raise UserError(
+            f"--score: {source.spec} has no labels; give --labels FILE.csv, or a folder for each class (a single one "
+            "is not read as a class)"
+        )
     if not set(found) & set(head.classes):
         raise UserError(
             f"--score: no label in {source.spec} is a class of the head: the labels are {listed(found)}, the classes "

@@ -112,6 +112,7 @@ def _features(
 ) -> tuple[dict[str, np.ndarray], ImageSet]:
     """Return AvePool and BN+CReLU features, each float32 [N, d], of the images that can be read; and these images."""
     parts, numbers = [], []
+    images.store.pads = view.pads
     with Bar(total=len(images), desc=f"encode {images.name}", unit=" images", disable=not progress) as bar:
         for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
             parts.append(encoder_features(model.encoder, pixels, ["avepool", "bn_crelu"]))

@@ -194,6 +194,16 @@ class LabelsFile:
     sha256: str
 
 
+def with_train(splits: dict[str, ImageSet], source: "Source") -> dict[str, ImageSet]:
+    """Return the splits; if there is no train, val or else test is called train, which is noted."""
+    if "train" in splits:
+        return splits
+    first = "val" if "val" in splits else "test"
+    source.notes[f"no train split: '{first}' is read as train"] += 1
+    splits[first].name = "train"
+    return {"train": splits[first], **{name: images for name, images in splits.items() if name != first}}
+
+
 def fraction_of(images: ImageSet, fraction: float) -> ImageSet:
     """Return a random share of an image set, at least one image, always the same and in the order of the set."""
     return images if fraction == 1 else images.subset(fixed_picks(len(images), max(1, round(fraction * len(images)))))

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from bigbigan.data.csv_cells import text_of
-from bigbigan.data.image_set import ImageSet, LabelsFile, Source
+from bigbigan.data.image_set import ImageSet, LabelsFile, Source, with_train
 from bigbigan.data.labels_table import SPLITS, Row, Table, read_table
 from bigbigan.data.names import class_order, composed, label_of, listed, shown, stored_name
 from bigbigan.errors import UserError
@@ -267,9 +267,7 @@ def _arranged(source: Source, wanted: list[str], path: Path) -> dict[str, ImageS
         members = np.flatnonzero(names == name)
         if len(members):
             splits[name] = ImageSet(name, [files[i] for i in members], None, None, before[0].store, index[members])
-    if "train" not in splits:
-        raise UserError(f"--labels {shown(path)} leaves no image in the train split")
-    return splits
+    return with_train(splits, source)
 
 
 def _warn_of_shared_groups(source: Source) -> None:

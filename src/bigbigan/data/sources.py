@@ -28,7 +28,7 @@ from typing import Any
 from bigbigan.data.decode import DecodeLimits
 from bigbigan.data.formats import EXTENSIONS, Unreadable
 from bigbigan.data.frames import expand_frames
-from bigbigan.data.image_set import ArrayStore, ImageSet, Source
+from bigbigan.data.image_set import ArrayStore, ImageSet, Source, with_train
 from bigbigan.data.labels import apply_labels
 from bigbigan.data.labels_table import has_label_column
 from bigbigan.data.names import extension, label_of, listed, shown
@@ -117,14 +117,7 @@ def open_source(
     splits = {split: images for split, images in splits.items() if len(images)}
     if not splits:
         raise UserError(f"no images in {source.spec}: every split of it is empty; give a source with images")
-    if "train" not in splits:
-        # A source has a "train" split; if the data has none, the first split is used as train.
-        first = "val" if "val" in splits else "test"
-        images = splits.pop(first)
-        images.name = "train"
-        splits = {"train": images, **splits}
-        source.notes[f"no train split: '{first}' is read as train"] += 1
-    source.splits = splits
+    source.splits = splits = with_train(splits, source)
     if limits.all_frames:
         expand_frames(source)
     source.mirrorable &= _mirrorable(source)

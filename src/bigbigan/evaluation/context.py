@@ -57,7 +57,7 @@ class Evaluation:
     def images(self) -> Images:
         """The images in memory, read when they are first needed: image quality does not need them."""
         start = time.perf_counter()
-        found = load_images(self.source, self.target.view, self.target.seed, progress=self.progress)
+        found = load_images(self.source, self.target.view, progress=self.progress)
         self.spent["reading"] += time.perf_counter() - start
         return found
 

@@ -102,7 +102,7 @@ class ValidationMetric:
             known = known[:0]
         elif parts == 3:
             # Evaluation will hold out a fifth of them as its test split (`load_images`), which must not choose a step.
-            known = places_of(held_out_fifth(source.splits["train"], config.training.seed)[0], images)
+            known = places_of(held_out_fifth(source.splits["train"])[0], images)
         known_groups = None if groups is None else groups[known]
         self.validation_images = known[train_val(len(known), run, known_groups)] if len(known) else known
         self.training_images = np.setdiff1d(known, self.validation_images)

@@ -339,18 +339,20 @@ def _has_references(x: Line) -> bool:
 def _epochs(x: Line) -> float | None:
     """Return how often each training image was seen, or None if the line does not say how many there are.
 
-    It says so for a nearest-neighbour vote, and for image quality against the training split.
+    It says so for a nearest-neighbour vote, and for image quality against the training split; not if only some of the
+    images were measured (`evaluate --max-images`).
     """
     protocol = {} if "_test_" in x["metric"] else x.get("protocol", {})
-    images = protocol.get("train_images", protocol.get("references"))
+    references, images = protocol.get("references"), protocol.get("train_images")
+    images = None if images == references else images or references
     return round(x["images_seen"] / images, 1) if images and x["images_seen"] else None
 
 
 def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
     """Return the largest group of lines for a column that are comparable: the one that fills most rows.
 
-    Lines are comparable if they share one metric, data set, length, change of settings, and feature extractor or number
-    of references.
+    Lines are comparable if they share one metric, data set, length, change of settings, limit of images, and feature
+    extractor or number of references.
     """
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for x in lines:
@@ -360,8 +362,9 @@ def _fullest(column: Column, lines: Sequence[Line]) -> list[Line]:
                 chosen = {name: value for name, value in chosen.items() if _shapes_networks(name)}
             settings = json.dumps(chosen, sort_keys=True)
             references = x["protocol"]["references"] if _has_references(x) else None
-            extractor = x.get("protocol", {}).get("network")
-            key = (x["metric"], x["dataset"], x["split"], x["length"], settings, references, extractor)
+            protocol = x.get("protocol", {})
+            same = (references, protocol.get("network"), protocol.get("train_images"))
+            key = (x["metric"], x["dataset"], x["split"], x["length"], settings, *same)
             groups.setdefault(key, []).append(x)
 
     def rank(item: tuple[tuple[Any, ...], list[Line]]) -> tuple[int, int, float]:

@@ -234,8 +234,9 @@ def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two lines were measured on the same images with the same labels, as far as they say."""
 
     def images(line: Mapping[str, Any]) -> tuple[Any, ...]:
-        labels = line.get("labels") or {}
-        return line.get("dataset"), line.get("split"), line.get("n"), labels.get("sha256")
+        labels, protocol = line.get("labels") or {}, line.get("protocol") or {}
+        limited = protocol.get("train_images")  # by --max-images
+        return line.get("dataset"), line.get("split"), line.get("n"), limited, labels.get("sha256")
 
     return images(one) == images(other)
 

@@ -37,7 +37,7 @@ __all__ = [
     "train_val",
 ]
 
-SEED = 0  # the same for all runs, so that all validate on the same images of a data set
+SEED = 0  # the same for all runs, so that all are validated and tested on the same images of a data set
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,7 @@ class Images:
         return np.concatenate([self.train.pixels, *more]) if more else self.train.pixels
 
 
-def load_images(
-    source: Source, view: View, seed: int = 0, *, everything: bool = False, progress: bool = False
-) -> Images:
+def load_images(source: Source, view: View, *, everything: bool = False, progress: bool = False) -> Images:
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
@@ -167,7 +165,6 @@ def load_images(
     Args:
         source: the images.
         view: the form in which they are loaded.
-        seed: draws the test images, if they are held out.
         everything: whether to load the splits that no measurement needs too.
         progress: show images/s and time left.
 
@@ -187,9 +184,9 @@ def load_images(
                 f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
                 "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
             )
-        kept, held_out = (places_of(part, train.images) for part in held_out_fifth(source.splits["train"], seed))
+        kept, held_out = (places_of(part, train.images) for part in held_out_fifth(source.splits["train"]))
         if not len(kept) or not len(held_out):  # all images of a part are unreadable
-            kept, held_out = hold_out(len(train), max(1, len(train) // 5), seed, train.groups, train.labels)
+            kept, held_out = hold_out(len(train), max(1, len(train) // 5), SEED, train.groups, train.labels)
         _warn_of_missing_classes(source, train, kept, held_out)
         train, test = train.pick(kept, "train"), train.pick(held_out, "held_out")
     else:
@@ -199,19 +196,19 @@ def load_images(
     return Images(train, test, others)
 
 
-def held_out_fifth(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a fifth of the (labelled) images, one at least, as a test split; return it after the other images.
+def held_out_fifth(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a fifth of the (labelled) images, one at least, as a test split; return it after the other images.
 
-    Whole groups are drawn, and so that no class is missing on either side if it can be helped (see `hold_out`).
-    Unreadable images are drawn too: training may not know yet which images are unreadable, and must not validate on
-    this fifth.
+    It is drawn by a fixed seed, in whole groups, and so that no class is missing on either side if it can be helped
+    (see `hold_out`). Unreadable images are drawn too: training may not know yet which images are unreadable, and must
+    not validate on this fifth.
 
     Returns:
         Positions of the images in their store (`ImageSet.index`), int64 [N].
     """
     picks = np.arange(len(images)) if images.labels is None else np.flatnonzero(images.labels >= 0)
     groups, labels = (None if v is None else v[picks] for v in (images.groups, images.labels))
-    parts = hold_out(len(picks), max(1, len(picks) // 5), seed, groups, labels)
+    parts = hold_out(len(picks), max(1, len(picks) // 5), SEED, groups, labels)
     kept, held_out = (images.index[picks[part]] for part in parts)
     return kept, held_out
 

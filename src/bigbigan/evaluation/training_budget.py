@@ -1,7 +1,8 @@
 """Compute how long a run was trained, in the two units that Table 2 compares: images seen, and updates of E.
 
 A step of a BigBiGAN sees three batches, and E learns from one of them; in all other systems a step is one batch. So
-at equal numbers of images seen, the E of a BigBiGAN is updated a third as often.
+at equal numbers of images seen, the E of a BigBiGAN is updated a third as often. With `training.e_steps` E is updated
+more than once in a step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Budget(NamedTuple):
     """Hold the length of a training run."""
 
     images_seen: int  # drawn from the data, counted once for each batch
-    updates: int  # of E: one per step in every system
+    updates: int  # of E
     encoder_images: int  # in the batches that gave E a gradient
 
     def cells(self) -> tuple[str, str]:
@@ -35,7 +36,12 @@ def budget(line: Line) -> Budget | None:
         return None
     default = EXPERIMENTS[line["experiment"]].config(line.get("scale", 0)).training.batch_size
     batch = line["settings"].get("training.batch_size", default)
-    return Budget(line["images_seen"], line["steps"], line["steps"] * batch)
+    return Budget(line["images_seen"], _updates(line), _updates(line) * batch)
+
+
+def _updates(line: Line) -> int:
+    """Return how often E was updated."""
+    return line["steps"] * line["settings"].get("training.e_steps", 1)
 
 
 class Variant(NamedTuple):
@@ -56,21 +62,21 @@ def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
     if not shown:
         return []
     split, usual = (shown[0]["dataset"], shown[0]["split"]), chosen_settings(shown[0])
-    images, updates = ({x[unit] for x in shown} for unit in ("images_seen", "steps"))
+    images, updates = {x["images_seen"] for x in shown}, {_updates(x) for x in shown}
     lines = [x for x in lines if (x["dataset"], x["split"]) == split]
     groups: dict[tuple[str, str, int], list[Line]] = {}
     for x in lines:
-        same_budget = x["images_seen"] in images or x["steps"] in updates
+        same_budget = x["images_seen"] in images or _updates(x) in updates
         main = chosen_settings(x) == usual and x["images_seen"] in images
         if x["subject"] == "trained" and same_budget and not main:
             key = (x["experiment"], json.dumps(chosen_settings(x), sort_keys=True), x["steps"])
             groups.setdefault(key, []).append(x)
     found = []
-    for (experiment, _, steps), trained in groups.items():
+    for (experiment, *_), trained in groups.items():
         settings = chosen_settings(trained[0])
         changed = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
         difference = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
-        difference = difference or f"{steps:,} updates of E"
+        difference = difference or f"{_updates(trained[0]):,} updates of E"
         untrained = [
             x
             for x in lines

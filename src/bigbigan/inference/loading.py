@@ -105,12 +105,20 @@ def data_card(folder: Path) -> dict[str, Any]:
     return read_json(exported, ABOUT).get("data", {}) if exported.exists() else read_card(folder)
 
 
-def class_names(run: str | Path) -> list[str]:
-    """Return the names of the classes of the data that a model was trained on, by number; empty if not recorded."""
-    try:
-        return data_card(model_folder(run)).get("classes") or []
-    except UserError:
+def class_names(run: str | Path, config: Config) -> list[str]:
+    """Return the names of the classes that G draws, by number: numbers if no names are recorded; empty without labels.
+
+    Args:
+        run: what `load` takes.
+        config: its settings.
+    """
+    if config.data.classes == 1:
         return []
+    try:
+        names = data_card(model_folder(run)).get("classes")
+    except UserError:
+        names = None
+    return names or [str(k) for k in range(config.data.classes)]
 
 
 def _load_exported(folder: Path, checkpoint: str | int, trust: Collection[str]) -> Model:

@@ -218,6 +218,15 @@ def _compare(run: Path, source: Source) -> None:
         warnings.warn(f"the images of {source.spec} are not those {run} was trained on", stacklevel=3)
 
 
+def is_own_data(run: Path, source: Source) -> bool:
+    """Return whether the training images of a source are those a run was trained on, as far as it records them."""
+    try:
+        before = read_card(run).get("glance")
+    except UserError:
+        return False
+    return before is not None and before == quick_fingerprint(source.splits["train"])
+
+
 def _harmless(spec: str, run: Path) -> str:
     """Return a source that a run names, unless it is a command: the run may come from someone else.
 

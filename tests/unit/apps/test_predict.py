@@ -118,6 +118,7 @@ MISTAKES = {
     "out alone": (["--save", "h.safetensors", "--out", "p.csv"], "--out needs --labels-per-class"),
     "finetune": (["--save", "h.safetensors", "--finetune"], "--finetune needs"),
     "trials": (["--save", "h.safetensors", "--trials", "2"], "--trials needs"),
+    "raw cells": (["--save", "h.safetensors", "--raw-cells"], "--raw-cells needs"),
     "ending": (["--save", "h.pt"], "ending in .safetensors"),
 }
 
@@ -167,12 +168,12 @@ def test_predictions_are_compared_with_labels(run, head, photos, tmp_path, capsy
     words = ["predict", run, "--head", head, "--data", photos, "--labels", labels, "--out", out, "--quiet"]
     assert ask(*words, "--json") == 0
     said = json.loads(capsys.readouterr().out)["scores"]
-    found = [row for row in rows(out) if row["label"]]
-    assert [row["label"] for row in found] == ["'=1+1" if name == "=1+1" else name for name in names.values()]
-    right = np.array([row["class"] == row["label"] for row in found])
+    found = [row for row in rows(out) if row["truth"]]
+    assert [row["truth"] for row in found] == ["'=1+1" if name == "=1+1" else name for name in names.values()]
+    right = np.array([row["class"] == row["truth"] for row in found])
     assert (said["n"], said["of_other_classes"]) == (10, 1)
     assert said["top1"] == pytest.approx(100 * right.mean())
-    recalls = [right[[row["label"] == name for row in found]].mean() for name in {row["label"] for row in found}]
+    recalls = [right[[row["truth"] == name for row in found]].mean() for name in {row["truth"] for row in found}]
     assert said["balanced"] == pytest.approx(100 * np.mean(recalls))
     assert 0 <= said["auroc"] <= 1
     assert ask(*words) == 0
@@ -189,15 +190,28 @@ def test_class_folders_are_compared_with_if_asked_for(run, head, photos, tmp_pat
     assert "scores" not in json.loads(capsys.readouterr().out)
     assert ask(*words, "--score", "--json") == 0
     said = json.loads(capsys.readouterr().out)["scores"]
-    right = np.mean([row["class"] == row["label"] for row in rows(tmp_path / "p.csv")])
+    right = np.mean([row["class"] == row["truth"] for row in rows(tmp_path / "p.csv")])
     assert (said["n"], said["of_other_classes"]) == (12, 0)
     assert said["top1"] == pytest.approx(100 * right)
 
 
+def test_images_of_the_run_are_scored_with_a_warning(run, head, photos, tmp_path, capsys):
+    words = ["predict", run, "--head", head, "--out", tmp_path / "p.csv", "--quiet", "--data"]
+    assert ask(*words, photos, "--labels", photos.with_suffix(".csv")) == 0
+    assert (
+        f"has the images of {run}: if the head was trained on them, the accuracy is too good" in capsys.readouterr().err
+    )
+    new = shutil.copytree(photos, tmp_path / "new")
+    (new / "00.png").unlink()
+    assert ask(*words, new, "--labels", photos.with_suffix(".csv")) == 0
+    assert "too good" not in capsys.readouterr().err
+
+
 NO_SCORE = {
     "no labels": (["--data", "{photos}", "--score"], "has no labels; give --labels FILE.csv"),
+    "one folder": (["--data", "{photos}", "--score"], "a single one is not read as a class"),
     "other classes": (["--data", "{photos}", "--labels", "other.csv"], "the labels are plum, the classes =1+1, apple"),
-    "no data": (["--score"], "--score: give --data too"),
+    "no data": (["--score"], "--score and --labels need --data"),
 }
 
 

@@ -44,7 +44,7 @@ def test_validation_leaves_out_what_evaluation_tests_on(tmp_path):
     images = source.splits["train"]
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
     validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images, source, tmp_path)
-    evaluated = load_images(source, View.from_config(config), 3)
+    evaluated = load_images(source, View.from_config(config))
     assert len(evaluated.test) == 24
     assert {images.files[i] for i in [*validation.validation_images, *validation.training_images]} == set(
         evaluated.train.files
@@ -67,7 +67,7 @@ def test_unreadable_images_do_not_move_test_images_into_validation(tmp_path, mem
     assert isinstance(data.batches.pixels, StreamedPixels) == (memory_gib == 0)
     validation = ValidationMetric(config, data.batches, data.images, source, tmp_path)
     used = {data.images.files[i] for i in [*validation.validation_images, *validation.training_images]}
-    tested = load_images(source, View.from_config(config), config.training.seed).test.files
+    tested = load_images(source, View.from_config(config)).test.files
     assert len(tested) in (23, 24)
     assert len(used) in (95, 96)
     assert not used & set(tested)
@@ -82,7 +82,7 @@ def test_validation_of_a_fraction_leaves_out_test_images_too(tmp_path):
     stored = np.stack([images.load(i).transpose(2, 0, 1) for i in range(len(images))])
     validation = ValidationMetric(config, Batches(torch.from_numpy(stored), 16, 0), images, source, tmp_path)
     used = {images.files[i] for i in [*validation.validation_images, *validation.training_images]}
-    evaluated = load_images(source, View.from_config(config), config.training.seed)
+    evaluated = load_images(source, View.from_config(config))
     assert len(used) > 60
     assert not used & set(evaluated.test.files)
 

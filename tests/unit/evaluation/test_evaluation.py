@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.special import softmax
 from sklearn import metrics
 from sklearn.decomposition import PCA
@@ -16,12 +17,14 @@ from bigbigan.apps.train import train
 from bigbigan.data import open_source
 from bigbigan.errors import UserError
 from bigbigan.evaluation import features as f
+from bigbigan.evaluation.context import Evaluation
 from bigbigan.evaluation.features import digest, encoder_features, fill_statistics, pca_pixels, pixel_features
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.probes import logistic as p
 from bigbigan.evaluation.records import paired_lead
 from bigbigan.evaluation.runner import evaluate, reconstruction_errors
 from bigbigan.evaluation.splits import View, load_images, train_val
+from bigbigan.evaluation.targets import open_target
 from bigbigan.inference.model import Model
 from bigbigan.models import build
 from tiny import blobs, tiny_config, write_npz
@@ -158,6 +161,23 @@ def test_a_lead_is_taken_draw_by_draw():
     assert paired_lead(ours, base) == pytest.approx((4 / 3, 0.5774), abs=1e-4)
     assert paired_lead(ours, {"trials": None}) is None
     assert paired_lead({}, base) is None
+    assert paired_lead(ours, base | {"protocol": {"train_images": 400}}) is None  # of some of the images
+
+
+def test_runs_of_all_seeds_are_tested_on_the_same_images(tmp_path):
+    """Of a source without a test split."""
+    for i in range(40):
+        path = tmp_path / "photos" / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    tested = []
+    for seed in (0, 1):
+        run = tmp_path / f"run{seed}"
+        config = tiny_config("training.steps=1", f"training.seed={seed}")
+        train(config, str(tmp_path / "photos"), run, progress=False)
+        target = open_target(str(run))
+        tested.append(Evaluation(target, target.source(None, None, ""), "", "", False).test.files)
+    assert tested[0] == tested[1]
 
 
 def test_computing_features_changes_no_weight_and_no_statistic():

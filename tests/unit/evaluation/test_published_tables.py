@@ -241,6 +241,12 @@ def test_e_is_updated_once_a_step_by_one_batch(name):
     assert found.images_seen == (24 if name == "table1/base" else 8)
 
 
+def test_e_may_be_updated_more_than_once_in_a_step():
+    settings = {"training.batch_size": 4, "training.e_steps": 2}
+    found = budget(line("table1/base", 1.0, steps=10, images_seen=120, settings=settings))
+    assert (found.updates, found.encoder_images) == (20, 80)
+
+
 def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
     """reproduction/train/table.py 2 --equal"""
     monkeypatch.chdir(tmp_path)
@@ -298,6 +304,20 @@ def test_1nn_of_other_numbers_of_references_is_not_mixed():
     table = fill("bigan", seeds[::-1])
     assert ours(table, "1-NN")["bigan/mnist"] == "95.00"
     assert "(100 epochs), 50,000 references" in table.notes[0]
+
+
+def test_lines_of_some_of_the_images_are_not_mixed_with_others():
+    """evaluate --max-images"""
+    some = {"references": 800, "train_images": 800}
+    lines = [
+        line("bigan/mnist", 20.0, "knn1_euclidean_avepool", scale=0, seed=1, protocol=some, images_seen=1_000_000),
+        line("bigan/mnist", 95.0, "knn1_euclidean_avepool", scale=0, seed=2,
+             protocol={"references": 800}, images_seen=1_000_000),
+    ]  # fmt: skip
+    for order in (lines, lines[::-1]):
+        table = fill("bigan", order)
+        assert ours(table, "1-NN")["bigan/mnist"] == f"{order[-1]['value']:.2f}"
+        assert ("epochs" in table.notes[0]) == (order[-1] is lines[1])
 
 
 def test_fid_by_classifiers_with_other_weights_is_not_mixed():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +53,19 @@ def test_probabilities_are_those_of_the_optimum(head, data):
     assert (head.images, head.step) == (240, 7)
     assert np.mean([head.classes.index(name) == k for name, k in zip(found.names, truth, strict=True)]) > 0.9
     assert torch.equal(found.confidence, found.probabilities.amax(1))
+
+
+def test_of_many_images_rare_classes_are_calibrated_too(monkeypatch):
+    """Among 600 images, of which 100 choose the strength and the temperature, are 4 of the rare class."""
+    monkeypatch.setattr("bigbigan.evaluation.probes.saved_head.MAX_IMAGES", 100)
+    x, y = blobs(900, 3, 0, classes=3)
+    keep = np.concatenate([np.flatnonzero(y != 2)[:596], np.flatnonzero(y == 2)[:4]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as: the confidence is not calibrated
+        head, quality = fitted(x[keep], y[keep])
+    assert head.classes == ("a", "b", "c")
+    assert len(head.references) == 100
+    assert quality["balanced"] > 60
 
 
 def test_quality_on_folds_is_that_of_new_images(data):

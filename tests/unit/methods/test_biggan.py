@@ -196,6 +196,13 @@ def test_a_class_is_named_or_numbered(tmp_path, capsys):
                 assert np.array_equal(np.asarray(image.convert("L")), expected[i, 0])
 
 
+def test_a_model_trained_without_labels_has_no_class_to_generate(tmp_path, data, capsys):
+    train(tiny_config("training.steps=2"), data, tmp_path / "run", progress=False)
+    for given in ("cat", "0"):
+        assert main(["generate", str(tmp_path / "run"), "--label", given, "--out", str(tmp_path / "x.png")]) == 2
+        assert "expected none: this model was trained without labels" in capsys.readouterr().err
+
+
 def test_verbs_on_a_conditional_run(run, tmp_path, capsys):
     out = tmp_path / "two.png"
     assert main(["generate", str(run), "--count", "4", "--label", "2", "--truncation", "0.5", "--out", str(out)]) == 0
@@ -206,9 +213,10 @@ def test_verbs_on_a_conditional_run(run, tmp_path, capsys):
         assert main(["generate", str(run), "--out", str(out), *arguments]) == 2
         assert message in capsys.readouterr().err
     assert main(["generate", str(run), "--out", str(out), "--label", "cat"]) == 2
-    assert "--label cat: no class of this name; expected 0, 1, 2, or a number" in capsys.readouterr().err
+    assert "--label cat: no such class; expected 0, 1, 2, or a number" in capsys.readouterr().err
     assert main(["export", str(run), "--out", str(tmp_path / "model")]) == 0
-    assert class_names(run) == class_names(tmp_path / "model") == ["0", "1", "2"]
+    config = load(run).config
+    assert class_names(run, config) == class_names(tmp_path / "model", config) == ["0", "1", "2"]
     assert torch.equal(load(tmp_path / "model").generate(4, label=1), load(run).generate(4, label=1))
     assert main(["evaluate", str(run), "--quiet", "--json", "--metrics", "knn1_l2_discriminator"]) == 0
 

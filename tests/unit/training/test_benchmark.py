@@ -49,6 +49,15 @@ def test_what_runs_within_a_part_counts_once():
     assert parts.seconds["outer"] > start
 
 
+def test_parts_of_several_updates_of_e_add_up_too():
+    """The update of E and G contains an update of E, which is timed as a part of it."""
+    cost = measure(tiny_config("training.e_steps=2"), steps=3)
+    assert {"encoder_update", "encoder_generator_update"} < set(cost.parts)
+    assert all(seconds >= 0 for seconds in cost.parts.values())
+    assert sum(cost.parts.values()) == pytest.approx(cost.seconds)
+    assert cost.parts["encoder_generator_update"] > cost.parts["encoder_update"]
+
+
 def test_time_without_the_processor_does_not_count(monkeypatch):
     """Other programs hardly change what is measured on one thread of a shared machine."""
     device = torch.device("cpu")

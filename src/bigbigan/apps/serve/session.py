@@ -79,11 +79,12 @@ class ServedModel:
             self.model.head.check(self.model.encoder, run, head)
         _ = self.model.generator  # the page shows images of G: raises if there is none
         c = self.model.config
-        names = class_names(run) if c.data.classes > 1 else []
-        self.classes = names or [str(k) for k in range(c.data.classes)]
+        self.classes = class_names(run, c)
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)
         self.missing, self._known = "", None
-        self._pads = c.data.pad == "always" or (self.model.head is not None and self.model.head.preprocessing.pads)
+        head = self.model.head
+        own = None if head is None else head.preprocessing.pads  # as the images that the head was trained on
+        self._pads = own or c.data.pad == "always"
         if not self.encodes:
             if data or labels:
                 raise UserError("--data and --labels: this model has no encoder for images")
@@ -98,7 +99,7 @@ class ServedModel:
         if data is None:  # of its own images, those that the run was trained on
             source.splits["train"] = fraction_of(source.splits["train"], c.data.fraction)
         train = source.splits["train"]
-        self._pads = train.store.pads
+        self._pads = train.store.pads if own is None else own
         self.examples, _ = spread(self.model, source, shown_split(source), EXAMPLES)
         self._references, self._known = spread(self.model, source, train, REFERENCES, progress)
         self._features = self._features_of(self._references)

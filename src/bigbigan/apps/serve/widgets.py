@@ -114,7 +114,7 @@ def _sample_tab(gr: Any, served: ServedModel, blocks: Any) -> None:
             truncation = gr.Slider(0.1, 1, 1, step=0.05, label="Truncation", info="below 1: more typical, less varied")
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed draws the same images")
             choices = [("all", -1), *((name, k) for k, name in enumerate(served.classes))]
-            label = gr.Dropdown(choices, value=-1, label="Class", visible=len(served.classes) > 1)
+            label = gr.Dropdown(choices, value=-1, label="Class", visible=bool(served.classes))
             button = gr.Button("Generate", variant="primary")
         with gr.Column(scale=3):
             picture = _picture(gr, "**G(z)**: images made from random numbers z")

@@ -125,9 +125,10 @@ def _check(options: argparse.Namespace, few: bool) -> None:
         )
     if few and options.out is None:
         raise UserError("--out is required: the file of predictions to write, such as --out predictions.csv")
-    for name in ("out", "finetune", "scratch", "trials") if not few else ():
+    for name in ("out", "finetune", "scratch", "trials", "raw_cells") if not few else ():
         if getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
             raise UserError(
-                f"--{name} needs --labels-per-class N or --label-fraction P; --save alone keeps a classifier"
+                f"{option} needs --labels-per-class N or --label-fraction P; --save alone keeps a classifier"
             )
     check_ending(options, "save", ".safetensors")

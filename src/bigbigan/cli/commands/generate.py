@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     if not one:
         _refuse_earlier_images(options.out, options.count)
     model = load(options.run, options.checkpoint, default_device())
-    label = None if options.label is None else _class_number(options.label, class_names(options.run))
+    label = None if options.label is None else _class_number(options.label, class_names(options.run, model.config))
     made = model.generate_batches(options.count, options.truncation, options.seed, label)
     batches = _with_progress(made, options.count, options.quiet)
     if one:
@@ -78,8 +78,8 @@ def _class_number(given: str, names: list[str]) -> int:
     try:
         return int(given)
     except ValueError:
-        known = f"{listed(names)}, or a number" if names else "a number"
-        raise UserError(f"--label {shown(given)}: no class of this name; expected {known}") from None
+        known = f"{listed(names)}, or a number" if names else "none: this model was trained without labels"
+        raise UserError(f"--label {shown(given)}: no such class; expected {known}") from None
 
 
 def _refuse_earlier_images(folder: Path, count: int) -> None:

@@ -26,6 +26,7 @@ from bigbigan.io.tensors import digest_of
 __all__ = ["fit_head", "quality", "quality_by_name", "references"]
 
 MAX_IMAGES = 10_000  # of the choice of strength, of the temperature and of the distances
+OF_EACH_CLASS = 30  # of which, if there are as many
 MAX_REFERENCES = 2_000
 QUANTILE = 0.99  # share of images like the labelled ones that are nearer to them than `max_distance`
 CHUNK = 1_000  # images whose distances are computed at a time
@@ -56,7 +57,7 @@ def fit_head(
         The head; and its `quality` on held-out folds, empty if a class has too few images for folds.
     """
     present, y = np.unique(labels, return_inverse=True)
-    picks = np.random.default_rng(0).permutation(len(y))[:MAX_IMAGES]
+    picks = _picks(y)
     picked_groups = None if groups is None else groups[picks]
     strength, unseen = cross_validated(features[picks], y[picks], picked_groups)
     if unseen is None:
@@ -85,6 +86,18 @@ def fit_head(
         step=step,
     )
     return head, {} if unseen is None else quality(unseen / temperature, y[picks])
+
+
+def _picks(y: np.ndarray) -> np.ndarray:
+    """Draw up to `MAX_IMAGES` images by their labels [N], `OF_EACH_CLASS` first; return their indices, shuffled."""
+    order = np.random.default_rng(0).permutation(len(y))
+    if len(order) <= MAX_IMAGES:
+        return order
+    common = np.zeros(len(order), dtype=bool)
+    for c in np.unique(y):
+        common[np.flatnonzero(y[order] == c)[OF_EACH_CLASS:]] = True
+    chosen = np.argsort(common, kind="stable")[:MAX_IMAGES]
+    return order[np.sort(chosen)]
 
 
 def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
