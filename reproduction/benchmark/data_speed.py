@@ -28,7 +28,7 @@ from bigbigan.config import override
 from bigbigan.data import ImageSet, open_source, write_shards
 from bigbigan.data.batches import Batches
 from bigbigan.data.image_set import FileStore
-from bigbigan.data.loading import read_pixels, stored_side
+from bigbigan.data.loading import read_noted, stored_side
 from bigbigan.errors import UserError
 from bigbigan.experiments import find
 from bigbigan.image.crop_sizes import viewed_side
@@ -116,7 +116,7 @@ def layouts(images: ImageSet, folder: Path, count: int) -> tuple[dict[str, Image
 
 
 def reader(images: ImageSet, side: int) -> Callable[[], object]:
-    return lambda: [read_pixels(images, i, 3, side) for i in range(len(images))]
+    return lambda: [read_noted(images, i, side, 3)[0] for i in range(len(images))]
 
 
 CROPPED = 64  # images of a batch

@@ -22,7 +22,7 @@ import bigbigan
 from bigbigan.apps.visualize import spread
 from bigbigan.cli import main
 from bigbigan.data import open_source
-from bigbigan.errors import UserError
+from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation import targets
 from bigbigan.evaluation.image_quality import sampling as samples
 from bigbigan.evaluation.probes import linear_heads as linear
@@ -440,6 +440,34 @@ def test_a_start_that_failed_can_be_mended_in_the_same_folder(capsys, tmp_path):
     assert code == 0, err
     code, _, err = call(capsys, *start, "data.window=[0,1300]")
     assert (code, "holds a run with other settings" in err) == (2, True), err
+
+
+def test_a_start_that_failed_leaves_nothing_to_the_next(capsys, tmp_path, monkeypatch):
+    """Neither the size of its images nor which images they were."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+            photos / f"{i}.png"
+        )
+    out, fresh = tmp_path / "run", tmp_path / "fresh"
+    start = ["train", "small/digits", "--steps", "1", "--quiet", "--data", photos, "--set", "training.batch_size=8"]
+    start += ["log.validate_every=0", "data.augment=resnet_crop"]
+
+    def fails(*args, **kwargs):
+        raise RunError("step 1: not finite")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bigbigan.training.loop.training_step", fails)
+        large = ["encoder.resolution=16"]
+        assert call(capsys, *start, *large, "--out", out)[0] != 0
+    assert json.loads((out / "data.json").read_text())["side"] == 40
+    (photos / "0.png").unlink()
+    for run in (out, fresh):
+        code, _, err = call(capsys, *start, "--out", run)
+        assert code == 0, err
+    sides = [json.loads((run / "data.json").read_text())["side"] for run in (out, fresh)]
+    assert sides == [20, 20]
 
 
 def test_evaluate_reports_its_maximum_number_of_images(run, capsys, tmp_path):

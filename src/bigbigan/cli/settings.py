@@ -89,7 +89,7 @@ def _length(options: argparse.Namespace) -> list[str]:
         return [f"training.minutes={options.minutes}"]
     if options.steps is None:
         return []
-    return [f"training.steps={options.steps}", "training.minutes=0"]
+    return [f"training.steps={options.steps}"]
 
 
 def _loggers(options: argparse.Namespace, base: Config) -> list[str]:

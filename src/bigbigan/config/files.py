@@ -158,8 +158,10 @@ def _from_json(text: str, path: Path) -> tuple[dict[str, Any], dict[str, int], b
     if not isinstance(parsed, dict):
         raise UserError(f"{path}: expected a JSON object with settings")
     content, _ = unstamped(parsed)
-    values = flat(content)
+    values = flat({name: value for name, value in content.items() if name not in GROUPS or value != {}})
     for name in values:
+        if name in GROUPS:
+            raise UserError(f"{path}: {name} is {reprlib.repr(values[name])}; expected settings, as name: value")
         _known_name(name, str(path))
     return values, {}, STAMP in parsed or values.keys() >= {*NAMES}
 

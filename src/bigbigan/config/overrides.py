@@ -79,6 +79,8 @@ def override(config: Config, settings: list[str]) -> Config:
             raise UserError(f"--set {setting}: there is no setting {name}; {hint}")
     tree, given = config.to_dict(), dict(setting.split("=", 1) for setting in settings)
     follow_augment(tree, given)
+    if "training.steps" in given and "training.minutes" not in given:  # a number of steps replaces a time budget
+        tree["training"]["minutes"] = 0.0
     return resolve(tree, settings)
 
 

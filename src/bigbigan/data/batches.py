@@ -42,6 +42,7 @@ class Batches:
         resolution: R; S if None.
         only: indices of the images to use; all if None.
         labels: int64 [N], if the system is conditioned on labels.
+        chunks: number of chunks that each process computes its rows of a batch in (`training.accumulate`).
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Batches:
         only: Tensor | None = None,
         labels: Tensor | None = None,
         mirror: bool = True,
+        chunks: int = 1,
     ) -> None:
         self.pixels, self.batch_size, self.seed, self.augment = pixels, batch_size, seed, augment
         self.resolution = resolution or pixels.shape[-1]
@@ -61,9 +63,9 @@ class Batches:
         self._orders: dict[int, Tensor] = {}  # of this epoch and, at its end, of the next
         self._total = len(pixels if only is None else only)
         self._epoch, self._group = self._total, 0  # images of an epoch, and of the shards that are shuffled together
-        self._world = 1
+        self._world, self._chunks = 1, chunks
         if isinstance(pixels, StreamedPixels) and pixels.shards is not None:
-            even = batch_size % pixels.world == 0 and batch_size <= self._total  # else rows cannot be split evenly
+            even = batch_size % (pixels.world * chunks) == 0 and batch_size <= self._total
             self._world = pixels.world if even else 1
             if self._world > 1:  # whole batches, so that each process has the same rows of all of them
                 self._epoch = self._total // batch_size * batch_size
@@ -97,7 +99,7 @@ class Batches:
         return self._orders[epoch]
 
     def _by_shards(self, pixels: StreamedPixels, shards: Tensor, epoch: int) -> Tensor:
-        """Return an epoch's order: each batch is the rows of process 0, then of process 1, and so on."""
+        """Return an epoch's order: each chunk of a batch is the rows of process 0, then of process 1, and so on."""
         world = self._world
         generators = [keyed_generator(self.seed, "order", epoch) for _ in range(world)]
         orders = [order_by_shards(shards, pixels.shuffle_shards, g, rank, world) for rank, g in enumerate(generators)]
@@ -105,7 +107,7 @@ class Batches:
             return orders[0]
         rows = self.batch_size // world
         count = self._epoch // self.batch_size * rows
-        return torch.stack([order[:count].view(-1, rows) for order in orders], dim=1).flatten()
+        return torch.stack([order[:count].view(-1, rows // self._chunks) for order in orders], dim=1).flatten()
 
     def batch(self, number: int, part: slice = ALL) -> Tensor:
         """Return batch `number`, or the rows `part` of it: float [n, C, R, R] in [-1, 1]; task_crop: [n, C, S, S]."""
@@ -140,7 +142,8 @@ class Batches:
             return torch.randint(len(self.pixels), (count,), generator=generator, device=generator.device)
         world, batches = self._world, self._group // self.batch_size // 2 + 1
         cached = torch.stack([self.indices(number + i) for i in range(batches)])  # [batches, n]
-        by_process = cached.view(batches, world, -1).transpose(0, 1).flatten(1).to(generator.device)
+        by_chunk = cached.view(batches * self._chunks, world, -1) if world > 1 else cached.view(batches, 1, -1)
+        by_process = by_chunk.transpose(0, 1).flatten(1).to(generator.device)
         picks = torch.randint(by_process.shape[1], (count,), generator=generator, device=generator.device)
         return by_process[torch.arange(count, device=generator.device) * world // count, picks]
 

@@ -41,33 +41,39 @@ from bigbigan.errors import UserError
 __all__ = ["apply_labels", "rows_of"]
 
 
-def apply_labels(source: Source, path: Path) -> None:
-    """Set the labels, groups and splits of an opened source's images from a CSV file (see the module), in place.
+def apply_labels(source: Source, table: Table) -> None:
+    """Set the labels, groups and splits of an opened source's images from a labels file (see the module), in place.
 
     Raises:
-        UserError: the file cannot be read, or does not match the images.
+        UserError: the file does not match the images.
     """
-    table = read_table(path)
+    path = table.path
     if table.unused:
         source.notes[f"columns of the labels file that are not used: {listed(table.unused)}"] += 1
     if spelled := Counter(row.label for _, row in table.rows if row.label and not label_of(row.label)):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
-    rows = _matched(table, source, path)
+    rows = _matched(table, source)
     images = [file for s in source.splits.values() for file in s.files]
     row_of = [rows.get(file, Row()) for file in images]
     if table.labelled:
         names = sorted({row.label for row in row_of if row.label}, key=class_order)
         if not names:
             hint = "; to use predictions as labels, call their column label" if "predicted" in table.unused else ""
-            raise UserError(f"--labels {shown(path)} gives no label: its column 'label' is empty{hint}")
+            raise UserError(
+                f"--labels {shown(path)} gives no label: its column 'label' is empty (without this column, the images "
+                f"keep the labels of {source.spec}){hint}"
+            )
         number = {name: k for k, name in enumerate(names)}
         labels = np.array([number.get(row.label, -1) for row in row_of], dtype=np.int64)
         classes: list[str] | None = [stored_name(name) for name in names]
     else:
         labels, classes = _source_labels(source)
+        text = f"--labels {shown(path)} has no column 'label'"
         if classes is None:
-            text = f"--labels {shown(path)} has no column 'label', and {source.spec} has no labels of its own"
-            warnings.warn(f"{text}: no image has a label", stacklevel=3)
+            warnings.warn(f"{text}, and {source.spec} has no labels of its own: no image has a label", stacklevel=3)
+        elif table.unused:
+            text += f" but {listed(table.unused)}, which {'is' if len(table.unused) == 1 else 'are'} not used"
+            warnings.warn(f"{text}: the images keep the labels of {source.spec}", stacklevel=3)
     groups = _groups([row.group for row in row_of], _source_groups(source))
     source.splits = _arranged(source, [row.split for row in row_of], path)
     position = {file: i for i, file in enumerate(images)}
@@ -95,9 +101,8 @@ def rows_of(source: Source) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     labelled = False
     if source.labels is not None:
-        path = Path(source.labels.path)
-        table = read_table(path)
-        rows, labelled = _matched(table, source, path), table.labelled
+        table = read_table(Path(source.labels.path))
+        rows, labelled = _matched(table, source), table.labelled
     if labelled:
         return rows
     for images in source.splits.values():
@@ -108,9 +113,9 @@ def rows_of(source: Source) -> dict[str, Row]:
     return rows
 
 
-def _matched(table: Table, source: Source, path: Path) -> dict[str, Row]:
+def _matched(table: Table, source: Source) -> dict[str, Row]:
     """Return the rows by the image they name, with "" for labels that mean none."""
-    what = f"--labels {shown(path)}"
+    what = f"--labels {shown(table.path)}"
     files = [file for split in source.splits.values() for file in split.files]
     frames = {frame for of_file in source.frames.values() for frame in of_file}
     whole = [*(file for file in files if file not in frames), *source.frames]

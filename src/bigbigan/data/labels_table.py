@@ -21,7 +21,7 @@ from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
 
-__all__ = ["SPLITS", "Row", "Table", "has_label_column", "read_table"]
+__all__ = ["SPLITS", "Row", "Table", "read_table"]
 
 MAX_BYTES = 2**30  # of a labels file
 
@@ -47,26 +47,18 @@ class Table:
     """Hold the content of a labels file.
 
     Attributes:
+        path: of the file.
         rows: (file, row) of each line, as written.
         labelled: whether it has a column `label`.
         unused: names of columns that are not used.
         sha256: of the file.
     """
 
+    path: Path
     rows: list[tuple[str, Row]]
     labelled: bool
     unused: list[str]
     sha256: str
-
-
-def has_label_column(path: Path) -> bool:
-    """Return whether a labels file has a column `label`, and so replaces the labels of a source.
-
-    Raises:
-        UserError: the file cannot be read, or has no header of a labels file.
-    """
-    lines = _lines(_content(path), path)
-    return "label" in _header(lines[0], path)
 
 
 def read_table(path: Path) -> Table:
@@ -101,7 +93,7 @@ def read_table(path: Path) -> Table:
         rows.append((file, Row(**{name: composed(text) for name, text in cell.items()})))
     if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
-    return Table(rows, "label" in header, unused, hashlib.sha256(content).hexdigest())
+    return Table(path, rows, "label" in header, unused, hashlib.sha256(content).hexdigest())
 
 
 def _content(path: Path) -> bytes:

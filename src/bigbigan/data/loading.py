@@ -28,7 +28,6 @@ __all__ = [
     "measure_window",
     "quick_fingerprint",
     "read_noted",
-    "read_pixels",
     "sample_values",
     "stored_side",
     "stream_pixels",
@@ -322,13 +321,8 @@ def center_crop(pixels: Pixels, resolution: int) -> Pixels:
     return pixels[..., edge : edge + resolution, edge : edge + resolution]
 
 
-def read_pixels(images: ImageSet, i: int, channels: int, side: int) -> np.ndarray:
-    """Decode one image as `load_pixels` does: uint8 [C, R, R]. Raises Unreadable."""
-    return read_noted(images, i, side, channels)[0]
-
-
 def read_noted(images: ImageSet, i: int, side: int, channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the pixels of `read_pixels`, and notes on what was converted. Raises Unreadable."""
+    """Decode one image as `load_pixels` does: uint8 [C, R, R], and notes on what was converted. Raises Unreadable."""
     array, notes = images.load_noted(i)
     way = way_to_resize(array.shape, side, images.store.pads)
     square = to_channels(resize_square(array, side, images.store.pads), channels)

@@ -30,7 +30,7 @@ from bigbigan.data.formats import EXTENSIONS, Unreadable
 from bigbigan.data.frames import expand_frames
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source, with_train
 from bigbigan.data.labels import apply_labels
-from bigbigan.data.labels_table import has_label_column
+from bigbigan.data.labels_table import read_table
 from bigbigan.data.names import extension, label_of, listed, shown
 from bigbigan.data.readers.archives import list_tar, list_zip
 from bigbigan.data.readers.arrays import CIFAR10_FILES, digits, open_cifar10, open_idx, open_npz
@@ -94,13 +94,14 @@ def open_source(
         raise UserError(f"max_unreadable is a share between 0 and 1, not {max_unreadable!r}")
     if not isinstance(labels, str | os.PathLike | None):
         raise UserError(f"labels is a {type(labels).__name__}; expected the path of a CSV file, or None")
+    table = None if labels is None else read_table(Path(labels))
     spec = str(spec)
     name, path = parse_spec(spec) if dataset is None else ("", Path(spec))
     base = re.sub(r"(?i)\.(npz|zip|tgz|tar|tar\.gz)$", "", os.path.basename(os.path.realpath(path or "")))
     source = Source(shown(spec), name or shown(base), {}, max_unreadable=max_unreadable)
     try:
         # Folders are classes unless the labels come from a file.
-        classed = labelled and (bool(name) or labels is None or not has_label_column(Path(labels)))
+        classed = labelled and (bool(name) or table is None or not table.labelled)
         if dataset is not None or is_python(spec):
             source.name = shown(re.split("[:.]", spec)[-1])
             splits = open_python(spec, source, limits) if dataset is None else open_datasets(dataset, source, limits)
@@ -129,8 +130,8 @@ def open_source(
             raise UserError(f"{source.spec} is not {name}: expected 10 classes in '{split}', found {have}")
         if name in _CLASSES and images.classes == [str(k) for k in range(10)]:
             images.classes = list(_CLASSES[name])
-    if labels is not None:
-        apply_labels(source, Path(labels))
+    if table is not None:
+        apply_labels(source, table)
     for images in () if labelled else splits.values():
         images.labels = images.classes = None
     if name and path is None and os.path.isdir(name):

@@ -248,7 +248,7 @@ def _quoted(word: object) -> str:
 KNOWN = ("digits", *REMOTE)  # sources without a path: safe to open, whoever made the run
 
 # Settings that may differ when a run is continued: they do not change a step (except steps, if rates depend on them).
-CHANGEABLE = ("training.steps", "training.minutes", "log.", "data.max_unreadable", "data.max_pixels")
+CHANGEABLE = ("training.steps", "training.minutes", "log.", "data.max_unreadable")
 
 
 @contextmanager

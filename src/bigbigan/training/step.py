@@ -159,5 +159,6 @@ def check_finite(state: TrainingState) -> None:
             listed = ", ".join(f"{name} {value.item():.4g}" for name, value in values.items())
             raise RunError(
                 f"step {step}: not finite: {listed}; the update was skipped before any weight was changed. The last "
-                "checkpoint is good; lower optimizer.lr_g, optimizer.lr_d or encoder.lr_multiplier"
+                "checkpoint is good; train into another --out with a lower optimizer.lr_g, optimizer.lr_d or "
+                "encoder.lr_multiplier"
             )

@@ -7,15 +7,18 @@ bit by bit. `training.precision=auto` is resolved in the same way.
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import torch
 
-from bigbigan.config import Config, override
+from bigbigan.config import Config
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
 from bigbigan.training import checkpoint as ck
@@ -76,7 +79,8 @@ def choose_precision(config: Config, batches: Batches, device: torch.device) -> 
     if distributed.maximum(not has_bfloat16(device)):
         return with_precision(config, "float32")
     seconds = {}
-    for precision in ("float32", "bf16"):
+    precisions: tuple[Literal["float32", "bf16"], ...] = ("float32", "bf16")
+    for precision in precisions:
         state = TrainingState(with_precision(config, precision), device)
         state.broadcast()
         seconds[precision] = seconds_per_step(state, batches, max_seconds=2.0)
@@ -85,9 +89,9 @@ def choose_precision(config: Config, batches: Batches, device: torch.device) -> 
     return with_precision(config, "bf16" if faster else "float32")
 
 
-def with_precision(config: Config, precision: str) -> Config:
+def with_precision(config: Config, precision: Literal["float32", "bf16", "auto"]) -> Config:
     """Return `config` with this `training.precision`."""
-    return override(config, [f"training.precision={precision}"])
+    return replace(config, training=replace(config.training, precision=precision))
 
 
 def choose_steps(
@@ -124,10 +128,16 @@ def choose_steps(
             validation = _now(device) - start
     log = config.log
     intervals = [log.pictures_every, log.checkpoint_every, *([log.validate_every] if log.validate_every else [])]
-    each = step + averages / min(intervals)  # filled once if several are due
+    each = step + averages * _share_due(intervals)
     each += validation / log.validate_every if log.validate_every else 0.0
     left = end - time.perf_counter() - averages - validation  # all of it is due after the last step
     return int(distributed.maximum(max(1, int(left / each)) if distributed.is_first_rank() else 0))
+
+
+def _share_due(intervals: Sequence[int]) -> float:
+    """Return the share of steps that are a multiple of at least one of the intervals."""
+    subsets = [(n, s) for n in range(1, len(intervals) + 1) for s in itertools.combinations(intervals, n)]
+    return sum((-1) ** (n + 1) / math.lcm(*s) for n, s in subsets)
 
 
 def seconds_per_step(state: TrainingState, batches: Batches, max_seconds: float = MAX_SECONDS) -> float:

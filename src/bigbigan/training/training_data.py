@@ -145,6 +145,7 @@ def load_training_data(
         config.encoder.resolution,
         labels=torch.as_tensor(readable.labels, device=device) if d.labels == "classes" else None,
         mirror=d.mirrors,
+        chunks=config.training.accumulate,
     )
     card = _data_card(config, spec, source, images, run, len(pixels), side, fingerprint)
     if not distributed.same_on_all_ranks(fingerprint):
@@ -154,7 +155,12 @@ def load_training_data(
 
 def _recorded_side(run: Path) -> int:
     """Return the side that the images of a continued run are stored at, on which its crops depend; 0 for a new run."""
-    return int(read_card(run).get("side", 0)) if (run / "data.json").exists() else 0
+    return int(read_card(run).get("side", 0)) if _has_card(run) else 0
+
+
+def _has_card(run: Path) -> bool:
+    """Return whether a run has begun to train, and records its data; the record of a failed first start is void."""
+    return has_trained(run) and (run / "data.json").exists()
 
 
 def _data_card(
@@ -189,7 +195,7 @@ def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None
 
     If the networks use classes, refuse classes of other names or in another order too.
     """
-    if not (run / "data.json").exists():
+    if not _has_card(run):
         return
     recorded, card = read_card(run), data.card
     if recorded.get("fingerprint") != card["fingerprint"]:

@@ -59,6 +59,7 @@ def test_a_file_is_put_on_its_experiment(file):
     assert found.config(find("small/digits").config()) == override(find("small/digits").config(), wanted)
     as_json = json.dumps({"experiment": "small/digits", "training": {"steps": 5}})
     assert read_settings(file(as_json, "a.json")).config(Config()).training.steps == 5
+    assert read_settings(file('{"data": {}}', "b.json")).config(Config()) == Config()
 
 
 def test_config_is_combined_with_an_experiment_and_set(file, capsys):
@@ -110,6 +111,7 @@ def test_a_mistake_in_a_file_names_its_line(text, file, capsys):
         ('{"training": {"steps": "x"}}', "training.steps: expected a whole number, got x"),
         ('{"training": {"steps": 3}', "line 1: this is not JSON"),
         ("[1]", "expected a JSON object with settings"),
+        ('{"data": 3}', "data is 3; expected settings, as name: value"),
     ],
 )
 def test_a_mistake_in_json_is_one_line(text, message, file):

@@ -18,7 +18,7 @@ from bigbigan.cli import main
 from bigbigan.data import ImageSet, Source, inspect, open_source
 from bigbigan.data.image_set import FileStore
 from bigbigan.data.labels import apply_labels, rows_of
-from bigbigan.data.labels_table import Row
+from bigbigan.data.labels_table import Row, read_table
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
 from bigbigan.evaluation.splits import View, hold_out, lacks_classes, load_images, train_val
@@ -220,7 +220,7 @@ def test_many_images_of_one_base_name_are_matched_in_time(tmp_path):
     path = write_csv(tmp_path / "l.csv", [("photos/" + name, "ab"[i % 2]) for i, name in enumerate(files)])
     start = time.process_time()
     source = Source("x", "x", {"train": images})
-    apply_labels(source, path)
+    apply_labels(source, read_table(path))
     assert time.process_time() - start < 10  # in quadratic time, over a minute
     assert source.splits["train"].labels.tolist() == [i % 2 for i in range(20_000)]
 
@@ -306,6 +306,16 @@ def test_arrays_keep_their_labels_if_the_file_gives_only_splits(tmp_path):
     assert source.splits["train"].groups.tolist()[:4] == [0, 0, 1, 1]
 
 
+def test_a_misspelt_label_column_is_named(tmp_path):
+    for i in range(6):
+        picture(tmp_path / "photos" / CLASSES[i % 3] / f"{i:03d}.png", i % 3, i)
+    path = write_csv(tmp_path / "l.csv", [("000.png", "x", "P1")], ("file", "lable", "group"))
+    text = "has no column 'label' but lable, which is not used: the images keep the labels of .*photos"
+    with pytest.warns(UserWarning, match=text):
+        source = open_source(str(tmp_path / "photos"), labels=path)
+    assert source.splits["train"].classes == ["benign", "malign", "unclear"]
+
+
 def test_a_file_without_labels_for_images_without_labels_gives_a_warning(tmp_path):
     for i in range(4):
         picture(tmp_path / "photos" / f"{i:03d}.png", 0, i)
@@ -346,7 +356,7 @@ WRONG = {
     "twice": (b"file,label\n000.png,x\nright/000.png,y\n", "right/000.png has two rows, with different labels"),
     "split": (b"file,label,split\n000.png,x,third\n", "row 2: split is third; expected train, val, test"),
     "predictions": (b"filename,split,label,predicted\n000.png,train,,x\n", "call their column label"),
-    "no labels": (b"file,label\n000.png,\n001.png,\n", "gives no label"),
+    "no labels": (b"file,label\n000.png,\n001.png,\n", "(without this column, the images"),
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from bigbigan.data.shards import reader as reading
 from bigbigan.data.shards import remote
 from bigbigan.data.streaming import StreamedPixels, order_by_shards
 from bigbigan.errors import UserError
+from bigbigan.training.distributed import rows_of_rank
 from tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -308,6 +309,19 @@ def test_processes_read_their_rows_from_their_own_shards(shards):
         assert set(batches.pixels.shards[drawn[10 * rank : 10 * rank + 10]].tolist()) <= set(own.tolist())
     one = Batches(streamed(f"pipe:cat {shards}/index.json"), 9, 0)
     assert sorted(torch.cat([one.indices(i) for i in range(20)])[:60].tolist()) == list(range(60))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_processes_read_their_rows_of_all_chunks_from_their_own_shards(shards, chunks):
+    batches = Batches(streamed(f"pipe:cat {shards}/index.json", world=2), 8, 0, chunks=chunks)
+    epoch = torch.stack([batches.indices(i) for i in range(7)])  # 7 batches of 8 in 60 images
+    assert len(epoch.unique()) == 56
+    drawn = batches.sample_indices(30, generator(), 0)
+    for rank in range(2):
+        rows = [epoch[:, part] for part in rows_of_rank(8, chunks, rank, 2)]
+        own = set(torch.cat([batches.pixels.shards[r].flatten() for r in rows]).tolist())
+        assert len(own) <= 6 + 1  # of the 12
+        assert set(batches.pixels.shards[drawn[15 * rank : 15 * rank + 15]].tolist()) <= own
 
 
 # -- training -----------------------------------------------------------------------------------------------

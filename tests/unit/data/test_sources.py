@@ -5,6 +5,7 @@ import io
 import ntpath
 import os
 import pickle
+import re
 import socket
 import stat
 import struct
@@ -1105,6 +1106,21 @@ def test_a_zip_of_many_files_without_zip64_is_sound(tmp_path):
     struct.pack_into("<HH", end, 8, 100, 100)
     (tmp_path / "cut.zip").write_bytes(data[:record] + end)
     assert "lists 65,600 of its 100 members" in open_source(str(tmp_path / "cut.zip")).skipped[0][1]
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_names_in_utf_8_are_read_even_if_the_zip_does_not_say_so(tmp_path, said):
+    """As some programs write them."""
+    with zipfile.ZipFile(tmp_path / "fruit.zip", "w") as archive:
+        for i in range(8):
+            archive.writestr(f"{('Äpfel', 'Birnen')[i % 2]}/{i}é.png", png(i))
+    data = bytearray((tmp_path / "fruit.zip").read_bytes())
+    for mark, place in ((b"PK", 7), (b"PK", 9)):  # the upper byte of the flags
+        for found in re.finditer(re.escape(mark), bytes(data)):
+            data[found.start() + place] &= 0xFF if said else ~0x08
+    (tmp_path / "fruit.zip").write_bytes(data)
+    source = open_source(str(tmp_path / "fruit.zip"))
+    assert source.splits["train"].classes == ["Birnen", "Äpfel"]
 
 
 @pytest.mark.parametrize(("method", "reason"), [(9, "Deflate64"), (95, "XZ"), (98, "PPMd"), (77, "method 77")])

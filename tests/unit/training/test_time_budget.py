@@ -1,6 +1,7 @@
 """A budget of time: the number of steps is chosen once, and the run is the one of that many steps."""
 
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -108,6 +109,13 @@ def test_steps_fit_the_budget(seconds, settings, expected, monkeypatch):
     assert total <= seconds or found == 1
 
 
+@pytest.mark.parametrize("intervals", [[500, 300], [100, 100, 50], [7], [4, 6, 10]])
+def test_statistics_are_filled_once_if_several_are_due(intervals):
+    steps = range(1, 2 * math.lcm(*intervals) + 1)
+    due = sum(any(step % n == 0 for n in intervals) for step in steps)
+    assert time_budget._share_due(intervals) == pytest.approx(due / len(steps))
+
+
 def test_a_step_is_measured_until_it_is_known(monkeypatch):
     clock = Clock(monkeypatch)
     taken = []
@@ -201,9 +209,13 @@ def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
-def test_steps_on_the_command_line_replace_a_time_budget(data, tmp_path):
-    tiny = [*TINY, "training.minutes=5"]
+@pytest.mark.parametrize("given", [["--steps", "2"], ["--set", "training.steps=2"]])
+def test_steps_on_the_command_line_replace_a_time_budget(given, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "choose_steps", lambda *args: 4)
     run = tmp_path / "run"
-    command = ["train", "small/digits", "--data", data, "--out", str(run), "--quiet", "--steps", "2", "--set", *tiny]
+    command = ["train", "small/digits", "--data", data, "--out", str(run), "--quiet", "--minutes", "5", "--set", *TINY]
     assert main(command) == 0
-    assert (read_config(run).training.steps, read_config(run).training.minutes) == (2, 0.0)
+    assert (read_config(run).training.steps, read_config(run).training.minutes) == (4, 5.0)
+    given = [word.replace("2", "6") for word in given]
+    assert main(["train", "--data", data, "--out", str(run), "--quiet", *given]) == 0
+    assert (read_config(run).training.steps, read_config(run).training.minutes) == (6, 0.0)

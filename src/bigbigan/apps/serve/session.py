@@ -15,7 +15,7 @@ from torch import Tensor
 from bigbigan.apps.visualize import REFERENCES, pixel_error, shown_split, spread
 from bigbigan.data import DecodeLimits, ImageSet, Unreadable
 from bigbigan.data.image_set import FileStore, fraction_of
-from bigbigan.data.loading import center_crop, read_pixels
+from bigbigan.data.loading import center_crop, read_noted
 from bigbigan.data.names import shown
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
@@ -82,8 +82,8 @@ class ServedModel:
         self.classes = class_names(run, c)
         self.examples = np.empty((0, c.data.channels, c.encoder.resolution, c.encoder.resolution), np.uint8)
         self.missing, self._known = "", None
-        head = self.model.head
-        own = None if head is None else head.preprocessing.pads  # as the images that the head was trained on
+        kept = self.model.head
+        own = None if kept is None else kept.preprocessing.pads  # as the images that the head was trained on
         self._pads = own or c.data.pad == "always"
         if not self.encodes:
             if data or labels:
@@ -132,7 +132,7 @@ class ServedModel:
         images = ImageSet("upload", [path.name], None, None, store, np.arange(1))
         side = viewed_side(c.encoder.resolution, c.data.augment, store.pads)
         try:
-            return center_crop(read_pixels(images, 0, c.data.channels, side), c.encoder.resolution).copy()
+            return center_crop(read_noted(images, 0, side, c.data.channels)[0], c.encoder.resolution).copy()
         except Unreadable as error:
             raise UserError(f"{shown(path.name)} cannot be used: {error}") from None
 

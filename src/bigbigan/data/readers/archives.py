@@ -4,6 +4,7 @@ Archives are untrusted. Names of members are data, never paths; links and device
 header claims are checked against limits. Damage is reported: neither zipfile nor tarfile says that members are missing.
 """
 
+import contextlib
 import functools
 import gzip
 import os
@@ -64,7 +65,7 @@ def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Ent
         source.refuse(shown(path), Unreadable(f"archive damaged or cut short ({damage})"))
     entries: list[Entry] = []
     for member in members:
-        name = member.filename.replace("\\", "/")
+        name = _name(member).replace("\\", "/")
         parts = None if name.endswith("/") else _parts(name, source)
         if parts and is_candidate(parts, source.notes, read, member):
             handle: Any = member
@@ -77,6 +78,14 @@ def list_zip(path: Path, source: Source, limits: DecodeLimits) -> tuple[list[Ent
                 handle = Unreadable("link or device in archive")
             entries.append((parts, handle))
     return entries, read
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Return the name of a member. Some programs, as on macOS, write UTF-8 without saying so."""
+    if not member.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return member.filename.encode("cp437").decode("utf-8")
+    return member.filename
 
 
 class _Forward:

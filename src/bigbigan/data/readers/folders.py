@@ -62,7 +62,7 @@ _FILLERS = {
     "seg",
     "part",
 }
-_FILLERS |= {"part", "jpg", "jpeg", "png", "full", "folder", "stage", "x"}
+_FILLERS |= {"jpg", "jpeg", "png", "full", "folder", "stage", "x"}
 _RUN = {"config.json", "environment.json"}  # files of a training run
 
 
