@@ -222,11 +222,12 @@ def frozen_logits(
     The classifier is trained on the features at `known`, with their labels and groups.
     """
     x = features[known]
-    strength, unseen = cross_validated(x, labels, groups)
+    strength, tested, unseen = cross_validated(x, labels, groups)
     logits = class_scores(next(logistic_path(x, labels, [strength])), features)
-    if unseen is None:  # no images to calibrate on
+    if not len(tested):  # no images to calibrate on
         return logits
-    return logits / fit_temperature(unseen[:, np.unique(labels)], np.unique(labels, return_inverse=True)[1])
+    present, y = np.unique(labels, return_inverse=True)
+    return logits / fit_temperature(unseen[:, present], y[tested])
 
 
 def _tuner(

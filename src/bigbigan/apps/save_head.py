@@ -12,7 +12,7 @@ from bigbigan.data import ImageSet, Source
 from bigbigan.data.loading import stream_view
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.probes.saved_head import MAX_IMAGES, fit_head, quality_by_name
+from bigbigan.evaluation.probes.saved_head import fit_head, quality_by_name
 from bigbigan.evaluation.records import Measurement, ResultLine, append_results
 from bigbigan.evaluation.splits import lacks_classes
 from bigbigan.evaluation.targets import open_target
@@ -70,7 +70,7 @@ def save_head(
     found, train = _features(model, source, train, preprocessing, progress)
     assert train.labels is not None
     assert train.classes is not None
-    head, measured = fit_head(
+    head, measured, n = fit_head(
         found["bn_crelu"],
         found["avepool"],
         train.labels,
@@ -81,7 +81,7 @@ def save_head(
         model.config,
         model.step,
     )
-    split, n = "folds", min(len(train), MAX_IMAGES)
+    split = "folds"
     if test is not None:
         found, test = _features(model, source, test, preprocessing, progress)
         measured, split, n = _measured(head, found, test), test.name, len(test)

@@ -128,11 +128,29 @@ def test_folds_keep_each_class_and_split_no_group(images, grouped):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = p.folds(labels, groups if grouped else None)
+    units = groups if grouped else np.arange(len(labels))
+    divided = {c for c in labels.tolist() if len(set(units[labels == c].tolist())) > 1}
+    assert len(divided) > 1 or not found
     for kept, held in found:
-        assert sorted([*kept, *held]) == list(range(len(labels)))
         assert len(held)
-        assert set(labels[kept]) == set(labels)
-        assert not grouped or not set(groups[kept]) & set(groups[held])
+        assert not set(units[kept].tolist()) & set(units[held].tolist())
+        assert divided <= set(labels[kept].tolist())
+        assert set(labels[held].tolist()) <= divided
+        left_out = np.setdiff1d(np.arange(len(labels)), [*kept, *held])  # rare, and of a group that is held out
+        assert not set(labels[left_out].tolist()) & divided
+        assert set(units[left_out].tolist()) <= set(units[held].tolist())
+    if found:
+        assert sorted(i for _, held in found for i in held) == np.flatnonzero(np.isin(labels, [*divided])).tolist()
+
+
+def test_a_class_of_one_image_does_not_keep_the_others_from_folds():
+    x, y = blobs(40, 3, 0, classes=2)
+    y[7] = 2
+    strength, tested, unseen = p.cross_validated(x, y)
+    assert tested.tolist() == [i for i in range(40) if i != 7]
+    assert unseen.shape == (39, 3)
+    assert (unseen.argmax(1) == y[tested]).mean() > 0.8
+    assert strength in p.STRENGTHS
 
 
 def test_groups_govern_what_a_strength_is_chosen_by(monkeypatch):

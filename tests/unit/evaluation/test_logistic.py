@@ -140,7 +140,8 @@ def test_a_strength_is_chosen_like_by_fits_at_the_optimum():
     accuracies = (unseen.argmax(-1) == labels).mean(1)
     best = int(accuracies.argmax())
     assert accuracies[best] > accuracies[0]
-    strength, logits = cross_validated(x, labels)
+    strength, tested, logits = cross_validated(x, labels)
+    assert tested.tolist() == list(range(120))
     assert strength == STRENGTHS[best]
     np.testing.assert_allclose(logits, unseen[best], atol=0.05 * np.abs(unseen[best]).max())
 
@@ -155,7 +156,7 @@ def test_strengths_are_not_tried_beyond_two_falls(monkeypatch):
 
     monkeypatch.setattr(choice, "logistic_path", path)
     monkeypatch.setattr(choice, "class_scores", lambda i, rows: np.eye(2)[labels[rows] ^ (rows < wrong[i])])
-    strength, _ = cross_validated(np.arange(30), labels)
+    strength, *_ = cross_validated(np.arange(30), labels)
     assert strength == STRENGTHS[1]
     assert tried == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]  # by three folds
 

@@ -26,7 +26,7 @@ E = torch.nn.Linear(2, 2)  # any module has weights to belong to
 
 
 def fitted(x, y, names=("a", "b", "c", "d"), groups=None):
-    return fit_head(x, x[:, :6] + 3, y, names, groups, VIEW, E, tiny_config(), 7)
+    return fit_head(x, x[:, :6] + 3, y, names, groups, VIEW, E, tiny_config(), 7)[:2]
 
 
 def predicted(head, x):
@@ -66,6 +66,17 @@ def test_of_many_images_rare_classes_are_calibrated_too(monkeypatch):
     assert head.classes == ("a", "b", "c")
     assert len(head.references) == 100
     assert quality["balanced"] > 60
+
+
+def test_a_class_with_one_label_is_named_and_the_others_are_calibrated(data):
+    x, y = (part.copy() for part in data)
+    y[5] = 4
+    with pytest.warns(UserWarning, match="only one labelled image or group of e: not among the images"):
+        head, quality = fitted(x, y, ("a", "b", "c", "d", "e"))
+    before, expected = fitted(*data)
+    assert head.classes == ("a", "b", "c", "d", "e")
+    assert head.temperature == pytest.approx(before.temperature, rel=0.2)
+    assert quality["top1"] == pytest.approx(expected["top1"], abs=2)
 
 
 def test_quality_on_folds_is_that_of_new_images(data):
@@ -222,7 +233,7 @@ def test_a_model_predicts_by_its_own_head_alone(model, tmp_path):
     encoded = model.encode(images)
     features = encoded.bn_crelu_feat, encoded.avepool_feat
     names, y = ("dark", "light"), np.arange(40) % 2
-    head, _ = fit_head(*(f.numpy() for f in features), y, names, None, VIEW, model.encoder, model.config, 7)
+    head, *_ = fit_head(*(f.numpy() for f in features), y, names, None, VIEW, model.encoder, model.config, 7)
     found = model.predict(images, head)
     assert torch.equal(found.probabilities, head.predict(*features).probabilities)
     head.save(tmp_path / "h.safetensors")

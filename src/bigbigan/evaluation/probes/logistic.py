@@ -77,7 +77,7 @@ def fit_linear(
 def fit_few(train: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> LogisticRegression:
     """Fit logistic regression on few labelled images, by the protocol of top1_linear_..perclass."""
     rows, restored = shortened(train)
-    strength, _ = cross_validated(rows, labels, groups)
+    strength, *_ = cross_validated(rows, labels, groups)
     return restored(next(logistic_path(rows, labels, [strength])))
 
 
@@ -100,15 +100,17 @@ def fit_each(fit: Callable[..., LogisticRegression], trials: Sequence[tuple[Any,
 
 def cross_validated(
     train: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
-) -> tuple[float, np.ndarray | None]:
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Choose the L2 strength with the best accuracy on held-out labelled images; of equals the smallest.
 
     Returns:
-        The strength; and logits [N, K] (see `class_scores`) of each image, by the classifier of that strength whose
-        fold left it out. If no folds are possible, strength 1 and None.
+        The strength; the indices of the images that a fold left out, int64 [n], sorted; and their logits [n, K] (see
+        `class_scores`) by the classifier of that strength that was trained without them. If no folds are possible,
+        strength 1 and no images.
     """
     if not (cv := folds(labels, groups)):
-        return 1.0, None
+        return 1.0, np.arange(0), np.empty((0, int(labels.max()) + 1))
+    tested = np.sort(np.concatenate([held_out for _, held_out in cv]))
     paths = [logistic_path(train[kept], labels[kept], STRENGTHS, CHOICE) for kept, _ in cv]
     unseen: list[np.ndarray] = []
     accuracies: list[float] = []
@@ -116,12 +118,12 @@ def cross_validated(
         logits = np.full((len(labels), int(labels.max()) + 1), UNSEEN)
         for (_, held_out), classifier in zip(cv, classifiers, strict=True):
             logits[held_out] = class_scores(classifier, train[held_out])
-        unseen.append(logits)
-        accuracies.append(float((logits.argmax(1) == labels).mean()))
+        unseen.append(logits[tested])
+        accuracies.append(float((logits[tested].argmax(1) == labels[tested]).mean()))
         if _fell_twice(accuracies):
             break
     best = int(np.argmax(accuracies))
-    return STRENGTHS[best], unseen[best]
+    return STRENGTHS[best], tested, unseen[best]
 
 
 def _fell_twice(accuracies: list[float]) -> bool:
@@ -132,19 +134,28 @@ def _fell_twice(accuracies: list[float]) -> bool:
 def folds(labels: np.ndarray, groups: np.ndarray | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the (kept, held out) indices of up to `MAX_FOLDS` folds of few labelled images.
 
-    Groups are never divided. There are no folds if a class would have no training images.
+    Groups are never divided, and images of a class that has only one image, or group, are never held out. There are no
+    folds if fewer than two classes could be held out, or one of these would have no training images.
     """
-    classes = np.unique(labels)
-    units = [(labels == c).sum() if groups is None else len(np.unique(groups[labels == c])) for c in classes]
-    count = min(MAX_FOLDS, *map(int, units))
-    if count < 2:
+    units = labels if groups is None else groups
+    counts = {
+        c: int((labels == c).sum()) if groups is None else len(np.unique(units[labels == c])) for c in np.unique(labels)
+    }
+    divided = [c for c, count in counts.items() if count > 1]
+    if len(divided) < 2:
         return []
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+    common, rare = (np.flatnonzero(np.isin(labels, divided, invert=other)) for other in (False, True))
+    count = min(MAX_FOLDS, *(counts[c] for c in divided))
     cv = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=0)
-    found = list(cv.split(labels, labels, groups))
-    complete = (len(held_out) and len(np.unique(labels[kept])) == len(classes) for kept, held_out in found)
-    return found if all(complete) else []
+    found = []
+    for kept, held_out in cv.split(common, labels[common], None if groups is None else groups[common]):
+        if not len(held_out) or len(np.unique(labels[common[kept]])) < len(divided):
+            return []
+        others = rare if groups is None else rare[~np.isin(groups[rare], groups[common[held_out]])]
+        found.append((np.concatenate([common[kept], others]), common[held_out]))
+    return found
 
 
 def class_scores(classifier: LogisticRegression, features: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbigan.config import Config
+from bigbigan.data.names import listed
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.probes.logistic import cross_validated, scores
 from bigbigan.evaluation.probes.solver import logistic_path
@@ -42,7 +43,7 @@ def fit_head(
     E: nn.Module,
     config: Config,
     step: int,
-) -> tuple[Head, dict[str, float]]:
+) -> tuple[Head, dict[str, float], int]:
     """Fit a head on BN+CReLU features, float32 [N, d], of all labelled images.
 
     Args:
@@ -54,17 +55,26 @@ def fit_head(
         preprocessing, E, config, step: recorded in the head; see `bigbigan.inference.head.Head`.
 
     Returns:
-        The head; and its `quality` on held-out folds, empty if a class has too few images for folds.
+        The head; its `quality` on held-out folds, empty if there are too few images for folds; and the number of images
+        in these.
     """
     present, y = np.unique(labels, return_inverse=True)
     picks = _picks(y)
     picked_groups = None if groups is None else groups[picks]
-    strength, unseen = cross_validated(features[picks], y[picks], picked_groups)
-    if unseen is None:
+    strength, tested, unseen = cross_validated(features[picks], y[picks], picked_groups)
+    truth = y[picks][tested]
+    if not len(tested):
         warnings.warn(
-            "the confidence is not calibrated: this needs two labelled images or groups of each class", stacklevel=3
+            "the confidence is not calibrated: this needs two labelled images or groups of each of two classes",
+            stacklevel=3,
         )
-    temperature = 1.0 if unseen is None else fit_temperature(unseen, y[picks])
+    elif rare := [classes[k] for k in np.setdiff1d(present, present[np.unique(truth)])]:
+        warnings.warn(
+            f"only one labelled image or group of {listed(rare)}: not among the images that the confidence is "
+            "calibrated on and the accuracy measured on",
+            stacklevel=3,
+        )
+    temperature = fit_temperature(unseen, truth) if len(tested) else 1.0
     classifier = next(logistic_path(features, y, [strength]))
     weight, bias = classifier.coef_, classifier.intercept_
     if len(present) == 2:  # one vector, for the second class
@@ -85,7 +95,7 @@ def fit_head(
         experiment=config.experiment,
         step=step,
     )
-    return head, {} if unseen is None else quality(unseen / temperature, y[picks])
+    return head, quality(unseen / temperature, truth) if len(tested) else {}, len(tested)
 
 
 def _picks(y: np.ndarray) -> np.ndarray:
