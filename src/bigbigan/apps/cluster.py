@@ -135,7 +135,10 @@ def cluster(
 
 
 def _sheet(images: ImageSet, found: np.ndarray, view: View) -> Image.Image:
-    """Draw a row of random images for each cluster, the largest first; with true labels, its most frequent class."""
+    """Draw a row of random images for each cluster, the largest first.
+
+    With true labels, its most frequent class is named, and how many of the labelled images in it are of this class.
+    """
     rng, truth = np.random.default_rng(0), _true_labels(images)
     rows, names = [], []
     for c in np.unique(found)[:MAX_ROWS]:
@@ -147,8 +150,9 @@ def _sheet(images: ImageSet, found: np.ndarray, view: View) -> Image.Image:
         if truth is not None and (known := truth[members][truth[members] >= 0]).size:
             most = int(np.bincount(known).argmax())
             assert images.classes is not None
-            names[-1] += f", {100 * (known == most).mean():.0f} % {images.classes[most]}"
-    return draw_sheet(rows, names, title="random images of each cluster, and its size")
+            names[-1] += f", {(known == most).sum()}/{len(known)} {images.classes[most]}"
+    title = "random images of each cluster, its size" + (", and its class" if truth is not None else "")
+    return draw_sheet(rows, names, title=title)
 
 
 def _check_count(images: int, clusters: int) -> None:

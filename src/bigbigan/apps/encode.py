@@ -60,7 +60,8 @@ def encode(
     features = features or known
     _ = model.encoder  # raises UserError for a GAN: its D has no scores of pairs (x, E(x)) either
     _check_scores(model, [feature for feature in features if feature in SCORES])
-    source = open_data(run, data, labels, model.config)
+    tolerated = None if data is None else 1.0  # new images are few, and those that can be read are of use
+    source = open_data(run, data, labels, model.config, tolerated)
     count, total = 0, sum(map(len, source.splits.values()))
     with (
         Bar(total=total, desc="encode", unit=" images", disable=not progress) as bar,

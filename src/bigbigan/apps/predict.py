@@ -78,7 +78,8 @@ def predict(
             f"{run} has no saved head; give one: --head HEAD (bigbigan classify {run} --save HEAD writes it)"
         )
     kept_head.check(model.encoder, run, head or "the saved head")
-    source, view = open_data(run, data, labels_file, model.config), kept_head.preprocessing
+    tolerated = None if data is None else 1.0  # new images are few, and those that can be read are of use
+    source, view = open_data(run, data, labels_file, model.config, tolerated), kept_head.preprocessing
     if score:
         _check_labels(source, kept_head)
         if is_own_data(run, source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from bigbigan.inference.loading import load
 from bigbigan.inference.model import Model
 from bigbigan.progress import Bar
 from bigbigan.training.devices import default_device
-from bigbigan.training.run_folder import open_data
+from bigbigan.training.run_folder import is_own_data, open_data
 
 __all__ = [
     "REFERENCES",
@@ -156,20 +157,26 @@ def neighbours(
 ) -> tuple[Image.Image, list[dict[str, object]]]:
     """Draw rows of an image and the `k` training images nearest to it, by the angle between BN+CReLU features.
 
+    With `data`, they are the run's own training images if these can be opened, and else images of that source.
+
     Returns:
         The picture; and for each image its file, and the files and similarities of its neighbours, nearest first.
     """
     model, source = _open(run, data, labels, checkpoint)
-    if data is None:  # of its own images, those that the run was trained on
-        source.splits["train"] = fraction_of(source.splits["train"], model.config.data.fraction)
+    own, trained_on = source, data is None or is_own_data(run, source)
+    if not trained_on:
+        with contextlib.suppress(UserError):  # of an exported model, for example, they are not known
+            own, trained_on = open_data(run, None, None, model.config), True
+    if trained_on:  # of its own images, those that the run was trained on
+        own.splits["train"] = fraction_of(own.splits["train"], model.config.data.fraction)
     split = shown_split(source)
     x, queries = spread(model, source, split, count)
-    train = source.splits["train"]
-    y, known = spread(model, source, train, REFERENCES + len(x), progress)
+    train = own.splits["train"]
+    y, known = spread(model, own, train, REFERENCES + len(x), progress)
     among_queries = False
     if split is train:  # an image is not its own neighbour
-        own = set(queries.files)
-        others = np.array([i for i, file in enumerate(known.files) if file not in own], dtype=np.int64)
+        asked = set(queries.files)
+        others = np.array([i for i, file in enumerate(known.files) if file not in asked], dtype=np.int64)
         if among_queries := len(others) < k:  # too few other images: search the queries as well
             k = min(k, len(known) - 1)
         else:
@@ -196,8 +203,9 @@ def neighbours(
         rows.append(row)
         listed.append({"file": queries.files[i], "neighbours": beside})
     framed = ", framed if of the same class" if any(queries.class_name(i) for i in range(len(x))) else ""
-    title = f"nearest training images, with the cosine of BN+CReLU features{framed}"
-    names = [f"{split.name} image", *(str(k + 1) for k in range(found.shape[1]))]
+    searched = "training images" if trained_on else f"images of {source.name}"
+    title = f"nearest {searched}, with the cosine of BN+CReLU features{framed}"
+    names = ["image" if own is not source else f"{split.name} image", *(str(k + 1) for k in range(found.shape[1]))]
     return sheet(rows, column_names=names, title=title, apart=1), listed
 
 

@@ -1,6 +1,7 @@
 """Inspect a source before training on it: a summary of JSON types."""
 
 import hashlib
+import math
 from collections import Counter
 from itertools import combinations
 from typing import Any
@@ -11,11 +12,14 @@ from bigbigan.data.decode import DEEP_CHANNELS
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ArrayStore, ImageSet, Source
 from bigbigan.data.loading import fingerprint, sample_values
+from bigbigan.data.pillow_pixels import BLANK
+from bigbigan.data.readers.folders import NOT_AN_IMAGE
 from bigbigan.data.tiff import DEEP_COLOUR, INSTALL
 from bigbigan.data.window import Sampler
 
 __all__ = ["inspect"]
 
+PICTURE_ENDINGS = (".svg", ".ico", ".icns", ".cur", ".eps", ".dds", ".qoi")  # ignored, as photographs have none of them
 SAMPLED, VALUES = 1_000, 4_096  # images of a split, and values of each, that a window is advised from
 
 
@@ -26,7 +30,7 @@ def inspect(source: Source) -> dict[str, Any]:
         A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `unlabelled` (number of
         images), `classes`, `sizes` as [width, height], `channels`, `unreadable`, `duplicates`,
         `fingerprint`), `shared` (images that two splits have in common, such as {"train, test": 3}), `skipped_count`,
-        `skipped` (the first 20, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
+        `skipped` (of each, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
         are duplicates if all their pixels are equal.
     """
     deep, refused = _sample(source)
@@ -41,7 +45,7 @@ def inspect(source: Source) -> dict[str, Any]:
         "splits": splits,
         "shared": {pair: n for pair, n in shared.items() if n},
         "skipped_count": len(source.skipped),
-        "skipped": [[file, reason] for file, reason in source.skipped[:20]],
+        "skipped": [[file, reason] for file, reason in source.skipped],
         "notes": dict(sorted(source.notes.items())),
         "remedies": _remedies(source, splits, deep, refused),
     }
@@ -70,19 +74,33 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: li
         )
     if any(reason.endswith(DEEP_CHANNELS) for reason in refused):
         found.append(
-            "PNG files of 16-bit colour keep only their upper 8 bits, so 12-bit images are nearly black. With a "
-            "window such files are refused: to use one, save them as TIFF"
+            "PNG files of 16-bit colour keep only their upper 8 bits, so they are nearly black if their values have 12 "
+            "bits. With a window such files are refused: to use one, save them as TIFF"
         )
     if DEEP_COLOUR in refused:
         found.append(
-            "TIFF files of 16-bit colour keep only their upper 8 bits, so 12-bit images are nearly black. To use a "
-            f"window of values: {INSTALL}, and inspect them again"
+            "TIFF files of 16-bit colour keep only their upper 8 bits, so they are nearly black if their values have "
+            f"12 bits. To use a window of values: {INSTALL}, and inspect them again"
         )
     if stacks := source.notes["first of several frames"]:
         found.append(f"{stacks:,} files have several frames: --set data.frames=all makes each frame an image")
     if missing := sum("pip install" in reason for _, reason in source.skipped):
         first = next(reason for _, reason in source.skipped if "pip install" in reason)
         found.append(f"{missing:,} files cannot be read without another package: {first}")
+    for ending in PICTURE_ENDINGS:
+        if count := source.notes[f"{NOT_AN_IMAGE} ({ending})"]:
+            found.append(f"{count:,} {ending} files are pictures in a format that is not read: convert them to PNG")
+    if blank := source.notes[BLANK]:
+        found.append(f"{blank:,} images are all white, as white shapes on a transparent background: give them another")
+    for name, split in splits.items():
+        share = split["unreadable"] / max(1, split["count"])
+        if share > source.max_unreadable:
+            larger = math.ceil(10 * share) / 10
+            found.append(
+                f"{share:.1%} of the images in '{name}' cannot be read, and training stops above "
+                f"{source.max_unreadable:.0%}: repair or remove them"
+                + (f", or train with --set data.max_unreadable={larger}" if larger < 1 else "")
+            )
     sizes = [split["sizes"] for split in splits.values() if split["sizes"]]
     sides = [min(size[which]) for size in sizes for which in ("min", "max")]
     if sizes and max(sides) > 1.5 * min(sides):

@@ -66,6 +66,12 @@ def apply_labels(source: Source, table: Table) -> None:
         number = {name: k for k, name in enumerate(names)}
         labels = np.array([number.get(row.label, -1) for row in row_of], dtype=np.int64)
         classes: list[str] | None = [stored_name(name) for name in names]
+        if len(names) > max(20, (labels >= 0).sum() / 2):
+            warnings.warn(
+                f"--labels {shown(path)} gives {len(names):,} classes to {(labels >= 0).sum():,} images: is its column "
+                "'label' a class?",
+                stacklevel=3,
+            )
     else:
         labels, classes = _source_labels(source)
         text = f"--labels {shown(path)} has no column 'label'"

@@ -123,7 +123,7 @@ def _lines(content: bytes, path: Path) -> list[list[str]]:
 def _header(cells: list[str], path: Path) -> list[str]:
     """Return the names of the columns from the cells of the first line; used ones are spelled as in `COLUMNS`."""
     what = f"--labels {shown(path)}"
-    header = [name.strip().lower() for name in cells]
+    header = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in cells]
     for column, spellings in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
         if used := next((name for name in spellings if name in header), None):
             header = [column if name == used else name for name in header]

@@ -28,6 +28,7 @@ __all__ = [
     "measure_window",
     "quick_fingerprint",
     "read_noted",
+    "remedy",
     "sample_values",
     "stored_side",
     "stream_pixels",
@@ -40,8 +41,14 @@ Pixels = TypeVar("Pixels", bound=Any)  # an array or a tensor
 WINDOW_IMAGES = 10_000  # maximum number of images that a window is measured on
 TYPICAL_IMAGES = 50  # maximum number of images that `typical_side` reads
 DECODED_TOGETHER = 16  # images that a thread decodes in one call
-REMEDY = "repair or remove them; train allows a larger share: --set data.max_unreadable=0.2"
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
+
+
+def remedy(limit: float) -> str:
+    """Return what to do if a larger share of the images than `limit` cannot be read."""
+    larger = next((share for share in (0.2, 0.5, 0.9) if share > limit), None)
+    allowed = "" if larger is None else f"; train allows a larger share: --set data.max_unreadable={larger}"
+    return f"repair or remove them{allowed}"
 
 
 def load_pixels(
@@ -162,7 +169,7 @@ def stream_pixels(
     if len(refused) > limit * n:
         raise UserError(
             f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
-            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {REMEDY}"
+            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {remedy(limit)}"
         )
     if refused:
         skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"

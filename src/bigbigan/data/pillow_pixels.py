@@ -12,10 +12,11 @@ from PIL import Image
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.window import ToBytes
 
-__all__ = ["ORIENTATION", "deep_to_8_bits", "is_turned", "on_white", "pillow_pixels", "turned"]
+__all__ = ["BLANK", "ORIENTATION", "deep_to_8_bits", "is_turned", "on_white", "pillow_pixels", "turned"]
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
 _QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}  # by orientation, anticlockwise, to turn an image upright
+BLANK = "white on a transparent background: all white"  # a note
 _MIRRORED = (2, 4, 5, 7)  # orientations
 _CONVERTED = {
     **{"1": "1-bit", "P": "palette", "PA": "palette"},
@@ -97,6 +98,8 @@ def on_white(array: np.ndarray, alpha: np.ndarray, notes: list[str], multiplied:
     notes.append("alpha composited on white" if alpha.max() > 0 else "wholly transparent: all white")
     seen = array.astype(np.uint16) if multiplied else (array * alpha + 127) // 255
     composited: np.ndarray = np.minimum(seen + (255 - alpha), 255).astype(np.uint8)
+    if alpha.max() > 0 and composited.min() == 255:
+        notes.append(BLANK)
     return composited
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbigan.data.formats import Unreadable
 from bigbigan.data.image_set import ImageSet, Source
-from bigbigan.data.loading import REMEDY, fingerprint, load_pixels, read_noted
+from bigbigan.data.loading import fingerprint, load_pixels, read_noted, remedy
 from bigbigan.errors import UserError
 
 __all__ = ["StreamedPixels", "order_by_shards", "training_pixels"]
@@ -113,7 +113,7 @@ class StreamedPixels:
             raise UserError(
                 f"{len(self._refused):,} of the {len(self):,} images in '{self.images.name}' cannot be read so far "
                 f"({share:.1%}, limit {self.source.max_unreadable:.1%}); the last is {self.images.files[i]} ({error}); "
-                f"{REMEDY}"
+                f"{remedy(self.source.max_unreadable)}"
             )
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "better",
     "chosen_settings",
     "formatted",
+    "labels_of",
     "newest_results",
     "paired_lead",
     "read_results",
@@ -68,6 +69,7 @@ PROBE_COLUMNS = {
 }
 
 TESTED = ("test", "val", "held_out")  # splits that features are tested on
+LABELLED = ("top1", "top5", "knn", "balanced", "auroc", "ece", "nmi", "purity")  # names of metrics that need labels
 
 Line = dict[str, Any]  # as read from results.jsonl or metrics.jsonl
 Results = dict[tuple[str, str], Line]  # newest line by (metric, subject)
@@ -241,6 +243,13 @@ def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return images(one) == images(other)
 
 
+def labels_of(line: Line) -> str | None:
+    """Return the labels that a line was measured with: the digest of a file, "" for the source's own, None for none."""
+    if not line["metric"].startswith(LABELLED):
+        return None
+    return (line.get("labels") or {}).get("sha256") or ""
+
+
 def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the line with the highest value, of equals the first; None if there is none.
 
@@ -252,28 +261,30 @@ def better(*lines: dict[str, Any] | None) -> dict[str, Any] | None:
 def newest_results(lines: list[Line], name: str | None) -> tuple[Results, list[Line], list[Line]]:
     """Return the newest lines of each kind: of the run on data set `name`, on other data, and of other encoders.
 
-    Of data set `name`, lines of the test images measured last are returned, and those of images of other kinds, such as
-    clusters of training images, folds of cross-validation, or samples. Pixels that were measured for an external
-    encoder are at that encoder's resolution, and omitted.
+    Of data set `name`, lines of the test images and labels measured last are returned, and those of images of other
+    kinds, such as clusters of training images, folds of cross-validation, or samples. Pixels that were measured for an
+    external encoder are at that encoder's resolution, and omitted.
     """
-    groups: dict[tuple[str, str], Results] = {}
+    groups: dict[tuple[str, str, str | None], Results] = {}
     encoders = {line["experiment"] for line in lines if line["subject"] == "external"}
     external: dict[tuple[str, str, str, str], Line] = {}
     for line in lines:
-        place, key = (line["dataset"], line["split"]), (line["metric"], line["subject"])
+        place, key = (line["dataset"], line["split"], labels_of(line)), (line["metric"], line["subject"])
         if line["subject"] == "external":
-            external[(*place, line["experiment"], line["metric"])] = line
+            external[(*place[:2], line["experiment"], line["metric"])] = line
         elif line["experiment"] not in encoders:
             groups[place] = groups.pop(place, {}) | {key: line}  # the split measured last comes last
     ours = [place for place in reversed(groups) if place[0] == name]
-    own = next((place for place in ours if place[1] in TESTED), None) or next(iter(ours), None)
+    ours.sort(key=lambda place: (place[1] not in TESTED, place[2] is None))  # stable
+    own = next(iter(ours), None)
+    labels = next((place[2] for place in ours if place[2] is not None), None)
     results: Results = {}
-    for place in ours:
-        if place != own and place[1] not in TESTED:
+    for place in ours[1:]:
+        if place[2] in (None, labels) and (place[1] not in TESTED or (own and place[1] == own[1])):
             results = groups.pop(place) | results
     results |= groups.pop(own) if own else {}
     others = [line for group in groups.values() for line in group.values()]
-    measured = next((line for line in results.values() if (line["dataset"], line["split"]) == own), None)
+    measured = next((line for line in results.values() if own and (line["dataset"], line["split"]) == own[:2]), None)
     comparable = [line for line in external.values() if measured is not None and same_images(measured, line)]
     return results, others, comparable
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigbigan.config import Config, flat
 from bigbigan.data.markdown import code, plain
-from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, with_std
+from bigbigan.evaluation.records import PROBE_COLUMNS, PROBE_ROWS, labels_of, with_std
 from bigbigan.evaluation.results_text import other_titles
 from bigbigan.experiments import EXPERIMENTS
 from bigbigan.inference.head import Head
@@ -175,22 +175,31 @@ def _onnx_files(model: Model) -> list[str]:
 
 
 def _results(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the section of results: a small table in words for each data set and split."""
+    """Return the section of results: a small table in words for each data set, split, and file of labels."""
     others = {x["experiment"] for x in lines if x["subject"] == "external"}  # encoders, with their own lines of pixels
-    places: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    lines = [x for x in lines if x["experiment"] not in others]
+    newest_labels = {(x["dataset"], x["split"]): labels for x in lines if (labels := labels_of(x)) is not None}
+    places: dict[tuple[str, str, str | None], dict[tuple[str, str], dict[str, Any]]] = {}
     for line in lines:
-        if line["experiment"] not in others:
-            newest = places.setdefault((line["dataset"], line["split"]), {})
-            newest[line["metric"], line["subject"]] = line
+        at = line["dataset"], line["split"]
+        labels = labels_of(line)
+        found = places.setdefault((*at, newest_labels.get(at) if labels is None else labels), {})
+        found[line["metric"], line["subject"]] = line
     if not places:
         return ["The model was not evaluated before it was exported."]
-    parts = [_table(place, found) for place, found in places.items()]
+    parts = [_table(at[:2], found, at[2] != newest_labels.get(at[:2])) for at, found in places.items()]
     more = "All values are in `results.jsonl`; `bigbigan evaluate --list-metrics` explains their names."
     return [*(row for part in parts for row in part), more]
 
 
-def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """Return the results on one split: the probes as a table, baselines first, then the other values in words."""
+def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]], earlier: bool) -> list[str]:
+    """Return the results on one split: the probes as a table, baselines first, then the other values in words.
+
+    Args:
+        place: data set and split.
+        found: the lines, by metric and subject.
+        earlier: whether they are of other labels than the newest lines of this split.
+    """
 
     def cell(pattern: str, feature: str, subject: str) -> str:
         line = found.get((pattern.format(feature), subject))
@@ -218,6 +227,7 @@ def _table(place: tuple[str, str], found: dict[tuple[str, str], dict[str, Any]])
     where = split.replace("_", "-") + (f", {n:,} images" if n else "")
     if place[1] == "folds":
         where = f"held-out folds of its {n:,} labelled images"
+    where += ", with other labels" if earlier else ""
     return [f"On {dataset}, {where}:", "", *out]
 
 

@@ -252,6 +252,18 @@ def test_small_batches_and_unreadable_files(run, head, photos, tmp_path, capsys)
     assert "cannot be read" in err
 
 
+def test_of_few_new_images_those_that_can_be_read_are_classified(run, head, photos, tmp_path, capsys):
+    (tmp_path / "week").mkdir()
+    for i in range(5):
+        shutil.copy(photos / f"{i:02d}.png", tmp_path / "week")
+    (tmp_path / "week" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    for words in (["predict", run, "--head", head], ["encode", run]):
+        out = tmp_path / f"{words[0]}.csv"
+        assert ask(*words, "--data", tmp_path / "week", "--out", out, "--quiet") == 0
+        assert len(rows(out)) == 5
+        assert "1 of the 6 images in 'train' cannot be read and are skipped: phone.heic" in capsys.readouterr().err
+
+
 def test_files_are_padded_as_the_arrays_of_training(tmp_path):
     data, run = write_npz(tmp_path / "d.npz", side=7), tmp_path / "run"
     train(tiny_config("training.steps=2"), str(data), run, progress=False)

@@ -23,6 +23,7 @@ from bigbigan.data.image_set import fraction_of
 from bigbigan.evaluation.records import append_results, newest_results
 from bigbigan.evaluation.splits import View
 from bigbigan.image import to_float
+from bigbigan.integrations import model_card
 from tiny import tiny_config, write_npz
 
 
@@ -197,6 +198,33 @@ def test_external_encoders_have_rows_and_not_their_pixels(run):
     assert not others
     text = words(probe._probe_table(results, external))
     assert "timm:resnet18, BN+CReLU 92.0 not run" in text
+
+
+def test_lines_of_other_labels_are_not_in_the_same_table(tmp_path):
+    """The run was evaluated with one labels file, and then with another one."""
+    own = {"experiment": "small/digits", "dataset": "rows", "split": "held_out", "n": 50}
+    old, new = (own | {"labels": {"sha256": sha}} for sha in ("aa", "bb"))
+    lines = [
+        old | {"metric": "top1_linear_pixels", "subject": "pixels", "value": 80.0},
+        old | {"metric": "knn5_l2_pixels", "subject": "pixels", "value": 70.0},
+        old | {"metric": "reconstruction_ratio", "subject": "trained", "value": 0.5},
+        old | {"metric": "top1_head", "subject": "trained", "value": 75.0, "split": "folds"},
+        new | {"metric": "top1_linear_pixels", "subject": "pixels", "value": 20.0},
+    ]
+    results, others, _ = newest_results(lines, "rows")
+    assert {key: line["value"] for key, line in results.items()} == {
+        ("top1_linear_pixels", "pixels"): 20.0,
+        ("reconstruction_ratio", "trained"): 0.5,
+    }
+    assert sorted(line["value"] for line in others) == [70.0, 75.0, 80.0]
+    card = "\n".join(model_card._results(lines))
+    newest, earlier = card.split("On rows, held-out, 50 images:")[1], card.split("50 images, with other labels:")[1]
+    assert "20.0" in newest
+    assert "80.0" not in newest.split("On rows")[0]
+    assert "80.0" in earlier
+    assert "70.0" in earlier
+    results, _, _ = newest_results(lines[:4], "rows")
+    assert len(results) == 4
 
 
 def test_few_points_are_too_early_for_curves(run):

@@ -16,6 +16,7 @@ from bigbigan.apps.sheet import Tile, sheet, tiles_of
 from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.data import open_source
+from bigbigan.integrations.export import export
 from tiny import tiny_config, write_npz
 
 
@@ -99,6 +100,20 @@ def test_neighbours_name_the_query_its_class_and_distances(run, texts):
     similarities = [n["similarity"] for row in listed for n in row["neighbours"]]
     assert [float(text.split()[0]) for text in captions] == pytest.approx(similarities, abs=0.006)
     assert {text.split()[1] for text in captions} <= {"0", "1", "2"}
+
+
+def test_new_images_are_looked_up_among_those_of_the_run(run, texts, tmp_path):
+    images = open_source(str(run.parent / "rows.npz")).splits["test"]
+    for i in range(4):
+        Image.fromarray(images.load(i)[..., 0]).save(tmp_path / f"{i}.png")
+    _, listed = visualize.neighbours(run, str(tmp_path), 4, 2)
+    assert texts[0].startswith("nearest training images")
+    assert texts[1:4] == ["image", "1", "2"]
+    assert [row["file"] for row in listed] == [f"{i}.png" for i in range(4)]
+    assert all(near["file"].startswith("train/") for row in listed for near in row["neighbours"])
+    export(run, tmp_path / "model")
+    _, listed = visualize.neighbours(tmp_path / "model", str(tmp_path), 2, 1)
+    assert all(near["file"].endswith(".png") for row in listed for near in row["neighbours"])
 
 
 def test_interpolations_name_their_steps(run, texts):

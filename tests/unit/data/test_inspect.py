@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigbigan.cli import main
 from bigbigan.data import fingerprint, inspect, open_source
 
 
@@ -69,13 +70,47 @@ def test_inspect_describes_an_empty_split(source):
     assert (found["count"], found["sizes"], found["unreadable"], found["duplicates"]) == (0, None, 0, 0)
 
 
-def test_inspect_lists_at_most_20(tmp_path):
+def test_inspect_lists_all_unreadable_images_and_prints_20(tmp_path, capsys):
     for i in range(30):
         (tmp_path / f"{i}.png").write_bytes(b"x")
     found = inspect(open_source(str(tmp_path)))
-    assert (len(found["skipped"]), found["skipped_count"]) == (20, 30)
+    assert (len(found["skipped"]), found["skipped_count"]) == (30, 30)
+    assert main(["data", "inspect", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("skipped: ") == 20 + 1
+    assert "skipped: 10 more; --json lists all of them" in text
+    assert "100.0% of the images in 'train' cannot be read, and training stops above 5%: repair" in text
     assert found["splits"]["train"]["sizes"] is None
     assert found["splits"]["train"]["labelled"] is False
+
+
+def test_a_share_of_unreadable_images_has_a_setting(tmp_path):
+    for i in range(20):
+        if i % 5:
+            Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+        else:
+            (tmp_path / f"{i}.png").write_bytes(b"x")
+    (remedy,) = inspect(open_source(str(tmp_path)))["remedies"]
+    assert remedy.startswith("20.0% of the images in 'train' cannot be read, and training stops above 5%")
+    assert remedy.endswith("or train with --set data.max_unreadable=0.2")
+
+
+def test_pictures_that_are_not_read_and_white_shapes_are_named(tmp_path, capsys):
+    for i in range(8):
+        alpha = np.zeros((8, 8), np.uint8)
+        alpha[i] = 255
+        shape = Image.fromarray(np.full((8, 8), 255 if i < 2 else 30, np.uint8))
+        shape.putalpha(Image.fromarray(alpha))
+        shape.save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.svg").write_text("<svg/>")
+    (tmp_path / "about.txt").write_text("icons")
+    found = inspect(open_source(str(tmp_path)))
+    assert found["remedies"] == [
+        "8 .svg files are pictures in a format that is not read: convert them to PNG",
+        "2 images are all white, as white shapes on a transparent background: give them another",
+    ]
+    assert main(["data", "inspect", str(tmp_path)]) == 0
+    assert "note: ignored, not an image: 8 .svg, 1 .txt" in capsys.readouterr().out
 
 
 def test_16_bit_colour_tiff_without_tifffile_has_a_remedy(tmp_path, monkeypatch):

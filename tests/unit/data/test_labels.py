@@ -306,6 +306,12 @@ def test_arrays_keep_their_labels_if_the_file_gives_only_splits(tmp_path):
     assert source.splits["train"].groups.tolist()[:4] == [0, 0, 1, 1]
 
 
+def test_a_column_of_names_is_no_class(photos, tmp_path):
+    path = write_csv(tmp_path / "l.csv", [(f"{i:03d}.png", f"P{i}") for i in range(60)], ("File Name", "Label"))
+    with pytest.warns(UserWarning, match="gives 60 classes to 60 images: is its column 'label' a class"):
+        open_source(str(photos), labels=path)
+
+
 def test_a_misspelt_label_column_is_named(tmp_path):
     for i in range(6):
         picture(tmp_path / "photos" / CLASSES[i % 3] / f"{i:03d}.png", i % 3, i)

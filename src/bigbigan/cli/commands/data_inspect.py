@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _describe(facts: dict[str, Any]) -> str:
     """Return what `inspect` found as text."""
+    from bigbigan.data.readers.folders import NOT_AN_IMAGE
+
     lines = [f"{facts['spec']}"]
     for name, split in facts["splits"].items():
         sizes, kinds = split["sizes"], [f"{n} {kind}" for kind, n in split["channels"].items() if n]
@@ -62,7 +64,13 @@ def _describe(facts: dict[str, Any]) -> str:
         else:
             lines.append("  no labels")
     lines += [f"{n} images are in both of {pair}" for pair, n in facts["shared"].items()]
-    lines += [f"note: {note}: {n}" for note, n in facts["notes"].items()]
-    lines += [f"skipped: {file}: {reason}" for file, reason in facts["skipped"]]
+    ignored = {note: n for note, n in facts["notes"].items() if note.startswith(f"{NOT_AN_IMAGE} (")}
+    lines += [f"note: {note}: {n}" for note, n in facts["notes"].items() if note not in ignored]
+    if ignored:
+        kinds = [f"{n} {note.rpartition('(')[2][:-1]}" for note, n in ignored.items()]
+        lines.append(f"note: {NOT_AN_IMAGE}: {', '.join(kinds)}")
+    lines += [f"skipped: {file}: {reason}" for file, reason in facts["skipped"][:20]]
+    if len(facts["skipped"]) > 20:
+        lines.append(f"skipped: {len(facts['skipped']) - 20:,} more; --json lists all of them")
     lines += [f"remedy: {remedy}" for remedy in facts["remedies"]]
     return "\n".join(lines)

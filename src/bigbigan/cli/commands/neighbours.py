@@ -11,7 +11,7 @@ EXAMPLES = ("neighbours runs/photos --out neighbours.png",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    run_and_data(parser, OWN_DATA, "GRID.png picture to write")
+    run_and_data(parser, OWN_DATA.replace("images", "images to look up", 1), "GRID.png picture to write")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="number of images (default 8)")
     parser.add_argument(
         "--neighbours", type=int, default=8, metavar="K", help="number of neighbours of each image (default 8)"

@@ -63,6 +63,7 @@ _FILLERS = {
     "part",
 }
 _FILLERS |= {"jpg", "jpeg", "png", "full", "folder", "stage", "x"}
+NOT_AN_IMAGE = "ignored, not an image"  # a note, followed by the ending in brackets
 _RUN = {"config.json", "environment.json"}  # files of a training run
 
 
@@ -103,7 +104,7 @@ def is_candidate(parts: Sequence[str], notes: Counter[str], read: Reader, handle
     except Exception:  # unreadable, and no extension says that it is an image
         pass
     kind = ending if re.fullmatch(r"\.\w{1,8}", ending) else "no ending"
-    notes[f"ignored, not an image ({kind})"] += 1
+    notes[f"{NOT_AN_IMAGE} ({kind})"] += 1
     return False
 
 
