@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.probes.saved_head import fit_head, quality_by_name
 from bigbigan.evaluation.records import Measurement, ResultLine, append_results
-from bigbigan.evaluation.splits import lacks_classes
+from bigbigan.evaluation.splits import lacks_classes, warn_of_copies
 from bigbigan.evaluation.targets import open_target
 from bigbigan.inference.head import Head, Preprocessing
 from bigbigan.inference.model import Model
@@ -67,7 +68,7 @@ def save_head(
     start = time.perf_counter()
     view = target.view
     preprocessing = Preprocessing(view.resolution, view.channels, view.augment, train.store.pads)
-    found, train = _features(model, source, train, preprocessing, progress)
+    found, train, digests = _features(model, source, train, preprocessing, progress)
     assert train.labels is not None
     assert train.classes is not None
     head, measured, n = fit_head(
@@ -82,8 +83,15 @@ def save_head(
         model.step,
     )
     split = "folds"
-    if test is not None:
-        found, test = _features(model, source, test, preprocessing, progress)
+    if test is None:
+        first = {digest: i for i, digest in reversed([*enumerate(digests)])}
+        unit = np.arange(len(train)) if train.groups is None else train.groups
+        copies = sum(unit[first[digest]] != unit[i] for i, digest in enumerate(digests))
+        warn_of_copies(source, copies, len(train), "labelled images are copies of others, and in other groups")
+    else:
+        found, test, tested = _features(model, source, test, preprocessing, progress)
+        known = set(digests)
+        warn_of_copies(source, sum(d in known for d in tested), len(test), "test images are also training images")
         measured, split, n = _measured(head, found, test), test.name, len(test)
     head.save(out)
     lines = target.result_lines(
@@ -109,16 +117,20 @@ def _labelled(images: ImageSet) -> ImageSet | None:
 
 def _features(
     model: Model, source: Source, images: ImageSet, view: Preprocessing, progress: bool
-) -> tuple[dict[str, np.ndarray], ImageSet]:
-    """Return AvePool and BN+CReLU features, each float32 [N, d], of the images that can be read; and these images."""
-    parts, numbers = [], []
+) -> tuple[dict[str, np.ndarray], ImageSet, list[bytes]]:
+    """Return AvePool and BN+CReLU features, each float32 [N, d], of the images that can be read.
+
+    Also return these images, and a digest of the pixels of each.
+    """
+    parts, numbers, digests = [], [], list[bytes]()
     images.store.pads = view.pads
     with Bar(total=len(images), desc=f"encode {images.name}", unit=" images", disable=not progress) as bar:
         for pixels, kept in stream_view(images, view.resolution, view.channels, view.augment, source, bar=bar):
             parts.append(encoder_features(model.encoder, pixels, ["avepool", "bn_crelu"]))
             numbers.append(kept)
+            digests += [hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in pixels]
     features = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return features, images.subset(np.concatenate(numbers))
+    return features, images.subset(np.concatenate(numbers)), digests
 
 
 def _measured(head: Head, features: dict[str, np.ndarray], images: ImageSet) -> dict[str, float]:

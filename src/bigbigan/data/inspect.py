@@ -29,21 +29,27 @@ def inspect(source: Source) -> dict[str, Any]:
     Returns:
         A dictionary of JSON types: `spec`, `name`, `splits` (each with `count`, `labelled`, `unlabelled` (number of
         images), `classes`, `sizes` as [width, height], `channels`, `unreadable`, `duplicates`,
-        `fingerprint`), `shared` (images that two splits have in common, such as {"train, test": 3}), `skipped_count`,
+        `fingerprint`), `shared` (images that two splits have in common, such as {"train, test": 3}), `copies` (names of
+        identical images, a list for each image that there is more than once), `skipped_count`,
         `skipped` (of each, [file, reason]), `notes` and `remedies` (sentences that name settings to use). Images
         are duplicates if all their pixels are equal.
     """
     deep, refused = _sample(source)
     splits: dict[str, Any] = {}
-    hashes: dict[str, set[bytes]] = {}
+    hashes: dict[str, dict[bytes, list[str]]] = {}
     for name, images in source.splits.items():
         splits[name], hashes[name] = _split(images, source)
-    shared = {f"{a}, {b}": len(hashes[a] & hashes[b]) for a, b in combinations(hashes, 2)}
+    shared = {f"{a}, {b}": len(hashes[a].keys() & hashes[b].keys()) for a, b in combinations(hashes, 2)}
+    same: dict[bytes, list[str]] = {}
+    for found in hashes.values():
+        for digest, files in found.items():
+            same.setdefault(digest, []).extend(files)
     return {
         "spec": source.spec,
         "name": source.name,
         "splits": splits,
         "shared": {pair: n for pair, n in shared.items() if n},
+        "copies": [files for files in same.values() if len(files) > 1],
         "skipped_count": len(source.skipped),
         "skipped": [[file, reason] for file, reason in source.skipped],
         "notes": dict(sorted(source.notes.items())),
@@ -91,7 +97,14 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: li
         if count := source.notes[f"{NOT_AN_IMAGE} ({ending})"]:
             found.append(f"{count:,} {ending} files are pictures in a format that is not read: convert them to PNG")
     if blank := source.notes[BLANK]:
-        found.append(f"{blank:,} images are all white, as white shapes on a transparent background: give them another")
+        found.append(f"all white, as white shapes on a transparent background: {blank:,}. Give them another background")
+    copied = sum(split["duplicates"] for split in splits.values())
+    if copied > sum(split["count"] for split in splits.values()) / 100:
+        found.append(
+            f"copies of other images: {copied:,}. Accuracies are too good if a copy of a test image was trained on. "
+            "Remove them, or write a labels file by --groups GROUPS.csv: it keeps copies on one side of every split. "
+            "Give it to the other commands as --labels GROUPS.csv"
+        )
     for name, split in splits.items():
         share = split["unreadable"] / max(1, split["count"])
         if share > source.max_unreadable:
@@ -113,11 +126,11 @@ def _remedies(source: Source, splits: dict[str, Any], deep: Sampler, refused: li
     return found
 
 
-def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]]:
-    """Return one split's description, and the hashes of its images' pixels."""
+def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], dict[bytes, list[str]]]:
+    """Return one split's description, and the names of its images by the hash of their pixels."""
     sizes: Counter[tuple[int, int]] = Counter()
     channels: Counter[str] = Counter(grey=0, colour=0)
-    hashes: set[bytes] = set()
+    hashes: dict[bytes, list[str]] = {}
     for i, file in enumerate(images.files):
         try:
             array, notes = images.load_noted(i)
@@ -128,7 +141,8 @@ def _split(images: ImageSet, source: Source) -> tuple[dict[str, Any], set[bytes]
         height, width, depth = array.shape
         sizes[width, height] += 1
         channels["grey" if depth == 1 else "colour"] += 1
-        hashes.add(hashlib.blake2b(array.tobytes(), digest_size=16, key=f"{array.shape}".encode()).digest())
+        digest = hashlib.blake2b(array.tobytes(), digest_size=16, key=f"{array.shape}".encode()).digest()
+        hashes.setdefault(digest, []).append(file)
     read = sizes.total()
     classes = None
     if images.labels is not None and images.classes is not None:

@@ -35,6 +35,7 @@ __all__ = [
     "stored_for_crops",
     "subsample",
     "train_val",
+    "warn_of_copies",
 ]
 
 SEED = 0  # the same for all runs, so that all are validated and tested on the same images of a data set
@@ -269,10 +270,16 @@ def _warn_of_copies(source: Source, train: Split, test: Split) -> None:
     """Warn if more than one in a hundred test images are training images too, pixel by pixel."""
     known = {image.tobytes() for image in train.pixels} if len(test) else set()
     copies = sum(image.tobytes() in known for image in test.pixels)
-    if copies > len(test) / 100:
+    warn_of_copies(source, copies, len(test), "test images are also training images")
+
+
+def warn_of_copies(source: Source, copies: int, count: int, what: str) -> None:
+    """Warn if copies are more than one in a hundred of the images that accuracy is measured on."""
+    if copies > count / 100:
         warnings.warn(
-            f"{source.spec}: {copies:,} of {len(test):,} test images are also training images: accuracies are too good",
-            stacklevel=3,
+            f"{source.spec}: {copies:,} of {count:,} {what}: accuracies are too good; bigbigan data inspect SOURCE "
+            "--groups GROUPS.csv writes a labels file that keeps copies together",
+            stacklevel=4,
         )
 
 

@@ -102,6 +102,21 @@ def test_a_given_test_split_is_kept_for_measuring(tmp_path, capsys):
     assert printed["unlike_head"] == pytest.approx(100 * found.unlike_training.float().mean())
 
 
+def test_copies_among_labelled_images_are_named(run, photos, tmp_path, capsys):
+    """One image in four is there twice; with its copy in one group it does no harm."""
+    new, groups = shutil.copytree(photos, tmp_path / "new"), tmp_path / "groups.csv"
+    for i in range(0, 45, 3):
+        shutil.copy(new / f"{i:02d}.png", new / f"again{i:02d}.png")
+    table = photos.with_suffix(".csv").read_text() + "".join(f"again{i:02d}.png,=1+1\n" for i in range(0, 45, 3))
+    (tmp_path / "new.csv").write_text(table)
+    words = ["classify", run, "--data", new, "--save", tmp_path / "h.safetensors", "--quiet", "--labels"]
+    assert ask(*words, tmp_path / "new.csv") == 0
+    assert "15 of 60 labelled images are copies of others, and in other groups" in capsys.readouterr().err
+    assert ask("data", "inspect", new, "--labels", tmp_path / "new.csv", "--groups", groups) == 0
+    assert ask(*words, groups) == 0
+    assert "copies" not in capsys.readouterr().err
+
+
 def test_measuring_and_saving_in_one_command(run, tmp_path, capsys):
     out, head = tmp_path / "p.csv", tmp_path / "h.safetensors"
     few = ["--labels-per-class", 5, "--trials", 1]

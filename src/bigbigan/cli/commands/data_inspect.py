@@ -12,6 +12,7 @@ from bigbigan.cli.common import AS_JSON, LABELS_FILE, READING, SOURCES, check_en
 EXAMPLES = (
     "data inspect photos/ --out sheet.png",
     "data inspect photos.zip --labels photos.csv",
+    "data inspect photos/ --groups groups.csv",
 )
 
 
@@ -20,21 +21,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", **LABELS_FILE)
     parser.add_argument("--set", **READING)
     parser.add_argument("--out", type=Path, metavar="SHEET.png", help="contact sheet to write")
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="GROUPS.csv",
+        help="labels file to write, which puts identical images into one group, so that no split divides them",
+    )
     parser.add_argument("--json", **AS_JSON)
 
 
 def run(options: argparse.Namespace) -> None:
     """Count the images, sizes and labels of a source, list unreadable files, and draw a contact sheet."""
     check_ending(options, "out", ".png")
+    check_ending(options, "groups", ".csv")
     from bigbigan.apps.contact_sheet import contact_sheet
     from bigbigan.data import inspect
+    from bigbigan.data.copies import write_groups
     from bigbigan.image.grid import save_image
 
     source = open_to_read(options)
     facts = inspect(source)
     if options.json and options.out:
         facts["sheet"] = str(options.out)
+    if options.groups:
+        count = write_groups(source, facts["copies"], options.groups)
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
+    if options.groups and not options.json:
+        print(f"wrote {options.groups}: {count:,} groups of images")
     if options.out:
         save_image(contact_sheet(source), options.out)
         if not options.json:
