@@ -55,6 +55,7 @@ def test_inspect(source):
             "different": 2,
         },
         "channels": {"grey": 3, "colour": 1},
+        "without_colour": 0,
         "unreadable": 1,
         "duplicates": 1,
         "fingerprint": fingerprint(source.splits["train"]),
@@ -112,6 +113,15 @@ def test_copies_are_put_into_one_group(tmp_path, capsys):
     assert source.splits["test"].files == ["b/7.png"]
     train = source.splits["train"]
     assert {Path(f).stem for f, k in zip(train.files, train.labels, strict=True) if k >= 0} == {*"146"}
+
+
+def test_grey_images_stored_in_colour_are_named(tmp_path):
+    for i in range(20):
+        Image.new("RGB", (8, 8), (i, i, i if i else 9)).save(tmp_path / f"{i}.png")
+    found = inspect(open_source(str(tmp_path)))
+    assert found["splits"]["train"]["channels"] == {"grey": 0, "colour": 20}
+    assert found["splits"]["train"]["without_colour"] == 19
+    assert found["remedies"] == ["19 of 20 colour images are grey: --set data.channels=1 trains faster on one channel"]
 
 
 def test_a_share_of_unreadable_images_has_a_setting(tmp_path):
