@@ -135,18 +135,19 @@ def folds(labels: np.ndarray, groups: np.ndarray | None = None) -> list[tuple[np
     """Return the (kept, held out) indices of up to `MAX_FOLDS` folds of few labelled images.
 
     Groups are never divided, and images of a class that has only one image, or group, are never held out. There are no
-    folds if fewer than two classes could be held out, or one of these would have no training images.
+    folds if fewer than two classes could be held out, if one of these would have no training images, or if more than a
+    tenth of the images are of classes that could not: the choice would favour the others.
     """
     units = labels if groups is None else groups
     counts = {
         c: int((labels == c).sum()) if groups is None else len(np.unique(units[labels == c])) for c in np.unique(labels)
     }
     divided = [c for c, count in counts.items() if count > 1]
-    if len(divided) < 2:
+    common, rare = (np.flatnonzero(np.isin(labels, divided, invert=other)) for other in (False, True))
+    if len(divided) < 2 or len(rare) > len(labels) / 10:
         return []
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    common, rare = (np.flatnonzero(np.isin(labels, divided, invert=other)) for other in (False, True))
     count = min(MAX_FOLDS, *(counts[c] for c in divided))
     cv = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=0)
     found = []

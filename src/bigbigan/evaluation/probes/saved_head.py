@@ -65,8 +65,7 @@ def fit_head(
     truth = y[picks][tested]
     if not len(tested):
         warnings.warn(
-            "the confidence is not calibrated: this needs two labelled images or groups of each of two classes",
-            stacklevel=3,
+            "the confidence is not calibrated: this needs two labelled images or groups of each class", stacklevel=3
         )
     elif rare := [classes[k] for k in np.setdiff1d(present, present[np.unique(truth)])]:
         warnings.warn(
