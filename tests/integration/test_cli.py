@@ -754,7 +754,9 @@ def test_one_unreadable_image_does_not_stop_a_picture(run, photos, capsys, tmp_p
 def test_neighbours_of_few_images(run, photos, capsys, tmp_path):
     for i in range(5, 40):
         (photos / f"{i:03d}.png").unlink()
-    code, out, _ = call(capsys, "neighbours", run, "--data", photos, "--json", "--out", tmp_path / "n.png")
+    model = tmp_path / "model"  # of which the training images are not known
+    assert call(capsys, "export", run, "--out", model)[0] == 0
+    code, out, _ = call(capsys, "neighbours", model, "--data", photos, "--json", "--out", tmp_path / "n.png")
     assert code == 0
     for row in json.loads(out):
         files = [n["file"] for n in row["neighbours"]]
@@ -763,7 +765,7 @@ def test_neighbours_of_few_images(run, photos, capsys, tmp_path):
         assert similar == sorted(similar, reverse=True)
     for i in range(1, 5):
         (photos / f"{i:03d}.png").unlink()
-    code, _, err = call(capsys, "neighbours", run, "--data", photos, "--out", tmp_path / "n.png")
+    code, _, err = call(capsys, "neighbours", model, "--data", photos, "--out", tmp_path / "n.png")
     assert (code, "a neighbour needs another" in err) == (2, True)
 
 

@@ -201,9 +201,10 @@ def test_a_model_describes_itself(model):
 def test_float_and_byte_images_are_cropped_alike(augment):
     """A model trained on crops sees the central 87.5 % of an image, whatever its type."""
     model = untrained(f"data.augment={augment}", "data.pad=never", "data.channels=3")
-    smooth = torch.nn.functional.interpolate(torch.rand(2, 3, 5, 7), (40, 60), mode="bicubic").clamp(0, 1)
+    few = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(few, (40, 60), mode="bicubic").clamp(0, 1)
     whole = (255 * smooth).round().byte()
     paths = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in whole]
     ours = model.prepare(whole.float() / 127.5 - 1)
     for same in (whole, paths):
-        assert (model.prepare(same) - ours).abs().max() < 0.02
+        assert (model.prepare(same) - ours).abs().max() < 0.03  # bytes are rounded in between; another crop is 0.8 away

@@ -14,6 +14,7 @@ from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.errors import UserError
 from bigbigan.inference.latents import interpolate, refine
+from bigbigan.integrations.export import export
 from tiny import tiny_config, write_npz
 
 
@@ -172,8 +173,9 @@ def test_an_image_is_not_its_own_neighbour(run, tmp_path, capsys):
     folder.mkdir()
     for i in range(6):
         Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(folder / f"{i}.png")
-    args = ["neighbours", str(run), "--data", str(folder), "--count", "2", "--out", str(tmp_path / "n.png"), "--json"]
-    assert main(args) == 0
+    export(run, tmp_path / "model")  # of which the training images are not known
+    args = ["--data", str(folder), "--count", "2", "--out", str(tmp_path / "n.png"), "--json"]
+    assert main(["neighbours", str(tmp_path / "model"), *args]) == 0
     for f in json.loads(capsys.readouterr().out):
         assert f["file"] not in [n["file"] for n in f["neighbours"]]
         assert len(f["neighbours"]) == 5  # all others: fewer than the eight that are asked for
