@@ -16,10 +16,10 @@ A name with spaces around it that matches nothing is compared without them. A na
 (`data.frames=all`) is for all of its frames, except those with a row of their own.
 A group given to one frame is for all frames of the file to which no other group is given.
 
-A file with a column `label` replaces the source's own labels: an image without a row, or whose cell is empty or one of
-`NO_LABEL`, has no label (-1). Without the column, the source keeps its labels. An image without a group stays in the
-group (such as a patient: `ImageSet.groups`) that the source gives it, if any, or else is a group of its own. If it has
-no split it stays in the source's split.
+A file with labels (a column `label`, or one-hot columns) replaces the source's own: an image without a row, or whose
+cell is empty or one of `NO_LABEL`, has no label (-1). A file without labels keeps the source's. An image without a
+group stays in the group (such as a patient: `ImageSet.groups`) that the source gives it, if any, or else is a group of
+its own. If it has no split it stays in the source's split.
 """
 
 import os
@@ -50,6 +50,8 @@ def apply_labels(source: Source, table: Table) -> None:
     path = table.path
     if table.unused:
         source.notes[f"columns of the labels file that are not used: {listed(table.unused)}"] += 1
+    if table.one_hot:
+        source.notes[f"label of an image is the column that holds its 1, of {listed(table.one_hot, 8)}"] += 1
     if spelled := Counter(row.label for _, row in table.rows if row.label and not label_of(row.label)):
         source.notes[f"labels read as none: {', '.join(sorted(spelled))}"] += spelled.total()
     rows = _matched(table, source)

@@ -1,8 +1,9 @@
 """Read the table of a labels file: a row for each image, with its label, group and split (`bigbigan.data.labels`).
 
 The column `file` is required, and at least one of `label`, `group` and `split` (train, val or test, in the spellings of
-`split_of`). `FILE_COLUMNS` and `LABEL_COLUMNS` are other spellings. Other columns are ignored, so the files of
-`predict`, `classify`, `cluster` and `encode` can be read as labels.
+`split_of`). `FILE_COLUMNS` and `LABEL_COLUMNS` are other spellings. In place of `label`, a file may have a column of
+zeros and ones for each class (one-hot). Other columns are ignored, so the files of `predict`, `classify`, `cluster` and
+`encode` can be read as labels.
 
 Text is UTF-8, or else Windows-1252, as Excel saves it; separated by commas, semicolons or tabs. Cells are unescaped by
 `bigbigan.data.csv_cells.text_of`: '=x, which spreadsheets save, is =x.
@@ -31,6 +32,9 @@ FILE_COLUMNS: tuple[str, ...] = ("file", "filename", "file_name", "path", "filep
 FILE_COLUMNS += ("image", "image_path", "img", "image_id", "image_name", "id", "id_code")
 LABEL_COLUMNS = ("label", "class", "target", "category", "diagnosis", "dx", "species")
 SPLITS = ("train", "val", "test")
+# Cells of a one-hot column, in lower case.
+NO = {"0", "0.0", "false"}
+YES = {"1", "1.0", "true"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Table:
     Attributes:
         path: of the file.
         rows: (file, row) of each line, as written.
-        labelled: whether it has a column `label`.
+        labelled: whether it has a column `label`, or one-hot columns.
+        one_hot: names of the columns that were read as one-hot labels.
         unused: names of columns that are not used.
         sha256: of the file.
     """
@@ -57,6 +62,7 @@ class Table:
     path: Path
     rows: list[tuple[str, Row]]
     labelled: bool
+    one_hot: list[str]
     unused: list[str]
     sha256: str
 
@@ -72,7 +78,16 @@ def read_table(path: Path) -> Table:
     lines = _lines(content, path)
     header = _header(lines[0], path)
     columns = [name.strip() for name in lines[0]]
-    unused = [name for name, known in zip(columns, header, strict=True) if name and known not in COLUMNS]
+    one_hot: list[int] = []
+    if "label" not in header:
+        one_hot = _one_hot(header, lines[1:])
+    if not one_hot and not set(COLUMNS[1:]) & set(header):
+        raise UserError(f"{what} has no column 'label' but {_names(columns)}; expected a header line with file,label")
+    unused = [
+        name
+        for i, (name, known) in enumerate(zip(columns, header, strict=True))
+        if name and known not in COLUMNS and i not in one_hot
+    ]
     rows = []
     for number, cells in enumerate(lines[1:], 2):
         if not any(cell.strip() for cell in cells):
@@ -90,10 +105,26 @@ def read_table(path: Path) -> Table:
             if (split := split_of(spelling)) is None:
                 raise UserError(f"{what}: row {number:,}: split is {shown(spelling)}; expected {', '.join(SPLITS)}")
             cell["split"] = split
+        if one_hot:
+            cell["label"] = next((columns[i] for i in one_hot if cells[i].strip().lower() in YES), "")
         rows.append((file, Row(**{name: composed(text) for name, text in cell.items()})))
     if not rows:
         raise UserError(f"{what} has a header and no rows; expected one for each labelled image")
-    return Table(path, rows, "label" in header, unused, hashlib.sha256(content).hexdigest())
+    labelled = "label" in header or bool(one_hot)
+    return Table(path, rows, labelled, [columns[i] for i in one_hot], unused, hashlib.sha256(content).hexdigest())
+
+
+def _one_hot(header: list[str], lines: list[list[str]]) -> list[int]:
+    """Return the places of columns that together give each row one class: one 1 and else zeros, or all cells empty."""
+    rows = [[cell.strip().lower() for cell in line] for line in lines if len(line) == len(header)]
+    places = [i for i, name in enumerate(header) if name and name not in COLUMNS]
+    places = [i for i in places if {row[i] for row in rows} - {""} and {row[i] for row in rows} <= {"", *NO, *YES}]
+    for row in rows:
+        cells = [row[i] for i in places]
+        if any(cells) and ("" in cells or sum(cell in YES for cell in cells) != 1):
+            return []
+    used = {i for row in rows for i in places if row[i] in YES}
+    return places if len(used) > 1 else []
 
 
 def _content(path: Path) -> bytes:
@@ -127,13 +158,15 @@ def _header(cells: list[str], path: Path) -> list[str]:
     for column, spellings in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
         if used := next((name for name in spellings if name in header), None):
             header = [column if name == used else name for name in header]
-    missing = "file" if "file" not in header else None if set(COLUMNS[1:]) & set(header) else "label"
-    if missing is not None:
-        have = listed([name.strip()[:40] for name in cells], 8)
-        raise UserError(f"{what} has no column '{missing}' but {have}; expected a header line with file,label")
+    if "file" not in header:
+        raise UserError(f"{what} has no column 'file' but {_names(cells)}; expected a header line with file,label")
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise UserError(f"{what} has two columns '{twice[0]}'")
     return header
+
+
+def _names(cells: list[str]) -> str:
+    return listed([name.strip()[:40] for name in cells], 8)
 
 
 def _text(content: bytes, what: str) -> str:

@@ -322,6 +322,31 @@ def test_a_misspelt_label_column_is_named(tmp_path):
     assert source.splits["train"].classes == ["benign", "malign", "unclear"]
 
 
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE")])
+def test_one_hot_columns_are_labels(photos, tmp_path, yes, no):
+    def cells(k):
+        return [yes if k == j else no for j in range(3)]
+
+    rows = [(f"{i:03d}", f"P{i}", i, *cells(i % 3)) for i in range(50)] + [("050", "P50", 7, "", "", "")]
+    path = write_csv(tmp_path / "l.csv", rows, ("image", "group", "age", *CLASSES))
+    source = open_source(str(photos), labels=path)
+    found = by_file(source)
+    assert [found[f"{'left' if i % 2 else 'right'}/{i:03d}.png"][1] for i in range(50)] == [
+        CLASSES[i % 3] for i in range(50)
+    ]
+    assert found["right/050.png"] == ("train", None)
+    assert source.notes["label of an image is the column that holds its 1, of benign, unclear, malign"] == 1
+    assert source.notes["columns of the labels file that are not used: age"] == 1
+
+
+@pytest.mark.parametrize("rows", [["0,0", "0,1"], ["1,1", "0,1"], ["0,1", "2,0"], ["0,1", "1,"], ["1,0", "1,0"]])
+def test_columns_that_give_no_or_several_classes_are_not_one_hot(tmp_path, rows):
+    path = tmp_path / "l.csv"
+    path.write_text("file,group,cat,dog\n" + "".join(f"{i}.png,P,{row}\n" for i, row in enumerate(rows)))
+    table = read_table(path)
+    assert (table.labelled, table.one_hot, table.unused) == (False, [], ["cat", "dog"])
+
+
 def test_a_file_without_labels_for_images_without_labels_gives_a_warning(tmp_path):
     for i in range(4):
         picture(tmp_path / "photos" / f"{i:03d}.png", 0, i)
