@@ -122,6 +122,7 @@ class Cell:
     published: str  # "" if the table has none
     values: list[float] = field(default_factory=list)  # ours, one a seed
     exists: bool = True  # whether the networks of the row can have a value
+    comparable: bool = True  # with the other rows of the column
 
     @property
     def ours(self) -> str:
@@ -224,7 +225,12 @@ def fill(name: str, lines: Iterable[Line], scale: int = 0, dataset: str | None =
     for row in rows:
         numbers = table.published.numbers(row)
         cells = [
-            Cell(numbers.get(column.title, ""), values.get(row.title, []), _exists(row, column))
+            Cell(
+                numbers.get(column.title, ""),
+                values.get(row.title, []),
+                _exists(row, column),
+                column.title not in row.incomparable,
+            )
             for column, values in zip(table.columns, by_column, strict=True)
         ]
         if row not in optional or any(cell.values for cell in cells):
@@ -275,9 +281,11 @@ def _exists(row: PublishedRow, column: Column) -> bool:
 
 
 def pairs(rows: Iterable[tuple[str, str | None, list[Cell]]], i: int) -> list[tuple[float, float]]:
-    """Return the published and our value of each row that has both, in column `i`."""
+    """Return the published and our value of each row that has both and compares with the others, in column `i`."""
     cells = [cells[i] for _, _, cells in rows]
-    return [(float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values]
+    return [
+        (float(c.published.split()[0]), median(c.values)) for c in cells if c.published and c.values and c.comparable
+    ]
 
 
 def _protocol(group: Sequence[Line]) -> str:

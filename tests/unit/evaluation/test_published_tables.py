@@ -136,6 +136,13 @@ def test_the_rank_correlation_is_of_the_rows_that_were_run():
     assert not any("rank" in note for note in fill("1", [line(r, 1.0) for r in order[:2]], 32).notes)
 
 
+def test_the_rank_correlation_leaves_out_rows_that_do_not_compare():
+    rows = ("base", "no_unaries", "low_res_g", "high_res_g")  # published FID: 31.19, 42.92, 15.82, 38.58
+    lines = [line(row, value, "fid10k_train_mnist-cnn") for row, value in zip(rows, (1.0, 3.0, 9.0, 2.0), strict=True)]
+    notes = fill("1", lines, 32).notes
+    assert any(note.startswith("FID: rank correlation of published and ours over 3 rows 1.00") for note in notes)
+
+
 def test_external_encoders_are_rows_of_table_2():
     lines = [
         line("table1/resnet_up_encoder_lr", 60.0, "top1_sweep5k_avepool", scale=0, split="test"),
