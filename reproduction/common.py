@@ -28,13 +28,14 @@ import torch
 from torch import Tensor
 
 from bigbigan.cli import main
-from bigbigan.config import Config
+from bigbigan.config import Config, override
 from bigbigan.data import ImageSet, Source
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation import records
 from bigbigan.evaluation.metric_names import PIXELS, parse_metrics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results, read_results
 from bigbigan.evaluation.targets import Target
+from bigbigan.experiments import find
 from bigbigan.image import pool_to
 from bigbigan.inference.model import Model
 from bigbigan.training.run_folder import changed_settings
@@ -171,11 +172,8 @@ def bigbigan(*arguments: str) -> None:
         sys.exit(code)
 
 
-def is_finished(run: Path, config: Config, steps: int, dataset: str, metrics: Sequence[str] = ()) -> bool:
-    """Return whether a run of these settings was trained on a data set for at least `steps` steps and measured.
-
-    Of `metrics`, all that name one metric of the trained run must have been measured; by default any.
-    """
+def metrics_of(run: Path, config: Config, steps: int, dataset: str) -> set[str]:
+    """Return the metrics of a run that was trained with these settings on a data set for at least `steps` steps."""
     wanted = changed_settings(config)
     ignored = BY_DATA - wanted.keys()
     if config.training.precision == "auto":  # a run records which precision it took
@@ -184,14 +182,22 @@ def is_finished(run: Path, config: Config, steps: int, dataset: str, metrics: Se
     def chosen(settings: Mapping[str, Any]) -> str:
         return json.dumps({name: value for name, value in settings.items() if name not in ignored}, sort_keys=True)
 
-    found = {
-        line["metric"]
-        for line in read_results(run / "results.jsonl")
-        if line["subject"] == "trained"
-        and line["dataset"] == dataset
-        and line["steps"] >= steps
-        and chosen(line["settings"]) == chosen(wanted)
+    same = (config.experiment, config.scale, config.training.seed, dataset, chosen(wanted))
+    return {
+        x["metric"]
+        for x in read_results(run / "results.jsonl")
+        if x["subject"] == "trained"
+        and x["steps"] >= steps
+        and (x["experiment"], x.get("scale", 0), x["seed"], x["dataset"], chosen(x["settings"])) == same
     }
+
+
+def is_finished(run: Path, config: Config, steps: int, dataset: str, metrics: Sequence[str] = ()) -> bool:
+    """Return whether a run of these settings was trained on a data set for at least `steps` steps and measured.
+
+    Of `metrics`, all that name one metric of the trained run must have been measured; by default any.
+    """
+    found = metrics_of(run, config, steps, dataset)
     named = [name for names in metrics for name in names.split(",") if "*" not in name]
     needed = {m.name for m in parse_metrics(named) if m.feature not in PIXELS}
     return bool(found) and needed <= found
@@ -199,9 +205,9 @@ def is_finished(run: Path, config: Config, steps: int, dataset: str, metrics: Se
 
 def train_and_evaluate(
     experiment: str,
-    config: Config,
     run: Path,
     *,
+    scale: int = 0,
     steps: int,
     dataset: str,
     metrics: Sequence[str],
@@ -215,8 +221,8 @@ def train_and_evaluate(
 
     Args:
         experiment: the name of the experiment.
-        config: what the run is trained with, to know whether it is finished.
-        run: its folder.
+        run: the folder of the run.
+        scale: the size of the experiment; 0 is its own.
         steps: the number of training steps.
         dataset: the name of the data set, as result lines have it.
         metrics: what to measure.
@@ -226,10 +232,12 @@ def train_and_evaluate(
         train: gives further arguments of `train`, and may make what they name.
         evaluate: further arguments of `evaluate`.
     """
+    config = override(find(experiment).config(scale), list(settings))
     if is_finished(run, config, steps, dataset, metrics):
         print(f"{run}: finished, skipped", flush=True)
         return
-    words = ["train", experiment, "--out", str(run), "--quiet", "--steps", str(steps), *train()]
+    words = ["train", experiment, "--out", str(run), "--scale", str(scale), "--quiet", "--steps", str(steps)]
+    words += train()
     bigbigan(*words, "--set", *settings)
     words = ["evaluate", str(run), "--quiet", "--metrics", ",".join(metrics), *evaluate]
     bigbigan(*words, "--study", study, "--results", str(results))

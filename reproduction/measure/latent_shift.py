@@ -40,7 +40,9 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         assert model is not None
         source = target.source(options.data, None, "latent_shift", needs_labels=False)
         split = shown_split(source)
-        pixels, x = as_seen(model, source, split.subset(range(min(options.count, len(split)))))
+        pixels, x = as_seen(model, source, split, options.count)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))  # neighbours may be of one class
+        pixels, x = pixels[order], x[order]
         z = model.encode(pixels).z_mean
         assert z is not None
 

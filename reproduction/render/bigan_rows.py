@@ -33,7 +33,7 @@ def draw(script: Script, options: argparse.Namespace) -> None:
     c = model.config
     source = open_data(options.run, options.data, None, model.config)
     images = shown_split(source)
-    pixels, x = as_seen(model, source, images.subset(range(min(options.columns, len(images)))))
+    pixels, x = as_seen(model, source, images, options.columns)
     rows = [model.generate(len(x)), x, model.reconstruct(pixels)]
     title = f"{c.experiment} after {model.step:,} steps: samples, {images.name} images, reconstructions"
     tiles = [tiles_of(row) for row in rows]

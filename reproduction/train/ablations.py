@@ -12,9 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigbigan.config import override
 from bigbigan.errors import UserError
-from bigbigan.experiments import find
 from reproduction.common import Script, train_and_evaluate
 
 EXPERIMENT, STEPS = "small/digits", 600
@@ -47,7 +45,6 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
         quiet = ["log.validate_every=0", f"log.pictures_every={STEPS}", f"log.checkpoint_every={STEPS}"]
         train_and_evaluate(
             EXPERIMENT,
-            override(find(EXPERIMENT).config(), VARIANTS[name]),
             Path("runs/ablations") / name,
             steps=STEPS,
             dataset="digits",

@@ -18,10 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bigbigan.config import override
+from bigbigan.data import open_source
 from bigbigan.errors import UserError
-from bigbigan.evaluation.records import append_results, read_results
+from bigbigan.evaluation.records import append_results
 from bigbigan.evaluation.targets import open_target
-from reproduction.common import Script, as_seen, bigbigan
+from bigbigan.experiments import find
+from reproduction.common import Script, as_seen, bigbigan, metrics_of
 
 STEPS, COUNT = 469, 500  # an epoch of MNIST
 
@@ -44,14 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     if options.seeds < 1:
         raise UserError(f"--seeds {options.seeds}: expected at least 1")
+    dataset = open_source(options.data).name
     for row in options.rows:
         for seed in range(options.seeds):
             start = time.perf_counter()
             run = options.runs / "-".join([row, *options.set, str(seed)])
-            if read_results(run / "results.jsonl"):
+            settings = [*options.set, f"training.seed={seed}", "optimizer.lr_final=1", "log.standing_batches=100"]
+            config = override(find(f"bigan/{row}").config(), settings)
+            if "sample_spread" in metrics_of(run, config, STEPS, dataset):
                 print(f"{run}: finished, skipped", flush=True)
                 continue
-            settings = [*options.set, f"training.seed={seed}", "optimizer.lr_final=1", "log.standing_batches=100"]
             train = ["train", f"bigan/{row}", "--data", options.data, "--out", str(run), "--steps", str(STEPS)]
             bigbigan(*train, "--quiet", "--set", *settings)
             target = open_target(str(run))
@@ -59,7 +64,7 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             assert model is not None
             source = target.source(None, None, "samples")
             images = source.splits["train"]
-            _, real = as_seen(model, source, images.subset(range(min(COUNT, len(images)))))
+            _, real = as_seen(model, source, images, min(COUNT, len(images)))
             measured = {"sample_spread": spread(model.generate(len(real))) / spread(real)}
             lines = script.target_lines(target, measured, source=source, split="train", n=len(real), start=start)
             script.append(lines)

@@ -13,9 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigbigan.config import override
 from bigbigan.errors import UserError
-from bigbigan.experiments import find
 from reproduction.common import Script, train_and_evaluate
 
 # Networks of a quarter of the work of small/fashion_mnist and small/cifar10, for images pooled to 16 px.
@@ -127,7 +125,6 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
         settings = ["training.precision=bf16", *networks, *PLAIN, f"encoder.widths={widths}", *changes]
         train_and_evaluate(
             experiment,
-            override(find(experiment).config(), settings),
             Path("runs/encoder_search") / name / f"{variant}-{options.seed}",
             steps=length,
             dataset=name,

@@ -25,7 +25,7 @@ from bigbigan.evaluation.targets import open_target
 from bigbigan.experiments import find
 from bigbigan.image.grid import grid
 from bigbigan.models import build
-from reproduction.common import Script, bigbigan, is_finished
+from reproduction.common import Script, bigbigan, metrics_of
 
 EXPERIMENT, SCALE = "table1/base", 32
 SETTINGS = [
@@ -54,7 +54,7 @@ def train_and_draw(script: Script, options: argparse.Namespace) -> None:
     for eta in options.eta:
         settings = [*SETTINGS, f"encoder.lr_multiplier={eta:g}", *options.set]
         run = options.runs / f"eta-{eta:g}"
-        finished = is_finished(run, override(base, settings), options.steps, dataset)
+        finished = "filter_change" in metrics_of(run, override(base, settings), options.steps, dataset)
         if finished:
             print(f"{run}: finished, skipped", flush=True)
         else:

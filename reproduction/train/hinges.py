@@ -3,7 +3,7 @@
     python -m reproduction.train.hinges [--experiment NAME] [--data SOURCE] [--steps N] [--seeds N] [--out PICTURE.png]
 
 By default small/digits for 600 steps; table1/base with --scale 32 is `table1/base` against `table1/hinge_of_sum`.
-Runs go to runs/hinges/: each-SEED and sum-SEED. Finished ones are skipped, unfinished ones continued.
+Runs go to runs/hinges/EXPERIMENT-SCALE/: each-SEED and sum-SEED. Finished ones are skipped, unfinished ones continued.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from statistics import mean
 import numpy as np
 from matplotlib.figure import Figure
 
-from bigbigan.config import override
 from bigbigan.data import open_source
 from bigbigan.experiments import find
 from bigbigan.image.grid import grid
@@ -47,20 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_and_draw(script: Script, options: argparse.Namespace) -> None:
-    base = find(options.experiment).config(options.scale)
     quiet = ["log.validate_every=0", f"log.pictures_every={options.steps}", "log.every=20"]
     dataset = open_source(options.data or str(find(options.experiment).data)).name
-    words = ["--scale", str(options.scale), *(["--data", options.data] if options.data else [])]
+    words = ["--data", options.data] if options.data else []
+    folder = options.runs / f"{options.experiment.replace('/', '_')}-{options.scale}"
     runs: dict[str, list[Path]] = {hinge: [] for hinge in HINGES}
     for seed in range(options.seeds):
         for hinge in HINGES:
             settings = [f"loss.hinge={hinge}", *options.set]
-            run = options.runs / f"{hinge}-{seed}"
+            run = folder / f"{hinge}-{seed}"
             runs[hinge].append(run)
             train_and_evaluate(
                 options.experiment,
-                override(base, settings),
                 run,
+                scale=options.scale,
                 steps=options.steps,
                 dataset=dataset,
                 metrics=METRICS,

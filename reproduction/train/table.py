@@ -7,7 +7,8 @@
 
 Runs go to --runs, by default runs/table1/ and so on. Started again, the script skips the runs that are finished and
 continues the others; more steps may be asked for if the learning rates of a row are constant. Result lines go to
-results/, and the table's page in docs/ shows them next to the published numbers.
+results/, and the table's page in docs/ shows them next to the published numbers. Give runs of another length another
+--study, so that pages do not mix them.
 
 Tables 1, 2 and 3 are trained scaled down, except for BiGAN's AlexNet, which has one size only. In table 2, --steps are
 those of BigBiGAN. Its step sees three batches, and E learns from one; a step of the other methods is one batch. By
@@ -32,12 +33,12 @@ from pathlib import Path
 import numpy as np
 
 from bigbigan.config import Config, override
-from bigbigan.data import load_pixels, open_source
+from bigbigan.data import load_pixels, open_source, quick_fingerprint
 from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_extractors import channels_of
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.experiments import EXPERIMENTS, find
-from bigbigan.io import writing
+from bigbigan.io import read_json, write_json, writing
 from reproduction.common import Script, bigbigan, split_of, train_and_evaluate
 
 BUDGET = ("training.batch_size", "training.d_steps", "training.e_steps")  # settings of the images that a step sees
@@ -138,7 +139,11 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
     if not 0 < (count := hold_out or images or 0) < len(train) + (hold_out is None):
         option = "--images" if hold_out is None else "--hold-out"
         raise UserError(f"{option} {count}: {spec} has {len(train):,} training images; give fewer")
-    path = folder / f"{side}px" / f"{source.name}{'-held-out' * (hold_out is not None)}-{count}.npz"
+    path = (
+        folder
+        / f"{side}px-{quick_fingerprint(train)[:8]}"
+        / f"{source.name}{'-held-out' * (hold_out is not None)}-{count}.npz"
+    )
     if path.exists():
         return str(path)
     order = np.random.default_rng(0).permutation(len(train))
@@ -160,15 +165,19 @@ def drawn(spec: str, config: Config, side: int, folder: Path, images: int | None
     return str(path)
 
 
-def train_words(row: str, scale: int, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
+def train_words(row: str, data: str, folder: Path, options: argparse.Namespace) -> list[str]:
     """Return arguments of `train`, with the clusters that a row uses as labels; make them unless they exist."""
-    words = ["--data", data, "--scale", str(scale)]
+    words = ["--data", data]
     if not row.endswith("_clustering"):
         return words
-    clusters = folder / "clusters.csv"
+    if not options.clusters_of:
+        raise UserError(f"{row}: needs --clusters-of RUN, a run whose features are clustered")
+    clusters, origin = folder / "clusters.csv", folder / "clusters.json"
+    made_from = {"run": options.clusters_of, "images": quick_fingerprint(split_of(open_source(data), "train"))}
+    if origin.exists() and read_json(origin) != made_from:
+        raise UserError(f"{clusters}: made from another run or other images; give another folder to --runs")
+    write_json(origin, made_from)
     if not clusters.exists():
-        if not options.clusters_of:
-            raise UserError(f"{row}: needs --clusters-of RUN, a run whose features are clustered")
         make = ["cluster", options.clusters_of, "--data", data, "--out", str(clusters)]
         bigbigan(*make, "--sheet", str(folder / "clusters.png"), "--results", str(options.results))
     return [*words, "--labels", str(clusters)]
@@ -189,12 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, default=1, metavar="N", help="number of seeds, 0 to N - 1 (default 1)")
     add("--set", nargs="+", default=[], metavar="a.b=value")
     add("--runs", type=Path, metavar="DIR", help="folder of the runs (default runs/table1 and so on)")
-    add(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="file of result lines (default: the table's own)",
-    )
+    add("--results", type=Path, metavar="FILE", help="file of result lines (default: the table's own)")
+    add("--study", metavar="NAME", help="study of the result lines, such as of a longer run (default: the table's own)")
     add("--quick", action="store_true", help="probe E only with 10 labels per class and Table 1's classifier")
     add("--network", metavar="NAME", help="feature extractor that compares samples")
     add("--clusters-of", metavar="RUN", help="run whose features are clustered")
@@ -232,15 +237,15 @@ def train_and_measure(script: Script, options: argparse.Namespace) -> None:
             run = folder / f"{name}{f'_{size}' * bool(size)}{f'-seed{seed}' * bool(seed)}"
             train_and_evaluate(
                 row,
-                config,
                 run,
+                scale=size,
                 steps=steps,
                 dataset=dataset,
                 metrics=metrics(options.table, row, config, options),
-                study=study,
+                study=options.study or study,
                 results=options.results,
                 settings=["log.validate_every=0", f"training.seed={seed}", *options.set],
-                train=partial(train_words, row, size, data, folder, options),
+                train=partial(train_words, row, data, folder, options),
             )
 
 

@@ -1,6 +1,8 @@
 """The scripts of reproduction/: their shared command line, and what a rerun does."""
 
+import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,7 +231,7 @@ def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, com
     line = {
         "study": "table1", "subject": "trained", "experiment": "table1/base", "dataset": "digits", "split": "test",
         "metric": "top1_linear_avepool", "value": 1.0, "seed": 0, "steps": 5, "images_seen": 9,
-        "settings": {"data.classes": 10, "data.mirror": "never", "training.batch_size": 4},
+        "settings": {"data.classes": 10, "data.mirror": "never", "training.batch_size": 4}, "scale": 32,
     }  # fmt: skip
     (run / "results.jsonl").write_text(json.dumps(line) + "\n")
     call = ["1", "base", "--data", "digits", "--steps", "5", "--set", "training.batch_size=4"]
@@ -243,6 +245,41 @@ def test_table_does_not_reuse_a_run_of_other_settings(tmp_path, monkeypatch, com
     call[3] = "other.npz"
     assert table.main(call) == 0
     assert [words[0] for words in commands] == ["train", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"scale": 16}, {"seed": 1}, {"experiment": "table1/revnet"}, {"dataset": "mnist"}, {"steps": 4}]
+)
+def test_run_of_another_size_seed_or_experiment_is_not_finished(tmp_path, other):
+    line = {
+        "study": "table1", "subject": "trained", "experiment": "table1/base", "dataset": "digits", "split": "test",
+        "metric": "x", "value": 1.0, "seed": 0, "steps": 5, "images_seen": 9, "settings": {}, "scale": 32,
+    }  # fmt: skip
+    config = find("table1/base").config(32)
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    assert is_finished(tmp_path, config, 5, "digits")
+    (tmp_path / "results.jsonl").write_text(json.dumps(line | other) + "\n")
+    assert not is_finished(tmp_path, config, 5, "digits")
+
+
+def test_clusters_of_another_run_or_of_other_images_are_not_reused(tmp_path, monkeypatch):
+    made = []
+
+    def cluster(*words):
+        made.append(words[1])
+        (tmp_path / "clusters.csv").write_text("file,label\n")
+
+    monkeypatch.setattr(table, "bigbigan", cluster)
+    options = argparse.Namespace(clusters_of="runs/a", results=tmp_path / "lines.jsonl")
+    ours, others = (str(write_npz(tmp_path / name, count=n)) for name, n in (("ours.npz", 8), ("others.npz", 12)))
+    for _ in range(2):
+        assert table.train_words("table3/biggan_clustering", ours, tmp_path, options)[2] == "--labels"
+    assert made == ["runs/a"]
+    with pytest.raises(UserError, match=r"clusters\.csv: made from another run or other images"):
+        table.train_words("table3/biggan_clustering", others, tmp_path, options)
+    options.clusters_of = "runs/b"
+    with pytest.raises(UserError, match=r"clusters\.csv: made from another run or other images"):
+        table.train_words("table3/biggan_clustering", ours, tmp_path, options)
 
 
 def test_one_round_has_no_deviation():
@@ -280,3 +317,8 @@ def test_drawn_images_of_each_size_have_a_file_of_their_own(tmp_path):
     source = str(write_npz(tmp_path / "rows.npz", side=32))
     files = [table.drawn(source, find("small/mnist").config(), side, tmp_path, 20, None) for side in (16, 32, 16)]
     assert [np.load(file)["train_images"].shape[1] for file in files] == [16, 32, 16]
+    (tmp_path / "others").mkdir()
+    source = str(write_npz(tmp_path / "others" / "rows.npz", side=32, seed=1))
+    other = table.drawn(source, find("small/mnist").config(), 16, tmp_path, 20, None)
+    assert other not in files
+    assert Path(other).name == Path(files[0]).name

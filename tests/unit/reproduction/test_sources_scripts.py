@@ -199,13 +199,14 @@ def test_both_hinges_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsy
     lines = [x for x in read_results(tmp_path / "lines.jsonl") if x["subject"] == "trained"]
     assert {x["settings"].get("loss.hinge") for x in lines} == {None, "sum"}
     assert {x["metric"] for x in lines} >= set(hinges.METRICS)
-    gaps = hinges.margins(tmp_path / "runs/hinges/sum-0")
+    gaps = hinges.margins(tmp_path / "runs/hinges/small_digits-0/sum-0")
     assert list(gaps) == ["s_x", "s_z", "s_xz"]
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert tables.hinges(lines).count("rows | 4 | 0 |") == 2
     capsys.readouterr()
     assert hinges.main(call) == 0
-    assert capsys.readouterr().out.splitlines() == [f"runs/hinges/{h}-0: finished, skipped" for h in hinges.HINGES]
+    folder = "runs/hinges/small_digits-0"
+    assert capsys.readouterr().out.splitlines() == [f"{folder}/{h}-0: finished, skipped" for h in hinges.HINGES]
 
 
 SMALL_BASE = [
