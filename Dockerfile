@@ -7,6 +7,8 @@ FROM python:3.12-slim
 
 ARG TORCH_INDEX=""
 ARG EXTRAS="parquet"
+# OWNER/NAME on GitHub, from where the weights that are not in the wheel are fetched.
+ARG BIGBIGAN_REPOSITORY=""
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 WORKDIR /build
@@ -15,7 +17,7 @@ RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c constraints.txt to
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src ./src
 COPY results ./results
-RUN pip install -c constraints.txt ".[$EXTRAS]"
+RUN BIGBIGAN_REPOSITORY="$BIGBIGAN_REPOSITORY" pip install -c constraints.txt ".[$EXTRAS]"
 
 # A user without rights, and a folder for data sets and keys that any user given by --user may write to.
 RUN useradd --uid 1000 --create-home bigbigan && mkdir -p /data /cache && chmod 1777 /data /cache

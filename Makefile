@@ -36,7 +36,7 @@ test-slow: setup
 # With timm, torchvision, ONNX Runtime, datasets and others, in an environment of their own: all else does without.
 # gradio needs a Pillow below 13. Its page is opened in Chromium: apt-get install chromium, or playwright's own.
 test-interop: $(INTEROP)/.ready
-	$(INTEROP)/bin/python -m pytest tests/external
+	$(INTEROP)/bin/python -m pytest -m 'not long' tests/external
 
 $(INTEROP)/.ready: pyproject.toml constraints.txt tests/external/requirements.txt
 	$(PYTHON) -m venv $(INTEROP)

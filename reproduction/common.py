@@ -152,13 +152,19 @@ class Script:
             RunError: it failed.
         """
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(
-            [sys.executable, "-m", self.module, *arguments],
-            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path},
-        )  # fmt: skip
-        if done.returncode:
-            raise RunError(f"{shlex.join(arguments)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-        return done.stdout
+        return run_program([sys.executable, "-m", self.module, *arguments], env=os.environ | {"PYTHONPATH": path})
+
+
+def run_program(words: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run a program; return what it prints.
+
+    Raises:
+        RunError: it failed.
+    """
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"{shlex.join(words)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    return done.stdout
 
 
 def _portable(word: str) -> str:

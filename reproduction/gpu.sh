@@ -12,7 +12,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-build/gpu}
-TOTAL=${TOTAL:-520}             # seconds for everything
+TOTAL=${TOTAL:-530}             # seconds for everything; what is not done by then is cut off
 RUN=${RUN:-runs/gpu}
 RESULTS=$RUN-results.jsonl      # relative, so that recorded commands name no folder of this machine
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -30,8 +30,8 @@ SET=(training.precision=bf16)
 FULL_SET=(training.precision=bf16 training.accumulate=16)
 STEPS=6
 LIMITS=(90 40 80 70 100)        # of the tests and the four measurements
-AFTER=80                        # seconds kept for what follows training
-LEAST=60                        # seconds of training, whatever is left
+AFTER=120                       # seconds kept for what follows training
+LEAST=30                        # seconds of training, whatever is left
 PROBE=(--max-images 10000)
 if [ -n "${REHEARSE:-}" ]; then
     export CUDA_VISIBLE_DEVICES=
@@ -42,7 +42,7 @@ if [ -n "${REHEARSE:-}" ]; then
     FULL_SET=(training.precision=bf16 training.batch_size=4 training.accumulate=2)
     STEPS=1
     LIMITS=(500 500 "${COMPILE_LIMIT:-20}" 500 "${COMPILE_LIMIT:-20}")
-    AFTER=$TOTAL LEAST=3
+    AFTER=$TOTAL LEAST=3 TOTAL=7200
     PROBE=(--max-images 200)
     PATIENCE=500
 fi
@@ -55,9 +55,14 @@ say() { printf '%s\n' "$*" | tee -a "$OUT/log.txt"; }
 
 # part NAME SECONDS COMMAND...: run a command for that long at most, and say how it went
 part() {
-    local name=$1 limit=$2 start=$SECONDS code
+    local name=$1 limit=$2 start=$SECONDS left=$((TOTAL - SECONDS)) code
     shift 2
     say "== $name: $*"
+    if [ "$left" -le 0 ]; then
+        say "-- $name: no time left"
+        return 124
+    fi
+    [ "$left" -lt "$limit" ] && limit=$left
     timeout --kill-after=5 "$limit" "$@" >>"$OUT/log.txt" 2>&1
     code=$?
     case $code in
@@ -67,12 +72,13 @@ part() {
     esac
     return $code
 }
-need() { part "$@" || FAILED=1; }    # what has to work; compiled steps may not
+need() { part "$@" || { FAILED=1; return 1; }; }    # what has to work; compiled steps may not
 bigbigan=("$PYTHON" -m bigbigan)
 measured=(--steps "$STEPS" --results "$RESULTS" --set)
 
-need device ${PATIENCE:-60} "$PYTHON" -c "import torch, bigbigan; print(bigbigan.__version__, torch.__version__, torch.get_num_threads(),
-    torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')"
+need device ${PATIENCE:-60} "$PYTHON" -c "import os, torch, bigbigan
+print(bigbigan.__version__, torch.__version__, torch.get_num_threads())
+print('cpu' if os.environ.get('REHEARSE') else torch.cuda.get_device_name())" || exit 1
 need tests "${LIMITS[0]}" env BIGBIGAN_TEST_DEVICE="${REHEARSE:+cpu}" "$PYTHON" -m pytest tests/device -p no:cacheprovider
 need "bench $TRAINED" "${LIMITS[1]}" "${bigbigan[@]}" bench $TRAINED "${measured[@]}" "${SET[@]}"
 part "bench $TRAINED, compiled" "${LIMITS[2]}" "${bigbigan[@]}" bench $TRAINED "${measured[@]}" "${SET[@]}" training.compile=true

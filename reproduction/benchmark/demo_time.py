@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigbigan.errors import RunError, UserError
-from reproduction.common import ROOT, Script
+from bigbigan.errors import UserError
+from reproduction.common import ROOT, Script, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         raise UserError(f"{ROOT} is not a git repository; run this in a clone of the project")
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "bigbigan"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        run_program(["git", "clone", "--quiet", str(ROOT), str(clone)])
         measured = {"demo_seconds_with_installation": seconds_of_demo(clone)}
         measured["demo_seconds"] = seconds_of_demo(clone, "RUN=runs/again")
     script.append(
@@ -55,10 +54,7 @@ def seconds_of_demo(clone: Path, *options: str) -> float:
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     start = time.perf_counter()
-    done = subprocess.run(["make", "demo", *options], cwd=clone, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RunError(f"make demo: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    print(done.stdout, flush=True)
+    print(run_program(["make", "demo", *options], cwd=clone, env=environment), flush=True)
     return time.perf_counter() - start
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from bigbigan.errors import RunError, UserError
 from bigbigan.evaluation.records import Measurement, ResultLine
-from reproduction.common import Script
+from reproduction.common import Script, run_program
 
 HELD_OUT, EPOCH, BATCH, SEED = 10_000, 391, 128, 42  # the defaults of their code
 SETTINGS = (
@@ -132,10 +132,7 @@ def port(checkout: Path, data: Path, work: Path, seed: int = SEED) -> None:
         shutil.rmtree(work)
     shutil.copytree(checkout, work, ignore=shutil.ignore_patterns(".git"))
     names = ["train_gan.py", "data.py", "dist.py", "gan.py", "load.py", "net.py", "lib"]
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "lib2to3", "-w", "-n", "--no-diffs", *names],
-        cwd=work, check=True, capture_output=True,
-    )  # fmt: skip
+    run_program([sys.executable, "-W", "ignore", "-m", "lib2to3", "-w", "-n", "--no-diffs", *names], cwd=work)
     for name, changes in {**CHANGES, "lib/rng.py": [(f"seed = {SEED}", f"seed = {seed}")]}.items():
         text = (work / name).read_text()
         for old, new in changes:

@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from bigbigan.data import Source, load_view
+from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.probes.knn import nearest
 from bigbigan.evaluation.records import Measurement, Subject
@@ -58,6 +59,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     others = {name: change(normal) for name, change in CHANGES.items()}
     for spec in options.anomalies:
         other = target.source(spec, None, "anomaly", needs_labels=False)
+        if other.name in others:
+            raise UserError(f"--anomalies {spec}: there are images called {other.name} already")
         others[other.name] = pixels_of(target, other, "test", options.count)
     for name, (subject, score) in scores(target, pixels_of(target, source, "train")).items():
         start, normal_scores = time.perf_counter(), score(normal)

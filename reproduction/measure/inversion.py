@@ -66,7 +66,7 @@ def open_generator(spec: str, dim: int | None) -> Given:
     """
     if spec.startswith("python:"):
         G = import_named(spec, "a generator")
-        latents = getattr(G, "sample_latents", None) or dim or getattr(G, "z_dim", None) or getattr(G, "dim_z", None)
+        latents = dim or getattr(G, "sample_latents", None) or getattr(G, "z_dim", None) or getattr(G, "dim_z", None)
         if latents is None:
             raise UserError(f"{spec} does not say how long its latents are: give --dim N")
         return Given(spec, G, latent_sampler(latents))
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     script = Script(__spec__, __doc__, "results/inversion.jsonl")
     add = script.parser.add_argument
     add("generator", metavar="GENERATOR")
-    add("--dim", type=int, metavar="N", help="length of the latents of python:MODULE:NAME, z ~ N(0, I)")
+    add("--dim", type=int, metavar="N", help="length of the latents of python:MODULE:NAME, drawn from N(0, I)")
     add("--data", metavar="SOURCE", help="images to invert; default: samples of the generator")
     add("--count", type=int, default=64, metavar="N", help="images (default 64)")
     add("--steps", type=int, default=1000, metavar="N", help="steps that E is trained for (default 1000)")

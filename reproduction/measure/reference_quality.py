@@ -55,11 +55,14 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     real = reference(source, "train", view, network)
     test = torch.from_numpy(read_split(source, test_split, view).pixels)[:10_000]
     noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    count = f"{len(test) // 1000}k" if len(test) >= 1000 else str(len(test))
     for name, pixels in (("test_images", test), ("blurred_test_images", blurred(test)), ("noise", noise)):
         start = time.perf_counter()
         found = compare(real, network(pixels)[0], set(MEASURES))
         measured = {
-            f"{measure}10k_train_{network.name}": m._replace(protocol={"network": network.digest, **(m.protocol or {})})
+            f"{measure}{count}_train_{network.name}": m._replace(
+                protocol={"network": network.digest, **(m.protocol or {})}
+            )
             for measure, m in found.items()
         }
         script.append(

@@ -19,6 +19,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bigbigan.errors import UserError
 from bigbigan.evaluation.image_quality.feature_extractors import open_extractor
 from bigbigan.evaluation.image_quality.metrics import inception_score
 from bigbigan.evaluation.image_quality.sampling import compare, run_reference
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(script: Script, options: argparse.Namespace) -> None:
+    if options.samples < 1000 or options.samples % 1000:
+        raise UserError(f"--samples {options.samples}: expected a multiple of 1000")
     target = open_target(options.run)
     model = target.model
     assert model is not None
@@ -64,6 +67,9 @@ def measure(script: Script, options: argparse.Namespace) -> None:
         }
         if logits is not None:
             measured[f"is{count}_{network.name}"] = Measurement(*inception_score(logits))
+        measured = {
+            name: m._replace(protocol={"network": network.digest, **(m.protocol or {})}) for name, m in measured.items()
+        }
         found[level] = {name.split("k_")[0].rstrip("0123456789"): m.value for name, m in measured.items()}
         named = {f"{name}_truncation{level}": m for name, m in measured.items()}
         script.append(script.target_lines(target, named, source=source, split="train", n=len(features), start=start))

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pixel_features
 from bigbigan.evaluation.probes.saved_head import references
 from bigbigan.evaluation.records import Measurement, Subject
@@ -49,6 +50,8 @@ def measure(script: Script, options: argparse.Namespace) -> None:
     kinds |= {name: change(test) for name, change in CHANGES.items()}
     for spec in options.others:
         other = target.source(spec, None, "unlike", needs_labels=False)
+        if other.name in kinds:
+            raise UserError(f"--others {spec}: there are images called {other.name} already")
         kinds[other.name] = pixels_of(target, other, "test", options.count)
     encoder = target.encoder("trained", train)
     features: dict[str, tuple[Subject, Score]] = {

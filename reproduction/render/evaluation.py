@@ -210,8 +210,9 @@ def unlike(lines: list[Line]) -> str:
     kinds = list(dict.fromkeys(x["protocol"]["images"] for x in chosen))
     out = [f"| run | features | {' | '.join(kinds)} |", "|---|---|" + "---|" * len(kinds)]
     for run in dict.fromkeys((x["experiment"], x["dataset"]) for x in chosen):
-        found = {x["metric"]: x for x in chosen if (x["experiment"], x["dataset"]) == run}
-        steps = max(x["steps"] for x in found.values())
+        of_run = [x for x in chosen if (x["experiment"], x["dataset"]) == run]
+        steps = max(x["steps"] for x in of_run)
+        found = {x["metric"]: x for x in of_run if x["steps"] in (0, steps)}  # 0: pixels
         for name, title in rows.items():
             cells = [cell(found[key]) if (key := f"unlike_{kind}_{name}") in found else "" for kind in kinds]
             out.append(f"| `{run[0]}`, {steps:,} steps | {title} | {' | '.join(cells)} |")

@@ -114,11 +114,11 @@ def truncation(lines: list[Line]) -> str:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for x in of_study(lines, "truncation"):
         measure, _, level = x["metric"].partition("_truncation")
-        found.setdefault((x["experiment"], level), {})[re.split(r"\d", measure)[0]] = x
+        found.setdefault((f"{x['experiment']}`, {x['steps']:,} steps", level), {})[re.split(r"\d", measure)[0]] = x
     for (experiment, level), measures in found.items():
         digits = {"is": 2, "fid": 2, "precision": 3, "recall": 3}
         cells = [cell(measures.get(m), n) for m, n in digits.items()]
-        out.append(f"| `{experiment}` | {level} | {' | '.join(cells)} |")
+        out.append(f"| `{experiment} | {level} | {' | '.join(cells)} |")
     return "\n".join(out if found else [*out, "| not run | | | | | |"])
 
 

@@ -109,20 +109,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return script.run(train_and_measure, arguments)
 
 
+def settings_of(name: str, variant: str) -> list[str]:
+    """Return the settings of a variant on a data set, without seed and log."""
+    _, _, networks, widths = SMALLER[name]
+    wide, wider = ([*widths[:-1], times * widths[-1]] for times in (4, 2))
+    bottleneck = [4 * width for width in widths]
+    changes = [s.format(wide=wide, wider=wider, bottleneck=bottleneck) for s in VARIANTS[variant]]
+    return ["training.precision=bf16", *networks, *PLAIN, f"encoder.widths={widths}", *changes]
+
+
 def train_and_measure(script: Script, options: argparse.Namespace) -> None:
     name = options.data.partition(":")[0]
     if name not in SMALLER:
         raise UserError(f"DATA is {options.data}; expected one of {', '.join(SMALLER)}")
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
         raise UserError(f"{', '.join(unknown)}: no such variant; expected some of {', '.join(VARIANTS)}")
-    experiment, steps, networks, widths = SMALLER[name]
+    experiment, steps, _, _ = SMALLER[name]
     for variant in options.variants or VARIANTS:
-        wide, wider = ([*widths[:-1], times * widths[-1]] for times in (4, 2))
-        bottleneck = [4 * width for width in widths]
-        changes = [s.format(wide=wide, wider=wider, bottleneck=bottleneck) for s in VARIANTS[variant]]
         length = round(steps * LENGTHS.get(variant, 1))
         quiet = ["log.validate_every=0", f"log.pictures_every={length}", f"log.checkpoint_every={length}"]
-        settings = ["training.precision=bf16", *networks, *PLAIN, f"encoder.widths={widths}", *changes]
+        settings = settings_of(name, variant)
         train_and_evaluate(
             experiment,
             Path("runs/encoder_search") / name / f"{variant}-{options.seed}",

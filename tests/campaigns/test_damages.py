@@ -334,7 +334,7 @@ def test_damages_are_reported_or_change_nothing(world, capsys):
                     what = f"{number}: {damage.__name__} {chosen}, {name}: {kind}"
                     failures.append(f"{what}: {err[-1500:]}{differing(before, after)}")
     with capsys.disabled():
-        record("damages", counted, wanted, start)
+        record("damages", __file__, counted, wanted, start)
         print("\n".join(failures))
     assert not failures
 

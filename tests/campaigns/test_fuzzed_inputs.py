@@ -434,7 +434,7 @@ def test_fuzzed_inputs_end_in_a_result_or_one_line(world, tmp_path, monkeypatch,
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     totals = {how: sum(n for (_, ended), n in counted.items() if ended == how) for how in ("read", "refused")}
     with capsys.disabled():
-        record("fuzzed_inputs", totals | {"tracebacks": len(failures)}, sum(counted.values()), start)
+        record("fuzzed_inputs", __file__, totals | {"tracebacks": len(failures)}, sum(counted.values()), start)
         print(*(f"{kind} {ended}: {n:,}" for (kind, ended), n in sorted(counted.items())), sep="; ")
         print(f"slowest: {slowest[1]}, {slowest[0]:.1f} s; memory grew by {grown / 2**10:.0f} MiB", *failures, sep="\n")
     assert not failures

@@ -115,7 +115,7 @@ def test_killed_trainings_end_as_if_nothing_had_happened(sources, tmp_path):
         assert not wrong, f"chain {chain} ({kind}, seed {SEED}) after {plan}: {wrong}"
         counted["chains_identical"] += 1
     print(dict(deaths))
-    record("kills", {"kills": sum(deaths.values()), **counted}, sum(deaths.values()), began)
+    record("kills", __file__, {"kills": sum(deaths.values()), **counted}, sum(deaths.values()), began)
 
 
 def check_after_a_kill(run: Path) -> None:
@@ -183,4 +183,4 @@ def test_killed_verbs_leave_whole_files_or_none(sources, tmp_path):
         assert not wrong, f"{name} (seed {SEED}) after {plan}: {wrong}"
         counted["chains_identical"] += 1
     assert read_results(own / "results.jsonl")  # of classify
-    record("kills_of_verbs", {"kills": deaths, **counted}, deaths, began)
+    record("kills_of_verbs", __file__, {"kills": deaths, **counted}, deaths, began)

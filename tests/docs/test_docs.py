@@ -377,10 +377,10 @@ def test_settings_on_the_pages_are_read(tmp_path):
     assert file.config(find(file.experiment).config()).training.steps == 2000
 
 
-FILES = [b for b in blocks("docs/extending.md", "python") if b.code.startswith("# my_module.py")]
+MODULES = [b for b in blocks("docs/extending.md", "python") if b.code.startswith("# my_module.py")]
 
 
-@pytest.mark.parametrize("block", FILES, ids=lambda block: str(block.line))
+@pytest.mark.parametrize("block", MODULES, ids=lambda block: str(block.line))
 def test_a_file_on_the_page_can_be_imported_alone(block):
     """Names that it uses are its own: an import of an earlier block does not count."""
     with patch.dict(EXPERIMENTS):

@@ -39,10 +39,6 @@ EXCEPTIONS = {  # a part of the line: why it stays
     "pack the archive anew with Deflate": "the message is part of fingerprints that runs have recorded",
 }
 
-# Not reworded yet: remove a path when its text is done.
-NOT_DONE = [
-    "CHANGELOG.md",
-]
 HAVE_THE_LIST = {"docs/style.md", "tests/docs/test_style.py"}
 
 
@@ -62,9 +58,8 @@ def checked_files():
     files = [f for folder in ("src", "docs", "tests", "reproduction") for f in (ROOT / folder).rglob("*")]
     for file in [*files, *ROOT.glob("*.md")]:
         path = file.relative_to(ROOT)
-        done = not any(path.is_relative_to(other) for other in NOT_DONE)
         is_text = file.suffix in (".py", ".md", ".rst") and "generated" not in path.parts
-        if is_text and done and path.as_posix() not in HAVE_THE_LIST:
+        if is_text and path.as_posix() not in HAVE_THE_LIST:
             yield path
 
 
@@ -77,11 +72,6 @@ def test_text_has_no_denied_phrase():
         for number, phrase, better in violations((ROOT / path).read_text())
     ]
     assert not lines, "docs/style.md:\n" + "\n".join(lines)
-
-
-@pytest.mark.parametrize("path", NOT_DONE)
-def test_paths_not_done_exist(path):
-    assert (ROOT / path).exists()
 
 
 def test_every_exception_is_used():

@@ -23,12 +23,20 @@ def size(full: int) -> int:
     return max(1, round(SHARE * full))
 
 
-def record(campaign: str, counts: Mapping[str, int], tries: int, start: float) -> None:
-    """Print the counts of a campaign of `tries` tries, begun at `start` (time.perf_counter), and append them as
-    result lines if asked to."""
+def record(campaign: str, file: str, counts: Mapping[str, int], tries: int, start: float) -> None:
+    """Print the counts of a campaign of `tries` tries, and append them as result lines if asked to.
+
+    Args:
+        campaign: its name.
+        file: of the test (__file__).
+        counts: what was counted.
+        tries: number of tries.
+        start: when it began (time.perf_counter).
+    """
     print(f"\n{campaign}, seed {SEED}: {tries:,} tries; " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
-    if not (file := os.environ.get("BIGBIGAN_CAMPAIGN_RESULTS")):
+    if not (results := os.environ.get("BIGBIGAN_CAMPAIGN_RESULTS")):
         return
+    set_to = {"BIGBIGAN_CAMPAIGN": f"{SHARE:g}", "BIGBIGAN_CAMPAIGN_SEED": f"{SEED}"}
     lines = result_lines(
         counts,
         study="campaigns",
@@ -39,6 +47,7 @@ def record(campaign: str, counts: Mapping[str, int], tries: int, start: float) -
         n=tries,
         seed=SEED,
         seconds=time.perf_counter() - start,
-        command=f"python -m pytest -m slow tests/campaigns/test_{campaign}.py",
+        command=" ".join(f"{name}={value}" for name, value in set_to.items())
+        + f" python -m pytest -m slow tests/campaigns/{Path(file).name}",
     )
-    append_results(Path(file), lines)
+    append_results(Path(results), lines)

@@ -34,15 +34,19 @@ def run(*words, **settings):
     return done.stdout
 
 
+def copy_sources(folder):
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(ROOT / name, folder)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, built from an archive of the source: no repository, no tags, no network."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy(ROOT / name, source)
+    copy_sources(source)
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source)
     (path,) = out.iterdir()
     return path
@@ -59,7 +63,8 @@ def metadata_of(wheel):
         return message_from_string(archive.read(name).decode())
 
 
-def test_wheel_has_result_lines_and_is_small(wheel):
+def check_files(wheel):
+    """Check that a wheel is small and has the files it should have."""
     assert wheel.stat().st_size < 10e6
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -70,6 +75,10 @@ def test_wheel_has_result_lines_and_is_small(wheel):
         assert weights == (name != "small/caltech101")
         assert f"bigbigan/pretrained/{name}/model.json" in names
     assert not [name for name in names if name.startswith(("tests", "reproduction", "docs"))]
+
+
+def test_wheel_has_result_lines_and_is_small(wheel):
+    check_files(wheel)
 
 
 def test_metadata_names_versions_systems_and_licence(metadata):
@@ -96,9 +105,7 @@ def test_without_an_address_links_stay_relative(metadata):
 def released(tmp_path_factory):
     """A repository with what the build reads, from an address on GitHub, at the tag v1.2.3."""
     folder = tmp_path_factory.mktemp("released")
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "src/bigbigan/__init__.py"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    copy_sources(folder)
     git(folder, "init", "--quiet")
     git(folder, "remote", "add", "origin", "git@github.com:someone/bigbigan.git")
     (folder / ".gitignore").write_text("*.egg-info\nbuild\n")
@@ -124,7 +131,9 @@ def build(kind, source, out):
 def test_release_has_the_version_of_its_tag_and_links_to_it(released, tmp_path):
     shutil.unpack_archive(build("sdist", released, tmp_path / "sdist"), tmp_path / "unpacked")
     for source in (released, tmp_path / "unpacked" / "bigbigan-1.2.3"):  # and a wheel made from the archive
-        made = metadata_of(build("wheel", source, tmp_path / f"{source.name}-wheel"))
+        path = build("wheel", source, tmp_path / f"{source.name}-wheel")
+        check_files(path)  # in a repository setuptools-scm adds the files that git tracks
+        made = metadata_of(path)
         assert made["Version"] == "1.2.3"
         assert "Homepage, https://github.com/someone/bigbigan" in made.get_all("Project-URL")
         links = re.findall(r"\]\(([^)]+)\)", made.get_payload())
