@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from bigbigan.apps.benchmark import peak_memory_mib
@@ -38,7 +37,7 @@ def measure(script: Script, name: str, data: str) -> None:
     config = override(find(name).config(), ["training.batch_size=2", "log.every=1"])
     source = open_source(data)
     images = source.splits["train"]
-    chosen = images.subset(np.linspace(0, len(images) - 1, IMAGES).astype(np.int64))
+    chosen = images.subset(images.spread(IMAGES))
     side = stored_side(images, config.encoder.resolution, config.data.augment)
     pixels, _ = load_pixels(chosen, side, config.data.channels, source)
     device = default_device()

@@ -84,8 +84,8 @@ def pixels_of(target: Target, source: Source, split: str, count: int | None = No
         UserError: there is no such split.
     """
     view, images = target.view, split_of(source, split)
-    picks = np.linspace(0, len(images) - 1, min(count or len(images), len(images))).round().astype(np.int64)
-    return load_view(images.subset(picks), view.resolution, view.channels, view.augment, source)[0]
+    picked = images.subset(images.spread(count or len(images)))
+    return load_view(picked, view.resolution, view.channels, view.augment, source)[0]
 
 
 def _noisy(pixels: np.ndarray) -> np.ndarray:

@@ -160,8 +160,7 @@ def images_to_invert(given: Given, options: argparse.Namespace) -> tuple[Tensor,
         source.set_padding(given.model.config.data.pad)
     split = shown_split(source)
     if given.model is None:
-        picks = np.linspace(0, len(split) - 1, min(options.count, len(split))).round().astype(np.int64)
-        pixels, _ = load_pixels(split.subset(picks), x.shape[-1], x.shape[1], source)
+        pixels, _ = load_pixels(split.subset(split.spread(options.count)), x.shape[-1], x.shape[1], source)
         return to_float(torch.from_numpy(pixels)), source.name, split.name
     return as_seen(given.model, source, split, options.count)[1], source.name, split.name
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from bigbigan.config import named_settings
 from reproduction.render.cells import Line, cell, changes, newest_by, of_study, title_of
 
 
@@ -16,7 +15,7 @@ def bench(lines: list[Line]) -> str:
     out = [f"| experiment | device | {' | '.join(head)} |", "|---|---|" + "---|" * len(head)]
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for x in chosen:
-        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in changes(x)[0].items())
+        settings = named_settings(changes(x)[0])
         scale = f" at scale {x['scale']}" if x["scale"] else ""
         title = f"{title_of(x['experiment'], x)}{scale}{', ' + settings if settings else ''}"
         groups.setdefault((title, x["device"]), {})[x["metric"]] = x["value"]

@@ -8,6 +8,7 @@ from itertools import product
 from statistics import mean, stdev
 from typing import Any
 
+from bigbigan.config import named_settings
 from bigbigan.evaluation.label_curve import curve_table
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import better, chosen_settings, paired_lead
@@ -91,7 +92,7 @@ def ablation_table(lines: list[Line]) -> str:
     groups: dict[tuple[str, int, str], dict[str, Line]] = {}
     for line in of_study(lines, "ablations"):
         if line["subject"] == "trained" and line["metric"] in (few, ratio):
-            settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in changes(line)[0].items()).replace('"', "")
+            settings = named_settings(changes(line)[0]).replace('"', "")
             key = (title_of(line["experiment"], line), line["steps"], settings)
             groups.setdefault(key, {})[line["metric"]] = line
     out = ["| experiment | steps | changed | 10 labels per class | reconstruction ratio |", "|---|---|---|---|---|"]
@@ -108,7 +109,7 @@ def search_table(lines: list[Line]) -> str:
     trained: dict[tuple[str, int, str, int], dict[str, Line]] = {}
     untrained: dict[tuple[str, int, str], Line] = {}
     for line in of_study(lines, "encoder_search"):
-        settings = ", ".join(f"{k}={json.dumps(v)}" for k, v in _changes(line).items()).replace('"', "")
+        settings = named_settings(_changes(line)).replace('"', "")
         key = (line["experiment"], line["seed"], settings)
         if line["subject"] == "trained":
             trained.setdefault((*key, line["steps"]), {})[line["metric"]] = line

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
-from bigbigan.config import flat, override
+from bigbigan.config import flat, named_settings, override
 from bigbigan.evaluation.records import chosen_settings
 from bigbigan.experiments import find
 from bigbigan.models import construct
@@ -32,7 +31,7 @@ def _groups(lines: list[Line], *keys: str) -> dict[tuple[Any, ...], dict[tuple[s
 
 
 def _in_words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()).replace('"', "")
+    return named_settings(settings).replace('"', "")
 
 
 def reconstructions(lines: list[Line]) -> str:

@@ -231,7 +231,7 @@ def spread(
         UserError: none can be read.
     """
     c, wanted = model.config, min(count, len(images))
-    picks = np.linspace(0, len(images) - 1, wanted).round().astype(np.int64)
+    picks = images.spread(wanted)
     order = np.concatenate([picks, np.setdiff1d(np.arange(len(images)), picks)])
     tolerant = replace(source, max_unreadable=1.0)  # notes and skipped files are those of `source`
     parts: list[np.ndarray] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,11 +154,6 @@ def writable(path: Path, remedy: str = "choose another path") -> None:
         raise UserError(f"{path} is a folder; expected the name of a file to write")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path} cannot be written: permission denied; {remedy}")
-
-
-def named_settings(settings: dict[str, Any]) -> str:
-    """Return settings as text: a.b=value, ..."""
-    return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
 
 
 def is_own_results(results: Path, run: str | Path, out: Path | None = None) -> bool:

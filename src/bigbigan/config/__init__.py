@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bigbigan.config.compatibility as _compatibility  # noqa: F401  (registers the check of Config)
 import bigbigan.config.validate as _checks  # noqa: F401  (registers the checks of the other classes below)
-from bigbigan.config.overrides import config_from_dict, override
+from bigbigan.config.overrides import config_from_dict, named_settings, override
 from bigbigan.config.schema import (
     Config,
     DataConfig,
@@ -36,5 +36,6 @@ __all__ = [
     "TrainingConfig",
     "config_from_dict",
     "flat",
+    "named_settings",
     "override",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -105,3 +106,8 @@ def config_from_dict(tree: Any, origin: str) -> Config:
         # Written by a version without this setting, whose augmentations always mirrored.
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, mirror="always"))
     return config
+
+
+def named_settings(settings: Mapping[str, Any]) -> str:
+    """Return settings as text: a.b=value, ..."""
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())

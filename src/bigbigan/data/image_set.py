@@ -185,6 +185,10 @@ class ImageSet:
         groups = None if self.groups is None else self.groups[picked]
         return ImageSet(name or self.name, files, labels, self.classes, self.store, self.index[picked], groups)
 
+    def spread(self, count: int) -> np.ndarray:
+        """Return the indices of `count` images spread evenly over the set, of all if it has fewer."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+
 
 @dataclass(frozen=True)
 class LabelsFile:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 from typing import Any
 
+from bigbigan.config import named_settings
 from bigbigan.errors import UserError
 from bigbigan.evaluation.rank_correlation import rank_correlation
 from bigbigan.evaluation.records import Line, chosen_settings, transferred
@@ -295,7 +296,7 @@ def _protocol(group: Sequence[Line]) -> str:
     x = usual[0]
     epochs = _epochs(x)
     kept = {k: v for k, v in x["settings"].items() if x["subject"] != "untrained" or _shapes_networks(k)}
-    changed = ", ".join(f"{k}={json.dumps(v)}" for k, v in kept.items())
+    changed = named_settings(kept)
     steps = {y["steps"] for y in usual if y["subject"] != "external"}
     length = f"{x['steps']:,} steps" if len(steps) < 2 else f"{x['images_seen']:,} images seen"
     length += f" ({epochs:g} epochs)" if epochs else ""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from bigbigan.config import named_settings
 from bigbigan.evaluation.records import Line, chosen_settings
 from bigbigan.experiments import EXPERIMENTS
 
@@ -75,8 +76,7 @@ def variants(shown: Sequence[Line], lines: Iterable[Line]) -> list[Variant]:
     for (experiment, *_), trained in groups.items():
         settings = chosen_settings(trained[0])
         changed = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
-        difference = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
-        difference = difference or f"{_updates(trained[0]):,} updates of E"
+        difference = named_settings(changed) or f"{_updates(trained[0]):,} updates of E"
         untrained = [
             x
             for x in lines

@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING
 
-from bigbigan.cli.common import AS_JSON, named_settings
+from bigbigan.cli.common import AS_JSON
 
 if TYPE_CHECKING:
     from bigbigan.experiments import Experiment
@@ -81,6 +81,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _details(e: Experiment) -> list[str]:
     """Return the published numbers that an experiment stands for, and its settings that are not in the paper."""
+    from bigbigan.config import named_settings
+
     found = [
         f"{row}: {', '.join(f'{column} {number}' for column, number in numbers.items())}"
         for row, numbers in e.table_rows.items()

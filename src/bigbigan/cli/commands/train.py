@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, device_option, named_settings
+from bigbigan.cli.common import AS_JSON, LABELS_FILE, QUIET, SOURCES, device_option
 from bigbigan.errors import UserError
 
 EXAMPLES = (
@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int | None:
     default = default_data(options, config)
     if options.dry_run:
         from bigbigan.apps.dry_run import dry_run, report
+        from bigbigan.config import named_settings
 
         found = dry_run(config, options.data, default, options.labels)
         print(json.dumps(found, indent=2) if options.json else report(config, found))
