@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,36 @@ def test_the_gpu_command_can_be_rehearsed(tmp_path):
     assert all("training.minutes" in x["settings"] for x in lines if x["metric"] == "reconstruction_ratio")
 
 
+def fake_python(tmp_path, commands):
+    """A Python that finds a device (python -c ...), and for python -m runs shell commands instead."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{commands}\n')
+    python.chmod(0o755)
+    return python
+
+
 def test_a_part_that_fails_does_not_stop_the_others(tmp_path):
-    """With a Python that fails at everything, quickly."""
-    failing = tmp_path / "python"
-    failing.write_text("#!/bin/sh\nexit 3\n")
-    failing.chmod(0o755)
-    done, parts = rehearse(tmp_path, PYTHON=failing)
+    done, parts = rehearse(tmp_path, PYTHON=fake_python(tmp_path, "exit 3"))
     assert done.returncode == 1
-    assert len(parts) == 9
+    assert parts.pop("device") == "done in"
+    assert len(parts) == 8
     assert set(parts.values()) == {"failed with"}
     assert " 0 result lines" in done.stdout.splitlines()[-1]
     assert "-- no samples.png" in done.stdout
     assert done.stderr == ""
+
+
+def test_nothing_runs_without_a_device(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    done, parts = rehearse(tmp_path, PYTHON=python)
+    assert (done.returncode, parts) == (1, {"device": "failed with"})
+
+
+def test_everything_ends_in_time(tmp_path):
+    start = time.perf_counter()
+    done, parts = rehearse(tmp_path, REHEARSE="", TOTAL=4, PYTHON=fake_python(tmp_path, "exec sleep 3"))
+    assert time.perf_counter() - start < 20
+    assert done.returncode == 1
+    assert list(parts.values()) == ["done in", "done in", "cut off", *["no time"] * 6]
