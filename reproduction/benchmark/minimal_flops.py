@@ -9,6 +9,7 @@ The minimum is the sum of forward passes of G, E, F, H and J, over N images each
     G and E step   G and E forward and both gradients, likewise; on encoder pairs only F forward, and H and J forward
                    with gradients of inputs; on generator pairs only H forward, and F and J forward with gradients of
                    inputs
+    E step         (training.e_steps) E forward and both gradients; F, H and J on encoder pairs, likewise
 
 The gradient of a layer's weights, or of its inputs, costs as much as its forward pass. Recomputing E of a RevNet costs
 one more forward pass of its branches. A multiply-add is 2 FLOPs; matrix products and convolutions are counted, and
@@ -59,10 +60,10 @@ def minimal(config: Config) -> float:
         }  # fmt: skip
         again = count_flops(lambda: E.trunk(x)) - first["E"] if config.encoder.block == "reversible" else 0
     of_d = one["G"] + one["E"] + 2 * (3 * one["F"] - first["F"] + 3 * one["H"] - first["H"] + 3 * one["J"])
-    of_eg = 3 * one["G"] - first["G"] + 3 * one["E"] - first["E"] + again
-    of_eg += one["F"] + 2 * one["H"] + 2 * one["J"]  # encoder pairs
-    of_eg += 2 * one["F"] + one["H"] + 2 * one["J"]  # generator pairs
-    return (config.training.d_steps * of_d + of_eg) * config.training.batch_size / N
+    of_e = 3 * one["E"] - first["E"] + again + one["F"] + 2 * one["H"] + 2 * one["J"]  # encoder pairs
+    of_g = 3 * one["G"] - first["G"] + 2 * one["F"] + one["H"] + 2 * one["J"]  # generator pairs
+    t = config.training
+    return (t.d_steps * of_d + of_g + t.e_steps * of_e) * t.batch_size / N
 
 
 def first_layers(network: nn.Module, forward: Callable[[], Any], data: list[torch.Tensor]) -> int:

@@ -35,6 +35,7 @@ FIRST_RECIPE: dict[str, dict[str, Any]] = {
     }.items()
 }
 FIRST_RECIPE["small/folder64"]["encoder.augment"] = []  # now it hides a square of each image from E
+FIRST_RECIPE["small/cifar10"] |= {"encoder.augment": [], "encoder.stdev_bias": -3.0, "training.e_steps": 1}
 
 
 def changes(line: Line) -> tuple[dict[str, Any], bool]:

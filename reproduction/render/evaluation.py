@@ -8,10 +8,11 @@ from itertools import product
 from statistics import mean, stdev
 from typing import Any
 
-from bigbigan.config import named_settings
+from bigbigan.config import flat, named_settings
 from bigbigan.evaluation.label_curve import curve_table
 from bigbigan.evaluation.metric_names import PIXELS
 from bigbigan.evaluation.records import better, chosen_settings, paired_lead
+from bigbigan.experiments import find
 from reproduction.render.cells import FIRST_RECIPE, Line, cell, changes, newest, of_study, title_of
 from reproduction.train.encoder_search import SMALLER
 
@@ -145,8 +146,8 @@ def _changes(line: Line) -> dict[str, Any]:
     of_networks = {"training.precision": "bf16", "encoder.widths": widths}
     of_networks |= {k: v for k, v in FIRST_RECIPE[line["experiment"]].items() if k != "encoder.widths"}
     of_networks |= {name: json.loads(value) for name, _, value in (text.partition("=") for text in networks)}
-    as_defined = {"discriminator.joint_maps": 2, "discriminator.projection": True}
-    found = as_defined | chosen_settings(line)
+    defined = flat(find(line["experiment"]).config().to_dict())
+    found = {name: defined[name] for name in FIRST_RECIPE[line["experiment"]]} | chosen_settings(line)
     return {k: v for k, v in sorted(found.items()) if of_networks.get(k) != v}
 
 

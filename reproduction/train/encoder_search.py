@@ -38,6 +38,7 @@ SMALLER = {
     ),
 }  # fmt: skip
 PLAIN = ["discriminator.joint_maps=1", "discriminator.projection=false"]
+PLAIN += ["training.e_steps=1", "encoder.stdev_bias=-3", "encoder.augment=[]"]
 TWO_MAPS = ["discriminator.joint_maps=2"]
 BOTH = [*TWO_MAPS, "discriminator.projection=true"]
 CUTOUT = [*BOTH, "encoder.augment=[cutout]"]
