@@ -16,7 +16,7 @@ from pathlib import Path
 from bigbigan.errors import UserError
 from reproduction.common import Script, train_and_evaluate
 
-# Networks of a quarter of the work of small/fashion_mnist and small/cifar10, for images pooled to 16 px.
+# Networks of about a quarter of the FLOPs of small/fashion_mnist and an eighth of small/cifar10, for 16 px.
 SMALLER = {
     "fashion-mnist": (
         "small/fashion_mnist",

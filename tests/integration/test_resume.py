@@ -368,6 +368,8 @@ def test_last_n_and_best_are_kept(data, tmp_path):
     run = tmp_path / "run"
     settings = ["log.checkpoint_every=2", "log.keep_checkpoints=2"]
     train(tiny_config("training.steps=4", *settings), data, run, progress=False)
+    with pytest.warns(UserWarning, match="has no best step .* the newest is used"):
+        assert ck.chosen_checkpoint(run, "best").step == 4
     ck.save_best(run, 2, "top1_linear_bn_crelu_10perclass", 50.0)
     train(tiny_config("training.steps=10", *settings), data, run, progress=False)
     assert [c.step for c in ck.checkpoints(run)] == [2, 8, 10]

@@ -193,7 +193,10 @@ def chosen_checkpoint(run: Path, which: str | int) -> Checkpoint | None:
     """
     which = str(which)
     record = best_record(run) if which == "best" else None
-    if which == "newest" or (which == "best" and not os.path.lexists(_best(run))):
+    if which == "best" and not os.path.lexists(_best(run)):
+        warnings.warn(f"{run} has no best step (log.validate_every=0): the newest is used", stacklevel=2)
+        which = "newest"
+    if which == "newest":
         return newest_checkpoint(run)
     if which == "best" and record is None:
         raise UserError(f"--checkpoint best: {_best(run)} is damaged; choose newest, or the number of a step")
