@@ -12,8 +12,8 @@ The minimum is the sum of forward passes of G, E, F, H and J, over N images each
     E step         (training.e_steps) E forward and both gradients; F, H and J on encoder pairs, likewise
 
 The gradient of a layer's weights, or of its inputs, costs as much as its forward pass. Recomputing E of a RevNet costs
-one more forward pass of its branches. A multiply-add is 2 FLOPs; matrix products and convolutions are counted, and
-nothing is run.
+one more forward pass of its branches. The projection of D (`discriminator.projection`) is left out. A multiply-add is 2
+FLOPs; matrix products and convolutions are counted, and nothing is run.
 """
 
 from __future__ import annotations
