@@ -229,7 +229,8 @@ def transfer(lines: list[Line], pattern: str) -> str:
     rows: dict[str, dict[str, Line]] = {}
     for x in chosen:
         form = f"{x['protocol']['side']} px, {'grey' if x['protocol']['channels'] == 1 else 'colour'}"
-        row = f"`{x['experiment']}` on {x['protocol']['trained_on']}, {form}"
+        changed = named_settings(changes(x)[0]).replace('"', "")
+        row = f"`{x['experiment']}`{f', `{changed}`,' if changed else ''} on {x['protocol']['trained_on']}, {form}"
         feature = x["subject"] if x["subject"] in PIXELS else "bn_crelu"
         if x["metric"] != pattern.format(feature):
             continue
@@ -244,6 +245,8 @@ def transfer(lines: list[Line], pattern: str) -> str:
             found = rows.setdefault(f"{row}: **E trained**, {x['steps']:,} steps", {}) if trained else untrained
             found[x["dataset"]] = x
     for row in sorted(rows, key=lambda title: "pixels, " not in title):
+        if not rows[row] and "untrained" in row:
+            continue
         out.append(f"| {row} | {' | '.join(cell(rows[row].get(name)) for name in datasets)} |")
     return "\n".join(out if chosen else [*out, "| not run | |"])
 

@@ -3,8 +3,8 @@
 All share one design: narrow BigGAN blocks that become narrower towards the image; a small ResNet-v2 encoder that learns
 faster than G (as in the paper's "up E LR" rows); learning rates several times those of the full-size networks, which
 narrow networks tolerate; and an F with a wide last block, because J separates pairs by what F(x) contains, and E learns
-only through J. In the experiments for photographs E is updated twice a step, does not see a square of each image, and
-starts with sigma near 0.7, as in the paper.
+only through J. Those for CIFAR-10 update E twice a step, hide a square of each image from it, and start its sigma near
+0.7, as in the paper; folder64 hides the square.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bigbigan.experiments.registry import register
 __all__: list[str] = []
 
 
-OF_PHOTOGRAPHS: Any = {"augment": ("cutout",), "stdev_bias": 0.0}  # settings of E
+FOR_CIFAR10: Any = {"augment": ("cutout",), "stdev_bias": 0.0}  # settings of E
 
 
 @register("small", data="digits")
@@ -81,9 +81,7 @@ def cifar10() -> Config:
         latent=LatentConfig(dim=80),
         generator=GeneratorConfig(channels=(128, 128, 64, 32)),
         discriminator=DiscriminatorConfig(channels=(32, 64, 128, 512), mlp_width=512, joint_maps=2, projection=True),
-        encoder=EncoderConfig(
-            resolution=32, widths=(32, 64, 128, 768), head_width=512, lr_multiplier=2, **OF_PHOTOGRAPHS
-        ),
+        encoder=EncoderConfig(resolution=32, widths=(32, 64, 128, 768), head_width=512, lr_multiplier=2, **FOR_CIFAR10),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
         training=TrainingConfig(steps=50_000, e_steps=2, precision="auto"),
         log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, validate_every=1000),
@@ -98,7 +96,7 @@ def cifar10_16px() -> Config:
         latent=LatentConfig(dim=60),
         generator=GeneratorConfig(channels=(64, 64, 32)),
         discriminator=DiscriminatorConfig(channels=(24, 48, 192), mlp_width=256, joint_maps=2, projection=True),
-        encoder=EncoderConfig(resolution=16, widths=(24, 48, 384), head_width=256, lr_multiplier=2, **OF_PHOTOGRAPHS),
+        encoder=EncoderConfig(resolution=16, widths=(24, 48, 384), head_width=256, lr_multiplier=2, **FOR_CIFAR10),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
         training=TrainingConfig(steps=12_000, e_steps=2, precision="auto"),
         log=LogConfig(every=100, pictures_every=1000, checkpoint_every=500, validate_every=500),
@@ -121,7 +119,8 @@ def folder32() -> Config:
 def folder64() -> Config:
     """Train on any folder or archive of images, in colour at 64 px: two hours on two cores.
 
-    On Caltech-101 2,500 steps, half an hour, reach 85 % with 10 labels for each of ten classes, raw pixels 59 %.
+    On Caltech-101 it reaches 88 % with 10 labels for each of ten classes, after a quarter of the steps 85 %, raw pixels
+    59 %.
     """
     return Config(
         data=DataConfig(channels=3, augment="flip"),
