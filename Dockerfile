@@ -17,7 +17,7 @@ RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c constraints.txt to
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src ./src
 COPY results ./results
-RUN BIGBIGAN_REPOSITORY="$BIGBIGAN_REPOSITORY" pip install -c constraints.txt ".[$EXTRAS]"
+RUN pip install -c constraints.txt ".[$EXTRAS]"
 
 # A user without rights, and a folder for data sets and keys that any user given by --user may write to.
 RUN useradd --uid 1000 --create-home bigbigan && mkdir -p /data /cache && chmod 1777 /data /cache

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from bigbigan.config.schema import Config, flat
 from bigbigan.errors import UserError
 
-__all__ = ["config_from_dict", "follow_augment", "override", "resolve"]
+__all__ = ["config_from_dict", "follow_augment", "named_settings", "override", "resolve"]
 
 
 def resolve(
