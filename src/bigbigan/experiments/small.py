@@ -10,7 +10,7 @@ only through J. Those for CIFAR-10 update E twice a step, hide a square of each 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from bigbigan.config import (
     Config,
@@ -26,9 +26,6 @@ from bigbigan.config import (
 from bigbigan.experiments.registry import register
 
 __all__: list[str] = []
-
-
-FOR_CIFAR10: Any = {"augment": ("cutout",), "stdev_bias": 0.0}  # settings of E
 
 
 @register("small", data="digits")
@@ -81,7 +78,14 @@ def cifar10() -> Config:
         latent=LatentConfig(dim=80),
         generator=GeneratorConfig(channels=(128, 128, 64, 32)),
         discriminator=DiscriminatorConfig(channels=(32, 64, 128, 512), mlp_width=512, joint_maps=2, projection=True),
-        encoder=EncoderConfig(resolution=32, widths=(32, 64, 128, 768), head_width=512, lr_multiplier=2, **FOR_CIFAR10),
+        encoder=EncoderConfig(
+            resolution=32,
+            widths=(32, 64, 128, 768),
+            head_width=512,
+            lr_multiplier=2,
+            augment=("cutout",),
+            stdev_bias=0.0,
+        ),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
         training=TrainingConfig(steps=50_000, e_steps=2, precision="auto"),
         log=LogConfig(every=100, pictures_every=1000, checkpoint_every=1000, validate_every=1000),
@@ -96,7 +100,9 @@ def cifar10_16px() -> Config:
         latent=LatentConfig(dim=60),
         generator=GeneratorConfig(channels=(64, 64, 32)),
         discriminator=DiscriminatorConfig(channels=(24, 48, 192), mlp_width=256, joint_maps=2, projection=True),
-        encoder=EncoderConfig(resolution=16, widths=(24, 48, 384), head_width=256, lr_multiplier=2, **FOR_CIFAR10),
+        encoder=EncoderConfig(
+            resolution=16, widths=(24, 48, 384), head_width=256, lr_multiplier=2, augment=("cutout",), stdev_bias=0.0
+        ),
         optimizer=OptimizerConfig(lr_g=5e-4, lr_d=5e-4),
         training=TrainingConfig(steps=12_000, e_steps=2, precision="auto"),
         log=LogConfig(every=100, pictures_every=1000, checkpoint_every=500, validate_every=500),
