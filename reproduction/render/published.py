@@ -111,14 +111,14 @@ def table3_small(lines: list[Line]) -> str:
 def truncation(lines: list[Line]) -> str:
     """Render IS, FID, precision and recall by truncation."""
     out = ["| experiment | truncation | IS | FID | precision | recall |", "|---|---|---|---|---|---|"]
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, int, str], dict[str, Any]] = {}
     for x in of_study(lines, "truncation"):
         measure, _, level = x["metric"].partition("_truncation")
-        found.setdefault((f"{x['experiment']}`, {x['steps']:,} steps", level), {})[re.split(r"\d", measure)[0]] = x
-    for (experiment, level), measures in found.items():
+        found.setdefault((x["experiment"], x["steps"], level), {})[re.split(r"\d", measure)[0]] = x
+    for (experiment, steps, level), measures in found.items():
         digits = {"is": 2, "fid": 2, "precision": 3, "recall": 3}
         cells = [cell(measures.get(m), n) for m, n in digits.items()]
-        out.append(f"| `{experiment} | {level} | {' | '.join(cells)} |")
+        out.append(f"| `{experiment}`, {steps:,} steps | {level} | {' | '.join(cells)} |")
     return "\n".join(out if found else [*out, "| not run | | | | | |"])
 
 
