@@ -78,8 +78,10 @@ def test_nothing_runs_without_a_device(tmp_path):
 
 
 def test_everything_ends_in_time(tmp_path):
+    """How many parts end before the limit depends on the machine; what follows the one that is cut off never starts."""
     start = time.perf_counter()
-    done, parts = rehearse(tmp_path, REHEARSE="", TOTAL=4, PYTHON=fake_python(tmp_path, "exec sleep 3"))
+    done, parts = rehearse(tmp_path, REHEARSE="", TOTAL=6, PYTHON=fake_python(tmp_path, "exec sleep 4"))
     assert time.perf_counter() - start < 20
     assert done.returncode == 1
-    assert list(parts.values()) == ["done in", "done in", "cut off", *["no time"] * 6]
+    assert re.fullmatch("(done in,){1,2}(cut off,)?(no time,){6,7}", "".join(f"{how}," for how in parts.values()))
+    assert len(parts) == 9
