@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
 from bigbigan.data.csv_cells import writing_csv
+from bigbigan.data.held_out import hold_out
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features, pca_pixels, pixel_features
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
@@ -43,7 +44,7 @@ from bigbigan.evaluation.probes.logistic import (
 )
 from bigbigan.evaluation.probes.solver import logistic_path
 from bigbigan.evaluation.records import ResultLine, Subject, append_results
-from bigbigan.evaluation.splits import Images, Split, hold_out, lacks_classes, load_images
+from bigbigan.evaluation.splits import Images, Split, lacks_classes, load_images
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import to_float
 from bigbigan.progress import Bar

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigbigan.data import Source
+from bigbigan.data import ImageSet, Source
 from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject
 from bigbigan.evaluation.splits import Images, Split, lacks_classes, load_images
@@ -48,6 +48,7 @@ class Evaluation:
     command: str
     progress: bool
     out: Path | None = None  # a folder to write to instead of the run's
+    drawn_from: ImageSet | None = None  # all training images, if the source has only some of them
     protocol: dict[str, int] = field(default_factory=dict)  # of all measurements
     lines: list[ResultLine] = field(default_factory=list)
     bar: Bar = field(default_factory=lambda: Bar(disable=True))
@@ -57,7 +58,7 @@ class Evaluation:
     def images(self) -> Images:
         """The images in memory, read when they are first needed: image quality does not need them."""
         start = time.perf_counter()
-        found = load_images(self.source, self.target.view, progress=self.progress)
+        found = load_images(self.source, self.target.view, drawn_from=self.drawn_from, progress=self.progress)
         self.spent["reading"] += time.perf_counter() - start
         return found
 

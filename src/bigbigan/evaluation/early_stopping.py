@@ -6,6 +6,7 @@ used.
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import torch
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source
 from bigbigan.data.batches import Batches
+from bigbigan.data.held_out import held_out_fifth, holds_out_fifth, places_of
 from bigbigan.data.streaming import StreamedPixels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.image_quality.feature_extractors import available_extractors, warn_of_other_images
-from bigbigan.evaluation.image_quality.sampling import enough_references, measure_quality
+from bigbigan.evaluation.image_quality.sampling import Reference, enough_references, measure_quality
 from bigbigan.evaluation.metric_glossary import direction_of
 from bigbigan.evaluation.metric_names import PIXELS, Metric, parse_metrics
 from bigbigan.evaluation.probes.linear_heads import (
@@ -33,7 +35,7 @@ from bigbigan.evaluation.probes.linear_heads import (
     train_heads,
 )
 from bigbigan.evaluation.probes.logistic import class_scores, few_label_trials, fit_few, scores
-from bigbigan.evaluation.splits import has_labels, held_out_fifth, places_of, train_val
+from bigbigan.evaluation.splits import train_val
 from bigbigan.models.encoder import FeatureEncoder
 from bigbigan.training.state import TrainingState
 
@@ -76,6 +78,7 @@ class ValidationMetric:
     def __init__(self, config: Config, batches: Batches, images: ImageSet, source: Source, run: Path) -> None:
         self.metric = m = _one_metric(config.log.validation_metric)
         self.config, self.batches, self.source = config, batches, source
+        self._references: dict[str, Reference] = {}  # features of real images, by split
         self.labels, self.groups = labels, groups = images.labels, images.groups
         if m.kind == "quality":
             if m.reference == "test":
@@ -87,10 +90,14 @@ class ValidationMetric:
                 f"log.validation_metric={m.name}: expected top1_linear_F_10perclass, top1_table1_F or "
                 "fid10k_train_NETWORK"
             )
+        if "supervised" in config.pretext.tasks:
+            warnings.warn(
+                f"log.validation_metric={m.name} is too good for the task supervised: it trains E on the same labels",
+                stacklevel=2,
+            )
         warn_of_other_images(m.network, source, source.splits["train"])
         known = np.arange(len(images)) if labels is None else np.flatnonzero(labels >= 0)
-        without_test = not any(has_labels(source.splits[s]) for s in ("val", "test") if s in source.splits)
-        parts = 3 if labels is not None and without_test else 2  # training, train_val and perhaps test
+        parts = 3 if holds_out_fifth(source) else 2  # training, train_val and perhaps test
         count = parts if groups is None else len(np.unique(groups[known]))
         if count < parts:
             if labels is not None and len(known) and m.kind != "quality":
@@ -118,6 +125,7 @@ class ValidationMetric:
             self.labels is not None
             and self.config.has_encoder
             and len(np.unique(self.labels[self.training_images])) > 1
+            and (self.metric.score != "auroc" or len(np.unique(self.labels[self.validation_images])) > 1)
         )
 
     @property
@@ -130,7 +138,9 @@ class ValidationMetric:
         m = self.metric
         if m.kind == "quality":
             assert state.G_ema is not None
-            return measure_quality(state.G_ema, state.E_ema, self.config, self.source, [m])[m.name].value
+            known = None if m.network == "encoder" else self._references  # E changes with each step
+            found = measure_quality(state.G_ema, state.E_ema, self.config, self.source, [m], references=known)
+            return found[m.name].value if m.name in found else math.nan
         E = state.E_ema
         assert E is not None
         assert self.labels is not None
@@ -154,7 +164,7 @@ class ValidationMetric:
     def _few(self, E: FeatureEncoder, m: Metric, labels: np.ndarray) -> float:
         trials = [self.training_images[picks] for picks in few_label_trials(labels[self.training_images], 10)]
         used = np.unique(np.concatenate(trials))
-        scored = self.validation_images[:: max(1, len(self.validation_images) // MAX_SCORED)]
+        scored = self.validation_images[:: max(1, -(-len(self.validation_images) // MAX_SCORED))]
         (known, used), (new, scored) = (self._features(E, picks) for picks in (used, scored))
         values = []
         for trial in trials:

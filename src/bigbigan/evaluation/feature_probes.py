@@ -201,16 +201,23 @@ def own_metric(
     """Return what the user's function, MODULE:NAME, computes from features [N, d] and labels [N].
 
     Raises:
-        UserError: it fails, or returns no finite number.
+        UserError: it fails, changes the arrays, or returns no finite number.
     """
     compute = import_named(function, OWN_METRIC)
     try:
-        value = float(compute(train, train_labels, test, test_labels))
+        value = float(compute(*map(_read_only, (train, train_labels, test, test_labels))))
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"--metrics {function}: {message_and_place(error)}") from error
     if not math.isfinite(value):
         raise UserError(f"--metrics {function} returned {value}; expected a finite number")
     return value
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written to: later metrics read the same array."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _measure_heads(

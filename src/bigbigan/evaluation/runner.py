@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bigbigan.data.held_out import has_labels
 from bigbigan.errors import UserError
 from bigbigan.evaluation.context import Evaluation, classes_of
 from bigbigan.evaluation.feature_probes import OWN_METRIC, measure_features
@@ -19,7 +20,7 @@ from bigbigan.evaluation.metric_names import CURVE, FEATURES, PIXELS, Metric, de
 from bigbigan.evaluation.probes.linear_heads import head_flops
 from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
 from bigbigan.evaluation.records import Measurement, ResultLine, Subject, append_results
-from bigbigan.evaluation.splits import has_labels, subsample
+from bigbigan.evaluation.splits import subsample
 from bigbigan.evaluation.targets import Target, open_target
 from bigbigan.image import pool_to, reconstruction_distances
 from bigbigan.inference.model import Model
@@ -80,8 +81,8 @@ def evaluate(
     source = target.source(data, labels, f"evaluate {spec}", needs_labels)
     all_of_train = source.splits["train"]
     if max_images is not None:
-        source.splits = {name: subsample(images, max_images) for name, images in source.splits.items()}
-    e = Evaluation(target, source, study, command, progress, out)
+        source.splits = subsample(source, max_images)
+    e = Evaluation(target, source, study, command, progress, out, all_of_train)
     e.spent["reading"] = time.perf_counter() - began
     if max_images is not None:
         e.protocol = {"train_images": len(e.images.train)}
@@ -240,7 +241,8 @@ def _measure_images(e: Evaluation, metrics: list[Metric]) -> None:
         of_network = [m for m in quality if m.network == network]
         found = measure_quality(model.generator, model.networks.E, model.config, e.source, of_network, e.progress)
         for reference, samples in dict.fromkeys((m.reference, m.samples) for m in of_network):
-            measured = {m.name: found[m.name] for m in of_network if (m.reference, m.samples) == (reference, samples)}
+            of_split = [m.name for m in of_network if (m.reference, m.samples) == (reference, samples)]
+            measured = {name: found[name] for name in of_split if name in found}
             e.note(start, "trained", reference or "samples", measured, n=samples)
             start = time.perf_counter()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, load_pixels, load_view
+from bigbigan.data.held_out import SEED, has_labels, held_out_fifth, hold_out, holds_out_fifth, places_of
 from bigbigan.data.image_set import MAX_MEMORY, fixed_picks
 from bigbigan.data.loading import center_crop, stored_side
 from bigbigan.data.names import listed, shown
@@ -25,20 +27,14 @@ __all__ = [
     "Split",
     "StreamedView",
     "View",
-    "has_labels",
-    "held_out_fifth",
-    "hold_out",
     "lacks_classes",
     "load_images",
-    "places_of",
     "split_by_label",
     "stored_for_crops",
     "subsample",
     "train_val",
     "warn_of_copies",
 ]
-
-SEED = 0  # the same for all runs, so that all are validated and tested on the same images of a data set
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,14 @@ class Images:
         return np.concatenate([self.train.pixels, *more]) if more else self.train.pixels
 
 
-def load_images(source: Source, view: View, *, everything: bool = False, progress: bool = False) -> Images:
+def load_images(
+    source: Source,
+    view: View,
+    *,
+    everything: bool = False,
+    drawn_from: ImageSet | None = None,
+    progress: bool = False,
+) -> Images:
     """Load the images of a source as training and test images.
 
     If the source has no test split, or only its training split is labelled, a fifth of the (labelled) training images
@@ -167,6 +170,8 @@ def load_images(source: Source, view: View, *, everything: bool = False, progres
         source: the images.
         view: the form in which they are loaded.
         everything: whether to load the splits that no measurement needs too.
+        drawn_from: all training images, if those of the source were drawn from them (`subsample`). The fifth is chosen
+            among them, as validation during training knows it.
         progress: show images/s and time left.
 
     Raises:
@@ -185,8 +190,10 @@ def load_images(source: Source, view: View, *, everything: bool = False, progres
                 f"{source.spec}: {len(train)} training image{' with a label' * (train.labels is not None)} and no test "
                 "split; expected two or more images, as one is held out for testing: give more (evaluate: --max-images)"
             )
-        kept, held_out = (places_of(part, train.images) for part in held_out_fifth(source.splits["train"]))
-        if not len(kept) or not len(held_out):  # all images of a part are unreadable
+        kept, held_out = (
+            places_of(part, train.images) for part in held_out_fifth(drawn_from or source.splits["train"])
+        )
+        if not len(kept) or not len(held_out):  # all images of a part are unreadable, or were not drawn
             kept, held_out = hold_out(len(train), max(1, len(train) // 5), SEED, train.groups, train.labels)
         _warn_of_missing_classes(source, train, kept, held_out)
         train, test = train.pick(kept, "train"), train.pick(held_out, "held_out")
@@ -195,34 +202,6 @@ def load_images(source: Source, view: View, *, everything: bool = False, progres
         others += [unlabelled] if len(unlabelled) else []
     _warn_of_copies(source, train, test)
     return Images(train, test, others)
-
-
-def held_out_fifth(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a fifth of the (labelled) images, one at least, as a test split; return it after the other images.
-
-    It is drawn by a fixed seed, in whole groups, and so that no class is missing on either side if it can be helped
-    (see `hold_out`). Unreadable images are drawn too: training may not know yet which images are unreadable, and must
-    not validate on this fifth.
-
-    Returns:
-        Positions of the images in their store (`ImageSet.index`), int64 [N].
-    """
-    picks = np.arange(len(images)) if images.labels is None else np.flatnonzero(images.labels >= 0)
-    groups, labels = (None if v is None else v[picks] for v in (images.groups, images.labels))
-    parts = hold_out(len(picks), max(1, len(picks) // 5), SEED, groups, labels)
-    kept, held_out = (images.index[picks[part]] for part in parts)
-    return kept, held_out
-
-
-def places_of(positions: np.ndarray, images: ImageSet) -> np.ndarray:
-    """Return the places among `images` of those at `positions` of the store, in this order; others are left out."""
-    place = {position: i for i, position in enumerate(images.index.tolist())}
-    return np.array([place[p] for p in positions.tolist() if p in place], dtype=np.int64)
-
-
-def has_labels(images: ImageSet) -> bool:
-    """Return whether any of the images has a label."""
-    return images.labels is not None and bool((images.labels >= 0).any())
 
 
 def split_by_label(split: Split) -> tuple[Split, Split]:
@@ -235,9 +214,20 @@ def split_by_label(split: Split) -> tuple[Split, Split]:
     return split.pick(np.flatnonzero(known), split.name), split.pick(np.flatnonzero(~known), split.name)
 
 
-def subsample(images: ImageSet, max_images: int) -> ImageSet:
-    """Return at most `max_images` of the images, the same for all runs."""
-    return images.subset(fixed_picks(len(images), max_images))
+def subsample(source: Source, max_images: int) -> dict[str, ImageSet]:
+    """Return at most `max_images` images of each split, the same for all runs.
+
+    Where evaluation holds out a fifth of the training images, it stays the same fifth: `max_images` are drawn from it
+    and from the others, one to four.
+    """
+    found = {name: images.subset(fixed_picks(len(images), max_images)) for name, images in source.splits.items()}
+    train = source.splits["train"]
+    if len(train) > max_images and holds_out_fifth(source):
+        kept, held_out = (places_of(part, train) for part in held_out_fifth(train))
+        tested = min(len(held_out), max(1, max_images // 5))
+        drawn = [part[fixed_picks(len(part), n)] for part, n in ((kept, max_images - tested), (held_out, tested))]
+        found["train"] = train.subset(np.sort(np.concatenate(drawn)))
+    return found
 
 
 def _warn_of_missing_classes(source: Source, train: Split, kept: np.ndarray, held_out: np.ndarray) -> None:
@@ -268,9 +258,13 @@ def _warn_of_missing_classes(source: Source, train: Split, kept: np.ndarray, hel
 
 def _warn_of_copies(source: Source, train: Split, test: Split) -> None:
     """Warn if more than one in a hundred test images are training images too, pixel by pixel."""
-    known = {image.tobytes() for image in train.pixels} if len(test) else set()
-    copies = sum(image.tobytes() in known for image in test.pixels)
+    known = {_digest(image) for image in train.pixels} if len(test) else set()
+    copies = sum(_digest(image) in known for image in test.pixels)
     warn_of_copies(source, copies, len(test), "test images are also training images")
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def warn_of_copies(source: Source, copies: int, count: int, what: str) -> None:
@@ -311,66 +305,6 @@ def lacks_classes(source: Source, train: Split | ImageSet, test: Split | ImageSe
         f"{source.spec} has training images of one class only, {only}; to find images unlike them: "
         "bigbigan encode RUN --features anomaly_score"
     )
-
-
-def hold_out(
-    count: int, size: int, seed: int, groups: np.ndarray | None = None, labels: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return shuffled indices of 0 .. count - 1 in two parts, kept and held out.
-
-    Args:
-        count: number of images.
-        size: how many are held out; if there are groups, about as many, since groups are not divided.
-        seed: draws the images.
-        groups: int64 [count], or None. A single group has to be divided, with a warning.
-        labels: int64 [count], or None. Images, or whole groups, are moved between the parts until every class is in
-            the first, and in the second if it can be in both.
-    """
-    rng = np.random.default_rng(seed)
-    if groups is not None and len(np.unique(groups)) < 2:
-        warnings.warn(
-            f"all {count:,} training images to choose from are of one group, which is divided: metrics on the part "
-            "that is held out will be too good",
-            stacklevel=2,
-        )
-        groups = None
-    if groups is None:
-        order = rng.permutation(count)
-        kept, held_out = order[size:], order[:size]
-    else:
-        from sklearn.model_selection import GroupShuffleSplit  # here: scikit-learn takes a second to load
-
-        splitter = GroupShuffleSplit(1, test_size=max(size, 1) / count, random_state=seed)
-        kept, held_out = (rng.permutation(part) for part in next(splitter.split(groups, groups=groups)))
-    return (kept, held_out) if labels is None else _with_every_class(kept, held_out, labels, groups)
-
-
-def _with_every_class(
-    kept: np.ndarray, held_out: np.ndarray, labels: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Move images, or whole groups, so that every class is in `kept`, and in `held_out` if it can be in both."""
-    units = np.arange(len(labels)) if groups is None else groups
-    tested = np.isin(np.arange(len(labels)), held_out)
-
-    def train_on_every_class() -> None:
-        for c in np.setdiff1d(labels, labels[~tested]):
-            unit = units == units[held_out[labels[held_out] == c][0]]
-            if (tested & ~unit).any():  # something must be held out
-                tested[unit] = False
-
-    train_on_every_class()
-    for c in np.setdiff1d(labels, labels[tested]):
-        for number in dict.fromkeys(units[kept[labels[kept] == c]].tolist()):
-            unit = units == number
-            if np.isin(labels[unit], labels[~tested & ~unit]).all():
-                tested[unit] = True
-                break
-    train_on_every_class()  # a class that was the only one held out is no longer
-    first, second = (
-        np.concatenate([mine[tested[mine] == side], other[tested[other] == side]])
-        for mine, other, side in ((kept, held_out, False), (held_out, kept, True))
-    )
-    return first, second
 
 
 def train_val(

@@ -33,7 +33,8 @@ def encoder_health(state: TrainingState, x: Tensor, q: Posterior | None) -> dict
     """Measure the spread of z over images x, mean sigma, and reconstruction errors; networks are not changed.
 
     `q` is q(z|x) of these images, or None if E was not trained on them. With `encoder.augment` it is that of augmented
-    images, so these reconstruction errors are above those of evaluation.
+    images, so these reconstruction errors are above those of evaluation. Of several processes each measures its own
+    images, and the mean is logged: it is close to what one process would log, but not the same.
     """
     E = state.networks.encoder
     if q is None:  # such as the E of a latent regressor, which is trained on generated images

@@ -13,6 +13,7 @@ import torch
 from bigbigan.config import Config
 from bigbigan.data import ImageSet, Source, quick_fingerprint
 from bigbigan.data.batches import Batches
+from bigbigan.data.held_out import held_out_fifth, holds_out_fifth, places_of
 from bigbigan.data.image_set import FileStore
 from bigbigan.data.loading import measure_window, stored_side, typical_side
 from bigbigan.data.sources import relative_source
@@ -137,12 +138,16 @@ def load_training_data(
             "fetch every shard each time; set log.validate_every=0, or raise data.memory_gib until all fit in memory"
         )
     readable = images.subset(kept)
+    only = None
+    if "supervised" in config.pretext.tasks and holds_out_fifth(source):  # evaluation tests on these images
+        only = torch.from_numpy(places_of(held_out_fifth(source.splits["train"])[0], readable)).sort().values
     batches = Batches(
         pixels,
         config.training.batch_size,
         config.training.seed,
         d.augment,
         config.encoder.resolution,
+        only,
         labels=torch.as_tensor(readable.labels, device=device) if d.labels == "classes" else None,
         mirror=d.mirrors,
         chunks=config.training.accumulate,

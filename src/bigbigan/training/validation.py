@@ -46,7 +46,8 @@ MakeValidation = Callable[[Config, Batches, ImageSet, Source, Path], Validation]
 def validate(validation: Validation, state: TrainingState, monitor: Monitor, run: Path) -> None:
     """Measure and log the validation metric, and record the step in best.json if it is the best of those kept.
 
-    The value is logged last: if the run is killed before that, the validation is repeated (`validation_is_missing`).
+    The value is logged last, unless it is NaN: if the run is killed before that, the validation is repeated
+    (`validation_is_missing`).
     """
     metric = validation.metric.name
     with distributed.busy(f"measuring {metric}"):
@@ -60,7 +61,8 @@ def validate(validation: Validation, state: TrainingState, monitor: Monitor, run
         step, top = max(known, key=lambda pair: sign * pair[1])  # the first of equals
         if best != {"step": step, "metric": metric, "value": top}:
             ck.save_best(run, step, metric, top)
-    monitor.log(state.step, {metric: value})
+    if not math.isnan(value):
+        monitor.log(state.step, {metric: value})
 
 
 def validation_is_missing(validation: Validation, state: TrainingState, run: Path) -> bool:

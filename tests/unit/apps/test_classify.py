@@ -13,12 +13,13 @@ from bigbigan.apps.train import train
 from bigbigan.cli import main
 from bigbigan.config import override
 from bigbigan.data import open_source
+from bigbigan.data.held_out import hold_out
 from bigbigan.errors import UserError
 from bigbigan.evaluation import runner
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.probes.calibration import calibration_error, fit_temperature
 from bigbigan.evaluation.records import read_results
-from bigbigan.evaluation.splits import hold_out, load_images
+from bigbigan.evaluation.splits import load_images
 from bigbigan.evaluation.targets import open_target
 from bigbigan.io import read_json
 from tiny import blobs, tiny_config, write_npz

@@ -12,10 +12,10 @@ from PIL import Image
 from bigbigan.apps.train import train
 from bigbigan.data import DecodeLimits, fingerprint, open_source, write_shards
 from bigbigan.data.decode import list_frames
+from bigbigan.data.held_out import hold_out
 from bigbigan.data.window import Window
 from bigbigan.errors import UserError
 from bigbigan.evaluation.runner import evaluate
-from bigbigan.evaluation.splits import hold_out
 from bigbigan.inference.inputs import load_items
 from tiny import tiny_config, write_npz
 

@@ -16,12 +16,13 @@ from PIL import Image
 
 from bigbigan.cli import main
 from bigbigan.data import ImageSet, Source, inspect, open_source
+from bigbigan.data.held_out import hold_out
 from bigbigan.data.image_set import FileStore
 from bigbigan.data.labels import apply_labels, rows_of
 from bigbigan.data.labels_table import Row, read_table
 from bigbigan.errors import UserError
 from bigbigan.evaluation.records import read_results
-from bigbigan.evaluation.splits import View, hold_out, lacks_classes, load_images, train_val
+from bigbigan.evaluation.splits import View, lacks_classes, load_images, train_val
 from tiny import TINY, write_npz
 
 CLASSES = ("benign", "unclear", "malign")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from bigbigan.apps.train import train
+from bigbigan.config import override
 from bigbigan.data import fraction_of, open_source
 from bigbigan.data.batches import Batches
 from bigbigan.data.streaming import StreamedPixels
@@ -19,6 +20,7 @@ from bigbigan.evaluation.early_stopping import ValidationMetric
 from bigbigan.evaluation.image_quality.feature_extractors import classifier_file
 from bigbigan.evaluation.probes import linear_heads as linear
 from bigbigan.evaluation.splits import View, load_images
+from bigbigan.experiments import find
 from bigbigan.training import checkpoint as ck
 from bigbigan.training.state import TrainingState
 from bigbigan.training.training_data import load_training_data
@@ -252,3 +254,27 @@ def test_validation_needs_labels_or_a_feature_extractor(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     file.touch()
     assert validation.possible
+
+
+def test_auroc_of_one_class_is_not_measured(tmp_path):
+    validation, _ = make_validation(tmp_path, "auroc_linear_avepool_10perclass")
+    assert validation.possible
+    validation.validation_images = validation.validation_images[:1]
+    assert not validation.possible
+
+
+def test_a_value_that_is_not_a_number_is_not_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr(ValidationMetric, "__call__", lambda self, state: float("nan"))
+    data = str(write_npz(tmp_path / "d.npz", count=120))
+    train(tiny_config("training.steps=4", "log.validate_every=2"), data, tmp_path / "run", progress=False)
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert ck.best_record(tmp_path / "run") is None
+
+
+def test_validation_says_that_it_knows_the_labels_of_the_task(tmp_path):
+    source = open_source("digits")
+    config = override(find("pretext/supervised").config(32), ["encoder.resolution=8", "data.channels=1"])
+    images = source.splits["train"]
+    batches = Batches(torch.zeros(len(images), 1, 8, 8, dtype=torch.uint8), 16, 0)
+    with pytest.warns(UserWarning, match="too good for the task supervised"):
+        ValidationMetric(config, batches, images, source, tmp_path)

@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 
 from bigbigan.apps.train import train
 from bigbigan.data import open_source
+from bigbigan.data.held_out import held_out_fifth
 from bigbigan.errors import UserError
 from bigbigan.evaluation import features as f
 from bigbigan.evaluation.context import Evaluation
@@ -23,7 +24,7 @@ from bigbigan.evaluation.metric_names import parse_metrics
 from bigbigan.evaluation.probes import logistic as p
 from bigbigan.evaluation.records import paired_lead
 from bigbigan.evaluation.runner import evaluate, reconstruction_errors
-from bigbigan.evaluation.splits import View, load_images, train_val
+from bigbigan.evaluation.splits import View, load_images, subsample, train_val
 from bigbigan.evaluation.targets import open_target
 from bigbigan.inference.model import Model
 from bigbigan.models import build
@@ -383,3 +384,41 @@ def test_groups_that_are_the_classes_leave_nothing_to_test(tmp_path):
     train.groups = train.labels.copy()
     with pytest.raises(UserError, match="no class of the fifth that is held out for testing is left to train on"):
         load_images(source, View(8, 1))
+
+
+def test_own_metrics_cannot_change_the_features_of_others(tmp_path, monkeypatch):
+    (tmp_path / "greedy.py").write_text("def scale(x, y, x_test, y_test):\n    x *= 0\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    train(tiny_config("training.steps=2"), str(write_npz(tmp_path / "rows.npz")), run, progress=False)
+    with pytest.raises(UserError, match=r"--metrics greedy:scale: .*read-only"):
+        evaluate(run, None, ["greedy:scale", "knn1_l2_avepool"], "", False)
+
+
+@pytest.mark.parametrize("max_images", [100, 60, 20])
+def test_a_part_of_the_images_is_divided_as_all_of_them(tmp_path, max_images):
+    """Images that chose the best step, or that trained its classifiers, are not tested on."""
+    source = open_source(str(write_npz(tmp_path / "d.npz", count=100)))
+    del source.splits["test"]
+    images = source.splits["train"]
+    kept, held_out = (set(images.subset(part).files) for part in held_out_fifth(images))
+    source.splits = subsample(source, max_images)
+    found = load_images(source, View(8, 1), drawn_from=images)
+    assert set(found.test.files) <= held_out
+    assert set(found.train.files) <= kept
+    assert (len(found.test), len(found.train)) == (max_images // 5, max_images - max_images // 5)
+
+
+def test_quality_is_skipped_if_too_few_images_can_be_read(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("L", (8, 8), 60 * i).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"damaged")
+    settings = ["training.steps=1", "data.max_unreadable=0.5", "training.batch_size=2"]
+    with pytest.warns(UserWarning, match="skipped"):
+        train(tiny_config(*settings), str(folder), tmp_path / "run", progress=False)
+    names = ["fid10k_train_encoder", "recall10k_train_encoder"]
+    with pytest.warns(UserWarning, match="recall10k_train_encoder is not measured: 3 images of train can be read"):
+        lines = evaluate(tmp_path / "run", None, names, "", False)
+    assert [x.metric for x in lines] == ["fid10k_train_encoder"]

@@ -229,3 +229,14 @@ def test_auroc_does_not_depend_on_the_number_of_a_class_without_training_images(
     assert areas[0] == areas[1] == areas[2]
     at_the_end = scores(known / temperature, truth)["auroc"]
     assert at_the_end == areas[0]
+
+
+def test_a_fold_may_train_without_the_last_class():
+    """The only image of class 2 belongs to a group that a fold leaves out."""
+    labels = np.array([0, 1] * 10 + [2])
+    groups = np.append(np.arange(20) // 2, 9)
+    features = np.random.default_rng(0).normal(size=(21, 8)).astype(np.float32)
+    classifier = fit_few(features, labels, groups)
+    assert classifier.classes_.tolist() == [0, 1, 2]
+    _, tested, logits = cross_validated(features, labels, groups)
+    assert logits.shape == (len(tested), 3)

@@ -153,3 +153,22 @@ def test_images_that_are_read_differently_have_references_of_their_own(arrays, t
         source = open_source(str(folder), limits=DecodeLimits(window=window))
         found.append(reference(source, "train", View(32, 1), random_convolution()).moments.mean)
     assert len({tuple(mean) for mean in found}) == 3
+
+
+def test_statistics_that_cannot_be_kept_are_returned(photographs, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("BIGBIGAN_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="statistics of real images are not kept for the next time"):
+        found = reference(photographs, "train", View(32, 3), random_convolution())
+    assert found.moments.n == COUNT
+
+
+def test_images_are_read_once_for_all_validations(photographs, cache, monkeypatch):
+    config = in_use()[32, 32]
+    known: dict[str, samples.Reference] = {}
+    monkeypatch.setattr(samples, "open_extractor", lambda *a: random_convolution())
+    monkeypatch.setattr(samples, "draw_samples", lambda *a: torch.zeros(9, 3, 32, 32, dtype=torch.uint8))
+    metrics, G = parse_metrics(["fid10k_train_mnist-cnn"]), torch.nn.Linear(1, 1)
+    first = measure_quality(G, None, config, photographs, metrics, references=known)
+    monkeypatch.setattr(samples, "run_reference", None)
+    assert measure_quality(G, None, config, photographs, metrics, references=known) == first

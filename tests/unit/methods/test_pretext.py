@@ -19,10 +19,13 @@ from bigbigan.cli import main
 from bigbigan.config import Config, PretextConfig, flat, override
 from bigbigan.data.batches import Batches
 from bigbigan.errors import UserError
+from bigbigan.evaluation.probes.pretext_accuracy import task_accuracies
+from bigbigan.evaluation.runner import evaluate
 from bigbigan.evaluation.splits import View
 from bigbigan.experiments import EXPERIMENTS, find
 from bigbigan.image import to_float
 from bigbigan.image.convert import LUMA
+from bigbigan.inference.model import Model
 from bigbigan.integrations.timm import timm_state_dict
 from bigbigan.methods import make_system
 from bigbigan.methods.pretext import TASKS, sample_task_noise, task_crop
@@ -691,3 +694,33 @@ def test_in_python_what_is_missing_is_reported(run):
     with pytest.raises(UserError, match="has no latents"):
         BigBiGANFeatures(run, "z_mean").fit()
     assert flat(model.config.to_dict())["pretext.tasks"] == ["rotation"]
+
+
+def test_classes_are_not_learned_from_images_that_evaluation_tests_on(tmp_path):
+    """Of a source without a test split, a fifth is held out: here, labels that say nothing cannot be known."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (100, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(100) % 2)
+    config = tiny("supervised", *GREY_8_PX, "encoder.widths=[16,64]", "optimizer.lr_g=0.003", "training.ema_decay=0.8")
+    config = override(config, ["training.steps=100"])
+    run = tmp_path / "run"
+    train(config, str(tmp_path / "noise.npz"), run, progress=False)
+    found = {x.metric: x for x in evaluate(run, None, ["task_accuracy_supervised", "top1_linear_avepool"], "", False)}
+    assert found["task_accuracy_supervised"].n == 20
+    assert found["task_accuracy_supervised"].value < 85
+    assert found["top1_linear_avepool"].value < 85
+
+
+def test_measuring_a_task_does_not_change_its_colour_weights(tmp_path):
+    config = tiny("colorization", "encoder.resolution=16")
+    model = Model(config, build(config, torch.device("cpu")), 1, 1)
+    seen = []
+    head = model.encoder.heads["colorization"]
+    before = head.frequency.clone()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 3, 16, 16), dtype=np.uint8)
+    weights = ColourHead.weights
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(ColourHead, "weights", lambda self: seen.append(self.frequency.clone()) or weights(self))
+        task_accuracies(model, pixels, pixels[:8], None, ["colorization"])
+    assert torch.equal(seen[-1], before)
+    assert not torch.equal(seen[-2], before)

@@ -9,9 +9,10 @@ import numpy as np
 from torch import nn
 
 from bigbigan.data import ImageSet, Source, load_view
+from bigbigan.data.held_out import has_labels, hold_out
 from bigbigan.data.image_set import fraction_of
 from bigbigan.evaluation.features import encoder_features
-from bigbigan.evaluation.splits import View, has_labels, hold_out
+from bigbigan.evaluation.splits import View
 
 __all__ = ["ShownImages", "shown_images"]
 

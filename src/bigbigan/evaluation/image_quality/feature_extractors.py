@@ -28,13 +28,14 @@ from torch import Tensor, nn
 
 from bigbigan.compute import images_per_pass
 from bigbigan.data import ImageSet, Source, Unreadable, fingerprint, quick_fingerprint
+from bigbigan.data.held_out import has_labels
 from bigbigan.data.readers.download import cache_folder
 from bigbigan.data.sources import is_known
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import digest
 from bigbigan.evaluation.image_quality.inception import inception_file, load_inception
 from bigbigan.evaluation.records import Measurement, ResultLine, result_lines
-from bigbigan.evaluation.splits import View, has_labels, read_split, split_by_label
+from bigbigan.evaluation.splits import View, read_split, split_by_label
 from bigbigan.image import resize, to_channels, to_float
 from bigbigan.io import checked, parse_json
 from bigbigan.io.tensors import check_tensors, read_tensors, save_tensors

@@ -121,7 +121,10 @@ def reference(
         "scatter": torch.from_numpy(found.moments.scatter),
         "features": found.features,
     }
-    save_tensors(path, tensors, digest=True)
+    try:
+        save_tensors(path, tensors, digest=True)
+    except UserError as error:
+        warnings.warn(f"statistics of real images are not kept for the next time: {error}", stacklevel=2)
     return found
 
 
@@ -212,6 +215,17 @@ def enough_references(metric: Metric, source: Source) -> bool:
     return count >= MIN_REFERENCES.get(metric.measure, 0)
 
 
+def _has_enough(metric: Metric, real: Reference, split: str) -> bool:
+    """Return whether enough real images could be read for a metric; warn if not."""
+    needed = MIN_REFERENCES.get(metric.measure, 0)
+    if real.moments.n < needed:
+        warnings.warn(
+            f"{metric.name} is not measured: {real.moments.n} images of {split} can be read; it needs {needed} or more",
+            stacklevel=3,
+        )
+    return real.moments.n >= needed
+
+
 def measure_quality(
     G: nn.Module,
     E: nn.Module | None,
@@ -219,10 +233,19 @@ def measure_quality(
     source: Source,
     metrics: list[Metric],
     progress: bool = False,
+    references: dict[str, Reference] | None = None,
 ) -> dict[str, Measurement]:
     """Return measurements by metric, for the quality metrics of one feature extractor.
 
-    G and E are the averaged networks.
+    A metric is left out, with a warning, if too few of the real images can be read.
+
+    Args:
+        G, E: the averaged networks.
+        config: the settings of the run.
+        source: the real images.
+        metrics: to measure.
+        progress: show images/s and time left.
+        references: of earlier measurements with the same config, source and extractor, by split; new ones are added.
 
     Raises:
         UserError: the extractor is not available, or its features of the samples are not finite.
@@ -238,7 +261,13 @@ def measure_quality(
     out: dict[str, Measurement] = {}
     for split in dict.fromkeys(m.reference for m in metrics):
         of_split = [m for m in metrics if m.reference == split]
-        real = run_reference(source, split, config, network, progress) if split else None
+        real = (references or {}).get(split)
+        if split and real is None:
+            real = run_reference(source, split, config, network, progress)
+        if real is not None:
+            if references is not None:
+                references[split] = real
+            of_split = [m for m in of_split if _has_enough(m, real, split)]
         for samples in dict.fromkeys(m.samples for m in of_split):
             ours = {m.measure: m.name for m in of_split if m.samples == samples}
             found: dict[str, Measurement] = {}

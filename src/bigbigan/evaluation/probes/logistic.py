@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bigbigan.data.held_out import hold_out
 from bigbigan.evaluation.probes.solver import logistic_path, shortened
 from bigbigan.evaluation.records import Measurement
-from bigbigan.evaluation.splits import hold_out
 
 if TYPE_CHECKING:  # scikit-learn takes a second to load; functions import it where they use it
     from sklearn.linear_model import LogisticRegression
@@ -117,7 +117,8 @@ def cross_validated(
     for classifiers in zip(*paths, strict=True):
         logits = np.full((len(labels), int(labels.max()) + 1), UNSEEN)
         for (_, held_out), classifier in zip(cv, classifiers, strict=True):
-            logits[held_out] = class_scores(classifier, train[held_out])
+            found = class_scores(classifier, train[held_out])
+            logits[held_out, : found.shape[1]] = found  # a fold may train without the last classes
         unseen.append(logits[tested])
         accuracies.append(float((logits[tested].argmax(1) == labels[tested]).mean()))
         if _fell_twice(accuracies):

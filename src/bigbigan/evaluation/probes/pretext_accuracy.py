@@ -53,7 +53,9 @@ def _accuracy(model: Model, train: np.ndarray, test: np.ndarray, labels: np.ndar
     def pass_through(x: Tensor) -> TaskResult:
         return run(x, torch.zeros(len(x), dtype=torch.long, device=device))  # any classes will do
 
+    weights = {k: v.clone() for k, v in E.state_dict().items() if k.endswith(".frequency")}
     fill_statistics(E, pass_through, train, c.training.seed)
+    E.load_state_dict(weights, strict=False)  # colour weights of training, which the passes above changed
     correct, chance = 0.0, torch.zeros(1)
     truth = np.zeros(len(test), dtype=np.int64) if labels is None else labels  # only "supervised" reads them
     for x, y in zip(torch.from_numpy(test).split(BATCH), torch.from_numpy(truth).split(BATCH), strict=True):
