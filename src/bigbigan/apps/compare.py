@@ -240,17 +240,21 @@ def compare(paths: Sequence[Path]) -> Comparison:
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    return Comparison([_read(model_folder(path), name) for path, name in zip(paths, names, strict=True)])
+    known: dict[str, str] = {}
+    return Comparison([_read(model_folder(path), name, known) for path, name in zip(paths, names, strict=True)])
 
 
-def _read(path: Path, name: str) -> Compared:
+def _read(path: Path, name: str, known: dict[str, str]) -> Compared:
+    """Read a run. `known` has the names of data by fingerprint: an exported model may have a neutral name for them."""
     config = read_config(path)
     try:
         card = data_card(path)
     except UserError:
         card = {}
-    data = card.get("name", "not recorded")
+    recorded = card.get("name", "not recorded")
+    data = known.setdefault(card.get("fingerprint", recorded), recorded)
     lines, _ = read_lines(path / "results.jsonl", RESULT)
-    results, _, _ = newest_results(lines, card.get("name"))
+    lines = [line | {"dataset": data} if line["dataset"] == recorded else line for line in lines]
+    results, _, _ = newest_results(lines, data if "name" in card else None)
     device = read_environment(path).get("device", "not recorded")
     return Compared(name, path, config, data, str(device), read_metrics(path), results)

@@ -97,13 +97,14 @@ class Frozen(nn.Module):
         size = images_per_pass(256)
         chunks = (torch.from_numpy(pixels[part]) for part in np.split(picks, range(size, len(picks), size)))
         features = torch.cat([self.features(to_float(chunk.to(self.device))) for chunk in chunks])
-        self.feature_mean, self.feature_stdev = features.mean(0), features.std(0)
+        variance, self.feature_mean = torch.var_mean(features, 0, correction=0)
+        self.feature_stdev = (variance + 1e-5).sqrt()  # as in batch norm
 
     def bn_crelu(self, features: Tensor) -> Tensor:
         """Return [relu(h), relu(-h)] of h, the features scaled to mean 0 and variance 1 over the training images."""
         if self.feature_mean is None or self.feature_stdev is None:
             raise RuntimeError("call fit before bn_crelu")
-        h = (features - self.feature_mean) / (self.feature_stdev + 1e-5)
+        h = (features - self.feature_mean) / self.feature_stdev
         return torch.cat([F.relu(h), F.relu(-h)], dim=1)
 
 

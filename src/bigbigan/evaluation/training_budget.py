@@ -35,14 +35,21 @@ def budget(line: Line) -> Budget | None:
     """Return the budget of the run of a result line, or None for an external or untrained encoder."""
     if line["subject"] != "trained" or line["experiment"] not in EXPERIMENTS:
         return None
-    default = EXPERIMENTS[line["experiment"]].config(line.get("scale", 0)).training.batch_size
-    batch = line["settings"].get("training.batch_size", default)
-    return Budget(line["images_seen"], _updates(line), _updates(line) * batch)
+    return Budget(line["images_seen"], _updates(line), _updates(line) * _setting(line, "batch_size"))
 
 
 def _updates(line: Line) -> int:
     """Return how often E was updated."""
-    return line["steps"] * line["settings"].get("training.e_steps", 1)
+    return int(line["steps"]) * _setting(line, "e_steps")
+
+
+def _setting(line: Line, name: str) -> int:
+    """Return training.NAME of the run of a result line: as recorded, or as in its experiment."""
+    if (changed := line["settings"].get(f"training.{name}")) is not None:
+        return int(changed)
+    if (experiment := EXPERIMENTS.get(line["experiment"])) is None:
+        return 1
+    return int(getattr(experiment.config(line.get("scale", 0)).training, name))
 
 
 class Variant(NamedTuple):

@@ -39,7 +39,9 @@ class ImageInput:
         channels, side = self.config.data.channels, self.config.encoder.resolution
         prepared = getattr(images, _PREPARED, False)
         images = as_tensor(as_numbers(images, self.config, pads), "images", "uint8 or float [N, C, H, W]")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
+        if images.dtype == torch.uint8 and value_range is not None and check_range(value_range) != (0, 255):
+            images = images.double()
+        elif images.dtype != torch.uint8 and not images.is_floating_point():
             images = self._from_integers(images, value_range)
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")

@@ -45,14 +45,21 @@ def as_numbers(given: Any, config: Config, pads: bool | None = None) -> Any:
     if isinstance(given, Tensor):
         return given
     if _is_numeric(given):
-        last = given.ndim == 4 and given.shape[1] not in (1, 3) and given.shape[3] in (1, 3)
-        return np.moveaxis(given, 3, 1) if last else given
+        return _channels_first(given)
     items = items_of([given] if isinstance(given, str | PathLike | Image.Image) else given, "images")
     if items and all(isinstance(x, Tensor) or (_is_numeric(x) and x.dtype != np.uint8) for x in items):
         if len({tuple(x.shape) for x in items}) > 1:
             raise UserError("images of the list have several shapes; expected tensors of one shape, or paths")
+        if not any(isinstance(x, Tensor) for x in items):
+            return _channels_first(np.stack(items))
         return torch.stack([as_tensor(x, "images", "[C, H, W]") for x in items])
     return load_items(items, config, "images", pads)
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """Return [N, H, W, C] as [N, C, H, W], and any other array as it is."""
+    last = array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3)
+    return np.moveaxis(array, 3, 1) if last else array
 
 
 def _is_numeric(given: Any) -> bool:
@@ -149,8 +156,9 @@ def _decode_file(path: str | PathLike[str], limits: DecodeLimits) -> tuple[np.nd
         path, number = match[1], int(match[2])
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror or type(error).__name__})") from error
+    except (OSError, ValueError) as error:  # ValueError: the path has a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Unreadable(f"cannot be read ({reason})") from error
     frame = 0
     if limits.all_frames or number:
         frames = list_frames(data)

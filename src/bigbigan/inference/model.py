@@ -28,7 +28,7 @@ from bigbigan.inference.head import Head, Prediction
 from bigbigan.inference.image_input import ImageInput
 from bigbigan.inference.latents import Refined, interpolate, refine
 from bigbigan.inference.outputs import Encoding, Scores, finite, joined
-from bigbigan.methods import generate, sample_labels, sample_prior
+from bigbigan.methods import SYSTEMS, generate, sample_labels, sample_prior
 from bigbigan.models import FeatureEncoder, Networks
 from bigbigan.models.batch_norm import batch_norms, standing_statistics
 from bigbigan.randomness import keyed_generator
@@ -109,9 +109,10 @@ class Model:
         Args:
             images: uint8 or float [N, C, H, W], a tensor or an array (an array may have its channels last). Or a path,
                 a PIL image, a list of them, or a list of uint8 arrays [H, W] or [H, W, C]. All are cropped to their
-                central square and resized, or padded as MNIST is, as in training (`data.pad`).
-            value_range: black and white of float images and of integers of more than 8 bits, such as (0, 1). By
-                default float images lie in [-1, 1], and integers are converted by `data.window`.
+                central square and resized, or padded as MNIST is, as in training (`data.pad`). Tensors and arrays of
+                E's size, [N, C, R, R], are taken as they are; images in a list are cropped at any size.
+            value_range: black and white of the images, such as (0, 1). By default float images lie in [-1, 1], uint8
+                in 0 to 255, and integers of more bits are converted by `data.window`.
 
         Warns once if float images are all 0 or more and no range was given: they may lie in [0, 1].
 
@@ -212,10 +213,7 @@ class Model:
         label: int | None = None,
     ) -> Iterator[Tensor]:
         """Generate the images of `generate` 64 at a time, for more images than memory holds."""
-        classes = self.config.data.classes
-        if label is not None and (classes == 1 or not is_whole(label) or not 0 <= label < classes):
-            known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
-            raise UserError(f"label is {label}; expected {known}")
+        self._check_label(label)
         if isinstance(z_or_count, Tensor | np.ndarray):
             z = self._latents(z_or_count)
         else:
@@ -230,6 +228,26 @@ class Model:
             part = slice(start, start + size)
             yield finite("G", generate(G, z[part], None if y is None else y[part]))
 
+    def _check_label(self, label: int | None) -> None:
+        """Raise UserError unless `label` is a class of this model, or None."""
+        classes = self.config.data.classes
+        if label is not None and (classes == 1 or not is_whole(label) or not 0 <= label < classes):
+            known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
+            raise UserError(f"label is {label}; expected {known}")
+
+    def _labels(self, label: int | None, count: int) -> Tensor | None:
+        """Return the class of `count` images, int64 [count], or None if the model has no classes.
+
+        Raises:
+            UserError: `label` is not a class of this model, or is missing.
+        """
+        self._check_label(label)
+        if self.config.data.classes == 1:
+            return None
+        if label is None:
+            raise UserError(f"label is missing; expected the class of the images, 0 to {self.config.data.classes - 1}")
+        return torch.full((count,), label, device=self.device)
+
     def _decode(self, z: Tensor) -> Tensor:
         """Return G(z) of latents [N, dim_z], computed in batches."""
         return torch.cat([finite("G", self.generator(part)) for part in z.split(images_per_pass(BATCH))])
@@ -239,15 +257,17 @@ class Model:
         """Return the means of E(x) of prepared images, [N, dim_z], computed in batches."""
         return torch.cat([self.encoder(part).mean for part in x.split(images_per_pass(BATCH))])
 
-    def _scores(self, x: Tensor, z: Tensor | None) -> dict[str, Tensor]:
-        """Return D's scores, [N] by name, of images of G's size and latents, computed in batches."""
+    def _scores(self, x: Tensor, z: Tensor | None, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Return D's scores, [N] by name, of images of G's size, latents and classes, computed in batches."""
         D, size = self.discriminator, images_per_pass(BATCH)
-        parts = [D(x[i : i + size], None if z is None else z[i : i + size]) for i in range(0, max(1, len(x)), size)]
+        ranges = [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
+        inputs = [[x[r], None if z is None else z[r], *([] if y is None else [y[r]])] for r in ranges]
+        parts = [D(*part) for part in inputs]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _truncated_generator(self, truncation: float) -> nn.Module:
         """Return G with the batch norm statistics of truncated latents."""
-        if truncation == 1 or not batch_norms(self.generator):
+        if truncation == 1 or not batch_norms(self.generator) or SYSTEMS[self.config.system].generator_is_decoder:
             return self.generator
         if truncation not in self._truncated:
             if len(self._truncated) == TRUNCATED_GENERATORS:  # the page of `serve` may ask for any number
@@ -287,6 +307,7 @@ class Model:
         features: str = "",
         rate: float = 0.05,
         after_step: Callable[[int], object] | None = None,
+        label: int | None = None,
     ) -> Refined:
         """Optimise z, starting from E(x) and with G fixed, so that G(z) comes closer to x (GAN inversion).
 
@@ -297,13 +318,18 @@ class Model:
             features: "" for only pixels; "encoder" or "discriminator" adds the distance in AvePool or F(x) features.
             rate: Adam's learning rate.
             after_step: called after each step with the number of steps done.
+            label: the class of all images, if G is conditioned on classes.
 
         Raises:
-            UserError: latents of another shape, a number out of range, or features that this model does not have.
+            UserError: latents of another shape, a number out of range, features that this model does not have, or a
+                label that is missing or not one of its classes.
         """
         check_at_least(0, steps=steps)
         check_number(lambda r: 0 < r < math.inf, "a number above 0", rate=rate)
-        G, x, resolution = self.generator, self.prepare(images), self.config.generator.resolution
+        _ = self.generator  # raises at once if there is none
+        x, resolution = self.prepare(images), self.config.generator.resolution
+        y = self._labels(label, len(x))
+        G: Callable[[Tensor], Tensor] = self.generator if y is None else partial(self.generator, y=y)
         start = self._means(x) if z is None else self._latents(z, len(x))
         known = {"": None, "encoder": self._encoder_features, "discriminator": self._discriminator_features}
         if features not in known:
@@ -336,17 +362,25 @@ class Model:
         return self._decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     @torch.no_grad()
-    def discriminate(self, images: Tensor | np.ndarray, z: Tensor | np.ndarray | None) -> Scores:
+    def discriminate(
+        self, images: Tensor | np.ndarray, z: Tensor | np.ndarray | None, label: int | None = None
+    ) -> Scores:
         """Return D's scores of pairs: high if D takes them for encoder pairs (x, E(x)).
 
+        Args:
+            images: [N, C, H, W].
+            z: latents [N, dim_z]; None for a discriminator of images alone.
+            label: the class of all images, if D is conditioned on classes.
+
         Raises:
-            UserError: no discriminator, or no latents for one that scores pairs.
+            UserError: no discriminator, no latents for one that scores pairs, or a label that is missing or not one of
+                its classes.
         """
         _ = self.discriminator  # raises at once if there is none
         if z is None and (self.config.loss.s_z or self.config.loss.s_xz):
             raise UserError("z is missing: this discriminator scores latents; give encode(images).z_mean, say")
         x = pool_to(self.prepare(images), self.config.generator.resolution)
-        s = self._scores(x, None if z is None else self._latents(z, len(x)))
+        s = self._scores(x, None if z is None else self._latents(z, len(x)), self._labels(label, len(x)))
         return Scores(s.get("s_x"), s.get("s_z"), s.get("s_xz"))
 
     @torch.no_grad()
@@ -364,9 +398,10 @@ class Model:
             alpha: weight of the reconstruction, 0 to 1; at 1 no discriminator is needed.
 
         Raises:
-            UserError: alpha out of range, no encoder, or alpha below 1 and no discriminator.
+            UserError: alpha out of range, no encoder, no generator, or alpha below 1 and no discriminator.
         """
         check_number(lambda a: 0 <= a <= 1, "a number from 0 to 1", alpha=alpha)
+        _ = self.generator  # raises at once if there is none
         if alpha < 1 and self.networks.D is None:
             raise UserError(f"alpha is {alpha}; this model has no discriminator: expected 1, reconstruction alone")
         x = self.prepare(images)

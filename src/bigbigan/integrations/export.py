@@ -171,10 +171,13 @@ def write_folder(
         progress: show which part is being written.
         compact: store in float16 what `rounded` has rounded.
         license: see `export`.
-        is_public: whether others know the data by its name. The card does not name other data, as the name is that of
-            a file or folder here.
+        is_public: whether others know the data by its name. Other data get a neutral name, such as own-1a2b3c4d, as
+            their name is that of a file or folder here.
     """
     check_free(out)
+    if not is_public and "name" in data:
+        name, neutral = data["name"], f"own-{str(data.get('fingerprint', 'images'))[:8]}"
+        data, lines = data | {"name": neutral}, [_renamed(line, name, neutral) for line in lines]
     weights = {
         f"{letter}.{name}": tensor.half() if compact and _is_large(tensor) else tensor
         for letter, network in model.networks.present().items()
@@ -239,6 +242,13 @@ def _draw_samples(model: Model, path: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def _renamed(line: dict[str, Any], name: str, neutral: str) -> dict[str, Any]:
+    """Return a result line in which the data set `name` is called `neutral`, in its command too."""
+    whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    command = whole.sub(neutral, line.get("command", ""))
+    return line | {"dataset": neutral if line["dataset"] == name else line["dataset"], "command": command}
 
 
 def _without_places(line: dict[str, Any]) -> dict[str, Any]:

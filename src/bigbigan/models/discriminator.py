@@ -148,6 +148,9 @@ class Discriminator(nn.Module):
             x: images [N, C, R, R] in [-1, 1].
             z: latents [N, dim_z]; may be None if only s_x is in use.
             y: classes int64 [N] of a conditional D; may be None if there is one class.
+
+        Raises:
+            ValueError: y is None, and there are several classes.
         """
         s: dict[str, Tensor] = {}
         vectors = self.F(x) if "x" in self.scores or "xz" in self.scores else []
@@ -156,6 +159,8 @@ class Discriminator(nn.Module):
             f = vectors[0]
             s["s_x"] = self.head_x(f).squeeze(1)
             if self.embed is not None:
+                if y is None and self.embed.num_embeddings > 1:
+                    raise ValueError(f"y is None; expected classes [N], 0 to {self.embed.num_embeddings - 1}")
                 y = x.new_zeros(x.shape[0], dtype=torch.long) if y is None else y
                 s["s_x"] = s["s_x"] + (self.embed(y) * f).sum(1)
         if "z" in self.scores:

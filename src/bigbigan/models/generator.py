@@ -81,8 +81,14 @@ class Generator(nn.Module):
         self.to_image = SNConv2d(channels[-1], image_channels, 3)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Generate images from latents z [N, dim_z] and classes y int64 [N]; y may be None if there is one class."""
+        """Generate images from latents z [N, dim_z] and classes y int64 [N]; y may be None if there is one class.
+
+        Raises:
+            ValueError: y is None, and there are several classes.
+        """
         if y is None:
+            if self.classes > 1:
+                raise ValueError(f"y is None; expected classes [N], 0 to {self.classes - 1}")
             y = z.new_zeros(z.shape[0], dtype=torch.long)  # len(z) would become a constant of an exported graph
         if self.skip_z:
             seed, *skips = z.chunk(self.chunks, dim=1)

@@ -254,6 +254,11 @@ def test_e_may_be_updated_more_than_once_in_a_step():
     assert (found.updates, found.encoder_images) == (20, 80)
 
 
+def test_the_budget_counts_the_updates_of_the_experiment():
+    found = budget(line("small/cifar10_16px", 1.0, steps=100, images_seen=25_600, scale=0))
+    assert found == (25_600, 200, 12_800)
+
+
 def test_table_2_can_be_trained_at_either_budget(monkeypatch, tmp_path):
     """reproduction/train/table.py 2 --equal"""
     monkeypatch.chdir(tmp_path)

@@ -94,7 +94,7 @@ def test_bn_crelu_standardises_over_training_images():
     positive, negative = frozen.bn_crelu(frozen.features(x)).chunk(2, dim=1)
     h = positive - negative
     torch.testing.assert_close(h.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
-    torch.testing.assert_close(h.std(0), torch.ones(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(h.std(0, correction=0), torch.ones(16), atol=1e-3, rtol=0)
     assert positive.min() == negative.min() == 0
 
 
@@ -193,3 +193,18 @@ def test_a_metric_asked_for_by_name_is_not_dropped(also, tmp_path):
     e = context.Evaluation(target, source, "evaluation", "", False)
     with pytest.raises(UserError, match="needs"):
         runner._allowed(e, ["reconstruction_ratio", also])
+
+
+def test_bn_crelu_of_an_encoder_is_that_of_batch_norm():
+    """Features of small variance show the place of epsilon."""
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) * torch.logspace(-4, 0, 64)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 1, 8, 8), dtype=np.uint8)
+    frozen = Frozen(Scaled(), torch.device("cpu"))
+    frozen.fit(pixels)
+    features = frozen.features(torch.from_numpy(pixels) / 127.5 - 1)
+    h = nn.BatchNorm1d(64, eps=1e-5, affine=False)(features)
+    torch.testing.assert_close(frozen.bn_crelu(features), torch.cat([h.relu(), (-h).relu()], 1), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from bigbigan import load
 from bigbigan.apps.train import train
 from bigbigan.cli import main
+from bigbigan.config import override
 from bigbigan.errors import UserError
+from bigbigan.experiments import find
+from bigbigan.inference.model import Model
+from bigbigan.models import build
 from tiny import tiny_config, write_npz
 
 AUTOENCODER = ("system=autoencoder", "encoder.stochastic=false", "latent.prior=uniform")
@@ -105,3 +109,18 @@ def test_encode_names_the_scores_there_are(data, tmp_path, capsys):
     message = "--features score_z: this model has no such score; it has reconstruction_error, score_x, score_xz"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_model_without_a_generator_has_no_anomaly_score(images):
+    settings = ["encoder.widths=[8,16]", "encoder.resolution=8", "data.channels=1", "data.augment=none"]
+    config = override(find("pretext/rotation").config(32), [*settings, "encoder.blocks=1", "encoder.block=basic"])
+    model = Model(config, build(config, torch.device("cpu")), 1, 1)
+    with pytest.raises(UserError, match="no generator"):
+        model.anomaly_score(images, alpha=1)
+
+
+def test_a_truncated_decoder_keeps_the_statistics_of_its_training(data, tmp_path):
+    train(tiny_config("training.steps=4", *AUTOENCODER), str(data), tmp_path / "run", progress=False)
+    model = load(tmp_path / "run")
+    z = model.sample_prior(4)
+    assert model.generate(z, truncation=0.5).equal(model.generate(z))

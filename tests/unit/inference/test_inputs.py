@@ -208,3 +208,22 @@ def test_float_and_byte_images_are_cropped_alike(augment):
     ours = model.prepare(whole.float() / 127.5 - 1)
     for same in (whole, paths):
         assert (model.prepare(same) - ours).abs().max() < 0.03  # bytes are rounded in between; another crop is 0.8 away
+
+
+def test_a_range_applies_to_uint8_too(model):
+    masks = np.random.default_rng(0).integers(0, 2, (3, 1, 8, 8), dtype=np.uint8)
+    expected = model.prepare(masks * 255)
+    torch.testing.assert_close(model.prepare(masks, value_range=(0, 1)), expected)
+    assert model.prepare(masks * 255, value_range=(0, 255)).equal(expected)
+    with pytest.raises(UserError, match=r"lie in \[0, 255\]; expected \[0, 1\]"):
+        model.prepare(masks * 255, value_range=(0, 1))
+
+
+def test_a_list_of_float_arrays_may_have_channels_last(model, images):
+    floats = images[..., None] / 127.5 - 1
+    assert model.prepare(list(floats)).equal(model.prepare(floats))
+
+
+def test_a_path_with_a_null_character_is_refused(model):
+    with pytest.raises(UserError, match="cannot be read"):
+        model.encode("a\0b.png")

@@ -229,7 +229,7 @@ def test_report_and_compare_take_a_name_on_the_hub(exported, run, tmp_path, monk
     assert main(["report", "owner/name", "--out", "page.html", "--quiet"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
     assert "reconstruction_ratio" in page
-    assert "on rows" in page
+    assert "on own-" in page
     assert "Not part of an exported model." in page
     assert "Not evaluated yet" not in page
     assert "<dd>0 s</dd>" not in page  # the training time is not recorded
@@ -355,3 +355,19 @@ def test_nothing_is_overwritten(run, exported, tmp_path, capsys):
 )
 def test_commands_of_exported_results_name_no_folder(word, expected):
     assert _without_folder(word) == expected
+
+
+def test_private_data_get_a_neutral_name(tmp_path):
+    data = write_npz(tmp_path / "patients_of_dr_smith.npz")
+    run = tmp_path / "run"
+    train(tiny_config("training.steps=2"), str(data), run, progress=False)
+    call = ["evaluate", str(run), "--data", str(data), "--quiet", "--metrics", "knn5_l2_avepool"]
+    assert main(call) == 0
+    out = tmp_path / "model"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    name = json.loads((out / "model.json").read_text())["data"]["name"]
+    assert re.fullmatch("own-[0-9a-f]{8}", name)
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert {line["dataset"] for line in lines} == {name}
+    for file in out.iterdir():
+        assert b"dr_smith" not in file.read_bytes(), file

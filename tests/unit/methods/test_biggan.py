@@ -349,3 +349,22 @@ def test_one_class_trains_with_and_without_an_encoder(data, tmp_path):
 def test_settings_that_do_not_go_together_are_reported(settings, message):
     with pytest.raises(UserError, match=message):
         tiny_config(*settings)
+
+
+def test_scores_and_inversion_need_a_class(run):
+    model = load(run)
+    x, z = model.generate(3, label=1), model.sample_prior(3)
+    for call in (lambda **label: model.discriminate(x, None, **label), lambda **label: model.refine(x, 0, z, **label)):
+        with pytest.raises(UserError, match="label is missing; expected the class of the images, 0 to 2"):
+            call()
+        with pytest.raises(UserError, match="label is 3; expected 0 to 2"):
+            call(label=3)
+    with torch.no_grad():
+        expected = model.discriminator(x, None, torch.full((3,), 2))["s_x"]
+        errors = (x - model.generator(z, torch.full((3,), 2))).flatten(1).norm(dim=1) / 2
+    torch.testing.assert_close(model.discriminate(x, None, label=2).score_x, expected)
+    torch.testing.assert_close(model.refine(x, 0, z, label=2).errors[0], errors)
+    with pytest.raises(ValueError, match="y is None"):
+        model.generator(z)
+    with pytest.raises(ValueError, match="y is None"):
+        model.discriminator(x, None)
