@@ -49,6 +49,10 @@ def _others_compute(load: Path = Path("/proc/loadavg")) -> bool:
 _let_waiting_threads_sleep()
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     # Imported lazily, so that `bigbigan --help` and `bigbigan list` wait neither for torch nor for importlib.metadata.
     if name == "__version__":

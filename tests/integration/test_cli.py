@@ -238,6 +238,19 @@ def test_generate_grid_and_folder(run, capsys, tmp_path):
     assert [Image.open(p).size for p in sorted((tmp_path / "many").iterdir())] == [(8, 8)] * 3
 
 
+def test_generated_images_do_not_replace_others(run, capsys, tmp_path):
+    photo = tmp_path / "00000.png"
+    Image.new("RGB", (4, 4)).save(photo)
+    before = photo.read_bytes()
+    for out, message in ((tmp_path, "has other images, such as 00000.png"), (photo, "bigbigan did not write")):
+        code, _, err = call(capsys, "generate", run, "--out", out, "--count", 2)
+        assert (code, photo.read_bytes()) == (2, before)
+        assert message in err
+    photo.unlink()
+    for _ in range(2):
+        assert call(capsys, "generate", run, "--out", tmp_path, "--count", 2)[0] == 0
+
+
 def test_generate_depends_on_its_seed_alone(run, capsys, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         call(capsys, "generate", run, "--count", 4, "--seed", seed, "--out", tmp_path / f"{name}.png")
@@ -647,7 +660,10 @@ def test_the_model_in_python(run):
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda m, t: m.encode(t.zeros(1, 8, 8)), r"shape \[1, 8, 8\]; expected \[N, 1, 8, 8\]"),
+        (
+            lambda m, t: m.encode(t.zeros(1, 8, 8)),
+            r"shape \[1, 8, 8\]; expected \[N, C, H, W\] or .* such as \[N, 1, 8, 8\]",
+        ),
         (lambda m, t: m.encode(t.full((1, 1, 8, 8), 255.0)), r"expected \[-1, 1\]"),
         (lambda m, t: m.encode([[0.0]]), "images has a list at place 0; expected paths, PIL images, or one array"),
         (lambda m, t: m.encode("a.png"), r"a.png in images: cannot be read \(No such file"),

@@ -27,6 +27,7 @@ from bigbigan.data.batches import Batches
 from bigbigan.evaluation import records
 from bigbigan.evaluation.records import ResultLine
 from bigbigan.image.crop_sizes import STORED
+from bigbigan.image.grid import SOFTWARE
 from bigbigan.io import writing
 from bigbigan.methods import Outcome, Update
 from bigbigan.training import distributed
@@ -273,4 +274,4 @@ def chart(costs: dict[str, Cost], setting: str, title: str, path: Path) -> None:
         ax.set_xlabel(setting)
         ax.set_ylim(bottom=0)
     with writing(path) as temporary:
-        figure.savefig(temporary, dpi=90, format="png")
+        figure.savefig(temporary, dpi=90, format="png", metadata={"Software": SOFTWARE})

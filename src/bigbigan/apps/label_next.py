@@ -23,8 +23,9 @@ from bigbigan.apps.sheet import sheet as draw_sheet
 from bigbigan.data import ImageSet, Source, load_view
 from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.labels import rows_of
-from bigbigan.data.labels_table import Row
+from bigbigan.data.labels_table import Row, read_table, refuse_to_lose_labels
 from bigbigan.data.loading import stream_view
+from bigbigan.data.names import listed
 from bigbigan.errors import UserError
 from bigbigan.evaluation.features import encoder_features
 from bigbigan.evaluation.splits import StreamedView, View
@@ -37,6 +38,7 @@ __all__ = ["choose", "label_next"]
 FEATURE = "bn_crelu"
 MAX_CLUSTERS = 500  # more are slow
 COLUMNS = 10  # of the sheet
+COLUMNS_WRITTEN = ("stands_for", "labelled")  # next to those of a labels file
 
 
 def label_next(
@@ -72,11 +74,16 @@ def label_next(
         the number of labelled ones among them. And the number of labels given so far, which the file has too.
 
     Raises:
-        UserError: no such encoder, or fewer images without a label than asked for.
+        UserError: no such encoder, fewer images without a label than asked for, or `out` has labels or columns that
+            would be lost.
     """
     target = open_target(spec, which=checkpoint)
     source = target.source(data, labels, f"label-next {spec}")
     images, view, given = source.splits["train"], target.view, rows_of(source)
+    if labels is not None and out.is_file() and out.samefile(labels):
+        _refuse_to_lose_columns(out)
+    else:
+        refuse_to_lose_labels("--out", out, given)
     _check_count(images, count)
     with closing(StreamedView(source, images, view)) as seen:
         encoder = target.encoder(target.subjects[-1], seen)
@@ -98,6 +105,15 @@ def label_next(
         title = "images to label, in the order of the file: number, and how many similar images it stands for"
         save_image(draw_sheet(in_rows(tiles, COLUMNS), title=title), sheet)
     return rows, sum(bool(row.label) for row in given.values())
+
+
+def _refuse_to_lose_columns(labels: Path) -> None:
+    """Raise UserError if a labels file that will be replaced has columns that the new one has not."""
+    if lost := [name for name in read_table(labels).unused if name not in COLUMNS_WRITTEN]:
+        raise UserError(
+            f"--out {labels} is the file given by --labels, and would lose its columns {listed(lost)}; choose another "
+            "name"
+        )
 
 
 def _check_count(images: ImageSet, count: int) -> None:
@@ -169,7 +185,7 @@ def _write(out: Path, chosen: list[dict[str, object]], given: dict[str, Row], ra
     before: list[dict[str, object]] = [
         {"file": file, "label": row.label} for file, row in given.items() if file not in names
     ]
-    columns = ("file", "label", *more, "stands_for", "labelled")
+    columns = ("file", "label", *more, *COLUMNS_WRITTEN)
     with writing_csv(out, raw) as write:
         write(*columns)
         for row in [*chosen, *before]:

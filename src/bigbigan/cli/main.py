@@ -115,6 +115,7 @@ class _Parser(argparse.ArgumentParser):
             self.exit(2)
         if self.commands and (wrong := re.match(r"argument COMMAND: invalid choice: '(.*?)' \(", message)):
             near = difflib.get_close_matches(wrong[1], self.commands, 1)
+            near = [f"data {wrong[1]}"] if wrong[1] in DATA_COMMANDS else near
             message = f"there is no command {wrong[1]}" + (f"; did you mean {near[0]}?" if near else "")
         if wrong := re.match(r"unrecognized arguments: (?:.* )?(--[\w-]+)", message):
             near = difflib.get_close_matches(wrong[1], self._option_string_actions, 1, 0.7)
@@ -251,6 +252,11 @@ def _refuse_to_overwrite(name: str, out: Path, options: argparse.Namespace) -> N
     """Raise UserError if a file to write is one that the command reads, or that the run was trained on."""
     if not out.is_file():
         return
+    if out.suffix.lower() == ".png":
+        from bigbigan.image.grid import is_foreign
+
+        if is_foreign(out):
+            raise UserError(f"{name} {out} is an image that bigbigan did not write; choose another name")
     for read in ("labels", "head", "data", "source", "config"):
         path = getattr(options, read, None)
         if path is not None and Path(path).is_file() and out.samefile(path):
@@ -284,9 +290,10 @@ def _check_targets(options: argparse.Namespace) -> None:
             from bigbigan.data.sources import parse_spec  # needs numpy
 
             parse_spec(spec)
-    for name in ("out", "results", "sheet", "picture", "save"):
+    for name in ("out", "results", "sheet", "picture", "save", "groups"):
         path = getattr(options, name, None)
-        if path is not None and (options.module, name) not in FOLDERS:
+        is_grid = options.module is generate and path is not None and path.suffix.lower() == ".png"
+        if path is not None and ((options.module, name) not in FOLDERS or is_grid):
             if options.module is not label_next:  # it adds rows to the labels it is given
                 _refuse_to_overwrite(f"--{name}", path, options)
             writable(path)

@@ -93,7 +93,8 @@ class DataConfig(Settings):
     window_percentiles: tuple[float, ...] = ()
     # Which frames of a TIFF or DICOM file are read: the first, or all of them, each an image called FILE#FRAME.
     frames: Literal["first", "all"] = "first"
-    max_pixels: int = 25_000_000  # maximum pixels of a file; JPEG files up to 8 times larger are read at a reduced size
+    # Maximum pixels of a file; JPEG files up to 8 times larger, at most 178 megapixels, are read at a reduced size.
+    max_pixels: int = 25_000_000
 
     @property
     def classifier_augment(self) -> str:

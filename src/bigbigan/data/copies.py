@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from bigbigan.data.csv_cells import writing_csv
 from bigbigan.data.image_set import Source
 from bigbigan.data.labels import rows_of
-from bigbigan.data.labels_table import Row
+from bigbigan.data.labels_table import Row, refuse_to_lose_labels
 
 __all__ = ["grouped_rows", "write_groups"]
 
@@ -45,8 +46,11 @@ def grouped_rows(source: Source, copies: Sequence[Sequence[str]]) -> dict[str, R
     for file, row in rows.items():
         if row.group:
             names.setdefault(int(component[place[file]]), row.group)
-    for number, i in enumerate(sorted(set(ends.flatten().tolist()))):
-        names.setdefault(int(component[i]), f"copies-{number}")
+    used = {row.group for row in rows.values()}
+    new = (name for number in itertools.count() if (name := f"copies-{number}") not in used)
+    for i in sorted(set(ends.flatten().tolist())):
+        if (c := int(component[i])) not in names:
+            names[c] = next(new)
     return {
         file: replace(rows.get(file, Row()), group=names.get(int(c), ""))
         for file, c in zip(files, component, strict=True)
@@ -58,9 +62,10 @@ def write_groups(source: Source, copies: Sequence[Sequence[str]], out: Path) -> 
     """Write `grouped_rows` as a labels file, which replaces the source's; return the number of groups.
 
     Raises:
-        UserError, RunError: the file cannot be written (`bigbigan.io.writing`).
+        UserError, RunError: the file cannot be written (`bigbigan.io.writing`), or has labels that would be lost.
     """
     rows = grouped_rows(source, copies)
+    refuse_to_lose_labels("--groups", out, rows)
     used = [name for name in ("label", "split") if any(getattr(row, name) for row in rows.values())]
     columns = ["group", *used]
     with writing_csv(out) as write:

@@ -60,7 +60,8 @@ def decode(
     - CMYK, YCCK, YCbCr, palettes and 1-bit are converted; EXIF orientation is applied.
     - Only one frame or page is used.
     - DICOM needs `pydicom`, and some TIFF files need `tifffile`.
-    - JPEG files of up to 8 times `limits.max_pixels` (progressive ones: twice) are decoded at a reduced size.
+    - JPEG files of up to 8 times `limits.max_pixels` (progressive ones: twice), and at most 178 megapixels, are decoded
+      at a reduced size.
     - Colour profiles are not applied; one other than sRGB is noted.
 
     Notes are fixed phrases ("EXIF rotated", "16-bit scaled to 8"), so that they can be counted.
@@ -115,6 +116,8 @@ def _misread_tiff(
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Return a page that Pillow would misread, and notes; None if Pillow reads it right."""
     planes = tiff.has_planes(tags)
+    if tiff.is_signed_byte(tags):
+        return _signed_bytes(data, frame, tags, limits)
     if not planes and (limits.window is None or not tiff.has_deep_colour(tags)):
         return None
     _check_header((tags[256], tags[257]), limits)
@@ -122,6 +125,15 @@ def _misread_tiff(
         return tiff.read_planes(tags, data, limits.window)
     if (read := tiff.read_by_tifffile(data, frame, tags, limits.window)) is None:
         raise Unreadable(tiff.DEEP_COLOUR)
+    return read
+
+
+def _signed_bytes(data: bytes, frame: int, tags: Any, limits: DecodeLimits) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a page of bytes from -128 to 127, which need a window, and notes."""
+    _check_header((tags[256], tags[257]), limits)
+    read = None if limits.window is None else tiff.read_by_tifffile(data, frame, tags, limits.window)
+    if read is None:
+        raise Unreadable(tiff.unreadable_reason(tags, limits.window is not None) or "signed pixels")
     return read
 
 

@@ -18,6 +18,7 @@ from bigbigan.data.window import ToBytes
 __all__ = ["count_frames", "read_dicom"]
 
 MAX_FRAMES = 100_000
+_DEFLATED = b"1.2.840.10008.1.2.1.99\0"  # transfer syntax, padded to an even length, near the beginning of the file
 
 
 def _open(data: bytes, with_pixels: bool = True) -> Any:
@@ -26,6 +27,8 @@ def _open(data: bytes, with_pixels: bool = True) -> Any:
         import pydicom
     except ImportError:
         raise Unreadable("DICOM (pip install 'bigbigan[dicom]', or convert to PNG)") from None
+    if _DEFLATED in data[:4096]:  # pydicom would unpack it without a limit
+        raise Unreadable("DICOM of which the whole data set is deflated (save it uncompressed)")
     return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not with_pixels)
 
 

@@ -72,7 +72,7 @@ def expand_frames(source: Source) -> None:
         return
     frames_of = [_frames(store, file, name) for file, name in enumerate(store.names)]
     counts = np.array([len(frames) for frames in frames_of])
-    if counts.max() == 1:
+    if counts.max() == 1 and not any(map(any, frames_of)):  # every file is shown by its first frame
         return
     files = np.repeat(np.arange(len(counts)), counts)
     frames = np.concatenate([np.array(f, dtype=np.int64) for f in frames_of])

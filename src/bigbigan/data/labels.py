@@ -179,15 +179,14 @@ class _Index:
         given = _compared(given)
         for form in dict.fromkeys((given, given.replace("\\", "/"))):  # a backslash is part of a name, or a separator
             name = form.removeprefix("./")
-            if self.loose:
-                stem, ending = os.path.splitext(name)
-                name = stem + ending.lower()
-            if name in self.whole:
-                return self.whole[name]
-            matches = [*self.ends.get(name, ())]
-            matches += [file for end in _ends(name) for file in self.whole.get(end, ()) if file not in matches]
-            if matches:
-                return matches
+            stem, ending = os.path.splitext(name)
+            for spelled in dict.fromkeys((name, stem + ending.lower())) if self.loose else (name,):
+                if spelled in self.whole:
+                    return self.whole[spelled]
+                matches = [*self.ends.get(spelled, ())]
+                matches += [file for end in _ends(spelled) for file in self.whole.get(end, ()) if file not in matches]
+                if matches:
+                    return matches
         return []
 
 
@@ -271,8 +270,8 @@ def _arranged(source: Source, wanted: list[str], path: Path) -> dict[str, ImageS
         i = next(i for i, k in enumerate(origin) if names[i] != before[k].name)
         file = [f for s in before for f in s.files][i]
         raise UserError(
-            f"--labels {shown(path)} puts {file} into {names[i]}; {source.spec} has its splits as arrays, which cannot "
-            "be changed: remove the column 'split'"
+            f"--labels {shown(path)} puts {file} into {names[i]}; the splits of {source.spec} cannot be changed: "
+            "remove the column 'split'"
         )
     files, index = [f for s in before for f in s.files], np.concatenate([s.index for s in before])
     splits = {}

@@ -13,16 +13,17 @@ import csv
 import hashlib
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bigbigan.data.csv_cells import text_of
-from bigbigan.data.names import composed, listed, shown
+from bigbigan.data.names import composed, label_of, listed, shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 from bigbigan.io import regular_bytes
 
-__all__ = ["SPLITS", "Row", "Table", "read_table"]
+__all__ = ["SPLITS", "Row", "Table", "read_table", "refuse_to_lose_labels"]
 
 MAX_BYTES = 2**30  # of a labels file
 
@@ -35,6 +36,8 @@ SPLITS = ("train", "val", "test")
 # Cells of a one-hot column, in lower case.
 NO = {"0", "0.0", "false"}
 YES = {"1", "1.0", "true"}
+_OTHER_FORMATS = {b"PK": "an Excel workbook or a zip archive", b"\x1f\x8b": "compressed", b"{": "JSON", b"[": "JSON"}
+_OTHER_FORMATS |= {b"\xd0\xcf\x11\xe0": "an Excel workbook", b"PAR1": "a parquet file"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ def read_table(path: Path) -> Table:
     """
     content = _content(path)
     what = f"--labels {shown(path)}"
+    for start, kind in _OTHER_FORMATS.items():
+        if content.startswith(start):
+            raise UserError(f"{what} is {kind}; expected a CSV file with the columns file and label")
     lines = _lines(content, path)
     header = _header(lines[0], path)
     columns = [name.strip() for name in lines[0]]
@@ -82,7 +88,12 @@ def read_table(path: Path) -> Table:
     if "label" not in header:
         one_hot = _one_hot(header, lines[1:])
     if not one_hot and not set(COLUMNS[1:]) & set(header):
-        raise UserError(f"{what} has no column 'label' but {_names(columns)}; expected a header line with file,label")
+        several = _several_classes(header, lines[1:])
+        raise UserError(
+            f"{what}: row {several:,} has 1 in several columns; several classes for one image are not read"
+            if several
+            else f"{what} has no column 'label' but {_names(columns)}; expected a header line with file,label"
+        )
     unused = [
         name
         for i, (name, known) in enumerate(zip(columns, header, strict=True))
@@ -114,6 +125,19 @@ def read_table(path: Path) -> Table:
     return Table(path, rows, labelled, [columns[i] for i in one_hot], unused, hashlib.sha256(content).hexdigest())
 
 
+def refuse_to_lose_labels(option: str, out: Path, rows: Mapping[str, Row]) -> None:
+    """Raise UserError if `out`, the file of this option, is a labels file with labels that are not in `rows`."""
+    try:
+        before = read_table(out).rows if out.is_file() else []
+    except UserError:  # no labels file
+        return
+    if lost := sum(bool(label_of(row.label)) and rows.get(file, Row()).label != row.label for file, row in before):
+        raise UserError(
+            f"{option} {out} has {lost:,} label{'s' * (lost > 1)} that would be lost; give it to --labels, or choose "
+            "another name"
+        )
+
+
 def _one_hot(header: list[str], lines: list[list[str]]) -> list[int]:
     """Return the places of columns that together give each row one class: one 1 and else zeros, or all cells empty."""
     rows = [[cell.strip().lower() for cell in line] for line in lines if len(line) == len(header)]
@@ -125,6 +149,14 @@ def _one_hot(header: list[str], lines: list[list[str]]) -> list[int]:
             return []
     used = {i for row in rows for i in places if row[i] in YES}
     return places if len(used) > 1 else []
+
+
+def _several_classes(header: list[str], lines: list[list[str]]) -> int:
+    """Return the number of the first row of a table of zeros and ones that has several ones, or 0."""
+    rows = [[cell.strip().lower() for cell in line] for line in lines if len(line) == len(header)]
+    places = [i for i, name in enumerate(header) if name and name not in COLUMNS]
+    places = [i for i in places if {row[i] for row in rows} <= {"", *NO, *YES}]
+    return next((n for n, row in enumerate(rows, 2) if sum(row[i] in YES for i in places) > 1), 0)
 
 
 def _content(path: Path) -> bytes:
@@ -159,7 +191,10 @@ def _header(cells: list[str], path: Path) -> list[str]:
         if used := next((name for name in spellings if name in header), None):
             header = [column if name == used else name for name in header]
     if "file" not in header:
-        raise UserError(f"{what} has no column 'file' but {_names(cells)}; expected a header line with file,label")
+        comma = "" if len(cells) > 1 else ", separated by commas, semicolons or tabs"
+        raise UserError(
+            f"{what} has no column 'file' but {_names(cells)}; expected a header line with file,label{comma}"
+        )
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise UserError(f"{what} has two columns '{twice[0]}'")
     return header

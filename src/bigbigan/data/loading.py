@@ -44,8 +44,10 @@ DECODED_TOGETHER = 16  # images that a thread decodes in one call
 _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarged to the resolution"}
 
 
-def remedy(limit: float) -> str:
-    """Return what to do if a larger share of the images than `limit` cannot be read."""
+def remedy(limit: float, readable: bool = True) -> str:
+    """Return what to do if a larger share of the images than `limit` cannot be read, or `readable` is false: all."""
+    if not readable:
+        return "bigbigan data inspect lists why"
     larger = next((share for share in (0.2, 0.5, 0.9) if share > limit), None)
     allowed = "" if larger is None else f"; train allows a larger share: --set data.max_unreadable={larger}"
     return f"repair or remove them{allowed}"
@@ -168,8 +170,8 @@ def stream_pixels(
         raise UserError(f"none of the {n:,} images in '{images.name}' can be read: {first}")
     if len(refused) > limit * n:
         raise UserError(
-            f"{len(refused) / n:.1%} of the {n:,} images in '{images.name}' cannot be read "
-            f"({len(refused):,} of the first {seen:,}), limit {limit:.1%}: {first}; {remedy(limit)}"
+            f"{len(refused):,} of the first {seen:,} images in '{images.name}' cannot be read; limit {limit:.1%} of "
+            f"{n:,}: {first}; {remedy(limit, readable=len(refused) < max(seen, 5))}"
         )
     if refused:
         skipped = f"{len(refused):,} of the {n:,} images in '{images.name}' cannot be read and are skipped"

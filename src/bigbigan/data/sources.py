@@ -132,7 +132,7 @@ def open_source(
             images.classes = list(_CLASSES[name])
     if table is not None:
         apply_labels(source, table)
-    for images in () if labelled else splits.values():
+    for images in () if labelled else source.splits.values():
         images.labels = images.classes = None
     if name and path is None and os.path.isdir(name):
         source.notes[f"the folder ./{name} is not used"] += 1
@@ -204,7 +204,7 @@ def _file_part(spec: str) -> tuple[str, str, str] | None:
         path, colon, split = tail.partition(":")
         is_path = path.startswith((".", "/", "~")) or (path and os.path.exists(path))
         return ("hf:", path, colon + split) if is_path else None
-    if head in ("python", "dataset") or is_remote(spec) or (head in _NAMES and not tail):
+    if (colon and head in ("python", "dataset")) or is_remote(spec) or (head in _NAMES and not tail):
         return None
     return (head + colon, tail, "") if head in _NAMES else ("", spec, "")
 
@@ -289,13 +289,13 @@ def _open_path(path: Path, name: str, source: Source, limits: DecodeLimits, clas
     if folder:
         if is_index(path):
             return open_shards(path, source, limits)
+        below = [inner for inner in _INNER.get(name, ()) if inner in names]
+        if below and not any("-ubyte" in n for n in names):
+            return _open_path(path / below[0], name, source, limits, classed)
         if splits := open_idx(path):
             return splits
         if "data_batch_1.bin" in names:
             return open_cifar10({n: (path / n).read_bytes() for n in CIFAR10_FILES if n in names}, path)
-        for inner in _INNER.get(name, ()):
-            if inner in names:
-                return _open_path(path / inner, name, source, limits, classed)
     if names & {"data_batch_1", "cifar-10-batches-py"} or path.name == "cifar-10-python.tar.gz":
         raise UserError(f"{shown(path)} is the pickled python version of CIFAR-10; get cifar-10-binary.tar.gz instead")
     labels: list[Entry] = []  # the members of a single shard in WebDataset's convention
@@ -332,7 +332,9 @@ def _nothing_in(path: Path, name: str, names: set[str], source: Source) -> str:
     if PROGRESS in names:
         return f"{shown(path)} has unfinished shards; run the same `bigbigan data shard` again to finish them"
     hint = "expected JPEG, PNG, WebP, BMP, TIFF, GIF or DICOM files"
-    if packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
+    if source.notes["unsafe name in archive"]:
+        hint = "its names begin with / or contain ..; unpack it, or pack it again: tar -C FOLDER -czf NAME.tar.gz ."
+    elif packed := sorted(n for n in names if n.lower().endswith((".tar", ".tar.gz", ".tgz", ".zip", ".npz"))):
         hint = f"give one of its archives, such as {shown(path / packed[0])}, or shards as part-{{000..099}}.tar"
     elif name:
         hint = f"{name} needs {', '.join(REMOTE[name][1])}"

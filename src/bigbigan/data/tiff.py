@@ -123,6 +123,11 @@ def _plane(tags: Any, data: bytes, k: int, samples: int) -> bytes:
     return start + data[8:] + bytes(len(data) % 2) + directory + bytes(4) + values
 
 
+def is_signed_byte(tags: Any) -> bool:
+    """Return whether a page with these tags has signed pixels of 8 bits, which Pillow takes for unsigned ones."""
+    return 2 in np.ravel(tags.get(339, 1)) and max(np.ravel(tags.get(258, 1)).tolist(), default=1) == 8
+
+
 def unreadable_reason(tags: Any, has_window: bool = False) -> str | None:
     """Return why a page with these tags cannot be read without `tifffile`, or None if Pillow should read it.
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bigbigan.image.convert import to_uint8
 from bigbigan.io import writing
 
-__all__ = ["grid", "pairs_grid", "save_animation", "save_image"]
+__all__ = ["SOFTWARE", "grid", "is_foreign", "pairs_grid", "save_animation", "save_image"]
+
+SOFTWARE = "bigbigan"  # recorded in each picture
 
 
 def grid(images: Tensor, columns: int | None = None, gap: int = 2, min_side: int = 32) -> Image.Image:
@@ -51,6 +54,19 @@ def save_animation(frames: list[Image.Image], path: Path) -> None:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a picture as PNG; no incomplete file is ever at `path`."""
+    """Write a picture as PNG, signed by `SOFTWARE`; no incomplete file is ever at `path`."""
+    signature = PngInfo()
+    signature.add_text("Software", SOFTWARE)
     with writing(path, durable=False) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=signature)
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a file is a picture that `save_image` did not write."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") != SOFTWARE
+    except Image.DecompressionBombError:
+        return True
+    except (OSError, ValueError, SyntaxError):
+        return False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigbigan.errors import UserError
 
-__all__ = ["as_tensor", "check_at_least", "check_number", "check_range", "is_whole"]
+__all__ = ["as_tensor", "check_at_least", "check_label", "check_number", "check_range", "is_whole"]
 
 
 def as_tensor(given: Any, name: str, expected: str) -> Tensor:
@@ -34,6 +34,16 @@ def check_range(value_range: Any) -> tuple[float, float]:
     if not -math.inf < low < high < math.inf:
         raise UserError(f"value_range is {value_range}; expected black and white, such as (0, 1)")
     return low, high
+
+
+def check_label(label: int | None, classes: int, needed: bool = False) -> int | None:
+    """Return `label`; raise UserError unless it is a class from 0 to `classes` - 1, or None if it is not `needed`."""
+    if label is None and needed:
+        raise UserError(f"label is missing; expected the class of the images, 0 to {classes - 1}")
+    if label is not None and (classes == 1 or not is_whole(label) or not 0 <= label < classes):
+        known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
+        raise UserError(f"label is {label}; expected {known}")
+    return label
 
 
 def is_whole(number: Any) -> bool:

@@ -44,7 +44,11 @@ class ImageInput:
         elif images.dtype != torch.uint8 and not images.is_floating_point():
             images = self._from_integers(images, value_range)
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-            raise UserError(f"images have shape {list(images.shape)}; expected [N, {channels}, {side}, {side}]")
+            one = "; for one image, x[None]" if images.ndim < 4 else ""
+            raise UserError(
+                f"images have shape {list(images.shape)}; expected [N, C, H, W] or [N, H, W, C] of 1 or 3 channels and "
+                f"any size, such as [N, {channels}, {side}, {side}]{one}"
+            )
         if images.dtype == torch.uint8 and images.shape[1:] != (channels, side, side):
             # as training reads the rows of an array
             rows = images.permute(0, 2, 3, 1).cpu().numpy()

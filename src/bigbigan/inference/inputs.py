@@ -154,6 +154,8 @@ def _decode_file(path: str | PathLike[str], limits: DecodeLimits) -> tuple[np.nd
     number = 0
     if not os.path.exists(path) and (match := _FRAME.fullmatch(str(path))):
         path, number = match[1], int(match[2])
+    if os.path.isdir(path):
+        raise Unreadable("a folder; give a list of paths, or encode a folder by: bigbigan encode RUN --data FOLDER")
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: the path has a null character

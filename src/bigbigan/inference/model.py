@@ -23,7 +23,7 @@ from bigbigan.compute import encoder_batch_size, images_per_pass
 from bigbigan.config import Config
 from bigbigan.errors import UserError
 from bigbigan.image import pool_to, resize
-from bigbigan.inference.arguments import as_tensor, check_at_least, check_number, is_whole
+from bigbigan.inference.arguments import as_tensor, check_at_least, check_label, check_number
 from bigbigan.inference.head import Head, Prediction
 from bigbigan.inference.image_input import ImageInput
 from bigbigan.inference.latents import Refined, interpolate, refine
@@ -213,7 +213,7 @@ class Model:
         label: int | None = None,
     ) -> Iterator[Tensor]:
         """Generate the images of `generate` 64 at a time, for more images than memory holds."""
-        self._check_label(label)
+        check_label(label, self.config.data.classes)
         if isinstance(z_or_count, Tensor | np.ndarray):
             z = self._latents(z_or_count)
         else:
@@ -228,25 +228,10 @@ class Model:
             part = slice(start, start + size)
             yield finite("G", generate(G, z[part], None if y is None else y[part]))
 
-    def _check_label(self, label: int | None) -> None:
-        """Raise UserError unless `label` is a class of this model, or None."""
-        classes = self.config.data.classes
-        if label is not None and (classes == 1 or not is_whole(label) or not 0 <= label < classes):
-            known = f"0 to {classes - 1}" if classes > 1 else "none: this model was trained without labels"
-            raise UserError(f"label is {label}; expected {known}")
-
     def _labels(self, label: int | None, count: int) -> Tensor | None:
-        """Return the class of `count` images, int64 [count], or None if the model has no classes.
-
-        Raises:
-            UserError: `label` is not a class of this model, or is missing.
-        """
-        self._check_label(label)
-        if self.config.data.classes == 1:
-            return None
-        if label is None:
-            raise UserError(f"label is missing; expected the class of the images, 0 to {self.config.data.classes - 1}")
-        return torch.full((count,), label, device=self.device)
+        """Return the class of `count` images, int64 [count], or None if the model has no classes."""
+        label = check_label(label, classes := self.config.data.classes, needed=classes > 1)
+        return None if label is None else torch.full((count,), label, device=self.device)
 
     def _decode(self, z: Tensor) -> Tensor:
         """Return G(z) of latents [N, dim_z], computed in batches."""

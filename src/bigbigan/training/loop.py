@@ -15,6 +15,7 @@ import torch
 from bigbigan.config import Config
 from bigbigan.config.files import as_yaml
 from bigbigan.data import fraction_of, open_source
+from bigbigan.data.names import listed
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import write_json
 from bigbigan.training import checkpoint as ck
@@ -222,7 +223,8 @@ def init_or_resume(
     state.system.check_images(sample_training_images(state, data.batches, 64))
     newest = None
     if distributed.is_first_rank():
-        refuse_other_data(folder, data, uses_classes=config.data.labels == "classes")
+        uses_classes = config.data.labels == "classes"
+        refuse_other_data(folder, data, uses_classes, uses_labels=uses_classes or config.log.validate_every > 0)
         newest = ck.newest_checkpoint(folder, rename_damaged=True)
         ck.remove_old(folder, config.log.keep_checkpoints)  # after that: damaged checkpoints must not count
         if newest is not None:
@@ -248,6 +250,9 @@ def announce(state: TrainingState, run: Run) -> None:
         mirroring = f"; {mirrored}mirrored at random" if config.can_mirror else ""
         count, side = len(run.data.batches.pixels), config.encoder.resolution
         run.monitor.message(f"{count} images, {side} px{mirroring}; {labels}")
+        if notes := run.data.source.notes:
+            found = listed([f"{note}: {count:,}" for note, count in notes.items()], 6)
+            run.monitor.message(f"{found}; see: bigbigan data inspect")
         if run.validation is not None and not run.validation.possible:
             run.monitor.message(
                 f"log.validation_metric={run.validation.metric.name} is not measured: it needs labels and an encoder, "

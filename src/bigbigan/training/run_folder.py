@@ -262,6 +262,8 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
         raise UserError(f"--out {run} is a file; expected a folder for the run")
     try:
         run.mkdir(parents=True, exist_ok=True)
+        if not (run / "config.json").exists() and any(p.name != ".lock" for p in run.iterdir()):
+            raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
         lock_file = (run / ".lock").open("w", encoding="ascii")
     except OSError as error:
         raise write_error(error, run / ".lock") or error from None
@@ -272,8 +274,6 @@ def open_for_training(run: Path, config: Config) -> Iterator[None]:
             left.unlink(missing_ok=True)
         if has_trained(run):
             _refuse_changes(read_config(run), config, run)
-        elif not (run / "config.json").exists() and any(p.name != ".lock" for p in run.iterdir()):
-            raise UserError(f"--out {run} is not empty and holds no run (no config.json); choose another folder")
         config.save(run / "config.json")
         write_json(run / "environment.json", environment() | {"earlier": _environments(run)}, stamp=True)
         try:

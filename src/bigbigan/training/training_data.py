@@ -116,6 +116,8 @@ def load_training_data(
         UserError: there are too few images, or ranks have different ones, or validation would fetch too many.
     """
     d, first = config.data, distributed.is_first_rank()
+    if "supervised" in config.pretext.tasks and holds_out_fifth(source):  # evaluation tests on the other images
+        images = images.subset(np.sort(places_of(held_out_fifth(source.splits["train"])[0], images)))
     side = distributed.maximum(_recorded_side(run) if first else 0)
     side = side or stored_side(images, config.encoder.resolution, d.augment)
     with distributed.busy("reading images"):
@@ -137,17 +139,15 @@ def load_training_data(
             f"--data {spec}: log.validate_every={config.log.validate_every} needs images of the whole set and would "
             "fetch every shard each time; set log.validate_every=0, or raise data.memory_gib until all fit in memory"
         )
+    if first and isinstance(pixels, torch.Tensor):
+        _warn_of_dark(pixels, spec)
     readable = images.subset(kept)
-    only = None
-    if "supervised" in config.pretext.tasks and holds_out_fifth(source):  # evaluation tests on these images
-        only = torch.from_numpy(places_of(held_out_fifth(source.splits["train"])[0], readable)).sort().values
     batches = Batches(
         pixels,
         config.training.batch_size,
         config.training.seed,
         d.augment,
         config.encoder.resolution,
-        only,
         labels=torch.as_tensor(readable.labels, device=device) if d.labels == "classes" else None,
         mirror=d.mirrors,
         chunks=config.training.accumulate,
@@ -156,6 +156,18 @@ def load_training_data(
     if not distributed.same_on_all_ranks(fingerprint):
         raise UserError(f"--data {spec}: the processes of torchrun find different images there; copy them again")
     return TrainingData(source, readable, batches, card)
+
+
+def _warn_of_dark(pixels: torch.Tensor, spec: str) -> None:
+    """Warn if most images have no pixel that is brighter than a tenth of white."""
+    sample = pixels[:: -(-len(pixels) // 1000)].flatten(1)
+    dark = int((sample.amax(1) < 26).sum())
+    if dark > len(sample) / 2:
+        warnings.warn(
+            f"--data {spec}: {dark:,} of {len(sample):,} images are nearly black, as images of 12 bits are without a "
+            "window of values; see: bigbigan data inspect",
+            stacklevel=2,
+        )
 
 
 def _recorded_side(run: Path) -> int:
@@ -195,10 +207,14 @@ def _data_card(
     return card
 
 
-def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None:
+def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool, uses_labels: bool) -> None:
     """Raise UserError if the run in the folder `run` was started on other images, or with another labels file.
 
-    If the networks use classes, refuse classes of other names or in another order too.
+    Args:
+        run: the run folder.
+        data: the data to continue with.
+        uses_classes: whether the networks use classes; their names and their order must not change either.
+        uses_labels: whether anything in the run depends on the labels file: the networks, or validation.
     """
     if not _has_card(run):
         return
@@ -209,7 +225,7 @@ def refuse_other_data(run: Path, data: TrainingData, uses_classes: bool) -> None
             "continue with the same --data, or choose another --out"
         )
     old_labels, new_labels = recorded.get("labels") or {}, card["labels"] or {}
-    if old_labels.get("sha256") != new_labels.get("sha256"):
+    if old_labels.get("sha256") != new_labels.get("sha256") and uses_labels:
         old, new = (f"those of {of['path']}" if of else "the source's own" for of in (old_labels, new_labels))
         if old == new:
             new = "others in a file of that name"

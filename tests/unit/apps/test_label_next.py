@@ -154,3 +154,22 @@ def test_mistakes_are_one_line(run, arguments, expected, capsys, tmp_path, monke
     assert main(["label-next", str(run), *arguments, "--quiet"]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "n.csv").exists()
+
+
+def test_what_was_filled_in_is_not_lost(run, tmp_path, capsys):
+    out = tmp_path / "next.csv"
+    call = ["label-next", str(run), "--count", "5", "--quiet", "--out", str(out)]
+    assert main(call) == 0
+    assert main(call) == 0  # nothing was filled in
+    rows = list(csv.reader(out.read_text().splitlines()))
+    rows[1][1] = "cat"
+    out.write_text("\n".join(map(",".join, rows)) + "\n")
+    before = out.read_bytes()
+    assert main(call) == 2
+    assert "has 1 label that would be lost; give it to --labels" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*call, "--labels", str(out)]) == 0
+    noted = tmp_path / "noted.csv"
+    noted.write_text(f"file,label,note\n{rows[1][0]},cat,by hand\n")
+    assert main([*call[:-1], str(noted), "--labels", str(noted)]) == 2
+    assert "would lose its columns note; choose another" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from bigbigan.config import Config, override
 from bigbigan.data import tiff as tiff_tags
@@ -560,3 +560,13 @@ def test_a_window_that_is_set_is_not_recommended(tags, kind):
     assert tiff_tags.unreadable_reason(tags, has_window=True).startswith(
         f"{kind} pixels that Pillow does not read (pip install"
     )
+
+
+def test_signed_bytes_are_not_taken_for_unsigned_ones():
+    """Pillow reads -1 as 255."""
+    buffer = io.BytesIO()
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[339] = 2
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(buffer, "TIFF", tiffinfo=info)
+    with pytest.raises(Unreadable, match="signed pixels"):
+        decode(buffer.getvalue())

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bigbigan.cli import main
 from bigbigan.data import ImageSet, Source, inspect, open_source
+from bigbigan.data.copies import grouped_rows
 from bigbigan.data.held_out import hold_out
 from bigbigan.data.image_set import FileStore
 from bigbigan.data.labels import apply_labels, rows_of
@@ -490,11 +491,25 @@ def test_a_run_remembers_its_labels(run, photos, some, capsys, tmp_path):
 
 def test_a_run_without_a_file_is_not_continued_with_one(tmp_path, capsys):
     data, out = write_npz(tmp_path / "d.npz", count=30), tmp_path / "run"
-    call = ["train", "small/digits", "--data", str(data), "--out", str(out), "--quiet", "--steps", "2", "--set", *TINY]
+    call = ["train", "small/digits", "--data", str(data), "--out", str(out), "--quiet", "--steps", "4", "--set", *TINY]
+    call += ["log.validate_every=2"]
     assert main(call) == 0
     rows = [(f"train/{i:05d}", i % 2) for i in range(30)]
     assert main([*call, "--labels", str(write_csv(tmp_path / "l.csv", rows))]) == 2
     assert "were the source's own, now they are those of" in capsys.readouterr().err
+
+
+def test_labels_may_change_where_training_does_not_use_them(tmp_path):
+    data, out, labels = write_npz(tmp_path / "d.npz", count=30), tmp_path / "run", tmp_path / "l.csv"
+    call = ["train", "small/digits", "--data", str(data), "--out", str(out), "--quiet", "--labels", str(labels)]
+    for step, classes in ((2, 2), (4, 3)):
+        write_csv(labels, [(f"train/{i:05d}", i % classes) for i in range(30)])
+        assert main([*call, "--steps", str(step), "--set", *TINY]) == 0
+    assert json.loads((out / "data.json").read_text())["classes"] == ["0", "1", "2"]
+    write_csv(
+        labels, [(f"train/{i:05d}", i % 2, "test" if i < 9 else "train") for i in range(30)], ("file", "label", "split")
+    )
+    assert main([*call, "--steps", "6", "--set", *TINY]) == 2
 
 
 def test_every_verb_takes_the_labels_of_the_run(run, photos, capsys, tmp_path):
@@ -702,3 +717,56 @@ def test_a_test_split_without_a_label_is_no_test_split(tmp_path):
 def vars_of(images):
     """Return the arguments of an image set of the same images, none of which has a label."""
     return images.files, np.full(len(images), -1), images.classes, images.store, images.index
+
+
+def test_a_table_of_another_format_is_named(photos, tmp_path, capsys):
+    for content, expected in (
+        (b"PK\x03\x04...", "is an Excel workbook or a zip archive; expected a CSV file"),
+        (b'{"images": []}', "is JSON; expected a CSV file"),
+        (b"file|label\na|b\n", "separated by commas, semicolons or tabs"),
+        (b"file,cat,dog\na.png,1,1\nb.png,0,1\n", "row 2 has 1 in several columns; several classes for one image"),
+    ):
+        (tmp_path / "l.csv").write_bytes(content)
+        with pytest.raises(UserError, match=expected):
+            open_source(str(photos), labels=str(tmp_path / "l.csv"))
+
+
+def test_labels_filled_in_are_not_overwritten(photos, tmp_path, capsys):
+    """By the groups of copies, or by the next images to label."""
+    out = write_csv(tmp_path / "mine.csv", [(open_source(str(photos)).splits["train"].files[0], "cat")])
+    before = out.read_bytes()
+    assert main(["data", "inspect", str(photos), "--groups", str(out)]) == 2
+    assert "mine.csv has 1 label that would be lost; give it to --labels" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_a_name_with_a_dot_and_capitals_needs_no_extension(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "photos" / f"TCGA-{i}.F6E9.png", i % 2, i)
+    labels = write_csv(tmp_path / "l.csv", [(f"TCGA-{i}.F6E9", i % 2) for i in range(4)])
+    assert open_source(str(tmp_path / "photos"), labels=str(labels)).splits["train"].labels.tolist() == [0, 1, 0, 1]
+
+
+def test_new_groups_of_copies_have_new_names(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 1)):
+        picture(tmp_path / "photos" / f"{name}.png", 0, seed)
+    rows = [("c.png", "copies-0"), ("d.png", "copies-0")]
+    source = open_source(str(tmp_path / "photos"), labels=str(write_csv(tmp_path / "l.csv", rows, ("file", "group"))))
+    found = grouped_rows(source, [["a.png", "b.png"], ["c.png", "d.png"]])
+    assert {file: row.group for file, row in found.items()} == {
+        "a.png": "copies-1", "b.png": "copies-1", "c.png": "copies-0", "d.png": "copies-0",
+    }  # fmt: skip
+
+
+def test_a_labels_file_is_not_replaced_by_its_groups(photos, some, capsys):
+    before = some.read_bytes()
+    assert main(["data", "inspect", str(photos), "--labels", str(some), "--groups", str(some)]) == 2
+    assert "is the file given by --labels" in capsys.readouterr().err
+    assert some.read_bytes() == before
+
+
+def test_without_labels_a_file_of_splits_gives_no_labels(photos, tmp_path):
+    rows = [(f"{i:03d}.png", i % 3, "test" if i < 20 else "train") for i in range(60)]
+    labels = write_csv(tmp_path / "l.csv", rows, ("file", "label", "split"))
+    source = open_source(str(photos), labels=str(labels), labelled=False)
+    assert {name: images.classes for name, images in source.splits.items()} == {"train": None, "test": None}

@@ -6,6 +6,7 @@ import ntpath
 import os
 import pickle
 import re
+import shutil
 import socket
 import stat
 import struct
@@ -525,7 +526,7 @@ def test_too_many_unreadable_images_stop(make):
     files = {f"{i:02}.png": png(i) for i in range(20)} | {"03.png": b"no", "07.png": b"no"}
     path = make(files)
     message = user_error(str(path))
-    for part in ("10.0%", "5.0%", "20 images", "03.png (not an image)", "07.png"):
+    for part in ("2 of the first 8 images", "limit 5.0% of 20", "03.png (not an image)", "07.png"):
         assert part in message
     source = open_source(str(path), max_unreadable=0.1)
     assert len(load_pixels(source.splits["train"], 8, 1, source)[1]) == 18
@@ -1311,3 +1312,79 @@ def test_listed_names_the_first_and_counts_the_others():
     assert listed(list("abcde")) == "a, b, c, d, e"
     assert listed(["a\n", *range(6)]) == "a\\n, 0, 1, 2, 3 and 2 more"
     assert listed(range(1_234), limit=1) == "0 and 1,233 more"
+
+
+def test_idx_files_in_a_folder_next_to_images_are_not_the_source(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / IMAGES).write_bytes(idx(X))
+    (tmp_path / "raw" / LABELS).write_bytes(idx(np.arange(len(X), dtype=np.uint8), 8))
+    assert len(open_source(str(tmp_path)).splits["train"]) == len(X)
+    root = tmp_path / "root"
+    shutil.copytree(tmp_path / "raw", root / "MNIST" / "raw")  # as torchvision keeps it
+    assert len(open_source(str(root)).splits["train"]) == len(X)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(png(1))
+    assert open_source(str(tmp_path)).splits["train"].classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("names", ["{}/0/a.png {}/1/b.png", "{}/images/mug/a.png {}/images/bike/b.png"])
+def test_classes_below_folders_of_patients_or_domains_are_named(tmp_path, names):
+    for top in ("8863", "8864", "8865"):
+        for name in names.format(top, top).split():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(1))
+    with pytest.warns(UserWarning, match="classes are 8863, 8864, 8865, and each has folders"):
+        open_source(str(tmp_path))
+
+
+def test_a_folder_for_each_image_is_reported(tmp_path):
+    for i in range(6):
+        path = tmp_path / f"id{i}" / "images" / f"{i}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(png(i))
+    with pytest.warns(UserWarning, match="each of the 6 classes is a folder with one image"):
+        open_source(str(tmp_path))
+
+
+def test_an_archive_of_unsafe_names_says_what_to_do(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("../1.png")
+        info.size = len(png(1))
+        tar.addfile(info, io.BytesIO(png(1)))
+    with pytest.raises(UserError, match=r"unpack it, or pack it again: tar -C FOLDER"):
+        open_source(str(path))
+
+
+def test_two_sets_of_torchvision_are_told_apart(tmp_path):
+    for name, value in (("MNIST", 10), ("FashionMNIST", 200)):
+        folder = tmp_path / name / "raw"
+        folder.mkdir(parents=True)
+        (folder / IMAGES).write_bytes(idx(np.full((20, 8, 8), value, np.uint8)))
+        (folder / LABELS).write_bytes(idx(np.arange(20, dtype=np.uint8) % 10))
+    for name, value in (("mnist", 10), ("fashion-mnist", 200)):
+        assert open_source(f"{name}:{tmp_path}").splits["train"].load(0).max() == value
+    with pytest.raises(UserError, match=r"has idx files in .*FashionMNIST/raw, .*MNIST/raw; give one of them"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_of_zip_that_are_unpacked_without_limit_are_refused(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as file:
+        file.writestr("a.png", png(1))
+        file.writestr("b.png", png(2), zipfile.ZIP_DEFLATED)
+    source = open_source(str(tmp_path / "a.zip"), max_unreadable=0.5)
+    load_pixels(source.splits["train"], 8, 1, source)
+    assert [reason.partition(" (")[0] for _, reason in source.skipped] == [
+        f"compressed by {'bzip2' if method == zipfile.ZIP_BZIP2 else 'LZMA'}"
+    ]
+
+
+def test_a_folder_may_be_called_like_the_head_of_a_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dataset", "python"):
+        (tmp_path / name).mkdir()
+        assert relative_source(name, tmp_path / "run") == f"../{name}"
+        assert not source_exists(f"{name}s")

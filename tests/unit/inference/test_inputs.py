@@ -227,3 +227,10 @@ def test_a_list_of_float_arrays_may_have_channels_last(model, images):
 def test_a_path_with_a_null_character_is_refused(model):
     with pytest.raises(UserError, match="cannot be read"):
         model.encode("a\0b.png")
+
+
+def test_a_folder_and_other_shapes_are_explained(model, tmp_path):
+    with pytest.raises(UserError, match="a folder; give a list of paths"):
+        model.encode(tmp_path)
+    with pytest.raises(UserError, match=r"\[8, 8\]; expected \[N, C, H, W\] or .*for one image, x\[None\]"):
+        model.encode(np.zeros((8, 8), dtype=np.float32))

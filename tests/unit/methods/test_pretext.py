@@ -705,6 +705,7 @@ def test_classes_are_not_learned_from_images_that_evaluation_tests_on(tmp_path):
     config = override(config, ["training.steps=100"])
     run = tmp_path / "run"
     train(config, str(tmp_path / "noise.npz"), run, progress=False)
+    assert json.loads((run / "data.json").read_text())["images"] == 80
     found = {x.metric: x for x in evaluate(run, None, ["task_accuracy_supervised", "top1_linear_avepool"], "", False)}
     assert found["task_accuracy_supervised"].n == 20
     assert found["task_accuracy_supervised"].value < 85

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+import bigbigan
 from bigbigan.apps.train import train
 from bigbigan.config import Config, config_from_dict, override
 from bigbigan.data.batches import Batches
@@ -363,3 +364,24 @@ def test_a_run_that_failed_before_its_first_line_may_have_other_settings(tmp_pat
 def test_settings_of_own_experiments_are_recorded():
     config = override(Config(), ["optimizer.lr_g=0.5", "encoder.widths=[8,8]"])
     assert changed_settings(config) == {"optimizer.lr_g": 0.5, "encoder.widths": [8, 8]}
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no run"):
+        train(tiny_config("training.steps=2"), "digits", tmp_path, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_an_experiment_is_trained_by_its_name(tmp_path):
+    for config, message in (("small/digit", "small/digits"), ({"system": "bigbigan"}, "config is a dict; expected")):
+        with pytest.raises(UserError, match=message):
+            bigbigan.train(config, "digits", tmp_path / "run")
+    assert {"load", "train", "Model"} <= set(dir(bigbigan))
+
+
+def test_images_that_are_nearly_black_are_reported(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 16, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "dark.npz", images=images)
+    with pytest.warns(UserWarning, match="40 of 40 images are nearly black"):
+        train(tiny_config("training.steps=1"), str(tmp_path / "dark.npz"), tmp_path / "run", progress=False)

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         count = write_groups(source, facts["copies"], options.groups)
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     if options.groups and not options.json:
-        print(f"wrote {options.groups}: {count:,} groups of images")
+        print(f"wrote {options.groups}: {count:,} group{'s' * (count != 1)} of images")
     if options.out:
         save_image(contact_sheet(source), options.out)
         if not options.json:

@@ -92,5 +92,8 @@ def run(options: argparse.Namespace) -> None:
     print(results_table(shown, everything=metrics is not None))
     if curve := text([asdict(line) for line in lines]):
         print(curve)
+    measured = {line.metric for line in lines}
+    if metrics is None and "reconstruction_ratio" in measured and not any(name.startswith("top1") for name in measured):
+        print("no accuracy was measured, as labels are needed: give --labels FILE.csv")
     if verdict := judge({(line.metric, line.subject): asdict(line) for line in lines}):
         print(f"\n{verdict}")

@@ -83,7 +83,14 @@ def _class_number(given: str, names: list[str]) -> int:
 
 
 def _refuse_earlier_images(folder: Path, count: int) -> None:
-    """Raise UserError if a folder has images of an earlier call that these would not replace."""
+    """Raise UserError if a folder has other images, or images of an earlier call that these would not replace."""
+    from bigbigan.data.formats import EXTENSIONS
+    from bigbigan.data.names import extension
+    from bigbigan.image.grid import is_foreign
+
+    images = [p for p in sorted(folder.iterdir()) if extension(p.name) in EXTENSIONS] if folder.is_dir() else []
+    if foreign := next(filter(is_foreign, images), None):
+        raise UserError(f"--out {folder} has other images, such as {foreign.name}; choose another folder")
     earlier = [p.name for p in folder.glob("*.png") if re.fullmatch(r"\d{5,}", p.stem) and int(p.stem) >= count]
     if earlier:
         raise UserError(

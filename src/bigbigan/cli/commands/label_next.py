@@ -50,4 +50,4 @@ def run(options: argparse.Namespace) -> None:
         f"{options.out}: {len(rows)} images to label{earlier}; fill in the column label, then give the file to --labels"
     )
     if options.labels is not None and labelled:
-        print(f"use it in place of {options.labels}: it has all labels of that file")
+        print(f"use it in place of {options.labels}: it has all labels, groups and splits of that file")

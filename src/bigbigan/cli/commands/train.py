@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> int | None:
     if options.json:
         print(json.dumps({"run": str(options.out), "steps": steps, "ended_by_signal": ended}))
     elif ended is None:
-        run = options.out
+        run = shlex.quote(str(options.out))
         counted = f"{steps:,} step{'s' if steps > 1 else ''}"
         print(f"trained {counted}; next: bigbigan evaluate {run}; bigbigan report {run}")
     return None if ended is None else 128 + ended

@@ -10,7 +10,6 @@ import gzip
 import os
 import re
 import stat
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -26,9 +25,10 @@ from bigbigan.errors import UserError
 
 __all__ = ["list_tar", "list_zip"]
 
-_METHODS = {0, 8, 12, 14} | ({93} if sys.version_info >= (3, 14) else set())  # of zip, that Python unpacks
-_METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 94: "MP3", 95: "XZ"}
-_METHOD_NAMES |= {96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES encryption"}
+# Python unpacks more methods, but without a limit: a file of a kilobyte could fill the memory.
+_METHODS = {0, 8}  # of zip: stored and Deflate
+_METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 20: "Zstandard", 93: "Zstandard"}
+_METHOD_NAMES |= {94: "MP3", 95: "XZ", 96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES encryption"}
 _BOMB_FROM, _BOMB_RATIO = 2**30, 200  # images hardly compress: beyond 1 GiB, 200 to 1 is not an archive of images
 
 

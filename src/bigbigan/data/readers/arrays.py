@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bigbigan.data.formats import EXTENSIONS
 from bigbigan.data.image_set import MAX_MEMORY, ArrayStore, ImageSet, memory_free
-from bigbigan.data.names import shown
+from bigbigan.data.names import extension, listed, shown
 from bigbigan.data.readers.folders import split_of
 from bigbigan.errors import UserError
 
@@ -66,13 +67,33 @@ def digits() -> dict[str, ImageSet]:
 def _idx_file(folder: Path, part: str, what: str) -> Path | None:
     """Return the file train-images-idx3-ubyte in any of its spellings; None if there is none.
 
-    Plain files come before .gz, and files of the folder before those of a folder in it, which may have the same name.
+    Plain files come before .gz, and files of the folder before those of a folder in it, which may have the same name,
+    or in MNIST/raw, where torchvision puts them. A folder that has anything else is not searched below.
     """
-    for place in (f"{part}-{what}", f"*/{part}-{what}"):
+    places = [f"{part}-{what}"]
+    if _has_only_idx(folder):
+        places += [f"*/{part}-{what}", f"*/raw/{part}-{what}"]
+    for place in places:
         for ending in ("", ".gz"):
-            if found := sorted(path for path in folder.glob(f"{place}[-.]idx?-ubyte{ending}") if path.is_file()):
+            found = sorted(path for path in folder.glob(f"{place}[-.]idx?-ubyte{ending}") if path.is_file())
+            if len({path.parent for path in found}) > 1:
+                raise UserError(
+                    f"{shown(folder)} has idx files in {listed([p.parent for p in found])}; give one of them"
+                )
+            if found:
                 return found[0]
     return None
+
+
+def _has_only_idx(folder: Path) -> bool:
+    """Return whether a folder has no images, and no other folders than those of idx files."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != "processed" and not path.name.startswith("."):
+            if not any(path.glob("*[-.]idx?-ubyte*")) and not any(path.glob("raw/*[-.]idx?-ubyte*")):
+                return False
+        elif extension(path.name) in EXTENSIONS:
+            return False
+    return True
 
 
 def open_idx(folder: Path) -> dict[str, ImageSet]:

@@ -251,10 +251,12 @@ _PART = re.compile(
 def _shared_below(paths: Collection[tuple[str, ...]]) -> list[str]:
     """Return the names of the folders that most folders on top have in common, if nearly all images are in them."""
     below: dict[str, set[str]] = {}
+    paths = [(path[0], *(p for p in path[1:-1] if p.lower() not in IMAGE_FOLDERS), path[-1]) for path in paths]
     for path in paths:
         below.setdefault(path[0], set()).update(path[1:2] if len(path) > 2 else ())
     names = sorted(set().union(*below.values()))
-    named = not any(name.isdecimal() or _PART.fullmatch(name.lower()) for name in names)
+    numbered = any(map(str.isdecimal, names)) and len(below) < len(names)  # parts of each class
+    named = not numbered and not any(_PART.fullmatch(name.lower()) for name in names)
     deep = sum(len(path) > 2 for path in paths)
     common = sum(map(len, below.values())) > 0.6 * len(names) * len(below)
     return names if len(names) > 1 and named and common and deep > 0.9 * len(paths) else []
@@ -341,6 +343,8 @@ def arrange(
     elif classed and not number and (names_of_classes or nested):
         source.notes[f"only one folder, '{shown((names_of_classes or nested)[-1])}': read without labels"] += 1
     _warn_of_classes(number, source)
+    if len(number) > 4 and len(number) == len(class_of):
+        _warn(source, f"each of the {len(number):,} classes is a folder with one image; to read others, give --labels")
     warn_of_pairs(number, ((class_of[i], *parts_of[i][1:]) for i in class_of), source)
 
     splits = {}

@@ -93,6 +93,8 @@ def _image_set(
 ) -> ImageSet:
     features = table.features
     image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
+    if image is None:  # a column of the same form, as pandas and pyarrow write it
+        image = next((k for k, f in features.items() if isinstance(f, dict) and set(f) == {"bytes", "path"}), None)
     if image is None:
         columns = ", ".join(f"{shown(k)} ({type(f).__name__})" for k, f in features.items())
         raise UserError(f"{shown(spec)}: '{shown(their_name)}' has no column of images; it has {columns}")

@@ -22,7 +22,7 @@ from bigbigan.progress import Bar
 
 __all__ = ["expand", "is_label", "is_pattern", "label_by_members", "list_pattern", "name_of_set", "number_labels"]
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 MAX_SHARDS, MAX_CLASSES = 1_000_000, 1_000_000
 _LABEL_KEYS = ("cls", "label", "class")  # of KEY.json
 
@@ -132,7 +132,8 @@ def _labels(members: Iterable[Entry], read: Reader) -> dict[str, int | str | Non
     labels: dict[str, int | str | None] = {}
     for parts, handle in members:
         label = None if isinstance(handle, Unreadable) else _label(read(handle), extension(parts[-1]))
-        labels[_key(parts)] = labels.get(_key(parts)) if label is None else label
+        key = _key(tuple(map(stored_name, parts)))
+        labels[key] = labels.get(key) if label is None else label
     return labels
 
 

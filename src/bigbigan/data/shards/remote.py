@@ -196,6 +196,12 @@ class RemoteShards:
             return self._copies[number]
 
     def _fetch(self, number: int, target: Path, future: "Future[Path]") -> None:
+        try:
+            self._try_to_fetch(number, target, future)
+        except Exception as error:  # such as no memory for another thread: readers must not wait for ever
+            future.set_exception(OSError(errno.EIO, f"cannot be fetched: {error or type(error).__name__}"))
+
+    def _try_to_fetch(self, number: int, target: Path, future: "Future[Path]") -> None:
         with self._slots:
             for delay in (*RETRY_DELAYS, None):
                 try:
