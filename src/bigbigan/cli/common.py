@@ -77,7 +77,7 @@ def device_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def run_options(parser: argparse.ArgumentParser, batch_size: bool = True) -> None:
+def run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all commands share that read a run, as a group of their own in the help.
 
     They are --checkpoint, --device, --batch-size, --json and --quiet. `main` sets the device and the batch size, so
@@ -87,13 +87,9 @@ def run_options(parser: argparse.ArgumentParser, batch_size: bool = True) -> Non
     group = parser.add_argument_group("options of all commands that read a run")
     group.add_argument("--checkpoint", **CHECKPOINT)
     device_option(group)
-    if batch_size:
-        group.add_argument(
-            "--batch-size",
-            type=int,
-            metavar="N",
-            help="images to pass through a network at once; fewer need less memory",
-        )
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="images to pass through a network at once; fewer need less memory"
+    )
     group.add_argument("--json", **AS_JSON)
     group.add_argument("--quiet", **QUIET)
 

@@ -1358,7 +1358,7 @@ def test_an_archive_of_unsafe_names_says_what_to_do(tmp_path):
         open_source(str(path))
 
 
-def test_two_sets_of_torchvision_are_told_apart(tmp_path):
+def test_two_sets_of_torchvision_are_not_mixed_up(tmp_path):
     for name, value in (("MNIST", 10), ("FashionMNIST", 200)):
         folder = tmp_path / name / "raw"
         folder.mkdir(parents=True)

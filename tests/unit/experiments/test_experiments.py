@@ -47,11 +47,11 @@ def test_every_experiment_builds_and_survives_json(name, scale):
         assert networks.E.features(x).shape == (2, networks.E.num_features)
         assert find(name).summary
         return
-    images = networks.G(z)
+    y = {"y": torch.empty(2, dtype=torch.long, device="meta")} if config.data.classes > 1 else {}
+    images = networks.G(z, **y)
     assert images.shape == (2, config.data.channels, config.generator.resolution, config.generator.resolution)
     assert networks.E is None or networks.E(x).mean.shape == z.shape
     if networks.D is not None:
-        y = {"y": torch.empty(2, dtype=torch.long, device="meta")} if config.data.classes > 1 else {}
         scores = networks.D(images, z if config.has_encoder else None, **y)
         assert set(scores) == {f"s_{s}" for s in config.loss.scores}
     assert find(name).summary

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="licence of the weights for the model card, such as cc-by-4.0 (default other)",
     )
-    run_options(parser, batch_size=False)
+    run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
