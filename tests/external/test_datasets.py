@@ -80,6 +80,17 @@ def test_a_data_set_without_labels_or_with_labels_kept_back(tmp_path):
     assert load_pixels(train, 8, 1)[0][:, 0, 0, 0].tolist() == list(range(6))
 
 
+def test_images_that_pandas_wrote_as_bytes_and_path(tmp_path):
+    rows = []
+    for i in range(4):
+        Image.new("L", (8, 8), i).save(tmp_path / "one.png")
+        rows.append({"bytes": (tmp_path / "one.png").read_bytes(), "path": f"{i}.png"})
+    (tmp_path / "table").mkdir()
+    datasets.Dataset.from_dict({"image": rows}).to_parquet(tmp_path / "table" / "train.parquet")
+    train = open_source(f"hf:{tmp_path}/table").splits["train"]
+    assert load_pixels(train, 8, 1)[0][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
 def test_a_damaged_or_missing_image_is_skipped_and_named(photos, tmp_path):
     good, features = Image.new("L", (8, 8), 7), datasets.Features({"image": datasets.Image()})
     rows = [good, good, {"bytes": b"\xff\xd8\xffnot", "path": None}, None, good]

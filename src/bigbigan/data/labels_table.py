@@ -36,7 +36,8 @@ SPLITS = ("train", "val", "test")
 # Cells of a one-hot column, in lower case.
 NO = {"0", "0.0", "false"}
 YES = {"1", "1.0", "true"}
-_OTHER_FORMATS = {b"PK": "an Excel workbook or a zip archive", b"\x1f\x8b": "compressed", b"{": "JSON", b"[": "JSON"}
+_OTHER_FORMATS = {b"PK\3\4": "an Excel workbook or a zip archive", b"\x1f\x8b": "compressed"}
+_OTHER_FORMATS |= {b"{": "JSON", b"[{": "JSON"}  # by their first bytes
 _OTHER_FORMATS |= {b"\xd0\xcf\x11\xe0": "an Excel workbook", b"PAR1": "a parquet file"}
 
 
@@ -191,9 +192,9 @@ def _header(cells: list[str], path: Path) -> list[str]:
         if used := next((name for name in spellings if name in header), None):
             header = [column if name == used else name for name in header]
     if "file" not in header:
-        comma = "" if len(cells) > 1 else ", separated by commas, semicolons or tabs"
+        hint = "" if len(cells) > 1 else ", separated by commas, semicolons or tabs"
         raise UserError(
-            f"{what} has no column 'file' but {_names(cells)}; expected a header line with file,label{comma}"
+            f"{what} has no column 'file' but {_names(cells)}; expected a header line with file,label{hint}"
         )
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise UserError(f"{what} has two columns '{twice[0]}'")
