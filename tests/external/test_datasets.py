@@ -113,7 +113,7 @@ def test_what_is_not_there_or_no_images_is_refused_in_one_line(tmp_path):
         {"image": [Image.new("L", (8, 8))]}, features=datasets.Features({"image": datasets.Image()})
     )
     datasets.DatasetDict({"full": table}).save_to_disk(tmp_path / "odd")
-    assert "write hf:NAME:SPLIT, of full" in refused(f"hf:{tmp_path}/odd")
+    assert "write hf:NAME:SPLIT with one of full" in refused(f"hf:{tmp_path}/odd")
     assert len(open_source(f"hf:{tmp_path}/odd:full").splits["train"]) == 1
 
 
