@@ -219,7 +219,9 @@ def trap(tmp_path, monkeypatch):
 
 
 def test_code_of_a_run_of_ones_own_needs_no_trust(copy, installed):
-    assert bigbigan.load(copy).encoder.num_features == 64
+    model = bigbigan.load(copy)
+    assert model.encoder.num_features == 64
+    assert len(model.generate(2, truncation=0.5)) == 2
 
 
 def test_code_of_a_foreign_run_needs_trust(copy, installed, stranger, capsys, tmp_path):

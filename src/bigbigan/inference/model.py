@@ -28,7 +28,7 @@ from bigbigan.inference.head import Head, Prediction
 from bigbigan.inference.image_input import ImageInput
 from bigbigan.inference.latents import Refined, interpolate, refine
 from bigbigan.inference.outputs import Encoding, Scores, finite, joined
-from bigbigan.methods import SYSTEMS, generate, sample_labels, sample_prior
+from bigbigan.methods import SYSTEMS, System, generate, sample_labels, sample_prior
 from bigbigan.models import FeatureEncoder, Networks
 from bigbigan.models.batch_norm import batch_norms, standing_statistics
 from bigbigan.randomness import keyed_generator
@@ -246,13 +246,13 @@ class Model:
         """Return D's scores, [N] by name, of images of G's size, latents and classes, computed in batches."""
         D, size = self.discriminator, images_per_pass(BATCH)
         ranges = [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
-        inputs = [[x[r], None if z is None else z[r], *([] if y is None else [y[r]])] for r in ranges]
-        parts = [D(*part) for part in inputs]
+        parts = [D(x[r], None if z is None else z[r], *([] if y is None else [y[r]])) for r in ranges]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _truncated_generator(self, truncation: float) -> nn.Module:
         """Return G with the batch norm statistics of truncated latents."""
-        if truncation == 1 or not batch_norms(self.generator) or SYSTEMS[self.config.system].generator_is_decoder:
+        is_decoder = SYSTEMS.get(self.config.system, System).generator_is_decoder
+        if truncation == 1 or not batch_norms(self.generator) or is_decoder:
             return self.generator
         if truncation not in self._truncated:
             if len(self._truncated) == TRUNCATED_GENERATORS:  # the page of `serve` may ask for any number
