@@ -15,7 +15,7 @@ import torch
 from bigbigan.config import Config
 from bigbigan.config.files import as_yaml
 from bigbigan.data import fraction_of, open_source
-from bigbigan.data.names import listed
+from bigbigan.data.names import shown
 from bigbigan.errors import RunError, UserError, out_of_memory
 from bigbigan.io import write_json
 from bigbigan.training import checkpoint as ck
@@ -251,8 +251,8 @@ def announce(state: TrainingState, run: Run) -> None:
         count, side = len(run.data.batches.pixels), config.encoder.resolution
         run.monitor.message(f"{count} images, {side} px{mirroring}; {labels}")
         if notes := run.data.source.notes:
-            found = listed([f"{note}: {count:,}" for note, count in notes.items()], 6)
-            run.monitor.message(f"{found}; see: bigbigan data inspect")
+            found = "; ".join(f"{shown(note)}: {number:,}" for note, number in notes.most_common(6))
+            run.monitor.message(f"{found} (see: bigbigan data inspect)")
         if run.validation is not None and not run.validation.possible:
             run.monitor.message(
                 f"log.validation_metric={run.validation.metric.name} is not measured: it needs labels and an encoder, "
