@@ -22,13 +22,13 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99\0"  # transfer syntax, padded to an even le
 
 
 def _open(data: bytes, with_pixels: bool = True) -> Any:
-    """Return the data set of a file. Raises Unreadable if pydicom is missing."""
+    """Return the data set of a file. Raises Unreadable if pydicom is missing, or the data set is deflated."""
+    if _DEFLATED in data[:4096]:  # pydicom would unpack it without a limit
+        raise Unreadable("deflated DICOM (save it uncompressed)")
     try:
         import pydicom
     except ImportError:
         raise Unreadable("DICOM (pip install 'bigbigan[dicom]', or convert to PNG)") from None
-    if _DEFLATED in data[:4096]:  # pydicom would unpack it without a limit
-        raise Unreadable("DICOM of which the whole data set is deflated (save it uncompressed)")
     return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not with_pixels)
 
 

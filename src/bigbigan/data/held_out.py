@@ -19,7 +19,10 @@ def has_labels(images: ImageSet) -> bool:
 
 
 def holds_out_fifth(source: Source) -> bool:
-    """Return whether evaluation tests on a fifth of the training images: no other split has labels, as they have."""
+    """Return whether evaluation tests on a fifth of the training images, as there is no other split to test on.
+
+    If the training images have labels, a split without labels cannot be tested on.
+    """
     others = [source.splits[name] for name in ("val", "test") if name in source.splits]
     return not any(source.splits["train"].labels is None or has_labels(images) for images in others)
 

@@ -45,7 +45,10 @@ _FITTED = {"padded": "padded with zeros to the resolution", "enlarged": "enlarge
 
 
 def remedy(limit: float, readable: bool = True) -> str:
-    """Return what to do if a larger share of the images than `limit` cannot be read, or `readable` is false: all."""
+    """Return what to do if a larger share of the images than `limit` cannot be read.
+
+    If no image is `readable`, a higher limit would not help, and none is suggested.
+    """
     if not readable:
         return "bigbigan data inspect lists why"
     larger = next((share for share in (0.2, 0.5, 0.9) if share > limit), None)

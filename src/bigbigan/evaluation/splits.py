@@ -217,8 +217,8 @@ def split_by_label(split: Split) -> tuple[Split, Split]:
 def subsample(source: Source, max_images: int) -> dict[str, ImageSet]:
     """Return at most `max_images` images of each split, the same for all runs.
 
-    Where evaluation holds out a fifth of the training images, it stays the same fifth: `max_images` are drawn from it
-    and from the others, one to four.
+    Where evaluation holds out a fifth of the training images, the fifth stays the same: a fifth of `max_images` is
+    drawn from it, and the rest from the other training images.
     """
     found = {name: images.subset(fixed_picks(len(images), max_images)) for name, images in source.splits.items()}
     train = source.splits["train"]

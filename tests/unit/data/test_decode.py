@@ -570,3 +570,9 @@ def test_signed_bytes_are_not_taken_for_unsigned_ones():
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(buffer, "TIFF", tiffinfo=info)
     with pytest.raises(Unreadable, match="signed pixels"):
         decode(buffer.getvalue())
+
+
+def test_a_deflated_dicom_file_is_refused_before_it_is_unpacked():
+    data = bytes(128) + b"DICM" + bytes(100) + b"1.2.840.10008.1.2.1.99\0" + bytes(100)
+    with pytest.raises(Unreadable, match="deflated DICOM"):
+        decode(data)

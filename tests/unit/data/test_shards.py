@@ -21,6 +21,7 @@ from bigbigan.cli import main
 from bigbigan.data import DecodeLimits, fingerprint, load_pixels, open_source, write_shards
 from bigbigan.data.shards import reader as shards
 from bigbigan.data.shards import writer as sharding
+from bigbigan.data.shards.pattern import is_pattern
 from bigbigan.data.window import Window
 from bigbigan.errors import RunError, UserError
 from tiny import tiny_config, write_npz
@@ -694,3 +695,20 @@ def test_patterns_that_name_nothing_and_shards_of_nothing(tmp_path):
     assert "expected members such as 000123.jpg and 000123.cls" in refused(tmp_path / "set" / "empty-{0..0}.tar")
     (tmp_path / "set" / "gz-0.tar").write_bytes(gzip.compress(b"x" * 1000))
     assert "gzipped: " in refused(tmp_path / "set" / "gz-{0..0}.tar")
+
+
+def test_a_range_of_too_many_digits_is_no_pattern():
+    assert is_pattern("a-{0..12}.tar")
+    assert not is_pattern("a-{0.." + "9" * 5000 + "}.tar")
+
+
+def test_labels_of_a_single_tar_are_found_by_names_that_are_not_utf8(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="latin-1") as tar:
+        for i in range(4):
+            buffer = io.BytesIO()
+            Image.new("L", (8, 8), 50 * i).save(buffer, "PNG")
+            for ending, data in (("png", buffer.getvalue()), ("cls", str(i % 2).encode())):
+                info = tarfile.TarInfo(f"\xe9{i}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    assert open_source(str(tmp_path / "a.tar")).splits["train"].labels.tolist() == [0, 1, 0, 1]
