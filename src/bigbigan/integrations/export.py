@@ -248,7 +248,9 @@ def _renamed(line: dict[str, Any], name: str, neutral: str) -> dict[str, Any]:
     """Return a result line in which the data set `name` is called `neutral`, in its command too."""
     whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
     command = whole.sub(neutral, line.get("command", ""))
-    return line | {"dataset": neutral if line["dataset"] == name else line["dataset"], "command": command}
+    protocol = {k: neutral if (k, v) == ("trained_on", name) else v for k, v in line.get("protocol", {}).items()}
+    dataset = neutral if line["dataset"] == name else line["dataset"]
+    return line | {"dataset": dataset, "protocol": protocol, "command": command}
 
 
 def _without_places(line: dict[str, Any]) -> dict[str, Any]:

@@ -229,3 +229,14 @@ def test_frames_that_no_png_can_hold_are_refused(folder, frames, tmp_path, kind)
     write_shards(source, tmp_path / "small", resolution=8)
     images = open_source(str(tmp_path / "small")).splits["train"]
     assert len({images.load(i).tobytes() for i in range(4)}) == 4
+
+
+def test_a_thumbnail_that_comes_first_is_no_image(frames, tmp_path):
+    """Whether or not another file has several frames."""
+    full = Image.fromarray(frames[0])
+    full.encoderinfo = {"tiffinfo": {}}
+    thumbnail = Image.fromarray(frames[0][:4, :4])
+    thumbnail.save(tmp_path / "a.tif", save_all=True, append_images=[full], tiffinfo={254: 1})
+    assert list_frames((tmp_path / "a.tif").read_bytes()) == [1]
+    images = open_source(str(tmp_path), limits=ALL).splits["train"]
+    assert [images.load(i).shape[:2] for i in range(len(images))] == [frames[0].shape[:2]]

@@ -361,13 +361,15 @@ def test_private_data_get_a_neutral_name(tmp_path):
     data = write_npz(tmp_path / "patients_of_dr_smith.npz")
     run = tmp_path / "run"
     train(tiny_config("training.steps=2"), str(data), run, progress=False)
-    call = ["evaluate", str(run), "--data", str(data), "--quiet", "--metrics", "knn5_l2_avepool"]
-    assert main(call) == 0
+    other = write_npz(tmp_path / "other.npz", seed=1)
+    for source in (other, data):
+        call = ["evaluate", str(run), "--data", str(source), "--quiet", "--metrics", "knn5_l2_avepool"]
+        assert main(call) == 0
     out = tmp_path / "model"
     assert main(["export", str(run), "--out", str(out)]) == 0
     name = json.loads((out / "model.json").read_text())["data"]["name"]
     assert re.fullmatch("own-[0-9a-f]{8}", name)
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert {line["dataset"] for line in lines} == {name}
+    assert {line["dataset"] for line in lines} == {name, "other"}
     for file in out.iterdir():
         assert b"dr_smith" not in file.read_bytes(), file
